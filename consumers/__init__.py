@@ -1,0 +1,1 @@
+"""From bytes on a topic to labelled samples, each once, in event time."""

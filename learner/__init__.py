@@ -1,0 +1,1 @@
+"""A model that never stops training, and what it publishes."""

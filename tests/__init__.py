@@ -1,0 +1,1 @@
+"""Guarantees, each as a sentence that can fail."""
