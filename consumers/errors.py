@@ -1,0 +1,136 @@
+"""What can go wrong between a log and a sample, drawn as a tree; each class says whether to try again.
+
+```
+ConsumersError
+├── Invalid              a record that cannot be read: set aside as a dead letter, reading goes on
+├── SourceUnavailable    the brokers did not answer in time (retriable)
+├── SinkUnavailable      written records were not acknowledged in time (retriable)
+├── TopicMissing         a topic that we were told to read does not exist
+├── PartitionsMismatch   topics that must be joined partition by partition have different partition counts
+├── OffsetLost           the log no longer holds the next offset, or never did
+├── LogCorrupt           a stored batch fails its checksum
+├── ChecksumMissing      the package that verifies checksums fast is not installed
+├── OptionRefused        an option that the guarantee depends on was overridden
+└── SnapshotRefused      state of another format or of other partitions
+```
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from weighting.sample import Position
+
+
+class ConsumersError(Exception):
+    """Root of the tree; `retriable` says whether the same call may succeed later."""
+
+    retriable: ClassVar[bool] = False
+
+
+class Invalid(ConsumersError):
+    """A record that cannot be read; `error` goes to the user unchanged, `reason` is one of `codec.REASONS`."""
+
+    def __init__(self, *, stage: str, reason: str, error: str, position: Position) -> None:
+        """Name what (`stage`, `reason`, `error`) and where (`position`)."""
+        super().__init__(f"{position}: {error}")
+        self.stage = stage
+        self.reason = reason
+        self.error = error
+        self.position = position
+
+
+class SourceUnavailable(ConsumersError):
+    """The brokers did not answer before the deadline."""
+
+    retriable = True
+
+    def __init__(self, bootstrap_servers: str, waited_seconds: float, cause: str) -> None:
+        """Name the address and the remedy."""
+        super().__init__(
+            f"no Kafka broker answered at {bootstrap_servers} within {waited_seconds:g} s ({cause}). "
+            "Start the broker, or correct kafka.bootstrap_servers, its listener and its security options."
+        )
+
+
+class SinkUnavailable(ConsumersError):
+    """Records were written and not acknowledged; they may be missing from the topic."""
+
+    retriable = True
+
+    def __init__(self, topic: str, num_unacknowledged: int, cause: str) -> None:
+        """Name the topic and how many records it may lack."""
+        super().__init__(
+            f"{topic}: {num_unacknowledged} records were not acknowledged ({cause}). "
+            "Check that the topic exists and the brokers are up; nothing that depends on these records has been confirmed."
+        )
+
+
+class TopicMissing(ConsumersError):
+    """A topic that we were told to read does not exist; it is never created silently."""
+
+    def __init__(self, topic: str, bootstrap_servers: str) -> None:
+        """Name the topic and the remedy."""
+        super().__init__(
+            f"topic {topic!r} does not exist at {bootstrap_servers}. "
+            f"Create it (kafka-topics.sh --create --topic {topic}), or correct its name under kafka.topics."
+        )
+        self.topic = topic
+
+
+class PartitionsMismatch(ConsumersError):
+    """Exposures, clicks and purchases are joined partition by partition, so their partition counts must be equal."""
+
+    def __init__(self, counts: Mapping[str, int]) -> None:
+        """Name every topic with its partition count."""
+        listed = ", ".join(f"{topic} has {count}" for topic, count in sorted(counts.items()))
+        super().__init__(
+            f"partition counts differ: {listed}. Give all event topics the same number of partitions and the same partitioner."
+        )
+
+
+class OffsetLost(ConsumersError):
+    """The next offset lies outside of what the log holds: records are gone, or the log is another one."""
+
+    def __init__(self, topic: str, partition: int, next_offset: int, beginning: int | None, end: int | None) -> None:
+        """Name the partition, the next offset, the retained range and the remedy."""
+        retained = "unknown" if beginning is None or end is None else f"[{beginning}, {end})"
+        if beginning is not None and next_offset < beginning:
+            why = f"{beginning - next_offset} records were deleted before they were read. Restore a checkpoint that is still retained"
+        else:
+            why = "the log was truncated or the topic was recreated. Check the topic, then restore a checkpoint that matches it"
+        super().__init__(f"{topic}[{partition}]: next offset {next_offset} is outside of the retained range {retained}; {why}.")
+        self.topic = topic
+        self.partition = partition
+        self.next_offset = next_offset
+        self.beginning = beginning
+        self.end = end
+
+
+class LogCorrupt(ConsumersError):
+    """A stored batch fails its checksum; reading stops, since skipping it would lose records silently."""
+
+    def __init__(self, cause: str) -> None:
+        """Name the batch and the remedy."""
+        super().__init__(f"{cause}. Reading has stopped. Check the broker's disk, or let an operator skip the batch by offset.")
+
+
+class ChecksumMissing(ConsumersError):
+    """Without crc32c the client would fall back, silently, to a pure-Python checksum three times as slow."""
+
+    def __init__(self) -> None:
+        """Give the install line."""
+        super().__init__("the package crc32c is not installed. Run: pip install crc32c")
+
+
+class OptionRefused(ConsumersError):
+    """An option that the guarantee depends on was overridden."""
+
+    def __init__(self, key: str, value: object) -> None:
+        """Name the option and the value."""
+        super().__init__(f"kafka.options.{key}: got {value!r}, but this option is set by Steelyard and cannot be overridden. Remove it.")
+
+
+class SnapshotRefused(ConsumersError):
+    """State of another format, or of other partitions than the log has."""

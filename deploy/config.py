@@ -1,0 +1,50 @@
+"""Configs that put together those of several owners: the log with its topics, and the server with its parts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from consumers.kafka_options import KafkaConfig
+from consumers.pipeline import Topics
+from serving.batcher import BatcherConfig
+from serving.scoring import Limits
+from serving.watcher import WatcherConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogConfig(KafkaConfig):
+    """How the brokers are reached, and which topic carries what.
+
+    Attributes:
+        group_id: of the advisory commits that lag dashboards read; we never do.
+    """
+
+    group_id: str = "steelyard"
+    topics: Topics = field(default_factory=Topics)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServingConfig:
+    """Where to listen, and how to answer.
+
+    Attributes:
+        host: address to listen on.
+        port: the same; 0 takes a free one.
+        drain_seconds: how long requests in flight may take after a signal.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    drain_seconds: float = 10.0
+    limits: Limits = field(default_factory=Limits)
+    batcher: BatcherConfig = field(default_factory=BatcherConfig)
+    watcher: WatcherConfig = field(default_factory=WatcherConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse what is no port.
+
+        Raises:
+            ValueError: names key, value and expectation.
+        """
+        if not 0 <= self.port <= 65535:
+            raise ValueError(f"serving.port: got {self.port!r}, expected a port from 0 to 65535")

@@ -1,0 +1,79 @@
+"""Real queries and products with graded judgments, as a shop: a folder with `judgments.parquet` and `products.parquet`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deploy.demo.world import Product, Query, World
+from deploy.errors import DeployError
+
+_GRADES = {100: 4.0, 10: 2.0, 1: 0.4, 0: 0.0}
+_IN_STREAM = 110 / 150
+_LARGEST_CLASS = 300
+_SMALLEST_CLASS = 40
+
+
+def load_catalog(folder: Path, *, split: int) -> World:
+    """Read a catalogue; `split` draws which queries are asked in the stream (110 of 150), and which fifth of each one's products stays hidden.
+
+    Raises:
+        DeployError: a file is missing or lacks a column, or the package that reads it is not installed.
+    """
+    judgments, products = _read(folder / "judgments.parquet", ("query", "docId", "rating")), _read(
+        folder / "products.parquet", ("asin", "title", "brand", "category")
+    )
+    classes = _classes(dict(zip(products["asin"], products["category"], strict=True)))
+    known = {
+        asin: Product(id=asin, text=title, attributes={"brand": brand or "", "category": classes[asin]})
+        for asin, title, brand in zip(products["asin"], products["title"], products["brand"], strict=True)
+    }
+    judged: dict[str, list[tuple[str, float]]] = {}
+    for query, asin, rating in zip(judgments["query"], judgments["docId"], judgments["rating"], strict=True):
+        judged.setdefault(query, []).append((asin, _GRADES[int(rating)]))
+    draw = np.random.Generator(np.random.PCG64(split))
+    texts = sorted(judged)
+    in_stream = set(draw.permutation(len(texts))[: round(len(texts) * _IN_STREAM)].tolist())
+    queries = []
+    for i, text in enumerate(texts):
+        pairs = sorted(judged[text])
+        shown = np.ones(len(pairs), dtype=bool)
+        if i in in_stream:
+            shown[draw.permutation(len(pairs))[: len(pairs) // 5]] = False
+        queries.append(
+            Query(
+                text=text,
+                products=tuple(known[asin] for asin, _ in pairs),
+                grades=np.array([grade for _, grade in pairs]),
+                shown=shown,
+                in_stream=i in in_stream,
+            )
+        )
+    return World(name=f"{folder.name}, split {split}", queries=tuple(queries))
+
+
+def _read(path: Path, columns: tuple[str, ...]) -> dict[str, list[Any]]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise DeployError(f'{path}: reading Parquet needs a package that is not installed: pip install "steelyard[parquet]"') from error
+    try:
+        table: dict[str, list[Any]] = pyarrow.parquet.read_table(path, columns=list(columns)).to_pydict()
+    except (OSError, pyarrow.ArrowInvalid) as error:
+        raise DeployError(f"{path}: {error}; expected a Parquet file with the columns {', '.join(columns)}") from error
+    return table
+
+
+def _classes(categories: dict[str, list[str]]) -> dict[str, str]:
+    """One class per product: its first category, or the first two where the first holds too many; small ones are merged."""
+    first = Counter(path[0] for path in categories.values() if path)
+    named = {
+        asin: ("Unknown" if not path else path[0] if first[path[0]] <= _LARGEST_CLASS else " / ".join(path[:2]))
+        for asin, path in categories.items()
+    }
+    sizes = Counter(named.values())
+    return {asin: name if sizes[name] >= _SMALLEST_CLASS else f"{name.split(' / ')[0]} / other" for asin, name in named.items()}

@@ -1,0 +1,114 @@
+"""Logs and the metrics port of a process; nothing else configures them.
+
+Everybody logs events with fields through the standard library (`log.info("version swapped", extra={"version": "v000012"})`).
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from dataclasses import dataclass
+from threading import Thread
+from typing import Literal, TextIO
+from wsgiref.simple_server import WSGIServer
+
+import structlog
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, start_http_server
+
+from deploy.errors import PortTaken
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObservabilityConfig:
+    """What a process tells about itself.
+
+    Attributes:
+        log_format: json (one object a line), console, or auto (console on a terminal).
+        log_level: least level that is logged.
+        metrics_host: where the learner's metrics are.
+        metrics_port: the same; 0 takes a free one. Serving has its own under /metrics.
+    """
+
+    log_format: Literal["auto", "json", "console"] = "auto"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int = 9464
+
+    def __post_init__(self) -> None:
+        """Refuse what is no port.
+
+        Raises:
+            ValueError: names key, value and expectation.
+        """
+        if not 0 <= self.metrics_port <= 65535:
+            raise ValueError(f"observability.metrics_port: got {self.metrics_port!r}, expected a port from 0 to 65535")
+
+
+def configure_logging(config: ObservabilityConfig, stream: TextIO | None = None) -> None:
+    """Send every record to `stream` (standard error), as one JSON object or one readable line. Calling it again replaces the first call."""
+    stream = stream or sys.stderr
+    console = config.log_format == "console" or (config.log_format == "auto" and stream.isatty())
+    shared: list[structlog.typing.Processor] = [
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.ExtraAdder(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    render: list[structlog.typing.Processor]
+    if console:
+        render = [structlog.dev.ConsoleRenderer(colors=stream.isatty())]
+    else:
+        render = [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer(default=str)]
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render]
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=config.log_level.upper(), force=True)
+    logging.getLogger("kafka").setLevel(logging.WARNING)  # at info it reports every connection
+    structlog.configure(
+        processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+    )
+
+
+def new_registry() -> CollectorRegistry:
+    """Return a registry that already tells about the process: memory, descriptors, garbage collection, Python."""
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    GCCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    return registry
+
+
+class MetricsServer:
+    """Prometheus' endpoint of one registry, in a thread of its own."""
+
+    def __init__(self, server: WSGIServer, thread: Thread) -> None:
+        """Take what is already running; `start_metrics` makes it."""
+        self._server, self._thread = server, thread
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        return int(self._server.server_port)
+
+    def close(self) -> None:
+        """Stop listening and end the thread."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+def start_metrics(registry: CollectorRegistry, port: int, host: str = "127.0.0.1") -> MetricsServer:
+    """Serve `registry` on `port`; 0 takes a free one.
+
+    Raises:
+        PortTaken: somebody else listens there.
+    """
+    try:
+        return MetricsServer(*start_http_server(port, host, registry=registry))
+    except OSError as error:
+        raise PortTaken(host, port, "observability.metrics_port", error) from error

@@ -1,0 +1,154 @@
+"""Scored before trained on: AUC, log loss, normalised entropy, calibration, over all of the stream, its latest part and its quarters.
+
+Legend: N samples, B bins of the score's logit.
+
+Scores are kept as counts in 400 bins of width 0.05 over logits -10 to 10, so memory is bounded whatever the stream's length: at most 128
+blocks of equal numbers of samples, merged two by two when there are more. AUC from bins counts ties within a bin as one half.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+_NUM_BINS = 400
+_EDGE = 10.0
+_MAX_BLOCKS = 128
+_FIRST_BLOCK = 64
+_LATEST = 8  #: blocks that `latest` looks at
+_DECILES = 10
+FORMAT = 1
+
+
+class _Block:
+    """Sums over a run of samples: counts (2, B) per label and bin, and log loss, predicted, labels, prior's log loss, samples."""
+
+    __slots__ = ("counts", "sums")
+
+    def __init__(self, counts: Array | None = None, sums: Array | None = None) -> None:
+        self.counts = np.zeros((2, _NUM_BINS)) if counts is None else counts
+        self.sums = np.zeros(5) if sums is None else sums
+
+    def __add__(self, other: _Block) -> _Block:
+        return _Block(self.counts + other.counts, self.sums + other.sums)
+
+    @property
+    def num_samples(self) -> int:
+        return int(self.sums[4])
+
+
+class Evaluation:
+    """Prequential evaluation of one task.
+
+    >>> evaluation = Evaluation()
+    >>> evaluation.update(np.array([2.0, -2.0]), np.array([1.0, 0.0]), prior=0.5)
+    >>> evaluation.get()["auc"]
+    1.0
+    """
+
+    def __init__(self) -> None:
+        """Start with nothing scored."""
+        self._blocks = [_Block()]
+        self._block_size = _FIRST_BLOCK
+
+    def update(self, logit: Array, label: Array, *, prior: float) -> None:
+        """Add N samples: logits (N,) as they were before anything learned them, labels (N,) 0 or 1, and p(y=1) as it was."""
+        for start in range(0, len(logit), self._block_size):
+            self._add(logit[start : start + self._block_size], label[start : start + self._block_size], prior)
+
+    def _add(self, logit: Array, label: Array, prior: float) -> None:
+        bins = np.clip((logit + _EDGE) * (_NUM_BINS / (2 * _EDGE)), 0, _NUM_BINS - 1).astype(np.int64)
+        counts = np.stack([np.bincount(bins[label == y], minlength=_NUM_BINS) for y in (0, 1)]).astype(np.float64)
+        loss = np.logaddexp(0, np.where(label > 0, -logit, logit)).sum()
+        prior_loss = -(np.log(prior) * label.sum() + np.log1p(-prior) * (len(label) - label.sum()))
+        sums = np.array([loss, (1 / (1 + np.exp(-logit))).sum(), label.sum(), prior_loss, len(label)])
+        self._blocks[-1] += _Block(counts, sums)
+        if self._blocks[-1].num_samples >= self._block_size:
+            self._blocks.append(_Block())
+        if len(self._blocks) > _MAX_BLOCKS:
+            pairs = self._blocks + [_Block()] * (len(self._blocks) % 2)
+            self._blocks = [a + b for a, b in zip(pairs[::2], pairs[1::2], strict=True)]
+            self._block_size *= 2
+
+    def get(self) -> dict[str, float]:
+        """Everything so far: see `_report`."""
+        return _report(self._blocks)
+
+    def latest(self) -> dict[str, float]:
+        """The newest part of the stream, at least 8 blocks where there are as many."""
+        return _report(self._blocks[-_LATEST - 1 :])
+
+    def quarters(self) -> list[dict[str, float]]:
+        """The stream so far in four parts of about equal numbers of samples, oldest first; fewer while there are fewer blocks."""
+        blocks = [block for block in self._blocks if block.num_samples]
+        return [_report([blocks[i] for i in part]) for part in np.array_split(np.arange(len(blocks)), 4) if len(part)]
+
+    def calibration(self) -> tuple[Array, Array, Array]:
+        """Per tenth of the probability scale (10,): mean predicted, share of positives, samples; 0 where there are none."""
+        counts = _total(self._blocks[-_LATEST - 1 :]).counts
+        centres = 1 / (1 + np.exp(-_centres()))
+        tenth = np.minimum((centres * _DECILES).astype(np.int64), _DECILES - 1)
+        number = np.bincount(tenth, counts.sum(0), minlength=_DECILES)
+        predicted = np.bincount(tenth, counts.sum(0) * centres, minlength=_DECILES)
+        observed = np.bincount(tenth, counts[1], minlength=_DECILES)
+        least = np.maximum(number, 1e-12)
+        return predicted / least, observed / least, number
+
+    def snapshot(self) -> bytes:
+        """State after the last update, as msgpack; equal state gives equal bytes."""
+        blocks = [[_sparse(block.counts), block.sums.tolist()] for block in self._blocks]
+        return msgspec.msgpack.encode({"format": FORMAT, "size": self._block_size, "blocks": blocks})
+
+    def restore(self, data: bytes) -> None:
+        """Resume after the update that the snapshot was taken behind."""
+        state: dict[str, Any] = msgspec.msgpack.decode(data)
+        if state["format"] != FORMAT:
+            raise ValueError(f"evaluation snapshot: got format {state['format']!r}, expected {FORMAT}")
+        self._block_size = state["size"]
+        self._blocks = [_Block(_dense(places, values), np.array(sums)) for (places, values), sums in state["blocks"]]
+
+
+def _report(blocks: list[_Block]) -> dict[str, float]:
+    """`auc`, `log_loss`, `normalized_entropy`, `predicted_to_observed`, `calibration_error`, `num_samples`; what cannot be told is left out."""
+    block = _total(blocks)
+    loss, predicted, positives, _, n = block.sums
+    found: dict[str, float] = {"num_samples": float(n)}
+    if n:
+        found["log_loss"] = float(loss / n)
+        found["positive_ratio"] = float(positives / n)
+    if 0 < positives < n:
+        rate = positives / n
+        entropy = -(rate * np.log(rate) + (1 - rate) * np.log(1 - rate))
+        negative, positive = block.counts
+        below = np.cumsum(negative) - negative
+        found["auc"] = float((positive * (below + negative / 2)).sum() / (positives * (n - positives)))
+        found["normalized_entropy"] = float(loss / n / entropy)
+        found["predicted_to_observed"] = float(predicted / positives)
+        centres = 1 / (1 + np.exp(-_centres()))
+        cut = np.minimum(np.cumsum(block.counts.sum(0)) / n * 15, 14).astype(np.int64)  # fifteen bins of equal mass
+        gap = np.bincount(cut, block.counts.sum(0) * centres - positive, minlength=15)
+        found["calibration_error"] = float(np.abs(gap).sum() / n)
+    return found
+
+
+def _total(blocks: list[_Block]) -> _Block:
+    return sum(blocks, _Block())
+
+
+def _centres() -> Array:
+    return (np.arange(_NUM_BINS) + 0.5) * (2 * _EDGE / _NUM_BINS) - _EDGE
+
+
+def _sparse(counts: Array) -> list[list[float]]:
+    places = np.flatnonzero(counts)
+    return [places.tolist(), counts.ravel()[places].tolist()]
+
+
+def _dense(places: list[int], values: list[float]) -> Array:
+    counts = np.zeros(2 * _NUM_BINS)
+    counts[places] = values
+    return counts.reshape(2, _NUM_BINS)

@@ -1,0 +1,195 @@
+"""All that a checkpoint consists of, with digests; canonical JSON, with a format version.
+
+A manifest is trusted only whole: the text is canonical, `self` is the sha256 of all the rest, every path stays inside the version's own
+folder. Times are integer microseconds since the Unix epoch; names on disk are those of the operator's page (`created`, `watermark`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+import msgspec
+
+from learner.blobs import Digest
+from learner.errors import Corrupt, FormatUnknown
+
+FORMAT = 1
+KIND = "checkpoint"
+MAX_MANIFEST_BYTES = 16 << 20
+MANIFEST = "manifest.json"
+
+_VERSION = re.compile(r"v([0-9]{6,15})")
+_MARK = re.compile(r"M-([0-9]{8,15})")
+_NUMBER = Annotated[int, msgspec.Meta(ge=1)]
+_COUNT = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class Span(msgspec.Struct, frozen=True, kw_only=True):
+    """Event times of the oldest and the newest sample that the model contains."""
+
+    min: int  #: microseconds
+    max: int  #: microseconds
+
+
+class Parent(msgspec.Struct, frozen=True, kw_only=True, rename={"digest": "self"}):
+    """The version that this one went on from."""
+
+    version: str
+    digest: str  #: its `self`
+
+
+class Cut(msgspec.Struct, frozen=True, kw_only=True, rename={"watermark_us": "watermark"}):
+    """Where in the log and in training a checkpoint stands, as its owner tells it; the rest of the manifest is ours."""
+
+    step: _COUNT
+    samples: _COUNT
+    offsets: dict[str, dict[int, int]]  #: topic -> partition -> next offset
+    event_time: Span | None  #: None before the first sample
+    watermark_us: int | None  #: event-time watermark; None before the first record
+    weighting: dict[str, str | int | float | bool | list[float] | None]  #: scheme, exponent, clip
+    evaluation: dict[str, float]  #: finite numbers only; leave out what is not known yet
+    fresh_events: tuple[tuple[int, int], ...]  #: (event second in microseconds, count) newly contained since the parent
+    config_sha256: str
+    fingerprint: dict[str, str | int | float | bool | None]  #: of the environment (RELIABILITY D7)
+
+
+class Manifest(Cut, frozen=True, kw_only=True, rename={"watermark_us": "watermark", "created_us": "created"}):
+    """A cut, who made it, and the files that it consists of."""
+
+    format: int
+    kind: str
+    version: str
+    epoch: _NUMBER
+    seq: _NUMBER
+    parent: Parent | None
+    created_us: int
+    files: dict[str, Digest]  #: path below the root -> digest
+
+
+def version_name(seq: int) -> str:
+    """Return the name of version number `seq`: ``v000123``."""
+    return f"v{seq:06d}"
+
+
+def version_seq(name: str) -> int | None:
+    """Return the number in a version's name, None if it is not one; so a name never becomes a path."""
+    return _number(_VERSION, name, version_name)
+
+
+def mark_name(seq: int) -> str:
+    """Return the name of the commit mark of version number `seq`, below the root."""
+    return f"man/M-{seq:08d}"
+
+
+def mark_seq(name: str) -> int | None:
+    """Return the number in a file name of ``man/``, None if it is not a commit mark."""
+    return _number(_MARK, name, lambda seq: f"M-{seq:08d}")
+
+
+def folder_name(epoch: int, seq: int) -> str:
+    """Return the folder of a version below the root; the owner epoch keeps two owners from colliding."""
+    return f"blobs/{epoch:06d}-{seq:08d}"
+
+
+def _number(pattern: re.Pattern[str], name: str, write: Callable[[int], str]) -> int | None:
+    match = pattern.fullmatch(name)
+    seq = int(match[1]) if match else 0
+    return seq if seq and write(seq) == name else None
+
+
+def check_path(path: str) -> str | None:
+    """Return what is wrong with a path in a manifest: absolute, not normalised, hidden, or with ``..``; None if nothing is."""
+    if not path or "\0" in path or "\\" in path:
+        return "empty, or with a NUL or a backslash"
+    for part in path.split("/"):
+        if part in ("", ".", ".."):
+            return "absolute, not normalised, or with '..'"
+        if part.startswith("."):
+            return "hidden"
+    return None
+
+
+def canonical(value: object) -> bytes:
+    """Return JSON with sorted keys, UTF-8 and no insignificant space: equal values give equal bytes.
+
+    Raises:
+        ValueError: a number is not finite, or text is not Unicode.
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def encode(manifest: Manifest) -> bytes:
+    """Return the manifest with its `self`, canonical.
+
+    Raises:
+        ValueError: a field is not what `decode` would accept, such as a number that is not finite; names it.
+    """
+    fields = msgspec.to_builtins(manifest, str_keys=True)
+    try:
+        msgspec.convert(fields, Manifest, str_keys=True)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"checkpoint: {error}") from error
+    for key in fields:
+        try:
+            canonical(fields[key])
+        except ValueError as error:
+            raise ValueError(
+                f"checkpoint: {key}: got {fields[key]!r}, expected finite numbers and Unicode text; leave the key out"
+            ) from error
+    data = canonical({**fields, "self": hashlib.sha256(canonical(fields)).hexdigest()})
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise ValueError(f"checkpoint: manifest: got {len(data)} bytes, expected at most {MAX_MANIFEST_BYTES}")
+    return data
+
+
+def decode(data: bytes, *, where: str) -> tuple[Manifest, dict[str, Any]]:
+    """Return a manifest that is whole, as a struct and as it is written.
+
+    Args:
+        data: the file.
+        where: its path below the root, for errors.
+
+    Raises:
+        Corrupt: not canonical JSON, `self` does not hold, a field is missing or of another type, or a path leaves the version's folder.
+        FormatUnknown: whole, but of a format or kind that we do not read.
+    """
+    try:
+        raw = json.loads(data)
+        whole = isinstance(raw, dict) and canonical(raw) == data
+    except (ValueError, RecursionError) as error:
+        raise Corrupt(where, expected="a manifest in canonical JSON", found=f"{len(data)} bytes that are not") from error
+    if not whole:
+        raise Corrupt(where, expected="a manifest in canonical JSON", found="JSON in another form")
+    _check_self(raw, where)
+    for key, known in (("format", FORMAT), ("kind", KIND)):
+        if raw.get(key) != known:
+            raise FormatUnknown(where, key=key, expected=repr(known), found=repr(raw.get(key)))
+    try:
+        manifest = msgspec.convert(raw, Manifest, str_keys=True)
+    except msgspec.ValidationError as error:
+        raise Corrupt(where, expected="the fields of a manifest", found=str(error)) from error
+    _check_names(manifest, where)
+    return manifest, raw
+
+
+def _check_self(raw: Mapping[str, Any], where: str) -> None:
+    rest = {key: value for key, value in raw.items() if key != "self"}
+    found = hashlib.sha256(canonical(rest)).hexdigest()
+    if raw.get("self") != found:
+        raise Corrupt(where, expected=f"self {raw.get('self')!r}", found=f"{found!r} over the rest")
+
+
+def _check_names(manifest: Manifest, where: str) -> None:
+    if manifest.version != version_name(manifest.seq):
+        raise Corrupt(where, expected=f"version {version_name(manifest.seq)}", found=repr(manifest.version))
+    if manifest.parent is not None and version_seq(manifest.parent.version) is None:
+        raise Corrupt(where, expected="a version's name as parent", found=repr(manifest.parent.version))
+    folder = folder_name(manifest.epoch, manifest.seq)
+    for path in manifest.files:
+        wrong = check_path(path) or (None if path.startswith(f"{folder}/") else f"outside {folder}")
+        if wrong:
+            raise Corrupt(where, expected="normalised paths inside the version's folder", found=f"{path!r}: {wrong}")

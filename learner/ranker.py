@@ -1,0 +1,110 @@
+"""The encoder's side of a score: two towers or a pair read together, with what recurring queries have learned, as one logit per task.
+
+Legend: N (query, item) pairs, M distinct texts, D width.
+
+Invariant: before any training the click logit orders items exactly as the cosine of the encoder's own embeddings does. Everything added to
+it starts at zero: the query's residual, the cross-encoder's head. What position an item was shown at enters the loss only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from learner.model import Encoder, PrefixCache
+from learner.residual import QueryResidual
+from learner.text import Texts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PairLogits:
+    """N pairs scored; tensors carry a gradient where something moves.
+
+    Attributes:
+        click: (N,) logit of a click, as if shown first.
+        base: (N,) the same without the query's residual.
+        purchase: (N,) logit of a purchase after a click.
+        items: (N, D) the items' vectors.
+    """
+
+    click: Tensor
+    base: Tensor
+    purchase: Tensor
+    items: Tensor
+
+
+class Ranker(nn.Module):
+    """Logit of a click on what was looked at = s u.v + r.v + bias; of a purchase = s' u.v + bias'.
+
+    u and v are unit vectors of query and item, r the query's residual (`QueryResidual`), s a fixed scale. Under ``cross`` the pair is read
+    together and a head that starts at zero adds to both logits.
+    """
+
+    def __init__(self, encoder: Encoder, texts: Texts, residual: QueryResidual, *, interaction: str, scale: float) -> None:
+        """Start where the encoder is."""
+        super().__init__()
+        self.encoder = encoder
+        self.texts = texts
+        self.residual = residual
+        self.interaction = interaction
+        self.scale = scale
+        self._kept = PrefixCache(max_bytes=256 << 20)
+        self.bias = nn.Parameter(torch.tensor(-1.9 - 0.35 * scale))
+        self.purchase_scale = nn.Parameter(torch.tensor(2.0))
+        self.purchase_bias = nn.Parameter(torch.tensor(-2.0))
+        self.cross = nn.Linear(encoder.width, 2) if interaction == "cross" else None
+        if self.cross is not None:
+            nn.init.zeros_(self.cross.weight)
+            nn.init.zeros_(self.cross.bias)
+
+    def heads(self) -> dict[str, nn.Parameter]:
+        """Every parameter that is ours, by name."""
+        return {name: p for name, p in self.named_parameters() if not name.startswith("encoder.")}
+
+    def forward(self, queries: Sequence[str], items: Sequence[str]) -> PairLogits:
+        """Score N pairs of query text and item text; each distinct text is encoded once."""
+        distinct = {text: place for place, text in enumerate(dict.fromkeys([*queries, *items]))}
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.cross is None):
+            vectors = self._encode(list(distinct))
+        u, v = vectors[[distinct[q] for q in queries]], vectors[[distinct[i] for i in items]]
+        cosine = (u * v).sum(-1)
+        base = self.scale * cosine + self.bias
+        purchase = self.purchase_scale * cosine + self.purchase_bias
+        if self.cross is not None:
+            pairs = self.encoder([self.texts.ids(q, i) for q, i in zip(queries, items, strict=True)]).cpu()
+            added = self.cross(pairs)
+            base, purchase = base + added[:, 0], purchase + added[:, 1]
+        return PairLogits(click=base + (self._residuals(queries) * v).sum(-1), base=base, purchase=purchase, items=v)
+
+    def _encode(self, texts: Sequence[str]) -> Tensor:
+        """Unit vectors (n, D) of texts; kept per text where nothing may learn from them."""
+        ids = [self.texts.ids(text) for text in texts]
+        if not torch.is_inference_mode_enabled():
+            return self.encoder(ids).cpu()
+        found = [self._kept.get(row) for row in ids]
+        missing = [i for i, vector in enumerate(found) if vector is None]
+        for i, vector in zip(missing, self.encoder([ids[i] for i in missing]).cpu().numpy(), strict=True):
+            self._kept.put(ids[i], vector)
+            found[i] = vector
+        return torch.from_numpy(np.stack([vector for vector in found if vector is not None]))
+
+    def _residuals(self, queries: Sequence[str]) -> Tensor:
+        rows = {q: self.residual.get(q) for q in dict.fromkeys(queries)}
+        return torch.from_numpy(np.stack([rows[q] for q in queries]) if queries else np.zeros((0, self.encoder.width), np.float32))
+
+    def description(self) -> dict[str, Any]:
+        """What, beside the tensors, a version needs to score as this ranker does."""
+        return {
+            "interaction": self.interaction,
+            "max_tokens": self.texts.max_tokens,
+            "pooling": self.encoder.pooling,
+            "prefix": self.encoder.prefix_digest(),
+            "scale": self.scale,
+            "tuning": self.encoder.tuning,
+        }
+

@@ -1,0 +1,160 @@
+"""What a query that recurs has learned beyond its text: a residual in the encoder's space, zero for a query never seen.
+
+Legend: D width, n items of one query.
+
+The served vector of a query is u + r, u the encoder's and r this residual, so the encoder's logit of an item v is s u.v + r.v (+ bias). What
+is learned about the items that were shown so carries over to items that resemble them and were not; a query never seen keeps the encoder's
+own ranking exactly.
+
+r is the MAP estimate of a click rate under the position-based model: item i of the query has clicks c_i and exposure e_i (each showing counts
+for the chance theta_k of being examined at position k), p_i = sigma(s u.v_i + r.v_i + bias), and
+
+    gradient of -log posterior  =  sum_i (e_i p_i - c_i) v_i + lambda r .
+
+Each batch takes a few steps of length 1 / (sum_i e_i p_i / 2 + lambda) down that gradient over the items at hand, lambda scaled to their
+share of the query's exposure. Counts, not single clicks, are what is fitted: the noise of a click is averaged before it moves anything.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from learner.errors import Corrupt
+
+Vector = NDArray[np.float32]
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResidualConfig:
+    """How fast and how far a query may leave its text.
+
+    Attributes:
+        shrinkage: lambda, precision of the Gaussian prior on r.
+        steps: gradient steps for each batch that a query occurs in; 0 switches the residual off.
+        max_exposure: exposure of an item beyond which its counts are halved: what it was clicked long ago fades.
+        max_queries: queries remembered; the one unseen for longest goes first.
+    """
+
+    shrinkage: float = 1.0
+    steps: int = 2
+    max_exposure: float = 500.0
+    max_queries: int = 50_000
+
+    def __post_init__(self) -> None:
+        """Refuse what has no meaning.
+
+        Raises:
+            ValueError: names key, value and expectation.
+        """
+        for key, least in (("shrinkage", 1e-6), ("steps", 0), ("max_exposure", 1), ("max_queries", 1)):
+            if not getattr(self, key) >= least:
+                raise ValueError(f"learner.residual.{key}: got {getattr(self, key)!r}, expected a number >= {least}")
+
+
+class _Recurring:
+    """One query: its residual (D,), and (clicks, exposure) per item."""
+
+    __slots__ = ("counts", "vector")
+
+    def __init__(self, width: int) -> None:
+        self.vector = np.zeros(width, dtype=np.float32)
+        self.counts: dict[str, tuple[float, float]] = {}
+
+
+class QueryResidual:
+    """Residuals of the queries seen most recently.
+
+    >>> residual = QueryResidual(2)
+    >>> residual.get("shoes").tolist()
+    [0.0, 0.0]
+    """
+
+    def __init__(self, width: int, config: ResidualConfig | None = None) -> None:
+        """Start with no query known."""
+        self.width = width
+        self.config = config or ResidualConfig()
+        self._queries: OrderedDict[str, _Recurring] = OrderedDict()
+        self._zero = np.zeros(width, dtype=np.float32)
+
+    def __len__(self) -> int:
+        """Return the number of queries known."""
+        return len(self._queries)
+
+    def get(self, query: str) -> Vector:
+        """The residual (D,) of a query; zero when it was never learned. Pure."""
+        known = self._queries.get(query)
+        return self._zero if known is None else known.vector
+
+    def learn(
+        self, query: str, items: Sequence[str], vectors: Vector, base: NDArray[np.float64], clicks: Sequence[float], exposure: Sequence[float]
+    ) -> None:
+        """Learn one query's items of a batch.
+
+        Args:
+            query: the query's text.
+            items: ids of n distinct items.
+            vectors: (n, D) the encoder's vectors of the items.
+            base: (n,) the encoder's own logits, s u.v + bias.
+            clicks: (n,) weighted clicks in this batch.
+            exposure: (n,) weighted exposure in this batch, in showings at the first position.
+        """
+        known = self._queries.get(query)
+        if known is None:
+            known = self._queries[query] = _Recurring(self.width)
+            if len(self._queries) > self.config.max_queries:
+                self._queries.popitem(last=False)
+        self._queries.move_to_end(query)
+        for item, c, e in zip(items, clicks, exposure, strict=True):
+            old_c, old_e = known.counts.get(item, (0.0, 0.0))
+            new_c, new_e = old_c + float(c), old_e + float(e)
+            known.counts[item] = (new_c / 2, new_e / 2) if new_e > self.config.max_exposure else (new_c, new_e)
+        c_n, e_n = np.array([known.counts[item] for item in items]).T
+        share = e_n.sum() / max(sum(e for _, e in known.counts.values()), 1e-9)
+        pull = self.config.shrinkage * share
+        r = known.vector.astype(np.float64)
+        for _ in range(self.config.steps):
+            p_n = 1 / (1 + np.exp(-(base + vectors @ r)))
+            gradient = (e_n * p_n - c_n) @ vectors + pull * r
+            r -= gradient / ((e_n * p_n).sum() / 2 + pull)
+        known.vector = r.astype(np.float32)
+
+    def vectors(self) -> tuple[list[str], Vector]:
+        """Queries, and their residuals (Q, D): all that serving needs."""
+        rows = [known.vector for known in self._queries.values()]
+        return list(self._queries), np.stack(rows) if rows else np.zeros((0, self.width), dtype=np.float32)
+
+    def snapshot(self) -> tuple[bytes, Vector]:
+        """Counts as msgpack, and residuals (Q, D), oldest query first; resumes after the last batch learned."""
+        queries, vectors = self.vectors()
+        counts = [[query, [[item, c, e] for item, (c, e) in known.counts.items()]] for query, known in self._queries.items()]
+        assert [row[0] for row in counts] == queries
+        return msgspec.msgpack.encode({"format": FORMAT, "queries": counts}), vectors
+
+    def restore(self, data: bytes, vectors: Vector) -> None:
+        """Resume after a snapshot.
+
+        Raises:
+            Corrupt: counts and vectors do not belong together.
+        """
+        state: Mapping[str, Any] = msgspec.msgpack.decode(data)
+        if state["format"] != FORMAT or len(state["queries"]) != len(vectors) or vectors.shape[1:] != (self.width,):
+            raise Corrupt("residual", expected=f"format {FORMAT}, width {self.width}", found=f"{state['format']}, {vectors.shape}")
+        self._queries.clear()
+        for (query, counts), vector in zip(state["queries"], vectors, strict=True):
+            known = self._queries[query] = _Recurring(self.width)
+            known.vector = np.array(vector)
+            known.counts = {item: (c, e) for item, c, e in counts}
+
+    def load_vectors(self, queries: Sequence[str], vectors: Vector) -> None:
+        """Take residuals for serving, without the counts that learning needs."""
+        for query, vector in zip(queries, vectors, strict=True):
+            self._queries[query] = _Recurring(self.width)
+            self._queries[query].vector = vector

@@ -1,0 +1,101 @@
+"""A loaded version that scores: lists in, arrays out; the same numbers whatever a request is batched with.
+
+A served logit is the stacker's a encoder + b memory + c, both parts as if the item were shown first; what ranking sorts by is the
+probability that an item is clicked and then bought.
+"""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import expit
+from transformers import AutoConfig, AutoModel
+
+from learner import blobs
+from learner.model import Encoder, PrefixCache
+from learner.ranker import Ranker
+from learner.request import Request, Scores
+from learner.residual import QueryResidual
+from learner.text import Texts, load_tokenizer
+from weighting.ratio import invert
+from weighting.sample import Task
+from weighting.stacker import Stacker
+from weighting.weigher import Weigher, WeigherConfig
+
+Array = NDArray[np.float64]
+
+
+def load_scorer(path: Path, version: str, *, threads: int, caches: MutableMapping[str, Any] | None = None) -> ModelScorer:
+    """The scorer in a version's folder, whose digests the caller has checked.
+
+    Args:
+        path: the version's folder.
+        version: its name.
+        threads: of the forward pass.
+        caches: what frozen layers made of texts, by the digest of those layers; versions that share them share it.
+    """
+    torch.set_num_threads(threads)
+    heads: dict[str, Any] = msgspec.json.decode((path / "heads.json").read_bytes())
+    model = AutoModel.from_config(AutoConfig.from_pretrained(str(path), local_files_only=True), attn_implementation="sdpa")
+    model.load_state_dict(blobs.tensors_from_bytes((path / "model.safetensors").read_bytes()), assign=True)
+    cache = (caches if caches is not None else {}).setdefault(heads["prefix"], PrefixCache())
+    encoder = Encoder(model, tuning=heads["tuning"], pooling=heads["pooling"], cache=cache)
+    residual = QueryResidual(encoder.width)
+    vectors = blobs.arrays_from_bytes((path / "residual.safetensors").read_bytes())["vectors"]
+    residual.load_vectors(msgspec.json.decode((path / "residual.json").read_bytes()), vectors)
+    texts = Texts(load_tokenizer(path), max_tokens=heads["max_tokens"])
+    ranker = Ranker(encoder, texts, residual, interaction=heads["interaction"], scale=heads["scale"])
+    tensors = blobs.tensors_from_bytes((path / "heads.safetensors").read_bytes())
+    with torch.no_grad():
+        for name, parameter in ranker.heads().items():
+            parameter.copy_(tensors[name])
+    weigher = Weigher(msgspec.convert(heads["weighting"], WeigherConfig))
+    weigher.restore((path / "estimator.msgpack").read_bytes())
+    stackers = {task: Stacker() for task in Task}
+    kept: dict[str, bytes] = msgspec.msgpack.decode((path / "stackers.msgpack").read_bytes())
+    for task, stacker in stackers.items():
+        stacker.restore(kept[task.value])
+    return ModelScorer(version, ranker, weigher, stackers)
+
+
+class ModelScorer:
+    """Encoder, memory and stacker of one version; confined to the thread that uses it."""
+
+    def __init__(self, version: str, ranker: Ranker, weigher: Weigher, stackers: dict[Task, Stacker]) -> None:
+        """Take the parts; nothing is encoded yet."""
+        self._version = version
+        self._ranker = ranker.eval()
+        self._weigher = weigher
+        self._stackers = stackers
+
+    @property
+    def version(self) -> str:
+        """The name of the version."""
+        return self._version
+
+    def score(self, requests: Sequence[Request]) -> list[Scores]:
+        """Score each request's documents; their texts are encoded together, each distinct one once."""
+        queries = [request.query for request in requests for _ in request.documents]
+        items = [document.text for request in requests for document in request.documents]
+        with torch.inference_mode():
+            logits = self._ranker(queries, items)
+        encoder = {Task.CLICK: logits.click.double().numpy(), Task.PURCHASE: logits.purchase.double().numpy()}
+        prior = {task.value: self._weigher.prior(task) for task in Task}
+        answers, start = [], 0
+        for request in requests:
+            here = slice(start, start := start + len(request.documents))
+            p = {task: expit(self._served(task, request, encoder[task][here])) for task in Task}
+            answers.append(Scores(click=p[Task.CLICK], purchase=p[Task.PURCHASE], score=p[Task.CLICK] * p[Task.PURCHASE], prior=prior))
+        return answers
+
+    def _served(self, task: Task, request: Request, encoder: Array) -> Array:
+        """Stacked logits (N,) of one request's documents."""
+        memory = self._weigher.memory_logits(task, request.query, request.documents)
+        encoder = invert(encoder, self._weigher.config.exponent, self._weigher.prior(task))
+        return self._stackers[task].get(encoder, memory)

@@ -1,0 +1,245 @@
+"""Requests and answers as they are on the wire: Cohere/Jina, Text Embeddings Inference (TEI), ours; a bad one names the field.
+
+Unknown fields are ignored in rerank requests, because clients of other services send their own, and are errors elsewhere.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from learner.artifact import Document
+from serving.errors import Invalid
+
+Objective: TypeAlias = Literal["ctr", "cvr", "ctcvr"]
+
+DocumentObject: TypeAlias = Annotated[
+    dict[str, Any],
+    Meta(
+        description="`text`, an optional `id` that the answer repeats, and attributes: text, numbers, true or false (others are ignored).",
+        extra_json_schema={
+            "required": ["text"],
+            "properties": {"text": {"type": "string"}, "id": {"type": ["string", "integer", "null"]}},
+        },
+    ),
+]
+AnyDocument: TypeAlias = str | DocumentObject
+
+
+class Context(msgspec.Struct, frozen=True, kw_only=True):
+    """Who asks, and in which list it will be shown."""
+
+    client_id: Annotated[str, Meta(max_length=100)] | None = None
+    scenario: str | None = None
+    query_id: Annotated[str, Meta(max_length=100, description="The answer's `id`, when given.")] | None = None
+
+
+class RerankRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Order `documents` by how likely the shopper is to want them."""
+
+    query: str
+    documents: Annotated[list[AnyDocument], Meta(extra_json_schema={"minItems": 1})]
+    model: Annotated[str, Meta(description="An alias or a version.")] | None = None
+    top_n: Annotated[int, Meta(ge=1)] | None = None
+    return_documents: bool | None = None
+    context: Context | None = None
+    objective: Annotated[Objective, Meta(description="What to order by; left out, the model's own score.")] | None = None
+
+
+class AnsweredDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """A document as it was asked about."""
+
+    text: str
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One document's place; `index` refers to the request."""
+
+    index: int
+    relevance_score: float
+    id: str | UnsetType = UNSET
+    document: AnsweredDocument | UnsetType = UNSET
+
+
+class ApiVersion(msgspec.Struct, frozen=True, kw_only=True):
+    """Which Cohere shape this is."""
+
+    version: str
+
+
+class RerankMeta(msgspec.Struct, frozen=True, kw_only=True):
+    """How the answer came about."""
+
+    api_version: ApiVersion
+    model_event_time: str | None
+    cached: bool
+    ranker: str
+
+
+class RerankAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """Documents in order; log `id` as the exposure's `query_id`, and what is clicked will be learned."""
+
+    id: str
+    model: str
+    results: list[Result]
+    meta: RerankMeta
+
+
+class TeiRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Order `texts`, in the shape of Text Embeddings Inference."""
+
+    query: str
+    texts: Annotated[list[str], Meta(extra_json_schema={"minItems": 1})]
+    raw_scores: Annotated[bool, Meta(description="Log-odds instead of probabilities.")] = False
+    return_text: bool = False
+    truncate: Annotated[bool, Meta(description="Must be true: longer texts are cut.", extra_json_schema={"const": True})] = True
+
+
+class TeiResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One text's place; `index` refers to the request."""
+
+    index: int
+    score: float
+    text: str | UnsetType = UNSET
+
+
+class Instance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One (query, document) pair."""
+
+    query: str
+    document: AnyDocument
+
+
+class ScoreRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Score pairs without ordering them."""
+
+    instances: Annotated[list[Instance], Meta(extra_json_schema={"minItems": 1})]
+    model: str = "champion"
+
+
+class PerTask(msgspec.Struct, frozen=True, kw_only=True):
+    """A number for each task."""
+
+    click: float
+    purchase: float
+
+
+class Prediction(msgspec.Struct, frozen=True, kw_only=True):
+    """Probabilities of one pair, the priors they stand against, and their ratio p / prior."""
+
+    p: PerTask
+    prior: PerTask
+    weight: PerTask
+
+
+class ScoreAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """One prediction per instance, in the order of the request."""
+
+    model: str
+    predictions: list[Prediction]
+
+
+class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One published version; `state` is champion, previous, refused or available."""
+
+    version: str
+    created: str
+    event_time: str | None
+    evaluation: dict[str, float]
+    state: str
+
+
+class ModelsAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """The movable names, and every version in the store."""
+
+    aliases: dict[str, str | None]
+    models: list[ModelEntry]
+
+
+class HealthAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """Said when all is well."""
+
+    status: str
+
+
+class InfoAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """What this process serves and takes; freshness is over the newest versions that gave an answer."""
+
+    version: str | None
+    event_time: str | None
+    swaps: int
+    refused: dict[str, str]
+    freshness_p50_seconds: float | None
+    freshness_p99_seconds: float | None
+    max_documents: int
+    max_body_bytes: int
+    max_concurrent_requests: int
+
+
+class _Shape(msgspec.Struct):
+    """Which of the two shapes `/rerank` was sent."""
+
+    documents: msgspec.Raw | UnsetType = UNSET
+    texts: msgspec.Raw | UnsetType = UNSET
+
+
+T = TypeVar("T")
+
+
+def decode(body: bytes, kind: type[T]) -> T:
+    """Return `body` as a `kind`.
+
+    Raises:
+        Invalid: not JSON, or not of that shape; names the path.
+    """
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise Invalid(str(error)) from error
+    except RecursionError as error:
+        raise Invalid("JSON is nested too deeply") from error
+
+
+def decode_rerank(body: bytes) -> RerankRequest | TeiRequest:
+    """Return the body of `/rerank` in the shape that its fields announce: `documents` (Cohere, Jina) or `texts` (TEI).
+
+    Raises:
+        Invalid: neither, both, or one that is not of its shape.
+    """
+    shape = decode(body, _Shape)
+    if (shape.documents is UNSET) == (shape.texts is UNSET):
+        raise Invalid("Expected either `documents` (Cohere, Jina) or `texts` (TEI) - at `$`")
+    if shape.texts is UNSET:
+        return decode(body, RerankRequest)
+    request = decode(body, TeiRequest)
+    if not request.truncate:
+        raise Invalid("Expected `true`, got `false`: texts longer than the model reads are always cut - at `$.truncate`")
+    return request
+
+
+def document(raw: AnyDocument, where: str, index: int) -> Document:
+    """Return one document of a request as the scorer takes it.
+
+    Args:
+        raw: text, or an object with `text`, maybe `id`, and attributes.
+        where: its path in the request, with ``{}`` for `index`: only an error writes it out.
+        index: which of them it is.
+
+    Raises:
+        Invalid: `text` is missing or no string, or `id` is neither string nor integer.
+    """
+    if isinstance(raw, str):
+        return Document(text=raw)
+    text, name = raw.get("text"), raw.get("id")
+    if not isinstance(text, str):
+        raise Invalid(f"Expected `str` - at `{where.format(index)}.text`")
+    if name is None:
+        name = ""
+    elif isinstance(name, bool) or not isinstance(name, str | int):
+        raise Invalid(f"Expected `str | int` - at `{where.format(index)}.id`")
+    if len(raw) <= 1 + ("id" in raw):
+        return Document(text=text, id=str(name))
+    attributes = {key: value for key, value in raw.items() if key not in ("text", "id") and isinstance(value, str | int | float)}
+    return Document(text=text, id=str(name), attributes=attributes)

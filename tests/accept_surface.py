@@ -1,0 +1,128 @@
+"""The frozen surfaces, computed from the code; run as `python -m tests.accept_surface`, writes them down as they are now.
+
+A surface is what somebody outside relies on. Each is one file under `tests/surface/`, compared by `tests/test_surface.py`.
+"""
+
+import ast
+import importlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+GOLDEN = ROOT / "tests" / "surface"
+
+DOOR_MODULES = (
+    "weighting/sample.py",
+    "weighting/weigher.py",
+    "consumers/pipeline.py",
+    "learner/artifact.py",
+    "serving/app.py",
+    "deploy/broker.py",
+)
+"""What another folder, or a user's own program, imports."""
+
+
+def doors() -> Iterator[str]:
+    """Public classes, fields, methods and functions of the door modules, with their parameters; read, not imported."""
+    for name in DOOR_MODULES:
+        if (ROOT / name).exists():
+            for line in _public(ast.parse((ROOT / name).read_text()).body):
+                yield f"{name.removesuffix('.py').replace('/', '.')}.{line}"
+
+
+def series() -> Iterator[str]:
+    """Type, name and labels of every Prometheus series."""
+    yield from (f"{kind} {name}{{{','.join(labels)}}}" for name, (kind, labels) in sorted(declared_series().items()))
+
+
+def declared_series() -> dict[str, tuple[str, tuple[str, ...]]]:
+    """Name as scraped -> (type, labels), from the `Telemetry` of every folder that has one."""
+    from prometheus_client import CollectorRegistry
+
+    found: dict[str, tuple[str, tuple[str, ...]]] = {}
+    for file in sorted(ROOT.glob("*/telemetry.py")):
+        telemetry = importlib.import_module(f"{file.parent.name}.telemetry").Telemetry(CollectorRegistry())
+        for value in vars(telemetry).values():
+            if hasattr(value, "_labelnames"):
+                suffix = {"counter": "_total", "info": "_info"}.get(value._type, "")
+                found[value._name + suffix] = (value._type, tuple(value._labelnames))
+    return found
+
+
+def commands() -> Iterator[str]:
+    """Every command with its arguments and options."""
+    import typer
+
+    yield from _commands(typer.main.get_command(importlib.import_module("deploy.cli").app), "steelyard")
+
+
+def settings() -> Iterator[str]:
+    """Every settings key, with its default."""
+    module = importlib.import_module("deploy.settings")
+    yield from (f"{entry.key} = {json.dumps(entry.value, default=str)}" for entry in module.describe(module.Settings()))
+
+
+def event_schemas() -> Iterator[str]:
+    """The JSON Schemas of what producers write."""
+    yield _pretty(importlib.import_module("consumers.codec").schemas())
+
+
+def http() -> Iterator[str]:
+    """The OpenAPI document, without the version number of the package."""
+    document = importlib.import_module("serving.openapi").document()
+    yield _pretty(document | {"info": {key: value for key, value in document["info"].items() if key != "version"}})
+
+
+SURFACES: Mapping[str, tuple[str, Callable[[], Iterator[str]]]] = {
+    "doors.txt": ("weighting/sample.py", doors),
+    "series.txt": ("consumers/telemetry.py", series),
+    "commands.txt": ("deploy/cli.py", commands),
+    "settings.txt": ("deploy/settings.py", settings),
+    "events.json": ("consumers/codec.py", event_schemas),
+    "http.json": ("serving/openapi.py", http),
+}
+"""golden file -> (the module without which there is nothing to compare, the surface)."""
+
+
+def current(name: str) -> str:
+    """A surface as the code has it now, as the text of its golden file."""
+    return "\n".join(SURFACES[name][1]()) + "\n"
+
+
+def _pretty(data: object) -> str:
+    return json.dumps(data, indent=1, sort_keys=True, ensure_ascii=False)
+
+
+def _public(body: list[ast.stmt]) -> Iterator[str]:
+    for node in body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            yield node.name
+            yield from (f"{node.name}.{line}" for line in _public(node.body))
+        elif isinstance(node, ast.FunctionDef) and (node.name == "__init__" or not node.name.startswith("_")):
+            yield f"{node.name}({ast.unparse(node.args)}) -> {ast.unparse(node.returns) if node.returns else None}"
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and not node.target.id.startswith("_"):
+            yield f"{node.target.id}: {ast.unparse(node.annotation)}"
+
+
+def _commands(command: Any, words: str) -> Iterator[str]:
+    if subcommands := getattr(command, "commands", None):
+        for name in sorted(subcommands):
+            yield from _commands(subcommands[name], f"{words} {name}")
+    else:
+        parameters = [_parameter(parameter) for parameter in command.params if parameter.name != "help"]
+        yield " ".join([words, *parameters])
+
+
+def _parameter(parameter: Any) -> str:
+    if parameter.param_type_name == "argument":
+        return str(parameter.name).upper()
+    return "[" + "|".join([*parameter.opts, *parameter.secondary_opts]) + "]"
+
+
+if __name__ == "__main__":
+    GOLDEN.mkdir(exist_ok=True)
+    for golden, (module, _) in SURFACES.items():
+        if (ROOT / module).exists():
+            (GOLDEN / golden).write_text(current(golden))

@@ -1,0 +1,64 @@
+"""A pipeline over a log in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from prometheus_client import CollectorRegistry
+
+from consumers.dead_letter import DeadLetters
+from consumers.join import JoinConfig
+from consumers.pipeline import BatchConfig, Pipeline, Topics
+from consumers.telemetry import Telemetry
+from tests.consumers.shop import WINDOWS
+from tests.fakes.clock import ManualClock
+from tests.fakes.log import Log, Shelf
+from weighting.sample import Batch, Sample
+
+
+@dataclass
+class Bench:
+    """A pipeline with everything that it was given."""
+
+    log: Log
+    topics: Topics = field(default_factory=lambda: Topics(items=None))
+    join: JoinConfig = WINDOWS
+    batch: BatchConfig = field(default_factory=lambda: BatchConfig(size=7, flush_seconds=1e9))
+    clock: ManualClock = field(default_factory=ManualClock)
+    shelf: Shelf = field(default_factory=Shelf)
+
+    def __post_init__(self) -> None:
+        self.registry = CollectorRegistry()
+        telemetry = Telemetry(self.registry)
+        self.pipeline = Pipeline(
+            self.log,
+            topics=self.topics,
+            join=self.join,
+            batch=self.batch,
+            clock=self.clock,
+            dead_letters=DeadLetters(self.shelf, "steelyard.deadletter", telemetry),
+            telemetry=telemetry,
+        )
+
+    def live(self) -> Iterator[Batch]:
+        """Batches until the log is read to its end."""
+        for batch in self.pipeline.batches():
+            if batch is not None:
+                yield batch
+            elif self.log.exhausted:
+                return
+
+    def run(self, until_us: int | None = 2**60) -> list[Sample]:
+        """All samples, with every window closed."""
+        samples = [sample for batch in self.live() for sample in batch.samples]
+        return samples + [sample for batch in self.pipeline.drain(until_us) for sample in batch.samples]
+
+    def count(self, name: str, **labels: str) -> float:
+        """A series, summed over the labels that are not given."""
+        return sum(
+            sample.value
+            for family in self.registry.collect()
+            for sample in family.samples
+            if sample.name == f"steelyard_{name}" and labels.items() <= sample.labels.items()
+        )

@@ -1,0 +1,1 @@
+"""Tests of deploy: wiring, commands, and what they say when something is wrong."""

@@ -1,0 +1,179 @@
+"""The command line: data on standard output, one clear line on standard error, and the exit code that says what to do."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from consumers.errors import OptionRefused, SourceUnavailable, TopicMissing
+from deploy.cli import app, exit_code
+from deploy.errors import PortTaken, SettingsError, UsageError
+from learner.errors import Corrupt, Fenced, StoreFailed
+from serving.errors import NotReady
+from tests.deploy.test_events import CLICK, NO_OFFSET
+from weighting.errors import WeightError
+
+HEAVY = ("torch", "transformers", "river", "kafka", "litestar", "uvicorn", "pydantic_settings", "numpy")
+COMMANDS = ("", "demo", "learn", "serve", "up", "broker", "doctor", "events", "events send", "config", "config show")
+
+
+def run(*arguments: str, stdin: str = "", env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """The program as a user runs it."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("STEELYARD_")}
+    command = [sys.executable, "-c", "from deploy.cli import main; main()", *arguments]
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, env=clean | (env or {}))
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = f"""
+import sys
+from typer.testing import CliRunner
+from deploy.cli import app
+for command in {COMMANDS!r}:
+    result = CliRunner().invoke(app, [*command.split(), "--help"])
+    assert result.exit_code == 0, (command, result.output)
+print([name for name in {HEAVY!r} if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_every_command_has_a_help_text() -> None:
+    for command in COMMANDS:
+        result = CliRunner().invoke(app, [*command.split(), "--help"])
+        assert result.exit_code == 0
+        assert "Usage" in result.output
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (SettingsError(["x"]), 2),
+        (UsageError("x"), 2),
+        (OptionRefused("group_id", "x"), 2),
+        (TopicMissing("clicks", "h:1"), 1),
+        (PortTaken("h", 1, "serving.port", OSError("x")), 1),
+        (Corrupt("x", expected="a", found="b"), 1),
+        (WeightError("label", 2, "0 or 1"), 1),
+        (Fenced(root=Path("/s"), epoch=1, found="epoch 2"), 75),
+        (SourceUnavailable("h:1", 1, "x"), 75),
+        (StoreFailed(step="C4", path=Path("/s"), cause=OSError("x")), 75),
+        (NotReady("x"), 75),
+        (ValueError("x"), None),
+    ],
+)
+def test_the_exit_code_of_an_error_says_whether_to_start_again(error: Exception, code: int | None) -> None:
+    assert exit_code(error) == code
+
+
+def test_wrong_settings_are_told_all_at_once_without_a_traceback() -> None:
+    done = run("config", "show", "--set", "store.kep=5", env={"STEELYARD_KAFAK__GROUP_ID": "x"})
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.splitlines() == [
+        "steelyard: STEELYARD_KAFAK__GROUP_ID: no setting has this variable. Did you mean STEELYARD_KAFKA__GROUP_ID?",
+        "command line: store.kep: unknown key. Did you mean store.keep?",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nonsense"], "No such command"),
+        (["events", "send", "x.ndjson"], "Missing option"),
+        (["config", "show", "--set", "learner.batch"], "--set: got 'learner.batch', expected KEY=VALUE"),
+        (["up", "--role", "learn,sing"], "--role: got 'sing', expected learn, serve or both with a comma"),
+        (["events", "schema", "asyncapi"], "schema: got 'asyncapi', expected json-schema"),
+    ],
+)
+def test_wrong_usage_is_exit_2_on_standard_error(arguments: list[str], said: str) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_validate_reads_standard_input_and_exits_1_if_a_line_is_none() -> None:
+    assert run("events", "validate", "-", stdin=CLICK.decode()).returncode == 0
+    done = run("events", "validate", "-", stdin=NO_OFFSET.decode())
+    assert done.returncode == 1
+    assert done.stdout == "-:1: Expected `datetime` with a timezone component - at `$.timestamp`\n"
+    assert done.stderr == "0 valid, 1 invalid\n"
+
+
+def test_a_broker_that_is_down_is_one_line_and_worth_another_try(tmp_path: Path) -> None:
+    file = tmp_path / "x.ndjson"
+    file.write_bytes(CLICK)
+    done = run("events", "send", str(file), "--topic", "clicks", "--bootstrap-servers", "127.0.0.1:1")
+    assert done.returncode == 75
+    assert done.stderr.startswith("steelyard: no Kafka broker answered at 127.0.0.1:1 within 10 s (")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_doctor_exits_1_on_a_cross_and_speaks_json(tmp_path: Path) -> None:
+    done = run("doctor", "--bootstrap-servers", "127.0.0.1:1", "--set", f"store.root={tmp_path}", "--set", "serving.port=0", "--json")
+    assert done.returncode == 1
+    assert done.stderr == ""
+    findings = json.loads(done.stdout)
+    assert [(finding["area"], finding["mark"]) for finding in findings if finding["mark"] == "X"] == [("Kafka", "X")]
+
+
+def test_event_schemas_are_printed() -> None:
+    result = CliRunner().invoke(app, ["events", "schema"])
+    assert set(json.loads(result.stdout)) == {"exposure", "click", "purchase", "item"}
+
+
+# --- config --------------------------------------------------------------------------------------------------------------------------
+
+
+def test_init_writes_a_file_that_check_accepts_and_never_overwrites_one(tmp_path: Path) -> None:
+    file = tmp_path / "steelyard.yaml"
+    assert CliRunner().invoke(app, ["config", "init", str(file)]).exit_code == 0
+    assert CliRunner().invoke(app, ["config", "check", "--config", str(file)]).exit_code == 0
+    file.write_text("learner: {batch: 7}\n")
+    again = CliRunner().invoke(app, ["config", "init", str(file)])
+    assert again.exit_code == 3
+    assert "nothing written" in again.stderr
+    assert file.read_text() == "learner: {batch: 7}\n"
+
+
+def test_check_prints_every_problem_and_exits_1(tmp_path: Path) -> None:
+    file = tmp_path / "steelyard.yaml"
+    file.write_text("learner: {batch: x, lr: y}")
+    result = CliRunner().invoke(app, ["config", "check", "--config", str(file)])
+    assert result.exit_code == 1
+    assert result.stdout.splitlines() == [
+        f"{file}: learner.batch: got 'x', expected a valid integer.",
+        f"{file}: learner.lr: got 'y', expected a valid number.",
+    ]
+    assert json.loads(CliRunner().invoke(app, ["config", "check", "--config", str(file), "--json"]).stdout)["problems"]
+
+
+def test_show_says_where_each_value_came_from(tmp_path: Path) -> None:
+    file = tmp_path / "steelyard.yaml"
+    file.write_text("learner: {batch: 7}\njoin: {grace: 5m}")
+    env = {"STEELYARD_LEARNER__SEED": "9"}
+    arguments = ["config", "show", "--config", str(file), "--set", "learner.threads=2", "--origin"]
+    shown = json.loads(CliRunner().invoke(app, [*arguments, "--json"], env=env).stdout)
+    assert shown["learner.batch"] == {"value": 7, "origin": str(file)}
+    assert shown["learner.seed"] == {"value": 9, "origin": "STEELYARD_LEARNER__SEED"}
+    assert shown["learner.threads"] == {"value": 2, "origin": "command line"}
+    assert shown["learner.lr"] == {"value": 1e-05, "origin": "default"}
+    lines = CliRunner().invoke(app, arguments, env=env).stdout.splitlines()
+    assert [line.split() for line in lines if line.startswith("join.grace")] == [["join.grace:", "5m", "#", str(file)]]
+
+
+def test_a_secret_is_never_shown() -> None:
+    env = {"STEELYARD_KAFKA__OPTIONS__SASL_PLAIN_PASSWORD": "hunter2"}
+    result = CliRunner().invoke(app, ["config", "show", "--json"], env=env)
+    assert json.loads(result.stdout)["kafka.options.sasl_plain_password"] == "***"
+    assert "hunter2" not in result.output
+
+
+def test_the_settings_schema_is_printed() -> None:
+    assert json.loads(CliRunner().invoke(app, ["config", "schema"]).stdout)["properties"]["kafka"]

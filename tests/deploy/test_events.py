@@ -1,0 +1,259 @@
+"""Events on the command line: every line is accepted or refused by number and field, and nothing is lost on the way back."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from consumers.dead_letter import DeadLetters
+from consumers.errors import Invalid, SinkUnavailable
+from consumers.events import encode_click, encode_exposure, encode_item
+from consumers.pipeline import Topics
+from consumers.source import Record, TopicPartition
+from consumers.telemetry import Telemetry
+from deploy import events
+from deploy.errors import UsageError
+from deploy.events import Output
+from deploy.observability import new_registry
+from tests.fakes.log import Log, Shelf
+from weighting.sample import Position
+
+CLICK = encode_click(client_id="c-1", object_id="SKU-7", time_us=0, query_id="q")
+EXPOSURE = encode_exposure(query_id="q", client_id="c-2", time_us=0, user_query="shoes", hits=["SKU-7"])
+ITEM = encode_item(object_id="SKU-7", text="Red shoe")
+NO_OFFSET = CLICK.replace(b"Z", b"")
+BAD_ORDINAL = CLICK.replace(b'"query_id"', b'"x"').replace(b'"object"', b'"position":{"ordinal":"third"},"object"')
+
+
+class Paper:
+    """What a command wrote and told."""
+
+    def __init__(self) -> None:
+        self.written: list[str] = []
+        self.told: list[str] = []
+
+    def output(self, *, as_json: bool = False) -> Output:
+        return Output(write=self.written.append, tell=self.told.append, as_json=as_json)
+
+    @property
+    def objects(self) -> list[dict[str, object]]:
+        return [json.loads(line) for line in self.written]
+
+
+# --- validate ------------------------------------------------------------------------------------------------------------------------
+
+
+def test_every_line_is_checked_as_what_its_fields_say_it_is() -> None:
+    paper = Paper()
+    assert events.validate([CLICK, EXPOSURE, b"\n", ITEM], "x.ndjson", paper.output()) == 0
+    assert paper.written == []
+    assert paper.told == ["3 valid, 0 invalid"]
+
+
+def test_a_line_that_is_none_is_told_with_its_number_field_and_error() -> None:
+    paper = Paper()
+    assert events.validate([CLICK, b"", NO_OFFSET, BAD_ORDINAL, b"[1", b"\xff"], "x.ndjson", paper.output()) == 1
+    assert paper.written[:2] == [
+        "x.ndjson:3: Expected `datetime` with a timezone component - at `$.timestamp`",
+        "x.ndjson:4: Expected `int | null`, got `str` - at `$.event_attributes.position.ordinal`",
+    ]
+    assert [line.partition(": ")[0] for line in paper.written] == ["x.ndjson:3", "x.ndjson:4", "x.ndjson:5", "x.ndjson:6"]
+    assert paper.told == ["1 valid, 4 invalid"]
+
+
+def test_as_json_the_outcome_is_one_object() -> None:
+    paper = Paper()
+    assert events.validate([CLICK, NO_OFFSET], "x.ndjson", paper.output(as_json=True)) == 1
+    error = "Expected `datetime` with a timezone component - at `$.timestamp`"
+    refusal = {"line": 2, "reason": "naive_timestamp", "field": "$.timestamp", "error": error}
+    assert paper.objects == [{"file": "x.ndjson", "valid": 1, "invalid": [refusal]}]
+
+
+def test_a_file_that_cannot_be_opened_is_a_usage_error(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="No such file or directory"), events.open_lines(str(tmp_path / "no")):
+        pass
+
+
+# --- send ----------------------------------------------------------------------------------------------------------------------------
+
+
+def test_lines_are_sent_unchanged_and_keyed_by_client_or_item() -> None:
+    paper, shelf = Paper(), Shelf()
+    assert events.send(shelf, [CLICK + b"\n", EXPOSURE, ITEM], "x", "any", Topics(), paper.output()) == 0
+    assert shelf.sent == [("any", b"c-1", CLICK, {}), ("any", b"c-2", EXPOSURE, {}), ("any", b"SKU-7", ITEM, {})]
+    assert shelf.num_flushes == 1
+
+
+def test_what_the_topic_does_not_carry_is_refused_and_the_rest_is_sent() -> None:
+    paper, shelf = Paper(), Shelf()
+    assert events.send(shelf, [EXPOSURE, CLICK, b"{"], "x", "clicks", Topics(), paper.output(as_json=True)) == 1
+    assert [value for _, _, value, _ in shelf.sent] == [CLICK]
+    assert paper.objects == [{"topic": "clicks", "sent": 1, "refused": 2}]
+    assert [line[:4] for line in paper.told] == ["x:1:", "x:3:"]
+
+
+def test_a_rate_is_kept_on_the_clock_that_is_given() -> None:
+    now = 0.0
+    waits: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        waits.append(seconds)
+        now += seconds
+
+    events.send(Shelf(), [CLICK] * 4, "x", "clicks", Topics(), Paper().output(), rate=2.0, clock=lambda: now, sleep=sleep)
+    assert waits == [0, 0.5, 0.5, 0.5]
+
+
+@pytest.mark.parametrize("text", ["100", "0/s", "-1/s", "1/m", "many/s"])
+def test_a_rate_without_its_unit_is_a_usage_error(text: str) -> None:
+    with pytest.raises(UsageError, match=f"--rate: got '{text}', expected a number a second, such as 100/s"):
+        events.parse_rate(text)
+
+
+def test_a_rate_is_read() -> None:
+    assert events.parse_rate("2.5/s") == 2.5
+    assert events.parse_rate(None) is None
+
+
+# --- tail ----------------------------------------------------------------------------------------------------------------------------
+
+
+def filled(num_records: int) -> Log:
+    log = Log([("clicks", 0), ("clicks", 1)], max_records=3)
+    for number in range(num_records):
+        log.append("clicks", 0, b'{"n": %d}' % number, key=b"c", timestamp_us=number * 1_000_000)
+    log.append("clicks", 1, b"\xff", key=None, headers=[("ce_id", b"7")])
+    return log
+
+
+def positions(paper: Paper) -> list[object]:
+    return [line["position"] for line in paper.objects]
+
+
+def test_the_last_records_of_each_partition_are_shown() -> None:
+    paper = Paper()
+    events.tail(filled(20), paper.output(), start=-2)
+    assert sorted(map(str, positions(paper))) == ["clicks[0]@18", "clicks[0]@19", "clicks[1]@0"]
+
+
+def test_one_partition_from_an_offset_to_the_end_is_shown_in_order() -> None:
+    paper = Paper()
+    events.tail(filled(20), paper.output(), partition=0, start=13)
+    assert positions(paper) == [f"clicks[0]@{offset}" for offset in range(13, 20)]
+    assert paper.objects[0] == {"position": "clicks[0]@13", "time": "1970-01-01T00:00:13+00:00", "key": "c", "value": {"n": 13}}
+
+
+def test_bytes_that_are_no_text_and_headers_are_shown_too() -> None:
+    paper = Paper()
+    events.tail(filled(0), paper.output(), partition=1)
+    (shown,) = paper.objects
+    assert (shown["value"], shown["headers"], shown["time"], shown["key"]) == ({"base64": "/w=="}, {"ce_id": "7"}, None, None)
+
+
+def test_a_partition_that_is_not_there_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="--partition: got 7, expected one of 0 to 1"):
+        events.tail(filled(1), Paper().output(), partition=7)
+
+
+def test_an_offset_beyond_the_end_shows_nothing_and_ends() -> None:
+    paper = Paper()
+    events.tail(filled(3), paper.output(), partition=0, start=100)
+    assert paper.written == []
+
+
+def test_it_ends_at_the_end_offsets_of_when_it_began() -> None:
+    class Growing(Log):
+        def end_offsets(self) -> dict[TopicPartition, int]:
+            ends = super().end_offsets()
+            self.append("clicks", 0, b"written meanwhile")
+            return ends
+
+    log, paper = Growing([("clicks", 0)]), Paper()
+    log.append("clicks", 0, CLICK)
+    events.tail(log, paper.output())
+    assert positions(paper) == ["clicks[0]@0"]
+
+
+# --- dead letters --------------------------------------------------------------------------------------------------------------------
+
+
+def set_aside(*values: bytes | None, reason: str = "schema", topic: str = "clicks") -> Log:
+    """A topic of dead letters, written as the pipeline writes it."""
+    shelf = Shelf()
+    letters = DeadLetters(shelf, "steelyard.deadletter", Telemetry(new_registry()))
+    for offset, value in enumerate(values):
+        where = Position(topic, 0, offset)
+        letters.put(Record(topic, 0, offset, 0, b"k", value), Invalid(stage="schema", reason=reason, error="wrong", position=where))
+    return log_of(shelf.sent)
+
+
+def log_of(sent: Iterable[tuple[str, bytes | None, bytes | None, dict[str, bytes]]]) -> Log:
+    log = Log([("steelyard.deadletter", 0)])
+    for _, key, value, headers in sent:
+        log.append("steelyard.deadletter", 0, value, key=key, headers=list(headers.items()))
+    return log
+
+
+def test_dead_letters_are_listed_with_position_reason_and_value() -> None:
+    paper = Paper()
+    assert events.dead_letters(set_aside(NO_OFFSET, b"\xff"), Topics(), paper.output()) == 0
+    first, second = paper.objects
+    assert first["position"] == "clicks[0]@0"
+    assert (first["stage"], first["reason"], first["error"], first["value"]) == ("schema", "schema", "wrong", json.loads(NO_OFFSET))
+    assert second["value"] == {"base64": "/w=="}
+    assert paper.told == ["2 dead letters"]
+
+
+def test_only_the_letters_of_one_reason_are_listed() -> None:
+    paper = Paper()
+    assert events.dead_letters(set_aside(CLICK), Topics(), paper.output(), reason="not_json") == 0
+    assert paper.written == []
+
+
+def test_a_letter_set_aside_twice_is_listed_once_and_a_deleted_one_not_at_all() -> None:
+    log = set_aside(CLICK, EXPOSURE)
+    again, gone = log.records["steelyard.deadletter", 0]
+    log.append("steelyard.deadletter", 0, again.value, key=again.key, headers=again.headers)
+    log.append("steelyard.deadletter", 0, None, key=gone.key)
+    paper = Paper()
+    events.dead_letters(log, Topics(), paper.output())
+    assert positions(paper) == ["clicks[0]@0"]
+
+
+def test_a_replay_sends_the_original_bytes_to_their_topic_and_then_deletes_the_letter() -> None:
+    paper, shelf = Paper(), Shelf()
+    assert events.dead_letters(set_aside(NO_OFFSET), Topics(), paper.output(), sink=shelf) == 0
+    assert shelf.sent == [("clicks", b"c-1", NO_OFFSET, {}), ("steelyard.deadletter", b"clicks-0-0", None, {})]
+    assert shelf.num_flushes == 2
+
+
+def test_a_letter_that_cannot_be_sent_stays_and_the_exit_code_says_so() -> None:
+    paper, shelf = Paper(), Shelf()
+    assert events.dead_letters(set_aside(b"\xff", b"[1]", None), Topics(), paper.output(), sink=shelf) == 1
+    assert events.dead_letters(set_aside(CLICK, topic="foreign"), Topics(), paper.output(), sink=shelf) == 1
+    assert shelf.sent == []
+
+
+def test_no_letter_is_deleted_before_what_it_held_is_safe() -> None:
+    class Broken(Shelf):
+        def flush(self) -> None:
+            raise SinkUnavailable("clicks", 1, "broker gone")
+
+    shelf = Broken()
+    with pytest.raises(SinkUnavailable):
+        events.dead_letters(set_aside(CLICK), Topics(), Paper().output(), sink=shelf)
+    assert [topic for topic, *_ in shelf.sent] == ["clicks"]
+
+
+# --- schemas -------------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_schema_files_are_what_the_types_say(tmp_path: Path) -> None:
+    written = events.write_schemas(tmp_path)
+    assert [path.name for path in written] == [path.name for path in written if (events.SCHEMAS / path.name).exists()]
+    for path in written:
+        hint = f"{path.name} is not current: steelyard events schema --out deploy/schemas"
+        assert (events.SCHEMAS / path.name).read_text() == path.read_text(), hint
+    assert {path.name for path in events.SCHEMAS.glob("*.schema.json")} == {path.name for path in written}

@@ -1,0 +1,113 @@
+"""A store and scorers in memory: what serving asks of `learner.artifact`, with faults as values and every call written down."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from learner.artifact import Corrupt, Request, Scorer, Scores, Version, VersionMissing
+
+
+def make_version(seq: int, *, event_time_us: int | None = 1_795_471_692_000_000) -> Version:
+    return Version(
+        name=f"v{seq:06d}",
+        seq=seq,
+        epoch=1,
+        created_us=1_795_471_700_000_000,
+        event_time_us=event_time_us,
+        step=seq,
+        num_samples=seq,
+        next_offsets={},
+        evaluation={"auc": 0.75},
+        files={},
+        manifest={},
+        path=Path(f"v{seq:06d}"),
+    )
+
+
+class FakeScorer:
+    """Scores a document by its text, or else by the version's number / 1000: so an answer tells which version gave it."""
+
+    def __init__(self, version: str, by_text: Mapping[str, float] | None = None, *, purchase: float = 0.5) -> None:
+        """`score` waits for `gate`, where one is set, and `fault` may raise."""
+        self.version = version
+        self.calls: list[list[Request]] = []
+        self.threads: set[int] = set()
+        self.gate: threading.Event | None = None
+        self.fault: Callable[[Sequence[Request]], None] = lambda requests: None
+        self._by_text, self._purchase = by_text or {}, purchase
+
+    def score(self, requests: Sequence[Request]) -> list[Scores]:
+        self.calls.append(list(requests))
+        self.threads.add(threading.get_ident())
+        if self.gate is not None:
+            self.gate.wait()
+        self.fault(requests)
+        return [self._scores(request) for request in requests]
+
+    def _scores(self, request: Request) -> Scores:
+        click = np.array(
+            [self._by_text.get(document.text, int(self.version[1:]) / 1000) for document in request.documents], dtype=np.float64
+        )
+        purchase: NDArray[np.float64] = np.full_like(click, self._purchase)
+        return Scores(click=click, purchase=purchase, score=click.copy(), prior={"click": 0.25, "purchase": 0.125})
+
+
+class FakeStore:
+    """Versions by name; `corrupt` names those whose digests do not hold."""
+
+    def __init__(self) -> None:
+        self.scorers: dict[str, Scorer] = {}
+        self.fresh: dict[str, list[tuple[int, int]]] = {}
+        self.corrupt: set[str] = set()
+        self.loaded: list[str] = []
+        self.failure: Exception | None = None
+        self.on_load: Callable[[str], None] = lambda name: None
+        self._versions: dict[str, Version] = {}
+        self._aliases: dict[str, str | None] = {"champion": None, "challenger": None, "previous": None}
+        self._announced: str | None = None
+
+    def add(self, seq: int, scorer: Scorer | None = None, *, event_time_us: int | None = 1_795_471_692_000_000) -> Version:
+        version = make_version(seq, event_time_us=event_time_us)
+        self._versions[version.name] = version
+        self.scorers[version.name] = scorer or FakeScorer(version.name)
+        return version
+
+    def publish(self, seq: int, scorer: Scorer | None = None) -> Version:
+        version = self.add(seq, scorer)
+        self._announced = version.name
+        return version
+
+    def announced(self) -> str | None:
+        if self.failure is not None:
+            raise self.failure
+        return self._announced
+
+    def versions(self) -> list[Version]:
+        return sorted(self._versions.values(), key=lambda version: version.seq)
+
+    def version(self, name: str) -> Version:
+        if name not in self._versions:
+            raise VersionMissing(name, root=Path("store"), known=sorted(self._versions))
+        return self._versions[name]
+
+    def load(self, version: Version, *, threads: int = 1) -> Scorer:
+        if version.name in self.corrupt:
+            raise Corrupt(f"{version.name}/model.safetensors", expected="sha256 aaaa", found="sha256 bbbb")
+        self.loaded.append(version.name)
+        self.on_load(version.name)
+        return self.scorers[version.name]
+
+    def aliases(self) -> dict[str, str | None]:
+        return dict(self._aliases)
+
+    def promote(self, version: Version) -> None:
+        self._aliases = {**self._aliases, "champion": version.name, "previous": self._aliases["champion"]}
+
+    def fresh_events(self, after: str | None, upto: str) -> list[tuple[int, int]]:
+        floor = 0 if after is None else int(after[1:])
+        return sorted(pair for name, pairs in self.fresh.items() if floor < int(name[1:]) <= int(upto[1:]) for pair in pairs)

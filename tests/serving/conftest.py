@@ -1,0 +1,110 @@
+"""One serving process, wired on fakes: its clocks stand still, its ids count."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Generator, Iterator
+from typing import Any
+
+import httpx
+import pytest
+from litestar.testing import TestClient
+from litestar.types import ASGIApp
+from prometheus_client import CollectorRegistry
+
+from serving.app import create
+from serving.batcher import Batcher, BatcherConfig
+from serving.scoring import Limits
+from serving.slot import Slot
+from serving.telemetry import Telemetry
+from serving.watcher import Watcher, WatcherConfig
+from tests.fakes.scorer import FakeStore
+
+
+class ManualClock:
+    """Says what it was set to."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.seconds = seconds
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+class _Turn:
+    """Awaited, gives the event loop one turn."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        yield
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the event loop turn until `condition` holds."""
+    while not condition():
+        await _Turn()
+
+
+class House:
+    """The parts as `deploy` wires them; threads only where a test starts them."""
+
+    def __init__(
+        self,
+        *,
+        batching: BatcherConfig | None = None,
+        limits: Limits | None = None,
+        store: FakeStore | None = None,
+        watching: WatcherConfig | None = None,
+        wait: Callable[[float], bool] | None = None,
+    ) -> None:
+        self.registry = CollectorRegistry()
+        self.telemetry = Telemetry(self.registry)
+        self.store = store or FakeStore()
+        self.slot = Slot()
+        self.clock, self.wall_clock = ManualClock(), ManualClock(1_795_471_700.0)
+        self.batcher = Batcher(batching or BatcherConfig(window_seconds=0.0), self.telemetry, clock=self.clock)
+        self.watcher = Watcher(
+            self.store,
+            self.slot,
+            self.telemetry,
+            watching or WatcherConfig(),
+            recent=self.batcher.recent,
+            clock=self.clock,
+            wait=wait,
+        )
+        names = (f"id-{number}" for number in itertools.count(1))
+        self.app: ASGIApp = create(
+            store=self.store,
+            slot=self.slot,
+            batcher=self.batcher,
+            watcher=self.watcher,
+            telemetry=self.telemetry,
+            limits=limits,
+            wall_clock=self.wall_clock,
+            new_id=lambda: next(names),
+        )
+
+    def client(self) -> httpx.AsyncClient:
+        """An asynchronous client: many requests at once on one event loop."""
+        return httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://serving")  # type: ignore[arg-type]
+
+    def value(self, series: str, **labels: str) -> float:
+        value = self.registry.get_sample_value(f"steelyard_{series}", labels)
+        assert value is not None, f"no series {series}{labels}"
+        return value
+
+
+@pytest.fixture
+def house() -> Iterator[House]:
+    """A started house that serves v000001."""
+    house = House()
+    house.store.publish(1)
+    house.watcher.poll()
+    house.batcher.start()
+    yield house
+    house.batcher.close()
+
+
+@pytest.fixture
+def client(house: House) -> Iterator[TestClient[Any]]:
+    with TestClient(house.app) as client:
+        yield client

@@ -1,0 +1,153 @@
+"""Requests that go together: when the window closes, who scores, and that neighbours do not matter."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from learner.artifact import Document, Request
+from serving.batcher import Answer, BatcherConfig
+from serving.errors import BackendFailed, NotReady
+from serving.slot import Serving
+from tests.fakes.scorer import FakeScorer, make_version
+from tests.serving.conftest import House, until
+
+
+def ask(*texts: str) -> tuple[Request, ...]:
+    return (Request(query="q", documents=tuple(Document(text=text) for text in texts)),)
+
+
+def serving(scorer: FakeScorer) -> Serving:
+    return Serving(version=make_version(int(scorer.version[1:])), scorer=scorer)
+
+
+async def admitted(house: House, *calls: tuple[FakeScorer, tuple[Request, ...]]) -> list[asyncio.Task[Answer]]:
+    """Admit each call, in order, before the inference thread runs."""
+    loaded = {id(scorer): serving(scorer) for scorer, _ in calls}
+    tasks = [asyncio.create_task(house.batcher.score(loaded[id(scorer)], requests)) for scorer, requests in calls]
+    await until(lambda: house.value("serving_inflight_requests") == len(calls))
+    return tasks
+
+
+def test_requests_waiting_together_go_in_one_forward_pass() -> None:
+    house, scorer = House(), FakeScorer("v000001", {"a": 0.1, "b": 0.2, "c": 0.3})
+
+    async def run() -> list[Answer]:
+        tasks = await admitted(house, (scorer, ask("a")), (scorer, ask("b", "c")), (scorer, ask("c")))
+        house.batcher.start()
+        return list(await asyncio.gather(*tasks))
+
+    answers = asyncio.run(run())
+    house.batcher.close()
+    assert [[document.text for request in call for document in request.documents] for call in scorer.calls] == [["a", "b", "c", "c"]]
+    assert [answer.scores[0].score.tolist() for answer in answers] == [[0.1], [0.2, 0.3], [0.3]]
+
+
+def test_enough_candidates_close_the_window_before_its_time() -> None:
+    house, scorer = House(batching=BatcherConfig(window_seconds=3600.0, max_candidates=3)), FakeScorer("v000001")
+
+    async def run() -> None:
+        house.batcher.start()
+        serves = serving(scorer)
+        await asyncio.gather(house.batcher.score(serves, ask("a")), house.batcher.score(serves, ask("b", "c")))
+
+    asyncio.run(run())
+    house.batcher.close()
+    assert [len(call) for call in scorer.calls] == [2]
+
+
+def test_a_window_that_is_over_takes_what_is_there_and_waits_for_none() -> None:
+    house = House(batching=BatcherConfig(window_seconds=3600.0, max_candidates=100, deadline_seconds=7200.0))
+    scorer = FakeScorer("v000001")
+
+    async def run() -> None:
+        tasks = await admitted(house, (scorer, ask("a")), (scorer, ask("b")))
+        house.clock.seconds = 3600.0
+        house.batcher.start()
+        await asyncio.gather(*tasks)
+
+    asyncio.run(run())
+    house.batcher.close()
+    assert [len(call) for call in scorer.calls] == [2]
+
+
+def test_closing_answers_what_was_admitted_and_refuses_what_comes_after() -> None:
+    house, scorer = House(batching=BatcherConfig(window_seconds=3600.0)), FakeScorer("v000001")
+
+    async def run() -> list[Answer]:
+        tasks = await admitted(house, (scorer, ask("a")), (scorer, ask("b")))
+        house.batcher.start()
+        await asyncio.to_thread(house.batcher.close)
+        with pytest.raises(NotReady):
+            await house.batcher.score(serving(scorer), ask("c"))
+        return list(await asyncio.gather(*tasks))
+
+    assert len(asyncio.run(run())) == 2
+
+
+def test_one_thread_scores_everything() -> None:
+    house, one, two = House(), FakeScorer("v000001"), FakeScorer("v000002")
+
+    async def run() -> None:
+        house.batcher.start()
+        for scorer in (one, two, one):
+            await house.batcher.score(serving(scorer), ask("a"))
+
+    asyncio.run(run())
+    house.batcher.close()
+    assert len(one.threads | two.threads) == 1
+
+
+def test_a_batch_across_a_swap_scores_each_request_with_the_version_it_was_admitted_with() -> None:
+    house, old, new = House(), FakeScorer("v000001"), FakeScorer("v000002")
+
+    async def run() -> list[Answer]:
+        tasks = await admitted(house, (old, ask("a")), (new, ask("b")), (old, ask("c")))
+        house.batcher.start()
+        return list(await asyncio.gather(*tasks))
+
+    answers = asyncio.run(run())
+    house.batcher.close()
+    assert [(answer.serving.name, answer.scores[0].score[0]) for answer in answers] == [
+        ("v000001", 0.001),
+        ("v000002", 0.002),
+        ("v000001", 0.001),
+    ]
+    assert (len(old.calls), len(new.calls)) == (1, 1)
+
+
+def test_a_request_that_breaks_the_model_fails_alone() -> None:
+    house, scorer = House(), FakeScorer("v000001")
+
+    def fault(requests: object) -> None:
+        assert isinstance(requests, list)
+        if any(document.text == "poison" for request in requests for document in request.documents):
+            raise ValueError("cannot read this")
+
+    scorer.fault = fault
+
+    async def run() -> list[Answer | BaseException]:
+        tasks = await admitted(house, (scorer, ask("a")), (scorer, ask("poison")), (scorer, ask("c")))
+        house.batcher.start()
+        return list(await asyncio.gather(*tasks, return_exceptions=True))
+
+    first, broken, last = asyncio.run(run())
+    house.batcher.close()
+    assert isinstance(first, Answer)
+    assert isinstance(broken, BackendFailed)
+    assert isinstance(last, Answer)
+
+
+def test_a_caller_that_goes_away_costs_the_others_nothing() -> None:
+    house, scorer = House(), FakeScorer("v000001")
+
+    async def run() -> Answer:
+        gone, stays = await admitted(house, (scorer, ask("a")), (scorer, ask("b")))
+        gone.cancel()
+        house.batcher.start()
+        return await stays
+
+    assert asyncio.run(run()).scores[0].score.tolist() == [0.001]
+    house.batcher.close()
+    assert house.value("serving_inflight_requests") == 0

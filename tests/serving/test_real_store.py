@@ -1,0 +1,52 @@
+"""The watcher on a store on disk: what the fake promises for it, it keeps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+
+from learner.artifact import Scorer, Store, Version
+from serving.slot import Slot
+from serving.telemetry import Telemetry
+from serving.watcher import Watcher, WatcherConfig
+from tests.fakes.scorer import FakeScorer
+from tests.learner.saving import cut, files, owner
+
+
+class FirstIsFake(Store):
+    """Checks and loads as the real one, but for the first version, whose files are no model."""
+
+    def load(self, version: Version, *, threads: int = 1) -> Scorer:
+        return FakeScorer(version.name) if version.seq == 1 else super().load(version, threads=threads)
+
+
+def test_a_flipped_byte_on_disk_is_refused_by_file_and_the_version_before_stays(tmp_path: Path) -> None:
+    learner, store, slot = owner(tmp_path), FirstIsFake(tmp_path), Slot()
+    watcher = Watcher(store, slot, Telemetry(CollectorRegistry()), WatcherConfig())
+    watcher.poll()
+    assert slot.current is None
+    learner.announce(learner.save(files(1), cut(1)))
+    watcher.poll()
+    second = learner.save(files(2), cut(2))
+    damaged = second.path / "model.safetensors"
+    damaged.chmod(0o640)
+    damaged.write_bytes(b"\0" + damaged.read_bytes()[1:])
+    learner.announce(second)
+    watcher.poll()
+    assert slot.current is not None
+    assert slot.current.name == "v000001"
+    assert store.aliases()["champion"] == "v000001"
+    assert watcher.refused.keys() == {"v000002"}
+    assert "model.safetensors: expected" in watcher.refused["v000002"]
+
+
+def test_freshness_is_read_from_the_lineage_of_the_store(tmp_path: Path) -> None:
+    learner, slot, telemetry = owner(tmp_path), Slot(), Telemetry(CollectorRegistry())
+    watcher = Watcher(FirstIsFake(tmp_path), slot, telemetry, WatcherConfig())
+    learner.announce(learner.save(files(1), cut(1)))
+    watcher.poll()
+    assert slot.current is not None
+    slot.current.first_answer_seconds = 1_700_000_004.0
+    watcher.poll()
+    assert watcher.freshness.quantile(0.5) == 3.0

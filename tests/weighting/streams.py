@@ -1,0 +1,125 @@
+"""Samples for tests, made from a few words each, and a position-biased click log whose truth is known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weighting.sample import Attribute, CopyKind, Position, Sample, Task
+
+SECOND = 1_000_000
+DAY = 86_400 * SECOND
+
+
+@dataclass(frozen=True)
+class Doc:
+    id: str
+    text: str = ""
+    attributes: dict[str, Attribute] = field(default_factory=dict)
+
+
+def sample(
+    label: int = 0,
+    *,
+    task: Task = Task.CLICK,
+    late: bool = False,
+    query: str = "red shoes",
+    item_id: str = "SKU-7",
+    text: str = "Red shoe, size 9",
+    attributes: dict[str, Attribute] | None = None,
+    position: int | None = 1,
+    at: int = 0,
+    offset: int = 0,
+    window: int = 900 * SECOND,
+    attribution: int = 7 * DAY,
+) -> Sample:
+    return Sample(
+        sample_id=f"s{offset}",
+        task=task,
+        copy_kind=CopyKind.LATE_POSITIVE if late else CopyKind.FIRST,
+        label=label,
+        list_id="q1",
+        list_size=10,
+        query=query,
+        item_id=item_id,
+        text=text,
+        attributes={"category": "shoes", "price": 49.9} if attributes is None else attributes,
+        position=position,
+        shown_us=at,
+        event_time_us=at,
+        elapsed_us=window,
+        delay_us=None,
+        window_us=window,
+        attribution_us=attribution,
+        inferred=False,
+        positions=(Position("clicks", 3, offset),),
+    )
+
+
+def stream(n: int, seed: int = 0) -> list[Sample]:
+    """N samples of both tasks, late copies among them, in event order."""
+    rng = np.random.default_rng(seed)
+    samples = []
+    for i in range(n):
+        label = int(rng.random() < 0.3)
+        samples.append(
+            sample(
+                label,
+                task=Task.PURCHASE if rng.random() < 0.3 else Task.CLICK,
+                late=bool(label and rng.random() < 0.2),
+                query=f"query {rng.integers(5)}",
+                item_id=f"SKU-{rng.integers(20)}",
+                position=None if rng.random() < 0.1 else int(rng.integers(1, 11)),
+                at=i * 60 * SECOND,
+                offset=i,
+            )
+        )
+    return samples
+
+
+@dataclass
+class ClickLog:
+    """Lists of ten of a query's items in any order; P(click) = .55 / position * attractiveness."""
+
+    num_queries: int = 20
+    num_items: int = 40
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self.rng = np.random.default_rng(self.seed)
+        self.attractiveness = self.rng.uniform(0, 1, (self.num_queries, self.num_items)) ** 2
+        self.clicks = np.zeros_like(self.attractiveness)
+        self.looked = np.zeros_like(self.attractiveness)
+
+    def docs(self, query: int) -> list[Doc]:
+        return [Doc(f"{query}-{i}") for i in range(self.num_items)]
+
+    def lists(self, n: int) -> Iterator[list[Sample]]:
+        for t in range(n):
+            query = int(self.rng.integers(self.num_queries))
+            shown = self.rng.permutation(self.num_items)[:10]
+            theta = 0.55 / np.arange(1, 11)
+            clicked = self.rng.random(10) < theta * self.attractiveness[query, shown]
+            self.clicks[query, shown] += clicked
+            self.looked[query, shown] += theta
+            yield [
+                sample(int(y), query=f"query {query}", item_id=f"{query}-{i}", text="", attributes={}, position=k, at=t * SECOND, offset=t)
+                for k, (i, y) in enumerate(zip(shown, clicked, strict=True), 1)
+            ]
+
+    def counts(self) -> NDArray[np.float64]:
+        """Click counts over looks, shrunk to .3 with mass 2, per (query, item)."""
+        rate: NDArray[np.float64] = (self.clicks + 0.3 * 2) / (self.looked + 2)
+        return rate
+
+    def ndcg(self, scores: NDArray[np.float64]) -> float:
+        """Mean NDCG@10 of scores (queries, items), with the attractiveness as gain."""
+        discount = 1 / np.log2(np.arange(2, 12))
+        values = []
+        for score, gain in zip(scores, self.attractiveness, strict=True):
+            best = np.argsort(-score, kind="stable")[:10]
+            values.append(float((gain[best] * discount).sum() / (np.sort(gain)[::-1][:10] * discount).sum()))
+        return float(np.mean(values))

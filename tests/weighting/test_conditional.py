@@ -1,0 +1,149 @@
+"""The online estimator: its river pipeline, what it remembers, and how well it ranks."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.weighting.streams import ClickLog, Doc, sample, stream
+from weighting.conditional import Conditional, ConditionalConfig
+from weighting.features import FieldConfig, Fields
+from weighting.logistic import DiagonalLogistic
+from weighting.propensity import Propensity, PropensityConfig
+from weighting.sample import Sample, Task
+from weighting.weigher import Weigher, WeigherConfig
+
+SMALL = ConditionalConfig(fields=FieldConfig(hash_bits=14))
+
+
+def conditional(config: ConditionalConfig = SMALL) -> Conditional:
+    return Conditional(config, initial=0.1, with_position=True)
+
+
+def learn(model: Conditional, samples: list[Sample]) -> None:
+    model.learn(model.predict(samples), np.array([float(s.label) for s in samples]), np.ones(len(samples)))
+
+
+def test_a_batch_gives_the_numbers_of_the_river_pipeline_one_by_one() -> None:
+    samples = stream(300)
+    fast, reference = conditional(), conditional()
+    weights = np.random.default_rng(0).uniform(0, 1, len(samples))
+    labels = np.array([float(s.label) for s in samples])
+    raw = [{"query": s.query, "id": s.item_id, "text": s.text, "attributes": s.attributes} for s in samples]
+
+    prediction = fast.predict(samples)
+    expected = [reference.pipeline.predict_proba_one(x, seen=t)[True] for x, t in zip(raw, prediction.seen.tolist(), strict=True)]
+    np.testing.assert_allclose(1 / (1 + np.exp(-prediction.logit)), expected, rtol=1e-9)
+
+    fast.learn(prediction, labels, weights)
+    for x, y, w, t in zip(raw, labels, weights, prediction.seen.tolist(), strict=True):
+        reference.pipeline.learn_one(x, bool(y), w=w, seen=t)
+    assert fast.snapshot()["logistic"] == reference.snapshot()["logistic"]
+
+
+def test_a_clone_of_the_river_pipeline_starts_untrained() -> None:
+    model = conditional()
+    x = {"query": "red shoes", "id": "SKU-7", "text": "", "attributes": {}}
+    model.pipeline.learn_one(x, True)
+    assert model.pipeline.predict_proba_one(x)[True] > 0.1
+    assert model.pipeline.clone().predict_proba_one(x)[True] == pytest.approx(0.1)
+
+
+def test_hashes_are_the_same_in_every_process() -> None:
+    program = (
+        "from weighting.features import Fields, FieldConfig;"
+        "print(sorted(Fields(FieldConfig()).fields('Red  shoes', 'SKU-7', 'Red shoe', {'category': 'a', 'price': 9.5}).items()))"
+    )
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", program], env={**os.environ, "PYTHONHASHSEED": seed}, check=True, capture_output=True, text=True
+        ).stdout
+        for seed in ("1", "2")
+    }
+    here = sorted(Fields(FieldConfig()).fields("Red  shoes", "SKU-7", "Red shoe", {"category": "a", "price": 9.5}).items())
+    assert outputs == {f"{here}\n"}
+
+
+def test_a_query_is_known_again_whatever_its_case_and_spacing() -> None:
+    fields = Fields(FieldConfig())
+    assert fields.fields("Red  SHOES!", "1", "", {}) == fields.fields("red shoes", "1", "", {})
+    assert fields.fields("red shoes", "1", "", {}) != fields.fields("shoes red", "1", "", {})
+
+
+def test_a_document_without_an_id_is_known_by_its_text() -> None:
+    fields = Fields(FieldConfig())
+    assert fields.fields("q", "", "one", {}) != fields.fields("q", "", "two", {})
+
+
+@pytest.mark.parametrize(
+    ("values", "key"), [({"hash_bits": 3}, "hash_bits"), ({"pair": -1.0}, "fields.pair"), ({"bias": math.nan}, "fields.bias")]
+)
+def test_impossible_fields_are_refused_by_key(values: dict[str, object], key: str) -> None:
+    with pytest.raises(ValueError, match=key):
+        FieldConfig(**values)  # type: ignore[arg-type]
+
+
+@settings(deadline=None)
+@given(st.floats(-8, 8), st.floats(0, 1e6), st.booleans(), st.floats(0.01, 1))
+def test_no_weight_makes_a_step_pass_its_own_mode(start: float, w: float, y: bool, seen: float) -> None:
+    model = DiagonalLogistic(num_buckets=2, offset=start)
+    model.learn_one({0: 1.0, 1: 2.0}, y, w=w, seen=seen)
+    m, s = model.belief_one({0: 1.0, 1: 2.0})
+    assert math.isfinite(m)
+    assert 0 < s <= 5
+    assert m >= start if y else m <= start
+    r = 1 / (1 + math.exp(-m))
+    slope = 1 - r if y else -seen * r * (1 - r) / (1 - seen * r)
+    assert m - start == pytest.approx(5 * w * slope, rel=1e-3, abs=1e-6)
+
+
+def test_a_coefficient_forgets_what_lies_further_back_than_its_memory() -> None:
+    model = DiagonalLogistic(num_buckets=1, memory=100)
+    for _ in range(2000):
+        model.learn_one({0: 1.0}, True)
+    for _ in range(200):
+        model.learn_one({0: 1.0}, False)
+    assert model.predict_proba_one({0: 1.0})[True] < 0.2
+
+
+def test_places_are_told_from_items() -> None:
+    """Items of equal worth, always at the same place: the place explains the clicks, once both have been seen at both."""
+    log = ClickLog(num_queries=4, num_items=12)
+    model = conditional()
+    for shown in log.lists(1500):
+        learn(model, shown)
+    prediction = model.predict([sample(0, position=k) for k in (1, 2, 5, 10)])
+    assert prediction.seen == pytest.approx([1, 1 / 2, 1 / 5, 1 / 10], rel=0.35)
+
+
+def test_propensity_is_clicks_over_what_the_first_place_would_have_got() -> None:
+    propensity = Propensity(PropensityConfig(decline=0.0))
+    label = (np.arange(20_000) % 10 == 0).astype(float)
+    propensity.update([3] * 20_000, label, np.ones(20_000), np.full(20_000, 0.4))
+    assert propensity.get([1, 3, 4, None]) == pytest.approx([1, 0.25, 1, 1], rel=0.01)
+
+
+def test_the_memory_ranks_a_position_biased_log_as_well_as_click_counts() -> None:
+    log = ClickLog()
+    weigher = Weigher(WeigherConfig(conditional=SMALL))
+    lists = list(log.lists(4000))
+    for i in range(0, len(lists), 8):
+        weigher.weigh([s for shown in lists[i : i + 8] for s in shown])
+    memory = np.array([weigher.memory_logits(Task.CLICK, f"query {q}", log.docs(q)) for q in range(log.num_queries)])
+    assert log.ndcg(memory) >= log.ndcg(log.counts()) - 0.01
+
+
+def test_caution_ranks_what_was_liked_above_what_is_unknown() -> None:
+    careful, careless = (conditional(ConditionalConfig(fields=SMALL.fields, caution=caution)) for caution in (1.0, 0.0))
+    liked = [sample(int(i % 5 == 0), item_id="liked") for i in range(200)]
+    for model in (careful, careless):
+        learn(model, liked)
+    gaps = [np.ptp(model.predict_first("red shoes", [Doc("liked"), Doc("unknown")])) for model in (careful, careless)]
+    assert gaps[0] > gaps[1]

@@ -1,0 +1,106 @@
+"""p(y), and the share of late positives."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy.stats import beta
+
+from tests.weighting.streams import DAY
+from weighting.delay import ArrivalRatio
+from weighting.prior import Prior, PriorConfig
+
+
+def times(n: int, at: int = 0) -> NDArray[np.int64]:
+    return np.full(n, at, dtype=np.int64)
+
+
+def fed(labels: list[float], at: int = 0, config: PriorConfig | None = None) -> Prior:
+    prior = Prior(config or PriorConfig())
+    y = np.array(labels)
+    prior.update(times(len(y), at), y, 1 - y)
+    return prior
+
+
+def test_before_any_sample_the_prior_is_the_assumption() -> None:
+    assert Prior(PriorConfig(initial=0.3)).get() == pytest.approx(0.3)
+    assert Prior(PriorConfig(initial=0.3)).maximum_likelihood() == 0.3
+
+
+def test_many_samples_outweigh_the_assumption() -> None:
+    prior = fed([1.0, 0.0, 0.0, 0.0] * 2500)
+    assert prior.get() == pytest.approx(0.25, abs=0.001)
+    assert prior.maximum_likelihood() == 0.25
+
+
+def test_a_sample_counts_half_after_the_half_life() -> None:
+    """With the long run's mass taken away, 1,000 positives one day old weigh as much as 500 new negatives."""
+    prior = fed([1.0] * 1000, config=PriorConfig(mass=1e-9))
+    prior.update(times(500, DAY), np.zeros(500), np.ones(500))
+    assert prior.get() == pytest.approx(0.5)
+    assert prior.maximum_likelihood() == pytest.approx(2 / 3)
+
+
+def test_after_a_long_silence_the_prior_returns_to_the_long_run() -> None:
+    prior = fed([1.0] * 2000 + [0.0] * 8000)
+    prior.update(times(1, 30 * DAY), np.zeros(1), np.ones(1))
+    assert prior.get() == pytest.approx(prior.maximum_likelihood(), abs=0.01)
+
+
+@given(st.lists(st.tuples(st.integers(0, 3 * DAY), st.booleans()), min_size=6, max_size=30), st.integers(1, 5))
+def test_a_split_into_batches_and_disorder_within_them_change_nothing(events: list[tuple[int, bool]], cut: int) -> None:
+    """Late samples included: time never runs backwards, and an old sample counts as faded as it is."""
+    at, y = np.array([t for t, _ in events]), np.array([float(label) for _, label in events])
+    whole, split = Prior(PriorConfig()), Prior(PriorConfig())
+    whole.update(at, y, 1 - y)
+    for part in (slice(0, cut), slice(cut, None)):
+        split.update(at[part][::-1], y[part][::-1], 1 - y[part][::-1])
+    assert split.get() == pytest.approx(whole.get(), rel=1e-9)
+
+
+def test_the_interval_is_that_of_the_beta_posterior_and_narrows() -> None:
+    prior = fed([1.0] * 30 + [0.0] * 70, config=PriorConfig(initial=0.5))
+    pi0 = (30 + 10 * 0.5) / 110
+    posterior = beta(30 + 200 * pi0, 70 + 200 * (1 - pi0))
+    assert prior.interval() == pytest.approx((posterior.ppf(0.025), posterior.ppf(0.975)))
+    wide, narrow = fed([1.0] + [0.0] * 9).interval(), fed(([1.0] + [0.0] * 9) * 500).interval()
+    assert narrow[1] - narrow[0] < wide[1] - wide[0]
+
+
+@given(st.sampled_from([0.0, 1.0]), st.integers(1, 3))
+def test_a_prior_is_never_zero_or_one(label: float, n: int) -> None:
+    assert 0 < fed([label] * 10**n).get() < 1
+
+
+def test_a_restored_prior_goes_on_as_the_original() -> None:
+    original = fed([1.0, 0.0, 0.0], at=5)
+    resumed = Prior(PriorConfig())
+    resumed.restore(original.snapshot())
+    for prior in (original, resumed):
+        prior.update(times(2, DAY), np.array([1.0, 0.0]), np.array([0.0, 1.0]))
+    assert resumed.get() == original.get()
+    assert resumed.snapshot() == original.snapshot()
+
+
+@pytest.mark.parametrize("key", ["initial", "initial_mass", "half_life_seconds", "mass"])
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
+def test_an_impossible_prior_is_refused_by_key(key: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"prior.{key}"):
+        PriorConfig(**{key: value})
+
+
+def test_the_arrival_ratio_is_the_share_of_positives_that_came_late() -> None:
+    arrival = ArrivalRatio(PriorConfig(initial=0.5))
+    rng = np.random.default_rng(0)
+    label, late = (rng.random(20_000) < 0.5).astype(float), rng.random(20_000) < 0.3
+    arrival.update(times(20_000), label, late & (label > 0))
+    assert arrival.get() == pytest.approx(0.3, abs=0.02)
+
+
+def test_negatives_say_nothing_about_arrivals() -> None:
+    arrival = ArrivalRatio(PriorConfig(initial=0.65))
+    arrival.update(times(1000), np.zeros(1000), np.zeros(1000, dtype=bool))
+    assert arrival.get() == pytest.approx(0.65)
