@@ -64,9 +64,11 @@ def samples_of(visit: Visit, number: int) -> Iterator[Sample]:
             )
 
 
-def score(scorer: ModelScorer, query: Query) -> NDArray[np.float64]:
-    """A query's candidates (n,) as a version serves them."""
+def score(trainer: Trainer, query: Query) -> NDArray[np.float64]:
+    """A query's candidates (n,) as a version that is cut now would serve them."""
     documents = tuple(Document(id=p.id, text=p.text, attributes=dict(p.attributes)) for p in query.products)
+    trainer.ranker.forget()
+    scorer = ModelScorer("now", trainer.ranker, trainer.weigher, trainer.stackers)
     return scorer.score([Request(query=query.text, documents=documents)])[0].score
 
 
@@ -74,11 +76,7 @@ def curve(world: World, config: LearnerConfig, weighting: WeigherConfig, marks: 
     """Train on the stream; at each mark yield the judged table, and per-query figures for pooling."""
     trainer = Trainer(config, Weigher(weighting))
     shoppers, counts = Shoppers(world, seed=seed), ClickCounts()
-    start = ModelScorer("start", trainer.ranker, trainer.weigher, trainer.stackers)
-    zero = {query.text: score(start, query) for query in world.queries}
-    cosine = {name: (np.log(p) - np.log1p(-p)) for name, p in zero.items()}
-    for name, query in ((query.text, query) for query in world.queries):
-        cosine[name] = _cosine(trainer, query)
+    cosine = {query.text: _cosine(trainer, query) for query in world.queries}
     pending: list[Sample] = []
     began = time.perf_counter()
     for number in range(1, marks[-1] + 1):
@@ -90,9 +88,8 @@ def curve(world: World, config: LearnerConfig, weighting: WeigherConfig, marks: 
             pending = []
         if number in marks:
             seconds = time.perf_counter() - began
-            scorer = ModelScorer("now", trainer.ranker, trainer.weigher, trainer.stackers)
-            trainer.ranker._kept.__init__()  # type: ignore[misc]
-            judged = judge(world, served=lambda q: score(scorer, q), zero_shot=lambda q: cosine[q.text], counts=counts)
+            now = {query.text: score(trainer, query) for query in world.queries}
+            judged = judge(world, served=lambda q, now=now: now[q.text], zero_shot=lambda q: cosine[q.text], counts=counts)  # type: ignore[misc]
             quarters = trainer.evaluations[Task.CLICK].quarters()
             yield {
                 "lists": number,
@@ -132,7 +129,6 @@ def main() -> None:
     parser.add_argument("--residual-steps", type=int, default=2)
     parser.add_argument("--exponent", type=float, default=1.0)
     parser.add_argument("--denoise", type=float, default=0.0)
-    parser.add_argument("--caution", type=float, default=1.0)
     parser.add_argument("--fields", default="{}", help="JSON object of FieldConfig")
     arguments = parser.parse_args()
     world = load_catalog(arguments.catalog, split=arguments.split)
@@ -144,7 +140,12 @@ def main() -> None:
         scale=arguments.scale,
         residual=ResidualConfig(shrinkage=arguments.shrinkage, steps=arguments.residual_steps),
     )
-    weighting = replace(WeigherConfig(), exponent=arguments.exponent, denoise=arguments.denoise, conditional=ConditionalConfig(fields=FieldConfig(**json.loads(arguments.fields)), caution=arguments.caution))
+    weighting = replace(
+        WeigherConfig(),
+        exponent=arguments.exponent,
+        denoise=arguments.denoise,
+        conditional=ConditionalConfig(fields=FieldConfig(**json.loads(arguments.fields))),
+    )
     marks = [n for n in (500, 2000, 6000, 12000, 20000, 40000) if n < arguments.lists] + [arguments.lists]
     last: dict[str, Any] = {}
     for last in curve(world, config, weighting, marks, arguments.seed):

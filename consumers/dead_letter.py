@@ -13,6 +13,10 @@ _log = logging.getLogger(__name__)
 #: Format of the headers.
 VERSION = "1"
 
+#: Longer values are cut, so that a letter always fits; the whole record is still where its position says.
+MAX_VALUE_BYTES = 512 * 1024
+_MAX_ERROR_CHARS = 1000
+
 
 class DeadLetters:
     """Sets records aside; the owner flushes it before what it consumed counts as done."""
@@ -27,16 +31,19 @@ class DeadLetters:
     def put(self, record: Record, invalid: Invalid) -> None:
         """Set one record aside; compaction keeps the newest copy per position, so setting it aside twice is harmless."""
         position = invalid.position
-        headers = (
+        value = record.value or b""  # a null value would delete the key of a compacted topic
+        headers = [
             ("steelyard-position", str(position).encode()),
             ("steelyard-stage", invalid.stage.encode()),
             ("steelyard-reason", invalid.reason.encode()),
-            ("steelyard-error", invalid.error.encode(errors="replace")),
+            ("steelyard-error", invalid.error[:_MAX_ERROR_CHARS].encode(errors="replace")),
             ("steelyard-version", VERSION.encode()),
-        )
+        ]
+        if len(value) > MAX_VALUE_BYTES:
+            headers.append(("steelyard-size", str(len(value)).encode()))
+            value = value[:MAX_VALUE_BYTES]
         key = f"{position.topic}-{position.partition}-{position.offset}".encode()
-        # A null value would delete the key of a compacted topic.
-        self._sink.send(self._topic, key, record.value or b"", headers)
+        self._sink.send(self._topic, key, value, headers)
         self._telemetry.dead_letters.labels(position.topic, invalid.reason).inc()
         first = (position.topic, invalid.reason) not in self._told
         self._told.add((position.topic, invalid.reason))

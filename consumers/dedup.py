@@ -10,7 +10,7 @@ from array import array
 from collections.abc import Mapping
 from hashlib import blake2b
 
-_KEY = b"steelyard.dedup"
+_KEYED = blake2b(digest_size=8, key=b"steelyard.dedup")
 _BUCKETS = 16
 
 
@@ -41,7 +41,9 @@ class Dedup:
         if self._oldest is None or oldest > self._oldest:
             self._oldest = oldest
             self._seen = {hashed: bucket for hashed, bucket in self._seen.items() if bucket >= oldest}
-        hashed = int.from_bytes(blake2b(identity, digest_size=8, key=_KEY).digest(), "little")
+        keyed = _KEYED.copy()  # keying anew takes half as long again
+        keyed.update(identity)
+        hashed = int.from_bytes(keyed.digest(), "little")
         if hashed in self._seen:
             return True
         self._seen[hashed] = time_us // self._bucket_us

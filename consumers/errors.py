@@ -5,6 +5,7 @@ ConsumersError
 ├── Invalid              a record that cannot be read: set aside as a dead letter, reading goes on
 ├── SourceUnavailable    the brokers did not answer in time (retriable)
 ├── SinkUnavailable      written records were not acknowledged in time (retriable)
+├── CommitFailed         advisory offsets were not written (retriable)
 ├── TopicMissing         a topic that we were told to read does not exist
 ├── PartitionsMismatch   topics that must be joined partition by partition have different partition counts
 ├── OffsetLost           the log no longer holds the next offset, or never did
@@ -65,6 +66,16 @@ class SinkUnavailable(ConsumersError):
             f"{topic}: {num_unacknowledged} records were not acknowledged ({cause}). "
             "Check that the topic exists and the brokers are up; nothing that depends on these records has been confirmed."
         )
+
+
+class CommitFailed(ConsumersError):
+    """Advisory offsets were not written; nothing but lag tools depends on them."""
+
+    retriable = True
+
+    def __init__(self, group: str, cause: str) -> None:
+        """Name the group."""
+        super().__init__(f"group {group}: offsets were not committed ({cause}). Lag tools show older ones until the next commit.")
 
 
 class TopicMissing(ConsumersError):

@@ -13,7 +13,7 @@ from kafka.partitioner.default import murmur2
 from kafka.structs import OffsetAndMetadata
 from kafka.structs import TopicPartition as KafkaTopicPartition
 
-from consumers.errors import SourceUnavailable, TopicMissing
+from consumers.errors import CommitFailed, SourceUnavailable, TopicMissing
 from consumers.kafka_options import KafkaConfig
 from consumers.source import Record, TopicPartition
 
@@ -70,11 +70,9 @@ class KafkaAdmin:
             TopicMissing: it does not exist.
         """
         resource = ConfigResource(ConfigResourceType.TOPIC, topic)
-        try:
-            described = self._client.describe_configs([resource], config_filter="all")
-        except UnknownTopicOrPartitionError as error:
-            raise TopicMissing(topic, self._config.bootstrap_servers) from error
-        entries = described["topic"][topic]
+        entries = self._client.describe_configs([resource], config_filter="all")["topic"][topic]
+        if not entries:
+            raise TopicMissing(topic, self._config.bootstrap_servers)
         return {key: str(entry["value"]) for key, entry in entries.items()}
 
     def create_topic(self, topic: str, num_partitions: int, *, config: Mapping[str, str] | None = None, replication: int = -1) -> bool:
@@ -115,12 +113,16 @@ class KafkaAdmin:
         """Write next offsets into a consumer group without members: advisory, for lag tools; never read back by us.
 
         Raises:
-            SourceUnavailable: a partition was refused; names it.
+            CommitFailed: the group has members, or its coordinator is not there yet.
         """
         wanted = {KafkaTopicPartition(*tp): OffsetAndMetadata(offset, "", -1) for tp, offset in offsets.items()}
-        for tp, error in self._client.alter_group_offsets(group, wanted).items():
-            if error is not NoError:
-                raise SourceUnavailable(self._config.bootstrap_servers, 0, f"group {group}: {tp.topic}[{tp.partition}]: {error.__name__}")
+        try:
+            answers = self._client.alter_group_offsets(group, wanted)
+        except KafkaError as error:
+            raise CommitFailed(group, str(error)) from error
+        for tp, answer in answers.items():
+            if answer is not NoError:
+                raise CommitFailed(group, f"{tp.topic}[{tp.partition}]: {answer.__name__}")
 
     def committed(self, group: str) -> dict[TopicPartition, int]:
         """Return the offsets of a consumer group."""

@@ -42,10 +42,7 @@ class KafkaSink:
             TopicMissing: a topic does not exist.
         """
         self._config.reach()
-        try:
-            self._producer = KafkaProducer(**{**_TUNING, **self._config.options_for(KafkaProducer.DEFAULT_CONFIG), **_OURS})
-        except KafkaError as error:
-            raise SourceUnavailable(self._config.bootstrap_servers, self._config.connect_timeout_seconds, str(error)) from error
+        self._connect()
         for topic in self._topics:
             try:
                 self._producer.partitions_for(topic)
@@ -53,6 +50,12 @@ class KafkaSink:
                 self.close()
                 raise TopicMissing(topic, self._config.bootstrap_servers) from error
         return self
+
+    def _connect(self) -> None:
+        try:
+            self._producer = KafkaProducer(**{**_TUNING, **self._config.options_for(KafkaProducer.DEFAULT_CONFIG), **_OURS})
+        except KafkaError as error:
+            raise SourceUnavailable(self._config.bootstrap_servers, self._config.connect_timeout_seconds, str(error)) from error
 
     def send(self, topic: str, key: bytes | None, value: bytes | None, headers: Iterable[tuple[str, bytes]] = ()) -> None:
         """Accept one record; it is only safe after the next `flush`.
@@ -80,7 +83,10 @@ class KafkaSink:
             raise SinkUnavailable(", ".join(self._topics), self._num_sent - self._num_acknowledged, str(error)) from error
         if self._failures:
             failures, self._failures = self._failures, []
-            self._num_acknowledged += len(failures)  # no longer awaited
+            self._num_sent = self._num_acknowledged = 0
+            # An idempotent producer of kafka-python refuses everything after its first failure.
+            self.close()
+            self._connect()
             raise SinkUnavailable(failures[0][0], len(failures), failures[0][1])
 
     def close(self) -> None:

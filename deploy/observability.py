@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import urllib.request
 from dataclasses import dataclass
 from threading import Thread
 from typing import Literal, TextIO
@@ -14,6 +15,7 @@ from wsgiref.simple_server import WSGIServer
 
 import structlog
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, start_http_server
+from prometheus_client.parser import text_string_to_metric_families
 
 from deploy.errors import PortTaken
 
@@ -112,3 +114,15 @@ def start_metrics(registry: CollectorRegistry, port: int, host: str = "127.0.0.1
         return MetricsServer(*start_http_server(port, host, registry=registry))
     except OSError as error:
         raise PortTaken(host, port, "observability.metrics_port", error) from error
+
+
+def scrape(url: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    """Return what a `/metrics` page says now: (name of the sample, its labels) -> value.
+
+    Raises:
+        OSError: nobody answers there.
+    """
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        text = answer.read().decode()
+    families = text_string_to_metric_families(text)
+    return {(sample.name, frozenset(sample.labels.items())): sample.value for family in families for sample in family.samples}

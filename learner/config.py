@@ -28,6 +28,7 @@ class LearnerConfig:
         threads: threads of torch.
         seed: of every random number.
         publish_every_seconds: least time between two checkpoints.
+        flush_seconds: longest wait of a sample for the rest of its batch.
         scale: of the cosine in the encoder's click logit; fixed, since the stacker learns how much that logit counts.
         head_lr: learning rate of biases and positions.
         max_gradient_norm: gradients longer than this are shortened to it.
@@ -49,6 +50,7 @@ class LearnerConfig:
     threads: int = 1
     seed: int = 0
     publish_every_seconds: float = 30.0
+    flush_seconds: float = 1.0
     scale: float = 8.0
     head_lr: float = 1e-2
     max_gradient_norm: float = 1.0
@@ -76,6 +78,7 @@ class LearnerConfig:
         self._expect("max_tokens", self.max_tokens >= 4, "a whole number >= 4")
         self._expect("device", bool(self.device), "a torch device, such as cpu or cuda")
         self._expect("seed", self.seed >= 0, "a whole number >= 0")
+        self._expect("flush_seconds", 0 <= self.flush_seconds < float("inf"), "a number >= 0")
         self._expect("publish_every_seconds", 0 < self.publish_every_seconds < float("inf"), "a number > 0")
 
     def _expect(self, key: str, holds: bool, expected: str) -> None:

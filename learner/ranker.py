@@ -20,6 +20,8 @@ from learner.model import Encoder, PrefixCache
 from learner.residual import QueryResidual
 from learner.text import Texts
 
+_KEPT_BYTES = 256 << 20
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PairLogits:
@@ -53,7 +55,7 @@ class Ranker(nn.Module):
         self.residual = residual
         self.interaction = interaction
         self.scale = scale
-        self._kept = PrefixCache(max_bytes=256 << 20)
+        self.forget()
         self.bias = nn.Parameter(torch.tensor(-1.9 - 0.35 * scale))
         self.purchase_scale = nn.Parameter(torch.tensor(2.0))
         self.purchase_bias = nn.Parameter(torch.tensor(-2.0))
@@ -81,11 +83,16 @@ class Ranker(nn.Module):
             base, purchase = base + added[:, 0], purchase + added[:, 1]
         return PairLogits(click=base + (self._residuals(queries) * v).sum(-1), base=base, purchase=purchase, items=v)
 
+    def forget(self) -> None:
+        """Drop the vectors kept for scoring: the encoder has moved since."""
+        self._kept = PrefixCache(max_bytes=_KEPT_BYTES)
+
     def _encode(self, texts: Sequence[str]) -> Tensor:
         """Unit vectors (n, D) of texts; kept per text where nothing may learn from them."""
         ids = [self.texts.ids(text) for text in texts]
         if not torch.is_inference_mode_enabled():
-            return self.encoder(ids).cpu()
+            encoded: Tensor = self.encoder(ids)
+            return encoded.cpu()
         found = [self._kept.get(row) for row in ids]
         missing = [i for i, vector in enumerate(found) if vector is None]
         for i, vector in zip(missing, self.encoder([ids[i] for i in missing]).cpu().numpy(), strict=True):
@@ -107,4 +114,3 @@ class Ranker(nn.Module):
             "scale": self.scale,
             "tuning": self.encoder.tuning,
         }
-

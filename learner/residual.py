@@ -2,12 +2,12 @@
 
 Legend: D width, n items of one query.
 
-The served vector of a query is u + r, u the encoder's and r this residual, so the encoder's logit of an item v is s u.v + r.v (+ bias). What
-is learned about the items that were shown so carries over to items that resemble them and were not; a query never seen keeps the encoder's
-own ranking exactly.
+The served vector of a query is u + r, u the encoder's and r this residual, so the encoder's logit of an item v is s u.v + r.v (+ bias).
+What is learned about the items that were shown so carries over to items that resemble them and were not; a query never seen keeps the
+encoder's own ranking exactly.
 
-r is the MAP estimate of a click rate under the position-based model: item i of the query has clicks c_i and exposure e_i (each showing counts
-for the chance theta_k of being examined at position k), p_i = sigma(s u.v_i + r.v_i + bias), and
+r is the MAP estimate of a click rate under the position-based model: item i of the query has clicks c_i and exposure e_i (each showing
+counts for the chance of being looked at at its place), p_i = sigma(s u.v_i + r.v_i + bias), and
 
     gradient of -log posterior  =  sum_i (e_i p_i - c_i) v_i + lambda r .
 
@@ -94,7 +94,13 @@ class QueryResidual:
         return self._zero if known is None else known.vector
 
     def learn(
-        self, query: str, items: Sequence[str], vectors: Vector, base: NDArray[np.float64], clicks: Sequence[float], exposure: Sequence[float]
+        self,
+        query: str,
+        items: Sequence[str],
+        vectors: Vector,
+        base: NDArray[np.float64],
+        clicks: Sequence[float],
+        exposure: Sequence[float],
     ) -> None:
         """Learn one query's items of a batch.
 

@@ -14,11 +14,9 @@ import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import expit
-from transformers import AutoConfig, AutoModel
 
 from learner import blobs
-from learner.model import Encoder, PrefixCache
+from learner.model import Encoder, PrefixCache, load_saved
 from learner.ranker import Ranker
 from learner.request import Request, Scores
 from learner.residual import QueryResidual
@@ -42,8 +40,7 @@ def load_scorer(path: Path, version: str, *, threads: int, caches: MutableMappin
     """
     torch.set_num_threads(threads)
     heads: dict[str, Any] = msgspec.json.decode((path / "heads.json").read_bytes())
-    model = AutoModel.from_config(AutoConfig.from_pretrained(str(path), local_files_only=True), attn_implementation="sdpa")
-    model.load_state_dict(blobs.tensors_from_bytes((path / "model.safetensors").read_bytes()), assign=True)
+    model = load_saved(path, blobs.tensors_from_bytes((path / "model.safetensors").read_bytes()))
     cache = (caches if caches is not None else {}).setdefault(heads["prefix"], PrefixCache())
     encoder = Encoder(model, tuning=heads["tuning"], pooling=heads["pooling"], cache=cache)
     residual = QueryResidual(encoder.width)
@@ -90,7 +87,7 @@ class ModelScorer:
         answers, start = [], 0
         for request in requests:
             here = slice(start, start := start + len(request.documents))
-            p = {task: expit(self._served(task, request, encoder[task][here])) for task in Task}
+            p = {task: 1 / (1 + np.exp(-self._served(task, request, encoder[task][here]))) for task in Task}
             answers.append(Scores(click=p[Task.CLICK], purchase=p[Task.PURCHASE], score=p[Task.CLICK] * p[Task.PURCHASE], prior=prior))
         return answers
 

@@ -33,7 +33,7 @@ from learner.text import Texts
 from weighting.ratio import invert
 from weighting.sample import CopyKind, Sample, Task
 from weighting.stacker import Stacker
-from weighting.weigher import WeightedBatch, Weigher
+from weighting.weigher import Weigher, WeightedBatch
 
 Array = NDArray[np.float64]
 FORMAT = 1
@@ -179,9 +179,7 @@ class Trainer:
         return {
             **self._static,
             "model.safetensors": self._model_bytes(),
-            "heads.json": msgspec.json.encode(
-                {"format": FORMAT, "weighting": self.weigher.config, **ranker.description()}, order="sorted"
-            ),
+            "heads.json": msgspec.json.encode({"format": FORMAT, "weighting": self.weigher.config, **ranker.description()}, order="sorted"),
             "heads.safetensors": blobs.tensors_to_bytes(heads),
             "residual.safetensors": blobs.arrays_to_bytes({"vectors": vectors}),
             "residual.json": msgspec.json.encode(queries),

@@ -26,19 +26,17 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConditionalConfig:
-    """What the estimator looks at, how long it remembers and how careful its memory is.
+    """What the estimator looks at, and how long it remembers.
 
     Attributes:
         fields: the hashed fields.
         propensity: the places of a list (click task).
         memory: how many of its own samples a coefficient remembers.
-        caution: standard deviations that are taken off the memory's logit: what was shown and liked ranks above what is merely unknown.
     """
 
     fields: FieldConfig = field(default_factory=FieldConfig)
     propensity: PropensityConfig = field(default_factory=PropensityConfig)
     memory: float = 20_000.0
-    caution: float = 1.0
 
     def __post_init__(self) -> None:
         """Refuse what cannot be learned from.
@@ -48,8 +46,6 @@ class ConditionalConfig:
         """
         if not self.memory >= 1:
             raise ValueError(f"conditional.memory: got {self.memory!r}, expected a number >= 1")
-        if not 0 <= self.caution < float("inf"):
-            raise ValueError(f"conditional.caution: got {self.caution!r}, expected a number >= 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -62,8 +58,8 @@ class Prediction:
         seen: (N,) theta, the chance that their place was looked at.
         first_logit: (N,) logits as if shown first: of r(x).
         logit: (N,) logits where they were shown: of theta r(x).
-        cautious_first_logit: (N,) `first_logit` less its uncertainty.
-        cautious_logit: (N,) logits of theta r(x) with that.
+        memory_first_logit: (N,) `first_logit` as far as the pair was seen: see `Conditional.predict_first`.
+        memory_logit: (N,) logits of theta r(x) with that.
     """
 
     fields: list[dict[int, float]]
@@ -71,8 +67,8 @@ class Prediction:
     seen: Array
     first_logit: Array
     logit: Array
-    cautious_first_logit: Array
-    cautious_logit: Array
+    memory_first_logit: Array
+    memory_logit: Array
 
 
 class Conditional:
@@ -93,21 +89,27 @@ class Conditional:
         xs = [fields(s.query, s.item_id, s.text, s.attributes) for s in samples]
         positions = [s.position if self._with_position else None for s in samples]
         seen = self._propensity.get(positions)
-        logit, cautious = self._beliefs(xs)
+        logit = self._logits(xs)
+        memory = self._as_far_as_seen(logit, [self._fields.pair(s.query, s.item_id, s.text) for s in samples])
         return Prediction(
             fields=xs,
             positions=positions,
             seen=seen,
             first_logit=logit,
             logit=_shown(logit, seen),
-            cautious_first_logit=cautious,
-            cautious_logit=_shown(cautious, seen),
+            memory_first_logit=memory,
+            memory_logit=_shown(memory, seen),
         )
 
     def predict_first(self, query: str, documents: Sequence[Document]) -> Array:
-        """Logits (N,) of documents as if each were shown first, less their uncertainty. Pure."""
-        fields = self._fields.fields
-        return self._beliefs([fields(query, d.id, d.text, d.attributes) for d in documents])[1]
+        """Logits (N,) of documents as if each were shown first, as far as each was seen under this query. Pure.
+
+        m = base + k (logit - base), base the logit of a sample of which nothing is known, k = 1 - v the share of the prior variance of the
+        pair's own coefficient that its samples took away. A memory speaks of what it has seen: about a product or a query that never was,
+        it says nothing, however much its other fields would guess from what the shop chose to show. That is the encoder's part.
+        """
+        logit = self._logits([self._fields.fields(query, d.id, d.text, d.attributes) for d in documents])
+        return self._as_far_as_seen(logit, [self._fields.pair(query, d.id, d.text) for d in documents])
 
     def learn(self, prediction: Prediction, label: Array, weight: Array) -> None:
         """Learn the N predicted samples one after another: order within the batch counts."""
@@ -125,11 +127,14 @@ class Conditional:
         self._model.restore(state["logistic"])
         self._propensity.restore(state["propensity"])
 
-    def _beliefs(self, xs: list[dict[int, float]]) -> tuple[Array, Array]:
+    def _logits(self, xs: list[dict[int, float]]) -> Array:
         belief_one = self._model.belief_one
-        beliefs = np.array([belief_one(x) for x in xs], dtype=np.float64).reshape(-1, 2)
-        logit = np.clip(beliefs[:, 0], -30.0, 30.0)
-        return logit, np.clip(logit - self.config.caution * np.sqrt(beliefs[:, 1]), -30.0, 30.0)
+        return np.clip(np.array([belief_one(x)[0] for x in xs], dtype=np.float64), -30.0, 30.0)
+
+    def _as_far_as_seen(self, logit: Array, pairs: Sequence[int]) -> Array:
+        base = self._model.belief_one(self._fields.constant())[0]
+        known = np.array([self._model.known(pair) for pair in pairs], dtype=np.float64)
+        return base + known * (logit - base)
 
 
 def _shown(logit: Array, seen: Array) -> Array:

@@ -57,6 +57,10 @@ class DiagonalLogistic(base.Classifier):
             s += variance[i] * value * value
         return m, s
 
+    def known(self, bucket: int) -> float:
+        """1 - v of a coefficient: 0 before any sample, towards 1 with many; changes nothing."""
+        return 1.0 - self._variance[bucket]
+
     def predict_proba_one(self, x: dict[Any, Any], seen: float = 1.0, **kwargs: Any) -> dict[base.typing.ClfTarget, float]:
         """Probability of each label; changes nothing."""
         p = seen * _sigmoid(self.belief_one(x)[0])

@@ -24,7 +24,9 @@ class StackerConfig:
         memory: b before any sample.
         deviation: standard deviation of a and b around that.
         intercept_deviation: standard deviation of c around 0, in logits.
-        least: least a and b: neither part is ever switched off, nor turned round.
+        least_encoder: least a. What is shown was chosen by the shop's own search, so among shown items the encoder looks less telling than
+            it is among all: a regression on them alone would switch it off.
+        least: least b.
         largest: largest a and b.
         half_life_samples: samples after which what was learned counts half.
     """
@@ -33,6 +35,7 @@ class StackerConfig:
     memory: float = 0.5
     deviation: float = 0.5
     intercept_deviation: float = 2.0
+    least_encoder: float = 0.2
     least: float = 0.01
     largest: float = 50.0
     half_life_samples: float = 20_000.0
@@ -43,9 +46,9 @@ class StackerConfig:
         Raises:
             ValueError: names key, value and expectation.
         """
-        for key in ("encoder", "memory"):
-            if not 0 < self.least <= getattr(self, key) <= self.largest < float("inf"):
-                raise ValueError(f"stacker.{key}: got {getattr(self, key)!r}, expected 0 < least <= {key} <= largest")
+        for key, least in (("encoder", self.least_encoder), ("memory", self.least)):
+            if not 0 < least <= getattr(self, key) <= self.largest < float("inf"):
+                raise ValueError(f"stacker.{key}: got {getattr(self, key)!r}, expected 0 < {least!r} (its least) <= {key} <= largest")
         for key in ("deviation", "intercept_deviation", "half_life_samples"):
             if not 0 < getattr(self, key) < float("inf"):
                 raise ValueError(f"stacker.{key}: got {getattr(self, key)!r}, expected a number > 0")
@@ -66,7 +69,7 @@ class Stacker:
         self._model = RecursiveLogistic(
             mean=(c.encoder, c.memory, 0.0),
             precision=(c.deviation**-2, c.deviation**-2, c.intercept_deviation**-2),
-            low=(c.least, c.least, -50.0),
+            low=(c.least_encoder, c.least, -50.0),
             high=(c.largest, c.largest, 50.0),
         )
 

@@ -98,7 +98,7 @@ class WeightedBatch:
         p_y: f64 (N,) prior of the same label.
         p_positive: f64 (N,) calibrated p(y=1|x), where the sample was shown.
         seen: f64 (N,) chance that the place where it was shown is looked at, as the first place is; 1 for the purchase task.
-        memory_logit: f64 (N,) what `memory_logits` would have said: calibrated logit less its uncertainty, as if shown first.
+        memory_logit: f64 (N,) what `memory_logits` would have said: calibrated logit as far as the pair was seen, as if shown first.
         memory_logit_at_position: f64 (N,) the same where it was shown; what the stacker learns from.
         num_clipped: samples on which the bounds low, high and cap acted.
         ess_ratio: effective sample size of `weight` / N.
@@ -214,7 +214,7 @@ class Weigher:
     def memory_logits(self, task: Task, query: str, documents: Sequence[Document]) -> Array:
         """What is remembered of N documents under a query: calibrated logits (N,) of p(y=1|x), each as if shown first.
 
-        The estimator's uncertainty is taken off (`caution`), so that what was shown and liked ranks above what is merely unknown.
+        The estimator speaks as far as it has seen the pair (`Conditional.predict_first`): 0 beyond the base rate for what was never shown.
         Pure; possible before any learning.
         """
         estimators = self._estimators[task]
@@ -235,6 +235,10 @@ class Weigher:
     def late_ratio(self, task: Task) -> float:
         """S: the share of positives that arrive after their first copy."""
         return self._estimators[task].late.get()
+
+    def calibration(self, task: Task) -> tuple[float, float]:
+        """A and B of logit p = A logit p_estimated + B."""
+        return self._estimators[task].calibration.get()
 
     def snapshot(self) -> bytes:
         """State after the last batch learned, as msgpack; equal state gives equal bytes."""
@@ -289,8 +293,8 @@ class Weigher:
             p_y=p_y,
             p_positive=p,
             seen=prediction.seen,
-            memory_logit=estimators.calibration.predict(prediction.cautious_first_logit),
-            memory_logit_at_position=estimators.calibration.predict(prediction.cautious_logit),
+            memory_logit=estimators.calibration.predict(prediction.memory_first_logit),
+            memory_logit_at_position=estimators.calibration.predict(prediction.memory_logit),
             num_clipped={"low": clipped.num_low, "high": clipped.num_high, "cap": clipped.num_capped},
             prior=pi,
             normalization_ratio=normalization_ratio(p[~late], pi) if not late.all() else None,

@@ -18,13 +18,16 @@ _SMALLEST_CLASS = 40
 
 
 def load_catalog(folder: Path, *, split: int) -> World:
-    """Read a catalogue; `split` draws which queries are asked in the stream (110 of 150), and which fifth of each one's products stays hidden.
+    """Read a catalogue.
+
+    `split` draws which queries are asked in the stream (110 of 150), and which fifth of each one's products is never shown.
 
     Raises:
         DeployError: a file is missing or lacks a column, or the package that reads it is not installed.
     """
-    judgments, products = _read(folder / "judgments.parquet", ("query", "docId", "rating")), _read(
-        folder / "products.parquet", ("asin", "title", "brand", "category")
+    judgments, products = (
+        _read(folder / "judgments.parquet", ("query", "docId", "rating")),
+        _read(folder / "products.parquet", ("asin", "title", "brand", "category")),
     )
     classes = _classes(dict(zip(products["asin"], products["category"], strict=True)))
     known = {

@@ -86,6 +86,7 @@ def oracle(
 
     shown: list[dict[str, Any]] = []
     clicked: list[dict[str, Any]] = []
+    by_key: dict[tuple[Any, ...], list[dict[str, Any]]] = {}  # any way in which something can be found, oldest first
 
     def sample(task: Task, copy: CopyKind, of: dict[str, Any], key: int, positive: dict[str, Any] | None, index: int = 0) -> None:
         click = task is Task.CLICK
@@ -118,7 +119,14 @@ def oracle(
         )
 
     def open_for(of: dict[str, Any], event: dict[str, Any]) -> bool:
-        return event["key"] <= of["final"] and event["time"] - of["time"] <= attribution_window_us
+        return bool(event["key"] <= of["final"]) and bool(event["time"] - of["time"] <= attribution_window_us)
+
+    def add(event: dict[str, Any], *key: Any) -> None:
+        by_key.setdefault((event["position"].partition, *key), []).append(event)
+
+    def find(event: dict[str, Any], *key: Any) -> list[dict[str, Any]]:
+        """What was added under this key in the partition number of the event, newest first."""
+        return by_key.get((event["position"].partition, *key), [])[::-1]
 
     for event in events:
         if event["kind"] == "exposure":
@@ -126,12 +134,12 @@ def oracle(
             event["final"] = max(event["time"] + attribution_window_us, event["observed"])
             event["positives"] = {}
             shown.append(event)
+            add(event, "query", event["query_id"])
+            add(event, "client", event["client"])
         elif event["kind"] == "click":
-            fitting = [e for e in reversed(shown) if event["item"] in e["hits"] and e["position"].partition == event["position"].partition]
-            fitting = [e for e in fitting if open_for(e, event)]
-            exact = [e for e in fitting if e["query_id"] == event["query_id"]]
-            inferred = [e for e in fitting if e["client"] == event["client"]]
-            exposure = (exact or inferred or [None])[0]
+            exact = [e for e in find(event, "query", event["query_id"]) if event["item"] in e["hits"] and open_for(e, event)]
+            inferred = [e for e in find(event, "client", event["client"]) if event["item"] in e["hits"] and open_for(e, event)]
+            exposure = next(iter(exact or inferred), None)
             event["inferred"] = exposure is not None and not exact
             index = 0
             if exposure is not None:
@@ -143,15 +151,15 @@ def oracle(
             event["list_id"] = exposure["query_id"] if exposure else event["query_id"]
             event["observed"] = max(event["time"] + observation_window_us, event["key"])
             event["final"] = max(event["time"] + attribution_window_us, event["observed"])
-            if event["list_id"] and any((c["list_id"], c["item"]) == (event["list_id"], event["item"]) for c in clicked):
+            if event["list_id"] and find(event, "list", event["list_id"], event["item"]):
                 continue
             clicked.append(event)
+            add(event, "list", event["list_id"], event["item"])
+            add(event, "item", event["client"], event["item"])
         else:
-            fitting = [c for c in reversed(clicked) if c["item"] == event["item"]]
-            fitting = [c for c in fitting if c["position"].partition == event["position"].partition]
-            exact = [c for c in fitting if event["query_id"] and c["list_id"] == event["query_id"]]
-            inferred = [c for c in fitting if c["client"] == event["client"]]
-            click = (exact or inferred or [None])[0]
+            exact = find(event, "list", event["query_id"], event["item"]) if event["query_id"] else []
+            inferred = find(event, "item", event["client"], event["item"])
+            click = next(iter(exact or inferred), None)
             event["inferred"] = not exact
             if click is not None and click["purchase"] is None and open_for(click, event):
                 click["purchase"] = event

@@ -32,7 +32,7 @@ def writes(random: Random, num_events: int, *, seconds_between: float = 1.0, can
     num, time_us = 0, START_US
     while num < num_events:
         time_us += int(random.expovariate(1 / seconds_between) * SECOND)
-        client, query_id = f"c-{random.randrange(40)}", f"q-{random.getrandbits(64):016x}"
+        client, query_id = f"c-{random.randrange(40 + num_events // 50)}", f"q-{random.getrandbits(64):016x}"
         hits = random.sample([f"SKU-{n:03d}" for n in range(60)], candidates)
         inline = [Candidate(hit, f"text of {hit}") for hit in hits if random.random() < 0.9]
         happened = [
@@ -61,7 +61,7 @@ def writes(random: Random, num_events: int, *, seconds_between: float = 1.0, can
             if random.random() < 0.02:
                 place += random.uniform(10, 60) * SECOND
             yield place, topic, client, value
-            if random.random() < 0.1 and b"event_id" in value or (topic == "exposures" and random.random() < 0.1):
+            if (random.random() < 0.1 and b"event_id" in value) or (topic == "exposures" and random.random() < 0.1):
                 yield place + random.uniform(0, 10 * SECOND), topic, client, value
             if random.random() < 0.01:
                 yield place, topic, client, random.choice(MALFORMED)

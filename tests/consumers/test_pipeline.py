@@ -17,7 +17,7 @@ from tests.fakes.clock import ManualClock
 from tests.fakes.log import Log
 from weighting.sample import Batch, Sample, Task
 
-SLOW = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+SLOW = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 OUTCOMES = ("accepted", "duplicate", "ignored", "invalid", "late", "miskeyed")
 
 
@@ -234,6 +234,16 @@ def test_what_cannot_be_read_is_set_aside_with_its_reason_and_reading_goes_on(va
     assert bench.count("consumer_events_total", topic="clicks", outcome="invalid") == 1
 
 
+def test_a_dead_letter_always_fits_and_says_what_was_cut() -> None:
+    log = empty()
+    log.append("clicks", 0, b"x" * 5_000_000, key=b"c")
+    bench = Bench(log)
+    bench.run()
+    ((_, _, body, headers),) = bench.shelf.sent
+    assert body == b"x" * 512 * 1024
+    assert headers["steelyard-size"] == b"5000000"
+
+
 def test_poison_that_keeps_coming_does_not_hold_the_watermark_back() -> None:
     log, clock = empty(), ManualClock()
     show(log, "q", 0)
@@ -388,6 +398,7 @@ def test_brokers_that_do_not_answer_are_not_mistaken_for_idleness() -> None:
         clock.advance(60)
         assert next(batches) is None
     log.available = True
+    clock.advance(1)
     assert next(batches) is not None
 
 

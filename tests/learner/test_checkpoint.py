@@ -357,6 +357,14 @@ def test_owners_that_claim_at_the_same_time_get_different_epochs(tmp_path: Path)
     assert sorted(path.name for path in (tmp_path / "epoch").iterdir()) == ["000001", "000002"]
 
 
+def test_a_claim_is_durable_before_anything_is_done_with_it(tmp_path: Path) -> None:
+    disk = FaultyDisk()
+    Checkpointer(tmp_path, disk, lambda: 0.0).claim()
+    claim = tmp_path / "epoch" / "000001"
+    after = [(call.op, call.path) for call in disk.calls if call.op in ("create", "fsync", "fsync_folder")]
+    assert after[-3:] == [("create", claim), ("fsync", claim), ("fsync_folder", tmp_path / "epoch")]
+
+
 def test_a_link_that_was_made_though_it_reported_an_error_counts(tmp_path: Path) -> None:
     checkpointer = owner(tmp_path, FaultyDisk(on("link", 0, FailAfter(errno.EIO))))
     assert_whole(tmp_path, checkpointer.save(files(1), cut(1)))

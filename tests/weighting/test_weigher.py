@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import logit
 
 from tests.weighting.streams import DAY, SECOND, Doc, sample, stream
+from weighting.calibration import CalibrationConfig
 from weighting.clip import ClipConfig
 from weighting.conditional import ConditionalConfig
 from weighting.errors import SnapshotError, WeightError
@@ -253,6 +255,20 @@ def test_the_estimators_learn_the_true_rates_of_a_delayed_stream() -> None:
     probe = trained.weigh([sample(0, task=Task.PURCHASE, item_id=f"SKU-{i}", position=None, at=12_000 * 30 * SECOND) for i in (0, 1)])
     assert probe.p_positive == pytest.approx([0.1, 0.3], abs=0.04)
     assert probe.normalization_ratio[Task.PURCHASE] == pytest.approx((1, 1), abs=0.15)
+
+
+def test_probabilities_and_memory_logits_are_calibrated_on_the_stream() -> None:
+    stiff = CalibrationConfig(slope_deviation=1e-9, shift_deviation=1e-9)
+    calibrated, plain = weigher(exponent=0.0), weigher(exponent=0.0, calibration=stiff)
+    samples = [s for s in stream(2000) if s.task is Task.CLICK and s.copy_kind == "first"]
+    run(calibrated, samples)
+    run(plain, samples)
+    slope, shift = calibrated.calibration(Task.CLICK)
+    assert (slope, shift) != pytest.approx((1, 0), abs=1e-3)
+    assert plain.calibration(Task.CLICK) == pytest.approx((1, 0), abs=1e-6)
+    one, other = calibrated.weigh(samples[:20]), plain.weigh(samples[:20])
+    np.testing.assert_allclose(logit(one.p_positive), slope * logit(other.p_positive) + shift, atol=0.05)
+    np.testing.assert_allclose(one.memory_logit, slope * other.memory_logit + shift, atol=0.05)
 
 
 def test_a_weighted_batch_is_frozen() -> None:
