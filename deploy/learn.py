@@ -86,7 +86,9 @@ class LearnRole:
             fingerprint=_fingerprint(settings),
             published=lambda version: _commit(admin, settings.kafka.group_id, version),
         )
+        checkpointer.sweep()
         if recovered.version is not None:
+            checkpointer.announce(recovered.version)
             self._resume(recovered.version, checkpointer, trainer, pipeline, publisher)
         log.info("learning", extra={"epoch": epoch, "resumed": recovered.version and recovered.version.name, "metrics_port": metrics.port})
         try:

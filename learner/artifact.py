@@ -220,7 +220,7 @@ class Store:
             upto: the version that serves now. Older than `after`, as after a rollback: nothing is fresh.
 
         Returns:
-            (event second in microseconds, number of events), oldest first.
+            (event time in microseconds, number of events), oldest first.
 
         Raises:
             VersionMissing, Corrupt: `upto` cannot be read, or `after` is not the name of a version.
@@ -232,8 +232,8 @@ class Store:
         for version in self._lineage(upto):
             if version.seq <= floor:
                 break
-            for second_us, count in version.manifest["fresh_events"]:
-                counts[second_us] = counts.get(second_us, 0) + count
+            for event_us, count in version.manifest["fresh_events"]:
+                counts[event_us] = counts.get(event_us, 0) + count
         return sorted(counts.items())
 
     def _lineage(self, name: str) -> Iterator[Version]:

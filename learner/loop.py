@@ -29,7 +29,7 @@ from weighting.errors import WeightError
 from weighting.sample import Batch, Sample
 
 log = logging.getLogger("steelyard.learner")
-_SECOND_US = 1_000_000
+_FRESH_US = 100_000  #: event times are told to the tenth of a second
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +91,7 @@ class Publisher:
         """Note what the model contains from now on."""
         for sample in samples:
             at = sample.event_time_us
-            self._fresh[at - at % _SECOND_US] += 1
+            self._fresh[at - at % _FRESH_US] += 1
             self._span = (at, at) if self._span is None else (min(self._span[0], at), max(self._span[1], at))
 
     def tick(self) -> None:

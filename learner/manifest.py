@@ -52,7 +52,7 @@ class Cut(msgspec.Struct, frozen=True, kw_only=True, rename={"watermark_us": "wa
     watermark_us: int | None  #: event-time watermark; None before the first record
     weighting: dict[str, str | int | float | bool | list[float] | None]  #: scheme, exponent, clip
     evaluation: dict[str, float]  #: finite numbers only; leave out what is not known yet
-    fresh_events: tuple[tuple[int, int], ...]  #: (event second in microseconds, count) newly contained since the parent
+    fresh_events: tuple[tuple[int, int], ...]  #: (event time in microseconds, count) newly contained since the parent
     config_sha256: str
     fingerprint: dict[str, str | int | float | bool | None]  #: of the environment (RELIABILITY D7)
 

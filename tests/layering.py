@@ -34,7 +34,6 @@ FENCED: Mapping[str, set[str]] = {
     "typer": {"deploy"},
     "rich": {"deploy"},
     "pydantic": {"deploy.settings"},
-    "pydantic_settings": {"deploy.settings"},
     "yaml": {"deploy.yaml_strict"},
     "structlog": {"deploy.observability"},
     "pyarrow": {"deploy", "consumers.file_source"},

@@ -28,7 +28,6 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import yaml
 
 from consumers.kafka_admin import KafkaAdmin
 from consumers.kafka_options import KafkaConfig
@@ -36,7 +35,7 @@ from consumers.kafka_sink import KafkaSink
 from consumers.pipeline import Topics
 from deploy.broker import Broker, spawn
 from deploy.demo.catalog import load_catalog
-from deploy.demo.judge import Array, ClickCounts, judge, summary
+from deploy.demo.judge import Array, ClickCounts, judge, ndcg, summary
 from deploy.demo.shop import invented_shop
 from deploy.demo.show import Show
 from deploy.demo.traffic import Producer, Requests, rerank, send_items
@@ -139,7 +138,7 @@ class _Demo:
         config, show, stack = self._config, self._show, self._stack
         servers = config.bootstrap_servers or stack.enter_context(Broker()).bootstrap_servers
         kafka = KafkaConfig(bootstrap_servers=servers)
-        self._settings.write_text(yaml.safe_dump(self._plan(servers)))
+        self._settings.write_text(json.dumps(self._plan(servers), indent=1))
         serve = self._start("serve")
         stack.enter_context(self._created_topics(kafka))
         sink = KafkaSink(kafka, [t for t in (*self._topics.kinds(), self._topics.dead_letter)]).start()
@@ -185,11 +184,17 @@ class _Demo:
         """The settings of both roles: windows in seconds instead of days, everything else by default."""
         catalog = self._config.catalog is not None
         names = ("exposures", "clicks", "purchases", "items", "dead_letter")
-        windows = {"click_window": "2s", "observation_window": "3s", "attribution_window": "120s", "grace": "500ms", "idle_timeout": "1s"}
+        windows = {
+            "click_window": "1500ms",
+            "observation_window": "2s",
+            "attribution_window": "120s",
+            "grace": "500ms",
+            "idle_timeout": "300ms",
+        }
         return {
             "kafka": {"bootstrap_servers": servers, "topics": {name: getattr(self._topics, name) for name in names}},
             "join": windows,
-            "learner": {"publish_every": "15s" if catalog else "4s", "batch": 320 if catalog else 160, "seed": self._config.seed},
+            "learner": {"publish_every": "15s" if catalog else "3s", "batch": 320 if catalog else 128, "seed": self._config.seed},
             "serving": {"port": self._serve_port},
             "store": {"root": str(self._folder / "store")},
             "observability": {"log_format": "json", "metrics_port": self._metrics_port},
@@ -332,7 +337,7 @@ class _Demo:
             gaps = [np.abs(rankings[q.text][1] - shoppers.true_click(q))[q.shown] for q in asked]
             return float(np.concatenate(gaps).mean())
 
-        moved = max(asked, key=lambda q: float(np.abs(before[q.text][0] - after[q.text][0]).sum()))
+        moved = max(asked, key=lambda q: ndcg(after[q.text][0], q.grades, k=3) - ndcg(before[q.text][0], q.grades, k=3))
 
         def top(rankings: dict[str, tuple[Array, Array]]) -> list[str]:
             return [moved.products[i].text[:40] for i in np.argsort(-rankings[moved.text][0], kind="stable")[:3]]
