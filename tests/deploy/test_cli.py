@@ -17,7 +17,7 @@ from serving.errors import NotReady
 from tests.deploy.test_events import CLICK, NO_OFFSET
 from weighting.errors import WeightError
 
-HEAVY = ("torch", "transformers", "river", "kafka", "litestar", "uvicorn", "pydantic", "numpy")
+HEAVY = ("torch", "transformers", "river", "kafka", "litestar", "uvicorn", "numpy")
 COMMANDS = ("", "demo", "learn", "serve", "up", "broker", "doctor", "events", "events send", "config", "config show")
 
 
