@@ -1,6 +1,6 @@
 """Ranking quality against shown lists, without a broker: the demo's world and the real trainer, one curve per split.
 
-    python -m benchmarks.ranking --catalog DIR --split 0 --lists 12000 [--tuning frozen] [--exponent 0] ...
+    python -m benchmarks.ranking [--catalog DIR --split 0] [--lists 12000] [--tuning top:1] [--exponent 0] ...
 
 Each list is handed to the trainer as the samples that the join would make of it. The last line on standard output is one JSON object.
 """
@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from deploy.demo.catalog import load_catalog
-from deploy.demo.judge import ClickCounts, judge, summary
+from deploy.demo.judge import ClickCounts, judge, ndcg, summary
+from deploy.demo.shop import invented_shop
 from deploy.demo.world import Query, Shoppers, Visit, World
 from learner.config import LearnerConfig
 from learner.request import Document, Request
@@ -90,12 +92,14 @@ def curve(world: World, config: LearnerConfig, weighting: WeigherConfig, marks: 
             seconds = time.perf_counter() - began
             now = {query.text: score(trainer, query) for query in world.queries}
             judged = judge(world, served=lambda q, now=now: now[q.text], zero_shot=lambda q: cosine[q.text], counts=counts)  # type: ignore[misc]
+            alone = {name: _alone(trainer, world, name) for name in ("encoder", "memory")}
             quarters = trainer.evaluations[Task.CLICK].quarters()
             yield {
                 "lists": number,
                 "seconds": round(seconds, 1),
                 "ndcg10": summary(judged),
                 "judged": judged,
+                "alone": alone,
                 "auc": [round(q.get("auc", 0.0), 4) for q in quarters],
                 "normalized_entropy": [round(q.get("normalized_entropy", 0.0), 4) for q in quarters],
                 "pcoc": round(trainer.evaluations[Task.CLICK].latest().get("predicted_to_observed", 0.0), 3),
@@ -104,9 +108,25 @@ def curve(world: World, config: LearnerConfig, weighting: WeigherConfig, marks: 
             }
 
 
-def _cosine(trainer: Trainer, query: Query) -> NDArray[np.float64]:
-    import torch
+def _alone(trainer: Trainer, world: World, part: str) -> dict[str, float]:
+    """NDCG@10 of one part of the served click score by itself, on each part of the world."""
+    figures: dict[str, list[float]] = {}
+    for query in world.queries:
+        documents = tuple(Document(id=p.id, text=p.text, attributes=dict(p.attributes)) for p in query.products)
+        if part == "memory":
+            scores = trainer.weigher.memory_logits(Task.CLICK, query.text, documents)
+        else:
+            with torch.inference_mode():
+                scores = trainer.ranker([query.text] * len(documents), [d.text for d in documents]).click.double().numpy()
+        hidden = np.flatnonzero(~query.shown)
+        everything = np.arange(len(documents))
+        for name, places in (("stream", everything), ("unseen_products", hidden)) if query.in_stream else (("unseen_queries", everything),):
+            if len(places):
+                figures.setdefault(name, []).append(ndcg(scores[places], query.grades[places]))
+    return {name: round(float(np.mean(values)), 4) for name, values in figures.items()}
 
+
+def _cosine(trainer: Trainer, query: Query) -> NDArray[np.float64]:
     with torch.inference_mode():
         logits = trainer.ranker([query.text] * len(query.products), [p.text for p in query.products])
         cosine: NDArray[np.float64] = ((logits.base - trainer.ranker.bias) / trainer.ranker.scale).double().numpy()
@@ -116,12 +136,13 @@ def _cosine(trainer: Trainer, query: Query) -> NDArray[np.float64]:
 def main() -> None:
     """Run what the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--catalog", type=Path, required=True)
+    parser.add_argument("--catalog", type=Path, help="folder of graded judgments; the invented shop without it")
     parser.add_argument("--split", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--lists", type=int, default=12000)
     parser.add_argument("--tuning", default="frozen")
     parser.add_argument("--loss", default="pointwise")
+    parser.add_argument("--interaction", default="towers")
     parser.add_argument("--lr", type=float, default=1e-5)
     parser.add_argument("--pull", type=float, default=0.1)
     parser.add_argument("--scale", type=float, default=8.0)
@@ -131,10 +152,11 @@ def main() -> None:
     parser.add_argument("--denoise", type=float, default=0.0)
     parser.add_argument("--fields", default="{}", help="JSON object of FieldConfig")
     arguments = parser.parse_args()
-    world = load_catalog(arguments.catalog, split=arguments.split)
+    world = load_catalog(arguments.catalog, split=arguments.split) if arguments.catalog else invented_shop(seed=arguments.split)
     config = LearnerConfig(
         tuning=arguments.tuning,
         loss=arguments.loss,
+        interaction=arguments.interaction,
         lr=arguments.lr,
         pull=arguments.pull,
         scale=arguments.scale,

@@ -1,0 +1,93 @@
+"""A tiny BERT that trains in milliseconds, a stream of shown lists for it, and its checkpoint on a real store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+
+from learner.artifact import Store, Version
+from learner.config import LearnerConfig
+from learner.trainer import Trainer
+from tests.learner.saving import cut, owner
+from tests.weighting.streams import SECOND, sample
+from weighting.sample import Sample, Task
+from weighting.weigher import Weigher, WeigherConfig
+
+WORDS = ("red", "blue", "shoe", "lamp", "wool", "steel", "small", "grand", "oak", "silk")
+
+
+def config(**changes: Any) -> LearnerConfig:
+    """Settings of a BERT of two layers of width 64 that moves fast enough to be seen moving."""
+    return LearnerConfig(**{"model": "random:2x64", "tuning": "full", "lr": 1e-3, "max_tokens": 24, **changes})
+
+
+def trainer(weighting: WeigherConfig | None = None, **changes: Any) -> Trainer:
+    """An untrained learner; torch on one thread, so that sums have one order."""
+    torch.set_num_threads(1)
+    return Trainer(config(**changes), Weigher(weighting or WeigherConfig()))
+
+
+def text(number: int) -> str:
+    """A product's text, distinct below 1000."""
+    return " ".join(WORDS[int(digit)] for digit in f"{number:03d}")
+
+
+def lists(number: int, *, seed: int = 0, start: int = 0, size: int = 5) -> list[Sample]:
+    """Click samples of `number` shown lists over three queries, one of each list clicked and some of those bought, in event order."""
+    draw = np.random.default_rng(seed)
+    samples = []
+    for i in range(start, start + number):
+        query, clicked = f"query {WORDS[int(draw.integers(3))]}", int(draw.integers(size))
+        for place, item in enumerate(draw.permutation(40)[:size].tolist(), 1):
+            of_list = sample(
+                int(place - 1 == clicked),
+                query=query,
+                item_id=f"SKU-{item}",
+                text=text(item),
+                position=place,
+                at=i * SECOND,
+                offset=100 * i + place,
+            )
+            samples.append(msgspec.structs.replace(of_list, list_id=f"list-{i}"))
+        if draw.random() < 0.7:
+            bought = msgspec.structs.replace(samples[-size + clicked], sample_id=f"b{i}", task=Task.PURCHASE, label=int(draw.random() < 0.5))
+            samples.append(bought)
+    return samples
+
+
+def batches(number: int, *, seed: int = 0) -> list[list[Sample]]:
+    """A stream in batches of four lists."""
+    return [lists(4, seed=seed + i, start=4 * i) for i in range(number)]
+
+
+def flipped(samples: Sequence[Sample]) -> list[Sample]:
+    """The same with the opposite labels."""
+    return [msgspec.structs.replace(s, label=1 - s.label) for s in samples]
+
+
+def weights_of(trainer: Trainer) -> dict[str, torch.Tensor]:
+    """A copy of every parameter."""
+    return {name: p.detach().clone() for name, p in trainer.ranker.named_parameters()}
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    """Whether they are equal bit by bit."""
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def reader(files: dict[str, bytes]) -> Callable[[str], bytes]:
+    """What `Trainer.restore` reads from, as a checkpoint would give it."""
+    return files.__getitem__
+
+
+def published(trainer: Trainer, root: Path) -> Version:
+    """The learner's state as a version of a store, and announced."""
+    checkpointer = owner(root)
+    version = checkpointer.save(trainer.files(), cut(trainer.step_number))
+    checkpointer.announce(version)
+    return Store(root).version(version.name)
