@@ -65,10 +65,11 @@ def exit_code(error: Exception) -> int | None:
 
 @app.command()
 def demo(
-    seconds: Annotated[float, typer.Option(min=10, help="How long the shop is open.")] = 90,
+    seconds: Annotated[float | None, typer.Option(min=10, help="How long the shop is open: 90, or 400 with a catalogue.")] = None,
     catalog: Annotated[Path | None, typer.Option(metavar="DIR", help="Products with graded judgements; else an invented shop.")] = None,
     split: Annotated[int, typer.Option(min=0, max=2, help="Which split of the judgements is held out.")] = 0,
     bootstrap_servers: Servers = None,
+    tuning: Annotated[str | None, typer.Option(help="What moves: full, top:N or frozen; top:1, or frozen with a catalogue.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the shop and the learner.")] = 0,
     as_json: Json = False,
 ) -> None:
@@ -76,7 +77,17 @@ def demo(
     from deploy.demo.run import DemoConfig
     from deploy.demo.run import main as run
 
-    run(DemoConfig(seconds=seconds, catalog=catalog, split=split, bootstrap_servers=bootstrap_servers, seed=seed, json=as_json))
+    run(
+        DemoConfig(
+            seconds=seconds or (400 if catalog else 90),
+            catalog=catalog,
+            split=split,
+            bootstrap_servers=bootstrap_servers,
+            tuning=tuning or ("frozen" if catalog else "top:1"),
+            seed=seed,
+            json=as_json,
+        )
+    )
 
 
 @app.command()

@@ -57,8 +57,9 @@ class Evaluation:
 
     def update(self, logit: Array, label: Array, *, prior: float) -> None:
         """Add N samples: logits (N,) as they were before anything learned them, labels (N,) 0 or 1, and p(y=1) as it was."""
-        for start in range(0, len(logit), self._block_size):
-            self._add(logit[start : start + self._block_size], label[start : start + self._block_size], prior)
+        size = self._block_size  # blocks may be merged, and so grow, on the way
+        for start in range(0, len(logit), size):
+            self._add(logit[start : start + size], label[start : start + size], prior)
 
     def _add(self, logit: Array, label: Array, prior: float) -> None:
         bins = np.clip((logit + _EDGE) * (_NUM_BINS / (2 * _EDGE)), 0, _NUM_BINS - 1).astype(np.int64)

@@ -34,7 +34,7 @@ def listwise(logit: Tensor, a: Tensor, seen: Tensor, lists: Sequence[str]) -> Te
     """
     logit = logit + torch.log(seen)
     names = {name: i for i, name in enumerate(dict.fromkeys(lists))}
-    index = torch.tensor([names[name] for name in lists])
+    index = torch.tensor([names[name] for name in lists], dtype=torch.long)
     largest = torch.full((len(names),), -torch.inf).scatter_reduce(0, index, logit.detach(), "amax")
     total = torch.zeros(len(names)).index_add(0, index, torch.exp(logit - largest[index]))
     return -(a * (logit - largest[index] - torch.log(total)[index])).sum()

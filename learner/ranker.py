@@ -41,13 +41,14 @@ class PairLogits:
 
 
 class Ranker(nn.Module):
-    """Logit of a click on what was looked at = s u.v + r.v + bias; of a purchase = s' u.v + bias'.
+    """Logit of a click on what was looked at = s u.v + (1 + b) r.v + bias; of a purchase = s' u.v + bias'.
 
-    u and v are unit vectors of query and item, r the query's residual (`QueryResidual`), s a fixed scale. Under ``cross`` the pair is read
-    together and a head that starts at zero adds to both logits.
+    u and v are unit vectors of query and item, r the query's residual (`QueryResidual`), s a fixed scale. b is the exponent of the weights:
+    r is learned as p(y|x) is, and a logit trained under (p(y|x)/p(y))^b is 1 + b times as steep. Under ``cross`` the pair is read together
+    and a head that starts at zero adds to both logits.
     """
 
-    def __init__(self, encoder: Encoder, texts: Texts, residual: QueryResidual, *, interaction: str, scale: float) -> None:
+    def __init__(self, encoder: Encoder, texts: Texts, residual: QueryResidual, *, interaction: str, scale: float, exponent: float = 0.0) -> None:
         """Start where the encoder is."""
         super().__init__()
         self.encoder = encoder
@@ -55,6 +56,7 @@ class Ranker(nn.Module):
         self.residual = residual
         self.interaction = interaction
         self.scale = scale
+        self.exponent = exponent
         self.forget()
         self.bias = nn.Parameter(torch.tensor(-1.9 - 0.35 * scale))
         self.purchase_scale = nn.Parameter(torch.tensor(2.0))
@@ -81,7 +83,7 @@ class Ranker(nn.Module):
             pairs = self.encoder([self.texts.ids(q, i) for q, i in zip(queries, items, strict=True)]).cpu()
             added = self.cross(pairs)
             base, purchase = base + added[:, 0], purchase + added[:, 1]
-        return PairLogits(click=base + (self._residuals(queries) * v).sum(-1), base=base, purchase=purchase, items=v)
+        return PairLogits(click=base + (1 + self.exponent) * (self._residuals(queries) * v).sum(-1), base=base, purchase=purchase, items=v)
 
     def forget(self) -> None:
         """Drop the vectors kept for scoring: the encoder has moved since."""
@@ -90,7 +92,7 @@ class Ranker(nn.Module):
     def _encode(self, texts: Sequence[str]) -> Tensor:
         """Unit vectors (n, D) of texts; kept per text where nothing may learn from them."""
         ids = [self.texts.ids(text) for text in texts]
-        if not torch.is_inference_mode_enabled():
+        if not ids or not torch.is_inference_mode_enabled():
             encoded: Tensor = self.encoder(ids)
             return encoded.cpu()
         found = [self._kept.get(row) for row in ids]

@@ -47,13 +47,13 @@ def load_scorer(path: Path, version: str, *, threads: int, caches: MutableMappin
     vectors = blobs.arrays_from_bytes((path / "residual.safetensors").read_bytes())["vectors"]
     residual.load_vectors(msgspec.json.decode((path / "residual.json").read_bytes()), vectors)
     texts = Texts(load_tokenizer(path), max_tokens=heads["max_tokens"])
-    ranker = Ranker(encoder, texts, residual, interaction=heads["interaction"], scale=heads["scale"])
+    weigher = Weigher(msgspec.convert(heads["weighting"], WeigherConfig))
+    weigher.restore((path / "estimator.msgpack").read_bytes())
+    ranker = Ranker(encoder, texts, residual, interaction=heads["interaction"], scale=heads["scale"], exponent=weigher.config.exponent)
     tensors = blobs.tensors_from_bytes((path / "heads.safetensors").read_bytes())
     with torch.no_grad():
         for name, parameter in ranker.heads().items():
             parameter.copy_(tensors[name])
-    weigher = Weigher(msgspec.convert(heads["weighting"], WeigherConfig))
-    weigher.restore((path / "estimator.msgpack").read_bytes())
     stackers = {task: Stacker() for task in Task}
     kept: dict[str, bytes] = msgspec.msgpack.decode((path / "stackers.msgpack").read_bytes())
     for task, stacker in stackers.items():

@@ -28,9 +28,12 @@ def load_tokenizer(path: Path) -> Any:
         ModelMissing: the folder holds no tokenizer that can be read.
     """
     try:
-        return AutoTokenizer.from_pretrained(str(path), local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True)
     except (OSError, ValueError) as error:
         raise ModelMissing(f"{path}: no tokenizer: {error}") from error
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # transformers makes up an empty one where there are no files
+        raise ModelMissing(f"{path}: no tokenizer: expected tokenizer.json or the vocabulary of the encoder, found no token in it")
+    return tokenizer
 
 
 def letter_tokenizer() -> Any:
@@ -56,7 +59,7 @@ class Texts:
         self._cache: OrderedDict[tuple[str, str | None], Ids] = OrderedDict()
 
     def ids(self, text: str, pair: str | None = None) -> Ids:
-        """Ids (T,) of a text, or of a pair of which only the second is cut, with special tokens; T <= max_tokens."""
+        """Ids (T,) of a text, or of a pair of which the first gets at most half the room, with special tokens; T <= max_tokens."""
         key = (text, pair)
         found = self._cache.get(key)
         if found is None:
@@ -67,10 +70,10 @@ class Texts:
         return found
 
     def _tokenise(self, text: str, pair: str | None) -> Ids:
-        cut = "only_second" if pair is not None else True
-        if pair is not None:  # a query as long as the whole budget leaves no room to cut the second: cut the query to half of it
+        if pair is not None:  # a query as long as the whole budget leaves no room for the second: cut the query to half of it
+            half = (self.max_tokens - self.tokenizer.num_special_tokens_to_add(pair=True)) // 2
             words = self.tokenizer.encode(text, add_special_tokens=False)
-            if len(words) > self.max_tokens // 2:
-                text = self.tokenizer.decode(words[: self.max_tokens // 2])
-        encoded = self.tokenizer(text, pair, truncation=cut, max_length=self.max_tokens)
+            if len(words) > half:
+                text = self.tokenizer.decode(words[:half])
+        encoded = self.tokenizer(text, pair, truncation="longest_first", max_length=self.max_tokens)
         return np.asarray(encoded["input_ids"], dtype=np.int64)

@@ -78,7 +78,7 @@ class Trainer:
         encoder = Encoder(model.to(config.device), tuning=config.tuning, pooling=pooling, dropout=config.dropout)
         texts = Texts(tokenizer, max_tokens=config.max_tokens)
         residual = QueryResidual(encoder.width, config.residual)
-        self.ranker = Ranker(encoder, texts, residual, interaction=config.interaction, scale=config.scale)
+        self.ranker = Ranker(encoder, texts, residual, interaction=config.interaction, scale=config.scale, exponent=weigher.config.exponent)
         self._start = [p.detach().clone() for p in encoder.trained()]
         self._optimizer = torch.optim.AdamW(
             [
@@ -156,7 +156,10 @@ class Trainer:
             weight = float(weighted.law[i])
             row[1] += weight * s.label
             row[2] += weighted.seen[i] if s.copy_kind is CopyKind.FIRST else 0.0
-        vectors, base = scored.items.detach().numpy(), scored.base.detach().double().numpy()
+        vectors = scored.items.detach().numpy()
+        base = invert(
+            scored.base.detach().double().numpy(), weighted.exponent, weighted.prior.get(Task.CLICK, self.weigher.prior(Task.CLICK))
+        )
         for query, items in per_query.items():
             rows = [int(row[0]) for row in items.values()]
             self.ranker.residual.learn(

@@ -61,6 +61,7 @@ class DemoConfig:
         catalog: folder of graded judgments; None for the invented shop.
         split: which queries of the catalogue are asked in the stream.
         bootstrap_servers: a Kafka to use instead of our own; topics get names of their own there.
+        tuning: what moves in the encoder.
         seed: of the shop and the learner.
         json: the last line on standard output is one JSON object.
     """
@@ -69,6 +70,7 @@ class DemoConfig:
     catalog: Path | None
     split: int
     bootstrap_servers: str | None
+    tuning: str
     seed: int
     json: bool
 
@@ -151,7 +153,7 @@ class _Demo:
         show.say("learner", f"encoder published as {self._info()['version']}, nothing learned yet")
         show.say("serving", f"http://127.0.0.1:{self._serve_port}   /docs   /metrics")
         before = self._rankings()
-        rate = 20.0 if config.catalog else 15.0
+        rate = 40.0 if config.catalog else 15.0
         producer = Producer(sink, self._topics, self._world, visits_per_second=rate, seed=config.seed)
         requests = Requests(self._serve_port, self._world, per_second=_REQUESTS_PER_SECOND, seed=config.seed)
         show.say("shop", f"{self._world.name}: {rate:.0f} shown lists/s, clicks, delayed purchases; {_REQUESTS_PER_SECOND:.0f} requests/s")
@@ -194,7 +196,12 @@ class _Demo:
         return {
             "kafka": {"bootstrap_servers": servers, "topics": {name: getattr(self._topics, name) for name in names}},
             "join": windows,
-            "learner": {"publish_every": "15s" if catalog else "3s", "batch": 320 if catalog else 128, "seed": self._config.seed},
+            "learner": {
+                "publish_every": "15s" if catalog else "3s",
+                "batch": 320 if catalog else 128,
+                "tuning": self._config.tuning,
+                "seed": self._config.seed,
+            },
             "serving": {"port": self._serve_port},
             "store": {"root": str(self._folder / "store")},
             "observability": {"log_format": "json", "metrics_port": self._metrics_port},
