@@ -219,10 +219,13 @@ class Encoder(nn.Module):
     def _prefix(self, texts: Sequence[Ids]) -> Iterable[NDArray[np.float16]]:
         """What is frozen, per text: its vector (D,) under ``frozen``, else hidden states (T, D) below the layers that move."""
         ids, mask = self._padded(texts)
+        training = self.model.training
+        self.model.eval()  # what is kept must not depend on the step that made it: no dropout here, and no random number drawn
+        output = self.model(input_ids=ids, attention_mask=mask, output_hidden_states=self._top is not None)
+        self.model.train(training)
         if self._top is None:
-            pooled = self._pool(self.model(input_ids=ids, attention_mask=mask).last_hidden_state, mask)
-            return list(pooled.cpu().numpy().astype(np.float16))
-        states = self.model(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
+            return list(self._pool(output.last_hidden_state, mask).cpu().numpy().astype(np.float16))
+        states = output.hidden_states
         hidden = states[len(states) - 1 - len(self._top)].cpu().numpy().astype(np.float16)
         return [hidden[i, : len(ids)].copy() for i, ids in enumerate(texts)]
 

@@ -48,7 +48,9 @@ class Ranker(nn.Module):
     and a head that starts at zero adds to both logits.
     """
 
-    def __init__(self, encoder: Encoder, texts: Texts, residual: QueryResidual, *, interaction: str, scale: float, exponent: float = 0.0) -> None:
+    def __init__(
+        self, encoder: Encoder, texts: Texts, residual: QueryResidual, *, interaction: str, scale: float, exponent: float = 0.0
+    ) -> None:
         """Start where the encoder is."""
         super().__init__()
         self.encoder = encoder

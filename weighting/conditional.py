@@ -90,7 +90,7 @@ class Conditional:
         positions = [s.position if self._with_position else None for s in samples]
         seen = self._propensity.get(positions)
         logit = self._logits(xs)
-        memory = self._as_far_as_seen(logit, [self._fields.pair(s.query, s.item_id, s.text) for s in samples])
+        memory = self._as_far_as_seen(logit, [self._fields.identity(s.query, s.item_id, s.text) for s in samples])
         return Prediction(
             fields=xs,
             positions=positions,
@@ -105,11 +105,12 @@ class Conditional:
         """Logits (N,) of documents as if each were shown first, as far as each was seen under this query. Pure.
 
         m = base + k (logit - base), base the logit of a sample of which nothing is known, k = 1 - v the share of the prior variance of the
-        pair's own coefficient that its samples took away. A memory speaks of what it has seen: about a product or a query that never was,
-        it says nothing, however much its other fields would guess from what the shop chose to show. That is the encoder's part.
+        pair's own coefficient that its samples took away; k = 0 under a query never seen, whatever buckets its pairs share. A memory speaks
+        of what it has seen: about a product or a query that never was, it says nothing, however much its other fields would guess from what
+        the shop chose to show. That is the encoder's part.
         """
         logit = self._logits([self._fields.fields(query, d.id, d.text, d.attributes) for d in documents])
-        return self._as_far_as_seen(logit, [self._fields.pair(query, d.id, d.text) for d in documents])
+        return self._as_far_as_seen(logit, [self._fields.identity(query, d.id, d.text) for d in documents])
 
     def learn(self, prediction: Prediction, label: Array, weight: Array) -> None:
         """Learn the N predicted samples one after another: order within the batch counts."""
@@ -131,10 +132,11 @@ class Conditional:
         belief_one = self._model.belief_one
         return np.clip(np.array([belief_one(x)[0] for x in xs], dtype=np.float64), -30.0, 30.0)
 
-    def _as_far_as_seen(self, logit: Array, pairs: Sequence[int]) -> Array:
+    def _as_far_as_seen(self, logit: Array, identities: Sequence[tuple[int, int]]) -> Array:
         base = self._model.belief_one(self._fields.constant())[0]
-        known = np.array([self._model.known(pair) for pair in pairs], dtype=np.float64)
-        return base + known * (logit - base)
+        known = self._model.known
+        seen = np.array([known(pair) if known(query) else 0.0 for query, pair in identities], dtype=np.float64)
+        return base + seen * (logit - base)
 
 
 def _shown(logit: Array, seen: Array) -> Array:

@@ -127,10 +127,10 @@ class Fields(base.Transformer):
                     x[(crc32(value, query_crc ^ 3) * _MIX & 0xFFFFFFFF) >> shift] = c.query_category
         return x
 
-    def pair(self, query: str, item_id: str, text: str) -> int:
-        """Bucket of the item under this query."""
-        _, query_crc, _ = self._queries.get(query) or self._remember_query(query)
-        return (crc32((item_id or text).encode("utf-8", "surrogatepass"), query_crc) * _MIX & 0xFFFFFFFF) >> self._shift
+    def identity(self, query: str, item_id: str, text: str) -> tuple[int, int]:
+        """Buckets of the query, and of the item under this query."""
+        query_bucket, query_crc, _ = self._queries.get(query) or self._remember_query(query)
+        return query_bucket, (crc32((item_id or text).encode("utf-8", "surrogatepass"), query_crc) * _MIX & 0xFFFFFFFF) >> self._shift
 
     def constant(self) -> dict[int, float]:
         """The field that every sample has."""

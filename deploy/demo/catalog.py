@@ -67,7 +67,8 @@ def _read(path: Path, columns: tuple[str, ...]) -> dict[str, list[Any]]:
     try:
         table: dict[str, list[Any]] = pyarrow.parquet.read_table(path, columns=list(columns)).to_pydict()
     except (OSError, pyarrow.ArrowInvalid) as error:
-        raise DeployError(f"{path}: {error}; expected a Parquet file with the columns {', '.join(columns)}") from error
+        cause = str(error).partition("\n")[0]
+        raise DeployError(f"{path}: {cause}; expected a Parquet file with the columns {', '.join(columns)}") from error
     return table
 
 

@@ -89,7 +89,7 @@ def test_quarters_are_the_stream_in_order() -> None:
     logit, label = random_stream(20_000)
     logit[:10_000] = 0.0  # knows nothing at first
     quarters = evaluated(logit, label, chunk=320).quarters()
-    assert [q["num_samples"] for q in quarters] == pytest.approx([5000] * 4, rel=0.1)
+    assert [q["num_samples"] for q in quarters] == pytest.approx([5000] * 4, rel=0.15)
     assert [q["auc"] > 0.7 for q in quarters] == [False, False, True, True]
 
 

@@ -124,7 +124,9 @@ def test_layers_that_cannot_be_reached_one_by_one_are_refused_by_name() -> None:
 
 def test_a_model_that_is_not_there_is_one_error_that_says_what_would_do(tmp_path: Path) -> None:
     for name in (str(tmp_path / "nothing"), "sentence-transformers/all-MiniLM-L6-v2"):
-        with pytest.raises(ModelMissing, match=r"learner\.model: got '.*', expected minilm-l6.*an existing folder.*learner\.download: true"):
+        with pytest.raises(
+            ModelMissing, match=r"learner\.model: got '.*', expected minilm-l6.*an existing folder.*learner\.download: true"
+        ):
             load_pretrained(name)
     with pytest.raises(ModelMissing, match=rf"learner\.model: '{tmp_path}' cannot be loaded"):
         load_pretrained(str(tmp_path))

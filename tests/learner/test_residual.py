@@ -98,7 +98,9 @@ def test_a_restored_residual_has_the_same_bytes_and_goes_on_in_the_same_way(roun
         places = draw.permutation(6)[: int(draw.integers(1, 7))]
         query = f"query {draw.integers(4)}"
         clicks = draw.random(len(places))
-        residual.learn(query, [f"SKU-{i}" for i in places], vectors[places], np.full(len(places), -1.0), clicks.tolist(), [1.0] * len(places))
+        residual.learn(
+            query, [f"SKU-{i}" for i in places], vectors[places], np.full(len(places), -1.0), clicks.tolist(), [1.0] * len(places)
+        )
 
     live = QueryResidual(WIDTH, ResidualConfig(max_queries=3, max_exposure=3.0))
     for _ in range(rounds):

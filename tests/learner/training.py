@@ -55,7 +55,9 @@ def lists(number: int, *, seed: int = 0, start: int = 0, size: int = 5) -> list[
             )
             samples.append(msgspec.structs.replace(of_list, list_id=f"list-{i}"))
         if draw.random() < 0.7:
-            bought = msgspec.structs.replace(samples[-size + clicked], sample_id=f"b{i}", task=Task.PURCHASE, label=int(draw.random() < 0.5))
+            bought = msgspec.structs.replace(
+                samples[-size + clicked], sample_id=f"b{i}", task=Task.PURCHASE, label=int(draw.random() < 0.5)
+            )
             samples.append(bought)
     return samples
 

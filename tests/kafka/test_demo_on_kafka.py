@@ -1,0 +1,71 @@
+"""The real demo, all roles as processes, on the broker of these tests: what it prints is what a program can rely on."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+
+from consumers.kafka_admin import KafkaAdmin
+from consumers.kafka_options import KafkaConfig
+from tests.kafka.conftest import Cluster
+
+KEYS = {
+    "events",
+    "samples",
+    "duplicates",
+    "dead_letters",
+    "versions_published",
+    "versions_swapped",
+    "requests",
+    "requests_failed",
+    "freshness_p50_seconds",
+    "freshness_p99_seconds",
+    "auc_first_quarter",
+    "auc_last_quarter",
+    "normalized_entropy",
+    "weight_ess_ratio",
+    "prior",
+    "ndcg10",
+}
+METHODS = ("random", "bm25", "zero_shot", "click_counts", "served")
+
+
+def refuse(constant: str) -> float:
+    raise AssertionError(f"{constant} is no JSON")
+
+
+def test_the_demo_ends_by_itself_swaps_versions_and_fails_no_request(broker: Cluster) -> None:
+    with KafkaAdmin(KafkaConfig(bootstrap_servers=broker.bootstrap_servers)) as admin:
+        before = set(admin.topics())
+        command = [sys.executable, "-c", "from deploy.cli import main; main()", "demo", "--seconds", "15", "--json"]
+        done = subprocess.run(
+            [*command, "--bootstrap-servers", broker.bootstrap_servers],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        result = json.loads(done.stdout.splitlines()[-1], parse_constant=refuse)
+        assert result.keys() >= KEYS
+        assert result["requests"] > 50
+        assert (result["requests_failed"], result["failures"]) == (0, {})
+        assert result["versions_swapped"] >= 2
+        assert result["versions_published"] >= result["versions_swapped"]
+        assert result["samples"] >= result["events"] / 2 > 100
+        assert min(result["duplicates"], result["dead_letters"]) >= 0
+        for key in ("normalized_entropy", "weight_ess_ratio", "prior", "auc_first_quarter", "auc_last_quarter"):
+            assert 0 < result[key] < 5
+        assert 0 < result["freshness_p50_seconds"] <= result["freshness_p99_seconds"]
+        stream = result["ndcg10"]["stream"]
+        assert all(0 < stream[method] <= 1 for method in METHODS)
+        for opponent in ("zero_shot", "click_counts"):
+            value, low, high = stream[f"gain_over_{opponent}"]
+            assert low <= value <= high
+            assert math.isclose(value, stream["served"] - stream[opponent], abs_tol=1e-9)
+        assert set(admin.topics()) - before == set()
+    assert "Traceback" not in done.stderr
+    assert "versions published" in done.stderr  # the summary is for people; standard output is for programs

@@ -1,0 +1,229 @@
+"""The role `learn` on a real broker: stopped or dead, it goes on from its checkpoint, and every sample counts once."""
+
+from __future__ import annotations
+
+import queue
+import signal
+import socket
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+from threading import Thread
+
+import pytest
+
+from consumers.errors import SourceUnavailable, TopicMissing
+from consumers.events import encode_exposure
+from consumers.kafka_admin import KafkaAdmin, partition_of
+from consumers.kafka_options import KafkaConfig
+from consumers.kafka_sink import KafkaSink
+from consumers.pipeline import Topics
+from deploy.config import LogConfig
+from deploy.learn import LearnRole
+from deploy.observability import ObservabilityConfig
+from deploy.settings import Settings
+from learner.artifact import Store, Version
+from learner.config import LearnerConfig, StoreConfig
+from learner.trainer import StepReport, Trainer
+from tests.consumers.oracle import oracle
+from tests.consumers.shop import SECOND, START_US, TOPICS, WINDOWS, writes
+from tests.fakes.log import Log
+from tests.kafka.conftest import Cluster
+
+NUM_PARTITIONS = 2
+LONG_AFTER_US = START_US + 86_400 * SECOND
+
+Each = Callable[[StepReport, Trainer], None]
+
+
+class Killed(Exception):
+    """Stands for whatever ends a process in the middle."""
+
+
+@dataclass(frozen=True)
+class Shop:
+    """A log on the broker, and how many samples must come of it."""
+
+    settings: Settings
+    num_samples: int
+    num_unreadable: int
+
+    def at(self, root: Path) -> Settings:
+        return replace(
+            self.settings, store=StoreConfig(root=root), kafka=replace(self.settings.kafka, group_id=f"steelyard-{uuid.uuid4()}")
+        )
+
+
+@pytest.fixture(autouse=True)
+def signals() -> Iterator[None]:
+    """A role catches signals where it runs on the main thread; the tests give them back."""
+    kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in kept.items():
+        signal.signal(number, handler)
+
+
+def settings_for(broker: Cluster, topics: Topics) -> Settings:
+    return replace(
+        Settings(),
+        kafka=LogConfig(bootstrap_servers=broker.bootstrap_servers, topics=topics),
+        join=WINDOWS,
+        learner=LearnerConfig(model="random:1x32", tuning="full", batch=64, flush_seconds=0.2, publish_every_seconds=0.5, max_tokens=16),
+        observability=ObservabilityConfig(metrics_port=0),
+    )
+
+
+def names() -> Topics:
+    tag = uuid.uuid4()
+    return Topics(exposures=f"exposures-{tag}", clicks=f"clicks-{tag}", purchases=f"purchases-{tag}", items=None, dead_letter=f"dead-{tag}")
+
+
+@pytest.fixture(scope="module")
+def shop(broker: Cluster) -> Shop:
+    """Two thousand events with all their flaws, then one exposure per partition so much later that every window before it has closed."""
+    topics = names()
+    config = KafkaConfig(bootstrap_servers=broker.bootstrap_servers)
+    with KafkaAdmin(config) as admin:
+        for topic in topics.kinds():
+            admin.create_topic(topic, NUM_PARTITIONS)
+        admin.create_topic(topics.dead_letter, 1)
+    named = {topic.split("-")[0]: topic for topic in topics.kinds()}
+    sink = KafkaSink(config, list(topics.kinds())).start()
+    log = Log([(topic, p) for topic in TOPICS for p in range(NUM_PARTITIONS)])
+    for _, topic, client, value in sorted(writes(Random(5), 2000), key=lambda write: write[0]):
+        log.append(topic, partition_of(client.encode(), NUM_PARTITIONS), value, key=client.encode())
+        sink.send(named[topic], client.encode(), value)
+    sink.flush()
+    wanted = oracle(
+        log.records,
+        click_window_us=WINDOWS.click_window_us,
+        observation_window_us=WINDOWS.observation_window_us,
+        attribution_window_us=WINDOWS.attribution_window_us,
+        grace_us=WINDOWS.grace_us,
+    )
+    clients = [next(f"c-{n}" for n in range(100) if partition_of(f"c-{n}".encode(), NUM_PARTITIONS) == p) for p in range(NUM_PARTITIONS)]
+    for client in clients:
+        for topic in named.values():
+            last = encode_exposure(query_id=f"end-{client}", client_id=client, time_us=LONG_AFTER_US, user_query="shoes", hits=["SKU-1"])
+            sink.send(topic, client.encode(), last)
+    sink.flush()
+    sink.close()
+    return Shop(settings_for(broker, topics), len(wanted.samples), len(wanted.unreadable))
+
+
+def learn(settings: Settings, each: Each = lambda report, trainer: None, *, until: int | None = None) -> Version:
+    """Run the role until it has so many samples (or `each` ends it); return what it left in the store."""
+    role = LearnRole(settings)
+    heard: queue.Queue[int | BaseException] = queue.Queue()
+
+    def both(report: StepReport, trainer: Trainer) -> None:
+        each(report, trainer)
+        heard.put(trainer.num_samples)
+
+    def run() -> None:
+        try:
+            role.run(both)
+        except BaseException as error:
+            heard.put(error)
+
+    thread = Thread(target=run)
+    thread.start()
+    try:
+        while until is not None:
+            found = heard.get(timeout=120)
+            if isinstance(found, BaseException):
+                raise found
+            if found >= until:
+                break
+    finally:
+        role.stop()
+        thread.join(120)
+    assert not thread.is_alive()
+    return Store(settings.store.root).versions()[-1]
+
+
+def test_what_a_learner_trained_on_is_exactly_what_the_log_holds(shop: Shop, tmp_path: Path) -> None:
+    settings = shop.at(tmp_path)
+    version = learn(settings, until=shop.num_samples)
+    assert version.num_samples == shop.num_samples
+    Store(tmp_path).verify(version)
+    assert Store(tmp_path).announced() == version.name
+    assert sum(count for _, count in Store(tmp_path).fresh_events(None, version.name)) == shop.num_samples
+    with KafkaAdmin(settings.kafka) as admin:
+        topics = list(settings.kafka.topics.kinds())
+        assert version.next_offsets == admin.end_offsets(topics)
+        assert admin.committed(settings.kafka.group_id) == version.next_offsets  # advisory: for dashboards
+        assert sum(admin.end_offsets([settings.kafka.topics.dead_letter]).values()) >= shop.num_unreadable
+
+
+@pytest.mark.parametrize("end", ["stopped", "killed"])
+def test_a_learner_that_ended_goes_on_where_its_checkpoint_was(shop: Shop, tmp_path: Path, end: str) -> None:
+    settings = shop.at(tmp_path)
+    for times in (1, 2):
+        role, base = LearnRole(settings), len(Store(tmp_path).versions())
+
+        def each(report: StepReport, trainer: Trainer, role: LearnRole = role, base: int = base) -> None:
+            if len(Store(tmp_path).versions()) > base and trainer.num_samples > 0:
+                if end == "killed":
+                    raise Killed
+                role.stop()
+
+        if end == "killed":
+            with pytest.raises(Killed):
+                role.run(each)
+        else:
+            role.run(each)
+        assert len(Store(tmp_path).versions()) > base, f"end {times}"
+    before = Store(tmp_path).versions()[-1]
+    assert before.num_samples < shop.num_samples
+    version = learn(settings, until=shop.num_samples)
+    assert version.num_samples == shop.num_samples
+    with KafkaAdmin(settings.kafka) as admin:
+        assert version.next_offsets == admin.end_offsets(list(settings.kafka.topics.kinds()))
+    assert sum(count for _, count in Store(tmp_path).fresh_events(None, version.name)) == shop.num_samples
+    assert version.epoch == 3
+
+
+def test_a_learner_that_is_told_to_stop_leaves_its_last_step_in_a_version(shop: Shop, tmp_path: Path) -> None:
+    settings = shop.at(tmp_path)
+    role = LearnRole(replace(settings, learner=replace(settings.learner, publish_every_seconds=3600.0)))
+    steps: list[int] = []
+
+    def each(report: StepReport, trainer: Trainer) -> None:
+        steps.append(trainer.num_samples)
+        if len(steps) == 5:
+            role.stop()
+
+    role.run(each)
+    newest = Store(tmp_path).versions()[-1]
+    assert (newest.step, newest.num_samples) == (5, steps[-1])
+
+
+def test_a_broker_that_is_down_is_one_sentence_with_its_remedy(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound and not listening: refused
+        where = f"127.0.0.1:{taken.getsockname()[1]}"
+        settings = replace(
+            Settings(),
+            kafka=LogConfig(bootstrap_servers=where, connect_timeout_seconds=0.5),
+            learner=LearnerConfig(model="random:1x32"),
+            store=StoreConfig(root=tmp_path),
+            observability=ObservabilityConfig(metrics_port=0),
+        )
+        with pytest.raises(SourceUnavailable, match=rf"no Kafka broker answered at {where}.*Start the broker"):
+            LearnRole(settings).run()
+
+
+def test_a_topic_that_is_missing_is_named(broker: Cluster, tmp_path: Path) -> None:
+    settings = replace(settings_for(broker, names()), store=StoreConfig(root=tmp_path))
+    topics = settings.kafka.topics
+    with KafkaAdmin(settings.kafka) as admin:
+        with pytest.raises(TopicMissing, match=r"topic '(exposures|clicks|purchases)-.*' does not exist"):
+            LearnRole(settings).run()
+        for topic in topics.kinds():
+            admin.create_topic(topic, NUM_PARTITIONS)
+        with pytest.raises(TopicMissing, match=rf"topic '{topics.dead_letter}' does not exist"):
+            LearnRole(settings).run()
+        assert topics.dead_letter not in admin.topics()

@@ -1,0 +1,264 @@
+"""The loop publishes when due, one checkpoint at a time, and goes on through what fails."""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import pytest
+from prometheus_client import CollectorRegistry
+
+from learner.artifact import Store, Version
+from learner.checkpoint import BackgroundWriter, Saved
+from learner.errors import Fenced
+from learner.loop import IngestState, Publisher, train
+from learner.telemetry import Telemetry
+from learner.trainer import StepReport, Trainer
+from tests.fakes.clock import ManualClock
+from tests.fakes.disk import Call, Fail, Fault, FaultyDisk, Meanwhile, Plan, no_fault
+from tests.learner.saving import owner
+from tests.learner.training import batches, same, trainer, weights_of
+from tests.weighting.streams import SECOND
+from weighting.sample import Batch, Sample
+
+
+class WaitedFor(BackgroundWriter):
+    """Whoever asks how the checkpoint in flight ended waits for it: so a test needs no sleep."""
+
+    def poll(self, *, timeout_seconds: float | None = 0.0) -> Saved | None:
+        return super().poll(timeout_seconds=None)
+
+
+@dataclass
+class Learner:
+    """All parts of a loop over a store that a test may break, with a clock that it moves."""
+
+    root: Path
+    writer: Callable[..., BackgroundWriter] = WaitedFor
+    trainer: Trainer = field(default_factory=lambda: trainer(publish_every_seconds=30.0))
+    clock: ManualClock = field(default_factory=ManualClock)
+    told: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.telemetry = Telemetry(self.registry)
+        self.disk = FaultyDisk()
+        self.num_consumed = 0
+        self.publisher = Publisher(
+            self.trainer,
+            self.writer(owner(self.root, self.disk)),
+            lambda: IngestState(parts={"part-0": b"joins"}, offsets={"clicks": {0: self.num_consumed}}, watermark_us=self.num_consumed),
+            self.telemetry,
+            clock=self.clock,
+            config_sha256="0" * 64,
+            fingerprint={"threads": 1},
+            published=lambda version: self.told.append(version.name),
+        )
+
+    def source(self, stream: Iterable[list[Sample] | None]) -> Iterator[Batch | None]:
+        for samples in stream:
+            self.num_consumed += 1
+            yield None if samples is None else Batch(samples=tuple(samples), slices=(), cause="full", watermark_us=0)
+
+    def run(self, *stream: list[Sample] | None, seconds: float = 0.0) -> list[StepReport | None]:
+        """Train on these; the clock moves so much before each."""
+
+        def ticking() -> Iterator[list[Sample] | None]:
+            for samples in stream:
+                self.clock.advance(seconds)
+                yield samples
+
+        return list(train(self.source(ticking()), self.trainer, self.publisher, self.telemetry))
+
+    def count(self, series: str, **labels: str) -> float | None:
+        return self.registry.get_sample_value(f"steelyard_{series}", labels)
+
+    def publishes(self, result: str) -> float | None:
+        return self.count("checkpoint_publishes_total", result=result)
+
+    def versions(self) -> list[Version]:
+        return Store(self.root).versions()
+
+
+def full(op: str) -> Plan:
+    def plan(call: Call) -> Fault | None:
+        return Fail(errno.ENOSPC) if call.op == op else None
+
+    return plan
+
+
+def num_fresh(version: Version) -> int:
+    return sum(count for _, count in version.manifest["fresh_events"])
+
+
+STREAM = batches(12)
+
+
+def test_the_first_version_is_published_before_anything_is_learned(tmp_path: Path) -> None:
+    learner = Learner(tmp_path)
+    assert learner.run(None, None, None) == [None, None, None]
+    (first,) = learner.versions()
+    assert (first.step, first.num_samples, first.event_time_us) == (0, 0, None)
+    assert Store(tmp_path).announced() == "v000001"
+    assert learner.told == ["v000001"]
+
+
+def test_a_checkpoint_is_cut_when_it_is_due_and_there_is_something_new(tmp_path: Path) -> None:
+    learner = Learner(tmp_path)
+    learner.run(*STREAM[:2])  # at once, and not again before 30 s are over
+    learner.run(None)
+    assert [v.step for v in learner.versions()] == [1]
+    learner.run(STREAM[2], STREAM[3], STREAM[4], seconds=10.0)
+    learner.run(None)
+    assert [v.step for v in learner.versions()] == [1, 5]
+    learner.run(None, None, None, seconds=100.0)
+    assert [v.step for v in learner.versions()] == [1, 5]
+    learner.run(STREAM[5], seconds=100.0)
+    learner.run(None)
+    assert [v.step for v in learner.versions()] == [1, 5, 6]
+    assert learner.publishes("ok") == 3
+    assert learner.told == ["v000001", "v000002", "v000003"]
+
+
+def test_a_version_says_what_it_contains(tmp_path: Path) -> None:
+    learner = Learner(tmp_path)
+    learner.run(STREAM[0], None)
+    learner.run(STREAM[1], STREAM[2], None, seconds=31.0)
+    learner.publisher.close()
+    first, second, third = learner.versions()
+    assert (first.num_samples, num_fresh(first)) == (len(STREAM[0]), len(STREAM[0]))
+    assert second.next_offsets == {("clicks", 0): 3}
+    assert second.manifest["watermark"] == 3
+    assert second.manifest["event_time"] == {"min": 0, "max": STREAM[1][-1].event_time_us}
+    assert third.event_time_us == STREAM[2][-1].event_time_us == 11 * SECOND
+    seen = Store(tmp_path).fresh_events(first.name, third.name)
+    assert seen == [(i * SECOND, sum(s.event_time_us == i * SECOND for batch in STREAM[1:3] for s in batch)) for i in range(4, 12)]
+    assert Store(tmp_path).read(third, "training/part-0.msgpack") == b"joins"
+    assert third.evaluation["click_num_samples"] == 60
+
+
+def test_one_checkpoint_is_in_flight_and_training_goes_on_beside_it(tmp_path: Path) -> None:
+    learner = Learner(tmp_path, writer=BackgroundWriter)
+    gate, reached = threading.Event(), threading.Event()
+
+    def hold(call: Call) -> Fault | None:
+        return Meanwhile(lambda: (reached.set(), gate.wait())) if call.op == "link" else None
+
+    learner.disk.plan = hold
+    reports = learner.run(*STREAM[:6], seconds=100.0)
+    assert reached.wait(60)
+    assert len(reports) == 6
+    assert learner.versions() == []
+    gate.set()
+    learner.publisher.close()
+    assert [v.step for v in learner.versions()] == [1, 6]
+    assert [num_fresh(v) for v in learner.versions()] == [len(STREAM[0]), sum(map(len, STREAM[1:6]))]
+
+
+@pytest.mark.parametrize("op", ["create", "write", "fsync", "link"])
+def test_a_full_disk_is_counted_and_the_next_cut_tells_what_the_failed_one_would_have_told(tmp_path: Path, op: str) -> None:
+    learner = Learner(tmp_path)
+    learner.run(STREAM[0], None)
+    learner.disk.plan = full(op)
+    reports = learner.run(STREAM[1], STREAM[2], seconds=31.0)
+    assert [report is not None and report.result for report in reports] == ["ok", "ok"]
+    learner.run(None)
+    assert learner.publishes("failed") == 2
+    assert [v.name for v in learner.versions()] == ["v000001"]
+    learner.disk.plan = no_fault
+    learner.run(STREAM[3], seconds=31.0)
+    learner.run(None)
+    assert (learner.publishes("ok"), learner.told) == (2, ["v000001", "v000002"])
+    first, second = learner.versions()
+    assert num_fresh(second) == sum(map(len, STREAM[1:4]))
+    assert second.step == 4
+    Store(tmp_path).verify(second)
+    assert Store(tmp_path).announced() == second.name
+    assert Store(tmp_path).fresh_events(first.name, second.name)[0][0] == STREAM[1][0].event_time_us
+
+
+def test_a_version_that_is_durable_but_was_not_announced_is_not_told_twice(tmp_path: Path) -> None:
+    learner = Learner(tmp_path)
+    learner.run(STREAM[0], None)
+    learner.disk.plan = lambda call: Fail(errno.ENOSPC) if call.op == "rename" and call.path.parent.name == "control" else None
+    learner.run(STREAM[1], seconds=31.0)
+    learner.run(None)
+    assert learner.publishes("failed") == 1
+    learner.disk.plan = no_fault
+    learner.run(STREAM[2], seconds=31.0)
+    learner.run(None)
+    assert [num_fresh(v) for v in learner.versions()] == [len(batch) for batch in STREAM[:3]]
+    assert Store(tmp_path).announced() == "v000003"
+
+
+def test_a_refused_weight_is_counted_its_batch_changes_nothing_and_training_goes_on(tmp_path: Path) -> None:
+    learner = Learner(tmp_path)
+    learner.run(STREAM[0], None)
+    before = weights_of(learner.trainer)
+    bad = [*STREAM[1][:2], msgspec.structs.replace(STREAM[1][2], label=7), *STREAM[1][3:]]
+    assert learner.run(bad) == [None]
+    assert learner.count("weights_refused_total", reason="weight") == 1
+    assert same(weights_of(learner.trainer), before)
+    (report,) = learner.run(STREAM[2])
+    assert report is not None
+    assert report.step == 2
+    learner.publisher.close()
+    newest = learner.versions()[-1]
+    assert (num_fresh(newest), newest.num_samples) == (len(STREAM[2]), len(STREAM[0]) + len(STREAM[2]))
+
+
+def test_closing_makes_the_last_state_durable(tmp_path: Path) -> None:
+    learner = Learner(tmp_path, writer=BackgroundWriter)
+    learner.run(*STREAM[:4])
+    learner.publisher.close()
+    newest = learner.versions()[-1]
+    assert (newest.step, newest.num_samples) == (4, sum(map(len, STREAM[:4])))
+    assert newest.next_offsets == {("clicks", 0): 4}
+    again = trainer()
+    again.restore(lambda path: Store(tmp_path).read(newest, path))
+    assert again.files() == learner.trainer.files()
+
+
+def test_closing_with_nothing_new_makes_no_version(tmp_path: Path) -> None:
+    learner = Learner(tmp_path)
+    learner.run(STREAM[0], None)
+    learner.publisher.close()
+    assert len(learner.versions()) == 1
+
+
+def test_a_learner_whose_store_was_taken_stops(tmp_path: Path) -> None:
+    learner = Learner(tmp_path)
+    learner.run(STREAM[0], None)
+    owner(tmp_path)
+    with pytest.raises(Fenced):
+        learner.run(STREAM[1], None, seconds=31.0)
+    assert learner.publishes("fenced") == 1
+    assert [v.step for v in learner.versions()] == [1]
+
+
+def test_a_restart_goes_on_with_the_span_of_event_times_that_it_found(tmp_path: Path) -> None:
+    learner = Learner(tmp_path)
+    learner.run(STREAM[0], None)
+    learner.publisher.close()
+    again = Learner(tmp_path)
+    again.publisher.restore(learner.versions()[-1])
+    again.run(STREAM[1], None)
+    assert again.versions()[-1].manifest["event_time"] == {"min": 0, "max": STREAM[1][-1].event_time_us}
+
+
+def test_the_series_tell_what_a_step_saw(tmp_path: Path) -> None:
+    learner = Learner(tmp_path)
+    (report,) = learner.run(STREAM[0])
+    assert report is not None
+    assert learner.count("learner_steps_total", result="ok") == 1
+    assert learner.count("learner_steps_total", result="nonfinite") == 0
+    assert learner.count("learner_samples_total") == len(STREAM[0])
+    assert learner.count("learner_loss") == report.loss
+    assert learner.count("learner_last_event_timestamp_seconds") == STREAM[0][-1].event_time_us / SECOND
+    assert learner.count("weight_effective_sample_ratio") == report.weighted.ess_ratio
+    assert learner.count("importance_weight_count", label="click") == 20
+    assert learner.count("label_prior_ratio", label="click") == learner.trainer.weigher.prior(STREAM[0][0].task)

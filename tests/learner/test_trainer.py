@@ -1,0 +1,254 @@
+"""A step tests before it trains, trains on what the weights say, and goes on from a checkpoint bit by bit."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from learner.trainer import StepReport, Trainer
+from tests.learner.training import batches, config, flipped, lists, reader, same, trainer, weights_of
+from weighting.clip import ClipConfig
+from weighting.errors import WeightError
+from weighting.sample import Sample, Task
+from weighting.weigher import Weigher, WeigherConfig, WeightedBatch
+
+KINDS: list[dict[str, Any]] = [
+    {"tuning": "full"},
+    {"tuning": "top:1"},
+    {"tuning": "full", "loss": "listwise"},
+    {"tuning": "full", "interaction": "cross"},
+    {"tuning": "full", "dropout": 0.3},
+    {"tuning": "top:1", "dropout": 0.3},
+    {"tuning": "frozen"},
+]
+
+
+class Changed(Weigher):
+    """Weighs as any other, then lets a test change how much each sample counts."""
+
+    def __init__(self, factor: Callable[[Sequence[Sample]], Any]) -> None:
+        super().__init__(WeigherConfig(clip=ClipConfig(normalise="raw")))  # no sample's weight depends on the others'
+        self._factor = factor
+
+    def weigh(self, samples: Sequence[Sample]) -> WeightedBatch:
+        found = super().weigh(samples)
+        factor = np.asarray(self._factor(samples), dtype=np.float32)
+        return dataclasses.replace(found, a=found.a * factor, b=found.b * factor, weight=found.weight * factor)
+
+
+def first_step(factor: Callable[[Sequence[Sample]], Any], samples: list[Sample]) -> StepReport:
+    return Trainer(config(), Changed(factor)).step(samples)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_what_is_evaluated_on_a_batch_does_not_depend_on_its_labels(kind: dict[str, Any]) -> None:
+    known, next_batch = batches(3), lists(4, seed=9, start=100)
+    seen = []
+    for last in (next_batch, flipped(next_batch)):
+        own = trainer(**kind)
+        for batch in known:
+            own.step(batch)
+        report = own.step(last)
+        clicks = own.evaluations[Task.CLICK]
+        predicted, _, number = clicks.calibration()
+        seen.append((predicted, number, report.weighted.p_positive, report.weighted.memory_logit_at_position, weights_of(own), own))
+    for honest, other in zip(seen[0][:4], seen[1][:4], strict=True):
+        np.testing.assert_array_equal(honest, other)
+    assert not same(seen[0][4], seen[1][4])  # and yet the labels are learned
+    assert seen[0][5].files()["stackers.msgpack"] != seen[1][5].files()["stackers.msgpack"]
+
+
+def test_the_first_evaluation_is_of_the_untrained_model() -> None:
+    own, batch = trainer(), batches(1)[0]
+    clicks = [s for s in batch if s.task is Task.CLICK]
+    with torch.no_grad():
+        logit = own.ranker([s.query for s in clicks], [s.text for s in clicks]).click.double().numpy()
+    memory = Weigher().weigh(clicks).memory_logit_at_position
+    prior = own.weigher.prior(Task.CLICK)
+    served = 0.5 * (logit + math.log(prior / (1 - prior))) / 2 + 0.5 * memory  # the exponent is 1; both parts start with one half
+    own.step(batch)
+    label = np.array([s.label for s in clicks])
+    loss = np.logaddexp(0, np.where(label > 0, -served, served)).mean()
+    assert own.evaluations[Task.CLICK].get()["log_loss"] == pytest.approx(loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_a_step_after_a_restore_is_bit_for_bit_the_step_that_would_have_been(kind: dict[str, Any]) -> None:
+    stream = batches(5)
+    live = trainer(**kind)
+    for batch in stream[:3]:
+        live.step(batch)
+    files = live.files()
+    again = trainer(**kind)
+    again.restore(reader(files))
+    assert again.files() == files
+    for batch in stream[3:]:
+        expected, found = live.step(batch), again.step(batch)
+        assert (found.step, found.loss, found.gradient_norm) == (expected.step, expected.loss, expected.gradient_norm)
+        assert again.files() == live.files()
+    assert again.files()["training/optimizer.safetensors"] != files["training/optimizer.safetensors"]
+
+
+@pytest.mark.parametrize("kind", [{"tuning": "full"}, {"tuning": "top:1"}, {"tuning": "full", "loss": "listwise"}], ids=str)
+def test_a_stream_is_learned_and_the_same_stream_gives_the_same_bytes(kind: dict[str, Any]) -> None:
+    runs = []
+    for _ in range(2):
+        own = trainer(**kind)
+        start = weights_of(own)
+        losses = [own.step(batch).loss for batch in [lists(4)] * 25]
+        assert losses[-1] < losses[0]
+        assert not same(start, weights_of(own))
+        runs.append(own.files())
+    assert runs[0] == runs[1]
+
+
+def test_a_gradient_that_is_not_finite_moves_nothing_and_the_next_step_learns() -> None:
+    own = trainer()
+    own.step(batches(1)[0])
+    clicks = [s for s in lists(4, seed=3, start=50) if s.task is Task.CLICK]
+    scale = own.ranker.purchase_scale.detach().clone()
+    with torch.no_grad():
+        own.ranker.purchase_scale.fill_(math.inf)  # no purchase in the batch: the loss is finite, 0 x inf in its gradient is not
+    before, optimizer = weights_of(own), own.files()["training/optimizer.safetensors"]
+    report = own.step(clicks)
+    assert report.result == "nonfinite"
+    assert math.isfinite(report.loss)
+    assert not math.isfinite(report.gradient_norm)
+    assert same(weights_of(own), before)
+    assert own.files()["training/optimizer.safetensors"] == optimizer
+    with torch.no_grad():
+        own.ranker.purchase_scale.copy_(scale)
+    assert own.step(clicks).result == "ok"
+    assert not same(weights_of(own), before)
+    assert all(torch.isfinite(p).all() for p in weights_of(own).values())
+
+
+def test_the_loss_is_the_mean_of_each_sample_s_weight_times_its_cross_entropy() -> None:
+    own, twin, batch = trainer(), trainer(), batches(1)[0]
+    with torch.no_grad():
+        scored = twin.ranker([s.query for s in batch], [s.text for s in batch])
+    report = own.step(batch)
+    total = 0.0
+    for i, s in enumerate(batch):
+        f = report.weighted.seen[i] / (1 + math.exp(-float((scored.click if s.task is Task.CLICK else scored.purchase)[i])))
+        total += float(report.weighted.weight[i]) * (-math.log(f) if s.label else -math.log(1 - f))
+    assert report.loss == pytest.approx(total / len(batch), rel=1e-4)
+    assert len({round(float(w), 4) for w in report.weighted.weight}) > 3
+
+
+def test_twice_the_weight_is_twice_the_loss_and_twice_the_gradient() -> None:
+    batch = batches(1)[0]
+    once, twice = first_step(lambda samples: 1.0, batch), first_step(lambda samples: 2.0, batch)
+    assert twice.loss == pytest.approx(2 * once.loss, rel=1e-5)
+    assert twice.gradient_norm == pytest.approx(2 * once.gradient_norm, rel=1e-4)
+
+
+def test_a_sample_of_weight_zero_moves_no_parameter() -> None:
+    batch = lists(4)
+
+    def all_but_one(samples: Sequence[Sample]) -> list[float]:
+        return [0.0 if s is batch[2] else 1.0 for s in samples]
+
+    without = [s for s in batch if s is not batch[2]]
+    muted, absent = first_step(all_but_one, batch), first_step(lambda samples: 1.0, without)
+    assert muted.gradient_norm * len(batch) == pytest.approx(absent.gradient_norm * len(without), rel=1e-3)
+    assert muted.gradient_norm != pytest.approx(first_step(lambda samples: 1.0, batch).gradient_norm, rel=1e-3)
+    nothing = Trainer(config(weight_decay=0.0), Changed(lambda samples: 0.0))
+    before = weights_of(nothing)
+    nothing.step(batch)
+    assert same(weights_of(nothing), before)
+
+
+def test_a_batch_of_purchases_alone_is_learned_under_either_loss() -> None:
+    bought = [s for s in lists(20) if s.task is Task.PURCHASE]
+    for loss in ("pointwise", "listwise"):
+        own = trainer(loss=loss)
+        report = own.step(bought)
+        assert report.result == "ok"
+        assert report.gradient_norm > 0
+
+
+def test_dropout_is_a_function_of_seed_and_step_alone() -> None:
+    batch = lists(4)
+    with_dropout = trainer(dropout=0.3).step(batch).loss
+    torch.manual_seed(99)
+    assert trainer(dropout=0.3).step(batch).loss == with_dropout
+    assert trainer(dropout=0.3, seed=1).step(batch).loss != with_dropout
+    assert trainer().step(batch).loss != with_dropout
+
+
+@pytest.mark.parametrize("tuning", ["top:1", "frozen"])
+def test_dropout_leaves_what_is_frozen_and_kept_alone(tuning: str) -> None:
+    batch, taught, plain = lists(4), trainer(dropout=0.5, tuning=tuning), trainer(tuning=tuning)
+    taught.step(batch)
+    ids = [taught.ranker.texts.ids(s.text) for s in batch]
+    taught.ranker.eval()
+    fresh = trainer(tuning=tuning).ranker.encoder
+    fresh.load_state_dict(taught.ranker.encoder.state_dict())
+    with torch.no_grad():
+        assert torch.equal(taught.ranker.encoder(ids), fresh(ids))
+    if tuning == "frozen":
+        assert plain.step(batch).loss == trainer(dropout=0.5, tuning=tuning).step(batch).loss
+
+
+def test_a_frozen_encoder_keeps_its_bytes_while_heads_and_residuals_move() -> None:
+    own = trainer(tuning="frozen")
+    before = own.files()
+    for batch in batches(3):
+        own.step(batch)
+    after = own.files()
+    assert after["model.safetensors"] == before["model.safetensors"]
+    for moved in ("heads.safetensors", "residual.safetensors", "estimator.msgpack", "stackers.msgpack"):
+        assert after[moved] != before[moved], moved
+
+
+def test_a_top_layer_moves_and_the_layers_below_keep_their_bytes() -> None:
+    own = trainer(tuning="top:1")
+    before = weights_of(own)
+    own.step(batches(1)[0])
+    moved = {name for name, p in weights_of(own).items() if not torch.equal(p, before[name])}
+    assert {name.split(".")[4] for name in moved if name.startswith("encoder.model.encoder")} == {"1"}
+    assert not [name for name in moved if "embeddings" in name]
+
+
+def test_a_refused_batch_changes_nothing() -> None:
+    own = trainer()
+    own.step(batches(1)[0])
+    before, batch = own.files(), lists(2, seed=5, start=60)
+    bad = [*batch[:3], msgspec.structs.replace(batch[3], label=2), *batch[4:]]
+    with pytest.raises(WeightError, match=r"clicks\[3\]@6004: label: got 2"):
+        own.step(bad)
+    assert own.files() == before
+
+
+def test_a_pull_holds_the_encoder_near_its_start() -> None:
+    moved = []
+    for pull in (0.0, 900.0):
+        own = trainer(pull=pull, weight_decay=0.0)
+        start = weights_of(own)
+        for batch in batches(6):
+            own.step(batch)
+        moved.append(sum(float((p - start[name]).norm()) for name, p in weights_of(own).items() if name.startswith("encoder.")))
+    assert moved[1] < 0.5 * moved[0]
+
+
+def test_the_evaluation_of_a_version_names_task_and_figure() -> None:
+    own = trainer()
+    for batch in batches(4):
+        own.step(batch)
+    told = own.evaluation()
+    assert {"click_auc", "click_log_loss", "click_normalized_entropy", "purchase_num_samples"} <= set(told)
+    assert told["click_num_samples"] == 80
+
+
+def test_the_exponent_of_the_weights_is_on_record_in_every_report() -> None:
+    for exponent in (0.0, 0.5):
+        report = trainer(WeigherConfig(exponent=exponent)).step(batches(1)[0])
+        assert report.weighted.exponent == exponent
