@@ -144,7 +144,7 @@ def main() -> None:
     parser.add_argument("--loss", default="pointwise")
     parser.add_argument("--interaction", default="towers")
     parser.add_argument("--lr", type=float, default=1e-5)
-    parser.add_argument("--pull", type=float, default=0.1)
+    parser.add_argument("--pull", type=float, default=100.0)
     parser.add_argument("--scale", type=float, default=8.0)
     parser.add_argument("--shrinkage", type=float, default=1.0)
     parser.add_argument("--residual-steps", type=int, default=2)

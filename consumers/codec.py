@@ -92,7 +92,7 @@ def _without_json(kind: Kind, record: Record, position: Position) -> Event:
     raise Invalid(
         stage="decode",
         reason="confluent_wire_format",
-        error="the value is in the Confluent wire format (Avro, Protobuf or JSON Schema behind a schema id): the [avro] extra reads it",
+        error="the value is in the Confluent wire format (Avro, Protobuf or JSON Schema behind a schema id): write it as plain JSON",
         position=position,
     )
 

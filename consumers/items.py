@@ -1,7 +1,8 @@
 """Text and attributes of items as they were at an event time, from the compacted `items` topic.
 
 The first text known of an item holds at once, and for all time before it; every later update waits until the join has reached its event
-time. So an exposure sees the text of its own moment, whatever the order in which topics are polled.
+time. So an exposure sees the text of its own moment, whatever the order in which topics are polled; only a text that is written after
+reading began can miss lists that were joined before it was polled.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ class LearnRole:
             clock=self._clock,
             config_sha256=hashlib.sha256(repr(asdict(settings.learner)).encode()).hexdigest(),
             fingerprint=_fingerprint(settings),
-            published=lambda version: _commit(admin, settings.kafka.group_id, version),
+            published=lambda version: _commit(admin, settings.kafka.group_id, version, consumer_telemetry),
         )
         checkpointer.sweep()
         if recovered.version is not None:
@@ -152,12 +152,15 @@ def _ingest_state(pipeline: Pipeline, dead_letters: DeadLetters) -> IngestState:
     return IngestState(parts=pipeline.snapshot(), offsets=offsets, watermark_us=pipeline.watermark_us())
 
 
-def _commit(admin: KafkaAdmin, group: str, version: Version) -> None:
+def _commit(admin: KafkaAdmin, group: str, version: Version, telemetry: ConsumerTelemetry) -> None:
     """Tell Kafka, for lag dashboards, what the durable version contains; nobody reads it back, so a failure is only logged."""
     try:
         admin.commit(group, version.next_offsets)
     except Exception as error:  # whatever the client raises must not stop training: the commit is advisory
         log.warning("advisory commit failed", extra={"group": group, "error": str(error)})
+        return
+    for (topic, partition), offset in version.next_offsets.items():
+        telemetry.committed_offset.labels(topic, str(partition)).set(offset)
 
 
 def _fingerprint(settings: Settings) -> dict[str, str | int | float | bool | None]:

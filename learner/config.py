@@ -21,7 +21,7 @@ class LearnerConfig:
         lr: learning rate.
         weight_decay: decoupled weight decay.
         dropout: share of activations dropped in training.
-        pull: strength of L2-SP, the pull towards the starting parameters.
+        pull: strength of L2-SP, the pull towards the starting parameters: 1 / (lr pull) steps are remembered.
         batch: least number of samples of a step.
         max_tokens: longest text in tokens; longer ones are cut.
         device: torch device.
@@ -43,7 +43,7 @@ class LearnerConfig:
     lr: float = 1e-5
     weight_decay: float = 0.01
     dropout: float = 0.0
-    pull: float = 0.1
+    pull: float = 100.0
     batch: int = 320
     max_tokens: int = 64
     device: str = "cpu"

@@ -139,10 +139,11 @@ class Trainer:
         if not (math.isfinite(norm) and math.isfinite(float(loss.detach()))):
             return "nonfinite", float(loss.detach()), norm
         self._optimizer.step()
-        if self.config.pull:
-            with torch.no_grad():  # L2-SP (Li et al., ICML 2018), decoupled from the gradient as AdamW's decay is
-                for parameter, start in zip(self.ranker.encoder.trained(), self._start, strict=True):
-                    parameter.lerp_(start, min(1.0, self.config.lr * self.config.pull))
+        with torch.no_grad():
+            self.ranker.purchase_scale.clamp_(min=0.0)  # never turn round the encoder's order under a query that was never seen
+            # L2-SP (Li et al., ICML 2018), decoupled from the gradient as AdamW's decay is: a memory of 1 / (lr pull) steps
+            for parameter, start in zip(self.ranker.encoder.trained(), self._start, strict=True):
+                parameter.lerp_(start, min(1.0, self.config.lr * self.config.pull))
         return "ok", float(loss.detach()), norm
 
     def _count(self, weighted: WeightedBatch, scored: PairLogits) -> None:

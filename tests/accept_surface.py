@@ -44,7 +44,8 @@ def declared_series() -> dict[str, tuple[str, tuple[str, ...]]]:
     found: dict[str, tuple[str, tuple[str, ...]]] = {}
     for file in sorted(ROOT.glob("*/telemetry.py")):
         telemetry = importlib.import_module(f"{file.parent.name}.telemetry").Telemetry(CollectorRegistry())
-        for value in vars(telemetry).values():
+        members = [m for value in vars(telemetry).values() for m in (value.values() if isinstance(value, dict) else (value,))]
+        for value in members:
             if hasattr(value, "_labelnames"):
                 suffix = {"counter": "_total", "info": "_info"}.get(value._type, "")
                 found[value._name + suffix] = (value._type, tuple(value._labelnames))

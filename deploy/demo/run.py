@@ -220,11 +220,13 @@ class _Demo:
                 compacted = topic == self._topics.items
                 admin.create_topic(topic, _PARTITIONS, config={"cleanup.policy": "compact"} if compacted else None)
             admin.create_topic(self._topics.dead_letter, 1, config={"cleanup.policy": "compact"})
-        yield
-        if self._config.bootstrap_servers:
-            with KafkaAdmin(kafka) as admin:
-                for topic in (*self._topics.kinds(), self._topics.dead_letter):
-                    admin.delete_topic(topic)
+        try:
+            yield
+        finally:
+            if self._config.bootstrap_servers:
+                with KafkaAdmin(kafka) as admin:
+                    for topic in (*self._topics.kinds(), self._topics.dead_letter):
+                        admin.delete_topic(topic)
 
     def _wait_until(self, what: str, done: Any, *roles: _Role) -> None:
         deadline = time.monotonic() + (_START_SECONDS if what.startswith("the first") else _END_SECONDS)
@@ -264,7 +266,7 @@ class _Demo:
         auc = value(("steelyard_prequential_auc_ratio", quality))
         entropy = value(("steelyard_prequential_normalized_entropy_ratio", quality))
         return {
-            "events": f"{_total(m, 'steelyard_consumer_events_total'):,.0f}",
+            "events": f"{_events(m):,}",
             "samples": f"{_total(m, 'steelyard_learner_samples_total'):,.0f}",
             "prior": None if prior is None else f"{prior:.4f}",
             "weight_ess_ratio": None if ess is None else f"{ess:.2f}",
@@ -287,7 +289,7 @@ class _Demo:
         bounds = {b: m[("steelyard_label_prior_bound_ratio", frozenset({("label", "click"), ("bound", b)}))] for b in ("low", "high")}
         failures = dict(requests.failures)
         return {
-            "events": int(_total(m, "steelyard_consumer_events_total") - _total(m, "steelyard_consumer_events_total", event="item")),
+            "events": _events(m),
             "samples": newest.num_samples,
             "duplicates": int(_total(m, "steelyard_consumer_events_total", outcome="duplicate")),
             "late": int(_total(m, "steelyard_consumer_events_total", outcome="late")),
@@ -360,6 +362,11 @@ class _Demo:
 def _total(metrics: dict[tuple[str, frozenset[tuple[str, str]]], float], name: str, **labels: str) -> float:
     wanted = set(labels.items())
     return sum(value for (own, found), value in metrics.items() if own == name and wanted <= found)
+
+
+def _events(metrics: dict[tuple[str, frozenset[tuple[str, str]]], float]) -> int:
+    """Records of exposures, clicks and purchases read; product texts do not count."""
+    return int(_total(metrics, "steelyard_consumer_events_total") - _total(metrics, "steelyard_consumer_events_total", event="item"))
 
 
 def _free_ports(number: int) -> list[int]:

@@ -211,6 +211,16 @@ def test_a_purchase_without_query_id_is_inferred_from_the_newest_click_of_that_c
     assert result(bench, "purchase", "inferred") == 1
 
 
+@pytest.mark.parametrize(("after", "name"), [(1200, "late"), (1200.5, "orphan")])
+def test_where_late_ends_does_not_depend_on_when_state_is_let_go(after: float, name: str) -> None:
+    log = empty()
+    show(log, "q", 0)
+    click(log, "q", "A", 4)
+    show(log, "r", 1204)
+    buy(log, "q", "A", 4 + after)
+    assert result(run(log)[1], "purchase", name) == 1
+
+
 # --- late, expired, evicted ---------------------------------------------------------------------------------------------------------
 
 
@@ -223,6 +233,37 @@ def test_a_late_event_is_counted_and_still_joined() -> None:
     assert [s.label for s in of(samples, Task.CLICK)] == [0, 1], "its key is behind the click window, so the first copy was negative"
     assert of(samples, Task.CLICK)[1].delay_us == 10 * SECOND
     assert bench.count("consumer_events_total", event="click", outcome="late") == 1
+
+
+def test_what_is_final_stays_final_for_an_event_that_arrives_behind_it() -> None:
+    log = empty()
+    show(log, "q", 0)
+    show(log, "r", 600, hits=("Y",))
+    click(log, None, "Z", 605.5)
+    click(log, "q", "A", 590)
+    samples, bench = run(log)
+    assert sum(s.label for s in of(samples, Task.CLICK)) == 0
+    assert result(bench, "click", "orphan") == 2
+
+
+def test_an_exposure_that_arrives_very_late_is_not_credited_beyond_its_attribution_window() -> None:
+    log = empty()
+    show(log, "r", 705, hits=("Z",))
+    show(log, "q", 0)
+    click(log, "q", "A", 700)
+    samples, bench = run(log)
+    assert sum(s.label for s in of(samples, Task.CLICK)) == 0
+    assert result(bench, "click", "orphan") == 1
+
+
+def test_a_click_that_arrives_very_late_is_not_credited_beyond_its_attribution_window() -> None:
+    log = empty()
+    click(log, None, "Z", 705)
+    click(log, None, "A", 0)
+    buy(log, None, "A", 700)
+    samples, bench = run(log)
+    assert sum(s.label for s in of(samples, Task.PURCHASE)) == 0
+    assert result(bench, "purchase", "late") == 1
 
 
 def test_what_ended_without_a_positive_is_counted_as_expired_and_let_go() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 from random import Random
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from consumers.errors import OffsetLost, PartitionsMismatch, SnapshotRefused
 from consumers.events import encode_click, encode_exposure, encode_item, encode_purchase
 from consumers.pipeline import BatchConfig, Topics
+from consumers.telemetry import RESULTS
 from tests.consumers.bench import Bench
 from tests.consumers.oracle import Outcome, oracle
 from tests.consumers.shop import MALFORMED, SECOND, START_US, TOPICS, WINDOWS, shop
@@ -59,12 +61,17 @@ def buy(log: Log, query_id: str | None, item: str, at: float, *, client: str = "
 
 @SLOW
 @given(
-    seed=st.integers(0, 10_000), polls=st.integers(0, 10_000), most=st.integers(1, 200), size=st.integers(1, 100), parts=st.integers(1, 3)
+    seed=st.integers(0, 10_000),
+    pace=st.sampled_from([1.0, 20.0]),
+    polls=st.integers(0, 10_000),
+    most=st.integers(1, 200),
+    size=st.integers(1, 100),
+    parts=st.integers(1, 3),
 )
 def test_any_interleaving_of_polls_and_any_batch_size_gives_the_samples_of_the_oracle(
-    seed: int, polls: int, most: int, size: int, parts: int
+    seed: int, pace: float, polls: int, most: int, size: int, parts: int
 ) -> None:
-    log = shop(seed, 250, num_partitions=parts)
+    log = shop(seed, 250, num_partitions=parts, seconds_between=pace)
     bench = Bench(log.reader(max_records=most, random=Random(polls)), batch=BatchConfig(size=size, flush_seconds=1e9))
     samples = bench.run()
     wanted = expected(log)
@@ -111,17 +118,19 @@ def test_every_record_has_exactly_one_outcome(seed: int, most: int) -> None:
 @SLOW
 @given(
     seed=st.integers(0, 10_000),
+    pace=st.sampled_from([1.0, 20.0]),
     cut=st.integers(0, 60),
     before=st.integers(0, 10_000),
     after=st.integers(0, 10_000),
     size=st.integers(1, 40),
 )
 def test_a_snapshot_resumed_in_a_fresh_pipeline_gives_the_identical_remaining_samples(
-    seed: int, cut: int, before: int, after: int, size: int
+    seed: int, pace: float, cut: int, before: int, after: int, size: int
 ) -> None:
-    log = shop(seed, 200)
+    log = shop(seed, 200, seconds_between=pace)
     batch = BatchConfig(size=size, flush_seconds=1e9)
-    whole = Bench(log.reader(max_records=30, random=Random(before)), batch=batch).run()
+    unbroken = Bench(log.reader(max_records=30, random=Random(before)), batch=batch)
+    whole = unbroken.run()
 
     first = Bench(log.reader(max_records=30, random=Random(before)), batch=batch)
     done: list[Sample] = []
@@ -133,6 +142,11 @@ def test_a_snapshot_resumed_in_a_fresh_pipeline_gives_the_identical_remaining_sa
     second.pipeline.restore(parts, offsets)
     assert second.pipeline.snapshot() == parts, "equal state gives equal bytes"
     assert done + second.run() == whole
+    first.pipeline._tell_join()
+    for event, results in RESULTS.items():
+        for result in results:
+            counts = [bench.count("join_labels_total", event=event, result=result) for bench in (unbroken, first, second)]
+            assert counts[0] == counts[1] + counts[2], (event, result)
 
 
 @SLOW
@@ -166,6 +180,16 @@ def test_a_snapshot_that_is_not_one_is_refused() -> None:
     bench = Bench(shop(1, 20))
     parts = dict.fromkeys(bench.pipeline.snapshot(), b"\x01")
     with pytest.raises(SnapshotRefused, match="cannot be read"):
+        Bench(shop(1, 20)).pipeline.restore(parts, bench.pipeline.next_offsets())
+
+
+def test_a_snapshot_of_another_format_is_refused() -> None:
+    bench = Bench(shop(1, 20))
+    parts = bench.pipeline.snapshot()
+    state = msgspec.msgpack.decode(parts["ingest"])
+    state[0] += 1
+    parts["ingest"] = msgspec.msgpack.encode(state)
+    with pytest.raises(SnapshotRefused, match=r"has the format 2, and this code reads 1\. Migrate"):
         Bench(shop(1, 20)).pipeline.restore(parts, bench.pipeline.next_offsets())
 
 
@@ -453,7 +477,10 @@ def test_items_are_read_to_their_end_before_any_event() -> None:
     for n in range(1200):
         describe(log, f"other-{n}", "x", 0)
     describe(log, "A", "a shoe", 50)
-    samples = with_items(log).run()
+    bench = with_items(log)
+    assert next(bench.pipeline.batches()) is None
+    assert {tp: offset for tp, offset in bench.pipeline.next_offsets().items() if tp[0] != "items"} == {(t, 0): 0 for t in TOPICS}
+    samples = with_items(log.reader()).run()
     assert {s.item_id: s.text for s in samples} == {"A": "a shoe", "B": ""}
     assert samples[0].attributes == {"brand": "a"}
 

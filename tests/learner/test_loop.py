@@ -145,10 +145,11 @@ def test_one_checkpoint_is_in_flight_and_training_goes_on_beside_it(tmp_path: Pa
     learner = Learner(tmp_path, writer=BackgroundWriter)
     gate, reached = threading.Event(), threading.Event()
 
-    def hold(call: Call) -> Fault | None:
-        return Meanwhile(lambda: (reached.set(), gate.wait())) if call.op == "link" else None
+    def wait() -> None:
+        reached.set()
+        gate.wait()
 
-    learner.disk.plan = hold
+    learner.disk.plan = lambda call: Meanwhile(wait) if call.op == "link" else None
     reports = learner.run(*STREAM[:6], seconds=100.0)
     assert reached.wait(60)
     assert len(reports) == 6

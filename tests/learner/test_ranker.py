@@ -24,7 +24,8 @@ def ranker(interaction: str = "towers", *, tuning: str = "full") -> Ranker:
 
 def order(own: Ranker, query: str) -> list[int]:
     with torch.inference_mode():
-        return np.argsort(-own([query] * len(ITEMS), ITEMS).click.numpy(), kind="stable").tolist()
+        scored = own([query] * len(ITEMS), ITEMS)
+    return [int(i) for i in np.argsort(-scored.click.numpy(), kind="stable")]
 
 
 def learn(own: Ranker, query: str, clicked: int) -> None:
@@ -63,7 +64,7 @@ def test_both_interactions_start_as_the_cosine(interaction: str) -> None:
 
 def test_a_pair_read_together_moves_its_head_from_the_first_step_on() -> None:
     own = ranker("cross")
-    own(["red shoe"] * len(ITEMS), ITEMS).click.sum().backward()  # type: ignore[no-untyped-call]
+    own(["red shoe"] * len(ITEMS), ITEMS).click.sum().backward()
     assert own.cross is not None
     assert own.cross.weight.grad is not None
     assert own.cross.weight.grad[0].abs().sum() > 0
