@@ -12,7 +12,6 @@ from kafka.errors import (
     CorruptRecordError,
     KafkaError,
     LogTruncationError,
-    NoOffsetForPartitionError,
     OffsetOutOfRangeError,
 )
 
@@ -95,7 +94,7 @@ class KafkaSource:
         """
         try:
             polled = self._consumer.poll(timeout_ms=int(timeout_seconds * 1000))
-        except (OffsetOutOfRangeError, NoOffsetForPartitionError, LogTruncationError) as error:
+        except (OffsetOutOfRangeError, LogTruncationError) as error:
             raise self._lost(error) from error
         except CorruptRecordError as error:
             raise LogCorrupt(str(error)) from error
@@ -163,8 +162,8 @@ class KafkaSource:
     def _lost(self, error: KafkaError) -> OffsetLost:
         """Name the partition, its next offset and what is retained."""
         lost = error.divergent_offsets if isinstance(error, LogTruncationError) else error.args[0]
-        tp = next(iter(lost))
-        next_offset = lost[tp] if isinstance(lost, dict) and isinstance(lost[tp], int) else -1
+        tp, found = next(iter(lost.items()))
+        next_offset = int(getattr(found, "offset", found))
         try:
             beginning = self._consumer.beginning_offsets([tp], timeout_ms=_OFFSETS_TIMEOUT_MS)[tp]
         except KafkaError:

@@ -65,7 +65,7 @@ def exit_code(error: Exception) -> int | None:
 
 @app.command()
 def demo(
-    seconds: Annotated[float | None, typer.Option(min=10, help="How long the shop is open: 90, or 400 with a catalogue.")] = None,
+    seconds: Annotated[float | None, typer.Option(min=10, help="How long the shop is open: 90, or 330 with a catalogue.")] = None,
     catalog: Annotated[Path | None, typer.Option(metavar="DIR", help="Products with graded judgements; else an invented shop.")] = None,
     split: Annotated[int, typer.Option(min=0, max=2, help="Which split of the judgements is held out.")] = 0,
     bootstrap_servers: Servers = None,
@@ -79,7 +79,7 @@ def demo(
 
     run(
         DemoConfig(
-            seconds=seconds or (400 if catalog else 90),
+            seconds=seconds or (330 if catalog else 90),
             catalog=catalog,
             split=split,
             bootstrap_servers=bootstrap_servers,

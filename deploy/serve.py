@@ -32,6 +32,7 @@ class ServingRole:
             PortTaken: somebody else listens there.
         """
         config, telemetry, slot, store = settings.serving, Telemetry(new_registry()), Slot(), Store(settings.store.root)
+        self._root = settings.store.root
         self._batcher = Batcher(config.batcher, telemetry)
         self._watcher = Watcher(store, slot, telemetry, config.watcher, recent=self._batcher.recent)
         app = create(store=store, slot=slot, batcher=self._batcher, watcher=self._watcher, telemetry=telemetry, limits=config.limits)
@@ -52,6 +53,7 @@ class ServingRole:
         Raises:
             KeyboardInterrupt: it was SIGINT; everything has ended in good order.
         """
+        log.info("listening", extra={"url": self.url, "store": str(self._root)})
         self._batcher.start()
         self._watcher.start()
         try:
@@ -70,6 +72,4 @@ class ServingRole:
 
 def run(settings: Settings) -> None:
     """Serve until a signal."""
-    role = ServingRole(settings)
-    log.info("listening", extra={"url": role.url, "store": str(settings.store.root)})
-    role.run()
+    ServingRole(settings).run()

@@ -83,7 +83,8 @@ class Ranker(nn.Module):
         purchase = self.purchase_scale * cosine + self.purchase_bias
         if self.cross is not None:
             pairs = self.encoder([self.texts.ids(q, i) for q, i in zip(queries, items, strict=True)]).cpu()
-            added = self.cross(pairs)
+            # row by row: a matrix product sums in an order that depends on how many rows there are
+            added = (pairs[:, None, :] * self.cross.weight).sum(-1) + self.cross.bias
             base, purchase = base + added[:, 0], purchase + added[:, 1]
         return PairLogits(click=base + (1 + self.exponent) * (self._residuals(queries) * v).sum(-1), base=base, purchase=purchase, items=v)
 

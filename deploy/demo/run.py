@@ -43,12 +43,17 @@ from deploy.demo.world import Query, Shoppers, World
 from deploy.errors import DeployError
 from deploy.observability import scrape
 from learner.artifact import Store
+from learner.config import LearnerConfig
 from learner.evaluation import Evaluation
+from weighting.stacker import StackerConfig
+from weighting.weigher import WeigherConfig
 
 _PARTITIONS = 4
 _START_SECONDS = 300.0
 _END_SECONDS = 300.0
 _REQUESTS_PER_SECOND = 20.0
+#: Nothing learned, the click logit served is a s cos / (1 + b) + constant: the stacker's start, the scale, the exponent's inversion.
+_UNTRAINED_SLOPE = StackerConfig().encoder * LearnerConfig().scale / (1 + WeigherConfig().exponent)
 _COMMAND = "from deploy.cli import main; main()"
 
 
@@ -335,10 +340,12 @@ class _Demo:
         """The last version against grades and against the truth of the simulation."""
         after = self._rankings()
 
-        def first(query: Query) -> Array:
-            return before[query.text][0]
+        def cosine(query: Query) -> Array:
+            p = before[query.text][1]
+            value: Array = (np.log(p) - np.log1p(-p)) / _UNTRAINED_SLOPE
+            return value
 
-        judged = judge(self._world, served=lambda q: after[q.text][0], zero_shot=first, counts=counts)
+        judged = judge(self._world, served=lambda q: after[q.text][0], zero_shot=cosine, counts=counts)
         shoppers = Shoppers(self._world, seed=self._config.seed)
         asked = [query for query in self._world.queries if query.in_stream]
 

@@ -48,6 +48,8 @@ class Bench:
                 yield batch
             elif self.log.exhausted:
                 return
+            else:
+                self.clock.advance(1)  # a partition that is read to its end must not hold paused ones for ever
 
     def run(self, until_us: int | None = 2**60) -> list[Sample]:
         """All samples, with every window closed."""

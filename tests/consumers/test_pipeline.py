@@ -119,26 +119,27 @@ def test_every_record_has_exactly_one_outcome(seed: int, most: int) -> None:
 @given(
     seed=st.integers(0, 10_000),
     pace=st.sampled_from([1.0, 20.0]),
+    most=st.sampled_from([40, 60, 1_000_000]),
     cut=st.integers(0, 60),
     before=st.integers(0, 10_000),
     after=st.integers(0, 10_000),
     size=st.integers(1, 40),
 )
 def test_a_snapshot_resumed_in_a_fresh_pipeline_gives_the_identical_remaining_samples(
-    seed: int, pace: float, cut: int, before: int, after: int, size: int
+    seed: int, pace: float, most: int, cut: int, before: int, after: int, size: int
 ) -> None:
     log = shop(seed, 200, seconds_between=pace)
-    batch = BatchConfig(size=size, flush_seconds=1e9)
-    unbroken = Bench(log.reader(max_records=30, random=Random(before)), batch=batch)
+    batch, join = BatchConfig(size=size, flush_seconds=1e9), dataclasses.replace(WINDOWS, max_pending=most)
+    unbroken = Bench(log.reader(max_records=30, random=Random(before)), batch=batch, join=join)
     whole = unbroken.run()
 
-    first = Bench(log.reader(max_records=30, random=Random(before)), batch=batch)
+    first = Bench(log.reader(max_records=30, random=Random(before)), batch=batch, join=join)
     done: list[Sample] = []
     for _, yielded in zip(range(cut), first.pipeline.batches(), strict=False):
         done += yielded.samples if yielded is not None else ()
     parts, offsets = first.pipeline.snapshot(), first.pipeline.next_offsets()
 
-    second = Bench(log.reader(max_records=30, random=Random(after)), batch=batch)
+    second = Bench(log.reader(max_records=30, random=Random(after)), batch=batch, join=join)
     second.pipeline.restore(parts, offsets)
     assert second.pipeline.snapshot() == parts, "equal state gives equal bytes"
     assert done + second.run() == whole

@@ -37,9 +37,10 @@ def test_when_one_role_cannot_start_the_other_ends_too_and_the_error_is_one_sent
 def test_a_signal_ends_the_roles_in_good_order(tmp_path: Path, number: signal.Signals, code: int) -> None:
     process = up(tmp_path, role="serve")
     assert process.stderr is not None
-    running = next(line["event"] for line in map(json.loads, process.stderr) if "running on" in line["event"])
-    url = running.partition("http://")[2].partition(" ")[0]
-    assert httpx.get(f"http://{url}/livez").status_code == 200
+    lines = map(json.loads, process.stderr)
+    url = next(line["url"] for line in lines if line["event"] == "listening")
+    assert next(line["event"] for line in lines if "startup complete" in line["event"])
+    assert httpx.get(f"{url}/livez").status_code == 200
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == code, err

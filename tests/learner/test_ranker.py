@@ -75,14 +75,21 @@ def test_a_pair_read_together_moves_its_head_from_the_first_step_on() -> None:
         assert (scored.click - 8.0 * cosine - own.bias).abs().max() > 0.01
 
 
+def taught(interaction: str) -> Ranker:
+    """One whose residual, and whose head where it has one, say something."""
+    own = ranker(interaction)
+    learn(own, "red shoe", 3)
+    if own.cross is not None:
+        with torch.no_grad():
+            own.cross.weight.copy_(torch.randn(own.cross.weight.shape, generator=torch.Generator().manual_seed(0)))
+    return own
+
+
 def test_a_pair_has_one_logit_whatever_it_is_scored_with() -> None:
     for interaction in ("towers", "cross"):
-        own = ranker(interaction)
-        learn(own, "red shoe", 3)
+        own, fresh = taught(interaction), taught(interaction)
         with torch.inference_mode():
             together = own(["red shoe", "blue lamp"] * len(ITEMS), [item for item in ITEMS for _ in range(2)])
-            fresh = ranker(interaction)
-            learn(fresh, "red shoe", 3)
             alone = [fresh([q], [item]) for item in ITEMS for q in ("red shoe", "blue lamp")]
         assert torch.equal(together.click, torch.cat([one.click for one in alone]))
         assert torch.equal(together.purchase, torch.cat([one.purchase for one in alone]))

@@ -181,6 +181,9 @@ def test_dropout_is_a_function_of_seed_and_step_alone() -> None:
     torch.manual_seed(99)
     assert trainer(dropout=0.3).step(batch).loss == with_dropout
     assert trainer(dropout=0.3, seed=1).step(batch).loss != with_dropout
+    later = trainer(dropout=0.3)
+    later.step_number = 7
+    assert later.step(batch).loss != with_dropout
     assert trainer().step(batch).loss != with_dropout
 
 
