@@ -27,7 +27,7 @@ class CopyKind(enum.StrEnum):
     LATE_POSITIVE = "late_positive"  #: emitted again because the positive label came after the first copy
 
 
-class Position(msgspec.Struct, frozen=True, order=True, array_like=True):
+class Position(msgspec.Struct, frozen=True, order=True, array_like=True, gc=False):
     """Where a record stands in the log; prints as ``clicks[3]@171004``."""
 
     topic: str
@@ -49,7 +49,7 @@ class Slice(msgspec.Struct, frozen=True, order=True, array_like=True):
     num_records: int
 
 
-class Sample(msgspec.Struct, frozen=True, kw_only=True):
+class Sample(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One labelled (query, item) pair, with the features as they were when the item was shown.
 
     Late copies carry the features of the first copy, never those of the late event.
