@@ -132,12 +132,20 @@ class Publisher:
         self._telemetry.size.set(sum(len(data) for data in files.values()))
 
     def close(self) -> None:
-        """Make what was learned last durable, and end the writer."""
+        """Make what was learned last durable, and end the writer.
+
+        Raises:
+            StoreFailed: it could not be made durable; the version before it still is.
+        """
         self._hear(self._poll(timeout_seconds=None))
+        saved = None
         if self._fresh:
             self.cut()
-            self._hear(self._poll(timeout_seconds=None))
+            saved = self._poll(timeout_seconds=None)
+            self._hear(saved)
         self._writer.close()
+        if saved is not None and saved.version is None and saved.error is not None:
+            raise saved.error
 
     def _poll(self, *, timeout_seconds: float | None) -> Saved | None:
         try:

@@ -57,7 +57,8 @@ class StackerConfig:
 class Stacker:
     """Served logit = a encoder + b memory + c, with a, b > 0; a recursive Bayesian logistic regression with forgetting.
 
-    `learn` takes both logits at the place where the sample was shown, before either part learned it; `get` takes them as if shown first.
+    `learn` takes the memory's logit where the sample was shown and the encoder's as if shown first, before either part learned it: the
+    place comes in through the memory alone. `get` takes both as if shown first.
 
     >>> Stacker().get(np.array([2.0]), np.array([-1.0])).tolist()
     [0.5]

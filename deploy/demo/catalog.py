@@ -12,6 +12,7 @@ from deploy.demo.world import Product, Query, World
 from deploy.errors import DeployError
 
 _GRADES = {100: 4.0, 10: 2.0, 1: 0.4, 0: 0.0}
+_RATINGS = {str(rating) for rating in _GRADES}
 _IN_STREAM = 110 / 150
 _LARGEST_CLASS = 300
 _SMALLEST_CLASS = 40
@@ -36,6 +37,9 @@ def load_catalog(folder: Path, *, split: int) -> World:
     }
     judged: dict[str, list[tuple[str, float]]] = {}
     for query, asin, rating in zip(judgments["query"], judgments["docId"], judgments["rating"], strict=True):
+        if str(rating) not in _RATINGS or asin not in known:
+            expected = f"one of {', '.join(map(str, _GRADES))}, and an asin of products.parquet"
+            raise DeployError(f"{folder / 'judgments.parquet'}: query {query!r}: got rating {rating!r} of {asin!r}, expected {expected}")
         judged.setdefault(query, []).append((asin, _GRADES[int(rating)]))
     draw = np.random.Generator(np.random.PCG64(split))
     texts = sorted(judged)

@@ -289,7 +289,7 @@ class _Demo:
         evaluation = Evaluation()
         evaluation.restore(kept["click"])
         quarters = evaluation.quarters()
-        aucs = [quarter.get("auc", float("nan")) for quarter in quarters]
+        aucs = [quarter.get("auc") for quarter in quarters]
         click = frozenset({("label", "click")})
         bounds = {b: m[("steelyard_label_prior_bound_ratio", frozenset({("label", "click"), ("bound", b)}))] for b in ("low", "high")}
         failures = dict(requests.failures)
@@ -313,7 +313,7 @@ class _Demo:
             "auc_first_quarter": aucs[0],
             "auc_last_quarter": aucs[-1],
             "normalized_entropy": evaluation.get()["normalized_entropy"],
-            "normalized_entropy_quarters": [quarter.get("normalized_entropy", float("nan")) for quarter in quarters],
+            "normalized_entropy_quarters": [quarter.get("normalized_entropy") for quarter in quarters],
             "predicted_to_observed": evaluation.get()["predicted_to_observed"],
             "weight_ess_ratio": m[("steelyard_weight_effective_sample_ratio", frozenset())],
             "prior": m[("steelyard_label_prior_ratio", click)],
