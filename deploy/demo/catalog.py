@@ -11,8 +11,7 @@ import numpy as np
 from deploy.demo.world import Product, Query, World
 from deploy.errors import DeployError
 
-_GRADES = {100: 4.0, 10: 2.0, 1: 0.4, 0: 0.0}
-_RATINGS = {str(rating) for rating in _GRADES}
+_GRADES = {100.0: 4.0, 10.0: 2.0, 1.0: 0.4, 0.0: 0.0}
 _IN_STREAM = 110 / 150
 _LARGEST_CLASS = 300
 _SMALLEST_CLASS = 40
@@ -37,10 +36,10 @@ def load_catalog(folder: Path, *, split: int) -> World:
     }
     judged: dict[str, list[tuple[str, float]]] = {}
     for query, asin, rating in zip(judgments["query"], judgments["docId"], judgments["rating"], strict=True):
-        if str(rating) not in _RATINGS or asin not in known:
+        if float(rating) not in _GRADES or asin not in known:
             expected = f"one of {', '.join(map(str, _GRADES))}, and an asin of products.parquet"
             raise DeployError(f"{folder / 'judgments.parquet'}: query {query!r}: got rating {rating!r} of {asin!r}, expected {expected}")
-        judged.setdefault(query, []).append((asin, _GRADES[int(rating)]))
+        judged.setdefault(query, []).append((asin, _GRADES[float(rating)]))
     draw = np.random.Generator(np.random.PCG64(split))
     texts = sorted(judged)
     in_stream = set(draw.permutation(len(texts))[: round(len(texts) * _IN_STREAM)].tolist())
