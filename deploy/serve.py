@@ -58,6 +58,7 @@ class ServingRole:
         self._watcher.start()
         try:
             if current_thread() is main_thread():
+                signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits it ignored
                 signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn ends by it, then raises it once more: that one is ours
             self._server.run(sockets=[self._socket])
         finally:
