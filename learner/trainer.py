@@ -45,7 +45,7 @@ class StepReport:
 
     Attributes:
         step: number of the step, from 1.
-        result: ok, or nonfinite: the gradient was refused and no parameter moved.
+        result: ok, or nonfinite: a score or the gradient was refused and no parameter moved.
         loss: L before the step.
         gradient_norm: of all that moves, before clipping.
         weighted: the samples and how much each counted.
@@ -99,9 +99,12 @@ class Trainer:
         self.ranker.train(self.config.dropout > 0)
         scored = self.ranker([s.query for s in samples], [s.text for s in samples])  # 1.
         weighted = self.weigher.weigh(samples)  # 2.
-        self._stack(weighted, scored)  # 3.
-        result, loss, norm = self._descend(weighted, scored)  # 4.
-        self._count(weighted, scored)  # 5.
+        if _finite(samples, scored):
+            self._stack(weighted, scored)  # 3.
+            result, loss, norm = self._descend(weighted, scored)  # 4.
+            self._count(weighted, scored)  # 5.
+        else:  # the estimators are sound without the model: they have learned, it does not
+            result, loss, norm = "nonfinite", math.nan, math.nan
         self.step_number += 1
         self.num_samples += len(samples)
         return StepReport(step=self.step_number, result=result, loss=loss, gradient_norm=norm, weighted=weighted)
@@ -235,6 +238,12 @@ class Trainer:
             name, _, field = key.partition("|")
             parameter = named[name]
             self._optimizer.state[parameter][field] = tensor.clone() if field == "step" else tensor.to(parameter.device).clone()
+
+
+def _finite(samples: Sequence[Sample], scored: PairLogits) -> bool:
+    """Whether every sample's logit of its own task is a number."""
+    click = torch.tensor([s.task is Task.CLICK for s in samples])
+    return bool(torch.isfinite(torch.where(click, scored.click, scored.purchase)).all())
 
 
 def _hugging_face_files(model: Any, tokenizer: Any) -> dict[str, bytes]:

@@ -130,6 +130,18 @@ def test_a_gradient_that_is_not_finite_moves_nothing_and_the_next_step_learns() 
     assert all(torch.isfinite(p).all() for p in weights_of(own).values())
 
 
+def test_a_score_that_is_not_finite_moves_nothing_and_is_not_evaluated() -> None:
+    learner = trainer()
+    with torch.no_grad():
+        learner.ranker.bias.fill_(math.nan)
+    before = weights_of(learner)
+    report = learner.step(lists(4))
+    assert report.result == "nonfinite"
+    assert learner.evaluations[Task.CLICK].get()["num_samples"] == 0
+    assert len(learner.ranker.residual) == 0
+    assert {name for name, own in weights_of(learner).items() if not torch.equal(own, before[name])} <= {"bias"}  # NaN equals nothing
+
+
 def test_the_loss_is_the_mean_of_each_sample_s_weight_times_its_cross_entropy() -> None:
     own, twin, batch = trainer(), trainer(), batches(1)[0]
     with torch.no_grad():
