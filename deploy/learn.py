@@ -8,6 +8,7 @@ import platform
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict
 from importlib.metadata import version as installed
 from threading import Event, current_thread, main_thread
@@ -53,17 +54,23 @@ class LearnRole:
             Fenced: another learner took the store.
         """
         interrupted = self._catch_signals()
+        with ExitStack() as opened:
+            self._learn(each, opened)
+        if interrupted.is_set():
+            raise KeyboardInterrupt
+
+    def _learn(self, each: Callable[[StepReport, Trainer], None], opened: ExitStack) -> None:
+        """Open everything that may be refused, and only then claim the store: a start that fails must not fence the learner that runs."""
         settings, topics = self._settings, self._settings.kafka.topics
-        checkpointer = Checkpointer(settings.store.root, Disk(), self._clock)
-        epoch = checkpointer.claim()
-        recovered = checkpointer.latest()
-        for skipped in recovered.skipped:
-            log.error("checkpoint passed over", extra={"version": skipped.name, "reason": skipped.reason})
         trainer = Trainer(settings.learner, Weigher(settings.weighting))
         source = KafkaSource(settings.kafka, tuple(topics.kinds())).start()
+        opened.callback(source.close)
         sink = KafkaSink(settings.kafka, (topics.dead_letter,)).start()
-        metrics = start_metrics(self.registry, settings.observability.metrics_port, settings.observability.metrics_host)
+        opened.callback(sink.close)
         admin = KafkaAdmin(settings.kafka).start()
+        opened.callback(admin.close)
+        metrics = start_metrics(self.registry, settings.observability.metrics_port, settings.observability.metrics_host)
+        opened.callback(metrics.close)
         consumer_telemetry, telemetry = ConsumerTelemetry(self.registry), Telemetry(self.registry)
         dead_letters = DeadLetters(sink, topics.dead_letter, consumer_telemetry)
         pipeline = Pipeline(
@@ -75,10 +82,14 @@ class LearnRole:
             dead_letters=dead_letters,
             telemetry=consumer_telemetry,
         )
-        writer = BackgroundWriter(checkpointer, keep=settings.store.keep)
+        checkpointer = Checkpointer(settings.store.root, Disk(), self._clock)
+        epoch = checkpointer.claim()
+        recovered = checkpointer.latest()
+        for skipped in recovered.skipped:
+            log.error("checkpoint passed over", extra={"version": skipped.name, "reason": skipped.reason})
         publisher = Publisher(
             trainer,
-            writer,
+            BackgroundWriter(checkpointer, keep=settings.store.keep),
             lambda: _ingest_state(pipeline, dead_letters),
             telemetry,
             clock=self._clock,
@@ -91,18 +102,10 @@ class LearnRole:
             checkpointer.announce(recovered.version)
             self._resume(recovered.version, checkpointer, trainer, pipeline, publisher)
         log.info("learning", extra={"epoch": epoch, "resumed": recovered.version and recovered.version.name, "metrics_port": metrics.port})
-        try:
-            for report in train(self._until_stopped(pipeline), trainer, publisher, telemetry):
-                if report is not None:
-                    each(report, trainer)
-            publisher.close()
-        finally:
-            source.close()
-            sink.close()
-            admin.close()
-            metrics.close()
-        if interrupted.is_set():
-            raise KeyboardInterrupt
+        for report in train(self._until_stopped(pipeline), trainer, publisher, telemetry):
+            if report is not None:
+                each(report, trainer)
+        publisher.close()
 
     def stop(self) -> None:
         """End after the step at hand; from any thread."""

@@ -22,11 +22,13 @@ from consumers.kafka_options import KafkaConfig
 from consumers.kafka_sink import KafkaSink
 from consumers.pipeline import Topics
 from deploy.config import LogConfig
+from deploy.errors import PortTaken
 from deploy.learn import LearnRole
 from deploy.observability import ObservabilityConfig
 from deploy.settings import Settings
 from learner.artifact import Store, Version
 from learner.config import LearnerConfig, StoreConfig
+from learner.errors import ModelMissing
 from learner.trainer import StepReport, Trainer
 from tests.consumers.oracle import oracle
 from tests.consumers.shop import SECOND, START_US, TOPICS, WINDOWS, writes
@@ -230,3 +232,19 @@ def test_a_topic_that_is_missing_is_named(broker: Cluster, tmp_path: Path) -> No
         with pytest.raises(TopicMissing, match=rf"topic '{topics.dead_letter}' does not exist"):
             LearnRole(settings).run()
         assert topics.dead_letter not in admin.topics()
+    assert not (tmp_path / "epoch").exists()
+
+
+def test_a_start_that_is_refused_leaves_the_running_learner_its_store(shop: Shop, tmp_path: Path) -> None:
+    settings = shop.at(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        refused = [
+            (replace(settings, learner=replace(settings.learner, model="/no/such")), ModelMissing),
+            (replace(settings, kafka=replace(settings.kafka, bootstrap_servers=f"127.0.0.1:{port + 1}")), SourceUnavailable),
+            (replace(settings, observability=replace(settings.observability, metrics_port=port)), PortTaken),
+        ]
+        for wrong, error in refused:
+            with pytest.raises(error):
+                LearnRole(wrong).run()
+            assert not (tmp_path / "epoch").exists()
