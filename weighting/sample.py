@@ -47,6 +47,14 @@ class Slice(msgspec.Struct, frozen=True, order=True, array_like=True):
     start: int
     end: int
     num_records: int
+    sum64: int = 0  #: sum mod 2^64 of the hashes of its records
+
+
+class Turn(msgspec.Struct, frozen=True, array_like=True):
+    """What was consumed at once: the records of one poll, and the partitions that were found to be idle with it."""
+
+    slices: tuple[Slice, ...]
+    idle: tuple[tuple[str, int], ...] = ()  #: (topic, partition)
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True, gc=False):
