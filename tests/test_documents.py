@@ -199,7 +199,7 @@ def test_a_version_is_gone_back_to_as_the_page_says(tmp_path: Path) -> None:
     (block,) = blocks("docs/runbooks.md", "python")
     assert '"/var/lib/steelyard"' in block
     exec(block.replace("/var/lib/steelyard", str(tmp_path)), {})
-    assert store.aliases() == {"champion": "v000001", "challenger": None, "previous": "v000002"}
+    assert store.aliases() == {"champion": "v000002", "challenger": None, "previous": "v000003"}
 
 
 def test_the_producer_that_is_shown_sets_the_partitioner() -> None:
