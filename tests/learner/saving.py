@@ -44,8 +44,12 @@ def cut(step: int, **changes: Any) -> Cut:
 
 
 def start(checkpointer: Checkpointer, root: Path, disk: Disk, **options: Any) -> Acquired:
-    """Acquire the store with a journal of its own."""
-    return checkpointer.acquire(Journal(root, disk), **{"cut_for_new_store": cut(0), **options})
+    """Acquire the store, with a journal that nothing is written to."""
+    journal = Journal(root, disk)
+    try:
+        return checkpointer.acquire(journal, **{"cut_for_new_store": cut(0), **options})
+    finally:
+        journal.close()
 
 
 def owner(root: Path, disk: Disk | None = None, *, now: float = 1_700_000_100.0, **options: Any) -> Checkpointer:

@@ -17,9 +17,9 @@ import pytest
 from learner.artifact import Store
 from learner.blobs import Disk
 from learner.checkpoint import BackgroundWriter, Checkpointer
-from learner.errors import Fenced, FormatUnknown, StoreFailed
+from learner.errors import Corrupt, Fenced, FormatUnknown, StoreFailed
 from tests.fakes.disk import Call, Crash, Die, Fail, FailAfter, Fault, FaultyDisk, Meanwhile, at, on, tree
-from tests.learner.saving import LONG_AFTER, assert_whole, cut, files, owner, recover, rewrite, saved
+from tests.learner.saving import LONG_AFTER, assert_whole, cut, files, owner, recover, rewrite, saved, start
 from tests.learner.test_artifact import DAMAGES, Damage, flip, remove, truncate
 
 LOSSES = [(False, False), (True, False), (False, True), (True, True)]
@@ -92,7 +92,7 @@ def test_a_reader_at_any_moment_of_a_save_sees_the_old_or_the_new_version_whole(
     checkpointer = owner(tmp_path, FaultyDisk(lambda call: Meanwhile(lambda: look(call))))
     checkpointer.announce(checkpointer.save(files(2), cut(2)))
     look(Call(0, "end", 0, tmp_path))
-    assert seen == {"v000002", "v000003"}
+    assert seen == {"v000002", "v000004"}
 
 
 def save_and_announce(checkpointer: Checkpointer, step: int) -> StoreFailed | None:
@@ -113,15 +113,15 @@ def test_a_save_that_fails_at_any_call_leaves_the_old_checkpoint_and_the_next_sa
     for index, fault in itertools.product(range(first, len(probe.calls)), faults):
         root = tmp_path / f"{index}-{type(fault).__name__}"
         saved(root, 5)
-        healthy = tree(root)
         disk = FaultyDisk()
         checkpointer = owner(root, disk)
+        healthy = tree(root)
         disk.plan = at(len(disk.calls) + index - first, fault)
         error = save_and_announce(checkpointer, 6)
         if error is not None:  # the disk may fail where it does not matter
             assert (error.retriable, error.errno, error.step in str(error)) == (True, code, True)
             if error.step not in ("C10", "C11"):
-                assert {path for path, _ in tree(root).items() ^ healthy.items() if not path.startswith("epoch/")} == set()
+                assert tree(root) == healthy
         version = Store(root).version("v000002")
         assert_whole(root, version)
         after = checkpointer.save(files(7), cut(7))
@@ -170,8 +170,8 @@ def test_a_disk_that_is_really_full_keeps_the_old_checkpoint_and_recovers_when_t
         checkpointer.save({"model.safetensors": bytes(300_000)}, cut(2))
     assert_whole(root, Store(root).version("v000002"))
     assert [path.name for path in (root / "blobs").iterdir()] == ["000001-00000002"]
-    assert checkpointer.save(files(2), cut(2)).name == "v000003"
-    assert_whole(root, Store(root).version("v000003"))
+    assert checkpointer.save(files(2), cut(2)).name == "v000004"
+    assert_whole(root, Store(root).version("v000004"))
 
 
 def test_every_name_is_given_after_the_fsync_of_its_bytes_and_made_durable_before_anyone_hears(tmp_path: Path) -> None:
@@ -258,45 +258,51 @@ def test_a_damaged_checkpoint_is_passed_over_loudly_for_the_one_before(tmp_path:
         damage(newest.path / "model.safetensors")
     before = tree(tmp_path)
     checkpointer = Checkpointer(tmp_path, Disk(), lambda: LONG_AFTER)
-    checkpointer.claim()
-    found = checkpointer.latest()
+    found = start(checkpointer, tmp_path, Disk())
     assert found.version is not None
     assert found.version.name == "v000002"
     assert [skipped.name for skipped in found.skipped] == ["v000003"]
     assert "model.safetensors" in found.skipped[0].reason or "man/M-00000003" in found.skipped[0].reason
     checkpointer.sweep()
     after = checkpointer.save(files(3), cut(3))
-    assert after.name == "v000004"  # the number of the damaged one is not used again
-    assert after.manifest["parent"]["version"] == "v000002"
+    assert after.name == "v000005"  # the number of the damaged one is not used again
+    assert after.parent == "v000002"
     assert before.items() <= tree(tmp_path).items()  # evidence stays
+    assert damage is remove or [path.name for path in (tmp_path / "quarantine").iterdir()] == [found.skipped[0].path.replace("/", "+")]
+    again = start(checkpointer, tmp_path, Disk())
+    assert (again.version and again.version.name, again.skipped) == (after.name, ())
 
 
 def test_two_damaged_checkpoints_are_passed_over_and_a_store_with_none_left_says_so(tmp_path: Path) -> None:
     first, second, third = saved(tmp_path, 1, 2, 3)
     truncate(third.path / "config.json")
     remove(second.path / "training" / "rng.safetensors")
-    found = owner(tmp_path).latest()
+    found = start(Checkpointer(tmp_path, Disk(), lambda: LONG_AFTER), tmp_path, Disk())
     assert found.version is not None
     assert found.version.name == "v000002"
     assert [skipped.name for skipped in found.skipped] == ["v000004", "v000003"]
     flip(first.path / "model.safetensors")
-    found = owner(tmp_path).latest()
-    assert found.version is None
-    assert len(found.skipped) == 3
+    found = start(Checkpointer(tmp_path, Disk(), lambda: LONG_AFTER), tmp_path, Disk())
+    assert found.version is None  # the origin
+    assert [skipped.name for skipped in found.skipped] == ["v000002"]  # of the others was told
+    for fence in [fence for fence in Store(tmp_path).manifests() if fence.kind == "fence"]:
+        flip(tmp_path / "man" / f"M-{fence.seq:08d}")
+    with pytest.raises(Corrupt, match="man: expected one wholly valid checkpoint, found 6 damaged ones"):
+        owner(tmp_path)
 
 
 def test_a_store_that_cannot_be_read_for_now_is_not_taken_for_a_damaged_one(tmp_path: Path) -> None:
     saved(tmp_path, 1, 2)
     checkpointer = Checkpointer(tmp_path, FaultyDisk(on("open", 0, Fail(errno.EMFILE))), lambda: LONG_AFTER)
     with pytest.raises(StoreFailed, match="A4 failed with EMFILE"):
-        checkpointer.latest()
+        start(checkpointer, tmp_path, Disk())
 
 
 def test_a_checkpoint_of_a_newer_release_stops_the_start_instead_of_falling_back(tmp_path: Path) -> None:
     _, second = saved(tmp_path, 1, 2)
-    rewrite(tmp_path, second, format=2)
+    rewrite(tmp_path, second, format=3)
     with pytest.raises(FormatUnknown, match="run that one"):
-        Checkpointer(tmp_path, Disk(), lambda: LONG_AFTER).latest()
+        owner(tmp_path)
 
 
 def test_the_second_claim_fences_the_first(tmp_path: Path) -> None:
@@ -311,7 +317,7 @@ def test_the_second_claim_fences_the_first(tmp_path: Path) -> None:
             refused()
     assert tree(tmp_path / "man") == before
     assert Store(tmp_path).announced() is None
-    assert second.save(files(3), cut(3)).name == "v000003"
+    assert second.save(files(3), cut(3)).name == "v000004"
     assert second.sweep() == ["blobs/000001-00000003"]
 
 
@@ -324,56 +330,60 @@ def test_an_owner_that_slept_before_the_link_loses_to_the_one_that_linked(tmp_pa
         other.append(owner(tmp_path))
         other[0].announce(other[0].save(files(2), cut(2)))
 
-    disk.plan = on("link", 0, Meanwhile(overtake))
+    disk.plan = on("link", 1, Meanwhile(overtake))
     with pytest.raises(Fenced, match="M-00000002 is another owner's"):
         sleeper.save(files(1), cut(1))
     (version,) = Store(tmp_path).versions()
     assert (version.epoch, version.step) == (2, 2)
     assert_whole(tmp_path, version)
-    assert other[0].save(files(3), cut(3)).name == "v000003"
+    assert other[0].save(files(3), cut(3)).name == "v000004"
 
 
-def test_an_owner_that_took_the_number_after_being_fenced_cannot_announce_it(tmp_path: Path) -> None:
-    """The gap that a fence manifest would close: the successor stops too, and its next start goes on from what it finds."""
+def test_an_owner_that_wakes_after_its_successor_has_started_can_take_no_number(tmp_path: Path) -> None:
+    """Not even between its last look (C8) and its link (C9): the successor's fence has the number."""
     saved(tmp_path, 1)
     disk = FaultyDisk()
     sleeper = owner(tmp_path, disk)
     successor: list[Checkpointer] = []
-    disk.plan = on("link", 0, Meanwhile(lambda: successor.append(owner(tmp_path))))
-    version = sleeper.save(files(2), cut(2))
-    with pytest.raises(Fenced):
-        sleeper.announce(version)
-    with pytest.raises(Fenced):
-        successor[0].save(files(2), cut(2))
+    disk.plan = on("link", 1, Meanwhile(lambda: successor.append(owner(tmp_path))))
+    with pytest.raises(Fenced, match="M-00000004 is another owner's"):
+        sleeper.save(files(2), cut(2))
+    assert successor[0].save(files(2), cut(2)).name == "v000005"
     assert Store(tmp_path).announced() == "v000002"
-    recovered = recover(tmp_path)
-    assert recovered is not None
-    assert recovered.name == "v000003"
 
 
-def test_owners_that_claim_at_the_same_time_get_different_epochs(tmp_path: Path) -> None:
+def test_owners_that_start_at_the_same_time_get_different_epochs_and_the_newer_one_wins(tmp_path: Path) -> None:
     disk = FaultyDisk(on("create", 0, Meanwhile(lambda: owner(tmp_path))))
-    assert Checkpointer(tmp_path, disk, lambda: 0.0).claim() == 2
+    assert start(Checkpointer(tmp_path, disk, lambda: 0.0), tmp_path, disk).epoch == 2
     assert sorted(path.name for path in (tmp_path / "epoch").iterdir()) == ["000001", "000002"]
+    disk = FaultyDisk(on("link", 0, Meanwhile(lambda: owner(tmp_path))))
+    with pytest.raises(Fenced, match="v000003 was made by owner epoch 4"):
+        owner(tmp_path, disk)
 
 
-def test_a_claim_is_durable_before_anything_is_done_with_it(tmp_path: Path) -> None:
+def test_a_start_makes_its_claim_its_fence_and_its_segment_durable_in_that_order(tmp_path: Path) -> None:
     disk = FaultyDisk()
-    Checkpointer(tmp_path, disk, lambda: 0.0).claim()
-    claim = tmp_path / "epoch" / "000001"
-    after = [(call.op, call.path) for call in disk.calls if call.op in ("create", "fsync", "fsync_folder")]
-    assert after[-3:] == [("create", claim), ("fsync", claim), ("fsync_folder", tmp_path / "epoch")]
+    owner(tmp_path, disk)
+    claim, mark, segment = tmp_path / "epoch" / "000001", tmp_path / "man" / "M-00000001", tmp_path / "journal" / "000001-0000"
+    asked = [call for call in disk.calls if call.op in ("create", "fsync", "fsync_folder", "link", "unlink")]
+    fence = next(call.path for call in asked if call.op == "link")
+    steps = [(call.op, call.target or call.path) for call in asked]
+    assert steps[steps.index(("create", claim)) :] == [
+        ("create", claim), ("fsync", claim), ("fsync_folder", claim.parent),
+        ("create", fence), ("fsync", fence), ("link", mark), ("fsync_folder", mark.parent), ("unlink", fence),
+        ("create", segment), ("fsync", segment), ("fsync_folder", segment.parent),
+    ]  # fmt: skip
 
 
 def test_a_link_that_was_made_though_it_reported_an_error_counts(tmp_path: Path) -> None:
-    checkpointer = owner(tmp_path, FaultyDisk(on("link", 0, FailAfter(errno.EIO))))
+    checkpointer = owner(tmp_path, FaultyDisk(on("link", 1, FailAfter(errno.EIO))))
     assert_whole(tmp_path, checkpointer.save(files(1), cut(1)))
     assert checkpointer.save(files(2), cut(2)).name == "v000003"
 
 
 def test_a_mark_that_may_be_there_is_never_overwritten(tmp_path: Path) -> None:
     """The link is made, reports an error, and cannot be looked at: its blobs must stay as they are."""
-    link, look = on("link", 0, FailAfter(errno.EIO)), on("num_links", 0, Fail(errno.EIO))
+    link, look = on("link", 1, FailAfter(errno.EIO)), on("num_links", 0, Fail(errno.EIO))
     checkpointer = owner(tmp_path, FaultyDisk(lambda call: link(call) or look(call)))
     with pytest.raises(StoreFailed, match="C9"):
         checkpointer.save(files(1), cut(1))
@@ -400,7 +410,7 @@ def test_a_cut_that_could_not_be_read_back_is_refused_before_anything_is_visible
 
 def test_a_store_that_cannot_be_made_says_where_and_why(tmp_path: Path) -> None:
     with pytest.raises(StoreFailed, match=r"missing/store: step A1 failed with ENOENT"):
-        Checkpointer(tmp_path / "missing" / "store", Disk(), lambda: 0.0).claim()
+        owner(tmp_path / "missing" / "store")
 
 
 def names(root: Path) -> list[str]:
@@ -424,10 +434,9 @@ def test_pruning_never_takes_the_newest_wholly_valid_one(tmp_path: Path) -> None
     versions = saved(tmp_path, *range(1, 10))
     for version in versions[3:]:
         flip(version.path / "model.safetensors")
-    checkpointer = Checkpointer(tmp_path, Disk(), lambda: LONG_AFTER)
-    checkpointer.claim()
-    assert checkpointer.prune(5) == ["v000002", "v000003", "v000005"]
-    found = checkpointer.latest()
+    checkpointer = owner(tmp_path)
+    assert checkpointer.prune(5) == ["v000005"]  # older ones are all that is left of the chain
+    found = start(checkpointer, tmp_path, Disk())
     assert found.version is not None
     assert found.version.name == "v000004"
 
@@ -436,12 +445,12 @@ def test_what_is_pruned_leaves_in_two_phases_an_hour_apart(tmp_path: Path) -> No
     saved(tmp_path, *range(1, 8))
     now = LONG_AFTER
     checkpointer = Checkpointer(tmp_path, Disk(), lambda: now)
-    checkpointer.claim()
-    checkpointer.latest()
+    start(checkpointer, tmp_path, Disk())
     assert checkpointer.prune(5) == ["v000002", "v000003"]
+    thrown = [path.name for path in (tmp_path / "trash").iterdir()]
     now += 3599
     assert checkpointer.prune(5) == []
-    assert len(list((tmp_path / "trash").iterdir())) == 4
+    assert [path.name for path in (tmp_path / "trash").iterdir()] == thrown != []
     now += 1
     assert checkpointer.prune(5) == []
     assert list((tmp_path / "trash").iterdir()) == []
@@ -471,8 +480,7 @@ def test_a_crash_while_pruning_never_leaves_a_version_without_its_files(tmp_path
 
 def test_old_claims_are_swept_but_the_newest_stay(tmp_path: Path) -> None:
     for _ in range(103):
-        checkpointer = Checkpointer(tmp_path, Disk(), lambda: 0.0)
-        checkpointer.claim()
+        checkpointer = owner(tmp_path)
     checkpointer.sweep()
     claims = sorted(int(path.name) for path in (tmp_path / "epoch").iterdir())
     assert claims == list(range(4, 104))
@@ -492,7 +500,7 @@ class Gate:
 def test_one_save_at_most_is_in_flight_and_its_outcome_is_told_once(tmp_path: Path) -> None:
     disk, gate = FaultyDisk(), Gate()
     checkpointer = owner(tmp_path, disk)
-    disk.plan = on("link", 0, Meanwhile(gate.pass_through))
+    disk.plan = on("link", 1, Meanwhile(gate.pass_through))
     writer = BackgroundWriter(checkpointer)
     assert writer.poll() is None
     assert writer.submit(files(1), cut(1))
@@ -516,8 +524,9 @@ def test_one_save_at_most_is_in_flight_and_its_outcome_is_told_once(tmp_path: Pa
 
 
 def test_a_failed_background_save_is_an_outcome_and_training_can_go_on(tmp_path: Path) -> None:
-    disk = FaultyDisk(on("write", 2, Fail(errno.ENOSPC)))
+    disk = FaultyDisk()
     writer = BackgroundWriter(owner(tmp_path, disk))
+    disk.plan = at(len(disk.calls) + 20, Fail(errno.ENOSPC))
     assert writer.submit(files(1), cut(1))
     failed = writer.poll(timeout_seconds=None)
     assert failed is not None
@@ -555,4 +564,4 @@ def test_the_writer_prunes_after_it_has_announced(tmp_path: Path) -> None:
     writer = BackgroundWriter(owner(tmp_path), keep=5)
     writer.submit(files(7), cut(7))
     writer.close()
-    assert names(tmp_path) == ["v000004", "v000005", "v000006", "v000007", "v000008"]
+    assert names(tmp_path) == ["v000004", "v000005", "v000006", "v000007", "v000009"]
