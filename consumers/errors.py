@@ -118,6 +118,11 @@ class OffsetLost(ConsumersError):
         self.beginning = beginning
         self.end = end
 
+    @property
+    def num_missing(self) -> int:
+        """How many records retention took before they were read; 0 when the log was truncated or is another one."""
+        return max((self.beginning or 0) - self.next_offset, 0)
+
 
 class LogCorrupt(ConsumersError):
     """A stored batch fails its checksum; reading stops, since skipping it would lose records silently."""

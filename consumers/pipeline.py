@@ -5,28 +5,36 @@ Hot path: one core takes 30,000 events/s from broker to samples, held by `benchm
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
+from consumers.audit import Audit, Hasher
 from consumers.clock import BEGINNING_US, Watermarks
 from consumers.codec import decode
 from consumers.dead_letter import DeadLetters
 from consumers.dedup import Dedup
 from consumers.errors import Invalid, OffsetLost, PartitionsMismatch, SnapshotRefused
 from consumers.events import Click, Exposure, ItemUpdate, Kind, Other, Purchase
+from consumers.exclusion import Exclusions
 from consumers.items import Items
 from consumers.join import Join, JoinConfig, OpenPart
+from consumers.replay import Replay
 from consumers.source import Record, Source, TopicPartition
 from consumers.telemetry import Telemetry
-from weighting.sample import Attribute, Batch, Sample, Slice
+from weighting.sample import Attribute, Batch, Sample, Slice, Turn
+
+FULL, FLUSH, END = "full", "flush", "end"  #: why a batch closed
+STOP, RECORD = "stop", "record"  #: what to do about records that retention took before they were read
 
 #: Format of the snapshots.
-FORMAT = 1
+FORMAT = 2
 
+_log = logging.getLogger(__name__)
 _POLL_TIMEOUT_SECONDS = 0.1
 _HOUSEKEEPING_SECONDS = 1.0
 _NAMES = {Exposure: "exposure", Click: "click", Purchase: "purchase", Other: "other"}
@@ -63,27 +71,27 @@ class BatchConfig:
             raise ValueError(f"batch.flush_seconds: got {self.flush_seconds}, expected a number >= 0")
 
 
+class Gap(NamedTuple):
+    """Records ``[start, end)`` of a partition that can never be read."""
+
+    topic: str
+    partition: int
+    start: int
+    end: int
+    reason: str
+    policy: str
+
+
 class _Reader:
     """Where one partition stands, and what was counted in it since telemetry was told."""
 
-    __slots__ = (
-        "counts",
-        "dedup",
-        "kind",
-        "newest_record_us",
-        "next_offset",
-        "num_bytes",
-        "num_clamped",
-        "num_cut",
-        "num_records",
-        "start",
-    )
+    __slots__ = ("audit", "counts", "dedup", "hasher", "kind", "newest_record_us", "next_offset", "num_bytes", "num_clamped", "num_cut")
 
-    def __init__(self, kind: Kind, dedup: Dedup) -> None:
+    def __init__(self, kind: Kind, dedup: Dedup, hasher: Hasher) -> None:
         self.kind = kind
         self.dedup = dedup
-        self.start = 0  # of the slice that the next batch will name
-        self.num_records = 0  # in that slice
+        self.hasher = hasher
+        self.audit = Audit()
         self.next_offset = 0
         self.newest_record_us = 0
         self.counts: Counter[tuple[str, str]] = Counter()  # (event, outcome)
@@ -93,27 +101,30 @@ class _Reader:
 
 
 class _PartState(msgspec.Struct, array_like=True):
+    """All that is kept of one partition number, whoever reads it."""
+
     format: int
     clocks: dict[str, tuple[int, int, bool]]
     dedup: dict[str, dict[str, object]]
     open: OpenPart
+    audits: dict[str, Audit]
 
 
-class _ItemsState(msgspec.Struct, array_like=True):
-    format: int
-    known: dict[str, tuple[str, dict[str, Attribute]]]
-    pending: list[tuple[int, ItemUpdate]]
+class _RankState(msgspec.Struct, array_like=True):
+    """All that is kept of one pipeline beside its partitions."""
 
-
-class _IngestState(msgspec.Struct, array_like=True):
     format: int
     watermark_us: int
     now_us: int
-    samples: list[Sample]
-    slices: list[Slice]  # consumed and not yet named by a batch
+    samples: list[Sample]  # emitted and not yet in a batch
+    turns: list[Turn]  # consumed and not yet in a batch
+    items: dict[str, tuple[str, dict[str, Attribute]]]
+    pending_items: list[tuple[int, ItemUpdate]]
+    item_offsets: list[tuple[str, int, int]]
+    item_audits: list[tuple[str, int, Audit]]
 
 
-_S = TypeVar("_S", _PartState, _ItemsState, _IngestState)
+_S = TypeVar("_S", _PartState, _RankState)
 
 
 class Pipeline:
@@ -137,6 +148,9 @@ class Pipeline:
         clock: Callable[[], float],
         dead_letters: DeadLetters,
         telemetry: Telemetry,
+        rank: int = 0,
+        excluded: Exclusions | None = None,
+        on_gap: str = STOP,
     ) -> None:
         """Take a started source and its collaborators.
 
@@ -148,6 +162,9 @@ class Pipeline:
             clock: seconds since the Unix epoch; decides idleness and flushes only.
             dead_letters: where unreadable records go.
             telemetry: the series.
+            rank: of this pipeline among those that share the partitions.
+            excluded: whose events are left out.
+            on_gap: `stop`, or `record`: go on behind records that retention took, and say so for good.
 
         Raises:
             PartitionsMismatch: topics that are joined have different partition counts.
@@ -158,6 +175,9 @@ class Pipeline:
         self._clock = clock
         self._dead_letters = dead_letters
         self._telemetry = telemetry
+        self._rank = rank
+        self._excluded = excluded
+        self._on_gap = on_gap
         kinds = topics.kinds()
         assigned = source.assignment()
         numbers = {topic: {p for t, p in assigned if t == topic} for topic, kind in kinds.items() if kind is not Kind.ITEM}
@@ -166,46 +186,129 @@ class Pipeline:
         self._numbers = sorted(numbers[topics.clicks])
         self._event_partitions = [tp for tp in assigned if kinds[tp[0]] is not Kind.ITEM]
         self._item_partitions = [tp for tp in assigned if kinds[tp[0]] is Kind.ITEM]
-        self._readers = {tp: _Reader(kinds[tp[0]], Dedup(join.attribution_window_us)) for tp in assigned}
+        self._readers = {tp: _Reader(kinds[tp[0]], Dedup(join.attribution_window_us), Hasher(*tp)) for tp in assigned}
         self._watermarks = Watermarks(self._event_partitions, grace_us=join.grace_us, idle_timeout_us=join.idle_timeout_us, now=clock())
         self._items = Items()
         self._join = Join(join, self._items)
         self._restored: Mapping[TopicPartition, int] = {}
         self._opened = False
         self._paused: list[TopicPartition] = []
+        self._turns: list[Turn] = []  # consumed since the last batch
         self._waiting_since: float | None = None  # when the oldest sample that waits was emitted, on the injected clock
         self._kept_house = float("-inf")
+        self.gaps: list[Gap] = []  #: records that can never be read, found by this pipeline
+        self.live = False  #: whether `batches` has reached the log as it grows
         telemetry.start(kinds, assigned)
 
     # --- reading ----------------------------------------------------------------------------------------------------------------
 
-    def batches(self) -> Iterator[Batch | None]:
+    def batches(
+        self, tail: Iterable[tuple[Sequence[Turn], str | None]] = (), until: Mapping[TopicPartition, int] | None = None
+    ) -> Iterator[Batch | None]:
         """Yield batches for ever, and None whenever nothing is ready, so that the caller can do other things.
 
         Waits no longer than 0.1 s for records. The items topic is read to the end that it has now before any event is.
+
+        Args:
+            tail: what a journal says of the batches after the restored state, the turns that it contains left out: consumed first,
+                exactly as they were then.
+            until: next offsets up to which the log is then read in the one order that no clock or poll can change; None to go on live.
 
         Raises:
             OffsetLost: the log does not hold the next offset of a partition.
             SourceUnavailable: the brokers did not answer when reading began.
         """
-        if not self._opened:
-            self._seek()
-            self._opened = True
-            yield from self._read_items()
+        self.open()
+        if until is not None:
+            self._watermarks.set_busy(tp for tp in self._event_partitions if self._readers[tp].next_offset < until.get(tp, 0))
+        yield from self._process(self._watermarks.watermark_us)  # what was ready when the state was taken
+        yield from self._again(tail)
+        if until is not None:
+            yield from self._in_order(until)
+        yield from self._live()
+
+    def open(self) -> None:
+        """Position the source, once; `batches` does so if nobody has.
+
+        Raises:
+            OffsetLost: the log does not hold the next offset of a partition, and `on_gap` is to stop.
+            SourceUnavailable: the brokers did not answer.
+        """
+        if self._opened:
+            return
+        self._opened = True
+        beginnings, ends = self._source.beginning_offsets(), self._source.end_offsets()
+        for tp, reader in self._readers.items():
+            offset = self._restored.get(tp)
+            if offset is None:
+                offset = beginnings[tp]
+            elif not beginnings[tp] <= offset <= ends.get(tp, offset):
+                offset = self._lost(OffsetLost(*tp, offset, beginnings[tp], ends.get(tp)))
+            reader.next_offset = offset
+            self._source.seek(*tp, offset)
+
+    def _live(self) -> Iterator[Batch | None]:
+        """The log as it grows: what is consumed together, and which partition is idle, is for polls and clock to say."""
+        self.live = True
+        ends: Mapping[TopicPartition, int] = {}
+        if self._item_partitions:
+            self._source.pause(self._event_partitions)
+        while self._item_partitions and (not ends or self._behind(self._item_partitions, ends)):
+            if not ends:
+                ends = self._source.end_offsets()
+            yield from self._advance(self._consume(self._poll(), self._positions(), self._clock()), ())
+            yield None
+        if self._item_partitions:
+            self._source.resume(self._event_partitions)
         while True:
-            records = self._source.poll(_POLL_TIMEOUT_SECONDS)
-            now = self._clock()
-            self._consume(records, now)
-            self._keep_house(now)
-            self._hold_back()
+            records, now = self._poll(), self._clock()
+            consumed = self._consume(records, self._positions(), now)
             num_batches = 0
-            for batch in self._process(self._watermarks.advance()):
+            for batch in self._advance(consumed, self._keep_house(now)):
                 num_batches += 1
                 yield batch
             if self._waiting_since is not None and self._clock() - self._waiting_since >= self._batch.flush_seconds:
-                yield self._close("flush")
+                yield self._close(FLUSH)
             elif not num_batches:
                 yield None
+
+    def _again(self, tail: Iterable[tuple[Sequence[Turn], str | None]]) -> Iterator[Batch | None]:
+        """What a journal says: the same turns, and the same flushes."""
+        replay = Replay(self._source, self.next_offsets())
+        for turns, cause in tail:
+            for turn in turns:
+                records = yield from replay.read(turn)
+                ends = {(part.topic, part.partition): part.end for part in turn.slices}
+                for part in turn.slices:  # past what was lost before it
+                    self._readers[part.topic, part.partition].next_offset = part.start
+                yield from self._advance(self._consume(records, ends, self._clock()), turn.idle)
+            if cause == FLUSH:
+                yield self._close(FLUSH)
+        replay.close()
+
+    def _in_order(self, until: Mapping[TopicPartition, int]) -> Iterator[Batch | None]:
+        """The log up to `until` as a pure function of it: no flush, and a partition holds the others back until it is read to its end."""
+        wanted = {tp: max(until.get(tp, 0), reader.next_offset) for tp, reader in self._readers.items()}
+        busy = {tp for tp in self._event_partitions if self._readers[tp].next_offset < wanted[tp]}
+        if self._item_partitions:
+            self._source.pause(self._event_partitions)
+        items_first = bool(self._item_partitions)
+        while busy or items_first:
+            if items_first and not self._behind(self._item_partitions, wanted):
+                items_first = False
+                self._source.resume(self._event_partitions)
+            records = [record for record in self._poll() if record.offset < wanted[record.topic, record.partition]]
+            ends = {tp: min(offset, wanted[tp]) for tp, offset in self._positions().items()}
+            consumed = self._consume(records, ends, self._clock())
+            done = sorted(tp for tp in busy if self._readers[tp].next_offset >= wanted[tp])
+            busy.difference_update(done)
+            self._source.pause(done)
+            yield from self._advance(consumed, tuple(done))
+            yield None
+        for tp, offset in wanted.items():
+            self._source.seek(*tp, offset)
+        self._source.resume(self._event_partitions)
+        self._paused = []
 
     def drain(self, until_us: int | None = None) -> Iterator[Batch]:
         """Yield what is left when the stream has ended: every event, and every observation that ends by `until_us`.
@@ -218,7 +321,7 @@ class Pipeline:
         self._join.forget(self._watermarks.watermark_us)
         self._tell_join()
         if self._join.samples:
-            yield self._close("end")
+            yield self._close(END)
 
     def next_offsets(self) -> dict[TopicPartition, int]:
         """Return the offset of the next record to consume, of every partition."""
@@ -228,44 +331,50 @@ class Pipeline:
         """Return the event time before which nothing more is expected; None before the first record."""
         return self._watermarks.watermark_us if self._watermarks.watermark_us > BEGINNING_US else None
 
-    def _seek(self) -> None:
-        beginnings, ends = self._source.beginning_offsets(), self._source.end_offsets()
-        for (topic, partition), reader in self._readers.items():
-            tp = (topic, partition)
-            offset = self._restored.get(tp)
-            if offset is None:
-                offset = reader.start = beginnings[tp]
-            elif not beginnings[tp] <= offset <= ends.get(tp, offset):
-                if offset < beginnings[tp]:
-                    self._telemetry.lost_records.labels(topic).inc(beginnings[tp] - offset)
-                raise OffsetLost(topic, partition, offset, beginnings[tp], ends.get(tp))
-            reader.next_offset = offset
-            self._source.seek(topic, partition, offset)
+    def _poll(self) -> Sequence[Record]:
+        try:
+            return self._source.poll(_POLL_TIMEOUT_SECONDS)
+        except OffsetLost as lost:
+            offset = self._lost(lost)
+            self._readers[lost.topic, lost.partition].next_offset = offset
+            self._source.seek(lost.topic, lost.partition, offset)
+            return []
 
-    def _read_items(self) -> Iterator[None]:
-        """Read the items topic to the end that it has now, and nothing else meanwhile."""
-        if not self._item_partitions:
-            return
-        self._source.pause(self._event_partitions)
-        ends: Mapping[TopicPartition, int] = {}
-        while not ends or any(self._readers[tp].next_offset < ends[tp] for tp in self._item_partitions):
-            if not ends:
-                ends = self._source.end_offsets()
-            self._consume(self._source.poll(_POLL_TIMEOUT_SECONDS), self._clock())
-            yield None
-        self._source.resume(self._event_partitions)
+    def _lost(self, lost: OffsetLost) -> int:
+        """Return where to go on after records that retention took, if the operator wants that; otherwise stop."""
+        missing = lost.num_missing
+        if missing:
+            self._telemetry.lost_records.labels(lost.topic).inc(missing)
+        if self._on_gap != RECORD or not missing or lost.beginning is None:
+            raise lost
+        self.gaps.append(Gap(lost.topic, lost.partition, lost.next_offset, lost.beginning, "retention", self._on_gap))
+        _log.error("%s[%d]: records [%d, %d) are lost to retention; going on behind them, as kafka.on_gap says.", *self.gaps[-1][:4])
+        return lost.beginning
 
-    def _consume(self, records: Sequence[Record], now: float) -> None:
-        """Decode, order, deduplicate and hand to the join; what cannot be read is set aside."""
-        observe, push = self._watermarks.observe, self._join.push
+    def _positions(self) -> dict[TopicPartition, int]:
+        position = self._source.position
+        return {tp: position(*tp) for tp in self._readers}
+
+    def _behind(self, partitions: Iterable[TopicPartition], ends: Mapping[TopicPartition, int]) -> bool:
+        return any(self._readers[tp].next_offset < ends[tp] for tp in partitions)
+
+    def _consume(self, records: Sequence[Record], ends: Mapping[TopicPartition, int], now: float) -> tuple[Slice, ...]:
+        """Decode, order, deduplicate and hand to the join; what cannot be read is set aside. Returns what was consumed up to `ends`."""
+        observe, push, excluded = self._watermarks.observe, self._join.push, self._excluded
         at: tuple[str, int] = ("", -1)
         ages: dict[str, int] = {}
+        sums: dict[TopicPartition, list[int]] = {}  # number of records, sum of hashes, last offset, last hash
         for record in records:
             if record.partition != at[1] or record.topic != at[0]:
                 at = (record.topic, record.partition)
                 reader = self._readers[at]
-                kind, counts, seen = reader.kind, reader.counts, reader.dedup.seen
-            reader.num_records += 1
+                kind, counts, seen, hasher = reader.kind, reader.counts, reader.dedup.seen, reader.hasher
+                total = sums.setdefault(at, [0, 0, 0, 0])
+            hashed = hasher(record)
+            total[0] += 1
+            total[1] += hashed
+            total[2] = record.offset
+            total[3] = hashed
             if record.value is not None:
                 reader.num_bytes += len(record.value)
             try:
@@ -282,6 +391,9 @@ class Pipeline:
                 push(max(time_us, self._watermarks.watermark_us), event)
                 continue
             name = _NAMES[event.__class__]
+            if excluded is not None and excluded.covers(event):
+                counts[name, "excluded"] += 1
+                continue
             ages[name] = time_us
             key_us, watermark_us = observe(at, time_us, now)
             if isinstance(event, Other):
@@ -300,33 +412,44 @@ class Pipeline:
                 reader.num_cut += 1
             push(key_us, event)
             reader.newest_record_us = record.timestamp_us
-        position = self._source.position
-        for (topic, partition), reader in self._readers.items():
-            reader.next_offset = position(topic, partition)
+        slices = []
+        for tp, end in ends.items():
+            reader = self._readers[tp]
+            if end > reader.next_offset:
+                num_records, sum64, last, last_hash = sums.get(tp, (0, 0, 0, 0))
+                sum64 %= 1 << 64
+                slices.append(Slice(*tp, reader.next_offset, end, num_records, sum64))
+                if num_records:
+                    reader.audit.add(num_records, sum64, (last, last_hash))
+                reader.next_offset = end
         if records:
             self._tell(ages, now)
+        return tuple(slices)
+
+    def _advance(self, consumed: tuple[Slice, ...], idle: Iterable[TopicPartition]) -> Iterator[Batch]:
+        """End a turn: from here on nothing but what was consumed, and who is idle, decides."""
+        idle = tuple(idle)
+        for tp in idle:
+            self._watermarks.set_idle(tp)
+        if consumed or idle:
+            self._turns.append(Turn(consumed, idle))
+        self._hold_back()
+        yield from self._process(self._watermarks.advance())
 
     def _process(self, watermark_us: int) -> Iterator[Batch]:
         join, size = self._join, self._batch.size
         while join.advance(watermark_us, size):
-            yield self._close("full")
+            yield self._close(FULL)
         if join.samples and self._waiting_since is None:
             self._waiting_since = self._clock()
         self._tell_join()
 
     def _close(self, cause: str) -> Batch:
-        samples = tuple(self._join.samples)
+        samples, turns = tuple(self._join.samples), tuple(self._turns)
         self._join.samples.clear()
+        self._turns.clear()
         self._waiting_since = None
-        slices = tuple(self._slices())
-        for reader in self._readers.values():
-            reader.start, reader.num_records = reader.next_offset, 0
-        return Batch(samples=samples, slices=slices, cause=cause, watermark_us=self._join.now_us)
-
-    def _slices(self) -> Iterator[Slice]:
-        for (topic, partition), reader in self._readers.items():
-            if reader.next_offset > reader.start:
-                yield Slice(topic, partition, reader.start, reader.next_offset, reader.num_records)
+        return Batch(samples=samples, turns=turns, cause=cause, watermark_us=self._join.now_us)
 
     def _hold_back(self) -> None:
         """Pause partitions that are ahead of the watermark while too many events wait for it; nothing but memory depends on it."""
@@ -340,16 +463,14 @@ class Pipeline:
             self._source.pause([tp for tp in paused if tp not in self._paused])
             self._paused = paused
 
-    def _keep_house(self, now: float) -> None:
-        """Leave out partitions that are idle, and tell how far behind we are; asks for end offsets, so about once a second."""
+    def _keep_house(self, now: float) -> list[TopicPartition]:
+        """Return the partitions that are idle from now on, and tell how far behind we are; asks for end offsets about once a second."""
         if now - self._kept_house < min(_HOUSEKEEPING_SECONDS, self._config.idle_timeout_us / 2e6):
-            return
+            return []
         self._kept_house = now
         ends = self._source.end_offsets()
-        for tp in self._watermarks.quiet(now):
-            if tp in ends and self._readers[tp].next_offset >= ends[tp]:
-                self._watermarks.set_idle(tp)
         self._tell_lag(ends, now)
+        return [tp for tp in self._watermarks.quiet(now) if tp in ends and self._readers[tp].next_offset >= ends[tp]]
 
     # --- telemetry --------------------------------------------------------------------------------------------------------------
 
@@ -360,6 +481,7 @@ class Pipeline:
         for (topic, _), reader in self._readers.items():
             for (event, outcome), count in reader.counts.items():
                 telemetry.events.labels(topic, event, outcome).inc(count)
+                reader.audit.count(outcome, count)
             reader.counts.clear()
             telemetry.received_bytes.labels(topic).inc(reader.num_bytes)
             telemetry.clock_clamped.labels(topic).inc(reader.num_clamped)
@@ -403,29 +525,57 @@ class Pipeline:
     # --- state ------------------------------------------------------------------------------------------------------------------
 
     def snapshot(self) -> dict[str, bytes]:
-        """Return every owner's state as deterministic bytes: `part-<p>` per partition number, `items`, and `ingest`."""
+        """Return every owner's state as deterministic bytes: `part-<p>` per partition number, and `rank-<r>`."""
         encode = msgspec.msgpack.encode
         parts = {}
         for number in self._numbers:
-            dedup = {topic: reader.dedup.snapshot() for (topic, p), reader in self._event_readers() if p == number}
-            state = _PartState(FORMAT, self._watermarks.snapshot(number), dedup, self._join.snapshot(number))
-            parts[f"part-{number}"] = encode(state)
+            readers = {topic: reader for (topic, p), reader in self._event_readers() if p == number}
+            dedup = {topic: reader.dedup.snapshot() for topic, reader in readers.items()}
+            audits = {topic: reader.audit for topic, reader in readers.items()}
+            parts[f"part-{number}"] = encode(
+                _PartState(FORMAT, self._watermarks.snapshot(number), dedup, self._join.snapshot(number), audits)
+            )
         self._telemetry.state_bytes.set(sum(map(len, parts.values())))
-        parts["items"] = encode(_ItemsState(FORMAT, self._items.snapshot(), self._join.pending_items()))
-        ingest = _IngestState(FORMAT, self._watermarks.watermark_us, self._join.now_us, self._join.samples, list(self._slices()))
-        parts["ingest"] = encode(ingest)
+        items = [(*tp, self._readers[tp]) for tp in self._item_partitions]
+        parts[f"rank-{self._rank}"] = encode(
+            _RankState(
+                FORMAT,
+                self._watermarks.watermark_us,
+                self._join.now_us,
+                self._join.samples,
+                self._turns,
+                self._items.snapshot(),
+                self._join.pending_items(),
+                [(topic, p, reader.next_offset) for topic, p, reader in items],
+                [(topic, p, reader.audit) for topic, p, reader in items],
+            )
+        )
         return parts
 
-    def restore(self, parts: Mapping[str, bytes], next_offsets: Mapping[TopicPartition, int]) -> None:
+    def num_turns(self) -> int:
+        """Return how many turns the snapshot contains that no batch has named yet."""
+        return len(self._turns)
+
+    def audits(self) -> dict[TopicPartition, Audit]:
+        """Return what was consumed of every partition, as the manifest tells it."""
+        return {tp: reader.audit for tp, reader in self._readers.items()}
+
+    def restore(self, parts: Mapping[str, bytes], next_offsets: Mapping[TopicPartition, int], *, same_ranks: bool = True) -> None:
         """Take back what `snapshot` and `next_offsets` returned; to be called before `batches`, on a new pipeline.
+
+        Args:
+            parts: of all ranks; those of other partitions are left alone.
+            next_offsets: of all partitions.
+            same_ranks: whether the partitions were spread over as many ranks as they are now.
 
         Raises:
             SnapshotRefused: the state is of another format, or of other partitions than the log has now.
         """
         assert not self._opened, "restore comes before reading"
-        expected = {"items", "ingest", *(f"part-{number}" for number in self._numbers)}
+        ranks = sorted(name for name in parts if name.startswith("rank-"))
+        expected = {*(f"part-{number}" for number in self._numbers), *([f"rank-{self._rank}"] if same_ranks else ranks[:1])}
         missing = [tp for tp in self._event_partitions if tp not in next_offsets]
-        if set(parts) != expected or missing:
+        if not expected <= set(parts) or missing:
             raise SnapshotRefused(
                 f"the snapshot has the parts {sorted(parts)} and the log needs {sorted(expected)}"
                 f"{f', offsets are missing for {missing}' if missing else ''}. Topics and partition counts must be those of the checkpoint."
@@ -438,19 +588,38 @@ class Pipeline:
             for (topic, p), reader in self._event_readers():
                 if p == number:
                     reader.dedup.restore(state.dedup[topic])
+                    reader.audit = state.audits[topic]
             opened.append(state.open)
-        items = _decode(parts["items"], _ItemsState)
-        ingest = _decode(parts["ingest"], _IngestState)
-        self._items.restore(items.known)
-        self._join.restore(opened, items.pending, ingest.now_us)
-        self._join.samples.extend(ingest.samples)
-        self._watermarks.advance_to(ingest.watermark_us)
-        self._restored = dict(next_offsets)
+        if same_ranks:
+            rank = _decode(parts[f"rank-{self._rank}"], _RankState)
+            self._turns.extend(rank.turns)
+        else:
+            rank = self._merged([_decode(parts[name], _RankState) for name in ranks])
+        self._items.restore(rank.items)
+        self._join.restore(opened, rank.pending_items, rank.now_us)
+        self._join.samples.extend(rank.samples)
+        self._watermarks.advance_to(rank.watermark_us)
+        self._restored = {**next_offsets, **{(topic, p): offset for topic, p, offset in rank.item_offsets}}
+        for topic, p, audit in rank.item_audits:
+            self._readers[topic, p].audit = audit
         for tp, reader in self._readers.items():
-            reader.start = reader.next_offset = next_offsets.get(tp, 0)
-        for consumed in ingest.slices:
-            reader = self._readers[consumed.topic, consumed.partition]
-            reader.start, reader.num_records = consumed.start, consumed.num_records
+            reader.next_offset = self._restored.get(tp, 0)
+
+    def _merged(self, ranks: Sequence[_RankState]) -> _RankState:
+        """Return the state of ranks that were another number: the least that all have seen; samples go to who reads their partition."""
+        least = min(ranks, key=lambda rank: [offset for _, _, offset in rank.item_offsets])
+        own = set(self._numbers)
+        return _RankState(
+            FORMAT,
+            min(rank.watermark_us for rank in ranks),
+            min(rank.now_us for rank in ranks),
+            [sample for rank in ranks for sample in rank.samples if sample.positions[0].partition in own],
+            [],
+            least.items,
+            least.pending_items,
+            least.item_offsets,
+            least.item_audits,
+        )
 
     def _event_readers(self) -> Iterable[tuple[TopicPartition, _Reader]]:
         return ((tp, self._readers[tp]) for tp in self._event_partitions)

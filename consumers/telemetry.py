@@ -11,7 +11,7 @@ from consumers.events import Kind
 from consumers.source import TopicPartition
 
 #: What became of a record; exactly one word each, in this order of precedence.
-OUTCOMES = ("invalid", "duplicate", "miskeyed", "late", "ignored", "accepted")
+OUTCOMES = ("invalid", "excluded", "ignored", "duplicate", "miskeyed", "late", "accepted")
 
 #: What became of an event in the join. An exposure ends matched, expired or evicted; a click is matched, inferred, duplicate or orphan when
 #: it comes and, unless it is a duplicate, counts again as expired or evicted if it ends so; a purchase has one result.

@@ -47,7 +47,7 @@ class Slice(msgspec.Struct, frozen=True, order=True, array_like=True):
     start: int
     end: int
     num_records: int
-    sum64: int = 0  #: sum mod 2^64 of the hashes of its records
+    sum64: int  #: sum mod 2^64 of the hashes of its records
 
 
 class Turn(msgspec.Struct, frozen=True, array_like=True):
@@ -85,9 +85,9 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
-    """Samples stepped together, and the slices of the log that were consumed since the batch before it."""
+    """Samples stepped together, and what was consumed since the batch before it."""
 
     samples: tuple[Sample, ...]
-    slices: tuple[Slice, ...]
+    turns: tuple[Turn, ...]
     cause: str  #: why it closed: full, flush, end
     watermark_us: int  #: event-time watermark when it closed

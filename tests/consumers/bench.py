@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from prometheus_client import CollectorRegistry
 
 from consumers.dead_letter import DeadLetters
+from consumers.exclusion import Exclusions
 from consumers.join import JoinConfig
-from consumers.pipeline import BatchConfig, Pipeline, Topics
+from consumers.pipeline import STOP, BatchConfig, Pipeline, Topics
 from consumers.telemetry import Telemetry
 from tests.consumers.shop import WINDOWS
 from tests.fakes.clock import ManualClock
@@ -27,6 +28,8 @@ class Bench:
     batch: BatchConfig = field(default_factory=lambda: BatchConfig(size=7, flush_seconds=1e9))
     clock: ManualClock = field(default_factory=ManualClock)
     shelf: Shelf = field(default_factory=Shelf)
+    excluded: Exclusions | None = None
+    on_gap: str = STOP
 
     def __post_init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -39,6 +42,8 @@ class Bench:
             clock=self.clock,
             dead_letters=DeadLetters(self.shelf, "steelyard.deadletter", telemetry),
             telemetry=telemetry,
+            excluded=self.excluded,
+            on_gap=self.on_gap,
         )
 
     def live(self) -> Iterator[Batch]:

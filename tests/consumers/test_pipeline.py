@@ -164,7 +164,7 @@ def test_slices_cover_every_record_once_across_a_resume(seed: int, cut: int) -> 
     batches += list(second.pipeline.drain(2**60))
     reached = dict.fromkeys(log.records, 0)
     for batch in batches:
-        for part in batch.slices:
+        for part in (part for turn in batch.turns for part in turn.slices):
             assert part.start == reached[part.topic, part.partition]
             assert part.num_records == part.end - part.start
             reached[part.topic, part.partition] = part.end
@@ -187,10 +187,10 @@ def test_a_snapshot_that_is_not_one_is_refused() -> None:
 def test_a_snapshot_of_another_format_is_refused() -> None:
     bench = Bench(shop(1, 20))
     parts = bench.pipeline.snapshot()
-    state = msgspec.msgpack.decode(parts["ingest"])
+    state = msgspec.msgpack.decode(parts["rank-0"])
     state[0] += 1
-    parts["ingest"] = msgspec.msgpack.encode(state)
-    with pytest.raises(SnapshotRefused, match=r"has the format 2, and this code reads 1\. Migrate"):
+    parts["rank-0"] = msgspec.msgpack.encode(state)
+    with pytest.raises(SnapshotRefused, match=r"has the format 3, and this code reads 2\. Migrate"):
         Bench(shop(1, 20)).pipeline.restore(parts, bench.pipeline.next_offsets())
 
 

@@ -62,7 +62,7 @@ class Learner:
     def source(self, stream: Iterable[list[Sample] | None]) -> Iterator[Batch | None]:
         for samples in stream:
             self.num_consumed += 1
-            yield None if samples is None else Batch(samples=tuple(samples), slices=(), cause="full", watermark_us=0)
+            yield None if samples is None else Batch(samples=tuple(samples), turns=(), cause="full", watermark_us=0)
 
     def run(self, *stream: list[Sample] | None, seconds: float = 0.0) -> list[StepReport | None]:
         """Train on these; the clock moves so much before each."""
