@@ -71,6 +71,14 @@ class BatchConfig:
             raise ValueError(f"batch.flush_seconds: got {self.flush_seconds}, expected a number >= 0")
 
 
+class Replayed(NamedTuple):
+    """What a journal says of one batch; or, without a cause, that an operator moved offsets here."""
+
+    turns: Sequence[Turn]
+    cause: str | None
+    moved: Sequence[tuple[str, int, int]] = ()  #: (topic, partition, next offset)
+
+
 class Gap(NamedTuple):
     """Records ``[start, end)`` of a partition that can never be read."""
 
@@ -190,7 +198,7 @@ class Pipeline:
         self._watermarks = Watermarks(self._event_partitions, grace_us=join.grace_us, idle_timeout_us=join.idle_timeout_us, now=clock())
         self._items = Items()
         self._join = Join(join, self._items)
-        self._restored: Mapping[TopicPartition, int] = {}
+        self._restored: dict[TopicPartition, int] = {}
         self._opened = False
         self._paused: list[TopicPartition] = []
         self._turns: list[Turn] = []  # consumed since the last batch
@@ -203,7 +211,7 @@ class Pipeline:
     # --- reading ----------------------------------------------------------------------------------------------------------------
 
     def batches(
-        self, tail: Iterable[tuple[Sequence[Turn], str | None]] = (), until: Mapping[TopicPartition, int] | None = None
+        self, tail: Iterable[Replayed] = (), until: Mapping[TopicPartition, int] | None = None
     ) -> Iterator[Batch | None]:
         """Yield batches for ever, and None whenever nothing is ready, so that the caller can do other things.
 
@@ -272,10 +280,13 @@ class Pipeline:
             elif not num_batches:
                 yield None
 
-    def _again(self, tail: Iterable[tuple[Sequence[Turn], str | None]]) -> Iterator[Batch | None]:
+    def _again(self, tail: Iterable[Replayed]) -> Iterator[Batch | None]:
         """What a journal says: the same turns, and the same flushes."""
         replay = Replay(self._source, self.next_offsets())
-        for turns, cause in tail:
+        for turns, cause, moved in tail:
+            for topic, partition, offset in moved:
+                replay.move((topic, partition), offset)
+                self._readers[topic, partition].next_offset = offset
             for turn in turns:
                 records = yield from replay.read(turn)
                 ends = {(part.topic, part.partition): part.end for part in turn.slices}
@@ -599,7 +610,9 @@ class Pipeline:
         self._join.restore(opened, rank.pending_items, rank.now_us)
         self._join.samples.extend(rank.samples)
         self._watermarks.advance_to(rank.watermark_us)
-        self._restored = {**next_offsets, **{(topic, p): offset for topic, p, offset in rank.item_offsets}}
+        self._restored = dict(next_offsets)
+        if len(ranks) > 1:  # the manifest has the least of all ranks
+            self._restored.update({(topic, p): offset for topic, p, offset in rank.item_offsets})
         for topic, p, audit in rank.item_audits:
             self._readers[topic, p].audit = audit
         for tp, reader in self._readers.items():

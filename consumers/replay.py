@@ -40,6 +40,12 @@ class Replay:
             self._next[tp] = part.end
         return records
 
+    def move(self, tp: TopicPartition, offset: int) -> None:
+        """Go on elsewhere in one partition, as an operator had it then."""
+        self._next[tp] = offset
+        self._buffers[tp].clear()
+        self._source.seek(*tp, offset)
+
     def close(self) -> None:
         """Give back what was read too far."""
         for tp, buffer in self._buffers.items():

@@ -1,4 +1,8 @@
-"""The role `learn`: consume, join, weigh, train, publish, wired together and run until a signal or `stop`."""
+"""The role `learn`: consume, join, weigh, train, publish, wired together and run until a signal or `stop`.
+
+What an operator orders is taken at a start, never in between: a learner that sees an order ends its *term* in good order, with a last
+checkpoint that is the way back, and begins the next in the same process. A model that diverges ends its term too.
+"""
 
 from __future__ import annotations
 
@@ -7,43 +11,92 @@ import logging
 import platform
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version as installed
 from threading import Event, current_thread, main_thread
+from typing import Any
+
+import msgspec
 
 from consumers.dead_letter import DeadLetters
 from consumers.kafka_admin import KafkaAdmin
 from consumers.kafka_sink import KafkaSink
 from consumers.kafka_source import KafkaSource
-from consumers.pipeline import BatchConfig, Pipeline
+from consumers.pipeline import BatchConfig, Pipeline, Replayed
+from consumers.source import TopicPartition
 from consumers.telemetry import Telemetry as ConsumerTelemetry
+from deploy import exclusions, orders
+from deploy.errors import Unsafe
 from deploy.observability import new_registry, start_metrics
 from deploy.settings import Settings
+from learner import manifest
 from learner.artifact import Version
 from learner.blobs import Disk
-from learner.checkpoint import BackgroundWriter, Checkpointer
-from learner.journal import Journal
-from learner.loop import IngestState, Publisher, train
-from learner.manifest import Cut
+from learner.checkpoint import Acquired, BackgroundWriter, Checkpointer, Directive
+from learner.distributed import ONE, Ranks, from_environment
+from learner.errors import Diverged
+from learner.journal import Journal, Place, Record, Step
+from learner.loop import Identity, IngestState, Publisher, train
+from learner.manifest import Audited, Cut, Gap, Input, Journaled, Standing
 from learner.telemetry import Telemetry
 from learner.trainer import StepReport, Trainer
 from weighting.sample import Batch
 from weighting.weigher import Weigher
 
 log = logging.getLogger("steelyard.learner")
+_LOOK_SECONDS = 1.0  #: how often a running learner looks for an order
+
+
+class _Start(msgspec.Struct, frozen=True, kw_only=True):
+    """What the first rank tells the others about what it has acquired."""
+
+    epoch: int
+    version: str | None
+    next_offsets: list[tuple[str, int, int]]
+    journal: Journaled
+    tail: list[tuple[Place, Record]]
+    moves: list[tuple[int, list[tuple[str, int, int]]]]  #: behind which step, (topic, partition, next offset)
+    standing: Standing
+
+
+@dataclass
+class _Term:
+    """One go at learning: everything that was opened for it."""
+
+    trainer: Trainer
+    pipeline: Pipeline
+    dead_letters: DeadLetters
+    source: KafkaSource
+    checkpointer: Checkpointer
+    publisher: Publisher | None = None
+    standing: Standing = field(default_factory=Standing)
 
 
 class LearnRole:
     """One learner: takes the store, the log and the model when started, learns in `run`, ends by SIGTERM, SIGINT or `stop`."""
 
-    def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.time) -> None:
-        """Keep the settings; nothing is opened yet."""
+    def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.time, accept_config: bool = False, ranks: Ranks = ONE) -> None:
+        """Keep the settings; nothing is opened yet.
+
+        Args:
+            settings: of all roles.
+            clock: seconds since the Unix epoch.
+            accept_config: learn on under settings other than those of the newest checkpoint, without the steps journaled behind it.
+            ranks: who learns together.
+        """
         self._settings = settings
         self._clock = clock
+        self._accept_config = accept_config
+        self._ranks = ranks
+        self._disk = Disk()
         self._stopped = Event()
+        self._ordered = False
+        self._looked = float("-inf")
+        self._diverged: Diverged | None = None
         self.registry = new_registry()
+        self._consumer_telemetry, self._telemetry = ConsumerTelemetry(self.registry), Telemetry(self.registry)
 
     def run(self, each: Callable[[StepReport, Trainer], None] = lambda report, trainer: None) -> None:
         """Learn until told to end, then make the last checkpoint durable.
@@ -54,27 +107,42 @@ class LearnRole:
         Raises:
             KeyboardInterrupt: it was SIGINT; everything has ended in good order.
             Fenced: another learner took the store.
+            Unsafe: going on would break the guarantee; says what to do.
         """
         interrupted = self._catch_signals()
-        with ExitStack() as opened:
-            self._learn(each, opened)
+        metrics_port = self._settings.observability.metrics_port + (self._ranks.rank if self._settings.observability.metrics_port else 0)
+        metrics = start_metrics(self.registry, metrics_port, self._settings.observability.metrics_host)
+        try:
+            again = True
+            while again:
+                with ExitStack() as opened:
+                    again = self._learn(each, opened, metrics.port)
+        finally:
+            metrics.close()
         if interrupted.is_set():
             raise KeyboardInterrupt
 
-    def _learn(self, each: Callable[[StepReport, Trainer], None], opened: ExitStack) -> None:
-        """Open everything that may be refused, and only then claim the store: a start that fails must not fence the learner that runs."""
-        settings, topics = self._settings, self._settings.kafka.topics
-        trainer = Trainer(settings.learner, Weigher(settings.weighting))
-        source = KafkaSource(settings.kafka, tuple(topics.kinds())).start()
+    def _learn(self, each: Callable[[StepReport, Trainer], None], opened: ExitStack, metrics_port: int) -> bool:
+        """One term. Everything that may be refused is opened first, and only then the store is claimed: a start that fails must not fence
+        the learner that runs. Returns whether another term follows.
+        """
+        settings, topics, ranks = self._settings, self._settings.kafka.topics, self._ranks
+        trainer = Trainer(settings.learner, Weigher(settings.weighting), ranks)
+        source = KafkaSource(settings.kafka, tuple(topics.kinds()), share=(ranks.rank, ranks.world), shared=topics.items).start()
         opened.callback(source.close)
         sink = KafkaSink(settings.kafka, (topics.dead_letter,)).start()
         opened.callback(sink.close)
         admin = KafkaAdmin(settings.kafka).start()
         opened.callback(admin.close)
-        metrics = start_metrics(self.registry, settings.observability.metrics_port, settings.observability.metrics_host)
-        opened.callback(metrics.close)
-        consumer_telemetry, telemetry = ConsumerTelemetry(self.registry), Telemetry(self.registry)
-        dead_letters = DeadLetters(sink, topics.dead_letter, consumer_telemetry)
+        identity = Identity(config_sha256=config_sha256(settings), fingerprint=_fingerprint(settings, ranks), inputs=_inputs(source))
+        checkpointer, journal = Checkpointer(settings.store.root, self._disk, self._clock), None
+        start = None
+        if ranks.rank == 0:
+            journal = Journal(settings.store.root, self._disk)
+            opened.callback(journal.close)
+            start = self._acquire(checkpointer, journal, identity)
+        start = msgspec.msgpack.decode(ranks.broadcast(None if start is None else msgspec.msgpack.encode(start)), type=_Start)
+        dead_letters = DeadLetters(sink, topics.dead_letter, self._consumer_telemetry)
         pipeline = Pipeline(
             source,
             topics=topics,
@@ -82,68 +150,184 @@ class LearnRole:
             batch=BatchConfig(size=settings.learner.batch, flush_seconds=settings.learner.flush_seconds),
             clock=self._clock,
             dead_letters=dead_letters,
-            telemetry=consumer_telemetry,
+            telemetry=self._consumer_telemetry,
+            rank=ranks.rank,
+            excluded=self._excluded(start.standing),
+            on_gap=settings.kafka.on_gap,
         )
-        checkpointer = Checkpointer(settings.store.root, Disk(), self._clock)
-        config_sha256 = hashlib.sha256(repr(asdict(settings.learner)).encode()).hexdigest()
-        recovered = checkpointer.acquire(
-            Journal(settings.store.root, Disk()),
-            cut_for_new_store=Cut(
-                step=0,
-                samples=0,
-                offsets=_offsets(pipeline),
-                event_time=None,
-                watermark_us=None,
-                weighting={},
-                evaluation={},
-                fresh_events=(),
-                config_sha256=config_sha256,
-                fingerprint=_fingerprint(settings),
-            ),
-        )
-        for skipped in recovered.skipped:
-            log.error("checkpoint passed over", extra={"version": skipped.name, "reason": skipped.reason})
+        version = checkpointer.store.version(start.version) if start.version else None
         publisher = Publisher(
             trainer,
-            BackgroundWriter(checkpointer, keep=settings.store.keep),
+            BackgroundWriter(checkpointer, keep=settings.store.keep) if ranks.rank == 0 else None,
             lambda: _ingest_state(pipeline, dead_letters),
-            telemetry,
+            self._telemetry,
             clock=self._clock,
-            config_sha256=config_sha256,
-            fingerprint=_fingerprint(settings),
-            published=lambda version: _commit(admin, settings.kafka.group_id, version, consumer_telemetry),
+            identity=identity,
+            journal=start.journal,
+            ranks=ranks,
+            published=lambda version: _commit(admin, settings.kafka.group_id, version, self._consumer_telemetry),
         )
-        checkpointer.sweep()
-        if recovered.version is not None:
-            checkpointer.announce(recovered.version)
-            self._resume(recovered.version, checkpointer, trainer, pipeline, publisher)
+        if version is not None:
+            if ranks.rank == 0:
+                checkpointer.sweep()
+                if start.standing.replay is None:
+                    checkpointer.announce(version)
+            self._resume(version, start, checkpointer, trainer, pipeline, publisher)
         log.info(
             "learning",
-            extra={"epoch": recovered.epoch, "resumed": recovered.version and recovered.version.name, "metrics_port": metrics.port},
+            extra={"epoch": start.epoch, "resumed": start.version, "replays": len(start.tail), "metrics_port": metrics_port},
         )
-        for report in train(self._until_stopped(pipeline), trainer, publisher, telemetry):
-            if report is not None:
-                each(report, trainer)
+        until = _by_partition(start.standing.replay.until) if start.standing.replay and start.standing.replay.mode == "anew" else None
+        batches = self._until_stopped(pipeline.batches(_replayed(start, ranks.rank), until), checkpointer)
+        try:
+            for report in train(
+                batches, trainer, publisher, self._telemetry, journal, tail=start.tail, quarantine=start.standing.quarantine, ranks=ranks
+            ):
+                if report is not None:
+                    each(report, trainer)
+        except Diverged as error:
+            log.error("diverged", extra={"error": str(error)})
+            self._telemetry.recoveries.labels("diverged").inc()
+            self._diverged = error
+            publisher.abandon()
+            return True
         publisher.close()
+        return self._ordered and not self._stopped.is_set()
 
     def stop(self) -> None:
         """End after the step at hand; from any thread."""
         self._stopped.set()
 
-    def _until_stopped(self, pipeline: Pipeline) -> Iterator[Batch | None]:
-        for batch in pipeline.batches():
-            yield batch
-            if self._stopped.is_set():
-                return
+    # --- starting ---------------------------------------------------------------------------------------------------------------
 
-    def _resume(self, version: Version, checkpointer: Checkpointer, trainer: Trainer, pipeline: Pipeline, publisher: Publisher) -> None:
+    def _acquire(self, checkpointer: Checkpointer, journal: Journal, identity: Identity) -> _Start:
+        """Take the store, and with it whatever an operator has ordered."""
+        new = Cut(
+            step=0,
+            samples=0,
+            offsets={},
+            event_time=None,
+            watermark_us=None,
+            weighting={},
+            evaluation={},
+            fresh_events=(),
+            config_sha256=identity.config_sha256,
+            fingerprint=dict(identity.fingerprint),
+            inputs=dict(identity.inputs),
+        )
+        found = checkpointer.look(cut_for_new_store=new, world_size=self._ranks.world)
+        keep_tail = True
+        if found.newest is not None:
+            _refuse_other_inputs(found.cut.inputs, identity.inputs)
+            if found.cut.config_sha256 != identity.config_sha256:
+                if found.tail and not self._accept_config:
+                    raise Unsafe(
+                        f"{self._settings.store.root}: {len(found.tail)} journaled steps follow the newest checkpoint, and they were made "
+                        "under other settings. Start once with the old settings, or with --accept-config: these steps' events are then "
+                        "read again and learned under the new ones, each once."
+                    )
+                keep_tail = False
+                log.warning("settings differ from the newest checkpoint's: its state goes on under the new ones")
+        order = self._pending(checkpointer)
+        acquired = checkpointer.acquire(
+            journal,
+            cut_for_new_store=new,
+            directive=lambda newest: self._directive(checkpointer, newest, order),
+            world_size=self._ranks.world,
+            keep_tail=keep_tail,
+        )
+        self._ordered, self._diverged = False, None
+        self._tell(acquired)
+        if order is not None and acquired.resumed_by is not None:
+            orders.answer(
+                self._settings.store.root, order.id, {"state": orders.TAKEN, "epoch": acquired.epoch, "version": acquired.version and acquired.version.name}
+            )
+        return _Start(
+            epoch=acquired.epoch,
+            version=acquired.version.name if acquired.version else None,
+            next_offsets=[(*tp, offset) for tp, offset in sorted(acquired.next_offsets.items())],
+            journal=acquired.journal,
+            tail=acquired.tail,
+            moves=[
+                (reset.step, [(topic, p, after) for topic, parts in reset.offsets.items() for p, (_, after) in parts.items()])
+                for reset in acquired.resets
+            ],
+            standing=acquired.standing,
+        )
+
+    def _pending(self, checkpointer: Checkpointer) -> orders.Order | None:
+        root, newest = self._settings.store.root, checkpointer.store.newest()
+        return orders.pending(root, newest.standing.orders_taken if newest else 0, self._disk) if root.exists() else None
+
+    def _directive(self, checkpointer: Checkpointer, newest: Version | None, order: orders.Order | None) -> Directive | None:
+        """What this start shall do other than go on."""
+        if newest is None:
+            return None
+        if self._diverged is not None:
+            bad = self._diverged
+            good = [found for found in checkpointer.store.lineage(_checkpoint(newest)) if found.step < bad.first_step]
+            if not good:
+                raise Unsafe(f"{bad} No checkpoint is older than that; mend the settings (learner.lr) and start with an empty store.")
+            return Directive(kind="restore", version=good[0].name, as_it_was=True, quarantine=((bad.first_step, bad.last_step + 1),))
+        if order is None or order.id <= newest.standing.orders_taken:
+            return None
+        plan = order.plan
+        if order.kind == "reset":
+            return Directive(kind="reset", offsets=_offsets(plan["offsets"]), orders_taken=order.id)
+        excluded = None
+        if plan.get("exclude"):
+            excluded = manifest.Exclusions(sha256=plan["exclude"], num=plan["num_excluded"], order=order.id)
+        return Directive(
+            kind="restore",
+            version=plan["version"],
+            as_it_was=plan["mode"] == "as-it-was",
+            orders_taken=order.id,
+            exclusions=excluded,
+            replay=manifest.Replay(mode=plan["mode"], until=_offsets(plan["until"]), order=order.id),
+        )
+
+    def _tell(self, acquired: Acquired) -> None:
+        for skipped in acquired.skipped:
+            log.error("checkpoint passed over", extra={"version": skipped.name, "reason": skipped.reason})
+        cause = "corrupt" if acquired.skipped else "order" if acquired.resumed_by else "crash" if acquired.tail else "restart"
+        if acquired.version is not None:
+            self._telemetry.recoveries.labels(cause).inc()
+
+    def _excluded(self, standing: Standing) -> Any:
+        named = standing.exclusions
+        if named is None:
+            return None
+        root = self._settings.store.root
+        return exclusions.Exclusions(exclusions.load(root, self._disk, named.sha256), exclusions.key_of(root, self._disk))
+
+    def _resume(
+        self, version: Version, start: _Start, checkpointer: Checkpointer, trainer: Trainer, pipeline: Pipeline, publisher: Publisher
+    ) -> None:
         """Take model, estimators, joins and next offsets from one checkpoint."""
         trainer.restore(lambda path: checkpointer.read(version, path))
         own = set(trainer.files())
         names = [path for path in version.files if path.startswith("training/") and path.endswith(".msgpack") and path not in own]
         parts = {path.removeprefix("training/").removesuffix(".msgpack"): checkpointer.read(version, path) for path in names}
-        pipeline.restore(parts, version.next_offsets)
+        num_ranks = sum(name.startswith("rank-") for name in parts)
+        pipeline.restore(parts, {(topic, p): offset for topic, p, offset in start.next_offsets}, same_ranks=num_ranks == self._ranks.world)
         publisher.restore(version)
+
+    # --- running ----------------------------------------------------------------------------------------------------------------
+
+    def _until_stopped(self, batches: Iterator[Batch | None], checkpointer: Checkpointer) -> Iterator[Batch | None]:
+        for batch in batches:
+            yield batch
+            if self._stopped.is_set() or self._is_ordered(checkpointer):
+                return
+
+    def _is_ordered(self, checkpointer: Checkpointer) -> bool:
+        """Whether there is an order to be taken; looks about once a second."""
+        now = self._clock()
+        if self._ranks.rank == 0 and not self._ordered and now - self._looked >= _LOOK_SECONDS:
+            self._looked = now
+            root = self._settings.store.root
+            self._ordered = orders.pending(root, checkpointer.standing.orders_taken, self._disk) is not None
+        return self._ordered
 
     def _catch_signals(self) -> Event:
         """SIGTERM and SIGINT end the loop after its step; the event says that it was SIGINT."""
@@ -160,22 +344,59 @@ class LearnRole:
         return interrupted
 
 
-def run(settings: Settings) -> None:
-    """Run one learner in this process; see `LearnRole.run`."""
-    LearnRole(settings).run()
+def run(settings: Settings, *, accept_config: bool = False) -> None:
+    """Run one learner in this process, as one of several ranks where torchrun started it; see `LearnRole.run`."""
+    ranks = from_environment()
+    try:
+        LearnRole(settings, accept_config=accept_config, ranks=ranks).run()
+    finally:
+        ranks.close()
+
+
+def config_sha256(settings: Settings) -> str:
+    """Return the digest of every setting that what is learned depends on."""
+    learner = replace(settings.learner, publish_every_seconds=30.0, flush_seconds=1.0, download=False)
+    return hashlib.sha256(repr((asdict(learner), asdict(settings.join), asdict(settings.weighting))).encode()).hexdigest()
+
+
+def _replayed(start: _Start, rank: int) -> list[Replayed]:
+    """What one rank's pipeline does again: the turns that the state contains are left out, offsets that were moved are moved."""
+    skip = start.journal.skip[rank] if rank < len(start.journal.skip) else 0
+    moves = dict(start.moves)
+    replayed: list[Replayed] = []
+    for _, record in start.tail:
+        if not isinstance(record, Step):
+            continue
+        part = record.parts[rank]
+        if part.cause is not None:
+            replayed.append(Replayed(part.turns[skip:], part.cause))
+            skip = 0
+        if moved := moves.get(record.step):
+            replayed.append(Replayed((), None, tuple(moved)))
+    return replayed
 
 
 def _ingest_state(pipeline: Pipeline, dead_letters: DeadLetters) -> IngestState:
     """Ingest's part of a cut; every dead letter below it is acknowledged first."""
     dead_letters.flush()
-    return IngestState(parts=pipeline.snapshot(), offsets=_offsets(pipeline), watermark_us=pipeline.watermark_us())
-
-
-def _offsets(pipeline: Pipeline) -> dict[str, dict[int, int]]:
     offsets: dict[str, dict[int, int]] = {}
+    audit: dict[str, dict[int, Audited]] = {}
+    audits = pipeline.audits()
     for (topic, partition), offset in sorted(pipeline.next_offsets().items()):
         offsets.setdefault(topic, {})[partition] = offset
-    return offsets
+        read = audits[topic, partition]
+        audit.setdefault(topic, {})[partition] = Audited(
+            num_records=read.num_records, sum64=read.sum64, outcomes=dict(read.outcomes), last=read.last
+        )
+    return IngestState(
+        parts=pipeline.snapshot(),
+        offsets=offsets,
+        watermark_us=pipeline.watermark_us(),
+        num_turns=pipeline.num_turns(),
+        audit=audit,
+        gaps=tuple(Gap(**gap._asdict()) for gap in pipeline.gaps),
+        live=pipeline.live,
+    )
 
 
 def _commit(admin: KafkaAdmin, group: str, version: Version, telemetry: ConsumerTelemetry) -> None:
@@ -189,7 +410,57 @@ def _commit(admin: KafkaAdmin, group: str, version: Version, telemetry: Consumer
         telemetry.committed_offset.labels(topic, str(partition)).set(offset)
 
 
-def _fingerprint(settings: Settings) -> dict[str, str | int | float | bool | None]:
+def _checkpoint(newest: Version) -> str:
+    """Return the name of the checkpoint that a manifest is or stands on."""
+    name = newest.name if newest.kind == manifest.CHECKPOINT else newest.parent
+    if name is None:
+        raise Unsafe("the model diverged before its first checkpoint; mend the settings (learner.lr) and start with an empty store.")
+    return name
+
+
+def _offsets(written: Mapping[str, Mapping[Any, int]]) -> dict[str, dict[int, int]]:
+    return {topic: {int(p): offset for p, offset in parts.items()} for topic, parts in written.items()}
+
+
+def _by_partition(offsets: Mapping[str, Mapping[int, int]]) -> dict[TopicPartition, int]:
+    return {(topic, p): offset for topic, parts in offsets.items() for p, offset in parts.items()}
+
+
+def _inputs(source: KafkaSource) -> dict[str, Input]:
+    counts = source.num_partitions()
+    ids = source.topic_ids()
+    return {topic: Input(id=ids.get(topic, ""), num_partitions=count) for topic, count in sorted(counts.items())}
+
+
+def _refuse_other_inputs(before: Mapping[str, Input], now: Mapping[str, Input]) -> None:
+    """R2: a topic that was created anew, or has other partitions, is another log: what is remembered of the old one does not fit."""
+    for topic, was in before.items():
+        found = now.get(topic)
+        if found is None:
+            continue
+        if was.id and found.id and was.id != found.id:
+            raise Unsafe(
+                f"topic {topic}: it was created anew since the newest checkpoint (id {was.id}, now {found.id}). Its offsets mean other records "
+                "now. Move to a new store, or restore the topic."
+            )
+        if was.num_partitions != found.num_partitions:
+            raise Unsafe(
+                f"topic {topic}: it has {found.num_partitions} partitions, the newest checkpoint knows {was.num_partitions}. Keys live "
+                "elsewhere now, so open joins and deduplication would look in the wrong place. Begin with a new store, or go back to "
+                f"{was.num_partitions} partitions."
+            )
+
+
+def _fingerprint(settings: Settings, ranks: Ranks) -> dict[str, str | int | float | bool | None]:
     """What bit-identical recovery depends on."""
+    import torch
+
     libraries = {name: installed(name) for name in ("torch", "numpy", "river", "transformers", "kafka-python", "msgspec")}
-    return {**libraries, "python": platform.python_version(), "threads": settings.learner.threads, "device": settings.learner.device}
+    return {
+        **libraries,
+        "python": platform.python_version(),
+        "threads": settings.learner.threads,
+        "device": settings.learner.device,
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "world_size": ranks.world,
+    }

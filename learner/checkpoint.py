@@ -662,10 +662,22 @@ class BackgroundWriter:
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint-writer")
         self._pending: Future[Saved] | None = None
 
-    def submit(self, files: Mapping[str, bytes], cut: Cut) -> bool:
-        """Hand copies over; False, with nothing done, while one is in flight or its outcome has not been polled."""
+    def submit(self, files: Mapping[str, bytes], cut: Cut, *, gaps: Sequence[Gap] = (), live: bool = True) -> bool:
+        """Hand copies over; False, with nothing done, while one is in flight or its outcome has not been polled.
+
+        Args:
+            files: as for `Checkpointer.save`.
+            cut: where they stand.
+            gaps: records found lost since the last one; every later checkpoint names them.
+            live: whether a replay, if there was one, is over; until then nothing is announced.
+        """
         if self._pending is not None:
             return False
+        standing = self._checkpointer.standing
+        if gaps:
+            self._checkpointer.stand(gaps=(*standing.gaps, *gaps))
+        if live and standing.replay is not None:
+            self._checkpointer.stand(replay=None)
         self._pending = self._executor.submit(self._run, files, cut, self._checkpointer.standing)
         return True
 
@@ -695,7 +707,8 @@ class BackgroundWriter:
         version = None
         try:
             version = self._checkpointer.save(files, cut, standing)
-            self._checkpointer.announce(version)
+            if standing.replay is None:
+                self._checkpointer.announce(version)
             self._checkpointer.prune(self._keep)
         except Fenced:
             raise

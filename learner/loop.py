@@ -2,12 +2,14 @@
 
 ```
 for batch in batches:
+    journal.append(batch)                    # what will be used, durably; or, after a crash, what was used
     report = trainer.step(batch.samples)     # test, weigh, then train
     publisher.after(batch, report)           # cut a checkpoint when one is due
     yield report
 ```
 
 The cut is consistent by construction: batches are pulled by this very loop, so between two steps neither ingest nor model is ahead.
+With several ranks every round begins with all of them saying what they have; rank 0 alone writes, and writes before anyone steps.
 """
 
 from __future__ import annotations
@@ -15,14 +17,18 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+
+import msgspec
 
 from learner.artifact import Version
 from learner.checkpoint import BackgroundWriter, Saved
-from learner.errors import Fenced
-from learner.manifest import Cut, Span
+from learner.distributed import ONE, Ranks
+from learner.errors import Fenced, LogRewritten
+from learner.journal import Journal, Outcome, Part, Place, Record, Step
+from learner.manifest import Audited, Cut, Gap, Input, Journaled, Span, Trained
 from learner.telemetry import Telemetry
 from learner.trainer import StepReport, Trainer
 from weighting.errors import WeightError
@@ -30,15 +36,28 @@ from weighting.sample import Batch, Sample
 
 log = logging.getLogger("steelyard.learner")
 _FRESH_US = 100_000  #: event times are told to the tenth of a second
+_NOTHING = Part((), None)
+
+
+class IngestState(msgspec.Struct, frozen=True, kw_only=True):
+    """What ingest adds to a checkpoint; the learner never looks inside the parts."""
+
+    parts: dict[str, bytes]
+    offsets: dict[str, dict[int, int]]  #: topic -> partition -> next offset
+    watermark_us: int | None
+    num_turns: int = 0  #: turns that the parts contain and no batch has named yet
+    audit: dict[str, dict[int, Audited]] = {}
+    gaps: tuple[Gap, ...] = ()  #: found since the start
+    live: bool = True  #: whether the log is read as it grows; false while it is replayed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class IngestState:
-    """What ingest adds to a checkpoint; the learner never looks inside the parts."""
+class Identity:
+    """What a checkpoint says of who made it from what; the same for all of one owner."""
 
-    parts: Mapping[str, bytes]
-    offsets: dict[str, dict[int, int]]  #: topic -> partition -> next offset
-    watermark_us: int | None
+    config_sha256: str  #: of the settings that learning depends on
+    fingerprint: Mapping[str, str | int | float | bool | None]  #: of the environment
+    inputs: Mapping[str, Input]  #: topic -> as it was found at the start
 
 
 class Publisher:
@@ -47,25 +66,27 @@ class Publisher:
     def __init__(
         self,
         trainer: Trainer,
-        writer: BackgroundWriter,
+        writer: BackgroundWriter | None,
         ingest: Callable[[], IngestState],
         telemetry: Telemetry,
         *,
         clock: Callable[[], float],
-        config_sha256: str,
-        fingerprint: Mapping[str, str | int | float | bool | None],
+        identity: Identity,
+        journal: Journaled,
+        ranks: Ranks = ONE,
         published: Callable[[Version], None] = lambda version: None,
     ) -> None:
         """Take the state's owners.
 
         Args:
             trainer: the model.
-            writer: makes checkpoints durable.
+            writer: makes checkpoints durable; None for a rank that is not the first.
             ingest: gives ingest's part of a cut, as of the last batch.
             telemetry: the series.
             clock: seconds since the Unix epoch.
-            config_sha256: of the settings.
-            fingerprint: of the environment.
+            identity: what every checkpoint says of its owner.
+            journal: where the state stands at the start.
+            ranks: who contributes to a checkpoint.
             published: called with each durable version; an advisory commit goes here.
         """
         self._trainer = trainer
@@ -73,8 +94,10 @@ class Publisher:
         self._ingest = ingest
         self._telemetry = telemetry
         self._clock = clock
-        self._config_sha256 = config_sha256
-        self._fingerprint = dict(fingerprint)
+        self._identity = identity
+        self._place = Place(journal.segment, journal.byte)
+        self._ranks = ranks
+        self._gaps: tuple[Gap, ...] = ()
         self._published = published
         self._due = -math.inf
         self._in_flight: Counter[int] | None = None
@@ -94,23 +117,35 @@ class Publisher:
             self._fresh[at - at % _FRESH_US] += 1
             self._span = (at, at) if self._span is None else (min(self._span[0], at), max(self._span[1], at))
 
-    def tick(self) -> None:
-        """Hear of the checkpoint in flight; cut the next when it is due and there is something new.
+    def stepped(self, place: Place) -> None:
+        """Note where the journal goes on behind the step that was just done."""
+        self._place = place
+
+    def due(self) -> bool:
+        """Hear of the checkpoint in flight; say whether the next is due and there is something new.
 
         Raises:
             Fenced: there is another owner of the store.
         """
+        if self._writer is None:
+            return False
         self._hear(self._poll(timeout_seconds=0.0))
-        if self._in_flight is None and self._clock() >= self._due and (self._fresh or self._due == -math.inf):
-            self.cut()
+        return self._in_flight is None and self._clock() >= self._due and bool(self._fresh or self._due == -math.inf)
 
     def cut(self) -> None:
-        """Copy all state as it is between two steps, and hand it to the writer."""
+        """Copy all state as it is between two steps, and hand it to the writer; by all ranks together."""
         began = time.perf_counter()
-        ingest = self._ingest()
+        states = [self._ingest()]
+        if self._ranks.world > 1:
+            states = [msgspec.msgpack.decode(said, type=IngestState) for said in self._ranks.gather(msgspec.msgpack.encode(states[0]))]
+        if self._writer is None:
+            self._fresh.clear()
+            return
+        ingest = _merged(states)
         files = {**self._trainer.files(), **{f"training/{name}.msgpack": part for name, part in ingest.parts.items()}}
         evaluation = {name: value for name, value in self._trainer.evaluation().items() if math.isfinite(value)}
         config = self._trainer.weigher.config
+        num, sum64 = self._trainer.trained
         cut = Cut(
             step=self._trainer.step_number,
             samples=self._trainer.num_samples,
@@ -120,10 +155,16 @@ class Publisher:
             weighting={"scheme": "ratio", "exponent": config.exponent, "denoise": config.denoise},
             evaluation=evaluation,
             fresh_events=tuple(sorted(self._fresh.items())),
-            config_sha256=self._config_sha256,
-            fingerprint=self._fingerprint,
+            config_sha256=self._identity.config_sha256,
+            fingerprint=dict(self._identity.fingerprint),
+            journal=Journaled(segment=self._place.segment, byte=self._place.byte, skip=tuple(state.num_turns for state in states)),
+            audit=ingest.audit,
+            inputs=dict(self._identity.inputs),
+            trained=Trained(num=num, sum64=sum64),
         )
-        taken = self._writer.submit(files, cut)
+        new_gaps = tuple(gap for gap in ingest.gaps if gap not in self._gaps)
+        self._gaps += new_gaps
+        taken = self._writer.submit(files, cut, gaps=new_gaps, live=ingest.live)
         assert taken, "one checkpoint at a time"
         self._in_flight, self._fresh = self._fresh, Counter()
         self._began = self._clock()
@@ -131,23 +172,32 @@ class Publisher:
         self._telemetry.stall.observe(time.perf_counter() - began)
         self._telemetry.size.set(sum(len(data) for data in files.values()))
 
+    def abandon(self) -> None:
+        """End the writer, and learn nothing more from here: what is durable already stays."""
+        if self._writer is not None:
+            self._writer.close()
+
     def close(self) -> None:
-        """Make what was learned last durable, and end the writer.
+        """Make what was learned last durable, and end the writer; by all ranks together.
 
         Raises:
             StoreFailed: it could not be made durable; the version before it still is.
         """
-        self._hear(self._poll(timeout_seconds=None))
         saved = None
-        if self._fresh:
+        if self._writer is not None:
+            self._hear(self._poll(timeout_seconds=None))
+        if any(said != b"" for said in self._ranks.gather(b"new" if self._fresh and self._writer is not None else b"")):
             self.cut()
-            saved = self._poll(timeout_seconds=None)
-            self._hear(saved)
-        self._writer.close()
+            if self._writer is not None:
+                saved = self._poll(timeout_seconds=None)
+                self._hear(saved)
+        if self._writer is not None:
+            self._writer.close()
         if saved is not None and saved.version is None and saved.error is not None:
             raise saved.error
 
     def _poll(self, *, timeout_seconds: float | None) -> Saved | None:
+        assert self._writer is not None
         try:
             return self._writer.poll(timeout_seconds=timeout_seconds)
         except Fenced:
@@ -173,25 +223,173 @@ class Publisher:
         self._published(saved.version)
 
 
-def train(batches: Iterable[Batch | None], trainer: Trainer, publisher: Publisher, telemetry: Telemetry) -> Iterator[StepReport | None]:
+class _Said(msgspec.Struct, frozen=True, array_like=True):
+    """What a rank says at the beginning of a round."""
+
+    part: Part
+    over: bool  #: its batches have ended
+    cut: bool  #: a checkpoint is due
+
+
+def train(
+    batches: Iterable[Batch | None],
+    trainer: Trainer,
+    publisher: Publisher,
+    telemetry: Telemetry,
+    journal: Journal | None,
+    *,
+    tail: Sequence[tuple[Place, Record]] = (),
+    quarantine: Sequence[tuple[int, int]] = (),
+    ranks: Ranks = ONE,
+) -> Iterator[StepReport | None]:
     """Step on every batch, publish when due; yields each step's report, and None whenever nothing was ready.
 
     A batch of which a weight is refused is not trained on: logged with its position and counted.
 
+    Args:
+        batches: of this rank; while the tail lasts, what its records say.
+        trainer: the model, with the same ranks.
+        publisher: cuts checkpoints.
+        telemetry: the series.
+        journal: None for a rank that is not the first.
+        tail: what was journaled behind the state, done again first.
+        quarantine: steps ``[from, to)`` that are not learned.
+        ranks: who steps together.
+
     Raises:
         Fenced: there is another owner of the store.
+        JournalFailed: a step could not be journaled; nothing of it was applied.
+        LogRewritten: the log no longer gives what the journal says of it.
+        Diverged: the model is about to be lost; nothing of the step was applied.
     """
-    for batch in batches:
+    stream, again = iter(batches), _Tail(tail)
+    while True:
+        batch, over = again.pull(stream, ranks.rank)
+        mine = _Said(_NOTHING if batch is None else Part(batch.turns, batch.cause), over, not again.left and publisher.due())
+        said = [mine]
+        if ranks.world > 1:
+            said = [msgspec.msgpack.decode(data, type=_Said) for data in ranks.gather(msgspec.msgpack.encode(mine))]
         report = None
-        if batch is not None and batch.samples:
-            began = time.perf_counter()
-            try:
-                report = trainer.step(batch.samples)
-            except WeightError as error:
-                telemetry.refused.labels("weight").inc()
-                log.error("batch refused", extra={"error": str(error), "num_samples": len(batch.samples)})
+        if any(each.part.cause is not None for each in said):
+            record = Step(trainer.step_number + 1, tuple(each.part for each in said))
+            if again.left:
+                place = again.confirm(record, trainer)
             else:
-                publisher.trained(batch.samples)
-                telemetry.stepped(report, trainer, time.perf_counter() - began)
-        publisher.tick()
+                place = _write(journal, record, telemetry)
+            num_micro_batches = trainer.num_micro_batches
+            report = _step(trainer, () if batch is None else batch.samples, record.step, quarantine, telemetry)
+            if report is not None:
+                publisher.trained(report.weighted.samples)
+            if trainer.num_micro_batches != num_micro_batches:
+                place = _write(journal, Outcome(record.step, trainer.num_micro_batches), telemetry)
+            if place is not None:
+                publisher.stepped(place)
+        if any(each.cut for each in said):
+            publisher.cut()
         yield report
+        if any(each.over for each in said):
+            return
+
+
+def _step(
+    trainer: Trainer, samples: Sequence[Sample], number: int, quarantine: Sequence[tuple[int, int]], telemetry: Telemetry
+) -> StepReport | None:
+    if any(first <= number < end for first, end in quarantine):
+        trainer.skip(samples)
+        telemetry.refused.labels("quarantine").inc()
+        return None
+    began = time.perf_counter()
+    try:
+        report = trainer.step(samples)
+    except WeightError as error:
+        trainer.skip(samples)
+        telemetry.refused.labels("weight").inc()
+        log.error("batch refused", extra={"error": str(error), "num_samples": len(samples)})
+        return None
+    if report.weighted.samples:
+        telemetry.stepped(report, trainer, time.perf_counter() - began)
+    return report
+
+
+def _write(journal: Journal | None, record: Record, telemetry: Telemetry) -> Place | None:
+    if journal is None:
+        return None
+    journal.append(record)
+    telemetry.journaled.labels(type(record).__name__.lower()).inc()
+    telemetry.journal_size.set(journal.num_bytes)
+    return journal.place
+
+
+class _Tail:
+    """What was journaled behind the state, and what of it is left to be done again."""
+
+    def __init__(self, records: Sequence[tuple[Place, Record]]) -> None:
+        self._steps: deque[tuple[Place, Step, Outcome | None]] = deque()
+        for place, record in records:
+            if isinstance(record, Step):
+                self._steps.append((place, record, None))
+            elif self._steps:
+                _, step, _ = self._steps.pop()
+                self._steps.append((place, step, record))
+
+    @property
+    def left(self) -> int:
+        """How many steps are left."""
+        return len(self._steps)
+
+    def pull(self, stream: Iterator[Batch | None], rank: int) -> tuple[Batch | None, bool]:
+        """Return this rank's batch of the next step, or None; and whether there will be no more."""
+        if not self._steps:
+            batch = next(stream, _OVER)
+            return (None, True) if batch is _OVER else (batch, False)
+        if self._steps[0][1].parts[rank].cause is None:
+            return None, False
+        for batch in stream:
+            if batch is not None:
+                return batch, False
+        return None, True
+
+    def confirm(self, record: Step, trainer: Trainer) -> Place:
+        """Return the place behind the next step, if the log still gives what was journaled of it."""
+        place, was, outcome = self._steps.popleft()
+        if record != was:
+            raise LogRewritten(f"step {was.step}", expected=_told(was), found=_told(record))
+        if outcome is not None:
+            trainer.num_micro_batches = outcome.num_micro_batches
+        return place
+
+
+_OVER = Batch(samples=(), turns=(), cause="over", watermark_us=0)
+
+
+def _told(step: Step) -> str:
+    """Return a step as a person reads it: its batches, with slices, numbers of records and sums."""
+    told = []
+    for part in step.parts:
+        slices = [s for turn in part.turns for s in turn.slices]
+        told.append(f"{part.cause}: " + ", ".join(f"{s.topic}[{s.partition}]@{s.start}-{s.end} {s.num_records} {s.sum64:016x}" for s in slices))
+    return f"step {step.step} ({'; '.join(told)})"
+
+
+def _merged(states: Sequence[IngestState]) -> IngestState:
+    """Return what all ranks have together; of topics that every rank reads, the least that all have seen."""
+    if len(states) == 1:
+        return states[0]
+    offsets: dict[str, dict[int, int]] = {}
+    audit: dict[str, dict[int, Audited]] = {}
+    for state in states:
+        for topic, parts in state.offsets.items():
+            for partition, offset in parts.items():
+                known = offsets.setdefault(topic, {})
+                if offset <= known.get(partition, offset):
+                    known[partition] = offset
+                    audit.setdefault(topic, {})[partition] = state.audit[topic][partition]
+    watermarks = [state.watermark_us for state in states]
+    return IngestState(
+        parts={name: part for state in states for name, part in sorted(state.parts.items())},
+        offsets=offsets,
+        watermark_us=None if None in watermarks else min(w for w in watermarks if w is not None),
+        audit=audit,
+        gaps=tuple(gap for state in states for gap in state.gaps),
+        live=all(state.live for state in states),
+    )

@@ -93,6 +93,7 @@ class Gap(msgspec.Struct, frozen=True, kw_only=True):
     start: int
     end: int
     reason: str
+    policy: str = ""
 
 
 class Reset(msgspec.Struct, frozen=True, kw_only=True):

@@ -63,13 +63,23 @@ class Telemetry:
         self.size = gauge("checkpoint_size_bytes", "Bytes of the last checkpoint.")
         self.last_publish = gauge("checkpoint_last_publish_timestamp_seconds", "When the last checkpoint became durable.")
 
+        self.journaled = counter("journal_records_total", "Records journaled.", "kind")
+        self.journal_size = gauge("journal_size_bytes", "Bytes that this owner has journaled.")
+        self.recoveries = counter("learner_recoveries_total", "Starts that went on from a checkpoint, by what was found.", "cause")
+        self.replayed = counter("learner_replayed_steps_total", "Steps done again from the journal.")
+
+        for kind in ("step", "outcome"):
+            self.journaled.labels(kind)
+        for cause in ("restart", "crash", "corrupt", "order", "diverged"):
+            self.recoveries.labels(cause)
         for result in ("ok", "nonfinite"):
             self.steps.labels(result)
         for side in ("low", "high", "cap"):
             self.clipped.labels(side)
         for result in ("ok", "failed", "fenced"):
             self.publishes.labels(result)
-        self.refused.labels("weight")
+        for reason in ("weight", "quarantine"):
+            self.refused.labels(reason)
         self.step_duration.labels("step")
         for task in Task:
             self.weight.labels(task)

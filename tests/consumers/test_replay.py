@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from consumers.audit import Hasher
 from consumers.errors import OffsetLost
 from consumers.exclusion import ExclusionList, Exclusions, keyed
-from consumers.pipeline import RECORD, BatchConfig
+from consumers.pipeline import RECORD, BatchConfig, Replayed
 from consumers.source import Record
 from tests.consumers.bench import Bench
 from tests.consumers.shop import shop
@@ -38,9 +38,9 @@ def live(bench: Bench, random: Random, num: int) -> list[Batch]:
 
 def again(bench: Bench, batches: list[Batch], skip: int = 0) -> list[Batch]:
     """The batches that the journal of these gives."""
-    tail = [(batch.turns, batch.cause) for batch in batches]
+    tail = [Replayed(batch.turns, batch.cause) for batch in batches]
     if tail and skip:
-        tail[0] = (tail[0][0][skip:], tail[0][1])
+        tail[0] = Replayed(tail[0].turns[skip:], tail[0].cause)
     replayed: list[Batch] = []
     for batch in bench.pipeline.batches(tail):
         replayed += [batch] if batch is not None else []
