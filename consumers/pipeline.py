@@ -260,6 +260,8 @@ class Pipeline:
         observe, push = self._watermarks.observe, self._join.push
         at: tuple[str, int] = ("", -1)
         ages: dict[str, int] = {}
+        for topic, num_records in Counter(record.topic for record in records).items():
+            self._dead_letters.seen(topic, num_records)
         for record in records:
             if record.partition != at[1] or record.topic != at[0]:
                 at = (record.topic, record.partition)

@@ -72,7 +72,7 @@ class LearnRole:
         metrics = start_metrics(self.registry, settings.observability.metrics_port, settings.observability.metrics_host)
         opened.callback(metrics.close)
         consumer_telemetry, telemetry = ConsumerTelemetry(self.registry), Telemetry(self.registry)
-        dead_letters = DeadLetters(sink, topics.dead_letter, consumer_telemetry)
+        dead_letters = DeadLetters(sink, topics.dead_letter, consumer_telemetry, settings.kafka.dead_letters)
         pipeline = Pipeline(
             source,
             topics=topics,
