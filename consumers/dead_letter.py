@@ -1,10 +1,16 @@
-"""Where what we could not read goes: the original bytes with reason, stage and position, on a topic of their own."""
+"""Where what we could not read goes: the original bytes with reason, stage and position, on a topic of their own.
+
+A breaker per topic ends it when too many of the last records were set aside, so that one bad producer release does not drain a topic.
+"""
 
 from __future__ import annotations
 
 import logging
+from typing import Literal, TypeAlias
 
-from consumers.errors import Invalid
+import msgspec
+
+from consumers.errors import DeadLetterFlood, Invalid, SnapshotRefused, Unreadable
 from consumers.source import Record, Sink
 from consumers.telemetry import Telemetry
 
@@ -13,24 +19,98 @@ _log = logging.getLogger(__name__)
 #: Format of the headers.
 VERSION = "1"
 
+#: Format of the breaker's snapshot.
+FORMAT = 1
+
+#: What happens to a record that cannot be read: none - reading stops at the first; data - set aside, with the breaker; all - set aside.
+Policy: TypeAlias = Literal["none", "data", "all"]
+
 #: Longer values are cut, so that a letter always fits; the whole record is still where its position says.
 MAX_VALUE_BYTES = 512 * 1024
 _MAX_ERROR_CHARS = 1000
 
+#: The breaker opens when more than this share of the last records of a topic would be set aside; of fewer records, when as many would.
+MAX_SHARE = 0.05
+WINDOW_RECORDS = 10_000
+_CHUNK_RECORDS = WINDOW_RECORDS // 100
+
+
+class _Chunk(msgspec.Struct, array_like=True):
+    """Polls with at least a hundred records together, or the one that is being filled."""
+
+    num_records: int = 0
+    counts: dict[str, int] = {}  #: reason -> how many were set aside
+
+
+class _Recent(msgspec.Struct, array_like=True):
+    """The last records of one topic: whole polls, the fewest that make 10,000; about a hundred chunks."""
+
+    num_records: int = 0  #: in all chunks
+    chunks: list[_Chunk] = []
+    counts: dict[str, int] = {}  #: reason -> how many were set aside, in all chunks
+
+    def advance(self, num_records: int) -> None:
+        """Count records, and leave out the chunks that the window has passed."""
+        if not self.chunks or self.chunks[-1].num_records >= _CHUNK_RECORDS:
+            self.chunks.append(_Chunk())
+        self.chunks[-1].num_records += num_records
+        self.num_records += num_records
+        while self.num_records - self.chunks[0].num_records >= WINDOW_RECORDS:
+            passed = self.chunks.pop(0)
+            self.num_records -= passed.num_records
+            for reason, count in passed.counts.items():
+                self.counts[reason] -= count
+                if not self.counts[reason]:
+                    del self.counts[reason]
+
+    def add(self, reason: str) -> int:
+        """Count one that was set aside; return how many there are in the window."""
+        for counts in (self.chunks[-1].counts, self.counts):
+            counts[reason] = counts.get(reason, 0) + 1
+        return sum(self.counts.values())
+
+
+class _State(msgspec.Struct, array_like=True):
+    format: int
+    topics: dict[str, _Recent]
+
 
 class DeadLetters:
-    """Sets records aside; the owner flushes it before what it consumed counts as done."""
+    """Sets records aside; the owner flushes it before what it consumed counts as done.
 
-    def __init__(self, sink: Sink, topic: str, telemetry: Telemetry) -> None:
-        """Write to `topic` through `sink`."""
+    The breaker's state is a function of the calls of `seen` and `put`; `snapshot` resumes after the last of them.
+    """
+
+    def __init__(self, sink: Sink, topic: str, telemetry: Telemetry, policy: Policy = "data") -> None:
+        """Write to `topic` through `sink`, as far as `policy` allows."""
         self._sink = sink
         self._topic = topic
         self._telemetry = telemetry
+        self._policy = policy
         self._told: set[tuple[str, str]] = set()
+        self._recent: dict[str, _Recent] = {}
+
+    def seen(self, topic: str, num_records: int) -> None:
+        """Count the records of one topic in one poll, read or not; to be called before any of them is set aside."""
+        self._recent.setdefault(topic, _Recent()).advance(num_records)
 
     def put(self, record: Record, invalid: Invalid) -> None:
-        """Set one record aside; compaction keeps the newest copy per position, so setting it aside twice is harmless."""
+        """Set one record aside; compaction keeps the newest copy per position, so setting it aside twice is harmless.
+
+        Raises:
+            Unreadable: the policy is `none`.
+            DeadLetterFlood: the policy is `data`, and with this one more than 5 % of the topic's last 10,000 records would be set aside.
+        """
+        if self._policy == "none":
+            raise Unreadable(invalid)
         position = invalid.position
+        if position.topic not in self._recent:
+            self.seen(position.topic, 1)
+        recent = self._recent[position.topic]
+        num_unreadable = recent.add(invalid.reason)
+        if self._policy == "data" and num_unreadable > MAX_SHARE * max(recent.num_records, WINDOW_RECORDS):
+            reason = max(sorted(recent.counts), key=recent.counts.__getitem__)
+            raise DeadLetterFlood(position.topic, num_unreadable, recent.num_records, reason, invalid)
         value = record.value or b""  # a null value would delete the key of a compacted topic
         headers = [
             ("steelyard-position", str(position).encode()),
@@ -64,3 +144,21 @@ class DeadLetters:
             SinkUnavailable: something was not acknowledged.
         """
         self._sink.flush()
+
+    def snapshot(self) -> bytes:
+        """Return the breaker's state; equal states give equal bytes."""
+        return msgspec.msgpack.encode(_State(FORMAT, self._recent), order="deterministic")
+
+    def restore(self, data: bytes) -> None:
+        """Take back what `snapshot` returned.
+
+        Raises:
+            SnapshotRefused: the state is of another format.
+        """
+        try:
+            state = msgspec.msgpack.decode(data, type=_State)
+        except msgspec.DecodeError as error:
+            raise SnapshotRefused(f"a snapshot of the dead letters' breaker cannot be read: {error}") from error
+        if state.format != FORMAT:
+            raise SnapshotRefused(f"a snapshot of the breaker has the format {state.format}, and this code reads {FORMAT}.")
+        self._recent = state.topics

@@ -8,8 +8,12 @@ ConsumersError
 ├── CommitFailed         advisory offsets were not written (retriable)
 ├── TopicMissing         a topic that we were told to read does not exist
 ├── PartitionsMismatch   topics that must be joined partition by partition have different partition counts
-├── OffsetLost           the log no longer holds the next offset, or never did
-├── LogCorrupt           a stored batch fails its checksum
+├── OffsetLost           the log no longer holds the next offset, or never did (unsafe)
+├── LogTruncated         records that were read are no longer in the log: its brokers lost them (unsafe)
+├── TopicRecreated       a topic was deleted and made again: another log under the same name (unsafe)
+├── LogCorrupt           a stored batch fails its checksum (unsafe)
+├── Unreadable           a record cannot be read, and none may be set aside (unsafe)
+├── DeadLetterFlood      so many records of a topic cannot be read that something is wrong with all of it (unsafe)
 ├── ChecksumMissing      the package that verifies checksums fast is not installed
 ├── OptionRefused        an option that the guarantee depends on was overridden
 └── SnapshotRefused      state of another format or of other partitions
@@ -25,9 +29,10 @@ from weighting.sample import Position
 
 
 class ConsumersError(Exception):
-    """Root of the tree; `retriable` says whether the same call may succeed later."""
+    """Root of the tree."""
 
-    retriable: ClassVar[bool] = False
+    retriable: ClassVar[bool] = False  #: the same call may succeed later
+    unsafe: ClassVar[bool] = False  #: going on would lose or corrupt something: an operator decides
 
 
 class Invalid(ConsumersError):
@@ -104,10 +109,13 @@ class PartitionsMismatch(ConsumersError):
 class OffsetLost(ConsumersError):
     """The next offset lies outside of what the log holds: records are gone, or the log is another one."""
 
+    unsafe = True
+
     def __init__(self, topic: str, partition: int, next_offset: int, beginning: int | None, end: int | None) -> None:
-        """Name the partition, the next offset, the retained range and the remedy."""
+        """Name the partition, the next offset, the retained range and the remedy; `expired`: retention overtook us, the log is the same."""
         retained = "unknown" if beginning is None or end is None else f"[{beginning}, {end})"
-        if beginning is not None and next_offset < beginning:
+        self.expired = beginning is not None and next_offset < beginning
+        if beginning is not None and self.expired:
             why = f"{beginning - next_offset} records were deleted before they were read. Restore a checkpoint that is still retained"
         else:
             why = "the log was truncated or the topic was recreated. Check the topic, then restore a checkpoint that matches it"
@@ -124,12 +132,77 @@ class OffsetLost(ConsumersError):
         return max((self.beginning or 0) - self.next_offset, 0)
 
 
+class LogTruncated(ConsumersError):
+    """The brokers lost records that were read already (an unclean leader election): what was learned is not what the log says."""
+
+    unsafe = True
+
+    def __init__(self, topic: str, partition: int, next_offset: int, diverged: int | None) -> None:
+        """Name the partition, the next offset, where the log went another way (None where nobody knows) and the remedy."""
+        where = "an unknown offset" if diverged is None else f"offset {diverged}"
+        super().__init__(
+            f"{topic}[{partition}]: the log was truncated at {where}, and we have read up to {next_offset}. "
+            "Find out which records the brokers lost, then restore a checkpoint from before them (steelyard replay)."
+        )
+        self.topic = topic
+        self.partition = partition
+        self.next_offset = next_offset
+        self.diverged = diverged
+
+
+class TopicRecreated(ConsumersError):
+    """A topic was deleted and made again while we read it: the same offsets now name other records."""
+
+    unsafe = True
+
+    def __init__(self, topic: str, known: str, found: str) -> None:
+        """Name the topic and both ids."""
+        super().__init__(
+            f"topic {topic!r} was deleted and made again: its id was {known} and is {found}, so the next offsets mean nothing in it. "
+            "Bring the old topic back, or let an operator say at which offsets to go on (steelyard offsets reset)."
+        )
+        self.topic = topic
+
+
 class LogCorrupt(ConsumersError):
     """A stored batch fails its checksum; reading stops, since skipping it would lose records silently."""
+
+    unsafe = True
 
     def __init__(self, cause: str) -> None:
         """Name the batch and the remedy."""
         super().__init__(f"{cause}. Reading has stopped. Check the broker's disk, or let an operator skip the batch by offset.")
+
+
+class Unreadable(ConsumersError):
+    """A record cannot be read, and `kafka.dead_letters` is `none`."""
+
+    unsafe = True
+
+    def __init__(self, invalid: Invalid) -> None:
+        """Name the position, what is wrong with it and the remedy."""
+        super().__init__(
+            f"{invalid}. Reading has stopped there, since kafka.dead_letters is none. "
+            "Set it to data to have such records set aside, or let an operator skip this one."
+        )
+        self.position = invalid.position
+
+
+class DeadLetterFlood(ConsumersError):
+    """More than one record in twenty of a topic cannot be read: a producer or our code is broken, and setting all aside is no cure."""
+
+    unsafe = True
+
+    def __init__(self, topic: str, num_unreadable: int, num_records: int, reason: str, last: Invalid) -> None:
+        """Name the topic, the share, the most frequent reason, the last example and the remedy."""
+        super().__init__(
+            f"topic {topic!r}: {num_unreadable} of the last {num_records} records cannot be read ({num_unreadable / num_records:.1%}), "
+            f"most of them for the reason {reason}; the last is {last}. Reading has stopped before it. "
+            "Mend the producer or deploy the code that reads its records, then start again; "
+            "kafka.dead_letters: all sets every one of them aside instead."
+        )
+        self.topic = topic
+        self.reason = reason
 
 
 class ChecksumMissing(ConsumersError):

@@ -130,6 +130,7 @@ class _RankState(msgspec.Struct, array_like=True):
     pending_items: list[tuple[int, ItemUpdate]]
     item_offsets: list[tuple[str, int, int]]
     item_audits: list[tuple[str, int, Audit]]
+    breaker: bytes  # of the dead letters
 
 
 _S = TypeVar("_S", _PartState, _RankState)
@@ -375,6 +376,8 @@ class Pipeline:
         at: tuple[str, int] = ("", -1)
         ages: dict[str, int] = {}
         sums: dict[TopicPartition, list[int]] = {}  # number of records, sum of hashes, last offset, last hash
+        for topic, num_records in Counter(record.topic for record in records).items():
+            self._dead_letters.seen(topic, num_records)
         for record in records:
             if record.partition != at[1] or record.topic != at[0]:
                 at = (record.topic, record.partition)
@@ -559,6 +562,7 @@ class Pipeline:
                 self._join.pending_items(),
                 [(topic, p, reader.next_offset) for topic, p, reader in items],
                 [(topic, p, reader.audit) for topic, p, reader in items],
+                self._dead_letters.snapshot(),
             )
         )
         return parts
@@ -604,6 +608,7 @@ class Pipeline:
         if same_ranks:
             rank = _decode(parts[f"rank-{self._rank}"], _RankState)
             self._turns.extend(rank.turns)
+            self._dead_letters.restore(rank.breaker)
         else:
             rank = self._merged([_decode(parts[name], _RankState) for name in ranks])
         self._items.restore(rank.items)
@@ -632,6 +637,7 @@ class Pipeline:
             least.pending_items,
             least.item_offsets,
             least.item_audits,
+            b"",  # counted anew
         )
 
     def _event_readers(self) -> Iterable[tuple[TopicPartition, _Reader]]:

@@ -51,6 +51,9 @@ class Telemetry:
         self.events = counter("consumer_events_total", "Records by what became of them.", ("topic", "event", "outcome"))
         self.received_bytes = counter("consumer_received_bytes_total", "Bytes of record values.", by_topic)
         self.lost_records = counter("consumer_lost_records_total", "Records that can never be read.", by_topic)
+        self.rebuilds = counter(
+            "consumer_rebuilds_total", "Clients that replaced one which failed (poll) or stood still (stall).", ("cause",)
+        )
         self.lag_records = gauge("consumer_lag_records", "End offset minus next offset.", by_partition)
         self.lag_seconds = gauge("consumer_lag_seconds", "Age of the newest record read while others wait; 0 when caught up.", by_partition)
         self.next_offset = gauge("consumer_next_offset", "Offset of the next record to read.", by_partition)
@@ -72,6 +75,8 @@ class Telemetry:
         self.label_delay = ages("join_delay_seconds", "Exposure to click, and click to purchase, in event time.")
         self.dedup_ids = gauge("dedup_ids", "Event ids that are remembered.")
 
+        for cause in ("poll", "stall"):
+            self.rebuilds.labels(cause)
         for event, results in RESULTS.items():
             for result in results:
                 self.labels.labels(event, result)

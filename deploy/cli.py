@@ -58,6 +58,8 @@ def exit_code(error: Exception) -> int | None:
 
     if isinstance(error, SettingsError | UsageError | OptionRefused):
         return USAGE
+    if isinstance(error, ConsumersError) and error.unsafe:
+        return UNSAFE
     if isinstance(error, ConsumersError | DeployError | LearnerError | ServingError | WeightingError):
         return TRY_AGAIN if error.retriable or isinstance(error, Fenced) else FAILED
     return None

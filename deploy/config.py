@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
+from consumers.dead_letter import Policy
 from consumers.kafka_options import KafkaConfig
 from consumers.pipeline import Topics
 from serving.batcher import BatcherConfig
@@ -17,10 +19,27 @@ class LogConfig(KafkaConfig):
 
     Attributes:
         group_id: of the advisory commits that lag dashboards read; we never do.
+        dead_letters: none - stop at the first record that cannot be read; data - set aside, but stop at a flood; all - set aside.
+        on_gap: stop - when retention deleted records before they were read; record - go on behind them, named in every later manifest.
+        stall_seconds: how long records may wait with none read before the consumer is built anew; twice that, and the process ends (75).
     """
 
     group_id: str = "steelyard"
+    dead_letters: Policy = "data"
+    on_gap: Literal["stop", "record"] = "stop"
+    stall_seconds: float = 60.0
     topics: Topics = field(default_factory=Topics)
+
+    def __post_init__(self) -> None:
+        """Refuse a watchdog that would bark at every poll.
+
+        Raises:
+            ValueError: names key, value and expectation.
+            OptionRefused: an option that the guarantee depends on was overridden.
+        """
+        KafkaConfig.__post_init__(self)
+        if self.stall_seconds < 5:
+            raise ValueError(f"kafka.stall_seconds: got {self.stall_seconds!r}, expected a number >= 5")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

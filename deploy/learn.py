@@ -23,7 +23,7 @@ import msgspec
 from consumers.dead_letter import DeadLetters
 from consumers.kafka_admin import KafkaAdmin
 from consumers.kafka_sink import KafkaSink
-from consumers.kafka_source import KafkaSource
+from consumers.kafka_source import KafkaSource, own
 from consumers.pipeline import BatchConfig, Pipeline, Replayed
 from consumers.source import TopicPartition
 from consumers.telemetry import Telemetry as ConsumerTelemetry
@@ -128,7 +128,8 @@ class LearnRole:
         """
         settings, topics, ranks = self._settings, self._settings.kafka.topics, self._ranks
         trainer = Trainer(settings.learner, Weigher(settings.weighting), ranks)
-        source = KafkaSource(settings.kafka, tuple(topics.kinds()), share=(ranks.rank, ranks.world), shared=topics.items).start()
+        mine = own(ranks.rank, ranks.world, whole=() if topics.items is None else (topics.items,))
+        source = KafkaSource(settings.kafka, tuple(topics.kinds()), partitions=mine).start()
         opened.callback(source.close)
         sink = KafkaSink(settings.kafka, (topics.dead_letter,)).start()
         opened.callback(sink.close)
@@ -142,7 +143,7 @@ class LearnRole:
             opened.callback(journal.close)
             start = self._acquire(checkpointer, journal, identity)
         start = msgspec.msgpack.decode(ranks.broadcast(None if start is None else msgspec.msgpack.encode(start)), type=_Start)
-        dead_letters = DeadLetters(sink, topics.dead_letter, self._consumer_telemetry)
+        dead_letters = DeadLetters(sink, topics.dead_letter, self._consumer_telemetry, settings.kafka.dead_letters)
         pipeline = Pipeline(
             source,
             topics=topics,
@@ -427,7 +428,7 @@ def _by_partition(offsets: Mapping[str, Mapping[int, int]]) -> dict[TopicPartiti
 
 
 def _inputs(source: KafkaSource) -> dict[str, Input]:
-    counts = source.num_partitions()
+    counts = source.partition_counts()
     ids = source.topic_ids()
     return {topic: Input(id=ids.get(topic, ""), num_partitions=count) for topic, count in sorted(counts.items())}
 
