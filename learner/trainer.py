@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 
 import msgspec
@@ -58,6 +59,15 @@ class StepReport:
     weighted: WeightedBatch
 
 
+class _Progress(msgspec.Struct, kw_only=True):
+    """How far training has come, as it is saved; what an older checkpoint does not say is as at the start."""
+
+    format: int = FORMAT
+    step: int
+    num_samples: int
+    trained: tuple[int, int] = (0, 0)
+
+
 class Trainer:
     """The learning model: ranker, estimators, stackers, optimizer and evaluation, under one owner."""
 
@@ -74,6 +84,7 @@ class Trainer:
         self.evaluations = {task: Evaluation() for task in Task}
         self.step_number = 0
         self.num_samples = 0
+        self.trained = (0, 0)  #: of samples in steps with result ok: number, and sum mod 2^64 of BLAKE2b-64 of `sample_id`
         model, tokenizer, pooling = load_pretrained(config.model, download=config.download)
         encoder = Encoder(model.to(config.device), tuning=config.tuning, pooling=pooling, dropout=config.dropout)
         texts = Texts(tokenizer, max_tokens=config.max_tokens)
@@ -105,9 +116,15 @@ class Trainer:
             self._count(weighted, scored)  # 5.
         else:  # the estimators are sound without the model: they have learned, it does not
             result, loss, norm = "nonfinite", math.nan, math.nan
+        if result == "ok":
+            self.trained = _counted(self.trained, samples)
+        self.skip(samples)
+        return StepReport(step=self.step_number, result=result, loss=loss, gradient_norm=norm, weighted=weighted)
+
+    def skip(self, samples: Sequence[Sample]) -> None:
+        """Leave a step out that is in quarantine: it has a number and samples, nothing is learned from them."""
         self.step_number += 1
         self.num_samples += len(samples)
-        return StepReport(step=self.step_number, result=result, loss=loss, gradient_norm=norm, weighted=weighted)
 
     def _stack(self, weighted: WeightedBatch, scored: PairLogits) -> None:
         """Evaluate the logit that would have been served where each sample was shown; then the stackers learn."""
@@ -182,7 +199,7 @@ class Trainer:
         heads = {name: p.detach().cpu() for name, p in ranker.heads().items()}
         stackers = {task.value: own.snapshot() for task, own in self.stackers.items()}
         evaluations = {task.value: own.snapshot() for task, own in self.evaluations.items()}
-        progress = {"format": FORMAT, "step": self.step_number, "num_samples": self.num_samples}
+        progress = _Progress(step=self.step_number, num_samples=self.num_samples, trained=self.trained)
         return {
             **self._static,
             "model.safetensors": self._model_bytes(),
@@ -213,8 +230,8 @@ class Trainer:
             for task, own in owners.items():
                 own.restore(kept[task.value])
         self._restore_optimizer(blobs.tensors_from_bytes(read("training/optimizer.safetensors")))
-        progress = msgspec.json.decode(read("training/progress.json"))
-        self.step_number, self.num_samples = progress["step"], progress["num_samples"]
+        progress = msgspec.json.decode(read("training/progress.json"), type=_Progress)
+        self.step_number, self.num_samples, self.trained = progress.step, progress.num_samples, progress.trained
 
     def _model_bytes(self) -> bytes:
         if self.ranker.encoder.trained():
@@ -238,6 +255,13 @@ class Trainer:
             name, _, field = key.partition("|")
             parameter = named[name]
             self._optimizer.state[parameter][field] = tensor.clone() if field == "step" else tensor.to(parameter.device).clone()
+
+
+def _counted(trained: tuple[int, int], samples: Sequence[Sample]) -> tuple[int, int]:
+    """Number and digest with these samples added: the same for any batching of the same log."""
+    number, sum64 = trained
+    hashes = (int.from_bytes(blake2b(s.sample_id.encode(), digest_size=8).digest(), "little") for s in samples)
+    return number + len(samples), (sum64 + sum(hashes)) % (1 << 64)
 
 
 def _finite(samples: Sequence[Sample], scored: PairLogits) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -40,7 +41,8 @@ class Changed(Weigher):
     def weigh(self, samples: Sequence[Sample]) -> WeightedBatch:
         found = super().weigh(samples)
         factor = np.asarray(self._factor(samples), dtype=np.float32)
-        return dataclasses.replace(found, a=found.a * factor, b=found.b * factor, weight=found.weight * factor)
+        with np.errstate(invalid="ignore"):  # 0 x Inf
+            return dataclasses.replace(found, a=found.a * factor, b=found.b * factor, weight=found.weight * factor)
 
 
 def first_step(factor: Callable[[Sequence[Sample]], Any], samples: list[Sample]) -> StepReport:
@@ -267,3 +269,43 @@ def test_the_exponent_of_the_weights_is_on_record_in_every_report() -> None:
     for exponent in (0.0, 0.5):
         report = trainer(WeigherConfig(exponent=exponent)).step(batches(1)[0])
         assert report.weighted.exponent == exponent
+
+
+def test_what_was_trained_is_counted_and_digested_whatever_the_batches() -> None:
+    stream = lists(12)
+    digests = set()
+    for size in (7, 30, len(stream)):
+        own = trainer(tuning="frozen")
+        for start in range(0, len(stream), size):
+            own.step(stream[start : start + size])
+        digests.add(own.trained)
+    hashes = [int.from_bytes(hashlib.blake2b(s.sample_id.encode(), digest_size=8).digest(), "little") for s in stream]
+    assert digests == {(len(stream), sum(hashes) % 2**64)}
+    again = trainer(tuning="frozen")
+    again.restore(reader(own.files()))
+    assert again.trained == own.trained
+
+
+def test_a_step_that_moved_nothing_is_not_counted_as_trained() -> None:
+    own = Trainer(config(), Changed(lambda samples: math.inf))
+    assert own.step(lists(4)).result == "nonfinite"
+    assert (own.step_number, own.trained) == (1, (0, 0))
+
+
+def test_a_step_that_is_skipped_has_a_number_and_nothing_is_learned_from_it() -> None:
+    own, twin = trainer(dropout=0.3), trainer(dropout=0.3)
+    own.step(batches(1)[0])
+    before = own.files()
+    own.skip(lists(4, seed=8, start=40))
+    after = own.files()
+    assert {name for name, data in after.items() if data != before[name]} == {"training/progress.json"}
+    assert (own.step_number, own.trained) == (2, (len(batches(1)[0]), own.trained[1]))
+    twin.restore(reader(after))
+    assert twin.step(batches(3)[2]).loss == own.step(batches(3)[2]).loss
+
+
+def test_a_checkpoint_that_does_not_tell_what_was_trained_is_still_read() -> None:
+    own = trainer()
+    own.step(batches(1)[0])
+    own.restore(reader({**own.files(), "training/progress.json": b'{"format":1,"num_samples":23,"step":1}'}))
+    assert (own.step_number, own.num_samples, own.trained) == (1, 23, (0, 0))
