@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from kafka import KafkaConsumer
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient, OffsetSpec
-from kafka.errors import KafkaError, NoError, TopicAlreadyExistsError, UnknownTopicOrPartitionError
+from kafka.errors import GroupIdNotFoundError, KafkaError, NoError, TopicAlreadyExistsError, UnknownTopicOrPartitionError
 from kafka.partitioner.default import murmur2
 from kafka.structs import OffsetAndMetadata
 from kafka.structs import TopicPartition as KafkaTopicPartition
@@ -129,6 +129,41 @@ class KafkaAdmin:
         listed = self._client.list_group_offsets(group)[group]
         return {(tp.topic, tp.partition): committed.offset for tp, committed in listed.items() if committed.offset >= 0}
 
+    def group_state(self, group: str) -> tuple[str, int]:
+        """Return the state of a consumer group in Kafka's words (Stable, Empty, Dead where there is none, ...), and its number of members.
+
+        Raises:
+            CommitFailed: its coordinator did not tell.
+        """
+        described = self._client.describe_groups([group])[group]
+        error = described["error"]
+        if error and GroupIdNotFoundError.__name__ not in error:
+            raise CommitFailed(group, error)
+        return ("Dead" if error else str(described["group_state"]), len(described["members"]))
+
+    def offsets_for_times(
+        self, times_us: Mapping[TopicPartition, int], *, timeout_seconds: float = 10.0
+    ) -> dict[TopicPartition, tuple[int, int] | None]:
+        """Return the first record at or after a time, of each partition: (offset, record time in microseconds); None where there is none.
+
+        None is no offset: whether it means the end, or that nobody knows, is not for Kafka to say.
+
+        Raises:
+            SourceUnavailable: not every partition was answered for before the deadline.
+        """
+        consumer = self._consumer()
+        wanted = {KafkaTopicPartition(*tp): -(-time_us // 1000) for tp, time_us in times_us.items()}
+        try:
+            found = consumer.offsets_for_times(dict(wanted), timeout_ms=int(timeout_seconds * 1000))
+        except KafkaError as error:
+            raise SourceUnavailable(self._config.bootstrap_servers, timeout_seconds, f"offsets for times: {error}") from error
+        finally:
+            consumer.close(autocommit=False)
+        if missing := [f"{tp.topic}[{tp.partition}]" for tp in wanted if tp not in found]:
+            raise SourceUnavailable(self._config.bootstrap_servers, timeout_seconds, f"no offset for a time of {', '.join(missing)}")
+        answers = {(tp.topic, tp.partition): at for tp, at in found.items()}
+        return {tp: None if at is None or at.offset < 0 else (at.offset, at.timestamp * 1000) for tp, at in sorted(answers.items())}
+
     def sample(self, topic: str, num_records: int) -> list[Record]:
         """Return up to `num_records` of the newest records of each partition of a topic, in order.
 
@@ -136,14 +171,7 @@ class KafkaAdmin:
             TopicMissing: it does not exist.
         """
         begins, ends = self.beginning_offsets([topic]), self.end_offsets([topic])
-        known = KafkaConsumer.DEFAULT_CONFIG
-        consumer = KafkaConsumer(
-            **self._config.options_for(known),
-            group_id=None,
-            auto_offset_reset="none",
-            enable_auto_commit=False,
-            allow_auto_create_topics=False,
-        )
+        consumer = self._consumer()
         records: list[Record] = []
         try:
             consumer.assign([KafkaTopicPartition(*tp) for tp in ends])
@@ -160,6 +188,16 @@ class KafkaAdmin:
         finally:
             consumer.close(autocommit=False)
         return sorted(records, key=lambda r: (r.partition, r.offset))
+
+    def _consumer(self) -> Any:
+        """A reader without a group, for a moment."""
+        return KafkaConsumer(
+            **self._config.options_for(KafkaConsumer.DEFAULT_CONFIG),
+            group_id=None,
+            auto_offset_reset="none",
+            enable_auto_commit=False,
+            allow_auto_create_topics=False,
+        )
 
     def _offsets(self, topics: Iterable[str], spec: Any) -> dict[TopicPartition, int]:
         specs = {KafkaTopicPartition(topic, p): spec for topic in topics for p in self._partitions(topic)}
