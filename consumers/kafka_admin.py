@@ -125,21 +125,33 @@ class KafkaAdmin:
                 raise CommitFailed(group, f"{tp.topic}[{tp.partition}]: {answer.__name__}")
 
     def committed(self, group: str) -> dict[TopicPartition, int]:
-        """Return the offsets of a consumer group."""
-        listed = self._client.list_group_offsets(group)[group]
+        """Return the offsets of a consumer group.
+
+        Raises:
+            SourceUnavailable: its coordinator did not tell; a broker that has just started has none yet.
+        """
+        try:
+            listed = self._client.list_group_offsets(group)[group]
+        except KafkaError as error:
+            raise self._no_coordinator(group, error) from error
         return {(tp.topic, tp.partition): committed.offset for tp, committed in listed.items() if committed.offset >= 0}
 
     def group_state(self, group: str) -> tuple[str, int]:
         """Return the state of a consumer group in Kafka's words (Stable, Empty, Dead where there is none, ...), and its number of members.
 
         Raises:
-            CommitFailed: its coordinator did not tell.
+            SourceUnavailable: its coordinator did not tell.
         """
-        described = self._client.describe_groups([group])[group]
-        error = described["error"]
-        if error and GroupIdNotFoundError.__name__ not in error:
-            raise CommitFailed(group, error)
-        return ("Dead" if error else str(described["group_state"]), len(described["members"]))
+        try:
+            described = self._client.describe_groups([group])[group]
+        except KafkaError as error:
+            raise self._no_coordinator(group, error) from error
+        if (refused := described["error"]) and GroupIdNotFoundError.__name__ not in refused:
+            raise self._no_coordinator(group, refused)
+        return ("Dead" if refused else str(described["group_state"]), len(described["members"]))
+
+    def _no_coordinator(self, group: str, cause: object) -> SourceUnavailable:
+        return SourceUnavailable(self._config.bootstrap_servers, self._config.connect_timeout_seconds, f"group {group}: {cause}")
 
     def offsets_for_times(
         self, times_us: Mapping[TopicPartition, int], *, timeout_seconds: float = 10.0

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from consumers.errors import SourceUnavailable
 from consumers.events import encode_click
 from consumers.kafka_admin import KafkaAdmin
 from consumers.kafka_options import KafkaConfig
@@ -42,8 +43,15 @@ class Shop:
             sink.send(self.topic, f"c-{number}".encode(), value)
         sink.flush()
         sink.close()
+        deadline = time.monotonic() + 60
         with KafkaAdmin(self.config) as admin:
             self.ends = admin.end_offsets([self.topic])
+            while True:  # a broker that has just started makes its coordinator at the first question
+                try:
+                    admin.group_state(f"ours-{self.run}")
+                    break
+                except SourceUnavailable:
+                    assert time.monotonic() < deadline
 
     def steelyard(self, *arguments: str, code: int = 0) -> str:
         given = {"store.root": str(self.root), "kafka.group_id": f"ours-{self.run}", "kafka.topics.clicks": self.topic}
