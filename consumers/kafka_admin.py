@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from kafka import KafkaConsumer
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient, OffsetSpec
-from kafka.errors import KafkaError, NoError, TopicAlreadyExistsError, UnknownTopicOrPartitionError
+from kafka.errors import GroupIdNotFoundError, KafkaError, NoError, TopicAlreadyExistsError, UnknownTopicOrPartitionError
 from kafka.partitioner.default import murmur2
 from kafka.structs import OffsetAndMetadata
 from kafka.structs import TopicPartition as KafkaTopicPartition
@@ -125,9 +125,56 @@ class KafkaAdmin:
                 raise CommitFailed(group, f"{tp.topic}[{tp.partition}]: {answer.__name__}")
 
     def committed(self, group: str) -> dict[TopicPartition, int]:
-        """Return the offsets of a consumer group."""
-        listed = self._client.list_group_offsets(group)[group]
+        """Return the offsets of a consumer group.
+
+        Raises:
+            SourceUnavailable: its coordinator did not tell; a broker that has just started has none yet.
+        """
+        try:
+            listed = self._client.list_group_offsets(group)[group]
+        except KafkaError as error:
+            raise self._no_coordinator(group, error) from error
         return {(tp.topic, tp.partition): committed.offset for tp, committed in listed.items() if committed.offset >= 0}
+
+    def group_state(self, group: str) -> tuple[str, int]:
+        """Return the state of a consumer group in Kafka's words (Stable, Empty, Dead where there is none, ...), and its number of members.
+
+        Raises:
+            SourceUnavailable: its coordinator did not tell.
+        """
+        try:
+            described = self._client.describe_groups([group])[group]
+        except KafkaError as error:
+            raise self._no_coordinator(group, error) from error
+        if (refused := described["error"]) and GroupIdNotFoundError.__name__ not in refused:
+            raise self._no_coordinator(group, refused)
+        return ("Dead" if refused else str(described["group_state"]), len(described["members"]))
+
+    def _no_coordinator(self, group: str, cause: object) -> SourceUnavailable:
+        return SourceUnavailable(self._config.bootstrap_servers, self._config.connect_timeout_seconds, f"group {group}: {cause}")
+
+    def offsets_for_times(
+        self, times_us: Mapping[TopicPartition, int], *, timeout_seconds: float = 10.0
+    ) -> dict[TopicPartition, tuple[int, int] | None]:
+        """Return the first record at or after a time, of each partition: (offset, record time in microseconds); None where there is none.
+
+        None is no offset: whether it means the end, or that nobody knows, is not for Kafka to say.
+
+        Raises:
+            SourceUnavailable: not every partition was answered for before the deadline.
+        """
+        consumer = self._consumer()
+        wanted = {KafkaTopicPartition(*tp): -(-time_us // 1000) for tp, time_us in times_us.items()}
+        try:
+            found = consumer.offsets_for_times(dict(wanted), timeout_ms=int(timeout_seconds * 1000))
+        except KafkaError as error:
+            raise SourceUnavailable(self._config.bootstrap_servers, timeout_seconds, f"offsets for times: {error}") from error
+        finally:
+            consumer.close(autocommit=False)
+        if missing := [f"{tp.topic}[{tp.partition}]" for tp in wanted if tp not in found]:
+            raise SourceUnavailable(self._config.bootstrap_servers, timeout_seconds, f"no offset for a time of {', '.join(missing)}")
+        answers = {(tp.topic, tp.partition): at for tp, at in found.items()}
+        return {tp: None if at is None or at.offset < 0 else (at.offset, at.timestamp * 1000) for tp, at in sorted(answers.items())}
 
     def sample(self, topic: str, num_records: int) -> list[Record]:
         """Return up to `num_records` of the newest records of each partition of a topic, in order.
@@ -136,14 +183,7 @@ class KafkaAdmin:
             TopicMissing: it does not exist.
         """
         begins, ends = self.beginning_offsets([topic]), self.end_offsets([topic])
-        known = KafkaConsumer.DEFAULT_CONFIG
-        consumer = KafkaConsumer(
-            **self._config.options_for(known),
-            group_id=None,
-            auto_offset_reset="none",
-            enable_auto_commit=False,
-            allow_auto_create_topics=False,
-        )
+        consumer = self._consumer()
         records: list[Record] = []
         try:
             consumer.assign([KafkaTopicPartition(*tp) for tp in ends])
@@ -160,6 +200,16 @@ class KafkaAdmin:
         finally:
             consumer.close(autocommit=False)
         return sorted(records, key=lambda r: (r.partition, r.offset))
+
+    def _consumer(self) -> Any:
+        """A reader without a group, for a moment."""
+        return KafkaConsumer(
+            **self._config.options_for(KafkaConsumer.DEFAULT_CONFIG),
+            group_id=None,
+            auto_offset_reset="none",
+            enable_auto_commit=False,
+            allow_auto_create_topics=False,
+        )
 
     def _offsets(self, topics: Iterable[str], spec: Any) -> dict[TopicPartition, int]:
         specs = {KafkaTopicPartition(topic, p): spec for topic in topics for p in self._partitions(topic)}

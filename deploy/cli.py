@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,6 +20,7 @@ from deploy.errors import SettingsError, UsageError
 
 if TYPE_CHECKING:
     from deploy.settings import Settings
+    from learner.artifact import Store
 
 OK, FAILED, USAGE, UNSAFE, TRY_AGAIN, INTERRUPTED = 0, 1, 2, 3, 75, 130
 
@@ -28,12 +30,24 @@ app = typer.Typer(
 events_app = typer.Typer(no_args_is_help=True, help="Look at, check and write events.")
 config_app = typer.Typer(no_args_is_help=True, help="Look at and check settings.")
 app.add_typer(events_app, name="events")
+offsets_app = typer.Typer(no_args_is_help=True, help="Look at and move offsets of consumer groups; dry runs without --execute.")
+replay_app = typer.Typer(invoke_without_command=True, help="Go back to a version and read again; a dry run without --execute.")
+checkpoints_app = typer.Typer(no_args_is_help=True, help="Look at, compare and promote versions.")
 app.add_typer(config_app, name="config")
+app.add_typer(offsets_app, name="offsets")
+app.add_typer(replay_app, name="replay")
+app.add_typer(checkpoints_app, name="checkpoints")
 
 Config = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Settings in YAML; `steelyard config init` writes one.")]
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting, such as learner.batch=64; repeatable.")]
 Servers = Annotated[str | None, typer.Option("--bootstrap-servers", metavar="HOST:PORT", help="Kafka: kafka.bootstrap_servers.")]
 Json = Annotated[bool, typer.Option("--json", help="Write JSON.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask; needed where there is nobody to ask.")]
+Execute = Annotated[bool, typer.Option("--execute/--dry-run", help="Carry the plan out, or only show it.")]
+Export = Annotated[bool, typer.Option("--export", help="Print Kafka's CSV: topic,partition,offset.")]
+Datetime = Annotated[str | None, typer.Option("--to-datetime", metavar="TIME", help="ISO 8601; without an offset it is UTC.")]
+Duration = Annotated[str | None, typer.Option("--by-duration", metavar="P1D", help="Back from now.")]
+VersionName = Annotated[str, typer.Argument(metavar="VERSION|@ALIAS", show_default=False)]
 
 
 def main() -> None:
@@ -51,17 +65,17 @@ def main() -> None:
 def exit_code(error: Exception) -> int | None:
     """Return the exit code of an error of ours, None for any other."""
     from consumers.errors import ConsumersError, OptionRefused
-    from deploy.errors import DeployError
-    from learner.errors import Fenced, LearnerError
+    from deploy.errors import DeployError, Unsafe
+    from learner.errors import Fenced, JournalFailed, LearnerError, LogRewritten
     from serving.errors import ServingError
     from weighting.errors import WeightingError
 
     if isinstance(error, SettingsError | UsageError | OptionRefused):
         return USAGE
-    if isinstance(error, ConsumersError) and error.unsafe:
+    if isinstance(error, Unsafe | LogRewritten) or (isinstance(error, ConsumersError) and error.unsafe):
         return UNSAFE
     if isinstance(error, ConsumersError | DeployError | LearnerError | ServingError | WeightingError):
-        return TRY_AGAIN if error.retriable or isinstance(error, Fenced) else FAILED
+        return TRY_AGAIN if error.retriable or isinstance(error, Fenced | JournalFailed) else FAILED
     return None
 
 
@@ -149,6 +163,213 @@ def doctor(config: Config = None, sets: Sets = None, bootstrap_servers: Servers 
     report = examine(settings)
     typer.echo(json.dumps([finding.to_json() for finding in report], indent=2) if as_json else render(report))
     raise typer.Exit(FAILED if any(finding.failed for finding in report) else OK)
+
+
+@app.command()
+def verify(
+    version: Annotated[str | None, typer.Argument(metavar="VERSION|@ALIAS", help="Left out, the newest.")] = None,
+    since: Annotated[str | None, typer.Option(metavar="VERSION", help="Left out, the oldest whose records are retained.")] = None,
+    config: Config = None,
+    sets: Sets = None,
+    bootstrap_servers: Servers = None,
+    as_json: Json = False,
+) -> None:
+    """Read Kafka again and compare with what the version says it consumed; exit 0 equal, 1 different, 3 cannot be decided."""
+    settings = _settings(config, sets, bootstrap_servers)
+    from deploy import operators
+
+    raise typer.Exit(operators.verify(settings, _out(as_json), version, since))
+
+
+@offsets_app.command("describe")
+def describe_offsets(
+    group: Annotated[str | None, typer.Option(metavar="GROUP", help="Left out, the learner's.")] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Again every two seconds, until interrupted.")] = False,
+    config: Config = None,
+    sets: Sets = None,
+    bootstrap_servers: Servers = None,
+    as_json: Json = False,
+) -> None:
+    """Print where a group stands; exit 1 if there is none."""
+    settings = _settings(config, sets, bootstrap_servers)
+    from deploy import operators
+
+    raise typer.Exit(operators.describe(settings, _out(as_json), group, watch=watch))
+
+
+@offsets_app.command("reset")
+def reset_offsets(
+    group: Annotated[str, typer.Option(metavar="GROUP")],
+    topic: Annotated[list[str] | None, typer.Option(metavar="TOPIC[:0,1,2]", help="Scope; repeatable.")] = None,
+    all_topics: Annotated[bool, typer.Option("--all-topics", help="Scope: all that the group has offsets of.")] = False,
+    from_file: Annotated[Path | None, typer.Option(metavar="CSV", help="Scope and target: topic,partition,offset.")] = None,
+    to_earliest: Annotated[bool, typer.Option("--to-earliest")] = False,
+    to_latest: Annotated[bool, typer.Option("--to-latest")] = False,
+    to_current: Annotated[bool, typer.Option("--to-current")] = False,
+    to_datetime: Datetime = None,
+    by_duration: Duration = None,
+    shift_by: Annotated[int | None, typer.Option(metavar="N", help="Below zero is backwards.")] = None,
+    to_offset: Annotated[int | None, typer.Option(metavar="N")] = None,
+    execute: Execute = False,
+    export: Export = False,
+    yes: Yes = False,
+    config: Config = None,
+    sets: Sets = None,
+    bootstrap_servers: Servers = None,
+    as_json: Json = False,
+) -> None:
+    """Plan to move a group's offsets, and with --execute do exactly that. The learner's own keep their state: records then count twice."""
+    settings = _settings(config, sets, bootstrap_servers)
+    given: dict[str, Any] = {"to-earliest": to_earliest, "to-latest": to_latest, "to-current": to_current, "to-datetime": to_datetime}
+    given |= {"by-duration": by_duration, "shift-by": shift_by, "to-offset": to_offset}
+    from deploy import operators
+    from deploy.offsets import Request
+    from deploy.targets import one_scope, one_target
+
+    scope = one_scope(topic or (), all_topics, from_file)
+    target = one_target(given, none=from_file is not None)
+    request = Request(scope=scope, target=target, execute=execute, export=export, yes=yes)
+    raise typer.Exit(operators.reset(settings, _out(as_json), group, request))
+
+
+@replay_app.callback()
+def replay(
+    context: typer.Context,
+    from_checkpoint: Annotated[str | None, typer.Option(metavar="VERSION|@ALIAS")] = None,
+    to_datetime: Datetime = None,
+    by_duration: Duration = None,
+    into: Annotated[str, typer.Option(help="live, or shadow: a store beside the store.")] = "live",
+    shadow_root: Annotated[Path | None, typer.Option(metavar="DIR", help="Where; left out, beside store.root.")] = None,
+    mode: Annotated[str | None, typer.Option(help="as-it-was (the journal, bit by bit) or anew (other settings, --exclude).")] = None,
+    exclude: Annotated[Path | None, typer.Option(metavar="FILE", help="client_id:X, event_id:Y or topic[p]@start-end, one a line.")] = None,
+    rate_limit: Annotated[str | None, typer.Option(metavar="N/s", help="At most so many records a second.")] = None,
+    execute: Execute = False,
+    export: Export = False,
+    yes: Yes = False,
+    config: Config = None,
+    sets: Sets = None,
+    bootstrap_servers: Servers = None,
+    as_json: Json = False,
+) -> None:
+    """Plan to restore a version with its offsets and read on from there; with --execute do exactly that. Each record counts once."""
+    if context.invoked_subcommand is not None:
+        return
+    settings = _settings(config, sets, bootstrap_servers)
+    from deploy import operators
+    from deploy.events import parse_rate
+    from deploy.replay import Request
+    from deploy.targets import one_target
+
+    times = {"to-datetime": to_datetime, "by-duration": by_duration}
+    request = Request(
+        version=from_checkpoint,
+        target=one_target(times, none=not any(times.values())),
+        exclude=exclude,
+        mode=mode,
+        into=into,
+        shadow_root=shadow_root,
+        rate_limit=parse_rate(rate_limit, "--rate-limit"),
+        execute=execute,
+        export=export,
+        yes=yes,
+    )
+    raise typer.Exit(operators.replay(settings, _out(as_json), request, learn=_again("learn", config, sets, bootstrap_servers)))
+
+
+@replay_app.command()
+def cancel(yes: Yes = False, config: Config = None, sets: Sets = None, bootstrap_servers: Servers = None, as_json: Json = False) -> None:
+    """Withdraw a replay that was not taken yet, or go back to the last checkpoint before the one that goes on."""
+    settings = _settings(config, sets, bootstrap_servers)
+    from deploy import operators
+
+    raise typer.Exit(operators.cancel(settings, _out(as_json), yes=yes))
+
+
+@checkpoints_app.command("list")
+def list_checkpoints(config: Config = None, sets: Sets = None, as_json: Json = False) -> None:
+    """Print every version, newest last."""
+    from deploy import checkpoints
+
+    raise typer.Exit(checkpoints.list_(_store(config, sets), _out(as_json)))
+
+
+@checkpoints_app.command("show")
+def show_checkpoint(
+    version: VersionName,
+    path: Annotated[bool, typer.Option("--path", help="Print its folder only.")] = False,
+    config: Config = None,
+    sets: Sets = None,
+    as_json: Json = False,
+) -> None:
+    """Print one version as its manifest tells it."""
+    from deploy import checkpoints
+
+    raise typer.Exit(checkpoints.show(_store(config, sets), version, _out(as_json), path=path))
+
+
+@checkpoints_app.command()
+def diff(first: VersionName, second: VersionName, config: Config = None, sets: Sets = None, as_json: Json = False) -> None:
+    """Print what lies between two versions."""
+    from deploy import checkpoints
+
+    raise typer.Exit(checkpoints.diff(_store(config, sets), first, second, _out(as_json)))
+
+
+@checkpoints_app.command()
+def promote(
+    version: VersionName,
+    alias: Annotated[str, typer.Option(help="champion or challenger.")] = "champion",
+    yes: Yes = False,
+    config: Config = None,
+    sets: Sets = None,
+    as_json: Json = False,
+) -> None:
+    """Let an alias name a version. Serving stays on a champion so chosen; promoting @announced lets it follow the learner again."""
+    from deploy import checkpoints
+
+    raise typer.Exit(checkpoints.promote(_store(config, sets), version, _out(as_json), alias=alias, yes=yes))
+
+
+@checkpoints_app.command()
+def rollback(
+    to: Annotated[str, typer.Option(metavar="VERSION|@previous")] = "@previous",
+    yes: Yes = False,
+    config: Config = None,
+    sets: Sets = None,
+    as_json: Json = False,
+) -> None:
+    """Let serving go back to an older version, and stay there."""
+    from deploy import checkpoints
+
+    raise typer.Exit(checkpoints.rollback(_store(config, sets), _out(as_json), to=to, yes=yes))
+
+
+@checkpoints_app.command()
+def prune(
+    keep: Annotated[int | None, typer.Option(min=5, help="So many of the newest stay.")] = None,
+    superseded: Annotated[bool, typer.Option("--superseded", help="Those that the newest state did not go through.")] = False,
+    yes: Yes = False,
+    config: Config = None,
+    sets: Sets = None,
+    as_json: Json = False,
+) -> None:
+    """Retire old versions; those that an alias or an order names stay. Their files are gone an hour later."""
+    from deploy import checkpoints
+
+    raise typer.Exit(checkpoints.prune(_store(config, sets), _out(as_json), keep=keep, superseded=superseded, yes=yes))
+
+
+@checkpoints_app.command("verify")
+def verify_checkpoints(
+    version: Annotated[str | None, typer.Argument(metavar="VERSION|@ALIAS", help="Left out, all.")] = None,
+    config: Config = None,
+    sets: Sets = None,
+    as_json: Json = False,
+) -> None:
+    """Read the files of a version and compare their digests; exit 1 if one differs. Kafka is not asked."""
+    from deploy import checkpoints
+
+    raise typer.Exit(checkpoints.verify(_store(config, sets), version, _out(as_json)))
 
 
 @events_app.command()
@@ -298,6 +519,22 @@ def _settings(config: Path | None, sets: list[str] | None, bootstrap_servers: st
     return load(config, os.environ, overrides)
 
 
+def _store(config: Path | None, sets: list[str] | None) -> Store:
+    settings = _settings(config, sets, None)
+    from learner.artifact import Store
+
+    return Store(settings.store.root)
+
+
+def _again(command: str, config: Path | None, sets: list[str] | None, bootstrap_servers: str | None) -> str:
+    """Return how another command is typed with the same settings."""
+    words = ["steelyard", command]
+    words += ["--config", str(config)] if config else []
+    words += [word for given in sets or () for word in ("--set", given)]
+    words += ["--bootstrap-servers", bootstrap_servers] if bootstrap_servers else []
+    return shlex.join(words)
+
+
 def _role(config: Path | None, sets: list[str] | None, bootstrap_servers: str | None) -> Settings:
     """Return the settings of a process that stays, its logs set up."""
     settings = _settings(config, sets, bootstrap_servers)
@@ -316,6 +553,7 @@ def _roles(text: str) -> tuple[str, ...]:
 
 
 def _out(as_json: bool) -> Any:
-    from deploy.events import Output
+    from deploy.terminal import Output
 
-    return Output(write=lambda line: typer.echo(line), tell=lambda line: typer.echo(line, err=True), as_json=as_json)
+    ask = (lambda question: typer.confirm(question, err=True)) if sys.stdin.isatty() and sys.stderr.isatty() else None
+    return Output(write=lambda line: typer.echo(line), tell=lambda line: typer.echo(line, err=True), as_json=as_json, ask=ask)

@@ -6,6 +6,7 @@ DeployError
 │   └── BrokerFailed          it was started, or its packages looked at, and something is wrong
 ├── SettingsError             keys, values or variables that are wrong, all of them
 ├── PortTaken                 a port that we should listen on is in use
+├── Unsafe                    an operator's command was refused: nothing was written (exit code 3)
 └── UsageError                a command was called with what it cannot use
 """
 
@@ -47,6 +48,10 @@ class PortTaken(DeployError):
     def __init__(self, host: str, port: int, key: str, cause: OSError) -> None:
         """Name the address, the setting that chose it, and the system's answer."""
         super().__init__(f"cannot listen on {host}:{port} ({cause.strerror or cause}). Stop what does, or set {key} to another port.")
+
+
+class Unsafe(DeployError):
+    """What was asked for would lose or double what the guarantee covers, or it cannot be known that it would not; nothing was written."""
 
 
 class UsageError(DeployError):

@@ -9,7 +9,6 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,20 +24,12 @@ from consumers.kafka_source import KafkaSource
 from consumers.pipeline import Topics
 from consumers.source import Record, Sink, Source, TopicPartition
 from deploy.errors import UsageError
+from deploy.terminal import Output
 
 SCHEMAS = Path(__file__).parent / "schemas"
 
 _POLL_SECONDS = 0.5
 _MAX_EMPTY_POLLS = 20  # a partition may end in records that are never delivered, such as a transaction's
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Output:
-    """Where a command writes: data, and everything else; each call one line."""
-
-    write: Callable[[str], None]
-    tell: Callable[[str], None]
-    as_json: bool = False
 
 
 @contextlib.contextmanager
@@ -235,7 +226,7 @@ def write_schemas(folder: Path = SCHEMAS) -> list[Path]:
     return written
 
 
-def parse_rate(text: str | None) -> float | None:
+def parse_rate(text: str | None, option: str = "--rate") -> float | None:
     """Return events per second of `100/s`, None of None.
 
     Raises:
@@ -245,7 +236,7 @@ def parse_rate(text: str | None) -> float | None:
         return None
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)/s", text)
     if match is None or float(match[1]) <= 0:
-        raise UsageError(f"--rate: got {text!r}, expected a number a second, such as 100/s")
+        raise UsageError(f"{option}: got {text!r}, expected a number a second, such as 100/s")
     return float(match[1])
 
 

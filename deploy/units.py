@@ -1,10 +1,11 @@
-"""Durations and sizes as people write them: `30s`, `7d`, `P7D`, `2MB`; a number without its unit is refused."""
+"""Durations, sizes and times as people write them: `30s`, `7d`, `P7D`, `2MB`, ISO 8601; a number without its unit is refused."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from fractions import Fraction
 
 MICROSECONDS = {"us": 1, "ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000, "w": 604_800_000_000}
@@ -66,3 +67,27 @@ UNITS = {
         per_stored=1,
     ),
 }
+
+
+def parse_time(text: str) -> int | None:
+    """Return microseconds since the Unix epoch of an ISO 8601 time, None where it is none; without an offset it is UTC, as Kafka has it.
+
+    >>> parse_time("2026-11-23T22:08:12") == parse_time("2026-11-24T00:08:12+02:00") == 1_795_471_692_000_000
+    True
+    """
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    if time.tzinfo is None:
+        time = time.replace(tzinfo=UTC)
+    return int(time.timestamp()) * 1_000_000 + time.microsecond
+
+
+def format_time(time_us: int) -> str:
+    """Return microseconds since the Unix epoch in ISO 8601, UTC; a fraction only where there is one.
+
+    >>> format_time(1_795_471_692_000_000)
+    '2026-11-23T22:08:12Z'
+    """
+    return datetime.fromtimestamp(time_us // 1_000_000, UTC).replace(microsecond=time_us % 1_000_000, tzinfo=None).isoformat() + "Z"

@@ -7,7 +7,9 @@ digest. Importing this module loads neither torch nor a model; `Store.load` does
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,9 +35,10 @@ __all__ = [
     "VersionMissing",
 ]
 
-ALIASES = ("champion", "challenger", "previous")
+ALIASES = ("pinned", "champion", "challenger", "previous")
 _ANNOUNCED = "control/announced.json"
 _ALIASES = "control/aliases.json"
+_LOCK = "control/aliases.lock"
 _MAX_CONTROL_BYTES = 64 << 10
 _TRAINING = "training/"
 
@@ -230,7 +233,7 @@ class Store:
         return load_scorer(version.path, version.name, threads=threads, caches=self._prefix_caches)
 
     def aliases(self) -> dict[str, str | None]:
-        """Return the movable names ``champion``, ``challenger`` and ``previous``; None where one is not set.
+        """Return the movable names ``champion``, ``challenger``, ``previous`` and ``pinned``; None where one is not set.
 
         Raises:
             Corrupt: the file is not what `promote` writes.
@@ -241,24 +244,50 @@ class Store:
                 raise Corrupt(_ALIASES, expected=f"{alias}: the name of a version or null", found=repr(name))
         return {**dict.fromkeys(ALIASES), **written}
 
-    def promote(self, version: Version) -> None:
-        """Let ``champion`` name this version and ``previous`` the one that it named; no change if it does already.
+    def promote(self, version: Version, *, alias: str = "champion", ordered: bool = False) -> None:
+        """Let an alias name this version, and ``previous`` the champion before; no change if it does already.
 
-        Atomic and durable: a reader sees both names before or both after.
+        Atomic and durable: a reader sees all names before or all after. What an operator ordered is ``pinned``, unless it is the version
+        that was announced last: then nothing is. While another version is pinned, only an order moves the champion.
+
+        Args:
+            version: of this store.
+            alias: ``champion`` or ``challenger``.
+            ordered: by an operator, not by a gate.
 
         Raises:
             VersionMissing: the version is gone from the store.
             StoreFailed: the file could not be written; the aliases are as they were.
         """
         self.version(version.name)
-        before = self.aliases()
-        if before["champion"] == version.name:
-            return
-        after = {**before, "champion": version.name, "previous": before["champion"]}
         try:
-            blobs.replace(self._disk, self.root / _ALIASES, manifest.canonical(after))
+            with self._locked():
+                before = self.aliases()
+                after = {**before, alias: version.name}
+                if alias == "champion":
+                    after = self._crowned(before, version.name, ordered=ordered)
+                if after != before:
+                    blobs.replace(self._disk, self.root / _ALIASES, manifest.canonical(after))
         except OSError as error:
             raise StoreFailed(step="promote", path=self.root / _ALIASES, cause=error) from error
+
+    def _crowned(self, before: dict[str, str | None], name: str, *, ordered: bool) -> dict[str, str | None]:
+        if not ordered and before["pinned"] not in (None, name):
+            return before
+        after = dict(before) if before["champion"] == name else {**before, "champion": name, "previous": before["champion"]}
+        if ordered:
+            after["pinned"] = None if name == self.announced() else name
+        return after
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """One mover of aliases at a time; the system lets go of the lock of a process that dies."""
+        fd = os.open(self.root / _LOCK, os.O_CREAT | os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, blobs.FILE_MODE)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
 
     def fresh_events(self, after: str | None, upto: str) -> list[tuple[int, int]]:
         """Return when the events happened that `upto` contains and `after` does not, over all versions in between.

@@ -1,7 +1,7 @@
 """A new version appeared: verify its digests, load it beside the one in use, warm it, check it, swap, then move the alias.
 
-The learner's announcements and an operator's `promote` are both looked for, every `poll_seconds`; listings never are. What was refused
-stays refused until it is ordered by name.
+The learner's announcements and an operator's orders are both looked for, every `poll_seconds`; listings never are. What an operator
+ordered stays in use until the next order. What was refused stays refused until it is ordered by name.
 """
 
 from __future__ import annotations
@@ -170,7 +170,8 @@ class Watcher:
         if champion is not None and champion != self._seen_champion:
             self._seen_champion = champion
             self._offer(champion, ordered=self._slot.current is not None)
-        if announced is not None and announced != self._seen_announced:
+        pinned = aliases.get("pinned")  # an order holds until the next; but one that cannot be served holds nothing
+        if announced is not None and announced != self._seen_announced and (pinned is None or pinned in self._refused):
             self._seen_announced = announced
             if announced not in self._refused:
                 self._offer(announced, ordered=False)

@@ -108,10 +108,11 @@ def _public(body: list[ast.stmt]) -> Iterator[str]:
 
 
 def _commands(command: Any, words: str) -> Iterator[str]:
-    if subcommands := getattr(command, "commands", None):
+    subcommands = getattr(command, "commands", None)
+    if subcommands:
         for name in sorted(subcommands):
             yield from _commands(subcommands[name], f"{words} {name}")
-    else:
+    if not subcommands or command.invoke_without_command:
         parameters = [_parameter(parameter) for parameter in command.params if parameter.name != "help"]
         yield " ".join([words, *parameters])
 

@@ -11,14 +11,19 @@ from typer.testing import CliRunner
 
 from consumers.errors import OptionRefused, SourceUnavailable, TopicMissing
 from deploy.cli import app, exit_code
-from deploy.errors import PortTaken, SettingsError, UsageError
+from deploy.errors import PortTaken, SettingsError, Unsafe, UsageError
+from learner.artifact import Store
 from learner.errors import Corrupt, Fenced, StoreFailed
 from serving.errors import NotReady
 from tests.deploy.test_events import CLICK, NO_OFFSET
+from tests.learner.saving import saved
 from weighting.errors import WeightError
 
 HEAVY = ("torch", "transformers", "river", "kafka", "litestar", "uvicorn", "numpy")
-COMMANDS = ("", "demo", "learn", "serve", "up", "broker", "doctor", "events", "events send", "config", "config show")
+COMMANDS = (
+    *("", "demo", "learn", "serve", "up", "broker", "doctor", "events", "events send", "config", "config show", "verify"),
+    *("offsets", "offsets describe", "offsets reset", "replay", "replay cancel", "checkpoints", "checkpoints list", "checkpoints promote"),
+)
 
 
 def run(*arguments: str, stdin: str = "", env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -55,6 +60,7 @@ def test_every_command_has_a_help_text() -> None:
         (SettingsError(["x"]), 2),
         (UsageError("x"), 2),
         (OptionRefused("group_id", "x"), 2),
+        (Unsafe("x"), 3),
         (TopicMissing("clicks", "h:1"), 1),
         (PortTaken("h", 1, "serving.port", OSError("x")), 1),
         (Corrupt("x", expected="a", found="b"), 1),
@@ -88,6 +94,13 @@ def test_wrong_settings_are_told_all_at_once_without_a_traceback() -> None:
         (["config", "show", "--set", "learner.batch"], "--set: got 'learner.batch', expected KEY=VALUE"),
         (["up", "--role", "learn,sing"], "--role: got 'sing', expected learn, serve or both with a comma"),
         (["events", "schema", "asyncapi"], "schema: got 'asyncapi', expected json-schema"),
+        (["offsets", "reset", "--group", "g", "--all-topics"], "target: got none, expected exactly one of --to-earliest, --to-latest"),
+        (
+            ["offsets", "reset", "--group", "g", "--to-latest"],
+            "scope: got none, expected exactly one of --topic, --all-topics, --from-file",
+        ),
+        (["replay", "--to-datetime", "x", "--by-duration", "P1D"], "target: got --to-datetime and --by-duration"),
+        (["replay", "--from-checkpoint", "v000001", "--rate-limit", "9"], "--rate-limit: got '9', expected a number a second"),
     ],
 )
 def test_wrong_usage_is_exit_2_on_standard_error(arguments: list[str], said: str) -> None:
@@ -126,6 +139,30 @@ def test_the_doctor_exits_1_on_a_cross_and_speaks_json(tmp_path: Path) -> None:
 def test_event_schemas_are_printed() -> None:
     result = CliRunner().invoke(app, ["events", "schema"])
     assert set(json.loads(result.stdout)) == {"exposure", "click", "purchase", "item"}
+
+
+# --- checkpoints ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_rollback_without_a_terminal_needs_yes_and_is_one_json_object(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for version in saved(tmp_path, 1, 2):
+        store.promote(version)
+    root = ["--set", f"store.root={tmp_path}"]
+    refused = run("checkpoints", "rollback", *root)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr == ("steelyard: Let champion be v000001 (now v000002)? There is nobody to ask: add --yes. Nothing was written.\n")
+    done = run("checkpoints", "rollback", "--yes", "--json", *root)
+    assert (done.returncode, json.loads(done.stdout)["aliases"]["champion"]) == (0, "v000001")
+    listed = json.loads(run("checkpoints", "list", "--json", *root).stdout)
+    assert [version["aliases"] for version in listed["versions"]] == [["@pinned", "@champion"], ["@previous", "@announced"]]
+
+
+def test_no_way_back_is_exit_3(tmp_path: Path) -> None:
+    saved(tmp_path, 1)
+    done = run("checkpoints", "rollback", "--yes", "--set", f"store.root={tmp_path}")
+    assert done.returncode == 3
+    assert done.stderr.startswith("steelyard: no version served before this one")
 
 
 # --- config --------------------------------------------------------------------------------------------------------------------------

@@ -14,8 +14,8 @@ from consumers.source import Record, TopicPartition
 from consumers.telemetry import Telemetry
 from deploy import events
 from deploy.errors import UsageError
-from deploy.events import Output
 from deploy.observability import new_registry
+from deploy.terminal import Output
 from tests.fakes.log import Log, Shelf
 from weighting.sample import Position
 

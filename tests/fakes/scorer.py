@@ -105,7 +105,12 @@ class FakeStore:
     def aliases(self) -> dict[str, str | None]:
         return dict(self._aliases)
 
+    def pin(self, name: str | None) -> None:
+        self._aliases["pinned"] = name
+
     def promote(self, version: Version) -> None:
+        if self._aliases.get("pinned") not in (None, version.name):
+            return
         self._aliases = {**self._aliases, "champion": version.name, "previous": self._aliases["champion"]}
 
     def fresh_events(self, after: str | None, upto: str) -> list[tuple[int, int]]:

@@ -160,12 +160,32 @@ def test_promoting_moves_champion_and_previous_and_twice_is_once(tmp_path: Path)
     first, second = saved(tmp_path, 1, 2)
     store = Store(tmp_path)
     store.promote(first)
-    assert store.aliases() == {"champion": "v000002", "challenger": None, "previous": None}
+    assert store.aliases() == {"pinned": None, "champion": "v000002", "challenger": None, "previous": None}
     store.promote(second)
     store.promote(second)
-    assert store.aliases() == {"champion": "v000003", "challenger": None, "previous": "v000002"}
+    assert store.aliases() == {"pinned": None, "champion": "v000003", "challenger": None, "previous": "v000002"}
     assert store.version("@champion").name == "v000003"
     assert store.version("@previous").name == "v000002"
+
+
+def test_what_was_ordered_is_pinned_until_the_announced_version_is_ordered(tmp_path: Path) -> None:
+    first, second, third = saved(tmp_path, 1, 2, 3)
+    store = Store(tmp_path)
+    store.promote(third)
+    store.promote(first, ordered=True)
+    assert store.aliases() == {"pinned": "v000002", "champion": "v000002", "challenger": None, "previous": "v000004"}
+    store.promote(second)
+    assert store.aliases()["champion"] == "v000002", "only an order moves the champion away from what was ordered"
+    store.promote(third, ordered=True)
+    assert store.aliases() == {"pinned": None, "champion": "v000004", "challenger": None, "previous": "v000002"}
+
+
+def test_a_challenger_is_named_without_moving_the_champion(tmp_path: Path) -> None:
+    first, second = saved(tmp_path, 1, 2)
+    store = Store(tmp_path)
+    store.promote(first)
+    store.promote(second, alias="challenger", ordered=True)
+    assert store.aliases() == {"pinned": None, "champion": "v000002", "challenger": "v000003", "previous": None}
 
 
 def test_a_version_that_is_gone_is_not_promoted(tmp_path: Path) -> None:

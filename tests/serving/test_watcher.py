@@ -245,6 +245,68 @@ def test_a_store_that_cannot_be_read_is_said_once_and_looked_at_again(house: Hou
     assert served(house) == "v000002"
 
 
+def order(house: House, seq: int) -> None:
+    """As `Store.promote(ordered=True)`: champion and pin in one move."""
+    version = house.store.version(f"v{seq:06d}")
+    house.store.pin(version.name)
+    house.store.promote(version)
+    house.store.pin(None if version.name == house.store.announced() else version.name)
+
+
+def test_what_an_operator_went_back_to_stays_in_use_whatever_the_learner_announces(house: House) -> None:
+    house.store.publish(2)
+    house.watcher.poll()
+    order(house, 1)
+    house.watcher.poll()
+    assert served(house) == "v000001"
+    for seq in (3, 4):
+        house.store.publish(seq)
+        house.watcher.poll()
+    assert (served(house), house.store.aliases()["champion"]) == ("v000001", "v000001")
+    order(house, 4)
+    house.watcher.poll()
+    house.store.publish(5)
+    house.watcher.poll()
+    assert served(house) == "v000005", "the newest was ordered, so the learner is followed again"
+
+
+def test_after_a_restart_what_was_ordered_serves(house: House) -> None:
+    house.store.publish(2)
+    house.watcher.poll()
+    order(house, 1)
+    house.store.publish(3)
+    assert served(restarted(house.store)) == "v000001"
+
+
+def test_an_order_given_while_a_newer_version_is_loading_wins(house: House) -> None:
+    house.store.publish(2)
+    house.watcher.poll()
+    house.store.add(1)
+
+    def meanwhile(name: str) -> None:
+        if name == "v000003":
+            order(house, 2)
+
+    house.store.on_load = meanwhile
+    house.store.publish(3)
+    house.watcher.poll()
+    house.watcher.poll()
+    assert (served(house), house.store.aliases()["champion"]) == ("v000002", "v000002")
+
+
+def test_an_order_that_cannot_be_served_holds_nothing_back(house: House) -> None:
+    house.store.publish(2)
+    house.watcher.poll()
+    house.store.add(9)
+    house.store.corrupt = {"v000009"}
+    order(house, 9)
+    house.watcher.poll()
+    house.store.publish(10)
+    house.watcher.poll()
+    assert served(house) == "v000010"
+    assert "v000009" in house.watcher.refused
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_loader_that_has_ended_by_itself_is_not_alive() -> None:
     def wait(seconds: float) -> bool:

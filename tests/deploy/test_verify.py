@@ -1,0 +1,197 @@
+"""Verify: it agrees where each record counted once, names the smallest range where not, and never guesses."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from consumers.audit import Hasher
+from deploy import verify
+from learner.artifact import Store, Version
+from tests.deploy.stores import A, B, audit, change, clicks, consumed
+from tests.fakes.log import Log
+from tests.fakes.paper import Paper
+from weighting.sample import Slice
+
+CUTS = [{A: 0, B: 0}, {A: 10, B: 5}, {A: 20, B: 12}, {A: 40, B: 30}]
+
+
+def run(root: Path, log: Log, **given: Any) -> tuple[int, dict[str, Any]]:
+    paper = Paper()
+    asked = verify.Log(
+        topics=["clicks"],
+        beginning_offsets=lambda topics: log.beginnings,
+        open=lambda: contextlib.closing(log.reader()),
+    )
+    code = verify.run(Store(root), asked, paper.output(as_json=True), **given)
+    return code, paper.objects[0]
+
+
+def wrong(said: dict[str, Any]) -> list[tuple[str, str | None, Any]]:
+    return [(check["step"], check["partition"], check["offsets"]) for check in said["checks"] if check["outcome"] == "differs"]
+
+
+def test_a_store_that_counted_each_record_once_is_equal(tmp_path: Path) -> None:
+    log = clicks(50, 40)
+    consumed(tmp_path, log, CUTS)
+    code, said = run(tmp_path, log)
+    assert (code, said["result"], said["version"], said["since"]) == (0, "equal", "v000004", "v000001")
+    assert [check["outcome"] for check in said["checks"]] == ["equal"] * 3
+    assert "70 records in 2 partitions" in said["checks"][1]["text"]
+
+
+def test_a_rewritten_record_is_found_between_the_versions_that_hold_it(tmp_path: Path) -> None:
+    log = clicks(50, 40)
+    consumed(tmp_path, log, CUTS)
+    record = log.records[B][17]
+    log.records[B][17] = replaced(record, b"another")
+    code, said = run(tmp_path, log)
+    assert code == 1
+    assert wrong(said) == [("log", "clicks[1]", [12, 30])]
+
+
+def replaced(record: Any, value: bytes) -> Any:
+    return type(record)(record.topic, record.partition, record.offset, record.timestamp_us, record.key, value, record.headers)
+
+
+@settings(max_examples=25, deadline=None)
+@given(at=st.integers(0, 39), bounds=st.sets(st.integers(1, 39)))
+def test_a_journal_narrows_a_difference_down_to_its_slice(tmp_path_factory: pytest.TempPathFactory, at: int, bounds: set[int]) -> None:
+    root, log = tmp_path_factory.mktemp("store"), clicks(40, 0)
+    consumed(root, log, [{A: 0}, {A: 40}])
+    edges = [0, *sorted(bounds), 40]
+    hasher = Hasher(*A)
+    slices = [Slice(*A, a, b, b - a, sum(map(hasher, log.records[A][a:b])) % 2**64) for a, b in itertools.pairwise(edges)]
+    log.records[A][at] = replaced(log.records[A][at], b"another")
+
+    def journal(start: Version, version: Version) -> Sequence[Slice]:
+        return slices
+
+    code, said = run(root, log, journal=journal)
+    (first, last) = next((a, b) for a, b in itertools.pairwise(edges) if a <= at < b)
+    assert (code, wrong(said)) == (1, [("log", "clicks[0]", [first, last])])
+
+
+@pytest.mark.parametrize("changed", [{"num_records": 41}, {"sum64": 7}])
+def test_a_record_that_counted_twice_or_never_is_a_difference(tmp_path: Path, changed: Mapping[str, int]) -> None:
+    log = clicks(50, 40)
+    consumed(tmp_path, log, CUTS)
+    written = audit(log, CUTS[-1])
+    written["clicks"]["0"].update(changed)
+    written["clicks"]["0"]["outcomes"] = {"accepted": written["clicks"]["0"]["num_records"]}
+    change(tmp_path, "v000004", audit=written)
+    code, said = run(tmp_path, log)
+    assert code == 1
+    assert ("log", "clicks[0]", [20, 40]) in wrong(said)
+
+
+def test_a_record_without_an_outcome_is_a_difference(tmp_path: Path) -> None:
+    log = clicks(50, 40)
+    consumed(tmp_path, log, CUTS)
+    written = audit(log, CUTS[-1])
+    written["clicks"]["1"]["outcomes"] = {"accepted": 28, "late": 1}
+    change(tmp_path, "v000004", audit=written)
+    code, said = run(tmp_path, log)
+    assert (code, wrong(said)) == (1, [("conservation", "clicks[1]", None)])
+
+
+def test_a_damaged_file_is_a_difference_though_the_log_agrees(tmp_path: Path) -> None:
+    log = clicks(50, 40)
+    newest = consumed(tmp_path, log, CUTS)[-1]
+    damaged = newest.path / "model.safetensors"
+    damaged.chmod(0o640)
+    damaged.write_bytes(b"x")
+    code, said = run(tmp_path, log)
+    assert (code, wrong(said)) == (1, [("files", None, None)])
+
+
+def test_what_is_retained_is_verified_since_the_oldest_version_that_is(tmp_path: Path) -> None:
+    log = clicks(50, 40)
+    consumed(tmp_path, log, CUTS)
+    log.beginnings[A] = 15
+    code, said = run(tmp_path, log)
+    assert (code, said["since"]) == (0, "v000003")
+
+
+@pytest.mark.parametrize("since", [None, "v000002"])
+def test_what_retention_took_cannot_be_decided(tmp_path: Path, since: str | None) -> None:
+    log = clicks(50, 40)
+    consumed(tmp_path, log, CUTS)
+    log.beginnings[A] = 35
+    code, said = run(tmp_path, log, since=since)
+    assert (code, said["result"]) == (3, "undecided")
+
+
+def test_versions_without_audits_cannot_be_decided(tmp_path: Path) -> None:
+    log = clicks(50, 40)
+    consumed(tmp_path, log, CUTS, audit={})
+    assert run(tmp_path, log)[0] == 3
+
+
+def test_a_reset_in_between_is_left_out_by_itself_and_undecided_by_name(tmp_path: Path) -> None:
+    log = clicks(50, 40)
+    consumed(tmp_path, log, CUTS)
+    moved = [{"order": 1, "step": 2, "offsets": {"clicks": {"0": [10, 4]}}}]
+    for name in ("v000003", "v000004"):
+        change(tmp_path, name, resets=moved)
+    assert run(tmp_path, log)[1]["since"] == "v000003"
+    code, said = run(tmp_path, log, since="v000002")
+    assert code == 3
+    assert "offsets were reset" in said["checks"][1]["text"]
+
+
+def test_records_that_a_manifest_names_as_a_gap_are_not_expected(tmp_path: Path) -> None:
+    log = clicks(50, 40)
+    consumed(tmp_path, log, CUTS)
+    written = audit(log, CUTS[-1])
+    hasher = Hasher(*A)
+    lost = log.records[A][25:30]
+    written["clicks"]["0"]["num_records"] -= 5
+    written["clicks"]["0"]["outcomes"] = {"accepted": 35}
+    written["clicks"]["0"]["sum64"] = (written["clicks"]["0"]["sum64"] - sum(map(hasher, lost))) % 2**64
+    change(tmp_path, "v000004", audit=written, gaps=[{"topic": "clicks", "partition": 0, "start": 25, "end": 30, "reason": "reset"}])
+    assert run(tmp_path, log)[0] == 0
+
+
+def test_a_version_of_another_timeline_is_no_start(tmp_path: Path) -> None:
+    log = clicks(50, 40)
+    first = consumed(tmp_path, log, CUTS)[0]
+    change(tmp_path, "v000004", parent={"version": first.name, "self": first.manifest["self"]})
+    code, said = run(tmp_path, log, since="v000003")
+    assert code == 3
+    assert "did not come from v000003" in said["checks"][1]["text"]
+    assert run(tmp_path, log)[1]["since"] == "v000001"
+
+
+def test_deep_is_one_more_check(tmp_path: Path) -> None:
+    log = clicks(50, 40)
+    consumed(tmp_path, log, CUTS)
+
+    def deep(start: Version, version: Version) -> verify.Check:
+        return verify.Check(step="state", outcome="differs", text=f"{start.name} {version.name}")
+
+    code, said = run(tmp_path, log, deep=deep)
+    assert (code, said["checks"][2]["text"]) == (1, "v000001 v000004")
+
+
+def test_an_empty_store_cannot_be_decided(tmp_path: Path) -> None:
+    assert run(tmp_path, clicks(1))[0] == 3
+
+
+def test_a_difference_is_told_to_a_person_with_its_offsets(tmp_path: Path) -> None:
+    log = clicks(50, 40)
+    consumed(tmp_path, log, CUTS)
+    log.records[A][3] = replaced(log.records[A][3], b"x")
+    paper = Paper()
+    asked = verify.Log(topics=["clicks"], beginning_offsets=lambda topics: log.beginnings, open=lambda: contextlib.closing(log.reader()))
+    assert verify.run(Store(tmp_path), asked, replace(paper.output())) == 1
+    assert paper.written[1].startswith("X  log: clicks[0]@0-10: the log has 40 records")
+    assert paper.written[-1] == "different"

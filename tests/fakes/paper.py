@@ -1,0 +1,33 @@
+"""What a command wrote, told and asked."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from deploy.terminal import Output
+
+
+class Paper:
+    """With an `answer` there is a person; without one there is nobody to ask."""
+
+    def __init__(self, answer: bool | None = None) -> None:
+        self.written: list[str] = []
+        self.told: list[str] = []
+        self.asked: list[str] = []
+        self._answer = answer
+
+    def output(self, *, as_json: bool = False) -> Output:
+        return Output(write=self.written.append, tell=self.told.append, as_json=as_json, ask=None if self._answer is None else self._ask)
+
+    @property
+    def objects(self) -> list[Any]:
+        return [json.loads(line) for line in self.written]
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.written)
+
+    def _ask(self, question: str) -> bool:
+        self.asked.append(question)
+        return bool(self._answer)
