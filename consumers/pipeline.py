@@ -211,9 +211,7 @@ class Pipeline:
 
     # --- reading ----------------------------------------------------------------------------------------------------------------
 
-    def batches(
-        self, tail: Iterable[Replayed] = (), until: Mapping[TopicPartition, int] | None = None
-    ) -> Iterator[Batch | None]:
+    def batches(self, tail: Iterable[Replayed] = (), until: Mapping[TopicPartition, int] | None = None) -> Iterator[Batch | None]:
         """Yield batches for ever, and None whenever nothing is ready, so that the caller can do other things.
 
         Waits no longer than 0.1 s for records. The items topic is read to the end that it has now before any event is.
@@ -432,7 +430,8 @@ class Pipeline:
             if end > reader.next_offset:
                 num_records, sum64, last, last_hash = sums.get(tp, (0, 0, 0, 0))
                 sum64 %= 1 << 64
-                slices.append(Slice(*tp, reader.next_offset, end, num_records, sum64))
+                counted = (0, 0) if reader.kind is Kind.ITEM else (num_records, sum64)  # compaction may take what was read once
+                slices.append(Slice(*tp, reader.next_offset, end, *counted))
                 if num_records:
                     reader.audit.add(num_records, sum64, (last, last_hash))
                 reader.next_offset = end

@@ -11,7 +11,7 @@ import logging
 import platform
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version as installed
@@ -21,6 +21,7 @@ from typing import Any
 import msgspec
 
 from consumers.dead_letter import DeadLetters
+from consumers.exclusion import Exclusions
 from consumers.kafka_admin import KafkaAdmin
 from consumers.kafka_sink import KafkaSink
 from consumers.kafka_source import KafkaSource, own
@@ -41,7 +42,7 @@ from learner.journal import Journal, Place, Record, Step
 from learner.loop import Identity, IngestState, Publisher, train
 from learner.manifest import Audited, Cut, Gap, Input, Journaled, Standing
 from learner.telemetry import Telemetry
-from learner.trainer import StepReport, Trainer
+from learner.trainer import StepReport, Trainer, cpu_capability
 from weighting.sample import Batch
 from weighting.weigher import Weigher
 
@@ -77,7 +78,9 @@ class _Term:
 class LearnRole:
     """One learner: takes the store, the log and the model when started, learns in `run`, ends by SIGTERM, SIGINT or `stop`."""
 
-    def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.time, accept_config: bool = False, ranks: Ranks = ONE) -> None:
+    def __init__(
+        self, settings: Settings, *, clock: Callable[[], float] = time.time, accept_config: bool = False, ranks: Ranks = ONE
+    ) -> None:
         """Keep the settings; nothing is opened yet.
 
         Args:
@@ -123,8 +126,10 @@ class LearnRole:
             raise KeyboardInterrupt
 
     def _learn(self, each: Callable[[StepReport, Trainer], None], opened: ExitStack, metrics_port: int) -> bool:
-        """One term. Everything that may be refused is opened first, and only then the store is claimed: a start that fails must not fence
-        the learner that runs. Returns whether another term follows.
+        """One term; returns whether another follows.
+
+        Everything that may be refused is opened first, and only then the store is claimed: a start that fails must not fence the learner
+        that runs.
         """
         settings, topics, ranks = self._settings, self._settings.kafka.topics, self._ranks
         trainer = Trainer(settings.learner, Weigher(settings.weighting), ranks)
@@ -241,7 +246,9 @@ class LearnRole:
         self._tell(acquired)
         if order is not None and acquired.resumed_by is not None:
             orders.answer(
-                self._settings.store.root, order.id, {"state": orders.TAKEN, "epoch": acquired.epoch, "version": acquired.version and acquired.version.name}
+                self._settings.store.root,
+                order.id,
+                {"state": orders.TAKEN, "epoch": acquired.epoch, "version": acquired.version and acquired.version.name},
             )
         return _Start(
             epoch=acquired.epoch,
@@ -294,12 +301,12 @@ class LearnRole:
         if acquired.version is not None:
             self._telemetry.recoveries.labels(cause).inc()
 
-    def _excluded(self, standing: Standing) -> Any:
+    def _excluded(self, standing: Standing) -> Exclusions | None:
         named = standing.exclusions
         if named is None:
             return None
         root = self._settings.store.root
-        return exclusions.Exclusions(exclusions.load(root, self._disk, named.sha256), exclusions.key_of(root, self._disk))
+        return Exclusions(exclusions.load(root, self._disk, named.sha256), exclusions.key_of(root, self._disk))
 
     def _resume(
         self, version: Version, start: _Start, checkpointer: Checkpointer, trainer: Trainer, pipeline: Pipeline, publisher: Publisher
@@ -441,8 +448,8 @@ def _refuse_other_inputs(before: Mapping[str, Input], now: Mapping[str, Input]) 
             continue
         if was.id and found.id and was.id != found.id:
             raise Unsafe(
-                f"topic {topic}: it was created anew since the newest checkpoint (id {was.id}, now {found.id}). Its offsets mean other records "
-                "now. Move to a new store, or restore the topic."
+                f"topic {topic}: it was created anew since the newest checkpoint (id {was.id}, now {found.id}). Its offsets mean other "
+                "records now. Move to a new store, or restore the topic."
             )
         if was.num_partitions != found.num_partitions:
             raise Unsafe(
@@ -454,14 +461,12 @@ def _refuse_other_inputs(before: Mapping[str, Input], now: Mapping[str, Input]) 
 
 def _fingerprint(settings: Settings, ranks: Ranks) -> dict[str, str | int | float | bool | None]:
     """What bit-identical recovery depends on."""
-    import torch
-
     libraries = {name: installed(name) for name in ("torch", "numpy", "river", "transformers", "kafka-python", "msgspec")}
     return {
         **libraries,
         "python": platform.python_version(),
         "threads": settings.learner.threads,
         "device": settings.learner.device,
-        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "cpu": cpu_capability(),
         "world_size": ranks.world,
     }

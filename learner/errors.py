@@ -37,6 +37,16 @@ class TuningUnsupported(LearnerError):
     """The encoder cannot be tuned as configured; the message names the setting and what it allows."""
 
 
+class Diverged(LearnerError):
+    """The model is about to be lost; nothing of the last step moved it."""
+
+    def __init__(self, first_step: int, last_step: int, reason: str) -> None:
+        """Name the steps and why."""
+        super().__init__(f"steps {first_step} to {last_step}: {reason}.")
+        self.first_step = first_step
+        self.last_step = last_step
+
+
 class LogRewritten(LearnerError):
     """The log no longer holds what was trained on; going on would train on other records under the same positions."""
 

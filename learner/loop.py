@@ -272,8 +272,10 @@ def train(
         report = None
         if any(each.part.cause is not None for each in said):
             record = Step(trainer.step_number + 1, tuple(each.part for each in said))
+            place: Place | None
             if again.left:
                 place = again.confirm(record, trainer)
+                telemetry.replayed.inc()
             else:
                 place = _write(journal, record, telemetry)
             num_micro_batches = trainer.num_micro_batches
@@ -286,8 +288,10 @@ def train(
                 publisher.stepped(place)
         if any(each.cut for each in said):
             publisher.cut()
-        yield report
-        if any(each.over for each in said):
+        over = any(each.over for each in said)
+        if report is not None or not over:
+            yield report
+        if over:
             return
 
 
@@ -367,7 +371,9 @@ def _told(step: Step) -> str:
     told = []
     for part in step.parts:
         slices = [s for turn in part.turns for s in turn.slices]
-        told.append(f"{part.cause}: " + ", ".join(f"{s.topic}[{s.partition}]@{s.start}-{s.end} {s.num_records} {s.sum64:016x}" for s in slices))
+        told.append(
+            f"{part.cause}: " + ", ".join(f"{s.topic}[{s.partition}]@{s.start}-{s.end} {s.num_records} {s.sum64:016x}" for s in slices)
+        )
     return f"step {step.step} ({'; '.join(told)})"
 
 

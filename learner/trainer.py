@@ -71,7 +71,7 @@ class _Progress(msgspec.Struct, kw_only=True):
 class Trainer:
     """The learning model: ranker, estimators, stackers, optimizer and evaluation, under one owner."""
 
-    def __init__(self, config: LearnerConfig, weigher: Weigher) -> None:
+    def __init__(self, config: LearnerConfig, weigher: Weigher, ranks: object = None) -> None:
         """Load the starting encoder.
 
         Raises:
@@ -79,6 +79,7 @@ class Trainer:
             TuningUnsupported: `config.tuning` does not fit it.
         """
         self.config = config
+        self.num_micro_batches = 1
         self.weigher = weigher
         self.stackers = {task: Stacker() for task in Task}
         self.evaluations = {task: Evaluation() for task in Task}
@@ -279,3 +280,8 @@ def _hugging_face_files(model: Any, tokenizer: Any) -> dict[str, bytes]:
         "tokenizer.json": tokenizer.backend_tokenizer.to_str().encode(),
         "tokenizer_config.json": msgspec.json.encode({**raw, **special}, order="sorted"),
     }
+
+
+def cpu_capability() -> str:
+    """Return the instruction set that torch's kernels use; another one sums in another order."""
+    return torch.backends.cpu.get_cpu_capability()

@@ -13,14 +13,15 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from learner.artifact import Store, Version
-from learner.checkpoint import BackgroundWriter, Saved
+from learner.checkpoint import BackgroundWriter, Checkpointer, Saved
 from learner.errors import Fenced
-from learner.loop import IngestState, Publisher, train
+from learner.journal import Journal
+from learner.loop import Identity, IngestState, Publisher, train
 from learner.telemetry import Telemetry
 from learner.trainer import StepReport, Trainer
 from tests.fakes.clock import ManualClock
 from tests.fakes.disk import Call, Fail, Fault, FaultyDisk, Meanwhile, Plan, no_fault
-from tests.learner.saving import owner
+from tests.learner.saving import cut, owner
 from tests.learner.training import batches, same, trainer, weights_of
 from tests.weighting.streams import SECOND
 from weighting.sample import Batch, Sample
@@ -48,14 +49,17 @@ class Learner:
         self.telemetry = Telemetry(self.registry)
         self.disk = FaultyDisk()
         self.num_consumed = 0
+        self.journal = Journal(self.root, self.disk)
+        checkpointer = Checkpointer(self.root, self.disk, lambda: 1_700_000_100.0)
+        acquired = checkpointer.acquire(self.journal, cut_for_new_store=cut(0))
         self.publisher = Publisher(
             self.trainer,
-            self.writer(owner(self.root, self.disk)),
+            self.writer(checkpointer),
             lambda: IngestState(parts={"part-0": b"joins"}, offsets={"clicks": {0: self.num_consumed}}, watermark_us=self.num_consumed),
             self.telemetry,
             clock=self.clock,
-            config_sha256="0" * 64,
-            fingerprint={"threads": 1},
+            identity=Identity(config_sha256="0" * 64, fingerprint={"threads": 1}, inputs={}),
+            journal=acquired.journal,
             published=lambda version: self.told.append(version.name),
         )
 
@@ -72,7 +76,7 @@ class Learner:
                 self.clock.advance(seconds)
                 yield samples
 
-        return list(train(self.source(ticking()), self.trainer, self.publisher, self.telemetry))
+        return list(train(self.source(ticking()), self.trainer, self.publisher, self.telemetry, self.journal))
 
     def count(self, series: str, **labels: str) -> float | None:
         return self.registry.get_sample_value(f"steelyard_{series}", labels)
