@@ -24,7 +24,9 @@ from deploy.settings import Settings
 from learner.artifact import Version
 from learner.blobs import Disk
 from learner.checkpoint import BackgroundWriter, Checkpointer
+from learner.journal import Journal
 from learner.loop import IngestState, Publisher, train
+from learner.manifest import Cut
 from learner.telemetry import Telemetry
 from learner.trainer import StepReport, Trainer
 from weighting.sample import Batch
@@ -83,8 +85,22 @@ class LearnRole:
             telemetry=consumer_telemetry,
         )
         checkpointer = Checkpointer(settings.store.root, Disk(), self._clock)
-        epoch = checkpointer.claim()
-        recovered = checkpointer.latest()
+        config_sha256 = hashlib.sha256(repr(asdict(settings.learner)).encode()).hexdigest()
+        recovered = checkpointer.acquire(
+            Journal(settings.store.root, Disk()),
+            cut_for_new_store=Cut(
+                step=0,
+                samples=0,
+                offsets=_offsets(pipeline),
+                event_time=None,
+                watermark_us=None,
+                weighting={},
+                evaluation={},
+                fresh_events=(),
+                config_sha256=config_sha256,
+                fingerprint=_fingerprint(settings),
+            ),
+        )
         for skipped in recovered.skipped:
             log.error("checkpoint passed over", extra={"version": skipped.name, "reason": skipped.reason})
         publisher = Publisher(
@@ -93,7 +109,7 @@ class LearnRole:
             lambda: _ingest_state(pipeline, dead_letters),
             telemetry,
             clock=self._clock,
-            config_sha256=hashlib.sha256(repr(asdict(settings.learner)).encode()).hexdigest(),
+            config_sha256=config_sha256,
             fingerprint=_fingerprint(settings),
             published=lambda version: _commit(admin, settings.kafka.group_id, version, consumer_telemetry),
         )
@@ -101,7 +117,10 @@ class LearnRole:
         if recovered.version is not None:
             checkpointer.announce(recovered.version)
             self._resume(recovered.version, checkpointer, trainer, pipeline, publisher)
-        log.info("learning", extra={"epoch": epoch, "resumed": recovered.version and recovered.version.name, "metrics_port": metrics.port})
+        log.info(
+            "learning",
+            extra={"epoch": recovered.epoch, "resumed": recovered.version and recovered.version.name, "metrics_port": metrics.port},
+        )
         for report in train(self._until_stopped(pipeline), trainer, publisher, telemetry):
             if report is not None:
                 each(report, trainer)
@@ -149,10 +168,14 @@ def run(settings: Settings) -> None:
 def _ingest_state(pipeline: Pipeline, dead_letters: DeadLetters) -> IngestState:
     """Ingest's part of a cut; every dead letter below it is acknowledged first."""
     dead_letters.flush()
+    return IngestState(parts=pipeline.snapshot(), offsets=_offsets(pipeline), watermark_us=pipeline.watermark_us())
+
+
+def _offsets(pipeline: Pipeline) -> dict[str, dict[int, int]]:
     offsets: dict[str, dict[int, int]] = {}
     for (topic, partition), offset in sorted(pipeline.next_offsets().items()):
         offsets.setdefault(topic, {})[partition] = offset
-    return IngestState(parts=pipeline.snapshot(), offsets=offsets, watermark_us=pipeline.watermark_us())
+    return offsets
 
 
 def _commit(admin: KafkaAdmin, group: str, version: Version, telemetry: ConsumerTelemetry) -> None:

@@ -18,6 +18,8 @@ from typing import Any
 from learner import blobs, manifest
 from learner.blobs import Digest, Disk
 from learner.errors import Corrupt, FormatUnknown, StoreFailed, VersionMissing
+from learner.journal import Span
+from learner.manifest import Journaled, Standing
 from learner.request import Document, Request, Scorer, Scores
 
 __all__ = [
@@ -43,7 +45,11 @@ _TRAINING = "training/"
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Version:
-    """One durable checkpoint, as its manifest tells it; whether its files hold is for `Store.verify` to say."""
+    """One durable manifest as it tells itself; whether its files hold is for `Store.verify` to say.
+
+    Only a checkpoint is a version that can be loaded. The other kinds (`learner.manifest`) come out of `Store.newest` and
+    `Store.manifests` alone, and have no files.
+    """
 
     name: str  #: ``v000123``
     seq: int
@@ -57,6 +63,15 @@ class Version:
     files: dict[str, Digest]  #: path inside the folder -> digest
     manifest: dict[str, Any]  #: as it is written
     path: Path  #: its folder
+    kind: str = manifest.CHECKPOINT  #: or fence, restore, reset
+    parent: str | None = None  #: the version that it went on from
+    journal: Journaled | None = None  #: where the journal goes on from it
+    standing: Standing = Standing()  #: timeline, gaps, resets and what else holds from one manifest to the next
+
+    @property
+    def timeline(self) -> tuple[Span, ...]:
+        """The parts of the journal that count, from the oldest version on that was kept when this was made."""
+        return self.standing.timeline
 
 
 class Store:
@@ -86,18 +101,35 @@ class Store:
         return name
 
     def versions(self) -> list[Version]:
-        """Return every version with a whole manifest, newest last; `Checkpointer.latest` reports the others.
+        """Return every version with a whole manifest, newest last; `Checkpointer.acquire` reports the others.
+
+        Raises:
+            FormatUnknown: one of them was written by another release.
+        """
+        return [version for version in self.manifests() if version.kind == manifest.CHECKPOINT]
+
+    def manifests(self) -> list[Version]:
+        """Return every whole manifest of any kind, newest last.
 
         Raises:
             FormatUnknown: one of them was written by another release.
         """
         found = []
         for seq in self.seqs():
-            try:
-                found.append(self.version(manifest.version_name(seq)))
-            except Corrupt:
-                continue
+            with contextlib.suppress(Corrupt, FileNotFoundError):  # damaged, or retired since it was listed
+                found.append(self.read_manifest(seq))
         return found
+
+    def newest(self) -> Version | None:
+        """Return the newest whole manifest of any kind: what a start goes on from. None in a new store.
+
+        Raises:
+            FormatUnknown: it was written by another release.
+        """
+        for seq in reversed(self.seqs()):
+            with contextlib.suppress(Corrupt, FileNotFoundError):
+                return self.read_manifest(seq)
+        return None
 
     def seqs(self) -> list[int]:
         """Return the numbers of all commit marks, readable or not, in order."""
@@ -118,11 +150,24 @@ class Store:
         seq = manifest.version_seq(self.aliases().get(name[1:]) or "" if name.startswith("@") else name)
         if seq is None:
             raise self._missing(name)
-        mark = manifest.mark_name(seq)
         try:
-            data = blobs.read_small(self._disk, self.root, mark, max_bytes=manifest.MAX_MANIFEST_BYTES)
+            found = self.read_manifest(seq)
         except FileNotFoundError as error:
             raise self._missing(name) from error
+        if found.kind != manifest.CHECKPOINT:
+            raise self._missing(name)
+        return found
+
+    def read_manifest(self, seq: int) -> Version:
+        """Return manifest number `seq`, of whatever kind.
+
+        Raises:
+            FileNotFoundError: there is no such commit mark.
+            Corrupt: it is not whole.
+            FormatUnknown: it was written by another release.
+        """
+        mark = manifest.mark_name(seq)
+        data = blobs.read_small(self._disk, self.root, mark, max_bytes=manifest.MAX_MANIFEST_BYTES)
         whole, raw = manifest.decode(data, where=mark)
         if whole.seq != seq:
             raise Corrupt(mark, expected=f"the manifest of {manifest.version_name(seq)}", found=f"that of {whole.version}")
@@ -133,6 +178,7 @@ class Store:
         folder = manifest.folder_name(whole.epoch, whole.seq)
         return Version(
             name=whole.version,
+            kind=whole.kind,
             seq=whole.seq,
             epoch=whole.epoch,
             created_us=whole.created_us,
@@ -142,6 +188,9 @@ class Store:
             next_offsets={(topic, partition): offset for topic, parts in whole.offsets.items() for partition, offset in parts.items()},
             evaluation=whole.evaluation,
             files={path.removeprefix(f"{folder}/"): digest for path, digest in whole.files.items()},
+            parent=whole.parent.version if whole.parent else None,
+            journal=whole.journal,
+            standing=whole.standing,
             manifest=raw,
             path=self.root / folder,
         )
@@ -259,19 +308,24 @@ class Store:
         if floor is None:
             raise self._missing(str(after))
         counts: dict[int, int] = {}
-        for version in self._lineage(upto):
+        for version in self.lineage(upto):
             if version.seq <= floor:
                 break
             for event_us, count in version.manifest["fresh_events"]:
                 counts[event_us] = counts.get(event_us, 0) + count
         return sorted(counts.items())
 
-    def _lineage(self, name: str) -> Iterator[Version]:
+    def lineage(self, name: str) -> Iterator[Version]:
+        """Yield a version, the one that it went on from, and so on; it ends where one is gone or damaged.
+
+        Raises:
+            VersionMissing, Corrupt: the first one cannot be read.
+        """
         version = self.version(name)
         yield version
-        while parent := version.manifest["parent"]:
+        while version.parent is not None:
             try:
-                version = self.version(parent["version"])
+                version = self.version(version.parent)
             except (VersionMissing, Corrupt):
                 return
             yield version
@@ -305,7 +359,7 @@ class Store:
         return written
 
     def _missing(self, name: str) -> VersionMissing:
-        return VersionMissing(name, root=self.root, known=[manifest.version_name(seq) for seq in self.seqs()])
+        return VersionMissing(name, root=self.root, known=[version.name for version in self.versions()])
 
     def _relative(self, version: Version, path: str) -> str:
         return f"{manifest.folder_name(version.epoch, version.seq)}/{path}"

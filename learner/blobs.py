@@ -175,12 +175,17 @@ def write_new(disk: Disk, path: Path, data: bytes) -> None:
     """Create `path` with the bytes `data` and fsync it; FileExistsError if there is one."""
     fd = disk.create(path)
     try:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[disk.write(fd, rest[:_CHUNK_BYTES]) :]
+        write_all(disk, fd, data)
         disk.fsync(fd)
     finally:
         disk.close(fd)
+
+
+def write_all(disk: Disk, fd: int, data: bytes) -> None:
+    """Write all of `data` where the descriptor stands."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[disk.write(fd, rest[:_CHUNK_BYTES]) :]
 
 
 def replace(disk: Disk, path: Path, data: bytes) -> None:

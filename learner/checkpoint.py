@@ -1,10 +1,14 @@
-"""The whole job, saved as one or not at all, and found again after a crash.
+"""The whole job, saved as one or not at all, and found again after a crash by one owner at a time.
 
-The steps are those of RELIABILITY 3 and 5, under the same numbers. Claiming:
+The steps are those of RELIABILITY 3 and 5, under the same numbers. Acquiring:
 
 - A1 claim the next owner epoch, by a file that only one can create.
 - A2 the next number to use is above every commit mark, readable or not.
-- A4 state comes from the newest checkpoint of which every file has its digest.
+- A3 the timeline is that of the newest readable manifest. A newer owner made it: fenced.
+- A4 state is the newest checkpoint on its chain of which every file has its digest; what is passed over goes to ``quarantine/``.
+- A5 the timeline is closed at the last whole journal record.
+- A6 a ``fence`` manifest takes the next number, by C7 to C10. Taken: back to A2.
+- A7 the owner's own journal segment.
 
 Saving:
 
@@ -17,19 +21,28 @@ Saving:
 - C11 announce.
 
 Killed before C9 leaves a folder that no manifest names, for the next owner to sweep; killed later leaves the new checkpoint.
-A1 with C8 and C9 fences. Without a fence manifest (A6) an old owner that wakes between C8 and C9 can still take the number of its
-successor; the successor then stops as fenced and goes on from what it finds at its next start, so nothing is lost or counted twice.
+From A6 on every number that an older owner could use is taken, so one that wakes up can make nothing that counts.
+
+The chain of a manifest is what it went on from: every older checkpoint that is not in its `superseded`. A start that passes over a newer
+checkpoint, or goes back by order, supersedes what lies between. A fence without a parent is the origin: it stands for the state before
+the first checkpoint, so that even with all of them damaged the journal gives everything again, as long as it reaches back that far.
+
+A file of at least 1 MiB that the checkpoint before holds with the same digest, such as a frozen encoder, is not written again: it gets a
+second name by `link`. What damages such a file damages every version that shares it (each one's digest tells), so at most four do: of the
+five versions that are always kept, two are independent.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import msgspec
 
@@ -37,28 +50,74 @@ from learner import artifact, blobs, manifest
 from learner.artifact import Store, Version
 from learner.blobs import Digest, Disk
 from learner.errors import Corrupt, Fenced, StoreError, StoreFailed
-from learner.manifest import Cut, Manifest, Parent
+from learner.journal import FOLDER as JOURNAL
+from learner.journal import Journal, Place, Record, Span, Step, Tail, segment_epoch, segment_name
+from learner.journal import cut as cut_timeline
+from learner.journal import tail as read_tail
+from learner.manifest import Cut, Exclusions, Gap, Journaled, Manifest, Parent, Replay, Reset, Standing
 
 MIN_KEEP = 5
-_FOLDERS = ("epoch", "man", "blobs", "control", "trash")
+MAX_SHARED = 4
+_SHARED_BYTES = 1 << 20
+_FOLDERS = ("epoch", "man", "blobs", "journal", "control", "quarantine", "trash")
 _MAX_CLAIMS = 100
+_MAX_ORDER_BYTES = 1 << 20
 _LEFTOVER_US = 3600 * 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Skipped:
-    """A checkpoint that was passed over, to be logged loudly; it stays where it is, as evidence."""
+    """A checkpoint or journal segment that was passed over, to be logged loudly; it stays where it is, linked to ``quarantine/``."""
 
-    name: str  #: of the version
+    name: str  #: of the version or segment
     reason: str
+    path: str  #: of the damaged file, below the root
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recovered:
-    """What a start finds."""
+class Directive:
+    """What a start shall do other than go on: an order that it takes, or the way back from a divergence."""
 
-    version: Version | None  #: the newest wholly valid checkpoint; None in a new store
-    skipped: tuple[Skipped, ...]  #: newer ones that are damaged, newest first
+    kind: Literal["fence", "restore", "reset"]  #: fence: go on, with these changes
+    version: str | None = None  #: whose state is taken; None for the newest
+    as_it_was: bool = True  #: of a restore: the whole timeline is replayed, else it ends at the version's cut
+    offsets: Mapping[str, Mapping[int, int]] | None = None  #: of a reset: topic -> partition -> next offset
+    orders_taken: int | None = None
+    quarantine: tuple[tuple[int, int], ...] = ()  #: added
+    gaps: tuple[Gap, ...] = ()  #: added
+    exclusions: Exclusions | None = None  #: None: as they were
+    replay: Replay | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What a start would go on from (A2 to A5)."""
+
+    newest: Version | None  #: manifest of any kind that gives the timeline; None in a new store
+    version: Version | None  #: whose state it is; None before the first checkpoint
+    skipped: tuple[Skipped, ...]  #: what is damaged and newer, newest first
+    tail: list[tuple[Place, Record]]  #: journal records to do again, with the place behind each
+    cut: Cut  #: where the state stands; its offsets are the first ones that are not in the state
+    journal: Journaled | None  #: where the tail begins; None: at the beginning of the next owner's own segment
+    resets: tuple[Reset, ...]  #: offsets to move during the tail, each behind its step
+    standing: Standing  #: with the timeline closed
+    resumed_by: Directive | None
+    next_seq: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Acquired:
+    """What a start finds, now that the store is its own."""
+
+    epoch: int
+    version: Version | None  #: whose state to take; None: the state before the first checkpoint
+    skipped: tuple[Skipped, ...]  #: what is damaged and newer, newest first
+    tail: list[tuple[Place, Record]]  #: journal records to do again, with the place behind each
+    next_offsets: dict[tuple[str, int], int]  #: of the state, or where a reset moved them
+    journal: Journaled  #: where the state stands in the journal, and how many turns of the next record it contains
+    resets: tuple[Reset, ...]  #: offsets to move during the tail, each behind its step
+    standing: Standing
+    resumed_by: Directive | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,14 +131,15 @@ class Saved:
 class Checkpointer:
     """Saves, finds and retires the checkpoints of one owner; used by one thread at a time.
 
-    Resumes after the cut that the newest valid manifest names: its next offsets are the first ones that are not in the state.
+    Resumes after the cut that `acquire` returns: its next offsets are the first ones that are not in the state, its tail is what was
+    journaled behind it.
     """
 
     def __init__(self, store_root: Path, disk: Disk, clock: Callable[[], float]) -> None:
         """Take collaborators and do nothing.
 
         Args:
-            store_root: one local POSIX file system; made by `claim` if it is not there.
+            store_root: one local POSIX file system; made by `acquire` if it is not there.
             disk: the file system, or a test's.
             clock: seconds since the Unix epoch; for `created` and for the age of the trash only.
         """
@@ -90,67 +150,109 @@ class Checkpointer:
         self._epoch = 0
         self._next_seq = 0
         self._parent: Version | None = None
+        self._journal: Journal | None = None
+        self._standing = Standing()
+        self._first_segment = ""
 
-    def claim(self) -> int:
-        """Become the owner of the store (A1, A2); every earlier owner is fenced from here on.
-
-        Returns:
-            The owner epoch.
-
-        Raises:
-            StoreFailed: the store could not be made or written.
-        """
-        with _step("A1", self._root):
-            if self._make_folder(self._root):
-                self._disk.fsync_folder(self._root.parent)
-            for name in _FOLDERS:
-                self._make_folder(self._root / name)
-            self._disk.fsync_folder(self._root)
-            claimed, content = 0, f"{os.uname().nodename} {os.getpid()} {self._now_us()}\n".encode()
-            while not claimed:
-                wanted = max(self._claims(), default=0) + 1
-                with contextlib.suppress(FileExistsError):  # another owner was quicker: the next number
-                    blobs.write_new(self._disk, self._claim_path(wanted), content)
-                    claimed = wanted
-            self._disk.fsync_folder(self._root / "epoch")
-        with _step("A2", self._root / "man"):
-            self._next_seq = max(self.store.seqs(), default=0) + 1
-        self._epoch = claimed
-        self._parent = None
-        return claimed
-
-    def latest(self) -> Recovered:
-        """Find the newest wholly valid checkpoint (A4), every digest read; the next save names it as its parent.
+    def look(
+        self,
+        *,
+        cut_for_new_store: Cut,
+        directive: Callable[[Version | None], Directive | None] = lambda newest: None,
+        world_size: int = 1,
+        keep_tail: bool = True,
+    ) -> Found:
+        """Return what `acquire` with the same arguments would find; changes nothing, so a start can be refused before it claims.
 
         Raises:
-            Fenced: it was made by a newer owner than this one.
-            FormatUnknown: a newer release wrote the newest; nothing older is taken in its place.
-            StoreFailed: the store could not be read for a reason that is no damage, so nothing older is taken either.
+            Corrupt, FormatUnknown, VersionMissing, StoreFailed: as `acquire`.
         """
         with _step("A4", self._root / "man"):
-            recovered = self._newest_valid()
-        self._parent = recovered.version
-        return recovered
+            return self._find(cut_for_new_store, directive, world_size, keep_tail)
+
+    def acquire(
+        self,
+        journal: Journal,
+        *,
+        cut_for_new_store: Cut,
+        directive: Callable[[Version | None], Directive | None] = lambda newest: None,
+        world_size: int = 1,
+        keep_tail: bool = True,
+    ) -> Acquired:
+        """Become the owner of the store (A1 to A7): every earlier owner is fenced from here on.
+
+        Args:
+            journal: not started yet.
+            cut_for_new_store: where a store without a checkpoint begins; its fingerprint is that of this environment, whatever is found.
+            directive: asked with the newest manifest what to do other than go on; again if another owner came in between.
+            world_size: ranks; records of another number of them are not replayed.
+            keep_tail: false to go on from the cut of the state, without what was journaled behind it.
+
+        Raises:
+            Fenced: there is a newer owner.
+            Corrupt: no checkpoint is wholly valid any more, and the journal does not reach back to the beginning.
+            FormatUnknown: a newer release wrote one of the manifests; nothing older is taken in its place.
+            VersionMissing: the directive names a version that is not there.
+            StoreFailed: the store could not be made, written or read for a reason that is no damage, so nothing older is taken either.
+            JournalFailed: the owner's own segment could not be made.
+        """
+        self._epoch = self._claim()  # A1
+        while True:
+            found = self.look(cut_for_new_store=cut_for_new_store, directive=directive, world_size=world_size, keep_tail=keep_tail)
+            with _step("A4", self._root / "quarantine"):
+                self._keep_evidence(found.skipped)
+            self._journal, self._standing, self._parent = journal, found.standing, found.version
+            journaled = found.journal or Journaled(segment=segment_name(self._epoch, 0), byte=0)
+            if self._fence(found, journaled):  # A6
+                break
+        self._next_seq = found.next_seq + 1
+        journal.start(self._epoch, cut_for_new_store.fingerprint)  # A7
+        return Acquired(
+            epoch=self._epoch,
+            version=found.version,
+            skipped=found.skipped,
+            tail=found.tail,
+            next_offsets={(topic, p): offset for topic, parts in found.cut.offsets.items() for p, offset in parts.items()},
+            journal=journaled,
+            resets=found.resets,
+            standing=self.standing,
+            resumed_by=found.resumed_by,
+        )
+
+    @property
+    def standing(self) -> Standing:
+        """What the next checkpoint will say of itself, with the timeline as it is now."""
+        own = self._journal.spans if self._journal is not None else []
+        timeline = (*self._standing.timeline, *own)
+        first = next((index for index, span in enumerate(timeline) if span.segment == self._first_segment), 0)
+        return msgspec.structs.replace(self._standing, timeline=timeline[first:])
+
+    def stand(self, **changes: Any) -> None:
+        """Change what the next checkpoints say of themselves, by the fields of `Standing`; by the thread that submits them."""
+        self._standing = msgspec.structs.replace(self._standing, **changes)
 
     def read(self, version: Version, path: str) -> bytes:
         """Return a file of a version, checked against its digest; Corrupt if it does not hold or is not named (`Store.read`)."""
         return self.store.read(version, path)
 
-    def save(self, files: Mapping[str, bytes], cut: Cut) -> Version:
+    def save(self, files: Mapping[str, bytes], cut: Cut, standing: Standing | None = None) -> Version:
         """Make a checkpoint durable (C4 to C10), the next in number; nothing outside hears of it before `announce`.
 
         Args:
             files: path inside the version's folder (such as ``training/rng.safetensors``) -> bytes.
             cut: where in the log and in training these bytes stand.
+            standing: as it was at the cut; None: as it is now.
 
         Raises:
             StoreFailed: nothing changed, the checkpoint before is in force, what was written is removed where possible. After C9 the
                 new one may be there without being durable; its number is not used again.
             Fenced: there is another owner; nothing was touched after that was seen.
-            ValueError: a path is not one, or a number in `cut` is not finite.
+            ValueError: a path is not one, a number in `cut` is not finite, or its place in the journal is not on the timeline.
         """
-        assert self._epoch, "claim() first"
+        assert self._next_seq, "acquire() first"
+        standing = standing or self.standing
         _check_files(files)
+        _check_place(cut, standing)
         seq = self._next_seq
         relative = manifest.folder_name(self._epoch, seq)
         folder, mark = self._root / relative, self._root / manifest.mark_name(seq)
@@ -160,7 +262,8 @@ class Checkpointer:
             with _step("C5", folder):
                 for touched in folders:
                     self._disk.fsync_folder(touched)
-            whole = self._manifest(seq, cut, {f"{relative}/{path}": digest for path, digest in digests.items()})
+            named = {f"{relative}/{path}": digest for path, digest in digests.items()}
+            whole = self._manifest(manifest.CHECKPOINT, seq, cut, standing, named)
             with _step("C7", folder):
                 written = manifest.encode(whole)
                 version = self.store.describe(*manifest.decode(written, where=relative))
@@ -171,7 +274,15 @@ class Checkpointer:
         except (StoreFailed, ValueError):
             self._discard(folder)
             raise
-        self._link(folder, mark)  # C9
+        self._next_seq = seq + 1  # from here on it counts as used, unless it is proven that it is not
+
+        def undo() -> None:
+            self._next_seq = seq
+            self._discard(folder)
+
+        with _step("C9", mark):
+            if not self._link(folder / manifest.MANIFEST, mark, undo):
+                raise Fenced(root=self._root, epoch=self._epoch, found=f"{mark.name} is another owner's")
         with _step("C10", mark.parent):
             self._disk.fsync_folder(mark.parent)
         self._parent = version
@@ -191,8 +302,8 @@ class Checkpointer:
     def sweep(self) -> list[str]:
         """Remove what crashes left behind (R6).
 
-        That is: folders of older owners that no manifest names, temporary files in ``control/`` that are an hour old, all but the newest
-        100 claims. A folder whose number has a damaged commit mark stays, as evidence.
+        That is: folders of older owners that no manifest names, temporary files that are an hour old, all but the newest 100 claims. A
+        folder whose number has a damaged commit mark stays, as evidence.
 
         Returns:
             The names of the folders that were removed, below the root.
@@ -203,9 +314,9 @@ class Checkpointer:
         """
         with _step("R6", self._root / "blobs"):
             self._refuse_if_fenced()
-            versions = self.store.versions()
-            named = {version.path.name for version in versions}
-            damaged = set(self.store.seqs()) - {version.seq for version in versions}
+            manifests = self.store.manifests()
+            named = {found.path.name for found in manifests}
+            damaged = set(self.store.seqs()) - {found.seq for found in manifests}
             swept = []
             for name in self._disk.listdir(self._root / "blobs"):
                 epoch, _, seq = name.partition("-")
@@ -213,18 +324,21 @@ class Checkpointer:
                 if ours_to_judge and name not in named and int(seq) not in damaged:
                     blobs.remove_tree(self._disk, self._root / "blobs" / name)
                     swept.append(f"blobs/{name}")
-            for name in self._disk.listdir(self._root / "control"):
-                path = self._root / "control" / name
-                if name.endswith(".tmp") and self._now_us() - self._disk.modified_us(path) >= _LEFTOVER_US:
-                    self._disk.unlink(path)
+            for folder in (self._root / "control", self._root / "man"):
+                for path in [folder / name for name in self._disk.listdir(folder) if name.endswith(".tmp")]:
+                    if self._now_us() - self._disk.modified_us(path) >= _LEFTOVER_US:
+                        self._disk.unlink(path)
             for epoch_number in sorted(self._claims())[:-_MAX_CLAIMS]:
                 self._disk.unlink(self._claim_path(epoch_number))
         return swept
 
     def prune(self, keep: int) -> list[str]:
-        """Retire old checkpoints in two phases: into ``trash/`` now, gone in a pass at least an hour later.
+        """Retire what is not needed any more in two phases: into ``trash/`` now, gone in a pass at least an hour later.
 
-        Kept are the newest `keep`, the newest wholly valid one, every one that an alias or the announcement names, and damaged ones.
+        Kept are the newest `keep` checkpoints of the chain and of all; the newest wholly valid one; every one that an alias, the
+        announcement, a pin, an order not yet taken or a kept manifest's state names; and damaged ones. Other manifests go once `keep`
+        checkpoints are newer, or at once if the next one stands on the same state. Journal segments go when no kept manifest's timeline
+        names them.
 
         Args:
             keep: at least 5.
@@ -241,29 +355,167 @@ class Checkpointer:
         with _step("C11", self._root / "trash"):
             self._refuse_if_fenced()
             self._empty_trash()
-            versions = self.store.versions()
-            pinned = {*self.store.aliases().values(), self.store.announced()}
-            old = [version for version in versions[:-keep] if version.name not in pinned]
-            if old and not any(self._valid(version) for version in reversed(versions[-keep:])):
-                old = [version for version in old if version is not next(filter(self._valid, reversed(old)), None)]
+            segments = self._disk.listdir(self._root / JOURNAL)
+            manifests = self.store.manifests()
+            old = self._old(manifests, keep)
             for version in old:
-                self._retire(version)
-        return [version.name for version in old]
+                self._retire(self._root / manifest.mark_name(version.seq), *([version.path] if version.files else []))
+            kept = [version for version in manifests if version not in old]
+            self._first_segment = next((span.segment for span in _needed(self.standing.timeline, kept)), "")
+            named = {span.segment for version in kept for span in version.timeline} | {span.segment for span in self.standing.timeline}
+            for segment in segments:
+                if segment not in named and 0 < segment_epoch(segment) <= self._epoch:
+                    self._retire(self._root / JOURNAL / segment)
+        return [version.name for version in old if version.kind == manifest.CHECKPOINT]
 
-    def _newest_valid(self) -> Recovered:
-        skipped: list[Skipped] = []
-        for seq in reversed(self.store.seqs()):
-            name = manifest.version_name(seq)
+    def _claim(self) -> int:
+        """A1. Nothing is read back from the file: its name is the claim."""
+        with _step("A1", self._root):
+            if self._make_folder(self._root):
+                self._disk.fsync_folder(self._root.parent)
+            for name in _FOLDERS:
+                self._make_folder(self._root / name)
+            self._disk.fsync_folder(self._root)
+            claimed, content = 0, f"{os.uname().nodename} {os.getpid()} {self._now_us()}\n".encode()
+            while not claimed:
+                wanted = max(self._claims(), default=0) + 1
+                with contextlib.suppress(FileExistsError):  # another owner was quicker: the next number
+                    blobs.write_new(self._disk, self._claim_path(wanted), content)
+                    claimed = wanted
+            self._disk.fsync_folder(self._root / "epoch")
+        return claimed
+
+    def _find(self, new: Cut, directive: Callable[[Version | None], Directive | None], world_size: int, keep_tail: bool) -> Found:
+        """A2 to A5; see `Found`."""
+        seqs = self.store.seqs()  # A2
+        readable, skipped = self._readable(seqs)
+        newest = readable[0] if readable else None  # A3
+        if newest is not None and self._epoch and newest.epoch > self._epoch:
+            raise Fenced(root=self._root, epoch=self._epoch, found=f"{newest.name} was made by owner epoch {newest.epoch}")
+        ordered = directive(newest)
+        target = self.store.version(ordered.version) if ordered and ordered.version else newest
+        state = self._state(readable, target, skipped)  # A4
+        next_seq = max(seqs, default=0) + 1
+        if newest is None or target is None or state is None:
+            if seqs:
+                reasons = "; ".join(each.reason for each in skipped)
+                raise Corrupt("man", expected="one wholly valid checkpoint", found=f"{len(skipped)} damaged ones: {reasons}")
+            standing = Standing(world_size=world_size, orders_taken=(ordered and ordered.orders_taken) or 0)
+            return Found(
+                newest=None, version=None, skipped=(), tail=[], cut=new, journal=None, resets=(), standing=standing,
+                resumed_by=ordered, next_seq=next_seq,
+            )  # fmt: skip
+        stands_on = newest.kind != manifest.CHECKPOINT and newest.parent == (state.name if state.kind == manifest.CHECKPOINT else None)
+        journaled = newest.journal if stands_on else state.journal
+        timeline, before = newest.timeline, newest.standing
+        if ordered is not None and (ordered.kind == "reset" or not ordered.as_it_was):
+            until = target.journal if ordered.version and target.seq != state.seq else journaled
+            timeline = cut_timeline(timeline, until.place) if until else ()
+            if ordered.kind == "restore":  # what came behind the version never was
+                before = msgspec.structs.replace(target.standing, orders_taken=before.orders_taken, exclusions=before.exclusions)
+        with _step("A5", self._root / JOURNAL):
+            tail = self._tail(timeline, journaled, world_size, keep_tail)
+        if tail.damage is not None:
+            segment = tail.damage.place.segment
+            skipped.append(Skipped(name=segment, reason=f"@{tail.damage.place.byte}: {tail.damage.reason}", path=f"{JOURNAL}/{segment}"))
+        cut = manifest.cut(state.manifest)
+        last_step = max([state.step, *(record.step for _, record in tail.records)])
+        standing = msgspec.structs.replace(
+            before,
+            timeline=_needed(tail.timeline, readable),
+            resets=tuple(reset for reset in before.resets if reset.step <= last_step),
+            bit_exact=before.bit_exact and newest.standing.world_size == world_size and cut.fingerprint == new.fingerprint,
+            world_size=world_size,
+            superseded=_supersede(state, readable, seqs, next_seq),
+        )
+        pending = [reset for reset in standing.resets if reset not in state.standing.resets]
+        for reset in pending:
+            if reset.step <= state.step:
+                cut = _moved(cut, reset)
+        if ordered is not None:
+            standing = _changed(standing, ordered, cut)
+            if ordered.kind == "reset":
+                cut = _moved(cut, standing.resets[-1])
+        quarantine = tuple((first, min(end, last_step + 1)) for first, end in standing.quarantine if first <= last_step)
+        standing = msgspec.structs.replace(standing, quarantine=quarantine)
+        return Found(
+            newest=newest,
+            version=state if state.kind == manifest.CHECKPOINT else None,
+            skipped=tuple(skipped),
+            tail=tail.records,
+            cut=cut,
+            journal=journaled,
+            resets=tuple(reset for reset in pending if reset.step > state.step),
+            standing=standing,
+            resumed_by=ordered,
+            next_seq=next_seq,
+        )
+
+    def _readable(self, seqs: Sequence[int]) -> tuple[list[Version], list[Skipped]]:
+        """Return the whole manifests, newest first, and the others."""
+        readable, skipped = [], []
+        for seq in reversed(seqs):
             try:
-                version = self.store.version(name)
+                readable.append(self.store.read_manifest(seq))
+            except FileNotFoundError:
+                continue  # an older owner retired it just now
+            except Corrupt as error:
+                skipped.append(Skipped(name=manifest.version_name(seq), reason=str(error), path=error.path))
+        return readable, skipped
+
+    def _state(self, readable: Sequence[Version], target: Version | None, skipped: list[Skipped]) -> Version | None:
+        """A4: the newest wholly valid checkpoint on the chain of `target`, else the origin. Damaged ones that are newer are added."""
+        if target is None:
+            return None
+        chain = [found for found in readable if found.seq <= target.seq and not _is_superseded(found.seq, target.standing)]
+        damaged, state = list(skipped), None
+        for version in [found for found in chain if found.kind == manifest.CHECKPOINT]:
+            try:
                 self.store.verify(version)
             except Corrupt as error:
-                skipped.append(Skipped(name=name, reason=str(error)))
+                damaged.append(Skipped(name=version.name, reason=str(error), path=error.path))
                 continue
-            if self._epoch and version.epoch > self._epoch:
-                raise Fenced(root=self._root, epoch=self._epoch, found=f"{name} was made by owner epoch {version.epoch}")
-            return Recovered(version=version, skipped=tuple(skipped))
-        return Recovered(version=None, skipped=tuple(skipped))
+            state = version
+            break
+        state = state or next((found for found in chain if found.kind != manifest.CHECKPOINT and found.parent is None), None)
+        newer = [each for each in damaged if state is None or (manifest.version_seq(each.name) or 0) > state.seq or each not in skipped]
+        skipped[:] = sorted(newer, key=lambda each: manifest.version_seq(each.name) or 0, reverse=True)
+        return state
+
+    def _tail(self, timeline: Sequence[Span], journaled: Journaled | None, world_size: int, keep_tail: bool) -> Tail:
+        """A5. Without a tail that can be replayed the timeline begins anew where the state stands."""
+        place = journaled.place if journaled else None
+        if keep_tail and place is not None and any(span.holds(place) for span in timeline):
+            tail = read_tail(self._root, self._disk, timeline, place)
+            if all(len(record.parts) == world_size for _, record in tail.records if isinstance(record, Step)):
+                return tail
+        return Tail(records=[], timeline=(Span(place.segment, place.byte, place.byte),) if place else (), damage=None)
+
+    def _keep_evidence(self, skipped: Sequence[Skipped]) -> None:
+        """Give what is damaged a second name that retention does not take away; as far as that works."""
+        for each in skipped:
+            with contextlib.suppress(OSError):
+                self._disk.link(self._root / each.path, self._root / "quarantine" / each.path.replace("/", "+"))
+                self._disk.fsync_folder(self._root / "quarantine")
+
+    def _fence(self, found: Found, journaled: Journaled) -> bool:
+        """A6: a manifest without files, by C7 to C10; false if another owner took the number."""
+        kind = found.resumed_by.kind if found.resumed_by else "fence"
+        own = Span(segment_name(self._epoch, 0), 0, None)
+        standing = msgspec.structs.replace(found.standing, timeline=(*found.standing.timeline, own))
+        cut = msgspec.structs.replace(found.cut, journal=journaled, fresh_events=())
+        folder, mark = self._root / "man", self._root / manifest.mark_name(found.next_seq)
+        temporary = folder / f".{self._disk.token()}.tmp"
+        with _step("A6", folder):
+            try:
+                blobs.write_new(self._disk, temporary, manifest.encode(self._manifest(kind, found.next_seq, cut, standing, {})))
+                self._refuse_if_fenced()
+                if linked := self._link(temporary, mark):
+                    self._disk.fsync_folder(folder)
+            finally:
+                with contextlib.suppress(OSError):
+                    self._disk.unlink(temporary)
+        return linked
 
     def _write(self, folder: Path, files: Mapping[str, bytes]) -> tuple[dict[str, Digest], list[Path]]:
         """C4. Returns the digests, and the folders touched: deepest first, ``blobs/`` last."""
@@ -277,39 +529,51 @@ class Checkpointer:
         deepest_last = sorted(folders)
         for made in deepest_last:
             self._disk.mkdir(made)
-        digests = {path: blobs.put(self._disk, folder / path, files[path]) for path in sorted(files)}
+        digests = {
+            path: self._share(folder, path, files[path]) or blobs.put(self._disk, folder / path, files[path]) for path in sorted(files)
+        }
         return digests, [*reversed(deepest_last), folder.parent]
 
-    def _manifest(self, seq: int, cut: Cut, files: dict[str, Digest]) -> Manifest:
+    def _share(self, folder: Path, path: str, data: bytes) -> Digest | None:
+        """Give a large file that the checkpoint before has a second name; None where it must be written."""
+        if self._parent is None or len(data) < _SHARED_BYTES or path not in self._parent.files:
+            return None
+        same = self._parent.path / path
+        meant = blobs.digest(data)
+        try:
+            if self._parent.files[path] != meant or self._disk.num_links(same) >= MAX_SHARED:
+                return None
+            self._disk.link(same, folder / path)
+        except OSError:
+            return None  # no link to be had: the bytes are here
+        return meant
+
+    def _manifest(self, kind: str, seq: int, cut: Cut, standing: Standing, files: dict[str, Digest]) -> Manifest:
         parent = self._parent
         return Manifest(
             format=manifest.FORMAT,
-            kind=manifest.KIND,
+            kind=kind,
             version=manifest.version_name(seq),
             epoch=self._epoch,
             seq=seq,
             parent=Parent(version=parent.name, digest=parent.manifest["self"]) if parent else None,
             created_us=self._now_us(),
             files=files,
+            standing=standing,
             **msgspec.structs.asdict(cut),
         )
 
-    def _link(self, folder: Path, mark: Path) -> None:
-        """C9. From the attempt on the number counts as used, unless the manifest's link count proves that it is not."""
-        seq, written = self._next_seq, folder / manifest.MANIFEST
-        self._next_seq = seq + 1
-        with _step("C9", mark):
-            try:
-                self._disk.link(written, mark)
-            except FileExistsError as error:
-                found = f"{mark.name} is another owner's"
-                raise Fenced(root=self._root, epoch=self._epoch, found=found) from error
-            except OSError:
-                if self._disk.num_links(written) == 2:
-                    return  # done, whatever the system said
-                self._next_seq = seq
-                self._discard(folder)
+    def _link(self, written: Path, mark: Path, undo: Callable[[], None] = lambda: None) -> bool:
+        """C9: whether the mark is ours now. After an error the link count decides; `undo` is called if it says no."""
+        try:
+            self._disk.link(written, mark)
+        except FileExistsError:
+            return False
+        except OSError:
+            if self._disk.num_links(written) != 2:
+                undo()
                 raise
+        return True
 
     def _refuse_if_fenced(self) -> None:
         """C8. Anyone who claimed later is the owner now."""
@@ -329,11 +593,45 @@ class Checkpointer:
             return False
         return True
 
-    def _retire(self, version: Version) -> None:
-        """Manifest first, then blobs, so that no reader finds a version without its files."""
+    def _old(self, manifests: Sequence[Version], keep: int) -> list[Version]:
+        """What `prune` may take, oldest first."""
+        versions = [found for found in manifests if found.kind == manifest.CHECKPOINT]
+        chain = [version for version in versions if not _is_superseded(version.seq, self._standing)]
+        floor = chain[-keep].seq if len(chain) > keep else 0
+        old = [
+            found
+            for found, after in itertools.pairwise(manifests)
+            if found.kind != manifest.CHECKPOINT
+            and (found.seq < floor or (after.kind != manifest.CHECKPOINT and after.parent == found.parent))
+        ]
+        kept = [*chain[-keep:], *versions[-keep:]]
+        named = {*self.store.aliases().values(), self.store.announced(), *self._named_by_operators()}
+        named |= {found.parent for found in manifests if found.kind != manifest.CHECKPOINT and found not in old}
+        superfluous = [version for version in versions if version not in kept and version.name not in named]
+        if superfluous and not any(self._valid(version) for version in reversed(chain[-keep:])):
+            last = next((version for version in reversed(superfluous) if version in chain and self._valid(version)), None)
+            superfluous = [version for version in superfluous if version is not last]
+        return [*superfluous, *old]
+
+    def _named_by_operators(self) -> set[str]:
+        """Versions that a pin, or an order that is still to be taken, names."""
+        names: set[str] = set()
+        with contextlib.suppress(FileNotFoundError):
+            names |= set(self._disk.listdir(self._root / "control" / "pins"))
+        with contextlib.suppress(FileNotFoundError):
+            for name in self._disk.listdir(self._root / "control" / "orders"):
+                number, _, ending = name.partition(".")
+                if ending == "json" and number.isdecimal() and int(number) > self._standing.orders_taken:
+                    with contextlib.suppress(Corrupt, msgspec.DecodeError):
+                        data = blobs.read_small(self._disk, self._root, f"control/orders/{name}", max_bytes=_MAX_ORDER_BYTES)
+                        names.add(msgspec.json.decode(data, type=_Order).plan.version)
+        return names
+
+    def _retire(self, *sources: Path) -> None:
+        """Out of sight first, then gone; a manifest before its files, so that no reader finds a version without them."""
         trash, now_us = self._root / "trash", self._now_us()
-        mark = self._root / manifest.mark_name(version.seq)
-        for source in (mark, version.path):
+        self._refuse_if_fenced()
+        for source in sources:
             with contextlib.suppress(FileNotFoundError):
                 self._disk.rename(source, trash / f"{now_us}-{source.name}")
             self._disk.fsync_folder(source.parent)
@@ -370,7 +668,7 @@ class BackgroundWriter:
     """Saves, announces and prunes in a thread of its own, one checkpoint at a time; from the first `submit` on the checkpointer is its."""
 
     def __init__(self, checkpointer: Checkpointer, *, keep: int = 20) -> None:
-        """Take the checkpointer (claimed, recovered) and how many versions to keep; the thread starts with the first `submit`."""
+        """Take the checkpointer (acquired) and how many versions to keep; the thread starts with the first `submit`."""
         self._checkpointer = checkpointer
         self._keep = keep
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint-writer")
@@ -380,7 +678,7 @@ class BackgroundWriter:
         """Hand copies over; False, with nothing done, while one is in flight or its outcome has not been polled."""
         if self._pending is not None:
             return False
-        self._pending = self._executor.submit(self._run, files, cut)
+        self._pending = self._executor.submit(self._run, files, cut, self._checkpointer.standing)
         return True
 
     def poll(self, *, timeout_seconds: float | None = 0.0) -> Saved | None:
@@ -405,10 +703,10 @@ class BackgroundWriter:
         self._executor.shutdown(wait=True)
         return self.poll(timeout_seconds=None)
 
-    def _run(self, files: Mapping[str, bytes], cut: Cut) -> Saved:
+    def _run(self, files: Mapping[str, bytes], cut: Cut, standing: Standing) -> Saved:
         version = None
         try:
-            version = self._checkpointer.save(files, cut)
+            version = self._checkpointer.save(files, cut, standing)
             self._checkpointer.announce(version)
             self._checkpointer.prune(self._keep)
         except Fenced:
@@ -416,6 +714,67 @@ class BackgroundWriter:
         except StoreError as error:
             return Saved(version=version, error=error)
         return Saved(version=version, error=None)
+
+
+class _Plan(msgspec.Struct):
+    version: str = ""
+
+
+class _Order(msgspec.Struct):
+    plan: _Plan
+
+
+def _is_superseded(seq: int, standing: Standing) -> bool:
+    return any(first <= seq < end for first, end in standing.superseded)
+
+
+def _supersede(state: Version, readable: Sequence[Version], seqs: Sequence[int], next_seq: int) -> tuple[tuple[int, int], ...]:
+    """Return what the chain of `state` leaves out, with what lies between it and the next manifest, if that is more than fences."""
+    fences = {found.seq for found in readable if found.kind != manifest.CHECKPOINT}
+    passed = [seq for seq in seqs if seq > state.seq and seq not in fences]
+    before = [span for span in state.standing.superseded if span[1] > min(seqs)]
+    return (*before, (state.seq + 1, next_seq)) if passed else tuple(before)
+
+
+def _needed(timeline: Sequence[Span], kept: Sequence[Version]) -> tuple[Span, ...]:
+    """Return a timeline from the oldest place on that one of these goes on from."""
+    places = [found.journal.place for found in kept if found.journal is not None]
+    first = next((index for index, span in enumerate(timeline) if any(span.holds(place) for place in places)), 0)
+    return tuple(timeline[first:])
+
+
+def _changed(standing: Standing, ordered: Directive, cut: Cut) -> Standing:
+    """Return a standing with the changes of a directive that is taken at `cut`."""
+    changes: dict[str, Any] = {
+        "quarantine": tuple(dict.fromkeys((*standing.quarantine, *ordered.quarantine))),
+        "gaps": tuple(dict.fromkeys((*standing.gaps, *ordered.gaps))),
+    }
+    if ordered.orders_taken is not None:
+        changes["orders_taken"] = ordered.orders_taken
+    if ordered.exclusions is not None:
+        changes["exclusions"] = ordered.exclusions
+    if ordered.kind != "fence":
+        changes["replay"] = ordered.replay
+    if ordered.kind == "reset":
+        moved = {
+            topic: {p: (cut.offsets.get(topic, {}).get(p, offset), offset) for p, offset in parts.items()}
+            for topic, parts in (ordered.offsets or {}).items()
+        }
+        changes["resets"] = (*standing.resets, Reset(order=ordered.orders_taken or 0, step=cut.step, offsets=moved))
+    return msgspec.structs.replace(standing, **changes)
+
+
+def _moved(cut: Cut, reset: Reset) -> Cut:
+    offsets = {topic: dict(parts) for topic, parts in cut.offsets.items()}
+    for topic, parts in reset.offsets.items():
+        offsets.setdefault(topic, {}).update({partition: after for partition, (_, after) in parts.items()})
+    return msgspec.structs.replace(cut, offsets=offsets)
+
+
+def _check_place(cut: Cut, standing: Standing) -> None:
+    if cut.journal is not None and not any(span.holds(cut.journal.place) for span in standing.timeline):
+        place = cut.journal.place
+        raise ValueError(f"checkpoint: journal: {place.segment}@{place.byte} is not on the timeline {standing.timeline}")
 
 
 def _check_files(files: Mapping[str, bytes]) -> None:

@@ -2,6 +2,10 @@
 
 A manifest is trusted only whole: the text is canonical, `self` is the sha256 of all the rest, every path stays inside the version's own
 folder. Times are integer microseconds since the Unix epoch; names on disk are those of the operator's page (`created`, `watermark`).
+
+A ``checkpoint`` is a version. The other kinds have no files; they say what the state of their parent stands on from there on: a ``fence``
+that there is a new owner, a ``restore`` that an operator or a divergence went back, a ``reset`` that offsets were moved. Format 1 knew
+checkpoints only; it is still read.
 """
 
 from __future__ import annotations
@@ -14,11 +18,14 @@ from typing import Annotated, Any
 
 import msgspec
 
+from learner import journal
 from learner.blobs import Digest
 from learner.errors import Corrupt, FormatUnknown
 
-FORMAT = 1
-KIND = "checkpoint"
+FORMAT = 2
+FORMATS = (1, 2)
+CHECKPOINT = "checkpoint"
+KINDS = (CHECKPOINT, "fence", "restore", "reset")
 MAX_MANIFEST_BYTES = 16 << 20
 MANIFEST = "manifest.json"
 
@@ -42,6 +49,91 @@ class Parent(msgspec.Struct, frozen=True, kw_only=True, rename={"digest": "self"
     digest: str  #: its `self`
 
 
+class Journaled(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the journal goes on from a cut."""
+
+    segment: str
+    byte: _COUNT  #: where the next record begins
+    skip: tuple[_COUNT, ...] = ()  #: by rank: how many turns of the next record the state contains already
+
+    @property
+    def place(self) -> journal.Place:
+        """Without what is skipped."""
+        return journal.Place(self.segment, self.byte)
+
+
+class Audited(msgspec.Struct, frozen=True, kw_only=True):
+    """What was read of one partition, so that it can be read again and compared."""
+
+    num_records: _COUNT
+    sum64: _COUNT  #: sum mod 2^64 of the hashes of its records
+    outcomes: dict[str, _COUNT]  #: word -> records that ended so; they add up to `num_records`
+    last: tuple[_COUNT, _COUNT] | None  #: offset and hash of the newest record
+
+
+class Input(msgspec.Struct, frozen=True, kw_only=True):
+    """A topic as it was read."""
+
+    id: str  #: "" where the broker tells none
+    num_partitions: _COUNT
+
+
+class Trained(msgspec.Struct, frozen=True, kw_only=True):
+    """The samples that the model contains."""
+
+    num: _COUNT = 0
+    sum64: _COUNT = 0  #: sum mod 2^64 of the hashes of their ids
+
+
+class Gap(msgspec.Struct, frozen=True, kw_only=True):
+    """Records ``[start, end)`` that will never be read."""
+
+    topic: str
+    partition: int
+    start: int
+    end: int
+    reason: str
+
+
+class Reset(msgspec.Struct, frozen=True, kw_only=True):
+    """Offsets that an operator moved behind a step: records in between count twice, or never."""
+
+    order: int
+    step: _COUNT  #: it took effect behind this one
+    offsets: dict[str, dict[int, tuple[int, int]]]  #: topic -> partition -> next offset before and after
+
+
+class Exclusions(msgspec.Struct, frozen=True, kw_only=True):
+    """A list of what was taken out of the model; the list itself is not kept."""
+
+    sha256: str
+    num: _COUNT
+    order: int
+
+
+class Replay(msgspec.Struct, frozen=True, kw_only=True):
+    """A replay that is not over."""
+
+    mode: str  #: as-it-was, anew
+    until: dict[str, dict[int, int]]  #: topic -> partition -> end offset
+    order: int
+
+
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """What holds from one manifest to the next, whatever is learned in between."""
+
+    timeline: tuple[journal.Span, ...] = ()  #: the parts of the journal that count, from the oldest kept checkpoint on
+    gaps: tuple[Gap, ...] = ()
+    resets: tuple[Reset, ...] = ()
+    quarantine: tuple[tuple[int, int], ...] = ()  #: steps ``[from, to)`` of this timeline that are not learned
+    exclusions: Exclusions | None = None
+    bit_exact: bool = True  #: false from the first resume under another fingerprint or world size on
+    orders_taken: int = 0  #: the newest order that was carried out
+    world_size: int = 1
+    replay: Replay | None = None
+    superseded: tuple[tuple[int, int], ...] = ()  #: numbers ``[from, to)`` of manifests that this one did not go on from
+
+
 class Cut(msgspec.Struct, frozen=True, kw_only=True, rename={"watermark_us": "watermark"}):
     """Where in the log and in training a checkpoint stands, as its owner tells it; the rest of the manifest is ours."""
 
@@ -55,10 +147,14 @@ class Cut(msgspec.Struct, frozen=True, kw_only=True, rename={"watermark_us": "wa
     fresh_events: tuple[tuple[int, int], ...]  #: (event time in microseconds, count) newly contained since the parent
     config_sha256: str
     fingerprint: dict[str, str | int | float | bool | None]  #: of the environment (RELIABILITY D7)
+    journal: Journaled | None = None  #: None where nothing is journaled
+    audit: dict[str, dict[int, Audited]] = {}  #: topic -> partition -> what was read
+    inputs: dict[str, Input] = {}  #: topic -> as it was read
+    trained: Trained = Trained()
 
 
 class Manifest(Cut, frozen=True, kw_only=True, rename={"watermark_us": "watermark", "created_us": "created"}):
-    """A cut, who made it, and the files that it consists of."""
+    """A cut, who made it, what holds, and the files that it consists of."""
 
     format: int
     kind: str
@@ -68,6 +164,7 @@ class Manifest(Cut, frozen=True, kw_only=True, rename={"watermark_us": "watermar
     parent: Parent | None
     created_us: int
     files: dict[str, Digest]  #: path below the root -> digest
+    standing: Standing = Standing()  #: on disk its fields stand among the others
 
 
 def version_name(seq: int) -> str:
@@ -129,8 +226,9 @@ def encode(manifest: Manifest) -> bytes:
         ValueError: a field is not what `decode` would accept, such as a number that is not finite; names it.
     """
     fields = msgspec.to_builtins(manifest, str_keys=True)
+    fields |= fields.pop("standing")
     try:
-        msgspec.convert(fields, Manifest, str_keys=True)
+        _convert(fields)
     except msgspec.ValidationError as error:
         raise ValueError(f"checkpoint: {error}") from error
     for key in fields:
@@ -165,15 +263,24 @@ def decode(data: bytes, *, where: str) -> tuple[Manifest, dict[str, Any]]:
     if not whole:
         raise Corrupt(where, expected="a manifest in canonical JSON", found="JSON in another form")
     _check_self(raw, where)
-    for key, known in (("format", FORMAT), ("kind", KIND)):
-        if raw.get(key) != known:
-            raise FormatUnknown(where, key=key, expected=repr(known), found=repr(raw.get(key)))
+    for key, known in (("format", FORMATS), ("kind", KINDS)):
+        if raw.get(key) not in known:
+            raise FormatUnknown(where, key=key, expected=f"one of {', '.join(map(str, known))}", found=repr(raw.get(key)))
     try:
-        manifest = msgspec.convert(raw, Manifest, str_keys=True)
+        manifest = _convert(raw)
     except msgspec.ValidationError as error:
         raise Corrupt(where, expected="the fields of a manifest", found=str(error)) from error
     _check_names(manifest, where)
     return manifest, raw
+
+
+def cut(raw: Mapping[str, Any]) -> Cut:
+    """Return the cut in a manifest that `decode` gave as it is written."""
+    return msgspec.convert(raw, Cut, str_keys=True)
+
+
+def _convert(fields: dict[str, Any]) -> Manifest:
+    return msgspec.convert({**fields, "standing": fields}, Manifest, str_keys=True)
 
 
 def _check_self(raw: Mapping[str, Any], where: str) -> None:
@@ -189,6 +296,8 @@ def _check_names(manifest: Manifest, where: str) -> None:
     if manifest.parent is not None and version_seq(manifest.parent.version) is None:
         raise Corrupt(where, expected="a version's name as parent", found=repr(manifest.parent.version))
     folder = folder_name(manifest.epoch, manifest.seq)
+    if manifest.files and manifest.kind != CHECKPOINT:
+        raise Corrupt(where, expected=f"a {manifest.kind} without files", found=f"{len(manifest.files)} files")
     for path in manifest.files:
         wrong = check_path(path) or (None if path.startswith(f"{folder}/") else f"outside {folder}")
         if wrong:

@@ -200,7 +200,7 @@ def test_a_version_is_gone_back_to_as_the_page_says(tmp_path: Path) -> None:
     (command,) = [words for words in commands("docs/runbooks.md") if words[:3] == ["steelyard", "checkpoints", "rollback"]]
     done = CliRunner().invoke(app, [*command[1:], "--yes", "--set", f"store.root={tmp_path}"])
     assert done.exit_code == 0, done.output
-    assert store.aliases() == {"pinned": "v000001", "champion": "v000001", "challenger": None, "previous": "v000002"}
+    assert store.aliases() == {"pinned": "v000002", "champion": "v000002", "challenger": None, "previous": "v000003"}
 
 
 def test_the_producer_that_is_shown_sets_the_partitioner() -> None:

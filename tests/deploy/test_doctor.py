@@ -27,6 +27,7 @@ from deploy.serve import ServingRole
 from deploy.settings import Settings
 from learner.blobs import Disk
 from learner.checkpoint import Checkpointer
+from learner.journal import Journal
 from learner.config import LearnerConfig, StoreConfig
 from learner.manifest import Cut
 
@@ -299,8 +300,6 @@ def test_everything_is_looked_at_in_one_order(tmp_path: Path) -> None:
 
 def checkpoint(root: Path) -> Checkpointer:
     checkpointer = Checkpointer(root, Disk(), lambda: NOW_US / 1e6)
-    checkpointer.claim()
-    checkpointer.latest()
     cut = Cut(
         step=1,
         samples=1,
@@ -313,6 +312,7 @@ def checkpoint(root: Path) -> Checkpointer:
         config_sha256="",
         fingerprint={},
     )
+    checkpointer.acquire(Journal(root, Disk()), cut_for_new_store=cut)
     checkpointer.save({"model.safetensors": b"the model"}, cut)
     return checkpointer
 
@@ -327,7 +327,7 @@ def test_a_store_whose_newest_version_is_whole_says_so(tmp_path: Path) -> None:
     checkpoint(tmp_path)
     findings = list(examine_store(StoreConfig(root=tmp_path)))
     assert [finding.mark for finding in findings] == ["ok", "ok", "ok"]
-    assert findings[-1].text == "v000001: every file has its digest"
+    assert findings[-1].text == "v000002: every file has its digest"
 
 
 def test_a_flipped_byte_in_the_newest_version_is_a_cross(tmp_path: Path) -> None:

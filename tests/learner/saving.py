@@ -9,7 +9,8 @@ from typing import Any
 
 from learner.artifact import Store, Version
 from learner.blobs import Disk
-from learner.checkpoint import Checkpointer
+from learner.checkpoint import Acquired, Checkpointer
+from learner.journal import Journal
 from learner.manifest import Cut, Span, canonical
 from tests.fakes.disk import FaultyDisk, tree
 
@@ -42,11 +43,16 @@ def cut(step: int, **changes: Any) -> Cut:
     return Cut(**{**fields, **changes})
 
 
-def owner(root: Path, disk: Disk | None = None, *, now: float = 1_700_000_100.0) -> Checkpointer:
-    """An owner that has claimed the store and looked for what is there."""
-    checkpointer = Checkpointer(root, disk or FaultyDisk(), lambda: now)
-    checkpointer.claim()
-    checkpointer.latest()
+def start(checkpointer: Checkpointer, root: Path, disk: Disk, **options: Any) -> Acquired:
+    """Acquire the store with a journal of its own."""
+    return checkpointer.acquire(Journal(root, disk), **{"cut_for_new_store": cut(0), **options})
+
+
+def owner(root: Path, disk: Disk | None = None, *, now: float = 1_700_000_100.0, **options: Any) -> Checkpointer:
+    """An owner that has acquired the store."""
+    disk = disk or FaultyDisk()
+    checkpointer = Checkpointer(root, disk, lambda: now)
+    start(checkpointer, root, disk, **options)
     return checkpointer
 
 
@@ -69,9 +75,9 @@ def assert_whole(root: Path, version: Version) -> None:
 
 def recover(root: Path) -> Version | None:
     """Start as the next owner does after a crash: nothing half is seen, what was announced is there, and saving goes on."""
-    next_owner = Checkpointer(root, FaultyDisk(), lambda: LONG_AFTER)
-    next_owner.claim()
-    found = next_owner.latest()
+    disk = FaultyDisk()
+    next_owner = Checkpointer(root, disk, lambda: LONG_AFTER)
+    found = start(next_owner, root, disk)
     assert found.skipped == ()
     store = Store(root)
     if found.version is not None:

@@ -36,7 +36,7 @@ def remove(path: Path) -> None:
 
 def swap(path: Path) -> None:
     """Put the same file of the version before in its place."""
-    before = path.parent.parent / path.parent.name.replace("2", "1") / path.name
+    before = path.parent.parent / path.parent.name.replace("3", "2") / path.name
     path.write_bytes(before.read_bytes())
 
 
@@ -53,18 +53,18 @@ def test_an_empty_or_missing_store_has_no_versions(tmp_path: Path) -> None:
     store = Store(tmp_path / "missing")
     assert (store.announced(), store.versions(), store.aliases()["champion"]) == (None, [], None)
     with pytest.raises(VersionMissing, match="none yet"):
-        store.version("v000001")
+        store.version("v000002")
 
 
 def test_a_version_tells_what_its_manifest_says(tmp_path: Path) -> None:
     saved(tmp_path, 3, 4)
-    version = Store(tmp_path).version("v000002")
-    assert (version.name, version.seq, version.step, version.num_samples) == ("v000002", 2, 4, 128)
+    version = Store(tmp_path).version("v000003")
+    assert (version.name, version.seq, version.step, version.num_samples) == ("v000003", 3, 4, 128)
     assert version.event_time_us == 1_700_000_004_000_000
     assert version.created_us == 1_700_000_100_000_000
     assert version.next_offsets == {("clicks", 0): 40, ("clicks", 1): 44, ("exposures", 0): 400}
-    assert version.path == tmp_path / "blobs" / "000001-00000002"
-    assert [found.name for found in Store(tmp_path).versions()] == ["v000001", "v000002"]
+    assert version.path == tmp_path / "blobs" / "000001-00000003"
+    assert [found.name for found in Store(tmp_path).versions()] == ["v000002", "v000003"]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -73,7 +73,7 @@ def test_a_damaged_file_is_refused_by_name(tmp_path: Path, damage: Damage) -> No
     store = Store(tmp_path)
     damage(version.path / "model.safetensors")
     with pytest.raises(
-        Corrupt, match=r"blobs/000001-00000002/model.safetensors: expected sha256 [0-9a-f]{64}, 5000 bytes, found "
+        Corrupt, match=r"blobs/000001-00000003/model.safetensors: expected sha256 [0-9a-f]{64}, 5000 bytes, found "
     ) as raised:
         store.verify(version)
     assert raised.value.expected != raised.value.found
@@ -81,7 +81,7 @@ def test_a_damaged_file_is_refused_by_name(tmp_path: Path, damage: Damage) -> No
         store.read(version, "model.safetensors")
     with pytest.raises(Corrupt, match=r"model\.safetensors"):  # before anything is parsed
         store.load(version)
-    store.verify(store.version("v000001"))
+    store.verify(store.version("v000002"))
 
 
 def test_a_folder_behind_a_link_is_refused(tmp_path: Path) -> None:
@@ -95,56 +95,56 @@ def test_a_folder_behind_a_link_is_refused(tmp_path: Path) -> None:
 def test_a_damaged_manifest_is_refused_by_name_and_the_others_stay(tmp_path: Path) -> None:
     saved(tmp_path, 1, 2)
     store = Store(tmp_path)
-    flip(tmp_path / "man" / "M-00000002")
-    with pytest.raises(Corrupt, match="man/M-00000002"):
-        store.version("v000002")
-    assert [version.name for version in store.versions()] == ["v000001"]
+    flip(tmp_path / "man" / "M-00000003")
+    with pytest.raises(Corrupt, match="man/M-00000003"):
+        store.version("v000003")
+    assert [version.name for version in store.versions()] == ["v000002"]
 
 
 def test_a_manifest_under_another_number_is_refused(tmp_path: Path) -> None:
     saved(tmp_path, 1, 2)
-    first, second = tmp_path / "man" / "M-00000001", tmp_path / "man" / "M-00000002"
+    first, second = tmp_path / "man" / "M-00000002", tmp_path / "man" / "M-00000003"
     second.unlink()
     second.hardlink_to(first)
-    with pytest.raises(Corrupt, match="expected the manifest of v000002, found that of v000001"):
-        Store(tmp_path).version("v000002")
+    with pytest.raises(Corrupt, match="expected the manifest of v000003, found that of v000002"):
+        Store(tmp_path).version("v000003")
 
 
 def test_a_commit_mark_that_is_a_link_is_refused(tmp_path: Path) -> None:
     (version,) = saved(tmp_path, 1)
-    mark = tmp_path / "man" / "M-00000001"
+    mark = tmp_path / "man" / "M-00000002"
     mark.unlink()
     mark.symlink_to(version.path / "manifest.json")
     with pytest.raises(Corrupt, match="symbolic link"):
-        Store(tmp_path).version("v000001")
+        Store(tmp_path).version("v000002")
 
 
-@pytest.mark.parametrize("path", ["../../../etc/passwd", "/etc/passwd", "blobs/000001-00000001/../../control/x"])
+@pytest.mark.parametrize("path", ["../../../etc/passwd", "/etc/passwd", "blobs/000001-00000002/../../control/x"])
 def test_a_forged_manifest_opens_nothing_outside_its_folder(tmp_path: Path, path: str) -> None:
     (version,) = saved(tmp_path, 1)
     rewrite(tmp_path, version, files={path: {"sha256": "0" * 64, "size": 1}})
     with pytest.raises(Corrupt, match="normalised paths"):
-        Store(tmp_path).version("v000001")
+        Store(tmp_path).version("v000002")
 
 
 def test_a_version_of_an_unknown_format_is_refused(tmp_path: Path) -> None:
     (version,) = saved(tmp_path, 1)
-    rewrite(tmp_path, version, format=2)
-    with pytest.raises(FormatUnknown, match="format: expected 1, got 2"):
-        Store(tmp_path).version("v000001")
+    rewrite(tmp_path, version, format=3)
+    with pytest.raises(FormatUnknown, match="format: expected one of 1, 2, got 3"):
+        Store(tmp_path).version("v000002")
 
 
 def test_a_version_whose_parent_was_exchanged_is_refused(tmp_path: Path) -> None:
     first, second = saved(tmp_path, 1, 2)
     rewrite(tmp_path, first, samples=7)
-    with pytest.raises(Corrupt, match="parent v000001"):
+    with pytest.raises(Corrupt, match="parent v000002"):
         Store(tmp_path).verify(second)
 
 
-@pytest.mark.parametrize("name", ["v000009", "v1", "../man/M-00000001", "v000001/", "@champion", "@nobody", "", "@"])
+@pytest.mark.parametrize("name", ["v000010", "v1", "../man/M-00000002", "v000002/", "@champion", "@nobody", "", "@"])
 def test_a_name_that_is_no_version_is_refused_and_the_known_ones_are_named(tmp_path: Path, name: str) -> None:
     saved(tmp_path, 1, 2)
-    with pytest.raises(VersionMissing, match="v000001, v000002"):
+    with pytest.raises(VersionMissing, match="v000002, v000003"):
         Store(tmp_path).version(name)
 
 
@@ -160,12 +160,12 @@ def test_promoting_moves_champion_and_previous_and_twice_is_once(tmp_path: Path)
     first, second = saved(tmp_path, 1, 2)
     store = Store(tmp_path)
     store.promote(first)
-    assert store.aliases() == {"pinned": None, "champion": "v000001", "challenger": None, "previous": None}
+    assert store.aliases() == {"pinned": None, "champion": "v000002", "challenger": None, "previous": None}
     store.promote(second)
     store.promote(second)
-    assert store.aliases() == {"pinned": None, "champion": "v000002", "challenger": None, "previous": "v000001"}
-    assert store.version("@champion").name == "v000002"
-    assert store.version("@previous").name == "v000001"
+    assert store.aliases() == {"pinned": None, "champion": "v000003", "challenger": None, "previous": "v000002"}
+    assert store.version("@champion").name == "v000003"
+    assert store.version("@previous").name == "v000002"
 
 
 def test_what_was_ordered_is_pinned_until_the_announced_version_is_ordered(tmp_path: Path) -> None:
@@ -173,11 +173,11 @@ def test_what_was_ordered_is_pinned_until_the_announced_version_is_ordered(tmp_p
     store = Store(tmp_path)
     store.promote(third)
     store.promote(first, ordered=True)
-    assert store.aliases() == {"pinned": "v000001", "champion": "v000001", "challenger": None, "previous": "v000003"}
+    assert store.aliases() == {"pinned": "v000002", "champion": "v000002", "challenger": None, "previous": "v000004"}
     store.promote(second)
-    assert store.aliases()["champion"] == "v000001", "only an order moves the champion away from what was ordered"
+    assert store.aliases()["champion"] == "v000002", "only an order moves the champion away from what was ordered"
     store.promote(third, ordered=True)
-    assert store.aliases() == {"pinned": None, "champion": "v000003", "challenger": None, "previous": "v000001"}
+    assert store.aliases() == {"pinned": None, "champion": "v000004", "challenger": None, "previous": "v000002"}
 
 
 def test_a_challenger_is_named_without_moving_the_champion(tmp_path: Path) -> None:
@@ -185,12 +185,12 @@ def test_a_challenger_is_named_without_moving_the_champion(tmp_path: Path) -> No
     store = Store(tmp_path)
     store.promote(first)
     store.promote(second, alias="challenger", ordered=True)
-    assert store.aliases() == {"pinned": None, "champion": "v000001", "challenger": "v000002", "previous": None}
+    assert store.aliases() == {"pinned": None, "champion": "v000002", "challenger": "v000003", "previous": None}
 
 
 def test_a_version_that_is_gone_is_not_promoted(tmp_path: Path) -> None:
     first, _ = saved(tmp_path, 1, 2)
-    (tmp_path / "man" / "M-00000001").unlink()
+    (tmp_path / "man" / "M-00000002").unlink()
     with pytest.raises(VersionMissing):
         Store(tmp_path).promote(first)
     assert Store(tmp_path).aliases()["champion"] is None
@@ -207,11 +207,11 @@ def test_aliases_are_the_old_or_the_new_ones_wherever_promote_dies_or_fails(tmp_
         with pytest.raises(Crash):
             Store(tmp_path, disk=disk).promote(second)
         disk.lose_power(data=True, names=True)
-        assert Store(tmp_path).aliases()["champion"] in ("v000001", "v000002")
+        assert Store(tmp_path).aliases()["champion"] in ("v000002", "v000003")
     Store(tmp_path).promote(first)
     with pytest.raises(StoreFailed, match=r"promote failed with ENOSPC"):
         Store(tmp_path, disk=FaultyDisk(on("write", 0, Fail(errno.ENOSPC)))).promote(second)
-    assert Store(tmp_path).aliases()["champion"] == "v000001"
+    assert Store(tmp_path).aliases()["champion"] == "v000002"
 
 
 def test_aliases_that_are_paths_are_refused(tmp_path: Path) -> None:
@@ -226,11 +226,11 @@ def test_fresh_events_are_those_of_all_versions_in_between(tmp_path: Path) -> No
     for step, fresh in enumerate([((10, 1), (20, 2)), ((20, 3),), ((30, 4),)], start=1):
         checkpointer.save(files(step), cut(step, fresh_events=fresh))
     store = Store(tmp_path)
-    assert store.fresh_events("v000001", "v000003") == [(20, 3), (30, 4)]
-    assert store.fresh_events(None, "v000003") == [(10, 1), (20, 5), (30, 4)]
-    assert store.fresh_events("v000003", "v000003") == []
-    assert store.fresh_events("v000003", "v000001") == []  # a rollback makes nothing fresh
-    (tmp_path / "man" / "M-00000001").unlink()
-    assert store.fresh_events(None, "v000003") == [(20, 3), (30, 4)]
+    assert store.fresh_events("v000002", "v000004") == [(20, 3), (30, 4)]
+    assert store.fresh_events(None, "v000004") == [(10, 1), (20, 5), (30, 4)]
+    assert store.fresh_events("v000004", "v000004") == []
+    assert store.fresh_events("v000004", "v000002") == []  # a rollback makes nothing fresh
+    (tmp_path / "man" / "M-00000002").unlink()
+    assert store.fresh_events(None, "v000004") == [(20, 3), (30, 4)]
     with pytest.raises(VersionMissing):
-        store.fresh_events(None, "v000004")
+        store.fresh_events(None, "v000005")

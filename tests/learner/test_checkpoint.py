@@ -42,7 +42,7 @@ def life(root: Path, disk: Disk) -> list[str]:
 
 def num_calls(tmp_path: Path) -> int:
     disk = FaultyDisk()
-    assert life(tmp_path / "counting", disk) == ["v000001", "v000002"]
+    assert life(tmp_path / "counting", disk) == ["v000002", "v000003"]
     return len(disk.calls)
 
 
@@ -58,11 +58,11 @@ def test_a_crash_at_every_call_leaves_the_old_or_the_new_checkpoint_whole(tmp_pa
         announced = Store(root).announced()
         version = recover(root)
         name = version.name if version else None
-        assert name in (None, "v000001", "v000002")
+        assert name in (None, "v000002", "v000003")
         assert (name or "") >= max([*told, announced or ""], default=""), f"died {when} {disk.calls[-1]}"
         found.append(name)
     assert found == sorted(found, key=lambda name: name or "")
-    assert set(found) == {None, "v000001", "v000002"}
+    assert set(found) == {None, "v000002", "v000003"}
 
 
 @pytest.mark.parametrize(("data", "names"), [LOSSES[0], LOSSES[3]])
@@ -92,7 +92,7 @@ def test_a_reader_at_any_moment_of_a_save_sees_the_old_or_the_new_version_whole(
     checkpointer = owner(tmp_path, FaultyDisk(lambda call: Meanwhile(lambda: look(call))))
     checkpointer.announce(checkpointer.save(files(2), cut(2)))
     look(Call(0, "end", 0, tmp_path))
-    assert seen == {"v000001", "v000002"}
+    assert seen == {"v000002", "v000003"}
 
 
 def save_and_announce(checkpointer: Checkpointer, step: int) -> StoreFailed | None:
@@ -122,7 +122,7 @@ def test_a_save_that_fails_at_any_call_leaves_the_old_checkpoint_and_the_next_sa
             assert (error.retriable, error.errno, error.step in str(error)) == (True, code, True)
             if error.step not in ("C10", "C11"):
                 assert {path for path, _ in tree(root).items() ^ healthy.items() if not path.startswith("epoch/")} == set()
-        version = Store(root).version("v000001")
+        version = Store(root).version("v000002")
         assert_whole(root, version)
         after = checkpointer.save(files(7), cut(7))
         checkpointer.announce(after)
@@ -168,10 +168,10 @@ def test_a_disk_that_is_really_full_keeps_the_old_checkpoint_and_recovers_when_t
     checkpointer = owner(root, Boastful())
     with pytest.raises(StoreFailed, match="C4 failed with ENOSPC"):
         checkpointer.save({"model.safetensors": bytes(300_000)}, cut(2))
-    assert_whole(root, Store(root).version("v000001"))
-    assert [path.name for path in (root / "blobs").iterdir()] == ["000001-00000001"]
-    assert checkpointer.save(files(2), cut(2)).name == "v000002"
     assert_whole(root, Store(root).version("v000002"))
+    assert [path.name for path in (root / "blobs").iterdir()] == ["000001-00000002"]
+    assert checkpointer.save(files(2), cut(2)).name == "v000003"
+    assert_whole(root, Store(root).version("v000003"))
 
 
 def test_every_name_is_given_after_the_fsync_of_its_bytes_and_made_durable_before_anyone_hears(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_every_name_is_given_after_the_fsync_of_its_bytes_and_made_durable_befor
     checkpointer.announce(version)
     calls = disk.calls[first:end_of_save]
     mark = next(call for call in calls if call.op == "link")
-    assert (mark.path, mark.target) == (version.path / "manifest.json", tmp_path / "man" / "M-00000001")
+    assert (mark.path, mark.target) == (version.path / "manifest.json", tmp_path / "man" / "M-00000002")
 
     for rename in [call for call in disk.calls[first:] if call.op == "rename"]:
         own = [call.op for call in disk.calls[first : rename.index] if call.path == rename.path]
@@ -248,7 +248,7 @@ def test_the_system_is_really_asked_for_each_fsync_in_that_order(tmp_path: Path)
 @pytest.mark.parametrize("damage", [*DAMAGES, "manifest flipped", "manifest emptied"])
 def test_a_damaged_checkpoint_is_passed_over_loudly_for_the_one_before(tmp_path: Path, damage: Damage | str) -> None:
     _, newest = saved(tmp_path, 1, 2)
-    mark = tmp_path / "man" / "M-00000002"
+    mark = tmp_path / "man" / "M-00000003"
     if damage == "manifest flipped":
         flip(mark)
     elif damage == "manifest emptied":
@@ -261,13 +261,13 @@ def test_a_damaged_checkpoint_is_passed_over_loudly_for_the_one_before(tmp_path:
     checkpointer.claim()
     found = checkpointer.latest()
     assert found.version is not None
-    assert found.version.name == "v000001"
-    assert [skipped.name for skipped in found.skipped] == ["v000002"]
-    assert "model.safetensors" in found.skipped[0].reason or "man/M-00000002" in found.skipped[0].reason
+    assert found.version.name == "v000002"
+    assert [skipped.name for skipped in found.skipped] == ["v000003"]
+    assert "model.safetensors" in found.skipped[0].reason or "man/M-00000003" in found.skipped[0].reason
     checkpointer.sweep()
     after = checkpointer.save(files(3), cut(3))
-    assert after.name == "v000003"  # the number of the damaged one is not used again
-    assert after.manifest["parent"]["version"] == "v000001"
+    assert after.name == "v000004"  # the number of the damaged one is not used again
+    assert after.manifest["parent"]["version"] == "v000002"
     assert before.items() <= tree(tmp_path).items()  # evidence stays
 
 
@@ -277,8 +277,8 @@ def test_two_damaged_checkpoints_are_passed_over_and_a_store_with_none_left_says
     remove(second.path / "training" / "rng.safetensors")
     found = owner(tmp_path).latest()
     assert found.version is not None
-    assert found.version.name == "v000001"
-    assert [skipped.name for skipped in found.skipped] == ["v000003", "v000002"]
+    assert found.version.name == "v000002"
+    assert [skipped.name for skipped in found.skipped] == ["v000004", "v000003"]
     flip(first.path / "model.safetensors")
     found = owner(tmp_path).latest()
     assert found.version is None
@@ -311,8 +311,8 @@ def test_the_second_claim_fences_the_first(tmp_path: Path) -> None:
             refused()
     assert tree(tmp_path / "man") == before
     assert Store(tmp_path).announced() is None
-    assert second.save(files(3), cut(3)).name == "v000002"
-    assert second.sweep() == ["blobs/000001-00000002"]
+    assert second.save(files(3), cut(3)).name == "v000003"
+    assert second.sweep() == ["blobs/000001-00000003"]
 
 
 def test_an_owner_that_slept_before_the_link_loses_to_the_one_that_linked(tmp_path: Path) -> None:
@@ -325,12 +325,12 @@ def test_an_owner_that_slept_before_the_link_loses_to_the_one_that_linked(tmp_pa
         other[0].announce(other[0].save(files(2), cut(2)))
 
     disk.plan = on("link", 0, Meanwhile(overtake))
-    with pytest.raises(Fenced, match="M-00000001 is another owner's"):
+    with pytest.raises(Fenced, match="M-00000002 is another owner's"):
         sleeper.save(files(1), cut(1))
     (version,) = Store(tmp_path).versions()
     assert (version.epoch, version.step) == (2, 2)
     assert_whole(tmp_path, version)
-    assert other[0].save(files(3), cut(3)).name == "v000002"
+    assert other[0].save(files(3), cut(3)).name == "v000003"
 
 
 def test_an_owner_that_took_the_number_after_being_fenced_cannot_announce_it(tmp_path: Path) -> None:
@@ -345,10 +345,10 @@ def test_an_owner_that_took_the_number_after_being_fenced_cannot_announce_it(tmp
         sleeper.announce(version)
     with pytest.raises(Fenced):
         successor[0].save(files(2), cut(2))
-    assert Store(tmp_path).announced() == "v000001"
+    assert Store(tmp_path).announced() == "v000002"
     recovered = recover(tmp_path)
     assert recovered is not None
-    assert recovered.name == "v000002"
+    assert recovered.name == "v000003"
 
 
 def test_owners_that_claim_at_the_same_time_get_different_epochs(tmp_path: Path) -> None:
@@ -368,7 +368,7 @@ def test_a_claim_is_durable_before_anything_is_done_with_it(tmp_path: Path) -> N
 def test_a_link_that_was_made_though_it_reported_an_error_counts(tmp_path: Path) -> None:
     checkpointer = owner(tmp_path, FaultyDisk(on("link", 0, FailAfter(errno.EIO))))
     assert_whole(tmp_path, checkpointer.save(files(1), cut(1)))
-    assert checkpointer.save(files(2), cut(2)).name == "v000002"
+    assert checkpointer.save(files(2), cut(2)).name == "v000003"
 
 
 def test_a_mark_that_may_be_there_is_never_overwritten(tmp_path: Path) -> None:
@@ -377,7 +377,7 @@ def test_a_mark_that_may_be_there_is_never_overwritten(tmp_path: Path) -> None:
     checkpointer = owner(tmp_path, FaultyDisk(lambda call: link(call) or look(call)))
     with pytest.raises(StoreFailed, match="C9"):
         checkpointer.save(files(1), cut(1))
-    assert checkpointer.save(files(2), cut(2)).name == "v000002"
+    assert checkpointer.save(files(2), cut(2)).name == "v000003"
     for version in Store(tmp_path).versions():
         assert_whole(tmp_path, version)
 
@@ -395,7 +395,7 @@ def test_a_cut_that_could_not_be_read_back_is_refused_before_anything_is_visible
     with pytest.raises(ValueError, match="evaluation"):
         checkpointer.save(files(1), cut(1, evaluation={"auc": float("nan")}))
     assert (Store(tmp_path).versions(), list((tmp_path / "blobs").iterdir())) == ([], [])
-    assert checkpointer.save(files(1), cut(1)).name == "v000001"
+    assert checkpointer.save(files(1), cut(1)).name == "v000002"
 
 
 def test_a_store_that_cannot_be_made_says_where_and_why(tmp_path: Path) -> None:
@@ -412,8 +412,8 @@ def test_pruning_keeps_the_newest_the_aliased_and_the_announced(tmp_path: Path) 
     Store(tmp_path).promote(versions[0])
     Store(tmp_path).promote(versions[2])
     checkpointer = owner(tmp_path)
-    assert checkpointer.prune(5) == ["v000002", "v000004"]
-    assert names(tmp_path) == ["v000001", "v000003", "v000005", "v000006", "v000007", "v000008", "v000009"]
+    assert checkpointer.prune(5) == ["v000003", "v000005"]
+    assert names(tmp_path) == ["v000002", "v000004", "v000006", "v000007", "v000008", "v000009", "v000010"]
     for version in Store(tmp_path).versions():
         assert_whole(tmp_path, version)
     with pytest.raises(ValueError, match="keep: got 4"):
@@ -426,10 +426,10 @@ def test_pruning_never_takes_the_newest_wholly_valid_one(tmp_path: Path) -> None
         flip(version.path / "model.safetensors")
     checkpointer = Checkpointer(tmp_path, Disk(), lambda: LONG_AFTER)
     checkpointer.claim()
-    assert checkpointer.prune(5) == ["v000001", "v000002", "v000004"]
+    assert checkpointer.prune(5) == ["v000002", "v000003", "v000005"]
     found = checkpointer.latest()
     assert found.version is not None
-    assert found.version.name == "v000003"
+    assert found.version.name == "v000004"
 
 
 def test_what_is_pruned_leaves_in_two_phases_an_hour_apart(tmp_path: Path) -> None:
@@ -438,7 +438,7 @@ def test_what_is_pruned_leaves_in_two_phases_an_hour_apart(tmp_path: Path) -> No
     checkpointer = Checkpointer(tmp_path, Disk(), lambda: now)
     checkpointer.claim()
     checkpointer.latest()
-    assert checkpointer.prune(5) == ["v000001", "v000002"]
+    assert checkpointer.prune(5) == ["v000002", "v000003"]
     now += 3599
     assert checkpointer.prune(5) == []
     assert len(list((tmp_path / "trash").iterdir())) == 4
@@ -466,7 +466,7 @@ def test_a_crash_while_pruning_never_leaves_a_version_without_its_files(tmp_path
             assert_whole(root, version)
         recovered = recover(root)
         assert recovered is not None
-        assert recovered.name == "v000008"
+        assert recovered.name == "v000009"
 
 
 def test_old_claims_are_swept_but_the_newest_stay(tmp_path: Path) -> None:
@@ -505,13 +505,13 @@ def test_one_save_at_most_is_in_flight_and_its_outcome_is_told_once(tmp_path: Pa
     assert saved_one is not None
     assert saved_one.error is None
     assert saved_one.version is not None
-    assert Store(tmp_path).announced() == saved_one.version.name == "v000001"
+    assert Store(tmp_path).announced() == saved_one.version.name == "v000002"
     assert writer.poll() is None
     assert writer.submit(files(2), cut(2))
     last = writer.close()
     assert last is not None
     assert last.version is not None
-    assert last.version.name == "v000002"
+    assert last.version.name == "v000003"
     assert_whole(tmp_path, last.version)
 
 
@@ -555,4 +555,4 @@ def test_the_writer_prunes_after_it_has_announced(tmp_path: Path) -> None:
     writer = BackgroundWriter(owner(tmp_path), keep=5)
     writer.submit(files(7), cut(7))
     writer.close()
-    assert names(tmp_path) == ["v000003", "v000004", "v000005", "v000006", "v000007"]
+    assert names(tmp_path) == ["v000004", "v000005", "v000006", "v000007", "v000008"]

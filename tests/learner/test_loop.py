@@ -103,8 +103,8 @@ def test_the_first_version_is_published_before_anything_is_learned(tmp_path: Pat
     assert learner.run(None, None, None) == [None, None, None]
     (first,) = learner.versions()
     assert (first.step, first.num_samples, first.event_time_us) == (0, 0, None)
-    assert Store(tmp_path).announced() == "v000001"
-    assert learner.told == ["v000001"]
+    assert Store(tmp_path).announced() == "v000002"
+    assert learner.told == ["v000002"]
 
 
 def test_a_checkpoint_is_cut_when_it_is_due_and_there_is_something_new(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_a_checkpoint_is_cut_when_it_is_due_and_there_is_something_new(tmp_path:
     learner.run(None)
     assert [v.step for v in learner.versions()] == [1, 5, 6]
     assert learner.publishes("ok") == 3
-    assert learner.told == ["v000001", "v000002", "v000003"]
+    assert learner.told == ["v000002", "v000003", "v000004"]
 
 
 def test_a_version_says_what_it_contains(tmp_path: Path) -> None:
@@ -169,11 +169,11 @@ def test_a_full_disk_is_counted_and_the_next_cut_tells_what_the_failed_one_would
     assert [report is not None and report.result for report in reports] == ["ok", "ok"]
     learner.run(None)
     assert learner.publishes("failed") == 2
-    assert [v.name for v in learner.versions()] == ["v000001"]
+    assert [v.name for v in learner.versions()] == ["v000002"]
     learner.disk.plan = no_fault
     learner.run(STREAM[3], seconds=31.0)
     learner.run(None)
-    assert (learner.publishes("ok"), learner.told) == (2, ["v000001", "v000002"])
+    assert (learner.publishes("ok"), learner.told) == (2, ["v000002", "v000003"])
     first, second = learner.versions()
     assert num_fresh(second) == sum(map(len, STREAM[1:4]))
     assert second.step == 4
@@ -193,7 +193,7 @@ def test_a_version_that_is_durable_but_was_not_announced_is_not_told_twice(tmp_p
     learner.run(STREAM[2], seconds=31.0)
     learner.run(None)
     assert [num_fresh(v) for v in learner.versions()] == [len(batch) for batch in STREAM[:3]]
-    assert Store(tmp_path).announced() == "v000003"
+    assert Store(tmp_path).announced() == "v000004"
 
 
 def test_a_refused_weight_is_counted_its_batch_changes_nothing_and_training_goes_on(tmp_path: Path) -> None:

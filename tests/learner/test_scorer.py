@@ -61,7 +61,7 @@ def test_a_version_loaded_from_the_store_scores_as_the_learner_that_wrote_it(tmp
     own = learned(**kind)
     version = published(own, tmp_path)
     scorer = Store(tmp_path).load(version)
-    assert scorer.version == version.name == "v000001"
+    assert scorer.version == version.name == "v000002"
     for found, expected in zip(scorer.score(requests()), live(own).score(requests()), strict=True):
         assert_equal(found, expected)
         assert np.ptp(found.score) > 0

@@ -18,7 +18,7 @@ class FirstIsFake(Store):
     """Checks and loads as the real one, but for the first version, whose files are no model."""
 
     def load(self, version: Version, *, threads: int = 1) -> Scorer:
-        return FakeScorer(version.name) if version.seq == 1 else super().load(version, threads=threads)
+        return FakeScorer(version.name) if version.seq == 2 else super().load(version, threads=threads)
 
 
 def test_a_flipped_byte_on_disk_is_refused_by_file_and_the_version_before_stays(tmp_path: Path) -> None:
@@ -35,10 +35,10 @@ def test_a_flipped_byte_on_disk_is_refused_by_file_and_the_version_before_stays(
     learner.announce(second)
     watcher.poll()
     assert slot.current is not None
-    assert slot.current.name == "v000001"
-    assert store.aliases()["champion"] == "v000001"
-    assert watcher.refused.keys() == {"v000002"}
-    assert "model.safetensors: expected" in watcher.refused["v000002"]
+    assert slot.current.name == "v000002"
+    assert store.aliases()["champion"] == "v000002"
+    assert watcher.refused.keys() == {"v000003"}
+    assert "model.safetensors: expected" in watcher.refused["v000003"]
 
 
 def test_freshness_is_read_from_the_lineage_of_the_store(tmp_path: Path) -> None:
