@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from consumers.audit import Audit
 from consumers.source import TopicPartition
+from learner import journal
 from learner.artifact import Corrupt, Store, Version, VersionMissing
+from learner.blobs import Disk
+from learner.manifest import Journaled
+from weighting.sample import Slice, Turn
 
 
 def newest(store: Store) -> Version | None:
     """Return the newest readable manifest of any kind: its offsets, and what it says of orders, are in force."""
-    versions = store.versions()
-    return versions[-1] if versions else None
+    return store.newest()
 
 
 def lineage(store: Store, version: Version) -> list[Version]:
     """Return the checkpoints that a manifest's state went through, newest first, itself included where it is one; ends at what is gone."""
-    found = [version] if version.manifest["kind"] == "checkpoint" else []
-    while parent := version.manifest["parent"]:
-        try:
-            version = store.version(parent["version"])
-        except (VersionMissing, Corrupt):
-            break
-        found.append(version)
+    found = [version] if version.kind == "checkpoint" else []
+    if version.parent is not None:
+        with contextlib.suppress(VersionMissing, Corrupt):
+            found += store.lineage(version.parent)
     return found
 
 
@@ -59,7 +60,7 @@ def about(num_records: int, rate: float | None) -> str:
 
 def orders_taken(version: Version | None) -> int:
     """Return the number of the newest order that a manifest contains; 0 before the first."""
-    return int(version.manifest.get("orders_taken", 0)) if version else 0
+    return version.standing.orders_taken if version else 0
 
 
 def audits(version: Version) -> dict[TopicPartition, Audit]:
@@ -76,3 +77,37 @@ def audits(version: Version) -> dict[TopicPartition, Audit]:
                 last=(int(last[0]), int(last[1])) if last else None,
             )
     return found
+
+
+def slices(store: Store, since: Version, version: Version) -> list[Slice]:
+    """Return what the journal says was consumed between two versions, in order; empty where there is no journal from the one to the other.
+
+    Raises:
+        Corrupt: a frame between them does not hold.
+    """
+    start, end = since.journal, version.journal
+    if start is None or end is None or not any(span.holds(start.place) for span in version.timeline):
+        return []
+    tail = journal.tail(store.root, Disk(), version.timeline, start.place)
+    if tail.damage is not None and _place(tail.damage.place) < _place(end.place):
+        where = tail.damage.place
+        raise Corrupt(f"journal/{where.segment}", expected=f"whole records up to {end.segment}@{end.byte}", found=tail.damage.reason)
+    steps = [(_place(place), record) for place, record in tail.records if isinstance(record, journal.Step)]
+    num_within = sum(place <= _place(end.place) for place, _ in steps)
+    turns: list[Turn] = []
+    for number, (_, step) in enumerate(steps[: num_within + 1]):
+        for rank, part in enumerate(step.parts):
+            first = _skipped(start, rank) if number == 0 else 0
+            last = _skipped(end, rank) if number == num_within else len(part.turns)
+            turns += part.turns[first:last]
+    return [part for turn in turns for part in turn.slices]
+
+
+def _skipped(at: Journaled, rank: int) -> int:
+    """How many turns of the next record a state contains already."""
+    return at.skip[rank] if rank < len(at.skip) else 0
+
+
+def _place(place: journal.Place) -> tuple[str, int]:
+    """Later owners and later segments have greater names."""
+    return place.segment, place.byte

@@ -8,7 +8,7 @@ from consumers.events import Kind
 from consumers.kafka_admin import KafkaAdmin
 from consumers.kafka_source import KafkaSource
 from consumers.source import Source
-from deploy import offsets
+from deploy import history, offsets
 from deploy import replay as replays
 from deploy import verify as verifying
 from deploy.settings import Settings
@@ -44,7 +44,8 @@ def verify(settings: Settings, out: Output, version: str | None, since: str | No
     """Recount from Kafka; see `verify.run`."""
     with KafkaAdmin(settings.kafka) as admin:
         log = verifying.Log(topics=_events(settings), beginning_offsets=admin.beginning_offsets, open=lambda: _reader(settings))
-        return verifying.run(Store(settings.store.root), log, out, name=version, since=since)
+        store = Store(settings.store.root)
+        return verifying.run(store, log, out, name=version, since=since, journal=lambda start, end: history.slices(store, start, end))
 
 
 def _group(settings: Settings, name: str | None) -> offsets.Group:

@@ -272,7 +272,7 @@ def _version(request: Request, log: Log, store: Store, head: Version, first_excl
     chain = history.lineage(store, head)
     if request.version is not None:
         version = checkpoints.find(store, request.version)
-        if version.manifest["kind"] != "checkpoint":
+        if version.kind != "checkpoint":
             raise Unsafe(
                 f"{version.name} is a {version.manifest['kind']} and no state of its own. `steelyard checkpoints list` shows versions."
             )

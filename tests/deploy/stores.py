@@ -37,14 +37,15 @@ def consumed(root: Path, log: Log, cuts: Sequence[Mapping[TopicPartition, int]],
         checkpointer.announce(checkpointer.save(files(step), cut(step, offsets=nested)))
     (root / "journal").mkdir(exist_ok=True)
     (root / "journal" / SEGMENT).write_bytes(b"")
-    for number, offsets in enumerate(cuts, 1):
+    names = [version.name for version in Store(root).versions()]
+    for number, (name, offsets) in enumerate(zip(names, cuts, strict=True), 1):
         fields = {
             "audit": audit(log, offsets),
             "journal": {"segment": SEGMENT, "byte": number * 100, "skip": []},
             "timeline": [[SEGMENT, 0, None]],
             "created": 1_700_000_000_000_000 + number * 10_000_000,
         }
-        change(root, f"v{number:06d}", **{**fields, **changes})
+        change(root, name, **{**fields, **changes})
     return Store(root).versions()
 
 

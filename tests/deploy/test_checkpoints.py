@@ -49,51 +49,51 @@ class Shop:
 
 def test_a_rollback_takes_a_running_server_back_and_keeps_it_there_while_the_learner_goes_on(tmp_path: Path) -> None:
     shop, paper = Shop(tmp_path), Paper()
-    assert [shop.publish() for _ in range(3)] == ["v000001", "v000002", "v000003"]
+    assert [shop.publish() for _ in range(3)] == ["v000002", "v000003", "v000004"]
     assert checkpoints.rollback(shop.store, paper.output(), yes=True) == 0
-    assert paper.written == ["champion: v000003 -> v000002", "serving stays on v000002 until: steelyard checkpoints promote @announced"]
-    assert shop.serves() == "v000002"
-    assert [shop.publish() for _ in range(2)] == ["v000002", "v000002"]
+    assert paper.written == ["champion: v000004 -> v000003", "serving stays on v000003 until: steelyard checkpoints promote @announced"]
+    assert shop.serves() == "v000003"
+    assert [shop.publish() for _ in range(2)] == ["v000003", "v000003"]
     assert checkpoints.promote(shop.store, "@announced", paper.output(), yes=True) == 0
     assert paper.written[-1] == "serving follows what the learner announces"
-    assert shop.serves() == "v000005"
-    assert shop.publish() == "v000006"
+    assert shop.serves() == "v000006"
+    assert shop.publish() == "v000007"
 
 
 def test_any_kept_version_can_be_promoted(tmp_path: Path) -> None:
     shop = Shop(tmp_path)
     for _ in range(4):
         shop.publish()
-    assert checkpoints.promote(shop.store, "v000001", Paper().output(), yes=True) == 0
-    assert shop.serves() == "v000001"
+    assert checkpoints.promote(shop.store, "v000002", Paper().output(), yes=True) == 0
+    assert shop.serves() == "v000002"
     assert checkpoints.rollback(shop.store, Paper().output(), yes=True) == 0, "back is where it was before"
-    assert shop.serves() == "v000004"
+    assert shop.serves() == "v000005"
 
 
 def test_a_damaged_version_is_not_promoted(tmp_path: Path) -> None:
     shop = Shop(tmp_path)
     for _ in range(2):
         shop.publish()
-    damaged = shop.store.version("v000001").path / "model.safetensors"
+    damaged = shop.store.version("v000002").path / "model.safetensors"
     damaged.chmod(0o640)
     damaged.write_bytes(b"x")
     with pytest.raises(Corrupt):
-        checkpoints.promote(shop.store, "v000001", Paper().output(), yes=True)
-    assert shop.serves() == "v000002"
+        checkpoints.promote(shop.store, "v000002", Paper().output(), yes=True)
+    assert shop.serves() == "v000003"
     paper = Paper()
     assert checkpoints.verify(shop.store, None, paper.output(as_json=True)) == 1
-    assert paper.objects[0]["damaged"].keys() == {"v000001"}
-    assert checkpoints.verify(shop.store, "v000002", paper.output()) == 0
+    assert paper.objects[0]["damaged"].keys() == {"v000002"}
+    assert checkpoints.verify(shop.store, "v000003", paper.output()) == 0
 
 
 def test_promoting_asks_a_person_and_needs_yes_elsewhere(tmp_path: Path) -> None:
     saved(tmp_path, 1, 2)
     store = Store(tmp_path)
-    with pytest.raises(UsageError, match=r"Let champion be v000001 \(now none\)\? There is nobody to ask: add --yes"):
-        checkpoints.promote(store, "v000001", Paper().output())
-    assert checkpoints.promote(store, "v000001", Paper(answer=False).output()) == 1
+    with pytest.raises(UsageError, match=r"Let champion be v000002 \(now none\)\? There is nobody to ask: add --yes"):
+        checkpoints.promote(store, "v000002", Paper().output())
+    assert checkpoints.promote(store, "v000002", Paper(answer=False).output()) == 1
     assert store.aliases()["champion"] is None
-    assert checkpoints.promote(store, "v000001", Paper(answer=True).output()) == 0
+    assert checkpoints.promote(store, "v000002", Paper(answer=True).output()) == 0
 
 
 def test_a_rollback_goes_back_and_never_forward(tmp_path: Path) -> None:
@@ -101,19 +101,19 @@ def test_a_rollback_goes_back_and_never_forward(tmp_path: Path) -> None:
     store = Store(tmp_path)
     with pytest.raises(Unsafe, match="no version served before"):
         checkpoints.rollback(store, Paper().output(), yes=True)
-    store.promote(store.version("v000002"))
-    with pytest.raises(Unsafe, match="v000003 is not older than v000002"):
-        checkpoints.rollback(store, Paper().output(), to="v000003", yes=True)
-    assert checkpoints.rollback(store, Paper().output(), to="v000001", yes=True) == 0
+    store.promote(store.version("v000003"))
+    with pytest.raises(Unsafe, match="v000004 is not older than v000003"):
+        checkpoints.rollback(store, Paper().output(), to="v000004", yes=True)
+    assert checkpoints.rollback(store, Paper().output(), to="v000002", yes=True) == 0
 
 
 def test_a_challenger_is_named_and_no_other_alias_is(tmp_path: Path) -> None:
     saved(tmp_path, 1, 2)
     store = Store(tmp_path)
-    assert checkpoints.promote(store, "v000002", Paper().output(), alias="challenger", yes=True) == 0
-    assert store.aliases()["challenger"] == "v000002"
+    assert checkpoints.promote(store, "v000003", Paper().output(), alias="challenger", yes=True) == 0
+    assert store.aliases()["challenger"] == "v000003"
     with pytest.raises(UsageError, match="expected champion or challenger"):
-        checkpoints.promote(store, "v000002", Paper().output(), alias="previous", yes=True)
+        checkpoints.promote(store, "v000003", Paper().output(), alias="previous", yes=True)
     with pytest.raises(VersionMissing):
         checkpoints.promote(store, "v000009", Paper().output(), yes=True)
 
@@ -124,11 +124,11 @@ def test_a_challenger_is_named_and_no_other_alias_is(tmp_path: Path) -> None:
 def test_every_version_is_listed_with_what_names_it(tmp_path: Path) -> None:
     saved(tmp_path, 1, 2)
     store, paper = Store(tmp_path), Paper()
-    store.promote(store.version("v000001"), ordered=True)
+    store.promote(store.version("v000002"), ordered=True)
     checkpoints.list_(store, paper.output(as_json=True))
     assert [(v["version"], v["step"], v["aliases"], v["superseded"]) for v in paper.objects[0]["versions"]] == [
-        ("v000001", 1, ["@pinned", "@champion"], False),
-        ("v000002", 2, ["@announced"], False),
+        ("v000002", 1, ["@pinned", "@champion"], False),
+        ("v000003", 2, ["@announced"], False),
     ]
     checkpoints.list_(store, paper.output())
     assert paper.written[-1].endswith("@announced")
@@ -139,7 +139,7 @@ def test_every_version_is_listed_with_what_names_it(tmp_path: Path) -> None:
 def test_a_version_is_shown_as_its_manifest_has_it(tmp_path: Path) -> None:
     (version,) = saved(tmp_path, 3)
     paper = Paper()
-    checkpoints.show(Store(tmp_path), "v000001", paper.output(as_json=True))
+    checkpoints.show(Store(tmp_path), "v000002", paper.output(as_json=True))
     assert version.manifest.items() <= paper.objects[0].items()
     checkpoints.show(Store(tmp_path), "@announced", paper.output(), path=True)
     assert paper.written[-1] == str(version.path)
@@ -148,7 +148,7 @@ def test_a_version_is_shown_as_its_manifest_has_it(tmp_path: Path) -> None:
 def test_what_lies_between_two_versions_is_told(tmp_path: Path) -> None:
     saved(tmp_path, 1, 4)
     paper = Paper()
-    checkpoints.diff(Store(tmp_path), "v000001", "v000002", paper.output(as_json=True))
+    checkpoints.diff(Store(tmp_path), "v000002", "v000003", paper.output(as_json=True))
     said: Any = paper.objects[0]
     assert (said["step"], said["samples"]) == (3, 96)
     assert {(row["topic"], row["partition"]): row["delta"] for row in said["offsets"]} == {
@@ -156,8 +156,8 @@ def test_what_lies_between_two_versions_is_told(tmp_path: Path) -> None:
         ("clicks", 1): 33,
         ("exposures", 0): 300,
     }
-    checkpoints.diff(Store(tmp_path), "v000001", "v000002", paper.output())
-    assert paper.written[1] == "v000001 -> v000002: +3 steps, +96 samples"
+    checkpoints.diff(Store(tmp_path), "v000002", "v000003", paper.output())
+    assert paper.written[1] == "v000002 -> v000003: +3 steps, +96 samples"
 
 
 # --- pruning ------------------------------------------------------------------------------------------------------------------------
@@ -166,12 +166,12 @@ def test_what_lies_between_two_versions_is_told(tmp_path: Path) -> None:
 def test_old_versions_are_retired_but_for_those_that_something_names(tmp_path: Path) -> None:
     saved(tmp_path, *range(1, 10))
     store = Store(tmp_path)
-    store.promote(store.version("v000002"), ordered=True)
-    orders.write(tmp_path, Disk(), "replay", {"version": "v000003"}, now_us=0)
+    store.promote(store.version("v000003"), ordered=True)
+    orders.write(tmp_path, Disk(), "replay", {"version": "v000004"}, now_us=0)
     paper = Paper()
     assert checkpoints.prune(store, paper.output(as_json=True), keep=5, yes=True) == 0
-    assert paper.objects[0]["retired"] == ["v000001", "v000004"]
-    assert [version.name for version in store.versions()] == ["v000002", "v000003", *(f"v{n:06d}" for n in range(5, 10))]
+    assert paper.objects[0]["retired"] == ["v000002", "v000005"]
+    assert [version.name for version in store.versions()] == ["v000003", "v000004", *(f"v{n:06d}" for n in range(6, 11))]
     assert len(list((tmp_path / "trash").iterdir())) == 4, "files and commit marks, for the learner to empty"
     assert checkpoints.prune(store, paper.output(), keep=5, yes=True) == 0
     assert paper.written[-1] == "nothing to retire"

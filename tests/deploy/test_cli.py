@@ -151,9 +151,9 @@ def test_a_rollback_without_a_terminal_needs_yes_and_is_one_json_object(tmp_path
     root = ["--set", f"store.root={tmp_path}"]
     refused = run("checkpoints", "rollback", *root)
     assert (refused.returncode, refused.stdout) == (2, "")
-    assert refused.stderr == ("steelyard: Let champion be v000001 (now v000002)? There is nobody to ask: add --yes. Nothing was written.\n")
+    assert refused.stderr == ("steelyard: Let champion be v000002 (now v000003)? There is nobody to ask: add --yes. Nothing was written.\n")
     done = run("checkpoints", "rollback", "--yes", "--json", *root)
-    assert (done.returncode, json.loads(done.stdout)["aliases"]["champion"]) == (0, "v000001")
+    assert (done.returncode, json.loads(done.stdout)["aliases"]["champion"]) == (0, "v000002")
     listed = json.loads(run("checkpoints", "list", "--json", *root).stdout)
     assert [version["aliases"] for version in listed["versions"]] == [["@pinned", "@champion"], ["@previous", "@announced"]]
 

@@ -147,7 +147,7 @@ def test_executing_needs_yes_where_there_is_nobody_and_asks_where_there_is(tmp_p
 
 
 def test_our_own_group_is_planned_from_the_checkpoint_and_moved_by_an_order(tmp_path: Path) -> None:
-    saved(tmp_path, 1, 5)  # v000002 stands at clicks 50 and 55
+    saved(tmp_path, 1, 5)  # v000003 stands at clicks 50 and 55
     paper, asked = Paper(), brokers()
     asked.groups["steelyard"] = {("clicks", 0): 1}
     assert reset(paper, asked, tmp_path, Target(name="shift-by", value="-30"), group="steelyard", execute=True, yes=True) == 0
@@ -163,7 +163,7 @@ def test_our_own_group_is_warned_and_told_the_replay_that_counts_nothing_twice(t
     paper = Paper()
     reset(paper, brokers(), tmp_path, Target(name="shift-by", value="-30"), group="steelyard", as_json=False)
     assert "count twice" in paper.text
-    assert "steelyard replay --from-checkpoint v000001" in paper.text
+    assert "steelyard replay --from-checkpoint v000002" in paper.text
     assert paper.written[-1].startswith("nothing written")
     asked = brokers()
     asked.times = {("clicks", 0): (40, 0), ("clicks", 1): (40, 0)}
@@ -273,7 +273,7 @@ def test_of_our_own_group_the_checkpoint_is_what_counts_and_the_order_is_told(tm
     whose = Group(name="steelyard", own="steelyard", own_topics=OWN)
     assert offsets.describe(whose, asked, Store(tmp_path), paper.output(as_json=True)) == 0
     said = paper.objects[0]
-    assert (said["checkpoint"], said["order"]) == ("v000001", {"id": 1, "kind": "reset", "state": "pending"})
+    assert (said["checkpoint"], said["order"]) == ("v000002", {"id": 1, "kind": "reset", "state": "pending"})
     assert {(row["topic"], row["partition"]): row["lag"] for row in said["partitions"]}[("clicks", 0)] == 50
 
 

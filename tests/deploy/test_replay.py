@@ -60,46 +60,46 @@ def house(tmp_path: Path) -> House:
 
 def test_a_plan_names_version_offsets_and_what_is_read_again_and_writes_nothing(house: House) -> None:
     before = tree(house.root)
-    plan = house.run(version="v000002")
-    assert (plan["version"], plan["mode"], plan["executed"]) == ("v000002", AS_IT_WAS, False)
+    plan = house.run(version="v000003")
+    assert (plan["version"], plan["mode"], plan["executed"]) == ("v000003", AS_IT_WAS, False)
     assert [(r["partition"], r["current"], r["restart"], r["records"], r["end"]) for r in plan["partitions"]] == [
         (0, 40, 10, 30, 50),
         (1, 30, 5, 25, 40),
     ]
-    assert plan["superseded"] == ["v000004", "v000003"]
+    assert plan["superseded"] == ["v000005", "v000004"]
     assert plan["seconds"] == pytest.approx(55 / 3.8), "the fastest between two versions was 38 records in 10 s"
     assert tree(house.root) == before
 
 
 def test_a_person_reads_the_same_as_a_table(house: House) -> None:
-    text = house.run(version="v000002", as_json=False)
-    assert "PLAN  restore v000002" in text
+    text = house.run(version="v000003", as_json=False)
+    assert "PLAN  restore v000003" in text
     assert "clicks     0       40       10       30              0" in text
     assert "Re-reads 55 records in 2 partitions" in text
     assert text.endswith("nothing written. Add --execute to apply exactly this plan.")
 
 
 def test_what_is_ordered_is_what_was_planned(house: House) -> None:
-    plan = house.run(version="v000002")
-    done = house.run(version="v000002", execute=True, yes=True)
+    plan = house.run(version="v000003")
+    done = house.run(version="v000003", execute=True, yes=True)
     order = orders.pending(house.root, 0)
     assert order is not None
     assert (order.kind, order.digest, done["order"]) == ("replay", plan["digest"], 1)
-    assert order.plan["version"] == "v000002"
+    assert order.plan["version"] == "v000003"
     assert order.plan["until"] == {"clicks": {"0": 50, "1": 40}}
-    assert order.plan["self"] == Store(house.root).version("v000002").manifest["self"]
+    assert order.plan["self"] == Store(house.root).version("v000003").manifest["self"]
 
 
 def test_going_back_in_time_takes_the_newest_version_below_the_first_record_of_that_time(house: House) -> None:
     house.brokers.times = {A: (20, 0), B: (11, 0)}
-    assert house.run(target=AGO)["version"] == "v000002", "v000003 contains clicks[1]@11"
+    assert house.run(target=AGO)["version"] == "v000003", "v000004 contains clicks[1]@11"
     house.brokers.times = {A: (20, 0), B: (12, 0)}
-    assert house.run(target=AGO)["version"] == "v000003"
+    assert house.run(target=AGO)["version"] == "v000004"
 
 
 def test_a_partition_without_a_record_since_then_is_a_refusal_that_names_what_fits_the_others(house: House) -> None:
     house.brokers.times = {A: (20, 0), B: None}
-    with pytest.raises(Unsafe, match=r"no record at or after .* in clicks\[1\].*--from-checkpoint v000003"):
+    with pytest.raises(Unsafe, match=r"no record at or after .* in clicks\[1\].*--from-checkpoint v000004"):
         house.run(target=AGO, execute=True, yes=True)
     house.brokers.silent = True
     with pytest.raises(Unsafe, match="Without an answer nothing is assumed"):
@@ -108,56 +108,56 @@ def test_a_partition_without_a_record_since_then_is_a_refusal_that_names_what_fi
 
 
 def test_a_time_before_every_version_is_refused_with_the_oldest_that_works(house: House) -> None:
-    change(house.root, "v000001", offsets={"clicks": {"0": 3, "1": 3}})
+    change(house.root, "v000002", offsets={"clicks": {"0": 3, "1": 3}})
     house.brokers.times = {A: (0, 0), B: (0, 0)}
     with pytest.raises(
-        Unsafe, match=r"no kept version is that old\. The oldest version that still works: steelyard replay --from-checkpoint v000001"
+        Unsafe, match=r"no kept version is that old\. The oldest version that still works: steelyard replay --from-checkpoint v000002"
     ):
         house.run(target=AGO)
 
 
 def test_a_version_whose_records_retention_took_is_refused_with_the_oldest_that_works(house: House) -> None:
     house.brokers.begins[A] = 15
-    with pytest.raises(Unsafe, match=r"clicks\[0\]@10 \(retained from 15\).*--from-checkpoint v000003"):
-        house.run(version="v000002", execute=True, yes=True)
+    with pytest.raises(Unsafe, match=r"clicks\[0\]@10 \(retained from 15\).*--from-checkpoint v000004"):
+        house.run(version="v000003", execute=True, yes=True)
     house.brokers.begins[A] = 45
     with pytest.raises(Unsafe, match="No kept version works"):
-        house.run(version="v000002")
+        house.run(version="v000003")
 
 
 def test_a_log_that_ends_before_the_version_or_was_recreated_is_refused(house: House) -> None:
-    change(house.root, "v000003", inputs={"clicks": {"id": "old", "num_partitions": 2}})
+    change(house.root, "v000004", inputs={"clicks": {"id": "old", "num_partitions": 2}})
     house.brokers.ids = {"clicks": "new"}
-    with pytest.raises(Unsafe, match="clicks was recreated since v000003"):
-        house.run(version="v000003")
+    with pytest.raises(Unsafe, match="clicks was recreated since v000004"):
+        house.run(version="v000004")
     house.brokers.ends[A] = 15
     with pytest.raises(Unsafe, match=r"behind the end of clicks\[0\]"):
-        house.run(version="v000003")
+        house.run(version="v000004")
 
 
 def test_a_damaged_version_is_refused_with_the_one_before(house: House) -> None:
-    damaged = Store(house.root).version("v000003").path / "model.safetensors"
+    damaged = Store(house.root).version("v000004").path / "model.safetensors"
     damaged.chmod(0o640)
     damaged.write_bytes(b"x")
-    with pytest.raises(Unsafe, match=r"v000003 is damaged.*--from-checkpoint v000002"):
-        house.run(version="v000003")
+    with pytest.raises(Unsafe, match=r"v000004 is damaged.*--from-checkpoint v000003"):
+        house.run(version="v000004")
 
 
 def test_as_it_was_needs_the_journal_and_anew_does_not(house: House) -> None:
     (house.root / "journal" / SEGMENT).unlink()
     with pytest.raises(Unsafe, match=r"journal segment 000001-0000 is gone.*--mode anew"):
-        house.run(version="v000002")
-    assert house.run(version="v000002", mode=ANEW)["mode"] == ANEW
+        house.run(version="v000003")
+    assert house.run(version="v000003", mode=ANEW)["mode"] == ANEW
 
 
 @pytest.mark.parametrize(
     ("given", "said"),
     [
         ({}, "how far back: got none, expected exactly one of --from-checkpoint"),
-        ({"version": "v000001", "target": AGO}, "got --from-checkpoint and --by-duration"),
-        ({"version": "v000001", "mode": "fast"}, "--mode: got 'fast', expected as-it-was or anew"),
-        ({"version": "v000001", "into": "sea"}, "--into"),
-        ({"version": "v000001", "shadow_root": Path("x")}, "only with --into shadow"),
+        ({"version": "v000002", "target": AGO}, "got --from-checkpoint and --by-duration"),
+        ({"version": "v000002", "mode": "fast"}, "--mode: got 'fast', expected as-it-was or anew"),
+        ({"version": "v000002", "into": "sea"}, "--into"),
+        ({"version": "v000002", "shadow_root": Path("x")}, "only with --into shadow"),
         ({"exclude": Path("x"), "mode": AS_IT_WAS}, "with --exclude the mode is anew"),
     ],
 )
@@ -167,7 +167,7 @@ def test_what_cannot_be_meant_is_usage(house: House, given: dict[str, Any], said
 
 
 def test_a_rate_limit_is_in_the_order_and_in_the_estimate(house: House) -> None:
-    plan = house.run(version="v000002", rate_limit=1.0)
+    plan = house.run(version="v000003", rate_limit=1.0)
     assert (plan["rate_limit"], plan["seconds"]) == (1.0, 55.0)
 
 
@@ -178,7 +178,7 @@ def test_what_is_left_out_is_hashed_before_it_is_written_and_the_restart_lies_be
     file = tmp_path / "out.txt"
     file.write_text("# a robot\nclient_id:c-15\n\nevent_id:e-1-13\nclicks[0]@30-33\n")
     done = house.run(exclude=file, execute=True, yes=True)
-    assert (done["version"], done["mode"], done["num_excluded"]) == ("v000002", ANEW, 3), "c-15 is at clicks[0]@15"
+    assert (done["version"], done["mode"], done["num_excluded"]) == ("v000003", ANEW, 3), "c-15 is at clicks[0]@15"
     written = b"".join(data for path, data in tree(house.root).items() if path.startswith("control/"))
     assert b"c-15" not in written
     assert b"e-1-13" not in written
@@ -194,10 +194,10 @@ def test_what_is_left_out_is_hashed_before_it_is_written_and_the_restart_lies_be
 def test_a_version_that_contains_what_is_to_be_left_out_is_refused(house: House, tmp_path: Path) -> None:
     file = tmp_path / "out.txt"
     file.write_text("client_id:c-15\n")
-    with pytest.raises(Unsafe, match=r"v000003 contains records that are to be left out.*--from-checkpoint v000002"):
-        house.run(exclude=file, version="v000003")
+    with pytest.raises(Unsafe, match=r"v000004 contains records that are to be left out.*--from-checkpoint v000003"):
+        house.run(exclude=file, version="v000004")
     file.write_text("client_id:c-0\n")
-    change(house.root, "v000001", offsets={"clicks": {"0": 3, "1": 3}})
+    change(house.root, "v000002", offsets={"clicks": {"0": 3, "1": 3}})
     with pytest.raises(Unsafe, match="no kept version is that old"):
         house.run(exclude=file)
 
@@ -209,10 +209,10 @@ def test_what_is_left_out_already_stays_left_out(house: House, tmp_path: Path) -
     file.write_text("client_id:c-45\n")
     before = exclusions.read_file(file, key)
     name = exclusions.write(house.root, Disk(), before)
-    change(house.root, "v000004", exclusions={"sha256": name, "num": 1, "order": 1})
-    assert house.run(version="v000003", mode=ANEW)["exclude"] == name
-    with pytest.raises(Unsafe, match="since v000003 exclusions came into force"):
-        house.run(version="v000003")
+    change(house.root, "v000005", exclusions={"sha256": name, "num": 1, "order": 1})
+    assert house.run(version="v000004", mode=ANEW)["exclude"] == name
+    with pytest.raises(Unsafe, match="since v000004 exclusions came into force"):
+        house.run(version="v000004")
     file.write_text("client_id:c-35\n")
     assert house.run(exclude=file)["num_excluded"] == 2
 
@@ -230,37 +230,37 @@ def test_a_line_that_names_nothing_is_usage_with_its_number(house: House, tmp_pa
 
 def test_a_shadow_is_a_store_of_its_own_with_the_order_in_it_and_the_live_one_is_left_alone(house: House, tmp_path: Path) -> None:
     before, root = tree(house.root), tmp_path / "shadow"
-    done = house.run(version="v000002", into="shadow", shadow_root=root, execute=True, yes=True)
+    done = house.run(version="v000003", into="shadow", shadow_root=root, execute=True, yes=True)
     assert tree(house.root) == before
     shadow = Store(root)
-    assert [version.name for version in shadow.versions()] == ["v000002", "v000004"]
+    assert [version.name for version in shadow.versions()] == ["v000003", "v000005"]
     for version in shadow.versions():
         shadow.verify(version)
     order = orders.pending(root, 0)
     assert order is not None
-    assert (order.plan["version"], order.plan["into"]) == ("v000002", "shadow")
+    assert (order.plan["version"], order.plan["into"]) == ("v000003", "shadow")
     assert f"--set store.root={root}" in done["command"]
     assert (root / "journal" / SEGMENT).samefile(house.root / "journal" / SEGMENT)
     assert [int(claim.name) for claim in (root / "epoch").iterdir()] == [1], "its learner claims the next one"
     with pytest.raises(UsageError, match="is not empty"):
-        house.run(version="v000002", into="shadow", shadow_root=root, execute=True, yes=True)
+        house.run(version="v000003", into="shadow", shadow_root=root, execute=True, yes=True)
 
 
 # --- and back again -----------------------------------------------------------------------------------------------------------------
 
 
 def test_an_order_that_was_not_taken_is_withdrawn(house: House) -> None:
-    house.run(version="v000002", execute=True, yes=True)
+    house.run(version="v000003", execute=True, yes=True)
     assert house.cancel() == {"order": 1, "state": "withdrawn"}
     assert orders.pending(house.root, 0) is None
 
 
 def test_a_replay_that_goes_on_is_ended_by_going_back_to_the_last_checkpoint_before_it(house: House) -> None:
-    house.run(version="v000002", execute=True, yes=True)
+    house.run(version="v000003", execute=True, yes=True)
     going_on = {"mode": AS_IT_WAS, "until": {}, "order": 1}
-    change(house.root, "v000004", orders_taken=1, replay=going_on)
+    change(house.root, "v000005", orders_taken=1, replay=going_on)
     done = house.cancel()
-    assert (done["version"], done["cancels"], done["order"]) == ("v000003", 1, 2)
+    assert (done["version"], done["cancels"], done["order"]) == ("v000004", 1, 2)
     order = orders.pending(house.root, 1)
     assert order is not None
     assert order.plan["until"] == {"clicks": {"0": 20, "1": 12}} == order.plan["restart"], "nothing is read again before it is live"
@@ -272,8 +272,8 @@ def test_there_is_nothing_to_cancel_without_a_replay(house: House) -> None:
 
 
 def test_the_way_back_is_not_pruned_while_a_replay_goes_on(house: House) -> None:
-    change(house.root, "v000004", orders_taken=1, replay={"mode": ANEW, "until": {}, "order": 1}, parent=None)
+    change(house.root, "v000005", orders_taken=1, replay={"mode": ANEW, "until": {}, "order": 1}, parent=None)
     paper = Paper()
     checkpoints.prune(Store(house.root), paper.output(as_json=True), superseded=True, yes=True)
-    assert paper.objects[0]["retired"] == ["v000001", "v000002"]
-    assert json.loads((house.root / "control" / "announced.json").read_bytes()) == {"version": "v000004"}
+    assert paper.objects[0]["retired"] == ["v000002", "v000003"]
+    assert json.loads((house.root / "control" / "announced.json").read_bytes()) == {"version": "v000005"}

@@ -14,12 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consumers.audit import Hasher
-from deploy import verify
+from deploy import history, verify
 from learner.artifact import Store, Version
-from tests.deploy.stores import A, B, audit, change, clicks, consumed
+from learner.blobs import Disk
+from learner.journal import Journal, Part, Step
+from tests.deploy.stores import SEGMENT, A, B, audit, change, clicks, consumed
 from tests.fakes.log import Log
 from tests.fakes.paper import Paper
-from weighting.sample import Slice
+from weighting.sample import Slice, Turn
 
 CUTS = [{A: 0, B: 0}, {A: 10, B: 5}, {A: 20, B: 12}, {A: 40, B: 30}]
 
@@ -43,7 +45,7 @@ def test_a_store_that_counted_each_record_once_is_equal(tmp_path: Path) -> None:
     log = clicks(50, 40)
     consumed(tmp_path, log, CUTS)
     code, said = run(tmp_path, log)
-    assert (code, said["result"], said["version"], said["since"]) == (0, "equal", "v000004", "v000001")
+    assert (code, said["result"], said["version"], said["since"]) == (0, "equal", "v000005", "v000002")
     assert [check["outcome"] for check in said["checks"]] == ["equal"] * 3
     assert "70 records in 2 partitions" in said["checks"][1]["text"]
 
@@ -80,6 +82,37 @@ def test_a_journal_narrows_a_difference_down_to_its_slice(tmp_path_factory: pyte
     assert (code, wrong(said)) == (1, [("log", "clicks[0]", [first, last])])
 
 
+def test_slices_are_read_from_the_journal_between_two_places_and_a_broken_frame_is_a_difference(tmp_path: Path) -> None:
+    log = clicks(40, 0)
+    first, second = consumed(tmp_path, log, [{A: 5}, {A: 35}])
+    (tmp_path / "journal" / SEGMENT).unlink()
+    journal, hasher, places = Journal(tmp_path, Disk()), Hasher(*A), []
+    journal.start(1, {})
+    for number in range(4):  # a turn of 5 records at a time, two turns a step
+        places.append(journal.place)
+        turns = []
+        for start in (number * 10, number * 10 + 5):
+            turns.append(Turn((Slice(*A, start, start + 5, 5, sum(map(hasher, log.records[A][start : start + 5])) % 2**64),)))
+        journal.append(Step(number, (Part(tuple(turns), "full"),)))
+    for version, place in ((first, places[0]), (second, places[3])):
+        change(tmp_path, version.name, journal={"segment": place.segment, "byte": place.byte, "skip": [1]})
+    store = Store(tmp_path)
+
+    def slices(start: Version, version: Version) -> Sequence[Slice]:
+        return history.slices(store, start, version)
+
+    found = slices(store.version(first.name), store.version(second.name))
+    assert [(part.start, part.end) for part in found] == [(start, start + 5) for start in range(5, 35, 5)]
+    assert run(tmp_path, log, journal=slices)[0] == 0
+    log.records[A][17] = replaced(log.records[A][17], b"x")
+    assert wrong(run(tmp_path, log, journal=slices)[1]) == [("log", "clicks[0]", [15, 20])]
+    file = tmp_path / "journal" / SEGMENT
+    data = bytearray(file.read_bytes())
+    data[places[1].byte + 9] ^= 1
+    file.write_bytes(data)
+    assert wrong(run(tmp_path, log, journal=slices)[1])[0] == ("journal", None, None)
+
+
 @pytest.mark.parametrize("changed", [{"num_records": 41}, {"sum64": 7}])
 def test_a_record_that_counted_twice_or_never_is_a_difference(tmp_path: Path, changed: Mapping[str, int]) -> None:
     log = clicks(50, 40)
@@ -87,7 +120,7 @@ def test_a_record_that_counted_twice_or_never_is_a_difference(tmp_path: Path, ch
     written = audit(log, CUTS[-1])
     written["clicks"]["0"].update(changed)
     written["clicks"]["0"]["outcomes"] = {"accepted": written["clicks"]["0"]["num_records"]}
-    change(tmp_path, "v000004", audit=written)
+    change(tmp_path, "v000005", audit=written)
     code, said = run(tmp_path, log)
     assert code == 1
     assert ("log", "clicks[0]", [20, 40]) in wrong(said)
@@ -98,7 +131,7 @@ def test_a_record_without_an_outcome_is_a_difference(tmp_path: Path) -> None:
     consumed(tmp_path, log, CUTS)
     written = audit(log, CUTS[-1])
     written["clicks"]["1"]["outcomes"] = {"accepted": 28, "late": 1}
-    change(tmp_path, "v000004", audit=written)
+    change(tmp_path, "v000005", audit=written)
     code, said = run(tmp_path, log)
     assert (code, wrong(said)) == (1, [("conservation", "clicks[1]", None)])
 
@@ -118,10 +151,10 @@ def test_what_is_retained_is_verified_since_the_oldest_version_that_is(tmp_path:
     consumed(tmp_path, log, CUTS)
     log.beginnings[A] = 15
     code, said = run(tmp_path, log)
-    assert (code, said["since"]) == (0, "v000003")
+    assert (code, said["since"]) == (0, "v000004")
 
 
-@pytest.mark.parametrize("since", [None, "v000002"])
+@pytest.mark.parametrize("since", [None, "v000003"])
 def test_what_retention_took_cannot_be_decided(tmp_path: Path, since: str | None) -> None:
     log = clicks(50, 40)
     consumed(tmp_path, log, CUTS)
@@ -140,10 +173,10 @@ def test_a_reset_in_between_is_left_out_by_itself_and_undecided_by_name(tmp_path
     log = clicks(50, 40)
     consumed(tmp_path, log, CUTS)
     moved = [{"order": 1, "step": 2, "offsets": {"clicks": {"0": [10, 4]}}}]
-    for name in ("v000003", "v000004"):
+    for name in ("v000004", "v000005"):
         change(tmp_path, name, resets=moved)
-    assert run(tmp_path, log)[1]["since"] == "v000003"
-    code, said = run(tmp_path, log, since="v000002")
+    assert run(tmp_path, log)[1]["since"] == "v000004"
+    code, said = run(tmp_path, log, since="v000003")
     assert code == 3
     assert "offsets were reset" in said["checks"][1]["text"]
 
@@ -157,18 +190,18 @@ def test_records_that_a_manifest_names_as_a_gap_are_not_expected(tmp_path: Path)
     written["clicks"]["0"]["num_records"] -= 5
     written["clicks"]["0"]["outcomes"] = {"accepted": 35}
     written["clicks"]["0"]["sum64"] = (written["clicks"]["0"]["sum64"] - sum(map(hasher, lost))) % 2**64
-    change(tmp_path, "v000004", audit=written, gaps=[{"topic": "clicks", "partition": 0, "start": 25, "end": 30, "reason": "reset"}])
+    change(tmp_path, "v000005", audit=written, gaps=[{"topic": "clicks", "partition": 0, "start": 25, "end": 30, "reason": "reset"}])
     assert run(tmp_path, log)[0] == 0
 
 
 def test_a_version_of_another_timeline_is_no_start(tmp_path: Path) -> None:
     log = clicks(50, 40)
     first = consumed(tmp_path, log, CUTS)[0]
-    change(tmp_path, "v000004", parent={"version": first.name, "self": first.manifest["self"]})
-    code, said = run(tmp_path, log, since="v000003")
+    change(tmp_path, "v000005", parent={"version": first.name, "self": first.manifest["self"]})
+    code, said = run(tmp_path, log, since="v000004")
     assert code == 3
-    assert "did not come from v000003" in said["checks"][1]["text"]
-    assert run(tmp_path, log)[1]["since"] == "v000001"
+    assert "did not come from v000004" in said["checks"][1]["text"]
+    assert run(tmp_path, log)[1]["since"] == "v000002"
 
 
 def test_deep_is_one_more_check(tmp_path: Path) -> None:
@@ -179,7 +212,7 @@ def test_deep_is_one_more_check(tmp_path: Path) -> None:
         return verify.Check(step="state", outcome="differs", text=f"{start.name} {version.name}")
 
     code, said = run(tmp_path, log, deep=deep)
-    assert (code, said["checks"][2]["text"]) == (1, "v000001 v000004")
+    assert (code, said["checks"][2]["text"]) == (1, "v000002 v000005")
 
 
 def test_an_empty_store_cannot_be_decided(tmp_path: Path) -> None:

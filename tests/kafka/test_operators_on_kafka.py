@@ -127,17 +127,17 @@ def test_a_time_is_an_offset_or_a_refusal(shop: Shop) -> None:
 def test_a_replay_is_planned_ordered_and_refused_below_retention(shop: Shop) -> None:
     a, b = sorted(shop.ends)
     consumed(shop.root, shop.read(), [{a: 0, b: 0}, {a: 5, b: 5}, {a: 9, b: 9}])
-    plan = shop.json("replay", "--from-checkpoint", "v000002")
+    plan = shop.json("replay", "--from-checkpoint", "v000003")
     assert [(row["restart"], row["end"]) for row in plan["partitions"]] == [(5, shop.ends[a]), (5, shop.ends[b])]
-    assert shop.json("replay", "--from-checkpoint", "v000002", "--execute", "--yes")["digest"] == plan["digest"]
+    assert shop.json("replay", "--from-checkpoint", "v000003", "--execute", "--yes")["digest"] == plan["digest"]
     order = orders.pending(shop.root, 0)
     assert order is not None
     assert order.digest == plan["digest"]
     with KafkaAdmin(shop.config) as admin:
         admin.delete_records({a: 7})
-    said = shop.steelyard("replay", "--from-checkpoint", "v000002", code=3)
+    said = shop.steelyard("replay", "--from-checkpoint", "v000003", code=3)
     assert "retained from 7" in said
-    assert "--from-checkpoint v000003" in said
+    assert "--from-checkpoint v000004" in said
 
 
 def test_what_was_consumed_is_verified_from_kafka(shop: Shop) -> None:
@@ -147,8 +147,8 @@ def test_what_was_consumed_is_verified_from_kafka(shop: Shop) -> None:
     assert shop.json("verify")["result"] == "equal"
     with KafkaAdmin(shop.config) as admin:
         admin.delete_records({a: 3})
-    assert shop.json("verify")["since"] == "v000002"
-    assert shop.json("verify", "--since", "v000001", code=3)["result"] == "undecided"
+    assert shop.json("verify")["since"] == "v000003"
+    assert shop.json("verify", "--since", "v000002", code=3)["result"] == "undecided"
     log.records[b][7] = log.records[b][8]
     other = shop.root.with_name("other")
     shop.root = other
