@@ -121,8 +121,8 @@ class Publisher:
         """Note where the journal goes on behind the step that was just done."""
         self._place = place
 
-    def due(self) -> bool:
-        """Hear of the checkpoint in flight; say whether the next is due and there is something new.
+    def due(self, *, more: bool) -> bool:
+        """Hear of the checkpoint in flight; say whether the next is due and there is something new, or `more` is about to be learned.
 
         Raises:
             Fenced: there is another owner of the store.
@@ -130,7 +130,7 @@ class Publisher:
         if self._writer is None:
             return False
         self._hear(self._poll(timeout_seconds=0.0))
-        return self._in_flight is None and self._clock() >= self._due and bool(self._fresh or self._due == -math.inf)
+        return self._in_flight is None and self._clock() >= self._due and bool(more or self._fresh or self._due == -math.inf)
 
     def cut(self) -> None:
         """Copy all state as it is between two steps, and hand it to the writer; by all ranks together."""
@@ -265,7 +265,8 @@ def train(
     stream, again = iter(batches), _Tail(tail)
     while True:
         batch, over = again.pull(stream, ranks.rank)
-        mine = _Said(_NOTHING if batch is None else Part(batch.turns, batch.cause), over, not again.left and publisher.due())
+        due = not again.left and publisher.due(more=batch is not None)
+        mine = _Said(_NOTHING if batch is None else Part(batch.turns, batch.cause), over, due)
         said = [mine]
         if ranks.world > 1:
             said = [msgspec.msgpack.decode(data, type=_Said) for data in ranks.gather(msgspec.msgpack.encode(mine))]
