@@ -54,6 +54,7 @@ class KafkaSource:
         self._topics = list(topics)
         self._consumer: Any = None
         self._partitions: dict[source.TopicPartition, Any] = {}
+        self._reachable = True  # as of the last question about end offsets
 
     def start(self) -> KafkaSource:
         """Connect, and take every partition of every topic; positions are set by `seek`.
@@ -149,8 +150,13 @@ class KafkaSource:
         try:
             offsets = self._consumer.end_offsets(list(self._partitions.values()), timeout_ms=_OFFSETS_TIMEOUT_MS)
         except KafkaError as error:
-            _log.info("end offsets are unknown: %s", error)
+            if self._reachable:  # once per outage: the question comes every second, and polls just return nothing
+                _log.warning("broker unreachable", extra={"bootstrap_servers": self._config.bootstrap_servers, "error": str(error)})
+            self._reachable = False
             return {}
+        if not self._reachable:
+            _log.info("broker back", extra={"bootstrap_servers": self._config.bootstrap_servers})
+        self._reachable = True
         return {(tp.topic, tp.partition): offset for tp, offset in offsets.items()}
 
     def close(self) -> None:
