@@ -199,7 +199,7 @@ def test_a_stopped_pipeline_resumes_from_its_snapshot_where_it_was(config: Kafka
 
 def test_a_missing_topic_is_named_with_its_remedy_and_not_created(config: KafkaConfig, admin: KafkaAdmin) -> None:
     name = f"missing-{uuid.uuid4()}"
-    with pytest.raises(TopicMissing, match=rf"topic '{name}' does not exist at .*Create it .*{name}"):
+    with pytest.raises(TopicMissing, match=rf"topic '{name}' does not exist at .*Create it .*{name} --num-partitions N"):
         KafkaSource(config, [name]).start()
     with pytest.raises(TopicMissing, match=name):
         KafkaSink(config, [name]).start()
