@@ -151,7 +151,7 @@ def doctor(config: Config = None, sets: Sets = None, bootstrap_servers: Servers 
 
 @events_app.command()
 def validate(file: Annotated[str, typer.Argument(metavar="FILE|-", help="NDJSON; - is standard input.")], as_json: Json = False) -> None:
-    """Check every line as an event; exit 1 if one is not."""
+    """Check every line, or the one object of the file, as an event; exit 1 if one is not."""
     from deploy import events
 
     with events.open_lines(file) as lines:

@@ -20,6 +20,7 @@ from consumers.codec import REASONS, decode
 from consumers.events import Click, Exposure, ItemUpdate, Kind, Purchase
 from consumers.source import Record
 from deploy.cli import app
+from deploy.events import Output, validate
 from deploy.settings import Settings, describe, load
 from learner.artifact import Store
 from serving.telemetry import ROUTES
@@ -166,6 +167,10 @@ def test_every_yaml_block_is_a_settings_file(page: str, tmp_path: Path) -> None:
 def test_a_page_shows_one_event_of_each_kind_and_each_can_be_read(page: str) -> None:
     events = [block for block in blocks(page, "json") if re.search(r'"(query_response_hit_ids|action_name|object_id)"', block)]
     assert [type(decoded(event)) for event in events] == [Exposure, Click, Purchase, ItemUpdate]
+    told: list[str] = []
+    for event in events:  # copied into a file, as the command sees it
+        validate(event.encode().splitlines(), "x.json", Output(write=told.append, tell=told.append))
+    assert told == ["1 valid, 0 invalid"] * 4
 
 
 def test_every_request_is_answered_in_the_shape_that_is_shown() -> None:
@@ -214,7 +219,7 @@ def test_the_producer_that_is_shown_sets_the_partitioner() -> None:
     assert ("partitioner", "murmur2_random") in pairs
 
 
-@pytest.mark.parametrize(("name", "kind"), [("exposure", Exposure), ("click", Click), ("purchase", Purchase)])
+@pytest.mark.parametrize(("name", "kind"), [("exposure", Exposure), ("click", Click), ("purchase", Purchase), ("item", ItemUpdate)])
 def test_the_example_files_can_be_read(name: str, kind: type) -> None:
     assert isinstance(decoded((ROOT / "examples" / f"{name}.json").read_text()), kind)
 
