@@ -36,6 +36,24 @@ Servers = Annotated[str | None, typer.Option("--bootstrap-servers", metavar="HOS
 Json = Annotated[bool, typer.Option("--json", help="Write JSON.")]
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            typer.echo(f"steelyard {version('steelyard')}")
+        except PackageNotFoundError:
+            typer.echo("steelyard 0: a source tree that is not installed")
+        raise typer.Exit(OK)
+
+
+@app.callback()
+def steelyard(
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")] = False,
+) -> None:
+    """Take what stands before the command."""
+
+
 def main() -> None:
     """Run the command line; an error of ours is one clear text and an exit code, anything else a traceback."""
     try:

@@ -108,11 +108,13 @@ def _public(body: list[ast.stmt]) -> Iterator[str]:
 
 
 def _commands(command: Any, words: str) -> Iterator[str]:
+    parameters = [_parameter(parameter) for parameter in command.params if parameter.name != "help"]
     if subcommands := getattr(command, "commands", None):
+        if parameters:
+            yield " ".join([words, *parameters])
         for name in sorted(subcommands):
             yield from _commands(subcommands[name], f"{words} {name}")
     else:
-        parameters = [_parameter(parameter) for parameter in command.params if parameter.name != "help"]
         yield " ".join([words, *parameters])
 
 
