@@ -77,6 +77,11 @@ class Watermarks:
         """Leave this one out until its next event; the caller has seen that it is read to its end."""
         self._clocks[partition].idle = True
 
+    @property
+    def all_idle(self) -> bool:
+        """Whether every partition is left out: nothing moves event time until the next event."""
+        return all(clock.idle for clock in self._clocks.values())
+
     def advance(self) -> int:
         """Return the global watermark after moving it: the least of the busy partitions, or the greatest when all are idle."""
         busy = [c.watermark_us for c in self._clocks.values() if not c.idle]

@@ -5,9 +5,11 @@ Hot path: one core takes 30,000 events/s from broker to samples, held by `benchm
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TypeVar
 
 import msgspec
@@ -23,6 +25,8 @@ from consumers.join import Join, JoinConfig, OpenPart
 from consumers.source import Record, Source, TopicPartition
 from consumers.telemetry import Telemetry
 from weighting.sample import Attribute, Batch, Sample, Slice
+
+_log = logging.getLogger(__name__)
 
 #: Format of the snapshots.
 FORMAT = 1
@@ -175,6 +179,7 @@ class Pipeline:
         self._paused: list[TopicPartition] = []
         self._waiting_since: float | None = None  # when the oldest sample that waits was emitted, on the injected clock
         self._kept_house = float("-inf")
+        self._told_waiting = False  # in this pause
         telemetry.start(kinds, assigned)
 
     # --- reading ----------------------------------------------------------------------------------------------------------------
@@ -350,6 +355,7 @@ class Pipeline:
             if tp in ends and self._readers[tp].next_offset >= ends[tp]:
                 self._watermarks.set_idle(tp)
         self._tell_lag(ends, now)
+        self._tell_waiting()
 
     # --- telemetry --------------------------------------------------------------------------------------------------------------
 
@@ -399,6 +405,17 @@ class Pipeline:
                 telemetry.lag_records.labels(*labels).set(lag)
                 behind = now - reader.newest_record_us / 1e6 if lag and reader.newest_record_us > 0 else 0
                 telemetry.lag_seconds.labels(*labels).set(max(behind, 0))
+
+    def _tell_waiting(self) -> None:
+        """Say once per pause which event would close the lists that are open: event time moves with events only."""
+        if not self._watermarks.all_idle:
+            self._told_waiting = False
+        elif not self._told_waiting:
+            self._told_waiting = True
+            num_lists, key_us = self._join.waiting_lists()
+            if num_lists:
+                later_than = datetime.fromtimestamp((key_us + self._config.grace_us) / 1e6, UTC).isoformat()
+                _log.info("everything is read; waiting for an event", extra={"later_than": later_than, "open_lists": num_lists})
 
     # --- state ------------------------------------------------------------------------------------------------------------------
 
