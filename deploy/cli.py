@@ -133,7 +133,7 @@ def up(
     sets: Sets = None,
     bootstrap_servers: Servers = None,
 ) -> None:
-    """Run several roles together, until a signal."""
+    """Run several roles together, until a signal or until one of them ends."""
     roles = _roles(role)
     settings = _role(config, sets, bootstrap_servers)
     from deploy.up import run
