@@ -179,7 +179,7 @@ def test_every_request_is_answered_in_the_shape_that_is_shown() -> None:
     house.watcher.poll()
     house.batcher.start()
     shown = re.findall(r"^```sh\n(curl .*?)^```\n+```json\n(.*?)^```$", TEXT["README.md"], re.DOTALL | re.MULTILINE)
-    assert len(shown) == 2
+    assert len(shown) == 3
     with TestClient(house.app) as client:
         for request, answer in shown:
             _, *words = shlex.split(request)
@@ -188,7 +188,8 @@ def test_every_request_is_answered_in_the_shape_that_is_shown() -> None:
             response = client.post(url.removeprefix("localhost:8080"), content=body, headers=dict([header.split(": ")]))
             assert response.status_code == 200, response.text
             assert shape(response.json()) == shape(json.loads(answer))
-            assert len(response.json()["results"] if "/v2/" in url else response.json()) == len(re.findall('"index"', answer))
+            parts = response.json() if url.endswith("8080/rerank") else response.json()["predictions" if "/v1/score" in url else "results"]
+            assert len(parts) == len(re.findall('"index"|"prior"', answer))
     house.batcher.close()
 
 
