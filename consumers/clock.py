@@ -82,6 +82,11 @@ class Watermarks:
         for partition in partitions:
             self._clocks[partition].idle = False
 
+    @property
+    def all_idle(self) -> bool:
+        """Whether every partition is left out: nothing moves event time until the next event."""
+        return all(clock.idle for clock in self._clocks.values())
+
     def advance(self) -> int:
         """Return the global watermark after moving it: the least of the busy partitions, or the greatest when all are idle."""
         busy = [c.watermark_us for c in self._clocks.values() if not c.idle]

@@ -41,6 +41,8 @@ _actions = msgspec.json.Decoder(ActionWire)
 _heads = msgspec.json.Decoder(ActionHeadWire)
 _items = msgspec.json.Decoder(ItemWire)
 _NOTHING: dict[str, Candidate] = {}
+_UTF16_STARTS = (b"\xff\xfe", b"\xfe\xff", b"{\0", b"\0{")  # a byte order mark, or a bracket as two bytes
+_UTF16 = "not UTF-8: the value is in UTF-16"
 
 
 def decode(kind: Kind, record: Record) -> Event:
@@ -72,9 +74,11 @@ def decode(kind: Kind, record: Record) -> Event:
     except RecursionError as error:
         raise Invalid(stage="decode", reason="too_deep", error="brackets are nested too deeply", position=position) from error
     except msgspec.DecodeError as error:
-        # msgspec says "Invalid UTF-8" of a bad byte outside of strings that it decodes.
-        reason = "not_utf8" if "utf-8" in str(error).lower() else "not_json"
-        raise Invalid(stage="decode", reason=reason, error=str(error), position=position) from error
+        if value.startswith(_UTF16_STARTS):
+            raise Invalid(stage="decode", reason="not_utf8", error=_UTF16, position=position) from error
+        if "utf-8" in str(error).lower():  # msgspec says "Invalid UTF-8" of a bad byte outside of strings that it decodes
+            raise Invalid(stage="decode", reason="not_utf8", error=str(error), position=position) from error
+        raise Invalid(stage="decode", reason="not_json", error=f"not JSON: {error}", position=position) from error
 
 
 def _without_json(kind: Kind, record: Record, position: Position) -> Event:
@@ -89,6 +93,8 @@ def _without_json(kind: Kind, record: Record, position: Position) -> Event:
         return ItemUpdate(object_id=object_id, text=None, attributes={}, time_us=max(record.timestamp_us, 0), position=position)
     if not record.value:
         raise Invalid(stage="decode", reason="not_json", error="the value is empty", position=position)
+    if record.value.startswith(_UTF16_STARTS):
+        raise Invalid(stage="decode", reason="not_utf8", error=_UTF16, position=position)
     raise Invalid(
         stage="decode",
         reason="confluent_wire_format",

@@ -177,6 +177,13 @@ class Join:
         """How many events wait for the watermark."""
         return len(self._events) - self._next_event
 
+    def waiting_lists(self) -> tuple[int, int]:
+        """Return how many shown lists have given no sample yet, and the key that the watermark must pass for all of them to."""
+        window_us = self._config.click_window_us
+        keys = [max(e[5].time_us + window_us, e[0]) for e in self._events[self._next_event :] if e[1] == _RANK_EXPOSURE]
+        keys += [timer[0] for timer in self._observations if timer[1] == _RANK_OBSERVE_EXPOSURE]
+        return len(keys), max(keys, default=BEGINNING_US)
+
     def push(self, key_us: int, event: JoinedEvent) -> None:
         """Let an event wait until the watermark has passed its key; the first text of an item holds at once."""
         if isinstance(event, ItemUpdate) and event.object_id not in self._items:

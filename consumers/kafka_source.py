@@ -117,6 +117,7 @@ class KafkaSource:
         self._paused: set[source.TopicPartition] = set()
         self._num_failures = 0  # one after the other
         self._not_before = 0.0
+        self._reachable = True  # as of the last question about end offsets
 
     def start(self) -> KafkaSource:
         """Connect, and take the partitions; positions are set by `seek`.
@@ -253,8 +254,13 @@ class KafkaSource:
         try:
             offsets = self._asked().end_offsets(list(self._partitions.values()), timeout_ms=_OFFSETS_TIMEOUT_MS)
         except Exception as error:  # the next poll finds out whether the client is to be replaced
-            _log.info("end offsets are unknown: %s", error)
+            if self._reachable:  # once per outage: the question comes every second, and polls just return nothing
+                _log.warning("broker unreachable", extra={"bootstrap_servers": self._config.bootstrap_servers, "error": str(error)})
+            self._reachable = False
             return {}
+        if not self._reachable:
+            _log.info("broker back", extra={"bootstrap_servers": self._config.bootstrap_servers})
+        self._reachable = True
         return {(tp.topic, tp.partition): offset for tp, offset in offsets.items()}
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import NamedTuple, TypeVar
 
 import msgspec
@@ -31,10 +32,11 @@ from weighting.sample import Attribute, Batch, Sample, Slice, Turn
 FULL, FLUSH, END = "full", "flush", "end"  #: why a batch closed
 STOP, RECORD = "stop", "record"  #: what to do about records that retention took before they were read
 
+_log = logging.getLogger(__name__)
+
 #: Format of the snapshots.
 FORMAT = 2
 
-_log = logging.getLogger(__name__)
 _POLL_TIMEOUT_SECONDS = 0.1
 _HOUSEKEEPING_SECONDS = 1.0
 _NAMES = {Exposure: "exposure", Click: "click", Purchase: "purchase", Other: "other"}
@@ -207,6 +209,7 @@ class Pipeline:
         self._kept_house = float("-inf")
         self.gaps: list[Gap] = []  #: records that can never be read, found by this pipeline
         self.live = False  #: whether `batches` has reached the log as it grows
+        self._told_waiting = False  # in this pause
         telemetry.start(kinds, assigned)
 
     # --- reading ----------------------------------------------------------------------------------------------------------------
@@ -483,6 +486,7 @@ class Pipeline:
         self._kept_house = now
         ends = self._source.end_offsets()
         self._tell_lag(ends, now)
+        self._tell_waiting()
         return [tp for tp in self._watermarks.quiet(now) if tp in ends and self._readers[tp].next_offset >= ends[tp]]
 
     # --- telemetry --------------------------------------------------------------------------------------------------------------
@@ -534,6 +538,17 @@ class Pipeline:
                 telemetry.lag_records.labels(*labels).set(lag)
                 behind = now - reader.newest_record_us / 1e6 if lag and reader.newest_record_us > 0 else 0
                 telemetry.lag_seconds.labels(*labels).set(max(behind, 0))
+
+    def _tell_waiting(self) -> None:
+        """Say once per pause which event would close the lists that are open: event time moves with events only."""
+        if not self._watermarks.all_idle:
+            self._told_waiting = False
+        elif not self._told_waiting:
+            self._told_waiting = True
+            num_lists, key_us = self._join.waiting_lists()
+            if num_lists:
+                later_than = datetime.fromtimestamp((key_us + self._config.grace_us) / 1e6, UTC).isoformat()
+                _log.info("everything is read; waiting for an event", extra={"later_than": later_than, "open_lists": num_lists})
 
     # --- state ------------------------------------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from threading import current_thread, main_thread
 from types import TracebackType
 from typing import BinaryIO, Self
 
-from deploy.errors import BrokerFailed, BrokerUnavailable
+from deploy.errors import BrokerFailed, BrokerUnavailable, PortTaken
 from deploy.jars import maven_folder, obtain, pinned
 
 FIXED_PROPERTIES = Path(__file__).parent / "kafka" / "server.properties"
@@ -90,11 +90,13 @@ class Broker:
         Call it in the main thread: Linux ties the broker's life to the thread that started it, not only to the process.
 
         Raises:
+            PortTaken: somebody else listens on the port that was asked for.
             BrokerUnavailable: the packages cannot be had here.
             BrokerFailed: it ended, or did not answer within `start_seconds`; the message ends with its log.
         """
         assert current_thread() is main_thread(), "the broker would die with the thread that starts it"
         assert self._process is None, "already started"
+        _probe(self.port)
         java, jars = _java(), self._classpath()  # 1
         self._data = self._given_data or Path(tempfile.mkdtemp(prefix="steelyard-kafka-"))
         self._data.mkdir(parents=True, exist_ok=True)
@@ -198,6 +200,13 @@ def spawn(command: Sequence[str], log: BinaryIO, *, env: Mapping[str, str] | Non
     """Start a child in a process group of its own, its output in `log`; on Linux it ends when we do, however we end."""
     leash = [sys.executable, "-I", "-S", "-c", LEASH, str(os.getpid())] if sys.platform == "linux" else []
     return subprocess.Popen([*leash, *command], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, process_group=0, env=env)
+
+
+def _probe(port: int) -> None:
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError as error:
+        raise PortTaken("127.0.0.1", port, "--port", error) from error
 
 
 def _free_port() -> int:

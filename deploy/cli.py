@@ -50,6 +50,24 @@ Duration = Annotated[str | None, typer.Option("--by-duration", metavar="P1D", he
 VersionName = Annotated[str, typer.Argument(metavar="VERSION|@ALIAS", show_default=False)]
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            typer.echo(f"steelyard {version('steelyard')}")
+        except PackageNotFoundError:
+            typer.echo("steelyard 0: a source tree that is not installed")
+        raise typer.Exit(OK)
+
+
+@app.callback()
+def steelyard(
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")] = False,
+) -> None:
+    """Take what stands before the command."""
+
+
 def main() -> None:
     """Run the command line; an error of ours is one clear text and an exit code, anything else a traceback."""
     try:
@@ -131,7 +149,7 @@ def up(
     sets: Sets = None,
     bootstrap_servers: Servers = None,
 ) -> None:
-    """Run several roles together, until a signal."""
+    """Run several roles together, until a signal or until one of them ends."""
     roles = _roles(role)
     settings = _role(config, sets, bootstrap_servers)
     from deploy.up import run
@@ -374,7 +392,7 @@ def verify_checkpoints(
 
 @events_app.command()
 def validate(file: Annotated[str, typer.Argument(metavar="FILE|-", help="NDJSON; - is standard input.")], as_json: Json = False) -> None:
-    """Check every line as an event; exit 1 if one is not."""
+    """Check every line, or the one object of the file, as an event; exit 1 if one is not."""
     from deploy import events
 
     with events.open_lines(file) as lines:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import itertools
 import json
 import re
 import sys
@@ -29,6 +30,7 @@ from deploy.terminal import Output
 SCHEMAS = Path(__file__).parent / "schemas"
 
 _POLL_SECONDS = 0.5
+_MAX_OBJECT_BYTES = 1024 * 1024  # of a file that is one object over several lines
 _MAX_EMPTY_POLLS = 20  # a partition may end in records that are never delivered, such as a transaction's
 
 
@@ -61,7 +63,7 @@ def writing(config: KafkaConfig, *topics: str) -> contextlib.closing[KafkaSink]:
 
 
 def validate(lines: Iterable[bytes], name: str, out: Output) -> int:
-    """Check every line as an event, write what is wrong with which, and return the exit code."""
+    """Check every line as an event, or the one object that the file is; write what is wrong with which, and return the exit code."""
     num_valid, invalid = 0, []
     for number, line in _numbered(lines):
         try:
@@ -90,11 +92,13 @@ def send(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> int:
-    """Write every line that is an event of this topic's kind, keyed as it must be; skip and tell the others; return the exit code.
+    """Write every line that is an event of this topic's kind, keyed as it must be; skip the others; return the exit code.
+
+    What is wrong is told at its first line: with a wrong topic it is the same in every one.
 
     Args:
         sink: where to.
-        lines: one JSON object each.
+        lines: one JSON object each, or all of them one.
         name: of the file.
         topic: where to; one that `topics` does not name takes every kind.
         topics: what each topic carries.
@@ -104,13 +108,16 @@ def send(
         sleep: waits.
     """
     num_sent = num_refused = 0
+    told: set[str] = set()
     started = clock()
     for number, line in _numbered(lines):
         try:
             event = read(line, name, number, topics.kinds().get(topic) or kind_of(line))
         except Invalid as error:
             num_refused += 1
-            out.tell(_told(name, number, error))
+            if error.error not in told:
+                out.tell(_told(name, number, error))
+            told.add(error.error)
             continue
         if rate is not None:
             sleep(max(0.0, started + num_sent / rate - clock()))
@@ -120,7 +127,8 @@ def send(
     if out.as_json:
         out.write(json.dumps({"topic": topic, "sent": num_sent, "refused": num_refused}))
     else:
-        out.tell(f"{num_sent} sent to {topic}, {num_refused} refused")
+        once = ", each error told at its first line" if num_refused > len(told) else ""
+        out.tell(f"{num_sent} sent to {topic}, {num_refused} refused{once}")
     return 1 if num_refused else 0
 
 
@@ -241,7 +249,30 @@ def parse_rate(text: str | None, option: str = "--rate") -> float | None:
 
 
 def _numbered(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
-    return ((number, line.strip()) for number, line in enumerate(lines, 1) if line.strip())
+    """Lines that are not empty, with their numbers; where the first is not whole, the one object that all of them may be."""
+    numbered = ((number, line.strip()) for number, line in enumerate(lines, 1) if line.strip())
+    head = list(itertools.islice(numbered, 1))
+    if head and "truncated" in _flaw(head[0][1]):
+        num_bytes = 0
+        for entry in numbered:
+            head.append(entry)
+            num_bytes += len(entry[1])
+            if num_bytes > _MAX_OBJECT_BYTES:
+                break
+        whole = b"\n".join(line for _, line in head)
+        if not _flaw(whole):
+            head = [(head[0][0], whole)]
+    yield from head
+    yield from numbered
+
+
+def _flaw(text: bytes) -> str:
+    """Why this is no JSON, in the parser's words; empty when it is."""
+    try:
+        msgspec.json.decode(text, type=msgspec.Raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return str(error)
+    return ""
 
 
 def _records(source: Source, chosen: Iterable[TopicPartition], start: int) -> Iterator[Record]:

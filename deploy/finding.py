@@ -39,4 +39,6 @@ def render(findings: Sequence[Finding]) -> str:
             if finding.remedy:
                 lines.append(f"     Fix: {finding.remedy}")
     num_failed = sum(finding.failed for finding in findings)
-    return "\n".join([*lines, f"{num_failed} to be put right" if num_failed else "all is well"])
+    num_marked = sum(finding.mark == "!" for finding in findings)
+    counted = [f"{num_failed} to be put right"] * bool(num_failed) + [f"{num_marked} to look at"] * bool(num_marked)
+    return "\n".join([*lines, ", ".join(counted) or "all is well"])

@@ -171,7 +171,7 @@ class LearnRole:
             identity=identity,
             journal=start.journal,
             ranks=ranks,
-            published=lambda version: _commit(admin, settings.kafka.group_id, version, self._consumer_telemetry),
+            published=AdvisoryCommit(admin, settings.kafka.group_id, self._consumer_telemetry),
         )
         if version is not None:
             if ranks.rank == 0:
@@ -407,15 +407,26 @@ def _ingest_state(pipeline: Pipeline, dead_letters: DeadLetters) -> IngestState:
     )
 
 
-def _commit(admin: KafkaAdmin, group: str, version: Version, telemetry: ConsumerTelemetry) -> None:
-    """Tell Kafka, for lag dashboards, what the durable version contains; nobody reads it back, so a failure is only logged."""
-    try:
-        admin.commit(group, version.next_offsets)
-    except Exception as error:  # whatever the client raises must not stop training: the commit is advisory
-        log.warning("advisory commit failed", extra={"group": group, "error": str(error)})
-        return
-    for (topic, partition), offset in version.next_offsets.items():
-        telemetry.committed_offset.labels(topic, str(partition)).set(offset)
+class AdvisoryCommit:
+    """Tells Kafka, for lag dashboards, what a durable version contains; nobody reads it back, so a failure is only logged."""
+
+    def __init__(self, admin: KafkaAdmin, group: str, telemetry: ConsumerTelemetry) -> None:
+        """Take whom to tell, and the group."""
+        self._admin, self._group, self._telemetry = admin, group, telemetry
+        self._num_failed = 0  # in a row
+
+    def __call__(self, version: Version) -> None:
+        """Commit what `version` contains. One failure is expected: a new cluster makes its coordinator at the first question."""
+        try:
+            self._admin.commit(self._group, version.next_offsets)
+        except Exception as error:  # whatever the client raises must not stop training: the commit is advisory
+            level = logging.WARNING if self._num_failed else logging.INFO
+            log.log(level, "advisory commit failed", extra={"group": self._group, "error": str(error)})
+            self._num_failed += 1
+            return
+        self._num_failed = 0
+        for (topic, partition), offset in version.next_offsets.items():
+            self._telemetry.committed_offset.labels(topic, str(partition)).set(offset)
 
 
 def _checkpoint(newest: Version) -> str:

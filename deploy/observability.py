@@ -6,6 +6,7 @@ Everybody logs events with fields through the standard library (`log.info("versi
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import urllib.request
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 from prometheus_client.parser import text_string_to_metric_families
 
 from deploy.errors import PortTaken
+
+_SPARSE_SECONDS = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +57,7 @@ def configure_logging(config: ObservabilityConfig, stream: TextIO | None = None)
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.ExtraAdder(),
+        _without_terminal_colours,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     render: list[structlog.typing.Processor]
@@ -62,6 +66,7 @@ def configure_logging(config: ObservabilityConfig, stream: TextIO | None = None)
     else:
         render = [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer(default=str)]
     handler = logging.StreamHandler(stream)
+    handler.addFilter(_Sparse())
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render]
@@ -74,6 +79,29 @@ def configure_logging(config: ObservabilityConfig, stream: TextIO | None = None)
         wrapper_class=structlog.stdlib.BoundLogger,
         logger_factory=structlog.stdlib.LoggerFactory(),
     )
+
+
+class _Sparse(logging.Filter):
+    """Lets the client library of Kafka say the same thing once in five minutes: while brokers are down it would eight times a second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._told: dict[tuple[str, int], float] = {}  # logger and line of its source -> when it was last let through
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not record.name.startswith("kafka."):
+            return True
+        place = (record.name, record.lineno)
+        if 0 <= record.created - self._told.get(place, -math.inf) < _SPARSE_SECONDS:
+            return False
+        self._told[place] = record.created
+        return True
+
+
+def _without_terminal_colours(logger: object, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Drop the copy of the message that uvicorn adds for terminals."""
+    event.pop("color_message", None)
+    return event
 
 
 def new_registry() -> CollectorRegistry:

@@ -1,4 +1,4 @@
-"""Chosen roles on threads of one process, for small shops and for looking around."""
+"""Chosen roles on threads of one process, for small shops and for looking around; the first that ends, ends all."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from deploy.settings import Settings
 
 
 def run(settings: Settings, roles: tuple[str, ...]) -> None:
-    """Run the roles until a signal, or until one of them ends.
+    """Run the roles until a signal, or until one of them ends: a learner that is fenced takes the server with it.
 
     Raises:
         Exception: what ended a role, if it did not end in good order.

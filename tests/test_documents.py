@@ -21,6 +21,7 @@ from consumers.codec import REASONS, decode
 from consumers.events import Click, Exposure, ItemUpdate, Kind, Purchase
 from consumers.source import Record
 from deploy.cli import app
+from deploy.events import Output, validate
 from deploy.settings import Settings, describe, load
 from learner.artifact import Store
 from serving.telemetry import ROUTES
@@ -167,6 +168,10 @@ def test_every_yaml_block_is_a_settings_file(page: str, tmp_path: Path) -> None:
 def test_a_page_shows_one_event_of_each_kind_and_each_can_be_read(page: str) -> None:
     events = [block for block in blocks(page, "json") if re.search(r'"(query_response_hit_ids|action_name|object_id)"', block)]
     assert [type(decoded(event)) for event in events] == [Exposure, Click, Purchase, ItemUpdate]
+    told: list[str] = []
+    for event in events:  # copied into a file, as the command sees it
+        validate(event.encode().splitlines(), "x.json", Output(write=told.append, tell=told.append))
+    assert told == ["1 valid, 0 invalid"] * 4
 
 
 def test_every_request_is_answered_in_the_shape_that_is_shown() -> None:
@@ -175,7 +180,7 @@ def test_every_request_is_answered_in_the_shape_that_is_shown() -> None:
     house.watcher.poll()
     house.batcher.start()
     shown = re.findall(r"^```sh\n(curl .*?)^```\n+```json\n(.*?)^```$", TEXT["README.md"], re.DOTALL | re.MULTILINE)
-    assert len(shown) == 2
+    assert len(shown) == 3
     with TestClient(house.app) as client:
         for request, answer in shown:
             _, *words = shlex.split(request)
@@ -184,7 +189,8 @@ def test_every_request_is_answered_in_the_shape_that_is_shown() -> None:
             response = client.post(url.removeprefix("localhost:8080"), content=body, headers=dict([header.split(": ")]))
             assert response.status_code == 200, response.text
             assert shape(response.json()) == shape(json.loads(answer))
-            assert len(response.json()["results"] if "/v2/" in url else response.json()) == len(re.findall('"index"', answer))
+            parts = response.json() if url.endswith("8080/rerank") else response.json()["predictions" if "/v1/score" in url else "results"]
+            assert len(parts) == len(re.findall('"index"|"prior"', answer))
     house.batcher.close()
 
 
@@ -215,7 +221,7 @@ def test_the_producer_that_is_shown_sets_the_partitioner() -> None:
     assert ("partitioner", "murmur2_random") in pairs
 
 
-@pytest.mark.parametrize(("name", "kind"), [("exposure", Exposure), ("click", Click), ("purchase", Purchase)])
+@pytest.mark.parametrize(("name", "kind"), [("exposure", Exposure), ("click", Click), ("purchase", Purchase), ("item", ItemUpdate)])
 def test_the_example_files_can_be_read(name: str, kind: type) -> None:
     assert isinstance(decoded((ROOT / "examples" / f"{name}.json").read_text()), kind)
 

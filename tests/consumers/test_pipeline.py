@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from datetime import UTC, datetime
 from random import Random
 
 import msgspec
@@ -230,6 +231,9 @@ def test_resuming_beyond_the_end_of_the_log_is_refused() -> None:
         (b"", "decode", "not_json"),
         (b"NaN", "decode", "not_json"),
         (b'{"client_id":"\xff"}', "decode", "not_utf8"),
+        ('{"client_id":"c"}'.encode("utf-16"), "decode", "not_utf8"),
+        ('{"client_id":"c"}'.encode("utf-16-le"), "decode", "not_utf8"),
+        ('{"client_id":"c"}'.encode("utf-16-be"), "decode", "not_utf8"),
         (b'{"x":' + b"[" * 100_000, "decode", "too_deep"),
         (None, "decode", "null_value"),
         (b"\x00\x00\x00\x00\x07avro", "decode", "confluent_wire_format"),
@@ -409,6 +413,33 @@ def test_a_quiet_partition_holds_samples_back_until_the_idle_timeout_and_no_long
     batch = next(batches)
     assert batch is not None
     assert {s.list_id for s in batch.samples} == {"q"}
+
+
+def test_a_pause_with_open_lists_is_told_once_with_the_event_that_would_close_them(caplog: pytest.LogCaptureFixture) -> None:
+    log, clock = empty(), ManualClock()
+    for at in (0, 3, 50):  # the first two are processed, the third waits for the watermark
+        show(log, f"q{at}", at)
+    bench = Bench(log, clock=clock, batch=BatchConfig(size=1))
+    batches = bench.pipeline.batches()
+    caplog.set_level("INFO", "consumers.pipeline")
+
+    def pause() -> list[tuple[str, int]]:
+        caplog.clear()
+        for _ in range(100):
+            next(batches)
+            clock.advance(1)
+        return [(vars(record)["later_than"], vars(record)["open_lists"]) for record in caplog.records]
+
+    at_us = START_US + 50 * SECOND + WINDOWS.click_window_us + WINDOWS.grace_us
+    ((told, num_lists),) = pause()
+    assert (datetime.fromisoformat(told), num_lists) == (datetime.fromtimestamp(at_us / 1e6, UTC), 3)
+    assert pause() == []
+    click(log, None, "A", (at_us - START_US) / SECOND)  # not later
+    ((again, num_lists),) = pause()
+    assert (again, num_lists) == (told, 1)
+    click(log, None, "B", (at_us - START_US) / SECOND + 0.001)
+    assert pause() == []
+    assert bench.pipeline._join.waiting_lists()[0] == 0
 
 
 def test_brokers_that_do_not_answer_are_not_mistaken_for_idleness() -> None:

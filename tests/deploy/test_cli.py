@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +53,12 @@ def test_every_command_has_a_help_text() -> None:
         result = CliRunner().invoke(app, [*command.split(), "--help"])
         assert result.exit_code == 0
         assert "Usage" in result.output
+
+
+def test_the_version_is_one_line_on_standard_output() -> None:
+    result = CliRunner().invoke(app, ["--version"])
+    assert result.exit_code == 0
+    assert re.fullmatch(r"steelyard \d+[^\n]*\n", result.stdout)
 
 
 @pytest.mark.parametrize(

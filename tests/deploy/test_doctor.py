@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from threading import Thread
+from typing import cast
 
 import pytest
 
@@ -22,7 +23,7 @@ from deploy.config import LogConfig, ServingConfig
 from deploy.doctor import examine
 from deploy.doctor_kafka import Admin, examine_kafka
 from deploy.doctor_machine import SAFE, examine_machine, examine_model, examine_port, examine_store
-from deploy.finding import Finding, render
+from deploy.finding import Finding, Mark, render
 from deploy.serve import ServingRole
 from deploy.settings import Settings
 from learner.blobs import Disk
@@ -411,3 +412,12 @@ def test_a_port_on_which_steelyard_answers_is_well(tmp_path: Path) -> None:
 def test_a_report_is_one_line_a_finding_with_its_remedy_below() -> None:
     findings = [Finding(area="Kafka", mark="ok", text="a"), Finding(area="Kafka", mark="X", text="b", remedy="do c")]
     assert render(findings) == "Kafka\n  ok a\n  X  b\n     Fix: do c\n1 to be put right"
+
+
+@pytest.mark.parametrize(
+    ("marks", "last"),
+    [("ok ok", "all is well"), ("ok !", "1 to look at"), ("X ok", "1 to be put right"), ("X ! ! X", "2 to be put right, 2 to look at")],
+)
+def test_the_last_line_of_a_report_counts_what_is_marked(marks: str, last: str) -> None:
+    report = render([Finding(area="Kafka", mark=cast(Mark, mark), text="a") for mark in marks.split()])
+    assert report.splitlines()[-1] == last

@@ -1,7 +1,7 @@
 """Events on the command line: every line is accepted or refused by number and field, and nothing is lost on the way back."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -62,6 +62,41 @@ def test_a_line_that_is_none_is_told_with_its_number_field_and_error() -> None:
     assert paper.told == ["1 valid, 4 invalid"]
 
 
+def test_a_file_may_be_one_object_over_several_lines() -> None:
+    paper, pretty = Paper(), json.dumps(json.loads(EXPOSURE), indent=2).encode().splitlines(keepends=True)
+    assert len(pretty) > 1
+    assert events.validate([b"\n", *pretty], "x.json", paper.output()) == 0
+    assert paper.told == ["1 valid, 0 invalid"]
+    assert events.validate([*pretty, *pretty], "x.json", Paper().output()) == 1, "two are no lines and no object"
+
+
+def test_a_first_line_that_is_cut_off_does_not_take_the_others_with_it() -> None:
+    for rest in ([CLICK, EXPOSURE], [CLICK] * (2 * 1024 * 1024 // len(CLICK))):
+        paper = Paper()
+        assert events.validate([CLICK[:20], *rest], "x", paper.output()) == 1
+        assert paper.written == ["x:1: not JSON: Input data was truncated"]
+        assert paper.told == [f"{len(rest)} valid, 1 invalid"]
+
+
+def test_a_first_line_that_is_none_is_told_before_the_second_is_there() -> None:
+    def live() -> Iterator[bytes]:
+        yield b"{'a': 1}"
+        assert len(paper.written) == 1
+        yield CLICK
+
+    paper = Paper()
+    assert events.validate(live(), "-", paper.output()) == 1
+    assert paper.told == ["1 valid, 1 invalid"]
+
+
+@pytest.mark.parametrize("file", sorted((Path(__file__).parents[2] / "examples").glob("*.json")), ids=lambda file: str(file.name))
+def test_every_example_is_valid_as_the_command_sees_it(file: Path) -> None:
+    paper = Paper()
+    with events.open_lines(str(file)) as lines:
+        assert events.validate(lines, file.name, paper.output()) == 0, paper.written
+    assert paper.told == ["1 valid, 0 invalid"]
+
+
 def test_as_json_the_outcome_is_one_object() -> None:
     paper = Paper()
     assert events.validate([CLICK, NO_OFFSET], "x.ndjson", paper.output(as_json=True)) == 1
@@ -91,6 +126,23 @@ def test_what_the_topic_does_not_carry_is_refused_and_the_rest_is_sent() -> None
     assert [value for _, _, value, _ in shelf.sent] == [CLICK]
     assert paper.objects == [{"topic": "clicks", "sent": 1, "refused": 2}]
     assert [line[:4] for line in paper.told] == ["x:1:", "x:3:"]
+
+
+def test_an_error_that_is_the_same_in_every_line_is_told_once() -> None:
+    paper = Paper()
+    assert events.send(Shelf(), [EXPOSURE] * 100 + [b"{"], "x", "clicks", Topics(), paper.output()) == 1
+    assert paper.told == [
+        "x:1: Object missing required field `action_name`",
+        "x:101: not JSON: Input data was truncated",
+        "0 sent to clicks, 101 refused, each error told at its first line",
+    ]
+
+
+def test_an_object_over_several_lines_is_sent_as_one_record() -> None:
+    shelf, pretty = Shelf(), json.dumps(json.loads(CLICK), indent=2).encode()
+    assert events.send(shelf, pretty.splitlines(), "x", "clicks", Topics(), Paper().output()) == 0
+    ((_, key, value, _),) = shelf.sent
+    assert (key, json.loads(value or b"")) == (b"c-1", json.loads(CLICK))
 
 
 def test_a_rate_is_kept_on_the_clock_that_is_given() -> None:

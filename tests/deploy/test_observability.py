@@ -73,6 +73,32 @@ def test_what_is_below_the_level_is_not_logged_and_a_second_call_replaces_the_fi
     assert [json.loads(line)["event"] for line in second.getvalue().splitlines()] == ["loud"]
 
 
+def test_what_the_client_library_says_again_and_again_is_logged_once_in_five_minutes() -> None:
+    stream = logged(ObservabilityConfig())
+
+    def say(logger: str, line: int, text: str, *, at: float) -> None:
+        record = logging.LogRecord(logger, logging.ERROR, "cluster.py", line, text, (), None)
+        record.created = at
+        logging.getLogger(logger).handle(record)
+
+    for second in range(600):
+        say("kafka.cluster", 10, f"refused at {second}", at=1000.0 + second)
+    say("kafka.cluster", 20, "another thing", at=1599.0)
+    for _ in range(2):
+        say("steelyard", 10, "ours", at=1600.0)
+    say("kafka.cluster", 10, "the clock was set back", at=900.0)
+    told = [json.loads(line)["event"] for line in stream.getvalue().splitlines()]
+    assert told == ["refused at 0", "refused at 300", "another thing", "ours", "ours", "the clock was set back"]
+
+
+def test_the_coloured_copy_of_a_message_is_left_out() -> None:
+    stream = logged(ObservabilityConfig())
+    logging.getLogger("uvicorn.error").info("Started server", extra={"color_message": "\x1b[1mStarted\x1b[0m server", "port": 1})
+    line = json.loads(stream.getvalue())
+    assert (line["event"], line["port"]) == ("Started server", 1)
+    assert "color_message" not in line
+
+
 def test_the_metrics_port_shows_the_registry_and_is_free_afterwards() -> None:
     registry = new_registry()
     Counter("steelyard_test", "A test.", registry=registry).inc()

@@ -13,7 +13,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import NewTopic
 
 from deploy.broker import Broker
-from deploy.errors import BrokerFailed
+from deploy.errors import BrokerFailed, PortTaken
 from tests.kafka.conftest import Cluster
 
 pytestmark = pytest.mark.kafka
@@ -96,12 +96,27 @@ def test_a_kept_data_folder_survives_a_kill(tmp_path: Path) -> None:
         broker.close()
 
 
-def test_a_broker_that_cannot_start_says_why_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        broker = Broker(port=taken.getsockname()[1])
-        with pytest.raises(BrokerFailed, match=r"(?s)while starting.*Address already in use"):
+def test_a_port_in_use_is_one_sentence_and_nothing_is_started() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        broker = Broker(port=port)
+        with pytest.raises(PortTaken, match=rf"^cannot listen on 127\.0\.0\.1:{port} \(Address already in use\)\. .*set --port"):
             broker.start()
+    assert broker.pid is None
+
+
+def test_a_broker_that_cannot_start_says_why(tmp_path: Path) -> None:
+    (tmp_path / "topics").mkdir()
+    (tmp_path / "topics" / "meta.properties").write_text("node.id=7\nversion=1\ncluster.id=x\n")  # another node's
+    broker = Broker(tmp_path)
+    with pytest.raises(BrokerFailed, match=r"(?s)while starting.*Stored node id 7"):
+        broker.start()
+    assert broker.pid is None
+
+
+def test_a_broker_that_cannot_start_leaves_nothing_behind() -> None:
+    broker = Broker(classpath=lambda: [])
+    with pytest.raises(BrokerFailed, match=r"(?s)formatting ended with exit 1.*StorageTool"):
+        broker.start()
     assert broker.pid is None
     assert broker.log_tail() == ""

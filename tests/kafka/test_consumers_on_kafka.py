@@ -199,7 +199,7 @@ def test_a_stopped_pipeline_resumes_from_its_snapshot_where_it_was(config: Kafka
 
 def test_a_missing_topic_is_named_with_its_remedy_and_not_created(config: KafkaConfig, admin: KafkaAdmin) -> None:
     name = f"missing-{uuid.uuid4()}"
-    with pytest.raises(TopicMissing, match=rf"topic '{name}' does not exist at .*Create it .*{name}"):
+    with pytest.raises(TopicMissing, match=rf"topic '{name}' does not exist at .*Create it .*{name} --num-partitions N"):
         KafkaSource(config, [name]).start()
     with pytest.raises(TopicMissing, match=name):
         KafkaSink(config, [name]).start()
@@ -229,7 +229,9 @@ def test_something_that_is_no_broker_is_refused_before_the_deadline() -> None:
             KafkaConfig(bootstrap_servers=f"{address}x", connect_timeout_seconds=1).reach()
 
 
-def test_a_broker_that_goes_away_gives_nothing_until_it_is_back_and_then_everything_once(broker: Cluster, tmp_path: Path) -> None:
+def test_a_broker_that_goes_away_gives_nothing_until_it_is_back_and_then_everything_once(
+    broker: Cluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     if isinstance(broker, GivenCluster):
         pytest.skip("this test must kill a broker, and KAFKA_BOOTSTRAP_SERVERS names one that is not ours")
     known = set(sockets())
@@ -240,18 +242,22 @@ def test_a_broker_that_goes_away_gives_nothing_until_it_is_back_and_then_everyth
         with KafkaAdmin(config) as admin:
             admin.create_topic("t", 1)
         fill(config, "t", 10)
+        caplog.set_level("INFO", "consumers.kafka_source")
         source = KafkaSource(config, ["t"]).start()
         source.seek("t", 0, 0)
         before = until(source, lambda records: len(records) == 10)
         own.kill()
         own.close()
         assert [source.poll(0.2) for _ in range(5)] == [[]] * 5
-        assert source.end_offsets() == {}
+        assert [source.end_offsets() for _ in range(3)] == [{}] * 3
         own.port = int(config.bootstrap_servers.rpartition(":")[2])
         own.start()
         fill(config, "t", 10)
         after = until(source, lambda records: len(records) == 10)
         assert [r.offset for r in before + after] == list(range(20))
+        assert [source.end_offsets() for _ in range(2)] == [{("t", 0): 20}] * 2
+        ours = [(record.levelname, record.message) for record in caplog.records if record.name == "consumers.kafka_source"]
+        assert ours == [("WARNING", "broker unreachable"), ("INFO", "broker back")]
         source.close()
     finally:
         own.close()

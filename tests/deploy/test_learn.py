@@ -1,0 +1,41 @@
+"""What the role `learn` adds to its parts: the advisory commit may fail, and says so as loudly as it matters."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from consumers.errors import CommitFailed
+from consumers.kafka_admin import KafkaAdmin
+from consumers.kafka_options import KafkaConfig
+from consumers.source import TopicPartition
+from consumers.telemetry import Telemetry
+from deploy.learn import AdvisoryCommit
+from tests.learner.saving import saved
+
+
+class MoodyAdmin(KafkaAdmin):
+    """Commits, or does not, as it was told."""
+
+    def __init__(self, *moods: bool) -> None:
+        super().__init__(KafkaConfig())
+        self._moods = iter(moods)
+
+    def commit(self, group: str, offsets: Mapping[TopicPartition, int]) -> None:
+        if not next(self._moods):
+            raise CommitFailed(group, "the coordinator is not there yet")
+
+
+def test_an_advisory_commit_that_fails_once_is_no_warning_and_twice_in_a_row_it_is(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (version,) = saved(tmp_path, 1)
+    registry = CollectorRegistry()
+    moods = (False, True, False, False, False, True)
+    commit = AdvisoryCommit(MoodyAdmin(*moods), "g", Telemetry(registry))
+    caplog.set_level("INFO")
+    for _ in moods:
+        commit(version)
+    assert [record.levelname for record in caplog.records] == ["INFO", "INFO", "WARNING", "WARNING"]
+    assert registry.get_sample_value("steelyard_consumer_committed_offset", {"topic": "clicks", "partition": "1"}) == 11
