@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,12 +20,14 @@ import msgspec
 from learner.artifact import Store, Version
 from learner.blobs import Disk
 from learner.checkpoint import Acquired, Checkpointer, Directive
+from learner.errors import StoreFailed
 from learner.journal import Journal, Part, Place, Step, tail
-from learner.manifest import Cut, Journaled
+from learner.manifest import Cut, Journaled, Reset
 from tests.fakes.disk import FaultyDisk
-from tests.learner.saving import LONG_AFTER, cut
+from tests.learner.saving import cut
 from weighting.sample import Slice, Turn
 
+NOW = 1_700_000_000.0  #: before any file was made: nothing is ever old enough to be thrown away
 TOPIC = "clicks"
 SEGMENT_BYTES = 600
 
@@ -54,7 +56,14 @@ class State:
     pending: list[Turn] = field(default_factory=list)
     history: list[Step] = field(default_factory=list)
 
-    def consume(self, log: Log, turn: Turn) -> None:
+    def move(self, resets: Iterable[Reset]) -> None:
+        """Take offsets that an operator moved, where the next turn is behind them."""
+        for reset in resets:
+            if (reset.step, sum(reset.skip)) == (self.step, len(self.pending)):
+                self.next.update({p: after for p, (_, after) in reset.offsets[TOPIC].items()})
+
+    def consume(self, log: Log, turn: Turn, resets: Iterable[Reset] = ()) -> None:
+        self.move(resets)
         for piece in turn.slices:
             assert self.next.get(piece.partition, 0) == piece.start, "not where the state stands"
             records = log.partitions[piece.partition][piece.start : piece.end]
@@ -106,15 +115,19 @@ class Learner:
         self.log = log
         self.random = random.Random(seed)
         self.told: list[Version] = []
+        self.num_failed = 0
         self.keep = keep
-        self.checkpointer = Checkpointer(root, disk, lambda: LONG_AFTER)
+        self.checkpointer = Checkpointer(root, disk, lambda: NOW)
         self.journal = Journal(root, disk, segment_bytes=SEGMENT_BYTES)
         self.directive = directive
         self.state = State()
         self.acquired: Acquired | None = None
 
     def run(self, num_polls: int = 1_000_000) -> State:
-        """Start, go on until so many polls are done or the log is at its end, and then make all of it durable."""
+        """Start, go on until so many polls are done or the log is at its end, and then make all of it durable.
+
+        A checkpoint that fails is counted, and the next one tried; a journal that fails ends the life.
+        """
         try:
             self._start()
             while num_polls and (turn := self._poll()):
@@ -135,16 +148,19 @@ class Learner:
         acquired = self.acquired = self.checkpointer.acquire(self.journal, cut_for_new_store=self._cut(None), directive=self.directive)
         if acquired.version is not None:
             self.state = State.read(self.checkpointer, acquired.version)
-        assert {(TOPIC, p): self.state.next.get(p, 0) for p in range(len(self.log.partitions))} == acquired.next_offsets
+        before = {(TOPIC, p): self.state.next.get(p, 0) for p in range(len(self.log.partitions))}
+        assert before == acquired.next_offsets or acquired.standing.resets
+        self.state.next.update({p: offset for (_, p), offset in acquired.next_offsets.items() if offset})
         (skip,) = acquired.journal.skip or (0,)
         assert len(self.state.pending) == skip
         for place, record in acquired.tail:
             assert isinstance(record, Step)
             for turn in record.parts[0].turns[len(self.state.pending) :]:
-                self.state.consume(self.log, turn)
+                self.state.consume(self.log, turn, acquired.resets)
             self.state.apply(record)
             if self.random.random() < 0.1:
                 self._publish(place)
+        self.state.move(acquired.resets)
         self.checkpointer.sweep()
         if acquired.version is not None:
             self.checkpointer.announce(acquired.version)
@@ -166,10 +182,13 @@ class Learner:
         self.state.apply(step)
 
     def _publish(self, place: Place) -> None:
-        version = self.checkpointer.save(self.state.files(), self._cut(place))
-        self.told.append(version)
-        self.checkpointer.announce(version)
-        self.checkpointer.prune(self.keep)
+        try:
+            version = self.checkpointer.save(self.state.files(), self._cut(place))
+            self.told.append(version)
+            self.checkpointer.announce(version)
+            self.checkpointer.prune(self.keep)
+        except StoreFailed:
+            self.num_failed += 1
 
     def _cut(self, place: Place | None) -> Cut:
         skip = (len(self.state.pending),)
@@ -180,8 +199,8 @@ class Learner:
         )
 
 
-def check(root: Path, log: Log) -> State:
-    """Compare the newest version with its oracle; return its state."""
+def check(root: Path, log: Log, *, whole_journal: bool = True) -> State:
+    """Compare the newest version with its oracle; return its state. The journal behind it may be known to be damaged."""
     store = Store(root)
     newest = store.newest()
     assert newest is not None
@@ -193,23 +212,25 @@ def check(root: Path, log: Log) -> State:
     clean = State()
     for step in state.history:
         for turn in step.parts[0].turns:
-            clean.consume(log, turn)  # each slice goes on where the one before ended
+            clean.consume(log, turn, newest.standing.resets)  # each slice goes on where the one before ended
         clean.apply(step)
     assert clean == state
     assert {p: at for p, at in state.next.items() if at} == {p: len(records) for p, records in enumerate(log.partitions) if records}
 
     first = newest.timeline[0]
     told = tail(root, Disk(), newest.timeline, Place(first.segment, first.start))
-    assert told.damage is None
+    assert told.damage is None or not whole_journal
     records = [record for _, record in told.records]
-    assert records == state.history[len(state.history) - len(records) :]
+    first_step = records[0].step if records else 0
+    assert records == [step for step in state.history if first_step <= step.step < first_step + len(records)]
+    assert told.damage is not None or not records or state.history[-1] == records[-1]
     assert newest.journal is not None
-    assert told.timeline[-1].holds(newest.journal.place)
+    assert tail(root, Disk(), newest.timeline, newest.journal.place).records == []
     return state
 
 
-def finish(root: Path, log: Log, seed: int = 0) -> State:
+def finish(root: Path, log: Log, seed: int = 0, *, whole_journal: bool = True) -> State:
     """One more life, to the end of the log, and then the oracle."""
     learner = Learner(root, FaultyDisk(), log, seed)
     learner.run()
-    return check(root, log)
+    return check(root, log, whole_journal=whole_journal)
