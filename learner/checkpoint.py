@@ -99,7 +99,7 @@ class Found:
     tail: list[tuple[Place, Record]]  #: journal records to do again, with the place behind each
     cut: Cut  #: where the state stands; its offsets are the first ones that are not in the state
     journal: Journaled | None  #: where the tail begins; None: at the beginning of the next owner's own segment
-    resets: tuple[Reset, ...]  #: offsets to move during the tail, each behind its step
+    resets: tuple[Reset, ...]  #: offsets to move during the tail, or behind it if it ends before
     standing: Standing  #: with the timeline closed
     resumed_by: Directive | None
     next_seq: int
@@ -115,7 +115,7 @@ class Acquired:
     tail: list[tuple[Place, Record]]  #: journal records to do again, with the place behind each
     next_offsets: dict[tuple[str, int], int]  #: of the state, or where a reset moved them
     journal: Journaled  #: where the state stands in the journal, and how many turns of the next record it contains
-    resets: tuple[Reset, ...]  #: offsets to move during the tail, each behind its step
+    resets: tuple[Reset, ...]  #: offsets to move during the tail, or behind it if it ends before
     standing: Standing
     resumed_by: Directive | None
 
@@ -167,7 +167,7 @@ class Checkpointer:
         Raises:
             Corrupt, FormatUnknown, VersionMissing, StoreFailed: as `acquire`.
         """
-        with _step("A4", self._root / "man"):
+        with self._step("A4", self._root / "man"):
             return self._find(cut_for_new_store, directive, world_size, keep_tail)
 
     def acquire(
@@ -196,11 +196,15 @@ class Checkpointer:
             StoreFailed: the store could not be made, written or read for a reason that is no damage, so nothing older is taken either.
             JournalFailed: the owner's own segment could not be made.
         """
+        self._epoch = 0
         self._epoch = self._claim()  # A1
         while True:
-            found = self.look(cut_for_new_store=cut_for_new_store, directive=directive, world_size=world_size, keep_tail=keep_tail)
-            with _step("A4", self._root / "quarantine"):
-                self._keep_evidence(found.skipped)
+            try:
+                found = self.look(cut_for_new_store=cut_for_new_store, directive=directive, world_size=world_size, keep_tail=keep_tail)
+            finally:  # what is missing may have been retired by a newer owner: that is no damage
+                with self._step("C8", self._root / "epoch"):
+                    self._refuse_if_fenced()
+            self._keep_evidence(found.skipped)
             self._journal, self._standing, self._parent = journal, found.standing, found.version
             journaled = found.journal or Journaled(segment=segment_name(self._epoch, 0), byte=0)
             if self._fence(found, journaled):  # A6
@@ -257,19 +261,19 @@ class Checkpointer:
         relative = manifest.folder_name(self._epoch, seq)
         folder, mark = self._root / relative, self._root / manifest.mark_name(seq)
         try:
-            with _step("C4", folder):
+            with self._step("C4", folder):
                 digests, folders = self._write(folder, files)
-            with _step("C5", folder):
+            with self._step("C5", folder):
                 for touched in folders:
                     self._disk.fsync_folder(touched)
             named = {f"{relative}/{path}": digest for path, digest in digests.items()}
             whole = self._manifest(manifest.CHECKPOINT, seq, cut, standing, named)
-            with _step("C7", folder):
+            with self._step("C7", folder):
                 written = manifest.encode(whole)
                 version = self.store.describe(*manifest.decode(written, where=relative))
                 blobs.put(self._disk, folder / manifest.MANIFEST, written)
                 self._disk.fsync_folder(folder)
-            with _step("C8", self._root / "epoch"):
+            with self._step("C8", self._root / "epoch"):
                 self._refuse_if_fenced()
         except (StoreFailed, ValueError):
             self._discard(folder)
@@ -280,10 +284,10 @@ class Checkpointer:
             self._next_seq = seq
             self._discard(folder)
 
-        with _step("C9", mark):
+        with self._step("C9", mark):
             if not self._link(folder / manifest.MANIFEST, mark, undo):
                 raise Fenced(root=self._root, epoch=self._epoch, found=f"{mark.name} is another owner's")
-        with _step("C10", mark.parent):
+        with self._step("C10", mark.parent):
             self._disk.fsync_folder(mark.parent)
         self._parent = version
         return version
@@ -295,7 +299,7 @@ class Checkpointer:
             Fenced: there is a newer owner.
             StoreFailed: serving keeps what was announced before.
         """
-        with _step("C11", self._root / "control"):
+        with self._step("C11", self._root / "control"):
             self._refuse_if_fenced()
             artifact.announce(self._disk, self._root, version.name)
 
@@ -312,7 +316,7 @@ class Checkpointer:
             Fenced: there is a newer owner.
             StoreFailed: something could not be removed; the next sweep tries again.
         """
-        with _step("R6", self._root / "blobs"):
+        with self._step("R6", self._root / "blobs"):
             self._refuse_if_fenced()
             manifests = self.store.manifests()
             named = {found.path.name for found in manifests}
@@ -322,7 +326,12 @@ class Checkpointer:
                 epoch, _, seq = name.partition("-")
                 ours_to_judge = epoch.isdecimal() and seq.isdecimal() and int(epoch) < self._epoch
                 if ours_to_judge and name not in named and int(seq) not in damaged:
-                    blobs.remove_tree(self._disk, self._root / "blobs" / name)
+                    try:
+                        blobs.remove_tree(self._disk, self._root / "blobs" / name)
+                    except OSError as error:
+                        if error.errno not in (errno.ENOENT, errno.ENOTEMPTY):
+                            raise
+                        continue  # its owner has woken up and is at work in it: left to the next sweep
                     swept.append(f"blobs/{name}")
             for folder in (self._root / "control", self._root / "man"):
                 for path in [folder / name for name in self._disk.listdir(folder) if name.endswith(".tmp")]:
@@ -352,7 +361,7 @@ class Checkpointer:
         """
         if keep < MIN_KEEP:
             raise ValueError(f"keep: got {keep}, expected at least {MIN_KEEP}")
-        with _step("C11", self._root / "trash"):
+        with self._step("C11", self._root / "trash"):
             self._refuse_if_fenced()
             self._empty_trash()
             segments = self._disk.listdir(self._root / JOURNAL)
@@ -370,7 +379,7 @@ class Checkpointer:
 
     def _claim(self) -> int:
         """A1. Nothing is read back from the file: its name is the claim."""
-        with _step("A1", self._root):
+        with self._step("A1", self._root):
             if self._make_folder(self._root):
                 self._disk.fsync_folder(self._root.parent)
             for name in _FOLDERS:
@@ -413,7 +422,7 @@ class Checkpointer:
             timeline = cut_timeline(timeline, until.place) if until else ()
             if ordered.kind == "restore":  # what came behind the version never was
                 before = msgspec.structs.replace(target.standing, orders_taken=before.orders_taken, exclusions=before.exclusions)
-        with _step("A5", self._root / JOURNAL):
+        with self._step("A5", self._root / JOURNAL):
             tail = self._tail(timeline, journaled, world_size, keep_tail)
         if tail.damage is not None:
             segment = tail.damage.place.segment
@@ -429,11 +438,12 @@ class Checkpointer:
             superseded=_supersede(state, readable, seqs, next_seq),
         )
         pending = [reset for reset in standing.resets if reset not in state.standing.resets]
-        for reset in pending:
-            if reset.step <= state.step:
-                cut = _moved(cut, reset)
+        skip = journaled.skip if journaled else ()
+        due = [reset for reset in pending if not tail.records or (reset.step, sum(reset.skip)) <= (state.step, sum(skip))]
+        for reset in due:
+            cut = _moved(cut, reset)
         if ordered is not None:
-            standing = _changed(standing, ordered, cut)
+            standing = _changed(standing, ordered, cut, skip)
             if ordered.kind == "reset":
                 cut = _moved(cut, standing.resets[-1])
         quarantine = tuple((first, min(end, last_step + 1)) for first, end in standing.quarantine if first <= last_step)
@@ -445,7 +455,7 @@ class Checkpointer:
             tail=tail.records,
             cut=cut,
             journal=journaled,
-            resets=tuple(reset for reset in pending if reset.step > state.step),
+            resets=tuple(reset for reset in pending if reset not in due),
             standing=standing,
             resumed_by=ordered,
             next_seq=next_seq,
@@ -506,7 +516,7 @@ class Checkpointer:
         cut = msgspec.structs.replace(found.cut, journal=journaled, fresh_events=())
         folder, mark = self._root / "man", self._root / manifest.mark_name(found.next_seq)
         temporary = folder / f".{self._disk.token()}.tmp"
-        with _step("A6", folder):
+        with self._step("A6", folder):
             try:
                 blobs.write_new(self._disk, temporary, manifest.encode(self._manifest(kind, found.next_seq, cut, standing, {})))
                 self._refuse_if_fenced()
@@ -577,8 +587,18 @@ class Checkpointer:
 
     def _refuse_if_fenced(self) -> None:
         """C8. Anyone who claimed later is the owner now."""
-        if (newest := max(self._claims(), default=0)) > self._epoch:
+        if self._epoch and (newest := max(self._claims(), default=0)) > self._epoch:
             raise Fenced(root=self._root, epoch=self._epoch, found=f"epoch {newest} was claimed after it")
+
+    @contextlib.contextmanager
+    def _step(self, number: str, path: Path) -> Iterator[None]:
+        """An error in a numbered step; but what an owner trips over because its successor has swept it away is no fault of the disk."""
+        try:
+            yield
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self._refuse_if_fenced()
+            raise StoreFailed(step=number, path=path, cause=error) from error
 
     def _discard(self, folder: Path) -> None:
         with contextlib.suppress(OSError):
@@ -744,7 +764,7 @@ def _needed(timeline: Sequence[Span], kept: Sequence[Version]) -> tuple[Span, ..
     return tuple(timeline[first:])
 
 
-def _changed(standing: Standing, ordered: Directive, cut: Cut) -> Standing:
+def _changed(standing: Standing, ordered: Directive, cut: Cut, skip: tuple[int, ...]) -> Standing:
     """Return a standing with the changes of a directive that is taken at `cut`."""
     changes: dict[str, Any] = {
         "quarantine": tuple(dict.fromkeys((*standing.quarantine, *ordered.quarantine))),
@@ -761,7 +781,7 @@ def _changed(standing: Standing, ordered: Directive, cut: Cut) -> Standing:
             topic: {p: (cut.offsets.get(topic, {}).get(p, offset), offset) for p, offset in parts.items()}
             for topic, parts in (ordered.offsets or {}).items()
         }
-        changes["resets"] = (*standing.resets, Reset(order=ordered.orders_taken or 0, step=cut.step, offsets=moved))
+        changes["resets"] = (*standing.resets, Reset(order=ordered.orders_taken or 0, step=cut.step, skip=skip, offsets=moved))
     return msgspec.structs.replace(standing, **changes)
 
 
@@ -784,11 +804,3 @@ def _check_files(files: Mapping[str, bytes]) -> None:
             raise ValueError(f"checkpoint file {path!r}: the name belongs to the manifest")
         if wrong := manifest.check_path(path):
             raise ValueError(f"checkpoint file {path!r}: expected a normalised path inside the version's folder, got one that is {wrong}")
-
-
-@contextlib.contextmanager
-def _step(number: str, path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StoreFailed(step=number, path=path, cause=error) from error

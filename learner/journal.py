@@ -113,10 +113,10 @@ class Tail:
 
 
 class Journal:
-    """The segments of one owner; not used by two threads at once, but for `spans`.
+    """The segments of one owner; used by one thread at a time.
 
     A write or fsync that failed is never repeated: the pages may be gone, and a second fsync would succeed. The owner stops instead,
-    and its successor goes on behind the last whole record.
+    and its successor goes on behind the last whole record. `spans` may be read by another thread.
     """
 
     def __init__(self, root: Path, disk: Disk, *, segment_bytes: int = 64 << 20) -> None:
@@ -257,7 +257,7 @@ def tail(root: Path, disk: Disk, timeline: Sequence[Span], start: Place) -> Tail
         if data is None and span.end is None and first == 0 == span.start:
             break  # its owner died before A7
         found, end, why = _scan(data, span, first)
-        if why is not None and (span.end is not None or data is None or not _torn(data, end)):
+        if why is not None and (span.end is not None or data is None or end > len(data) or not _torn(data, end)):
             damage = Damage(place=Place(span.segment, end), reason=why)
         records += found
         if found or not closed or span.holds(start):
@@ -317,12 +317,12 @@ def _payload(data: bytes, at: int) -> tuple[_Payload | None, int]:
 
 
 def _torn(data: bytes, at: int) -> bool:
-    """Whether no whole frame follows behind a bad one: then it was the last, and its owner died while it wrote it.
+    """Whether no whole frame stands here or behind: then the bad one was the last, and its owner died while it wrote it.
 
     Looks at every byte, for the length of the bad frame is not to be trusted. Its cost is bounded: past that, it is called damage.
     """
     budget = 4 * len(data) + MAX_RECORD_BYTES
-    for place in range(at + 1, len(data) - _HEADER.size):
+    for place in range(at, len(data) - _HEADER.size):
         size = int.from_bytes(data[place : place + 4], "little")
         if 0 < size <= min(MAX_RECORD_BYTES, len(data) - place - _HEADER.size) and data[place + _HEADER.size] == 0x92:
             budget -= size

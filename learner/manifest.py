@@ -100,7 +100,8 @@ class Reset(msgspec.Struct, frozen=True, kw_only=True):
     """Offsets that an operator moved behind a step: records in between count twice, or never."""
 
     order: int
-    step: _COUNT  #: it took effect behind this one
+    step: _COUNT  #: it took effect behind this one,
+    skip: tuple[_COUNT, ...] = ()  #: and behind so many turns of the next, by rank
     offsets: dict[str, dict[int, tuple[int, int]]]  #: topic -> partition -> next offset before and after
 
 

@@ -8,6 +8,7 @@ that thousands of crashes stay cheap.
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -96,23 +97,24 @@ class FaultyDisk(Disk):
         self._nth: dict[str, int] = {}
         self._open: dict[int, Path] = {}
         self._dead = False
-        self._unsynced_data: set[Path] = set()
+        self._unsynced_data: dict[Path, int] = {}  # file -> its bytes that an fsync has covered
         self._unsynced_names: list[tuple[str, Path, Path, bytes | None]] = []
 
     def create(self, path: Path) -> int:
         fd = self._do("create", path, lambda: Disk.create(self, path))
         self._open[fd] = path
-        self._unsynced_data.add(path)
+        self._unsynced_data[path] = 0
         self._unsynced_names.append(("create", path, path, None))
         return fd
 
     def write(self, fd: int, data: memoryview) -> int:
         torn = data[: len(data) // 2]
+        self._unsynced_data.setdefault(self._open[fd], os.fstat(fd).st_size)
         return self._do("write", self._open[fd], lambda: Disk.write(self, fd, data), torn=lambda: Disk.write(self, fd, torn))
 
     def fsync(self, fd: int) -> None:
         self._do("fsync", self._open[fd], lambda: None)
-        self._unsynced_data.discard(self._open[fd])
+        self._unsynced_data.pop(self._open[fd], None)
 
     def close(self, fd: int) -> None:
         self._open.pop(fd, None)
@@ -125,8 +127,7 @@ class FaultyDisk(Disk):
             Disk.rename(self, source, target)
             self._unsynced_names.append(("rename", source, target, replaced))
             if source in self._unsynced_data:
-                self._unsynced_data.remove(source)
-                self._unsynced_data.add(target)
+                self._unsynced_data[target] = self._unsynced_data.pop(source)
 
         self._do("rename", source, rename, target=target)
 
@@ -174,12 +175,14 @@ class FaultyDisk(Disk):
     def read(self, fd: int, num_bytes: int) -> bytes:
         return self._do("read", self._open[fd], lambda: Disk.read(self, fd, num_bytes))
 
-    def lose_power(self, *, data: bool, names: bool) -> None:
-        """Take back what no fsync has covered: bytes, names, or both."""
-        if data:
-            for path in self._unsynced_data:
-                if path.exists():
-                    path.write_bytes(b"")
+    def lose_power(self, *, data: bool, names: bool, zeros: bool = False) -> None:
+        """Take back what no fsync has covered: bytes, names, or both; `zeros`: the bytes are there, but were never written."""
+        for path, durable in self._unsynced_data.items() if data else ():
+            if path.exists():
+                size = path.stat().st_size
+                os.truncate(path, durable)
+                if zeros:
+                    os.truncate(path, size)
         for op, source, target, replaced in reversed(self._unsynced_names if names else []):
             if not target.exists():
                 continue

@@ -105,3 +105,10 @@ def rewrite(root: Path, version: Version, **changes: Any) -> None:
     mark = root / "man" / f"M-{version.seq:08d}"
     mark.unlink()
     mark.write_bytes(forged)
+
+
+class Boastful(Disk):
+    """Believes that there is room, so that the real ENOSPC comes from a write."""
+
+    def free_bytes(self, path: Path) -> int:
+        return 1 << 40

@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,7 @@ from learner.blobs import Disk
 from learner.checkpoint import BackgroundWriter, Checkpointer
 from learner.errors import Corrupt, Fenced, FormatUnknown, StoreFailed
 from tests.fakes.disk import Call, Crash, Die, Fail, FailAfter, Fault, FaultyDisk, Meanwhile, at, on, tree
-from tests.learner.saving import LONG_AFTER, assert_whole, cut, files, owner, recover, rewrite, saved, start
+from tests.learner.saving import LONG_AFTER, Boastful, assert_whole, cut, files, owner, recover, rewrite, saved, start
 from tests.learner.test_artifact import DAMAGES, Damage, flip, remove, truncate
 
 LOSSES = [(False, False), (True, False), (False, True), (True, True)]
@@ -142,24 +141,6 @@ def test_a_save_without_room_for_twice_its_size_writes_nothing(tmp_path: Path) -
     with pytest.raises(StoreFailed, match=r"C4 failed with ENOSPC .*twice the checkpoint"):
         checkpointer.save(files(2), cut(2))
     assert not [call for call in disk.calls[first:] if call.op in ("create", "mkdir")]
-
-
-class Boastful(Disk):
-    """Believes that there is room, so that the real ENOSPC comes from a write."""
-
-    def free_bytes(self, path: Path) -> int:
-        return 1 << 40
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "tmpfs"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)], capture_output=True, text=True, check=False)
-    if mounted.returncode:
-        pytest.skip(f"NOT RUN: mounting a tmpfs is not permitted here ({mounted.stderr.strip()}); injected ENOSPC covers the same calls")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
 
 
 def test_a_disk_that_is_really_full_keeps_the_old_checkpoint_and_recovers_when_there_is_room(small_disk: Path) -> None:

@@ -1,0 +1,20 @@
+"""What the tests of the store share."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "tmpfs"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)], capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"NOT RUN: mounting a tmpfs is not permitted here ({mounted.stderr.strip()}); injected ENOSPC covers the same calls")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)

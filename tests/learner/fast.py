@@ -1,0 +1,236 @@
+"""A learner that costs nothing: its state is a running hash of what it consumed and of its steps, and the history of both.
+
+It does to the store all that the real one does: acquire, replay, poll, journal, step, save, announce, prune. How it polls and where its
+batches close depends on a seed of each life, as a clock would have it, so that only the journal can bring a step back. `check` holds the
+oracle: the state is what one clean run over its own history gives, the history takes each record of the log exactly once, and it is the
+one that the timeline of the newest manifest tells.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from learner.artifact import Store, Version
+from learner.blobs import Disk
+from learner.checkpoint import Acquired, Checkpointer, Directive
+from learner.errors import StoreFailed
+from learner.journal import Journal, Part, Place, Step, tail
+from learner.manifest import Cut, Journaled, Reset
+from tests.fakes.disk import FaultyDisk
+from tests.learner.saving import cut
+from weighting.sample import Slice, Turn
+
+NOW = 1_700_000_000.0  #: before any file was made: nothing is ever old enough to be thrown away
+TOPIC = "clicks"
+SEGMENT_BYTES = 600
+
+
+@dataclass(frozen=True)
+class Log:
+    """Partitions of records, each a few bytes."""
+
+    partitions: tuple[tuple[bytes, ...], ...]
+
+    @classmethod
+    def invented(cls, *sizes: int) -> Log:
+        return cls(tuple(tuple(f"{p}@{offset}".encode() for offset in range(size)) for p, size in enumerate(sizes)))
+
+    def num_records(self) -> int:
+        return sum(map(len, self.partitions))
+
+
+@dataclass
+class State:
+    """What the learner knows."""
+
+    digest: str = ""
+    step: int = 0
+    next: dict[int, int] = field(default_factory=dict)
+    pending: list[Turn] = field(default_factory=list)
+    history: list[Step] = field(default_factory=list)
+
+    def move(self, resets: Iterable[Reset]) -> None:
+        """Take offsets that an operator moved, where the next turn is behind them."""
+        for reset in resets:
+            if (reset.step, sum(reset.skip)) == (self.step, len(self.pending)):
+                self.next.update({p: after for p, (_, after) in reset.offsets[TOPIC].items()})
+
+    def consume(self, log: Log, turn: Turn, resets: Iterable[Reset] = ()) -> None:
+        self.move(resets)
+        for piece in turn.slices:
+            assert self.next.get(piece.partition, 0) == piece.start, "not where the state stands"
+            records = log.partitions[piece.partition][piece.start : piece.end]
+            self.digest = hashlib.sha256(repr((self.digest, piece, records)).encode()).hexdigest()
+            self.next[piece.partition] = piece.end
+        self.pending.append(turn)
+
+    def apply(self, step: Step) -> None:
+        assert list(step.parts[0].turns) == self.pending
+        assert step.step == self.step + 1
+        self.digest = hashlib.sha256(f"{self.digest} step {step.step} {step.parts[0].cause}".encode()).hexdigest()
+        self.step, self.pending = step.step, []
+        self.history.append(step)
+
+    def files(self) -> dict[str, bytes]:
+        small = {"digest": self.digest, "step": self.step, "next": self.next}
+        return {
+            "state.json": json.dumps(small).encode(),
+            "training/history.msgpack": msgspec.msgpack.encode((self.history, self.pending)),
+        }
+
+    @classmethod
+    def read(cls, checkpointer: Checkpointer, version: Version) -> State:
+        small = json.loads(checkpointer.read(version, "state.json"))
+        history, pending = msgspec.msgpack.decode(
+            checkpointer.read(version, "training/history.msgpack"), type=tuple[list[Step], list[Turn]]
+        )
+        return cls(small["digest"], small["step"], {int(p): at for p, at in small["next"].items()}, pending, history)
+
+
+def no_order(newest: Version | None) -> Directive | None:
+    return None
+
+
+class Learner:
+    """One life of it."""
+
+    def __init__(
+        self,
+        root: Path,
+        disk: Disk,
+        log: Log,
+        seed: int,
+        *,
+        keep: int = 5,
+        directive: Callable[[Version | None], Directive | None] = no_order,
+    ) -> None:
+        self.root = root
+        self.log = log
+        self.random = random.Random(seed)
+        self.told: list[Version] = []
+        self.num_failed = 0
+        self.keep = keep
+        self.checkpointer = Checkpointer(root, disk, lambda: NOW)
+        self.journal = Journal(root, disk, segment_bytes=SEGMENT_BYTES)
+        self.directive = directive
+        self.state = State()
+        self.acquired: Acquired | None = None
+
+    def run(self, num_polls: int = 1_000_000) -> State:
+        """Start, go on until so many polls are done or the log is at its end, and then make all of it durable.
+
+        A checkpoint that fails is counted, and the next one tried; a journal that fails ends the life.
+        """
+        try:
+            self._start()
+            while num_polls and (turn := self._poll()):
+                num_polls -= 1
+                self.state.consume(self.log, turn)
+                if self.random.random() < 0.6:
+                    self._step("full")
+                if self.random.random() < 0.3:
+                    self._publish(self.journal.place)
+            if self.state.pending:
+                self._step("end")
+            self._publish(self.journal.place)
+        finally:
+            self.journal.close()
+        return self.state
+
+    def _start(self) -> None:
+        acquired = self.acquired = self.checkpointer.acquire(self.journal, cut_for_new_store=self._cut(None), directive=self.directive)
+        if acquired.version is not None:
+            self.state = State.read(self.checkpointer, acquired.version)
+        before = {(TOPIC, p): self.state.next.get(p, 0) for p in range(len(self.log.partitions))}
+        assert before == acquired.next_offsets or acquired.standing.resets
+        self.state.next.update({p: offset for (_, p), offset in acquired.next_offsets.items() if offset})
+        (skip,) = acquired.journal.skip or (0,)
+        assert len(self.state.pending) == skip
+        for place, record in acquired.tail:
+            assert isinstance(record, Step)
+            for turn in record.parts[0].turns[len(self.state.pending) :]:
+                self.state.consume(self.log, turn, acquired.resets)
+            self.state.apply(record)
+            if self.random.random() < 0.1:
+                self._publish(place)
+        self.state.move(acquired.resets)
+        self.checkpointer.sweep()
+        if acquired.version is not None:
+            self.checkpointer.announce(acquired.version)
+
+    def _poll(self) -> Turn | None:
+        slices = []
+        for p, records in enumerate(self.log.partitions):
+            start = self.state.next.get(p, 0)
+            end = min(len(records), start + self.random.randrange(4))
+            if end > start:
+                slices.append(Slice(TOPIC, p, start, end, end - start))
+        if slices:
+            return Turn(tuple(slices))
+        return self._poll() if any(self.state.next.get(p, 0) < len(records) for p, records in enumerate(self.log.partitions)) else None
+
+    def _step(self, cause: str) -> None:
+        step = Step(self.state.step + 1, (Part(tuple(self.state.pending), cause),))
+        self.journal.append(step)
+        self.state.apply(step)
+
+    def _publish(self, place: Place) -> None:
+        try:
+            version = self.checkpointer.save(self.state.files(), self._cut(place))
+            self.told.append(version)
+            self.checkpointer.announce(version)
+            self.checkpointer.prune(self.keep)
+        except StoreFailed:
+            self.num_failed += 1
+
+    def _cut(self, place: Place | None) -> Cut:
+        skip = (len(self.state.pending),)
+        return cut(
+            self.state.step,
+            offsets={TOPIC: {p: self.state.next.get(p, 0) for p in range(len(self.log.partitions))}},
+            journal=place and Journaled(segment=place.segment, byte=place.byte, skip=skip),
+        )
+
+
+def check(root: Path, log: Log, *, whole_journal: bool = True) -> State:
+    """Compare the newest version with its oracle; return its state. The journal behind it may be known to be damaged."""
+    store = Store(root)
+    newest = store.newest()
+    assert newest is not None
+    assert newest.kind == "checkpoint"
+    store.verify(newest)
+    assert store.announced() == newest.name
+    state = State.read(Checkpointer(root, Disk(), lambda: 0.0), newest)
+
+    clean = State()
+    for step in state.history:
+        for turn in step.parts[0].turns:
+            clean.consume(log, turn, newest.standing.resets)  # each slice goes on where the one before ended
+        clean.apply(step)
+    assert clean == state
+    assert {p: at for p, at in state.next.items() if at} == {p: len(records) for p, records in enumerate(log.partitions) if records}
+
+    first = newest.timeline[0]
+    told = tail(root, Disk(), newest.timeline, Place(first.segment, first.start))
+    assert told.damage is None or not whole_journal
+    records = [record for _, record in told.records]
+    first_step = records[0].step if records else 0
+    assert records == [step for step in state.history if first_step <= step.step < first_step + len(records)]
+    assert told.damage is not None or not records or state.history[-1] == records[-1]
+    assert newest.journal is not None
+    assert tail(root, Disk(), newest.timeline, newest.journal.place).records == []
+    return state
+
+
+def finish(root: Path, log: Log, seed: int = 0, *, whole_journal: bool = True) -> State:
+    """One more life, to the end of the log, and then the oracle."""
+    learner = Learner(root, FaultyDisk(), log, seed)
+    learner.run()
+    return check(root, log, whole_journal=whole_journal)
