@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import platform
 import signal
 import time
@@ -36,7 +37,7 @@ from learner import manifest
 from learner.artifact import Version
 from learner.blobs import Disk
 from learner.checkpoint import Acquired, BackgroundWriter, Checkpointer, Directive
-from learner.distributed import ONE, Ranks, from_environment
+from learner.distributed import GlooRanks, OneRank, Ranks
 from learner.errors import Diverged
 from learner.journal import Journal, Place, Record, Step
 from learner.loop import Identity, IngestState, Publisher, train
@@ -79,7 +80,7 @@ class LearnRole:
     """One learner: takes the store, the log and the model when started, learns in `run`, ends by SIGTERM, SIGINT or `stop`."""
 
     def __init__(
-        self, settings: Settings, *, clock: Callable[[], float] = time.time, accept_config: bool = False, ranks: Ranks = ONE
+        self, settings: Settings, *, clock: Callable[[], float] = time.time, accept_config: bool = False, ranks: Ranks | None = None
     ) -> None:
         """Keep the settings; nothing is opened yet.
 
@@ -92,7 +93,7 @@ class LearnRole:
         self._settings = settings
         self._clock = clock
         self._accept_config = accept_config
-        self._ranks = ranks
+        self._ranks: Ranks = ranks or OneRank()
         self._disk = Disk()
         self._stopped = Event()
         self._ordered = False
@@ -354,7 +355,10 @@ class LearnRole:
 
 def run(settings: Settings, *, accept_config: bool = False) -> None:
     """Run one learner in this process, as one of several ranks where torchrun started it; see `LearnRole.run`."""
-    ranks = from_environment()
+    ranks: Ranks = OneRank()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        ranks = GlooRanks()
+        ranks.start()
     try:
         LearnRole(settings, accept_config=accept_config, ranks=ranks).run()
     finally:

@@ -47,6 +47,18 @@ class Diverged(LearnerError):
         self.last_step = last_step
 
 
+class RankLost(LearnerError):
+    """Another rank is gone or keeps us waiting: this one stops too (exit 75), and all start anew from the checkpoint."""
+
+    def __init__(self, *, rank: int, what: str, timeout_seconds: float, cause: Exception) -> None:
+        """Name our own rank (-1 before all have met), what we did together, and how long we wait at most."""
+        self.rank = rank
+        super().__init__(
+            f"rank {rank}: {what} failed ({cause}); a rank is gone or answered nothing for {timeout_seconds:g} s. "
+            "This process must stop (exit 75); the launcher starts all ranks again."
+        )
+
+
 class LogRewritten(LearnerError):
     """The log no longer holds what was trained on; going on would train on other records under the same positions."""
 

@@ -25,7 +25,7 @@ import msgspec
 
 from learner.artifact import Version
 from learner.checkpoint import BackgroundWriter, Saved
-from learner.distributed import ONE, Ranks
+from learner.distributed import OneRank, Ranks
 from learner.errors import Fenced, LogRewritten
 from learner.journal import Journal, Outcome, Part, Place, Record, Step
 from learner.manifest import Audited, Cut, Gap, Input, Journaled, Span, Trained
@@ -73,7 +73,7 @@ class Publisher:
         clock: Callable[[], float],
         identity: Identity,
         journal: Journaled,
-        ranks: Ranks = ONE,
+        ranks: Ranks | None = None,
         published: Callable[[Version], None] = lambda version: None,
     ) -> None:
         """Take the state's owners.
@@ -96,7 +96,7 @@ class Publisher:
         self._clock = clock
         self._identity = identity
         self._place = Place(journal.segment, journal.byte)
-        self._ranks = ranks
+        self._ranks: Ranks = ranks or OneRank()
         self._gaps: tuple[Gap, ...] = ()
         self._published = published
         self._due = -math.inf
@@ -240,7 +240,7 @@ def train(
     *,
     tail: Sequence[tuple[Place, Record]] = (),
     quarantine: Sequence[tuple[int, int]] = (),
-    ranks: Ranks = ONE,
+    ranks: Ranks | None = None,
 ) -> Iterator[StepReport | None]:
     """Step on every batch, publish when due; yields each step's report, and None whenever nothing was ready.
 
@@ -262,6 +262,7 @@ def train(
         LogRewritten: the log no longer gives what the journal says of it.
         Diverged: the model is about to be lost; nothing of the step was applied.
     """
+    ranks = ranks or OneRank()
     stream, again = iter(batches), _Tail(tail)
     while True:
         batch, over = again.pull(stream, ranks.rank)

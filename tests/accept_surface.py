@@ -109,10 +109,10 @@ def _public(body: list[ast.stmt]) -> Iterator[str]:
 
 def _commands(command: Any, words: str) -> Iterator[str]:
     parameters = [_parameter(parameter) for parameter in command.params if parameter.name != "help"]
-    subcommands = getattr(command, "commands", None)
+    subcommands = getattr(command, "commands", {})
     if parameters or not subcommands or command.invoke_without_command:
         yield " ".join([words, *parameters])
-    for name in sorted(subcommands or {}):
+    for name in sorted(subcommands):
         yield from _commands(subcommands[name], f"{words} {name}")
 
 

@@ -21,8 +21,9 @@ from consumers.codec import REASONS, decode
 from consumers.events import Click, Exposure, ItemUpdate, Kind, Purchase
 from consumers.source import Record
 from deploy.cli import app
-from deploy.events import Output, validate
+from deploy.events import validate
 from deploy.settings import Settings, describe, load
+from deploy.terminal import Output
 from learner.artifact import Store
 from serving.telemetry import ROUTES
 from tests.layering import DOORS, modules

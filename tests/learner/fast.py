@@ -171,7 +171,7 @@ class Learner:
             start = self.state.next.get(p, 0)
             end = min(len(records), start + self.random.randrange(4))
             if end > start:
-                slices.append(Slice(TOPIC, p, start, end, end - start))
+                slices.append(Slice(TOPIC, p, start, end, end - start, 0))
         if slices:
             return Turn(tuple(slices))
         return self._poll() if any(self.state.next.get(p, 0) < len(records) for p, records in enumerate(self.log.partitions)) else None

@@ -26,7 +26,7 @@ FINGERPRINT: Fingerprint = {"torch": "2.13.0", "threads": 1}
 
 
 def step(number: int) -> Step:
-    turn = Turn((Slice("clicks", 0, number, number + 3, 3, 2**64 - 1), Slice("items", 1, 0, 2, 1)), (("clicks", 1),))
+    turn = Turn((Slice("clicks", 0, number, number + 3, 3, 2**64 - 1), Slice("items", 1, 0, 2, 1, 0)), (("clicks", 1),))
     return Step(number, (Part((turn, turn), "full"), Part((), None)))
 
 
