@@ -4,6 +4,9 @@
 LearnerError
 ├── ModelMissing         an encoder or tokenizer that cannot be had; names the setting and the remedy
 ├── TuningUnsupported    an encoder whose layers cannot be tuned that way
+├── Diverged             training went wrong; names the steps to leave out. State goes back to a checkpoint before them
+├── OutOfMemory          the least part that a step can be cut into does not fit the device
+├── RankLost             another rank is gone or hangs: stop (exit 75), all start anew from the checkpoint
 └── StoreError
     ├── StoreFailed      a step on the store failed in the file system; what was durable before still is   retriable
     ├── Fenced           another owner has the store: stop (exit 75) and touch nothing more
@@ -33,6 +36,41 @@ class ModelMissing(LearnerError):
 
 class TuningUnsupported(LearnerError):
     """The encoder cannot be tuned as configured; the message names the setting and what it allows."""
+
+
+class Diverged(LearnerError):
+    """Training went wrong: the last step was not taken, and what those before it left behind is not to be trusted."""
+
+    def __init__(self, first_step: int, last_step: int, reason: str) -> None:
+        """Name the steps, both included, and what was wrong with them."""
+        self.first_step = first_step
+        self.last_step = last_step
+        self.reason = reason
+        steps = f"step {last_step}" if first_step == last_step else f"steps {first_step} to {last_step}"
+        super().__init__(f"{steps}: {reason}. No parameter moved; go back to a checkpoint before step {first_step} and leave {steps} out.")
+
+
+class OutOfMemory(LearnerError):
+    """The least part that a step can be cut into does not fit the device; the state is that of no step: go back to a checkpoint."""
+
+    def __init__(self, *, step: int, device: str, num_samples: int) -> None:
+        """Name the step, the device, and how many samples did not fit."""
+        super().__init__(
+            f"step {step}: out of memory on {device} with {num_samples} sample(s) at once, which cannot be cut further. "
+            "Lower learner.max_tokens, take a smaller learner.model or let less of it move (learner.tuning), or a device with more memory."
+        )
+
+
+class RankLost(LearnerError):
+    """Another rank is gone or keeps us waiting: this one stops too (exit 75), and all start anew from the checkpoint."""
+
+    def __init__(self, *, rank: int, what: str, timeout_seconds: float, cause: Exception) -> None:
+        """Name our own rank (-1 before all have met), what we did together, and how long we wait at most."""
+        self.rank = rank
+        super().__init__(
+            f"rank {rank}: {what} failed ({cause}); a rank is gone or answered nothing for {timeout_seconds:g} s. "
+            "This process must stop (exit 75); the launcher starts all ranks again."
+        )
 
 
 class StoreError(LearnerError):
