@@ -4,10 +4,11 @@
 LearnerError
 ├── ModelMissing         an encoder or tokenizer that cannot be had; names the setting and the remedy
 ├── TuningUnsupported    an encoder whose layers cannot be tuned that way
-├── LogRewritten         the log no longer holds what was trained on: stop (exit 3)
+├── Diverged             training went wrong; names the steps to leave out. State goes back to a checkpoint before them
+├── OutOfMemory          the least part that a step can be cut into does not fit the device
+├── RankLost             another rank is gone or hangs: stop (exit 75), all start anew from the checkpoint
 └── StoreError
     ├── StoreFailed      a step on the store failed in the file system; what was durable before still is   retriable
-    ├── JournalFailed    what a step would use could not be made durable: stop (exit 75), apply nothing of it
     ├── Fenced           another owner has the store: stop (exit 75) and touch nothing more
     ├── Corrupt          bytes in the store are not the bytes that were meant; names file, expected, found
     ├── FormatUnknown    a whole manifest of a format or kind that this program does not read
@@ -38,13 +39,26 @@ class TuningUnsupported(LearnerError):
 
 
 class Diverged(LearnerError):
-    """The model is about to be lost; nothing of the last step moved it."""
+    """Training went wrong: the last step was not taken, and what those before it left behind is not to be trusted."""
 
     def __init__(self, first_step: int, last_step: int, reason: str) -> None:
-        """Name the steps and why."""
-        super().__init__(f"steps {first_step} to {last_step}: {reason}.")
+        """Name the steps, both included, and what was wrong with them."""
         self.first_step = first_step
         self.last_step = last_step
+        self.reason = reason
+        steps = f"step {last_step}" if first_step == last_step else f"steps {first_step} to {last_step}"
+        super().__init__(f"{steps}: {reason}. No parameter moved; go back to a checkpoint before step {first_step} and leave {steps} out.")
+
+
+class OutOfMemory(LearnerError):
+    """The least part that a step can be cut into does not fit the device; the state is that of no step: go back to a checkpoint."""
+
+    def __init__(self, *, step: int, device: str, num_samples: int) -> None:
+        """Name the step, the device, and how many samples did not fit."""
+        super().__init__(
+            f"step {step}: out of memory on {device} with {num_samples} sample(s) at once, which cannot be cut further. "
+            "Lower learner.max_tokens, take a smaller learner.model or let less of it move (learner.tuning), or a device with more memory."
+        )
 
 
 class RankLost(LearnerError):
@@ -56,17 +70,6 @@ class RankLost(LearnerError):
         super().__init__(
             f"rank {rank}: {what} failed ({cause}); a rank is gone or answered nothing for {timeout_seconds:g} s. "
             "This process must stop (exit 75); the launcher starts all ranks again."
-        )
-
-
-class LogRewritten(LearnerError):
-    """The log no longer holds what was trained on; going on would train on other records under the same positions."""
-
-    def __init__(self, where: str, *, expected: str, found: str) -> None:
-        """Name the step or slice, what the journal says of it, and what the log holds now."""
-        super().__init__(
-            f"{where}: the log no longer holds what was trained on: expected {expected}, found {found}. A topic was recreated, "
-            "records were rewritten, or retention passed in between. Nothing was trained from it; an operator must decide (exit 3)."
         )
 
 
@@ -94,20 +97,6 @@ class StoreFailed(StoreError):
         super().__init__(
             f"{self.path}: step {step} failed with {word} ({cause.strerror or cause}). "
             "What was durable before is untouched; the next trigger tries again. Check free space, mode and health of the disk."
-        )
-
-
-class JournalFailed(StoreError):
-    """The journal could not be written or made durable; its owner stops, for an fsync that failed is never repeated on the same file."""
-
-    def __init__(self, *, path: Path, cause: OSError) -> None:
-        """Name the segment, and what the system answered."""
-        self.path = path
-        self.errno = cause.errno
-        word = errno.errorcode.get(cause.errno or 0, type(cause).__name__)
-        super().__init__(
-            f"{path}: the journal failed with {word} ({cause.strerror or cause}). Nothing of the step was applied. This process must stop "
-            "(exit 75); its next start goes on behind the last whole record. Check free space, mode and health of the disk."
         )
 
 
