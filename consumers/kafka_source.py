@@ -50,6 +50,8 @@ _TUNING: dict[str, Any] = {
     "fetch_max_wait_ms": 50,
     "max_partition_fetch_bytes": 4 * 1024 * 1024,
     "reconnect_backoff_max_ms": 1000,
+    # The client reads topics by name: how long one that was made again may go unnoticed.
+    "metadata_max_age_ms": 2000,
     "metrics_enabled": False,
 }
 _OFFSETS_TIMEOUT_MS = 1000
@@ -312,7 +314,7 @@ class KafkaSource:
         return {tp: int(offset) for tp, offset in found if offset is not None}
 
     def _compare_ids(self) -> None:
-        """Refuse what was read when a topic is another one. The client reads by name, and would go on in the new one without a word."""
+        """Refuse what was read when a topic is another one, as far as the client knows by now; it would go on in the new one by name."""
         for topic, known in self._ids.items():
             found = self._consumer._cluster.topic_id(topic)
             if known and found is not None and str(found) != known:

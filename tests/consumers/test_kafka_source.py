@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from kafka import TopicPartition
 from kafka.errors import CorruptRecordError, LogTruncationError, OffsetOutOfRangeError
@@ -124,6 +124,7 @@ def read(source: KafkaSource, num_polls: int = 400) -> list[Record]:
     return [record for _ in range(num_polls) for record in source.poll(1.0)]
 
 
+@settings(deadline=None, max_examples=30)
 @given(faulty=st.lists(st.booleans(), max_size=60))
 def test_whatever_poll_raises_every_record_comes_once_and_in_order(faulty: list[bool]) -> None:
     cluster, causes = Cluster(), list[str]()
