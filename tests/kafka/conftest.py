@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 import pytest
@@ -35,6 +36,7 @@ class Harmed:
 
     node: Broker
     proxy: Proxy
+    data: Path
 
     @property
     def bootstrap_servers(self) -> str:
@@ -67,7 +69,7 @@ def broker(pytestconfig: pytest.Config) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="module")
-def harmed(pytestconfig: pytest.Config) -> Iterator[Harmed]:
+def harmed(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harmed]:
     """One node of our own for a module, with a second listener that is advertised as the proxy (K1)."""
     port, proxied, controller = free_ports(3)
     with Proxy(proxied) as proxy:
@@ -77,9 +79,10 @@ def harmed(pytestconfig: pytest.Config) -> Iterator[Harmed]:
             "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port},PROXIED://127.0.0.1:{proxy.port}",
             "controller.quorum.voters": f"1@127.0.0.1:{controller}",
         }
-        node = Broker(port=port, properties=properties)
+        data = tmp_path_factory.mktemp("kafka")
+        node = Broker(data, port=port, properties=properties)
         try:
-            yield Harmed(started(node, pytestconfig), proxy)
+            yield Harmed(started(node, pytestconfig), proxy, data)
         finally:
             node.close()
 

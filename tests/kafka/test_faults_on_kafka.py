@@ -11,16 +11,23 @@ from threading import Event, Thread
 from typing import Any
 
 import pytest
+from kafka import KafkaAdminClient
 from kafka.net.inet import KafkaNetSocket
+from prometheus_client import CollectorRegistry
 
-from consumers.errors import OffsetLost, TopicRecreated
+from consumers.dead_letter import DeadLetters
+from consumers.errors import LogCorrupt, LogTruncated, OffsetLost, TopicRecreated
 from consumers.kafka_admin import KafkaAdmin
 from consumers.kafka_options import KafkaConfig
 from consumers.kafka_sink import KafkaSink
 from consumers.kafka_source import KafkaSource
+from consumers.pipeline import BatchConfig, Pipeline, Topics
 from consumers.source import Record, Source
+from consumers.telemetry import Telemetry
 from deploy.broker import BrokerCluster
 from deploy.lifecycle import STALLED, Progress, Watchdog
+from tests.consumers.shop import WINDOWS
+from tests.consumers.test_faults import POISON, poisoned
 from tests.fakes.clock import ManualClock
 from tests.fakes.proxy import Fault
 from tests.kafka.conftest import Cluster, Harmed
@@ -310,3 +317,86 @@ def test_an_offset_past_the_end_is_no_gap_of_retention(broker: Cluster) -> None:
         until(source, bool)
     assert not lost.value.expired
     source.close()
+
+
+def test_a_batch_that_rotted_on_the_brokers_disk_stops_us_and_an_operator_can_go_on_behind_it(harmed: Harmed) -> None:
+    topic = one_partition(harmed.bootstrap_servers, 200)
+    segment = harmed.data / "topics" / f"{topic}-0" / f"{0:020}.log"
+    with segment.open("r+b") as file:
+        at = segment.read_bytes().index(b"key\x06120")  # in the batch of the offsets 100 to 149
+        file.seek(at)
+        file.write(b"kez")
+    source = KafkaSource(small(harmed.bootstrap_servers), [topic]).start()
+    source.seek(topic, 0, 0)
+    with pytest.raises(LogCorrupt, match=rf"{topic}.*offset 100 failed crc check"):
+        until(source, lambda records: False)
+    with pytest.raises(LogCorrupt):  # and again, rather than a poll that never returns
+        until(source, lambda records: False)
+    assert source.position(topic, 0) == 100
+    source.seek(topic, 0, 150)
+    assert [r.offset for r in until(source, lambda records: len(records) == 50)] == list(range(150, 200))
+    source.close()
+
+
+def test_poison_is_set_aside_on_kafka_with_its_stage_and_the_rest_is_trained(broker: Cluster) -> None:
+    tag = uuid.uuid4()
+    topics = Topics(exposures=None, clicks=f"clicks-{tag}", purchases=f"purchases-{tag}", items=None, dead_letter=f"dead-{tag}")
+    config = KafkaConfig(bootstrap_servers=broker.bootstrap_servers)
+    with KafkaAdmin(config) as admin:
+        for topic in (*topics.kinds(), topics.dead_letter):
+            admin.create_topic(topic, 1)
+    sink = KafkaSink(config, [*topics.kinds(), topics.dead_letter]).start()
+    for record in poisoned().records["clicks", 0]:
+        sink.send(topics.clicks, record.key, record.value)
+    sink.flush()
+    source = KafkaSource(config, list(topics.kinds())).start()
+    telemetry = Telemetry(CollectorRegistry())
+    letters = DeadLetters(sink, topics.dead_letter, telemetry)
+    pipeline = Pipeline(
+        source, topics=topics, join=WINDOWS, batch=BatchConfig(), clock=time.time, dead_letters=letters, telemetry=telemetry
+    )
+    deadline = time.monotonic() + 60
+    for batch in pipeline.batches():
+        assert time.monotonic() < deadline
+        if batch is None and pipeline.next_offsets() == source.end_offsets():
+            break
+    samples = [sample for batch in pipeline.drain(2**60) for sample in batch.samples]
+    letters.flush()
+    assert {sample.list_id for sample in samples} == {f"q-{n}" for n in range(60)}
+    reader = KafkaSource(config, [topics.dead_letter]).start()
+    reader.seek(topics.dead_letter, 0, 0)
+    aside = [dict(r.headers) for r in until(reader, lambda records: len(records) >= len(POISON))]
+    found = [(headers["steelyard-stage"].decode(), headers["steelyard-reason"].decode()) for headers in aside]
+    assert found == [(stage, reason) for _, stage, reason in POISON.values()]
+    for connection in (source, reader, sink):
+        connection.close()
+
+
+@pytest.mark.long
+def test_a_log_that_an_unclean_election_truncated_stops_us_though_it_has_grown_again(three: BrokerCluster) -> None:
+    topic = f"t-{uuid.uuid4()}"
+    first, second, _ = three.nodes
+    admin = KafkaAdminClient(bootstrap_servers=three.bootstrap_servers)
+    unclean = {"unclean.leader.election.enable": "true", "min.insync.replicas": "1"}
+    admin.create_topics({topic: {"assignments": {0: [1, 2]}, "configs": unclean}}, wait_for_metadata=True)
+    admin.close()
+    fill(three.bootstrap_servers, topic, 100)
+    second.kill()
+    fill(three.bootstrap_servers, topic, 50)
+    sources = [KafkaSource(small(three.bootstrap_servers), [topic]).start() for _ in range(2)]
+    for source in sources:
+        source.seek(topic, 0, 0)
+        assert len(until(source, lambda records: len(records) >= 150)) == 150
+    first.kill()
+    second.start()  # it knows nothing of the last 50
+    try:
+        fill(three.bootstrap_servers, topic, 80)
+        sources[1].rebuild("stall")  # a new client must see it as well
+        for source in sources:
+            with pytest.raises(LogTruncated, match=rf"{topic}\[0\]: the log was truncated at offset 100, and we have read up to 150"):
+                until(source, lambda records: False)
+            assert source.position(topic, 0) == 150
+    finally:
+        for source in sources:
+            source.close()
+        first.start()
