@@ -84,7 +84,7 @@ def exit_code(error: Exception) -> int | None:
     """Return the exit code of an error of ours, None for any other."""
     from consumers.errors import ConsumersError, OptionRefused
     from deploy.errors import DeployError, Unsafe
-    from learner.errors import Fenced, JournalFailed, LearnerError, LogRewritten
+    from learner.errors import Fenced, JournalFailed, LearnerError, LogRewritten, RankLost
     from serving.errors import ServingError
     from weighting.errors import WeightingError
 
@@ -93,7 +93,7 @@ def exit_code(error: Exception) -> int | None:
     if isinstance(error, Unsafe | LogRewritten) or (isinstance(error, ConsumersError) and error.unsafe):
         return UNSAFE
     if isinstance(error, ConsumersError | DeployError | LearnerError | ServingError | WeightingError):
-        return TRY_AGAIN if error.retriable or isinstance(error, Fenced | JournalFailed) else FAILED
+        return TRY_AGAIN if error.retriable or isinstance(error, Fenced | JournalFailed | RankLost) else FAILED
     return None
 
 

@@ -7,8 +7,10 @@ LearnerError
 ├── Diverged             training went wrong; names the steps to leave out. State goes back to a checkpoint before them
 ├── OutOfMemory          the least part that a step can be cut into does not fit the device
 ├── RankLost             another rank is gone or hangs: stop (exit 75), all start anew from the checkpoint
+├── LogRewritten         the log no longer holds what was trained on: stop (exit 3)
 └── StoreError
     ├── StoreFailed      a step on the store failed in the file system; what was durable before still is   retriable
+    ├── JournalFailed    what a step would use could not be made durable: stop (exit 75), apply nothing of it
     ├── Fenced           another owner has the store: stop (exit 75) and touch nothing more
     ├── Corrupt          bytes in the store are not the bytes that were meant; names file, expected, found
     ├── FormatUnknown    a whole manifest of a format or kind that this program does not read
@@ -73,6 +75,17 @@ class RankLost(LearnerError):
         )
 
 
+class LogRewritten(LearnerError):
+    """The log no longer holds what was trained on; going on would train on other records under the same positions."""
+
+    def __init__(self, where: str, *, expected: str, found: str) -> None:
+        """Name the step or slice, what the journal says of it, and what the log holds now."""
+        super().__init__(
+            f"{where}: the log no longer holds what was trained on: expected {expected}, found {found}. A topic was recreated, "
+            "records were rewritten, or retention passed in between. Nothing was trained from it; an operator must decide (exit 3)."
+        )
+
+
 class StoreError(LearnerError):
     """Anything about the store: its files, its owner, its versions."""
 
@@ -97,6 +110,20 @@ class StoreFailed(StoreError):
         super().__init__(
             f"{self.path}: step {step} failed with {word} ({cause.strerror or cause}). "
             "What was durable before is untouched; the next trigger tries again. Check free space, mode and health of the disk."
+        )
+
+
+class JournalFailed(StoreError):
+    """The journal could not be written or made durable; its owner stops, for an fsync that failed is never repeated on the same file."""
+
+    def __init__(self, *, path: Path, cause: OSError) -> None:
+        """Name the segment, and what the system answered."""
+        self.path = path
+        self.errno = cause.errno
+        word = errno.errorcode.get(cause.errno or 0, type(cause).__name__)
+        super().__init__(
+            f"{path}: the journal failed with {word} ({cause.strerror or cause}). Nothing of the step was applied. This process must stop "
+            "(exit 75); its next start goes on behind the last whole record. Check free space, mode and health of the disk."
         )
 
 

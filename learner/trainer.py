@@ -434,3 +434,8 @@ def _hugging_face_files(model: Any, tokenizer: Any) -> dict[str, bytes]:
         "tokenizer.json": tokenizer.backend_tokenizer.to_str().encode(),
         "tokenizer_config.json": msgspec.json.encode({**raw, **special}, order="sorted"),
     }
+
+
+def cpu_capability() -> str:
+    """Return the instruction set that torch's kernels use; another one sums in another order."""
+    return torch.backends.cpu.get_cpu_capability()

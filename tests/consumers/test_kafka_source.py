@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from kafka import TopicPartition
 from kafka.errors import CorruptRecordError, LogTruncationError, OffsetOutOfRangeError
@@ -46,6 +46,7 @@ class Client:
         self.settings = settings
         self.config = {"api_version": (4, 2)}
         self._cluster = SimpleNamespace(topic_id=lambda topic: cluster.topic_id)
+        self._subscription = SimpleNamespace(seek=lambda tp, position: self.seek(tp, position.offset))
         self.positions: dict[Any, int | None] = {}
         self.stopped: set[Any] = set()
         self.closed = False
@@ -84,7 +85,9 @@ class Client:
             assert start is not None
             end = min(start + 3, self.cluster.num)
             if tp not in self.stopped and end > start:
-                polled[tp] = [SimpleNamespace(offset=n, timestamp=n, key=None, value=b"%d" % n, headers=[]) for n in range(start, end)]
+                polled[tp] = [
+                    SimpleNamespace(offset=n, leader_epoch=0, timestamp=n, key=None, value=b"%d" % n, headers=[]) for n in range(start, end)
+                ]
                 self.positions[tp] = end
         if self.cluster.faults and (fault := self.cluster.faults.pop(0)) is not None:
             fault(self)
@@ -124,6 +127,7 @@ def read(source: KafkaSource, num_polls: int = 400) -> list[Record]:
     return [record for _ in range(num_polls) for record in source.poll(1.0)]
 
 
+@settings(deadline=None, max_examples=30)
 @given(faulty=st.lists(st.booleans(), max_size=60))
 def test_whatever_poll_raises_every_record_comes_once_and_in_order(faulty: list[bool]) -> None:
     cluster, causes = Cluster(), list[str]()
