@@ -105,6 +105,22 @@ def tight(ranks: Ranks) -> Ended:
     return steps(learner(ranks, scoring), lambda step: shares(step, ranks.world, ranks.world)[ranks.rank])
 
 
+def as_told(ranks: Ranks, numbers: list[int]) -> Ended:
+    """Steps in as many parts as a journal tells, without running out of memory."""
+    own = learner(ranks)
+
+    def bring(step: int) -> list[Sample]:
+        own.num_micro_batches = numbers[step]
+        return shares(step, ranks.world, ranks.world)[ranks.rank]
+
+    return steps(own, bring)
+
+
+def seeded(ranks: Ranks) -> Ended:
+    learner(ranks).step(shares(0, ranks.world, ranks.world)[ranks.rank])
+    return Ended(num_micro_batches=[int.from_bytes(seed, "little") for seed in ranks.gather(torch.initial_seed().to_bytes(8, "little"))])
+
+
 def skipped(ranks: Ranks) -> Ended:
     own = learner(ranks)
     own.step(shares(0, ranks.world, ranks.world)[ranks.rank])
@@ -139,7 +155,10 @@ def scenarios(ranks: Ranks) -> Iterator[tuple[str, Ended]]:
     yield "all are empty", steps(learner(ranks), lambda step: [])
     yield "a score", spoiled(ranks, "bias", math.nan)
     yield "a gradient", spoiled(ranks, "purchase_scale", math.inf)
-    yield "tight", tight(ranks)
+    ran_out = tight(ranks)
+    yield "tight", ran_out
+    yield "tight as told", as_told(ranks, ran_out.num_micro_batches)
+    yield "seeded", seeded(ranks)
     yield "skipped", skipped(ranks)
 
 

@@ -70,7 +70,7 @@ def test_the_same_schedule_gives_the_same_bits(found: Found) -> None:
 
 
 def test_ranks_do_not_drop_the_same_activations(found: Found) -> None:
-    assert found[0]["dropout"].losses != pytest.approx(alone("dropout", len(found), len(found)).losses, abs=1e-5)
+    assert len(set(found[0]["seeded"].num_micro_batches)) == len(found)
 
 
 @pytest.mark.parametrize("what", ["a score", "a gradient"])
@@ -86,6 +86,8 @@ def test_memory_that_runs_out_on_one_rank_cuts_the_step_of_all(found: Found) -> 
     assert found[0]["tight"].num_micro_batches[:2] == [1, 1]
     assert found[0]["tight"].num_micro_batches[2] >= most / 4
     close(found[0]["tight"], alone("full", world, world))
+    for own in found:
+        assert own["tight as told"] == own["tight"]  # a step is a function of its number of micro-batches: a journal can replay it
 
 
 def test_a_step_without_any_samples_has_a_number_and_nothing_else(found: Found) -> None:

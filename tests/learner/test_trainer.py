@@ -395,9 +395,12 @@ def test_a_loss_far_beyond_the_recent_ones_is_refused_before_anything_moves() ->
     own = usual(Trainer(config(dropout=0.3), Changed(lambda samples: factor[0])))
     assert own.step(lists(8, seed=2)).result == "ok"
     before, optimizer = weights_of(own), own.files()["training/optimizer.safetensors"]
+    again = Trainer(config(dropout=0.3), own.weigher)
+    again.restore(reader(own.files()))
     factor[0] = 50.0
-    with pytest.raises(Diverged, match=r"step 3: loss .* is above .*, 6 standard deviations beyond the mean") as refused:
-        own.step(lists(8, seed=3))
+    for resumed in (own, again):
+        with pytest.raises(Diverged, match=r"step 3: loss .* is above .*, 6 standard deviations beyond the mean") as refused:
+            resumed.step(lists(8, seed=3))
     assert (refused.value.first_step, refused.value.last_step) == (3, 3)
     assert same(weights_of(own), before)
     assert own.files()["training/optimizer.safetensors"] == optimizer
