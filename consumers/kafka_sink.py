@@ -21,7 +21,14 @@ _OURS: dict[str, Any] = {
     "key_serializer": None,
     "value_serializer": None,
 }
-_TUNING: dict[str, Any] = {"linger_ms": 20, "batch_size": 128 * 1024, "max_block_ms": 10_000, "metrics_enabled": False}
+_TUNING: dict[str, Any] = {
+    "linger_ms": 20,
+    "batch_size": 128 * 1024,
+    "max_block_ms": 10_000,
+    # The client's 30 s would be as long as a flush may take: a broker that is back would be noticed too late.
+    "reconnect_backoff_max_ms": 1000,
+    "metrics_enabled": False,
+}
 
 
 class KafkaSink:
