@@ -187,6 +187,7 @@ def doctor(config: Config = None, sets: Sets = None, bootstrap_servers: Servers 
 def verify(
     version: Annotated[str | None, typer.Argument(metavar="VERSION|@ALIAS", help="Left out, the newest.")] = None,
     since: Annotated[str | None, typer.Option(metavar="VERSION", help="Left out, the oldest whose records are retained.")] = None,
+    deep: Annotated[bool, typer.Option("--deep", help="Learn again what lies between, and compare the state to the byte.")] = False,
     config: Config = None,
     sets: Sets = None,
     bootstrap_servers: Servers = None,
@@ -196,7 +197,7 @@ def verify(
     settings = _settings(config, sets, bootstrap_servers)
     from deploy import operators
 
-    raise typer.Exit(operators.verify(settings, _out(as_json), version, since))
+    raise typer.Exit(operators.verify(settings, _out(as_json), version, since, deep=deep))
 
 
 @offsets_app.command("describe")
