@@ -89,6 +89,9 @@ def check(words: list[str]) -> None:
         case "kafka-python":
             assert arguments[0] == "admin"
             assert main_parser().parse_args(arguments[1:]).command
+        case "python":
+            assert arguments[0] == "-m", words
+            assert (ROOT / f"{arguments[1].replace('.', '/')}.py").is_file(), words
         case _:
             assert name in ("curl", "python3", "touch"), words
 
