@@ -158,7 +158,7 @@ def _other(value: bytes, record: Record, position: Position) -> Other | None:
     """Return an action that we do not learn from, whatever its attributes are; None when it is a click, a purchase or no action."""
     try:
         head = _heads.decode(value)
-    except msgspec.ValidationError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # it skips what the decoder before it refused, and may meet worse
         return None
     if head.action_name in ("click", "purchase"):
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -11,6 +12,8 @@ from kafka.errors import KafkaError
 from consumers.errors import SinkUnavailable, SourceUnavailable, TopicMissing
 from consumers.kafka_options import KafkaConfig
 
+_log = logging.getLogger(__name__)
+
 _OURS: dict[str, Any] = {
     "acks": "all",
     "enable_idempotence": True,
@@ -18,7 +21,14 @@ _OURS: dict[str, Any] = {
     "key_serializer": None,
     "value_serializer": None,
 }
-_TUNING: dict[str, Any] = {"linger_ms": 20, "batch_size": 128 * 1024, "max_block_ms": 10_000, "metrics_enabled": False}
+_TUNING: dict[str, Any] = {
+    "linger_ms": 20,
+    "batch_size": 128 * 1024,
+    "max_block_ms": 10_000,
+    # The client's 30 s would be as long as a flush may take: a broker that is back would be noticed too late.
+    "reconnect_backoff_max_ms": 1000,
+    "metrics_enabled": False,
+}
 
 
 class KafkaSink:
@@ -91,9 +101,13 @@ class KafkaSink:
 
     def close(self) -> None:
         """Let go of connections; what was not flushed may be lost. Safe to repeat."""
-        if self._producer is not None:
-            self._producer.close(timeout=5)
-            self._producer = None
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            try:
+                producer.close(timeout=5)
+            except KafkaError as error:  # it flushes first, in vain where the brokers are away
+                producer._sender.force_close()  # else its thread would go on sending for ever
+                _log.info("a producer did not close: %r", error)
 
     def _acknowledged(self, _: object) -> None:
         self._num_acknowledged += 1

@@ -15,6 +15,7 @@ from kafka.errors import (
     LogTruncationError,
     OffsetOutOfRangeError,
 )
+from kafka.structs import OffsetAndMetadata
 
 from consumers import source
 from consumers.errors import (
@@ -50,6 +51,8 @@ _TUNING: dict[str, Any] = {
     "fetch_max_wait_ms": 50,
     "max_partition_fetch_bytes": 4 * 1024 * 1024,
     "reconnect_backoff_max_ms": 1000,
+    # The client reads topics by name: how long one that was made again may go unnoticed.
+    "metadata_max_age_ms": 2000,
     "metrics_enabled": False,
 }
 _OFFSETS_TIMEOUT_MS = 1000
@@ -114,6 +117,7 @@ class KafkaSource:
         self._counts: dict[str, int] = {}
         self._ids: dict[str, str] = {}
         self._next_offsets: dict[source.TopicPartition, int] = {}
+        self._epochs: dict[source.TopicPartition, int] = {}  # leader epoch of the last record before the next offset
         self._paused: set[source.TopicPartition] = set()
         self._num_failures = 0  # one after the other
         self._not_before = 0.0
@@ -199,6 +203,7 @@ class KafkaSource:
             self._num_failures = 0
         records: list[Record] = []
         for (topic, partition), fetched in polled.items():
+            self._epochs[topic, partition] = fetched[-1].leader_epoch
             records.extend(
                 [
                     Record(topic, partition, r.offset, r.timestamp * 1000, r.key, r.value, tuple(r.headers) if r.headers else ())
@@ -219,6 +224,7 @@ class KafkaSource:
     def seek(self, topic: str, partition: int, offset: int) -> None:
         """Continue with `offset`."""
         self._next_offsets[topic, partition] = offset
+        self._epochs.pop((topic, partition), None)
         if self._consumer is not None:
             self._consumer.seek(self._partitions[topic, partition], offset)
 
@@ -282,7 +288,8 @@ class KafkaSource:
         self._consumer = self._connect()
         self._consumer.assign(list(self._partitions.values()))
         for tp, offset in self._next_offsets.items():
-            self._consumer.seek(self._partitions[tp], offset)
+            # Only with the epoch does the client see that a log was truncated and has grown again; its own `seek` takes none.
+            self._consumer._subscription.seek(self._partitions[tp], OffsetAndMetadata(offset, "", self._epochs.get(tp, -1)))
         self._consumer.pause(*(self._partitions[tp] for tp in self._paused))
 
     def _replace(self, timeout_seconds: float) -> bool:
@@ -318,7 +325,7 @@ class KafkaSource:
         return {tp: int(offset) for tp, offset in found if offset is not None}
 
     def _compare_ids(self) -> None:
-        """Refuse what was read when a topic is another one. The client reads by name, and would go on in the new one without a word."""
+        """Refuse what was read when a topic is another one, as far as the client knows by now; it would go on in the new one by name."""
         for topic, known in self._ids.items():
             found = self._consumer._cluster.topic_id(topic)
             if known and found is not None and str(found) != known:

@@ -662,6 +662,15 @@ class Pipeline:
         return ((tp, self._readers[tp]) for tp in self._event_partitions)
 
 
+def turns_of(part: bytes) -> list[Turn]:
+    """Return the turns that a `rank-<r>` part of a snapshot contains and no batch has named yet.
+
+    Raises:
+        SnapshotRefused: the part is of another format.
+    """
+    return _decode(part, _RankState).turns
+
+
 def _decode(data: bytes, kind: type[_S]) -> _S:
     try:
         state = msgspec.msgpack.decode(data, type=kind)

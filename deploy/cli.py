@@ -84,7 +84,7 @@ def exit_code(error: Exception) -> int | None:
     """Return the exit code of an error of ours, None for any other."""
     from consumers.errors import ConsumersError, OptionRefused
     from deploy.errors import DeployError, Unsafe
-    from learner.errors import Fenced, JournalFailed, LearnerError, LogRewritten
+    from learner.errors import Fenced, JournalFailed, LearnerError, LogRewritten, RankLost
     from serving.errors import ServingError
     from weighting.errors import WeightingError
 
@@ -93,7 +93,7 @@ def exit_code(error: Exception) -> int | None:
     if isinstance(error, Unsafe | LogRewritten) or (isinstance(error, ConsumersError) and error.unsafe):
         return UNSAFE
     if isinstance(error, ConsumersError | DeployError | LearnerError | ServingError | WeightingError):
-        return TRY_AGAIN if error.retriable or isinstance(error, Fenced | JournalFailed) else FAILED
+        return TRY_AGAIN if error.retriable or isinstance(error, Fenced | JournalFailed | RankLost) else FAILED
     return None
 
 
@@ -194,6 +194,7 @@ def doctor(config: Config = None, sets: Sets = None, bootstrap_servers: Servers 
 def verify(
     version: Annotated[str | None, typer.Argument(metavar="VERSION|@ALIAS", help="Left out, the newest.")] = None,
     since: Annotated[str | None, typer.Option(metavar="VERSION", help="Left out, the oldest whose records are retained.")] = None,
+    deep: Annotated[bool, typer.Option("--deep", help="Learn again what lies between, and compare the state to the byte.")] = False,
     config: Config = None,
     sets: Sets = None,
     bootstrap_servers: Servers = None,
@@ -203,7 +204,7 @@ def verify(
     settings = _settings(config, sets, bootstrap_servers)
     from deploy import operators
 
-    raise typer.Exit(operators.verify(settings, _out(as_json), version, since))
+    raise typer.Exit(operators.verify(settings, _out(as_json), version, since, deep=deep))
 
 
 @offsets_app.command("describe")

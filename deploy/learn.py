@@ -148,7 +148,7 @@ class LearnRole:
         opened.callback(sink.close)
         admin = KafkaAdmin(settings.kafka).start()
         opened.callback(admin.close)
-        identity = Identity(config_sha256=config_sha256(settings), fingerprint=_fingerprint(settings, ranks), inputs=_inputs(source))
+        identity = Identity(config_sha256=config_sha256(settings), fingerprint=fingerprint(settings, ranks), inputs=_inputs(source))
         checkpointer, journal = Checkpointer(settings.store.root, self._disk, self._clock), None
         start = None
         if ranks.rank == 0:
@@ -567,8 +567,8 @@ def _refuse_other_inputs(before: Mapping[str, Input], now: Mapping[str, Input]) 
             )
 
 
-def _fingerprint(settings: Settings, ranks: Ranks) -> dict[str, str | int | float | bool | None]:
-    """What bit-identical recovery depends on."""
+def fingerprint(settings: Settings, ranks: Ranks) -> dict[str, str | int | float | bool | None]:
+    """Return what bit-identical recovery depends on."""
     libraries = {name: installed(name) for name in ("torch", "numpy", "river", "transformers", "kafka-python", "msgspec")}
     return {
         **libraries,

@@ -1,13 +1,23 @@
-"""How a process that stays ends: what a signal does."""
+"""How a process that stays ends: by a signal, with the node that it waits for, or because reading stands still."""
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
+import time
+from collections.abc import Callable, Collection, Mapping
+from threading import Event, Thread
 from typing import Protocol
 
+from consumers.source import TopicPartition
 from deploy.errors import BrokerFailed
+
+log = logging.getLogger("steelyard.lifecycle")
+
+STALLED = 75
+"""Exit code: the supervisor starts the process again."""
 
 
 class Node(Protocol):
@@ -31,3 +41,115 @@ def until_ended(node: Node) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     os.waitid(os.P_PID, node.pid, os.WEXITED | os.WNOWAIT)
     raise BrokerFailed(f"Apache Kafka (process {node.pid}) ended by itself. Its log ends:\n{node.log_tail()}")
+
+
+class Progress:
+    """Whether reading gets on, as two numbers: the loop writes them, the watchdog reads them. Nobody waits for anybody."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Nothing waits yet; `clock` is in seconds and only goes forward."""
+        self._clock = clock
+        self._moved: dict[TopicPartition, tuple[int, float]] = {}  # partition -> next offset, and since when it is that
+        self.lag = 0  #: records that wait in partitions that are not paused
+        self.since = clock()  #: since when the slowest of these partitions has not moved
+
+    def observe(
+        self, next_offsets: Mapping[TopicPartition, int], end_offsets: Mapping[TopicPartition, int], paused: Collection[TopicPartition] = ()
+    ) -> None:
+        """Take in where every partition stands; to be called by the loop about once a second, however long it was elsewhere.
+
+        Args:
+            next_offsets: of every partition.
+            end_offsets: the last that are known; while the brokers do not answer, those from before.
+            paused: partitions that wait for others.
+        """
+        now = self._clock()
+        waiting = {}
+        for partition, offset in next_offsets.items():
+            lag = end_offsets.get(partition, offset) - offset
+            known = self._moved.get(partition)
+            if known is None or known[0] != offset or lag <= 0 or partition in paused:
+                self._moved[partition] = (offset, now)
+            if lag > 0 and partition not in paused:
+                waiting[partition] = lag
+        self.since = min((self._moved[partition][1] for partition in waiting), default=now)
+        self.lag = sum(waiting.values())
+
+    def rest(self) -> None:
+        """Say that reading stops for a good reason (a long restore, the last checkpoint); with the next `observe` time begins anew."""
+        self.lag = 0
+        self._moved.clear()
+
+
+class Watchdog:
+    """A thread that sees records wait and none being read: it asks for a new consumer once, and after as long again ends the process.
+
+    The client library's timeouts are not hard (a slow name lookup outlasts them all), so this must not depend on the loop being alive. It
+    knows nothing but a `Progress`: never the consumer, which belongs to the loop's thread.
+
+    Example:
+        watchdog = Watchdog(progress, stall_seconds=60).start()
+        ...
+        if watchdog.asks():
+            source.rebuild("stall")
+    """
+
+    def __init__(
+        self,
+        progress: Progress,
+        stall_seconds: float,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        end: Callable[[int], object] = os._exit,
+    ) -> None:
+        """Take what it needs; `start` makes the thread.
+
+        Args:
+            progress: what the loop tells.
+            stall_seconds: T; records that wait for T are a reason to ask, T after that to end.
+            clock: the same as that of `progress`.
+            end: ends the process at once with an exit code; what is not durable yet is lost, as in a crash.
+        """
+        self._progress = progress
+        self._stall_seconds = stall_seconds
+        self._clock = clock
+        self._end = end
+        self._asked_at: float | None = None
+        self._asks = Event()
+        self._closed = Event()
+        self._thread = Thread(target=self._watch, name="watchdog", daemon=True)
+
+    def start(self) -> Watchdog:
+        """Begin to watch."""
+        self._thread.start()
+        return self
+
+    def asks(self) -> bool:
+        """Whether the loop should replace its consumer; true once per stall."""
+        asked = self._asks.is_set()
+        self._asks.clear()
+        return asked
+
+    def close(self) -> None:
+        """Stop watching; safe to repeat."""
+        self._closed.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def look(self) -> None:
+        """Compare the two numbers with the clock, and act; the thread does it several times in T."""
+        now, lag, since = self._clock(), self._progress.lag, self._progress.since
+        if lag <= 0 or now - since < self._stall_seconds:
+            self._asked_at = None
+            self._asks.clear()
+        elif self._asked_at is None:
+            self._asked_at = now
+            log.warning("nothing is read though records wait: a new consumer is needed", extra={"lag": lag, "seconds": now - since})
+            self._asks.set()
+        elif now - self._asked_at >= self._stall_seconds:
+            log.critical("nothing is read though records wait: the process ends", extra={"lag": lag, "seconds": now - since})
+            self._end(STALLED)
+
+    def _watch(self) -> None:
+        while not self._closed.wait(self._stall_seconds / 20):
+            self.look()

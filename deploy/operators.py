@@ -40,12 +40,18 @@ def cancel(settings: Settings, out: Output, *, yes: bool) -> int:
         return replays.cancel(Store(settings.store.root), _log(settings, admin), out, yes=yes)
 
 
-def verify(settings: Settings, out: Output, version: str | None, since: str | None) -> int:
+def verify(settings: Settings, out: Output, version: str | None, since: str | None, *, deep: bool = False) -> int:
     """Recount from Kafka; see `verify.run`."""
     with KafkaAdmin(settings.kafka) as admin:
         log = verifying.Log(topics=_events(settings), beginning_offsets=admin.beginning_offsets, open=lambda: _reader(settings))
-        store = Store(settings.store.root)
-        return verifying.run(store, log, out, name=version, since=since, journal=lambda start, end: history.slices(store, start, end))
+        store, again = Store(settings.store.root), None
+        if deep:
+            from deploy import deep as learning
+
+            again = learning.deep(settings, store, out)
+        return verifying.run(
+            store, log, out, name=version, since=since, journal=lambda start, end: history.slices(store, start, end), deep=again
+        )
 
 
 def _group(settings: Settings, name: str | None) -> offsets.Group:

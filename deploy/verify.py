@@ -35,6 +35,8 @@ class Check:
     text: str
     partition: str | None = None  #: `clicks[0]`
     offsets: tuple[int, int] | None = None  #: the smallest range ``[start, end)`` that holds the difference
+    num_compared: int | None = None  #: versions whose state was compared
+    versions: tuple[str, ...] = ()  #: those that differ
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,9 +105,10 @@ def _files(store: Store, version: Version) -> Check:
     """Step 1."""
     try:
         store.verify(version)
+        known = {mark.name: mark for mark in store.versions()}
         for child in history.lineage(store, version):
             parent = child.manifest["parent"]
-            kept = {mark.name: mark for mark in store.versions()}.get(parent["version"]) if parent else None
+            kept = known.get(parent["version"]) if parent else None
             if kept is not None and kept.manifest["self"] != parent["self"]:
                 raise Corrupt(kept.name, expected=f"self {parent['self']}, as {child.name} has it", found=f"self {kept.manifest['self']}")
     except Corrupt as error:

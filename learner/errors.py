@@ -4,6 +4,9 @@
 LearnerError
 ├── ModelMissing         an encoder or tokenizer that cannot be had; names the setting and the remedy
 ├── TuningUnsupported    an encoder whose layers cannot be tuned that way
+├── Diverged             training went wrong; names the steps to leave out. State goes back to a checkpoint before them
+├── OutOfMemory          the least part that a step can be cut into does not fit the device
+├── RankLost             another rank is gone or hangs: stop (exit 75), all start anew from the checkpoint
 ├── LogRewritten         the log no longer holds what was trained on: stop (exit 3)
 └── StoreError
     ├── StoreFailed      a step on the store failed in the file system; what was durable before still is   retriable
@@ -38,13 +41,26 @@ class TuningUnsupported(LearnerError):
 
 
 class Diverged(LearnerError):
-    """The model is about to be lost; nothing of the last step moved it."""
+    """Training went wrong: the last step was not taken, and what those before it left behind is not to be trusted."""
 
     def __init__(self, first_step: int, last_step: int, reason: str) -> None:
-        """Name the steps and why."""
-        super().__init__(f"steps {first_step} to {last_step}: {reason}.")
+        """Name the steps, both included, and what was wrong with them."""
         self.first_step = first_step
         self.last_step = last_step
+        self.reason = reason
+        steps = f"step {last_step}" if first_step == last_step else f"steps {first_step} to {last_step}"
+        super().__init__(f"{steps}: {reason}. No parameter moved; go back to a checkpoint before step {first_step} and leave {steps} out.")
+
+
+class OutOfMemory(LearnerError):
+    """The least part that a step can be cut into does not fit the device; the state is that of no step: go back to a checkpoint."""
+
+    def __init__(self, *, step: int, device: str, num_samples: int) -> None:
+        """Name the step, the device, and how many samples did not fit."""
+        super().__init__(
+            f"step {step}: out of memory on {device} with {num_samples} sample(s) at once, which cannot be cut further. "
+            "Lower learner.max_tokens, take a smaller learner.model or let less of it move (learner.tuning), or a device with more memory."
+        )
 
 
 class RankLost(LearnerError):

@@ -30,7 +30,7 @@ _MAX_SEGMENT_BYTES = 256 << 20
 _HEADER = struct.Struct("<II")
 _SEGMENT = re.compile(r"([0-9]{6,15})-([0-9]{4,9})")
 _COUNT = Annotated[int, msgspec.Meta(ge=0)]
-_NAME = Annotated[str, msgspec.Meta(pattern=rf"^{_SEGMENT.pattern}$")]
+SegmentName: TypeAlias = Annotated[str, msgspec.Meta(pattern=rf"^{_SEGMENT.pattern}$")]
 
 Fingerprint: TypeAlias = Mapping[str, str | int | float | bool | None]
 
@@ -38,14 +38,14 @@ Fingerprint: TypeAlias = Mapping[str, str | int | float | bool | None]
 class Place(msgspec.Struct, frozen=True, array_like=True):
     """Where a journal record begins."""
 
-    segment: _NAME
+    segment: SegmentName
     byte: _COUNT
 
 
 class Span(msgspec.Struct, frozen=True, array_like=True):
     """The part ``[start, end)`` of a segment; without an end, all that follows, in this segment and the next ones of the same owner."""
 
-    segment: _NAME
+    segment: SegmentName
     start: _COUNT
     end: _COUNT | None
 
@@ -255,12 +255,12 @@ def tail(root: Path, disk: Disk, timeline: Sequence[Span], start: Place) -> Tail
         span = rest.popleft()
         data = _read(root, disk, span.segment)
         if data is None and span.end is None and first == 0 == span.start:
-            break  # its owner died before A7
+            span = Span(span.segment, 0, 0)  # its owner died before A7
         found, end, why = _scan(data, span, first)
         if why is not None and (span.end is not None or data is None or end > len(data) or not _torn(data, end)):
             damage = Damage(place=Place(span.segment, end), reason=why)
         records += found
-        if found or not closed or span.holds(start):
+        if found or span.holds(start):
             closed.append(Span(span.segment, span.start, end))
         if span.end is None and why is None and (follower := _follower(span.segment)) in _names(root, disk):
             rest.append(Span(follower, 0, None))
@@ -277,6 +277,8 @@ def _frame(number: int, record: Open | Record) -> bytes:
 def _scan(data: bytes | None, span: Span, first: int) -> tuple[list[tuple[Place, Record]], int, str | None]:
     """Return the whole records of a span from byte `first` on, where they end, and why that is not the end of the span or of the file."""
     at = max(first, span.start)
+    if at == span.end:
+        return [], at, None
     if data is None:
         return [], at, "no such file, or not a regular one"
     if at == 0:

@@ -52,7 +52,7 @@ class Parent(msgspec.Struct, frozen=True, kw_only=True, rename={"digest": "self"
 class Journaled(msgspec.Struct, frozen=True, kw_only=True):
     """Where the journal goes on from a cut."""
 
-    segment: str
+    segment: journal.SegmentName
     byte: _COUNT  #: where the next record begins
     skip: tuple[_COUNT, ...] = ()  #: by rank: how many turns of the next record the state contains already
 

@@ -1,13 +1,16 @@
-"""One step: test, weigh, then train; with all the state that it changes.
+"""One step: weigh, test, then train; with all the state that it changes.
 
-Legend: N samples of a step, D width.
+Legend: N samples of a step (of all ranks), n of them our own, D width.
 
 A step, in this order:
-1. score the samples with the model as it is;
-2. weigh them (`Weigher`: predict, weigh, clip, and only then do the estimators learn);
+1. weigh the samples (`Weigher`: predict, weigh, clip, and only then do the estimators learn);
+2. score them with the model as it is, and take the gradient of L = 1/N sum w_i loss_i there;
 3. evaluate what would have been served, then let the stacker learn it: before either of its parts learns these samples;
-4. move the parameters along the gradient of L = 1/N sum w_i loss_i;
+4. move the parameters along the gradient, unless something is not finite;
 5. let the residuals of the queries learn their counts.
+
+Several ranks take a step together over the samples of all: each scores its own in 2.; everything else is learned from all samples by every
+rank, in rank order, so that all hold the same state.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 import numpy as np
@@ -25,6 +28,9 @@ from numpy.typing import NDArray
 
 from learner import blobs
 from learner.config import LearnerConfig
+from learner.distributed import OneRank, Ranks
+from learner.divergence import LossWatch
+from learner.errors import OutOfMemory
 from learner.evaluation import Evaluation
 from learner.loss import listwise, pointwise
 from learner.model import Encoder, load_pretrained
@@ -37,7 +43,9 @@ from weighting.stacker import Stacker
 from weighting.weigher import Weigher, WeightedBatch
 
 Array = NDArray[np.float64]
+Column: TypeAlias = np.ndarray[Any, Any]
 FORMAT = 1
+_RANK_SEED = 0x9E3779B9  #: 2^32 / golden ratio: the seeds of two ranks do not meet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -49,13 +57,15 @@ class StepReport:
         result: ok, or nonfinite: a score or the gradient was refused and no parameter moved.
         loss: L before the step.
         gradient_norm: of all that moves, before clipping.
-        weighted: the samples and how much each counted.
+        num_micro_batches: parts that each rank cut its samples into; more than asked for when memory ran out.
+        weighted: the samples, of all ranks, and how much each counted.
     """
 
     step: int
     result: str
     loss: float
     gradient_norm: float
+    num_micro_batches: int
     weighted: WeightedBatch
 
 
@@ -66,26 +76,64 @@ class _Progress(msgspec.Struct, kw_only=True):
     step: int
     num_samples: int
     trained: tuple[int, int] = (0, 0)
+    num_micro_batches: int = 1
+    losses: LossWatch = msgspec.field(default_factory=LossWatch)
+
+
+class _Scored(msgspec.Struct, kw_only=True, frozen=True, eq=False):
+    """What the model said of samples before the step, and their part of L; each rank tells the others.
+
+    Columns are f32: click, base and purchase (n,) as in `PairLogits`, items (n, D).
+    """
+
+    loss: float
+    num_micro_batches: int
+    has_gradient: list[bool]  #: per parameter
+    click: Column
+    base: Column
+    purchase: Column
+    items: Column
+
+
+_COLUMNS = ("click", "base", "purchase", "items")
+_encode = msgspec.msgpack.Encoder(enc_hook=lambda column: column.tobytes()).encode
+_decode = msgspec.msgpack.Decoder(_Scored, dec_hook=lambda kind, data: np.frombuffer(data, np.float32)).decode
 
 
 class Trainer:
     """The learning model: ranker, estimators, stackers, optimizer and evaluation, under one owner."""
 
-    def __init__(self, config: LearnerConfig, weigher: Weigher, ranks: object = None) -> None:
+    def __init__(
+        self,
+        config: LearnerConfig,
+        weigher: Weigher,
+        ranks: Ranks | None = None,
+        *,
+        scoring: Callable[[int], None] = lambda num_samples: None,
+    ) -> None:
         """Load the starting encoder.
+
+        Args:
+            config: the settings.
+            weigher: the estimators.
+            ranks: those that take each step together; one by default.
+            scoring: told the number of samples before each pass through the model; what it raises is raised there.
 
         Raises:
             ModelMissing: `config.model` cannot be had.
             TuningUnsupported: `config.tuning` does not fit it.
         """
         self.config = config
-        self.num_micro_batches = 1
         self.weigher = weigher
+        self.ranks: Ranks = ranks or OneRank()
+        self._scoring = scoring
         self.stackers = {task: Stacker() for task in Task}
         self.evaluations = {task: Evaluation() for task in Task}
         self.step_number = 0
         self.num_samples = 0
         self.trained = (0, 0)  #: of samples in steps with result ok: number, and sum mod 2^64 of BLAKE2b-64 of `sample_id`
+        self.num_micro_batches = 1  #: parts of a step that are scored one after another; grows when memory runs out, and stays
+        self._losses = LossWatch()
         model, tokenizer, pooling = load_pretrained(config.model, download=config.download)
         encoder = Encoder(model.to(config.device), tuning=config.tuning, pooling=pooling, dropout=config.dropout)
         texts = Texts(tokenizer, max_tokens=config.max_tokens)
@@ -102,38 +150,152 @@ class Trainer:
         self._static = _hugging_face_files(encoder.model, tokenizer)
 
     def step(self, samples: Sequence[Sample]) -> StepReport:
-        """Test, weigh and train on N samples, in event order.
+        """Weigh, test and train on N samples: our own, in event order, and those that the other ranks bring to this step.
 
         Raises:
             WeightError: a weight was refused; nothing was learned.
+            Diverged: no parameter moved, but the state is not to be gone on from; nor is it after the errors below.
+            OutOfMemory: not even the least part of the samples fits the device.
+            RankLost: another rank is gone.
         """
-        torch.manual_seed(self.config.seed + self.step_number)  # dropout is a function of the step alone
-        self.ranker.train(self.config.dropout > 0)
-        scored = self.ranker([s.query for s in samples], [s.text for s in samples])  # 1.
-        weighted = self.weigher.weigh(samples)  # 2.
-        if _finite(samples, scored):
+        samples, own = self._gather(samples)
+        weighted = self.weigher.weigh(samples)  # 1.
+        scored = self._score(weighted, own)  # 2.
+        known, loss, norm = _finite(samples, scored), math.nan, math.nan
+        if known:  # otherwise the estimators, sound without the model, have learned, and it does not
             self._stack(weighted, scored)  # 3.
-            result, loss, norm = self._descend(weighted, scored)  # 4.
-            self._count(weighted, scored)  # 5.
-        else:  # the estimators are sound without the model: they have learned, it does not
-            result, loss, norm = "nonfinite", math.nan, math.nan
-        if result == "ok":
+            loss, norm = scored.loss, self._gradient_norm()
+        ok = math.isfinite(loss) and math.isfinite(norm)
+        if samples:
+            self._losses.judge(self.step_number + 1, loss if ok else math.nan, num_samples=len(samples))
+        if samples and ok:
+            self._move()  # 4.
             self.trained = _counted(self.trained, samples)
-        self.skip(samples)
-        return StepReport(step=self.step_number, result=result, loss=loss, gradient_norm=norm, weighted=weighted)
-
-    def skip(self, samples: Sequence[Sample]) -> None:
-        """Leave a step out that is in quarantine: it has a number and samples, nothing is learned from them."""
+        if known:
+            self._count(weighted, scored)  # 5.
         self.step_number += 1
         self.num_samples += len(samples)
+        return StepReport(
+            step=self.step_number,
+            result="ok" if ok else "nonfinite",
+            loss=loss,
+            gradient_norm=norm,
+            num_micro_batches=self.num_micro_batches,
+            weighted=weighted,
+        )
 
-    def _stack(self, weighted: WeightedBatch, scored: PairLogits) -> None:
+    def skip(self, samples: Sequence[Sample]) -> None:
+        """Leave a step out that is in quarantine: it has a number and samples, nothing is learned from them.
+
+        What losses are usual is found out anew: if the stream has changed for good, the next step is not taken for a spike as well.
+        """
+        samples, _ = self._gather(samples)
+        self.step_number += 1
+        self.num_samples += len(samples)
+        self._losses = LossWatch()
+
+    def _gather(self, samples: Sequence[Sample]) -> tuple[Sequence[Sample], range]:
+        """The samples of all ranks, in rank order, and the places of our own."""
+        if self.ranks.world == 1:
+            return samples, range(len(samples))
+        shares = [msgspec.msgpack.decode(data, type=list[Sample]) for data in self.ranks.gather(msgspec.msgpack.encode(list(samples)))]
+        start = sum(len(share) for share in shares[: self.ranks.rank])
+        return [s for share in shares for s in share], range(start, start + len(samples))
+
+    def _score(self, weighted: WeightedBatch, own: range) -> _Scored:
+        """Score our own samples with their gradient, then hear what the other ranks have scored.
+
+        When memory ran out on one rank, all score again in as many parts as it needs: a step is a function of that number, for replay.
+        """
+        while True:
+            shares = [self._score_own(weighted, own)]
+            if self.ranks.world > 1:
+                shares = [_decode(data) for data in self.ranks.gather(_encode(shares[0]))]
+            self.num_micro_batches = max(share.num_micro_batches for share in shares)
+            if all(share.num_micro_batches == self.num_micro_batches for share in shares):
+                break
+        if self.ranks.world == 1:
+            return shares[0]
+        has_gradient = [any(ranks) for ranks in zip(*(share.has_gradient for share in shares), strict=True)]
+        for parameter, needed in zip(self._moving(), has_gradient, strict=True):
+            if needed and parameter.grad is None:  # by the samples of other ranks alone
+                parameter.grad = torch.zeros_like(parameter)
+        return _Scored(
+            loss=sum(share.loss for share in shares),
+            num_micro_batches=self.num_micro_batches,
+            has_gradient=has_gradient,
+            items=np.concatenate([share.items.reshape(-1, self.ranker.encoder.width) for share in shares]),
+            **{name: np.concatenate([getattr(share, name) for share in shares]) for name in ("click", "base", "purchase")},
+        )
+
+    def _score_own(self, weighted: WeightedBatch, own: range) -> _Scored:
+        """Score part after part of our own samples; again in twice as many parts while memory runs out."""
+        while True:
+            parts = _cut(weighted.samples, own, self.num_micro_batches, whole_lists=self.config.loss == "listwise")
+            try:
+                return self._accumulate(weighted, own, parts)
+            except torch.OutOfMemoryError as error:
+                if self.num_micro_batches >= len(own):
+                    most = max(len(part) for part in parts)
+                    raise OutOfMemory(step=self.step_number + 1, device=self.config.device, num_samples=most) from error
+            self.num_micro_batches *= 2
+
+    def _accumulate(self, weighted: WeightedBatch, own: range, parts: Sequence[Sequence[int]]) -> _Scored:
+        """Scores before the step, and the gradient of our own samples' part of L, left with the parameters."""
+        torch.manual_seed(self.config.seed + self.step_number + self.ranks.rank * _RANK_SEED)  # dropout is a function of these alone
+        self.ranker.train(self.config.dropout > 0)
+        self._optimizer.zero_grad(set_to_none=False)
+        width = self.ranker.encoder.width
+        columns = {name: np.empty((len(own), width) if name == "items" else len(own), dtype=np.float32) for name in _COLUMNS}
+        total = 0.0
+        for part in parts:
+            self._scoring(len(part))
+            logits = self.ranker([weighted.samples[i].query for i in part], [weighted.samples[i].text for i in part])
+            loss = self._loss(weighted, part, logits)
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += float(loss.detach())
+            for name, column in columns.items():
+                column[np.array(part) - own.start] = getattr(logits, name).detach().numpy()
+        has_gradient = [parameter.grad is not None for parameter in self._moving()]
+        return _Scored(loss=total, num_micro_batches=self.num_micro_batches, has_gradient=has_gradient, **columns)
+
+    def _loss(self, weighted: WeightedBatch, places: Sequence[int], logits: PairLogits) -> torch.Tensor:
+        """The part of L of the samples at these places, whose logits are given in the same order."""
+        samples = [weighted.samples[i] for i in places]
+        a, b, seen = (torch.from_numpy(column[places]).float() for column in (weighted.a, weighted.b, weighted.seen))
+        click = [i for i, s in enumerate(samples) if s.task is Task.CLICK]
+        purchase = [i for i, s in enumerate(samples) if s.task is Task.PURCHASE]
+        if self.config.loss == "listwise":
+            total = listwise(logits.click[click], a[click], seen[click], [samples[i].list_id for i in click])
+        else:
+            total = pointwise(logits.click[click], a[click], b[click], seen[click])
+        return (total + pointwise(logits.purchase[purchase], a[purchase], b[purchase], seen[purchase])) / len(weighted.samples)
+
+    def _gradient_norm(self) -> float:
+        """Add up the gradients of all ranks and shorten the sum; the norm before."""
+        moving = [p for p in self._moving() if p.grad is not None]
+        self.ranks.sum_([p.grad for p in moving if p.grad is not None])
+        return float(torch.nn.utils.clip_grad_norm_(moving, self.config.max_gradient_norm))
+
+    def _move(self) -> None:
+        """One AdamW step."""
+        self._optimizer.step()
+        with torch.no_grad():
+            self.ranker.purchase_scale.clamp_(min=0.0)  # never turn round the encoder's order under a query that was never seen
+            # L2-SP (Li et al., ICML 2018), decoupled from the gradient as AdamW's decay is: a memory of 1 / (lr pull) steps
+            for parameter, start in zip(self.ranker.encoder.trained(), self._start, strict=True):
+                parameter.lerp_(start, min(1.0, self.config.lr * self.config.pull))
+
+    def _moving(self) -> list[torch.nn.Parameter]:
+        return [p for group in self._optimizer.param_groups for p in group["params"]]
+
+    def _stack(self, weighted: WeightedBatch, scored: _Scored) -> None:
         """Evaluate the logit that would have been served where each sample was shown; then the stackers learn."""
         for task, logits in ((Task.CLICK, scored.click), (Task.PURCHASE, scored.purchase)):
             places = np.array([i for i, s in enumerate(weighted.samples) if s.task is task], dtype=np.intp)
             if not len(places):
                 continue
-            encoder = invert(logits.detach().double().numpy()[places], weighted.exponent, weighted.prior[task])
+            encoder = invert(logits[places].astype(np.float64), weighted.exponent, weighted.prior[task])
             memory = weighted.memory_logit_at_position[places]
             label = np.array([weighted.samples[i].label for i in places], dtype=np.float64)
             first = np.array([weighted.samples[i].copy_kind is CopyKind.FIRST for i in places])
@@ -141,33 +303,7 @@ class Trainer:
             self.evaluations[task].update(served[first], label[first], prior=weighted.prior[task])
             self.stackers[task].learn(encoder, memory, label, weighted.law[places])
 
-    def _descend(self, weighted: WeightedBatch, scored: PairLogits) -> tuple[str, float, float]:
-        """One AdamW step on L; a loss or gradient that is not finite moves nothing."""
-        samples = weighted.samples
-        a, b = torch.from_numpy(weighted.a), torch.from_numpy(weighted.b)
-        click = [i for i, s in enumerate(samples) if s.task is Task.CLICK]
-        purchase = [i for i, s in enumerate(samples) if s.task is Task.PURCHASE]
-        seen = torch.from_numpy(weighted.seen).float()
-        if self.config.loss == "listwise":
-            total = listwise(scored.click[click], a[click], seen[click], [samples[i].list_id for i in click])
-        else:
-            total = pointwise(scored.click[click], a[click], b[click], seen[click])
-        loss = (total + pointwise(scored.purchase[purchase], a[purchase], b[purchase], seen[purchase])) / len(samples)
-        self._optimizer.zero_grad(set_to_none=False)
-        loss.backward()  # type: ignore[no-untyped-call]
-        moving = [p for group in self._optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norm = float(torch.nn.utils.clip_grad_norm_(moving, self.config.max_gradient_norm))
-        if not (math.isfinite(norm) and math.isfinite(float(loss.detach()))):
-            return "nonfinite", float(loss.detach()), norm
-        self._optimizer.step()
-        with torch.no_grad():
-            self.ranker.purchase_scale.clamp_(min=0.0)  # never turn round the encoder's order under a query that was never seen
-            # L2-SP (Li et al., ICML 2018), decoupled from the gradient as AdamW's decay is: a memory of 1 / (lr pull) steps
-            for parameter, start in zip(self.ranker.encoder.trained(), self._start, strict=True):
-                parameter.lerp_(start, min(1.0, self.config.lr * self.config.pull))
-        return "ok", float(loss.detach()), norm
-
-    def _count(self, weighted: WeightedBatch, scored: PairLogits) -> None:
+    def _count(self, weighted: WeightedBatch, scored: _Scored) -> None:
         """Give each query's residual its weighted clicks and exposures of this step."""
         samples = weighted.samples
         per_query: dict[str, dict[str, list[float]]] = {}
@@ -178,14 +314,12 @@ class Trainer:
             weight = float(weighted.law[i])
             row[1] += weight * s.label
             row[2] += weighted.seen[i] if s.copy_kind is CopyKind.FIRST else 0.0
-        vectors = scored.items.detach().numpy()
-        base = invert(
-            scored.base.detach().double().numpy(), weighted.exponent, weighted.prior.get(Task.CLICK, self.weigher.prior(Task.CLICK))
-        )
+        prior = weighted.prior.get(Task.CLICK, self.weigher.prior(Task.CLICK))
+        base = invert(scored.base.astype(np.float64), weighted.exponent, prior)
         for query, items in per_query.items():
             rows = [int(row[0]) for row in items.values()]
             self.ranker.residual.learn(
-                query, list(items), vectors[rows], base[rows], [row[1] for row in items.values()], [row[2] for row in items.values()]
+                query, list(items), scored.items[rows], base[rows], [row[1] for row in items.values()], [row[2] for row in items.values()]
             )
 
     def evaluation(self) -> dict[str, float]:
@@ -200,7 +334,13 @@ class Trainer:
         heads = {name: p.detach().cpu() for name, p in ranker.heads().items()}
         stackers = {task.value: own.snapshot() for task, own in self.stackers.items()}
         evaluations = {task.value: own.snapshot() for task, own in self.evaluations.items()}
-        progress = _Progress(step=self.step_number, num_samples=self.num_samples, trained=self.trained)
+        progress = _Progress(
+            step=self.step_number,
+            num_samples=self.num_samples,
+            trained=self.trained,
+            num_micro_batches=self.num_micro_batches,
+            losses=self._losses,
+        )
         return {
             **self._static,
             "model.safetensors": self._model_bytes(),
@@ -233,6 +373,7 @@ class Trainer:
         self._restore_optimizer(blobs.tensors_from_bytes(read("training/optimizer.safetensors")))
         progress = msgspec.json.decode(read("training/progress.json"), type=_Progress)
         self.step_number, self.num_samples, self.trained = progress.step, progress.num_samples, progress.trained
+        self.num_micro_batches, self._losses = progress.num_micro_batches, progress.losses
 
     def _model_bytes(self) -> bytes:
         if self.ranker.encoder.trained():
@@ -265,10 +406,23 @@ def _counted(trained: tuple[int, int], samples: Sequence[Sample]) -> tuple[int, 
     return number + len(samples), (sum64 + sum(hashes)) % (1 << 64)
 
 
-def _finite(samples: Sequence[Sample], scored: PairLogits) -> bool:
+def _cut(samples: Sequence[Sample], places: Sequence[int], number: int, *, whole_lists: bool) -> list[list[int]]:
+    """Places in at most `number` parts of about equal size, each in order; `whole_lists` keeps the candidates of a list together."""
+    units: dict[str | int, list[int]] = {}
+    for i in places:
+        units.setdefault(samples[i].list_id if whole_lists and samples[i].task is Task.CLICK else i, []).append(i)
+    parts: dict[int, list[int]] = {}
+    start = 0
+    for unit in units.values():
+        parts.setdefault(start * number // len(places), []).extend(unit)
+        start += len(unit)
+    return [sorted(part) for part in parts.values()]
+
+
+def _finite(samples: Sequence[Sample], scored: _Scored) -> bool:
     """Whether every sample's logit of its own task is a number."""
-    click = torch.tensor([s.task is Task.CLICK for s in samples])
-    return bool(torch.isfinite(torch.where(click, scored.click, scored.purchase)).all())
+    click = np.array([s.task is Task.CLICK for s in samples], dtype=bool)
+    return bool(np.isfinite(np.where(click, scored.click, scored.purchase)).all())
 
 
 def _hugging_face_files(model: Any, tokenizer: Any) -> dict[str, bytes]:

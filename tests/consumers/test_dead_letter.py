@@ -6,7 +6,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
@@ -81,6 +81,7 @@ def test_the_error_names_topic_share_reason_example_and_remedy() -> None:
     assert exit_code(raised.value) == UNSAFE
 
 
+@settings(deadline=None, max_examples=30)
 @given(seed=st.integers(0, 1000), poll=st.integers(1, 900))
 def test_less_than_one_in_twenty_never_ends_reading_and_a_little_more_does(seed: int, poll: int) -> None:
     first = Random(seed).randrange(18)
@@ -110,6 +111,7 @@ def test_all_may_be_set_aside_where_an_operator_says_so() -> None:
     assert len(shelf.sent) == 3000
 
 
+@settings(deadline=None, max_examples=30)
 @given(seed=st.integers(0, 1000), cut=st.integers(0, 60), share=st.sampled_from([0.02, 0.06, 0.2]))
 def test_a_restored_breaker_opens_where_an_unbroken_one_does(seed: int, cut: int, share: float) -> None:
     random = Random(seed)

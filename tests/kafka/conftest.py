@@ -1,16 +1,19 @@
-"""One broker for all tests in this folder: from packages, or the one that KAFKA_BOOTSTRAP_SERVERS names."""
+"""Brokers for the tests in this folder: one for all of them, one per module that may be harmed, and three nodes for leaders that move."""
 
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Protocol, TypeVar
 
 import pytest
 
-from deploy.broker import Broker
+from deploy.broker import Broker, BrokerCluster, free_ports
 from deploy.errors import BrokerUnavailable
+from tests.fakes.proxy import Proxy
 
 NO_BROKER = pytest.StashKey[str]()
+Started = TypeVar("Started", Broker, BrokerCluster)
 
 
 class Cluster(Protocol):
@@ -27,30 +30,77 @@ class GivenCluster:
     bootstrap_servers: str
 
 
-@pytest.fixture(scope="session")
-def broker(pytestconfig: pytest.Config) -> Iterator[Cluster]:
-    """A running broker. Without packages, network and cache the tests skip and the run ends with a notice; under CI that is an error."""
-    if given := os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
-        yield GivenCluster(given)
-        return
-    own = Broker()
+@dataclass(frozen=True)
+class Harmed:
+    """A broker that a test may kill, hang and restart, also behind a proxy. It is up again when the test ends, or the next one fails."""
+
+    node: Broker
+    proxy: Proxy
+    data: Path
+
+    @property
+    def bootstrap_servers(self) -> str:
+        return self.node.bootstrap_servers
+
+
+def started(node: Started, config: pytest.Config) -> Started:
+    """Without packages, network and cache the tests skip and the run ends with a notice; under CI that is an error."""
     try:
-        own.start()
+        node.start()
     except BrokerUnavailable as error:
         if os.environ.get("CI"):
             raise
-        pytestconfig.stash[NO_BROKER] = str(error)
+        config.stash[NO_BROKER] = str(error)
         pytest.skip(str(error))
+    return node
+
+
+@pytest.fixture(scope="session")
+def broker(pytestconfig: pytest.Config) -> Iterator[Cluster]:
+    """A running broker that nobody harms: from packages, or the one that KAFKA_BOOTSTRAP_SERVERS names."""
+    if given := os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
+        yield GivenCluster(given)
+        return
+    own = started(Broker(), pytestconfig)
     try:
         yield own
     finally:
         own.close()
 
 
+@pytest.fixture(scope="module")
+def harmed(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harmed]:
+    """One node of our own for a module, with a second listener that is advertised as the proxy (K1)."""
+    port, proxied, controller = free_ports(3)
+    with Proxy(proxied) as proxy:
+        properties = {
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "listeners": f"PLAINTEXT://127.0.0.1:{port},PROXIED://127.0.0.1:{proxied},CONTROLLER://127.0.0.1:{controller}",
+            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port},PROXIED://127.0.0.1:{proxy.port}",
+            "controller.quorum.voters": f"1@127.0.0.1:{controller}",
+        }
+        data = tmp_path_factory.mktemp("kafka")
+        node = Broker(data, port=port, properties=properties)
+        try:
+            yield Harmed(started(node, pytestconfig), proxy, data)
+        finally:
+            node.close()
+
+
+@pytest.fixture(scope="module")
+def three(pytestconfig: pytest.Config) -> Iterator[BrokerCluster]:
+    """Three nodes of our own for a module (K3): half a minute and half a gigabyte, so only for tests marked `long`."""
+    cluster = BrokerCluster()
+    try:
+        yield started(cluster, pytestconfig)
+    finally:
+        cluster.close()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whatever asks for the broker bears the mark `kafka`."""
+    """Whatever asks for a broker bears the mark `kafka`."""
     for item in items:
-        if isinstance(item, pytest.Function) and "broker" in item.fixturenames:
+        if isinstance(item, pytest.Function) and {"broker", "harmed", "three"} & set(item.fixturenames):
             item.add_marker(pytest.mark.kafka)
 
 

@@ -82,7 +82,7 @@ def recover(root: Path) -> Version | None:
     disk = FaultyDisk()
     next_owner = Checkpointer(root, disk, lambda: LONG_AFTER)
     found = start(next_owner, root, disk)
-    assert found.skipped == ()
+    assert found.skipped == (), found.skipped
     store = Store(root)
     if found.version is not None:
         assert_whole(root, found.version)

@@ -234,3 +234,22 @@ def test_fresh_events_are_those_of_all_versions_in_between(tmp_path: Path) -> No
     assert store.fresh_events(None, "v000004") == [(20, 3), (30, 4)]
     with pytest.raises(VersionMissing):
         store.fresh_events(None, "v000005")
+
+
+def test_a_fence_is_the_newest_manifest_but_no_version(tmp_path: Path) -> None:
+    first, second = saved(tmp_path, 1, 2)
+    owner(tmp_path)
+    store = Store(tmp_path)
+    newest = store.newest()
+    assert newest is not None
+    assert (newest.name, newest.kind, newest.parent, newest.files) == ("v000004", "fence", second.name, {})
+    assert (newest.step, newest.next_offsets, newest.timeline[-1].end) == (second.step, second.next_offsets, None)
+    assert [version.name for version in store.versions()] == [first.name, second.name]
+    assert [found.kind for found in store.manifests()] == ["fence", "checkpoint", "checkpoint", "fence"]
+    for no_version in (store.version, lambda name: list(store.lineage(name))):
+        with pytest.raises(VersionMissing, match=r"v000002, v000003 \(2 in all\)"):
+            no_version("v000004")
+    assert [version.name for version in store.lineage(second.name)] == [second.name, first.name]
+    flip(tmp_path / "man" / "M-00000004")
+    assert (store.newest() or first).name == second.name
+    assert Store(tmp_path / "missing").newest() is None

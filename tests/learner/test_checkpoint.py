@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import json
 import re
 import shutil
 import subprocess
@@ -13,10 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from learner.artifact import Store
+from learner.artifact import Store, Version
 from learner.blobs import Disk
-from learner.checkpoint import BackgroundWriter, Checkpointer
+from learner.checkpoint import Acquired, BackgroundWriter, Checkpointer
 from learner.errors import Corrupt, Fenced, FormatUnknown, StoreFailed
+from learner.journal import Journal, Part, Span, Step
+from learner.manifest import Journaled, Standing
 from tests.fakes.disk import Call, Crash, Die, Fail, FailAfter, Fault, FaultyDisk, Meanwhile, at, on, tree
 from tests.learner.saving import LONG_AFTER, Boastful, assert_whole, cut, files, owner, recover, rewrite, saved, start
 from tests.learner.test_artifact import DAMAGES, Damage, flip, remove, truncate
@@ -333,12 +336,35 @@ def test_an_owner_that_wakes_after_its_successor_has_started_can_take_no_number(
     assert Store(tmp_path).announced() == "v000002"
 
 
+def test_a_start_whose_number_an_older_owner_takes_at_the_last_moment_goes_on_from_what_that_one_saved(tmp_path: Path) -> None:
+    disk = FaultyDisk()
+    sleeper = owner(tmp_path, disk)
+    found: list[Acquired] = []
+
+    def wake_up() -> None:
+        (tmp_path / "man" / "M-00000002").hardlink_to(tmp_path / "blobs" / "000001-00000002" / "manifest.json")
+
+    def overtake() -> None:
+        other = FaultyDisk(on("link", 0, Meanwhile(wake_up)))
+        found.append(start(Checkpointer(tmp_path, other, lambda: 0.0), tmp_path, other))
+
+    disk.plan = on("link", 1, Meanwhile(overtake))
+    with pytest.raises(Fenced):
+        sleeper.save(files(1), cut(1))
+    (acquired,) = found
+    assert acquired.version is not None
+    assert (acquired.version.name, acquired.version.step) == ("v000002", 1)
+    newest = Store(tmp_path).newest()
+    assert newest is not None
+    assert (newest.name, newest.kind, newest.parent) == ("v000003", "fence", "v000002")
+
+
 def test_owners_that_start_at_the_same_time_get_different_epochs_and_the_newer_one_wins(tmp_path: Path) -> None:
     disk = FaultyDisk(on("create", 0, Meanwhile(lambda: owner(tmp_path))))
     assert start(Checkpointer(tmp_path, disk, lambda: 0.0), tmp_path, disk).epoch == 2
     assert sorted(path.name for path in (tmp_path / "epoch").iterdir()) == ["000001", "000002"]
     disk = FaultyDisk(on("link", 0, Meanwhile(lambda: owner(tmp_path))))
-    with pytest.raises(Fenced, match="v000003 was made by owner epoch 4"):
+    with pytest.raises(Fenced, match="owner epoch 3 is fenced"):
         owner(tmp_path, disk)
 
 
@@ -546,3 +572,156 @@ def test_the_writer_prunes_after_it_has_announced(tmp_path: Path) -> None:
     writer.submit(files(7), cut(7))
     writer.close()
     assert names(tmp_path) == ["v000004", "v000005", "v000006", "v000007", "v000009"]
+
+
+LARGE = bytes(range(256)) * 4096
+
+
+def frozen(step: int) -> dict[str, bytes]:
+    return {**files(step), "model.safetensors": LARGE, "tokenizer.json": b"small, and always the same"}
+
+
+def inode(version: Version, path: str) -> int:
+    return (version.path / path).stat().st_ino
+
+
+def test_a_large_file_that_has_not_changed_is_not_written_again_and_at_most_four_versions_share_it(tmp_path: Path) -> None:
+    disk = FaultyDisk()
+    checkpointer = owner(tmp_path, disk)
+    versions = [checkpointer.save(frozen(step), cut(step)) for step in range(1, 7)]
+    inodes = [inode(version, "model.safetensors") for version in versions]
+    assert [inodes.count(each) for each in dict.fromkeys(inodes)] == [4, 2]
+    assert len({inode(version, "tokenizer.json") for version in versions}) == 6
+    written = sum(call.op == "create" and call.path.parent == versions[1].path for call in disk.calls)
+    assert written == 3  # configuration, tokenizer, manifest
+    for version in versions:
+        Store(tmp_path).verify(version)
+    shared = owner(tmp_path).save({**frozen(7), "model.safetensors": LARGE[::-1]}, cut(7))
+    assert inode(shared, "model.safetensors") not in inodes
+
+
+def test_damage_to_a_shared_file_shows_in_every_version_that_shares_it_and_the_next_ones_are_fallen_back_to(tmp_path: Path) -> None:
+    checkpointer = owner(tmp_path)
+    versions = [checkpointer.save(frozen(step), cut(step)) for step in range(1, 7)]
+    flip(versions[-1].path / "model.safetensors")
+    for version in versions[4:]:
+        with pytest.raises(Corrupt, match=r"model\.safetensors"):
+            Store(tmp_path).verify(version)
+    found = start(Checkpointer(tmp_path, Disk(), lambda: 0.0), tmp_path, Disk())
+    assert found.version is not None
+    assert (found.version.name, len(found.skipped)) == (versions[3].name, 2)
+    again = owner(tmp_path).save(frozen(8), cut(8))
+    Store(tmp_path).verify(again)
+
+
+def test_a_file_that_cannot_be_shared_is_written(tmp_path: Path) -> None:
+    disk = FaultyDisk()
+    checkpointer = owner(tmp_path, disk)
+    first = checkpointer.save(frozen(1), cut(1))
+    for code in (errno.EMLINK, errno.EPERM, errno.EXDEV):
+        disk.plan = lambda call, code=code: Fail(code) if call.op == "link" and call.path.name == "model.safetensors" else None  # type: ignore[misc]
+        version = checkpointer.save(frozen(2), cut(2))
+        assert inode(version, "model.safetensors") != inode(first, "model.safetensors")
+        Store(tmp_path).verify(version)
+
+
+def test_a_pruned_version_leaves_the_files_that_others_share(tmp_path: Path) -> None:
+    now = LONG_AFTER
+    checkpointer = Checkpointer(tmp_path, Disk(), lambda: now)
+    start(checkpointer, tmp_path, Disk())
+    for step in range(1, 9):
+        checkpointer.save(frozen(step), cut(step))
+    assert len(checkpointer.prune(5)) == 3
+    now += 3600
+    checkpointer.prune(5)
+    assert list((tmp_path / "trash").iterdir()) == []
+    for version in Store(tmp_path).versions():
+        Store(tmp_path).verify(version)
+
+
+def test_fences_go_once_the_next_one_stands_on_the_same_state_or_enough_checkpoints_are_newer(tmp_path: Path) -> None:
+    for _ in range(4):
+        owner(tmp_path)
+    checkpointer = owner(tmp_path)
+    version = checkpointer.save(files(1), cut(1))
+    checkpointer.prune(5)
+    kinds = [(found.seq, found.kind) for found in Store(tmp_path).manifests()]
+    assert kinds == [(5, "fence"), (6, "checkpoint")]  # the origin stays as long as it could be needed
+    checkpointer = owner(tmp_path)
+    for step in range(2, 7):
+        checkpointer.save(files(step), cut(step))
+    assert checkpointer.prune(5) == [version.name]
+    assert [found.kind for found in Store(tmp_path).manifests()] == ["checkpoint"] * 5
+
+
+def test_pinned_versions_and_those_of_orders_that_are_not_taken_yet_stay(tmp_path: Path) -> None:
+    versions = saved(tmp_path, *range(1, 10))
+    (tmp_path / "control" / "pins").mkdir()
+    (tmp_path / "control" / "pins" / versions[0].name).touch()
+    (tmp_path / "control" / "orders").mkdir()
+    plan = {"id": 1, "kind": "replay", "plan": {"version": versions[2].name}}
+    (tmp_path / "control" / "orders" / "000001.json").write_text(json.dumps(plan))
+    (tmp_path / "control" / "orders" / "000001.result.json").write_text("{}")
+    (tmp_path / "control" / "orders" / "000002.json").write_text("no order")
+    checkpointer = owner(tmp_path)
+    assert checkpointer.prune(5) == [versions[1].name, versions[3].name]
+    checkpointer.stand(orders_taken=1)
+    assert checkpointer.prune(5) == [versions[2].name]
+
+
+def test_what_is_damaged_is_kept_in_quarantine_when_retention_takes_its_version(tmp_path: Path) -> None:
+    versions = saved(tmp_path, 1, 2)
+    flip(versions[1].path / "model.safetensors")
+    damaged = (versions[1].path / "model.safetensors").read_bytes()
+    now = LONG_AFTER
+    checkpointer = Checkpointer(tmp_path, Disk(), lambda: now)
+    start(checkpointer, tmp_path, Disk())
+    for step in range(3, 10):
+        checkpointer.announce(checkpointer.save(files(step), cut(step)))
+    assert versions[1].name in checkpointer.prune(5)
+    now += 3600
+    checkpointer.prune(5)
+    assert not versions[1].path.exists()
+    (evidence,) = (tmp_path / "quarantine").iterdir()
+    assert evidence.read_bytes() == damaged
+
+
+def test_a_store_of_the_first_format_goes_on(tmp_path: Path) -> None:
+    (version,) = saved(tmp_path, 1)
+    for name in (*Standing.__struct_fields__, "journal", "audit", "inputs", "trained"):
+        version.manifest.pop(name)
+    rewrite(tmp_path, version, format=1)
+    (tmp_path / "man" / "M-00000001").unlink()
+    shutil.rmtree(tmp_path / "journal")
+    old = Store(tmp_path).version(version.name)
+    assert (old.journal, old.timeline) == (None, ())
+    journal = Journal(tmp_path, Disk())
+    found = Checkpointer(tmp_path, Disk(), lambda: 0.0).acquire(journal, cut_for_new_store=cut(0))
+    assert found.version is not None
+    assert (found.version.name, found.tail, found.standing.timeline) == (version.name, [], (Span("000002-0000", 0, None),))
+    journal.append(Step(2, (Part((), "full"),)))
+    journal.close()
+    again = start(Checkpointer(tmp_path, Disk(), lambda: 0.0), tmp_path, Disk())
+    assert [record.step for _, record in again.tail] == [2]
+
+
+def test_a_cut_whose_place_is_not_on_the_timeline_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="000009-0000@3 is not on the timeline"):
+        owner(tmp_path).save(files(1), cut(1, journal=Journaled(segment="000009-0000", byte=3)))
+
+
+def test_what_stands_is_handed_over_with_the_cut(tmp_path: Path) -> None:
+    disk, gate = FaultyDisk(), Gate()
+    checkpointer = owner(tmp_path, disk)
+    disk.plan = lambda call: Meanwhile(gate.pass_through) if call.op == "create" and "blobs" in call.path.parts else None
+    writer = BackgroundWriter(checkpointer)
+    checkpointer.stand(quarantine=((3, 4),))
+    writer.submit(files(1), cut(1))
+    assert gate.reached.wait(60)
+    checkpointer.stand(quarantine=())
+    gate.opened.set()
+    done = writer.close()
+    assert done is not None
+    assert done.version is not None
+    assert done.version.standing.quarantine == ((3, 4),)
+    assert checkpointer.save(files(2), cut(2)).standing.quarantine == ()

@@ -7,13 +7,29 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learner import manifest
+from learner import journal, manifest
 from learner.blobs import Digest
 from learner.errors import Corrupt, FormatUnknown
-from learner.manifest import Manifest, Parent, canonical, decode, encode
+from learner.manifest import (
+    Audited,
+    Cut,
+    Exclusions,
+    Gap,
+    Input,
+    Journaled,
+    Manifest,
+    Parent,
+    Replay,
+    Reset,
+    Standing,
+    Trained,
+    canonical,
+    decode,
+    encode,
+)
 from tests.learner.saving import cut
 
 FOLDER = "blobs/000003-00000012"
@@ -127,6 +143,10 @@ def test_a_path_that_leaves_the_versions_folder_is_refused(path: str) -> None:
         {"files": {f"{FOLDER}/model.safetensors": {"sha256": "xyz", "size": 7}}},
         {"files": {f"{FOLDER}/model.safetensors": {"sha256": "a" * 64, "size": -1}}},
         {"offsets": {"clicks": {"zero": 1}}},
+        {"timeline": [["../man/M-00000001", 0, None]]},
+        {"timeline": [["000001-0000", -1, None]]},
+        {"journal": {"segment": "/etc/passwd", "byte": 0, "skip": []}},
+        {"quarantine": [[1, 2, 3]]},
     ],
 )
 def test_a_field_that_is_not_what_it_should_be_is_refused(changes: dict[str, Any]) -> None:
@@ -140,6 +160,72 @@ def test_another_format_or_kind_is_refused_as_such_and_not_as_damage(changes: di
     raw = {**json.loads(encode(example())), **changes}
     with pytest.raises(FormatUnknown, match="run that one"):
         decode(signed(raw), where="man/M-00000012")
+
+
+STANDING = Standing(
+    timeline=(journal.Span("000003-0000", 0, 17), journal.Span("000003-0001", 0, None)),
+    gaps=(Gap(topic="clicks", partition=1, start=5, end=9, reason="retention"),),
+    resets=(Reset(order=2, step=4, skip=(1,), offsets={"clicks": {0: (9, 5)}}),),
+    quarantine=((3, 5),),
+    exclusions=Exclusions(sha256="e" * 64, num=2, order=1),
+    bit_exact=False,
+    orders_taken=2,
+    world_size=3,
+    replay=Replay(mode="anew", until={"clicks": {0: 9}}, order=2),
+    superseded=((4, 7),),
+)
+JOURNALED = {
+    "journal": Journaled(segment="000003-0001", byte=8, skip=(2, 0)),
+    "audit": {"clicks": {0: Audited(num_records=9, sum64=2**64 - 1, outcomes={"accepted": 8, "late": 1}, last=(8, 2**63))}},
+    "inputs": {"clicks": Input(id="x", num_partitions=2)},
+    "trained": Trained(num=8, sum64=2**64 - 1),
+}
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "fence", "restore", "reset"])
+def test_what_holds_from_one_manifest_to_the_next_comes_back_and_stands_among_the_other_fields(kind: str) -> None:
+    whole = example(kind=kind, standing=STANDING, files={} if kind != "checkpoint" else example().files, **JOURNALED)
+    back, raw = decode(encode(whole), where="man/M-00000012")
+    assert back == whole
+    assert back.journal is not None
+    assert back.journal.place == journal.Place("000003-0001", 8)
+    assert raw["timeline"] == [["000003-0000", 0, 17], ["000003-0001", 0, None]]
+    assert (raw["orders_taken"], raw["quarantine"], raw["replay"]["mode"], "standing" in raw) == (2, [[3, 5]], "anew", False)
+    assert manifest.cut(raw) == Cut(**{name: getattr(whole, name) for name in Cut.__struct_fields__})
+
+
+def test_a_manifest_that_is_no_checkpoint_has_no_files() -> None:
+    raw = {**json.loads(encode(example())), "kind": "fence"}
+    with pytest.raises(Corrupt, match="a fence without files"):
+        decode(signed(raw), where="man/M-00000012")
+
+
+def test_a_manifest_of_the_first_format_is_read() -> None:
+    raw = json.loads(encode(example()))
+    for name in (*Standing.__struct_fields__, *JOURNALED):
+        del raw[name]
+    back, _ = decode(signed({**raw, "format": 1}), where="man/M-00000012")
+    assert back == example(format=1)
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_fuzzed_manifests_whose_digest_holds_are_read_or_refused(data: st.DataObject) -> None:
+    raw = json.loads(encode(example(standing=STANDING, **JOURNALED)))
+    junk = st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(max_size=9) | st.sampled_from(["../x", "/etc/passwd", 2**80, -1]),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+        max_leaves=6,
+    )
+    for key in data.draw(st.lists(st.sampled_from(sorted(raw)), min_size=1, max_size=3)):
+        raw[key] = data.draw(junk)
+    try:
+        whole, _ = decode(signed(raw), where="man/M-00000012")
+    except (Corrupt, FormatUnknown):
+        return
+    assert encode(whole)
+    assert not any(manifest.check_path(path) for path in whole.files)
+    assert all(journal.segment_epoch(span.segment) for span in whole.standing.timeline)
 
 
 def test_a_field_that_a_later_minor_release_adds_is_ignored() -> None:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import shutil
 import subprocess
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from learner.artifact import Store, Version
+from learner.blobs import Disk
+from learner.checkpoint import Checkpointer, Directive
 from learner.errors import Corrupt, Fenced, JournalFailed, StoreFailed
+from learner.journal import Journal, Step
+from learner.manifest import Exclusions, Replay
 from tests.fakes.disk import Crash, Die, Fail, FailAfter, FaultyDisk, at, on
-from tests.learner.fast import Learner, Log, State, finish
-from tests.learner.saving import Boastful
+from tests.learner.fast import TOPIC, Learner, Log, State, check, finish
+from tests.learner.saving import Boastful, cut, start
 from tests.learner.storm import Told, storm
 from tests.learner.test_artifact import Damage, extend, flip, remove, truncate
 
@@ -40,11 +45,12 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def live(root: Path, disk: FaultyDisk, seed: int, num_polls: int = 6) -> None:
-    try:
-        Learner(root, disk, LOG, seed).run(num_polls)
-    except Crash:
-        pass
+def live(root: Path, disk: FaultyDisk, seed: int, num_polls: int = 6) -> list[Step]:
+    """One life, which may end by a crash; returns the steps that it has done, each of them journaled before."""
+    learner = Learner(root, disk, LOG, seed)
+    with contextlib.suppress(Crash):
+        learner.run(num_polls)
+    return learner.state.history
 
 
 def num_calls(root: Path, seed: int) -> int:
@@ -58,12 +64,26 @@ def test_a_crash_at_every_call_and_two_more_in_recovery_change_nothing(begun: Pa
     total = num_calls(shutil.copytree(begun, tmp_path / "probe"), 2)
     for index in range(total):
         root = shutil.copytree(begun, tmp_path / f"{index}")
-        for life, place in enumerate((index, (index * 7) % total, (index * 13) % total)):
-            disk = FaultyDisk(at(place, Die(when)))
-            live(root, disk, 2 + life)
-            disk.lose_power(**LOSSES[(index + life) % len(LOSSES)])
-        finish(root, LOG)
+        crash_and_finish(root, (index, (index * 7) % total, (index * 13) % total), when, index)
         shutil.rmtree(root)
+
+
+def crash_and_finish(root: Path, places: Sequence[int], when: str, loss: int) -> None:
+    lives = []
+    for life, place in enumerate(places):
+        disk = FaultyDisk(at(place, Die(when)))
+        lives.append(live(root, disk, 2 + life))
+        disk.lose_power(**LOSSES[(loss + life) % len(LOSSES)])
+    history = finish(root, LOG).history
+    for steps in lives:
+        assert history[: len(steps)] == steps  # as if there had been no crash
+
+
+@pytest.mark.parametrize("when", ["before", "middle", "after"])
+def test_a_crash_at_every_call_of_the_first_start_changes_nothing(tmp_path: Path, when: str) -> None:
+    total = num_calls(tmp_path / "probe", 2)
+    for index in range(0, total, 2):
+        crash_and_finish(tmp_path / f"{index}", (index, min(index + 5, 60), (index * 13) % total), when, index)
 
 
 def stormy(root: Path, seed: int) -> Told:
@@ -80,7 +100,7 @@ def keep(state: State) -> None:
 
 @pytest.mark.parametrize("first", [0, pytest.param(1000, marks=pytest.mark.long)])
 def test_owners_that_are_stopped_woken_and_killed_at_any_call_leave_one_history(tmp_path: Path, first: int) -> None:
-    told = [stormy(tmp_path / f"{seed}", seed) for seed in range(first, first + (first or 24))]
+    told = [stormy(tmp_path / f"{seed}", seed) for seed in range(first, first + (first or 40))]
     assert sum(each.stops for each in told) > 500
     assert sum(each.kills for each in told) > 20
     assert sum(isinstance(error, Fenced) for each in told for error in each.ended) > 10
@@ -223,3 +243,162 @@ def test_every_name_of_a_whole_life_is_given_after_the_fsync_of_its_bytes_and_ma
         if call.op in ("link", "rename") or (call.op in ("create", "mkdir") and call.path.parent.name in ("epoch", "journal", "blobs")):
             folder = (call.target or call.path).parent
             assert any(later.op == "fsync_folder" and later.path == folder for later in disk.calls[call.index :]), call
+
+
+def life(root: Path, seed: int, num_polls: int, order: Directive | None = None, disk: FaultyDisk | None = None) -> Learner:
+    learner = Learner(root, disk or FaultyDisk(), LOG, seed, directive=pending(order), keep=50)
+    learner.run(num_polls)
+    return learner
+
+
+def pending(order: Directive | None) -> Callable[[Version | None], Directive | None]:
+    """An order is taken by the first start that finds it; orders are numbered."""
+
+    def ask(newest: Version | None) -> Directive | None:
+        taken = newest.standing.orders_taken if newest else 0
+        return order if order is not None and (order.orders_taken or 0) > taken else None
+
+    return ask
+
+
+def test_a_restore_as_it_was_comes_back_to_the_same_states_and_goes_on_from_the_end(tmp_path: Path) -> None:
+    before = life(tmp_path, 1, 40)
+    back = Store(tmp_path).versions()[3]
+    replay = Replay(mode="as-it-was", until={TOPIC: dict(before.state.next)}, order=1)
+    after = life(tmp_path, 2, 3, Directive(kind="restore", version=back.name, orders_taken=1, replay=replay))
+    assert after.acquired is not None
+    assert after.acquired.version is not None
+    assert after.acquired.version.name == back.name
+    assert after.acquired.resumed_by is not None
+    assert len(after.acquired.tail) == before.state.step - back.step > 5
+    assert after.state.history[: before.state.step] == before.state.history
+    restored = Store(tmp_path).read_manifest(before.told[-1].seq + 1)
+    assert (restored.kind, restored.parent, restored.standing.orders_taken, restored.standing.replay) == ("restore", back.name, 1, replay)
+    assert restored.standing.superseded == ((back.seq + 1, restored.seq),)
+    again = life(tmp_path, 3, 3, Directive(kind="restore", version=back.name, orders_taken=1))
+    assert again.acquired is not None
+    assert again.acquired.resumed_by is None  # once
+    assert again.acquired.standing.orders_taken == 1
+    assert again.acquired.standing.superseded == restored.standing.superseded
+    assert [version.name for version in Store(tmp_path).lineage(again.told[-1].name)].count(before.told[-1].name) == 0
+    finish(tmp_path, LOG)
+
+
+def test_a_restore_anew_ends_the_timeline_at_the_versions_cut_and_each_record_counts_once_again(tmp_path: Path) -> None:
+    before = life(tmp_path, 1, 40)
+    back = Store(tmp_path).versions()[3]
+    exclusions = Exclusions(sha256="e" * 64, num=3, order=1)
+    order = Directive(kind="restore", version=back.name, as_it_was=False, orders_taken=1, exclusions=exclusions)
+    after = life(tmp_path, 7, 10, order)
+    assert after.acquired is not None
+    assert after.acquired.tail == []
+    assert back.journal is not None
+    assert after.acquired.standing.timeline[-2].end == back.journal.byte
+    assert after.state.history[: back.step] == before.state.history[: back.step]
+    assert after.state.history[back.step :] != before.state.history[back.step : len(after.state.history)]
+    finish(tmp_path, LOG)
+    newest = Store(tmp_path).newest()
+    assert newest is not None
+    assert newest.standing.exclusions == exclusions  # named for good
+
+
+def test_what_a_restore_left_behind_is_never_fallen_back_to(tmp_path: Path) -> None:
+    life(tmp_path, 1, 40)
+    back, *behind = Store(tmp_path).versions()[3:]
+    after = life(tmp_path, 7, 4, Directive(kind="restore", version=back.name, as_it_was=False, orders_taken=1))
+    for version in after.told:
+        flip(version.path / "state.json")
+    again = life(tmp_path, 8, 4)
+    assert again.acquired is not None
+    assert again.acquired.version is not None
+    assert again.acquired.version.name == back.name
+    assert {skipped.name for skipped in again.acquired.skipped} == {version.name for version in after.told}
+    assert len(again.acquired.tail) == after.state.step - back.step
+    assert len(behind) > 3
+    finish(tmp_path, LOG)
+
+
+def test_a_reset_keeps_the_state_moves_the_offsets_and_stands_in_every_later_manifest(tmp_path: Path) -> None:
+    before = life(tmp_path, 1, 30)
+    at_partition_1 = before.state.next[1]
+    order = Directive(kind="reset", offsets={TOPIC: {0: 5}}, orders_taken=1)
+    after = life(tmp_path, 2, 2, order)
+    assert after.acquired is not None
+    assert after.acquired.next_offsets == {(TOPIC, 0): 5, (TOPIC, 1): at_partition_1}
+    assert after.acquired.tail == []
+    assert after.state.history[: before.state.step] == before.state.history
+    for version in [*after.told, *life(tmp_path, 3, 2).told]:
+        (reset,) = version.standing.resets
+        assert (reset.order, reset.step, reset.offsets) == (1, before.state.step, {TOPIC: {0: (before.state.next[0], 5)}})
+    for version in Store(tmp_path).versions()[-6:]:  # back beyond the reset: it is made again, in its place in the journal
+        flip(version.path / "state.json")
+    crossing = life(tmp_path, 4, 2)
+    assert crossing.acquired is not None
+    assert len(crossing.acquired.resets) == 1
+    finish(tmp_path, LOG)
+
+
+def test_a_reset_that_crashed_before_anything_was_learned_is_found_by_the_next_start(tmp_path: Path) -> None:
+    before = life(tmp_path, 1, 30)
+    order = Directive(kind="reset", offsets={TOPIC: {1: 2}}, orders_taken=1)
+    Checkpointer(tmp_path, FaultyDisk(), lambda: 0.0).acquire(
+        Journal(tmp_path, FaultyDisk()), cut_for_new_store=cut(0), directive=pending(order)
+    )
+    acquired = start(Checkpointer(tmp_path, FaultyDisk(), lambda: 0.0), tmp_path, FaultyDisk(), directive=pending(order))
+    assert acquired.next_offsets == {(TOPIC, 0): before.state.next[0], (TOPIC, 1): 2}
+    assert (acquired.resumed_by, len(acquired.standing.resets)) == (None, 1)
+
+
+ORDERS: dict[str, Callable[[str], Directive]] = {
+    "as it was": lambda back: Directive(kind="restore", version=back, orders_taken=1, quarantine=((12, 14),)),
+    "anew": lambda back: Directive(kind="restore", version=back, as_it_was=False, orders_taken=1),
+    "reset": lambda back: Directive(kind="reset", offsets={TOPIC: {0: 3}}, orders_taken=1),
+}
+
+
+@pytest.mark.parametrize("kind", ORDERS)
+def test_an_order_is_taken_once_whatever_crashes(tmp_path: Path, kind: str) -> None:
+    base = tmp_path / "base"
+    life(base, 1, 30)
+    order = ORDERS[kind](Store(base).versions()[2].name)
+    probe = FaultyDisk()
+    life(shutil.copytree(base, tmp_path / "probe"), 2, 4, order, probe)
+    for index in range(0, len(probe.calls), 5):
+        root = shutil.copytree(base, tmp_path / f"{index}")
+        for again in range(2):
+            disk = FaultyDisk(at(index + again * 11, Die("after")))
+            with contextlib.suppress(Crash):
+                life(root, 2 + again, 4, order, disk)
+            disk.lose_power(**LOSSES[index % len(LOSSES)])
+        life(root, 5, 1_000_000, order)
+        check(root, LOG)
+        newest = Store(root).newest()
+        assert newest is not None
+        assert newest.standing.orders_taken == 1
+        assert len(newest.standing.resets) == (kind == "reset")
+        assert newest.standing.quarantine == order.quarantine
+
+
+def test_other_ranks_do_not_replay_what_these_journaled_and_it_is_not_bit_exact_any_more(tmp_path: Path) -> None:
+    before = life(tmp_path, 1, 10)
+    disk = FaultyDisk(on("link", 1, Die()))
+    with pytest.raises(Crash):
+        life(tmp_path, 2, 10, None, disk)
+    assert Store(tmp_path).versions()[-1].name == before.told[-1].name
+    found = Checkpointer(tmp_path, Disk(), lambda: 0.0).look(cut_for_new_store=cut(0))
+    assert (len(found.tail) > 0, found.standing.bit_exact) == (True, True)
+    acquired = start(Checkpointer(tmp_path, FaultyDisk(), lambda: 0.0), tmp_path, FaultyDisk(), world_size=2)
+    assert acquired.tail == []
+    assert (acquired.standing.world_size, acquired.standing.bit_exact) == (2, False)
+    assert acquired.next_offsets == {(TOPIC, p): before.state.next[p] for p in (0, 1)}
+    finish(tmp_path, LOG)
+
+
+def test_another_environment_is_not_bit_exact_but_replays(tmp_path: Path) -> None:
+    life(tmp_path, 1, 10)
+    with pytest.raises(Crash):
+        life(tmp_path, 2, 10, None, FaultyDisk(on("link", 1, Die())))
+    found = Checkpointer(tmp_path, Disk(), lambda: 0.0).look(cut_for_new_store=cut(0, fingerprint={"torch": "9"}))
+    assert (len(found.tail) > 0, found.standing.bit_exact) == (True, False)
+    dropped = Checkpointer(tmp_path, Disk(), lambda: 0.0).look(cut_for_new_store=cut(0), keep_tail=False)
+    assert (dropped.tail, len(dropped.standing.timeline)) == ([], 1)

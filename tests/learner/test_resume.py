@@ -46,13 +46,12 @@ def resumed(jobs: list[Job], root: Path) -> list[dict[str, str]]:
 @pytest.fixture(scope="module", params=[1, pytest.param(2, marks=pytest.mark.long)], ids="{} threads".format)
 def history(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Job, dict[str, str]]]:
     """What each job must end on."""
-    root, threads, found = tmp_path_factory.mktemp("history"), request.param, {}
+    root, threads = tmp_path_factory.mktemp("history"), request.param
+    found: dict[Job, dict[str, str]] = {}
     for i, kind in enumerate(KINDS):
         end = uninterrupted(kind, root / str(i), threads)
-        found |= {
-            Job(tuning=kind.tuning, dropout=kind.dropout, after=stop, folder=str(root / str(i) / str(stop)), threads=threads): end
-            for stop in STOPS
-        }
+        for stop in STOPS:
+            found[Job(tuning=kind.tuning, dropout=kind.dropout, after=stop, folder=str(root / str(i) / str(stop)), threads=threads)] = end
     yield found
     torch.set_num_threads(1)
 

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+from learner.divergence import LossWatch
+from learner.errors import Diverged, OutOfMemory
 from learner.trainer import StepReport, Trainer
 from tests.learner.training import batches, config, flipped, lists, reader, same, trainer, weights_of
 from weighting.clip import ClipConfig
@@ -309,3 +311,113 @@ def test_a_checkpoint_that_does_not_tell_what_was_trained_is_still_read() -> Non
     own.step(batches(1)[0])
     own.restore(reader({**own.files(), "training/progress.json": b'{"format":1,"num_samples":23,"step":1}'}))
     assert (own.step_number, own.num_samples, own.trained) == (1, 23, (0, 0))
+
+
+def memory_for(num_samples: int, told: list[int]) -> Callable[[int], None]:
+    """A device on which no more samples than that fit at once; told of each attempt."""
+
+    def scoring(asked: int) -> None:
+        told.append(asked)
+        if asked > num_samples:
+            raise torch.OutOfMemoryError(f"{asked} samples")
+
+    return scoring
+
+
+def with_memory_for(num_samples: int, told: list[int], **changes: Any) -> Trainer:
+    return Trainer(config(**changes), Weigher(), scoring=memory_for(num_samples, told))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if "dropout" not in kind], ids=str)
+def test_a_step_that_ran_out_of_memory_is_the_same_step_in_more_parts_and_the_next_one_keeps_them(kind: dict[str, Any]) -> None:
+    told: list[int] = []
+    tight, ample = with_memory_for(6, told, **kind), trainer(**kind)
+    for batch in batches(3):
+        found, expected = tight.step(batch), ample.step(batch)
+        assert found.num_micro_batches >= 4 > expected.num_micro_batches == 1
+        assert found.loss == pytest.approx(expected.loss, abs=1e-6)
+        assert found.gradient_norm == pytest.approx(expected.gradient_norm, rel=1e-5)
+        assert found.result == "ok"
+    assert 2 ** len([asked for asked in told if asked > 6]) == tight.num_micro_batches  # what was found out once is kept
+    for name, parameter in weights_of(tight).items():
+        torch.testing.assert_close(parameter, weights_of(ample)[name], atol=1e-4, rtol=1e-3)
+    again = trainer(**kind)
+    again.restore(reader(tight.files()))
+    assert again.num_micro_batches == tight.num_micro_batches
+    assert tight.trained == ample.trained
+
+
+def test_a_step_in_parts_is_a_function_of_their_number_and_not_of_how_it_came_to_be() -> None:
+    tight, told = with_memory_for(6, [], dropout=0.3), trainer(dropout=0.3)
+    told.num_micro_batches = 4
+    for batch in batches(2):
+        tight.step(batch)
+        told.step(batch)
+    assert tight.files() == told.files()
+
+
+def test_a_list_is_never_cut_under_the_listwise_loss_and_a_sample_never() -> None:
+    for kind, least in (("pointwise", 1), ("listwise", 5)):
+        told: list[int] = []
+        own = with_memory_for(least, told, loss=kind)
+        own.step([s for s in lists(4) if s.task is Task.CLICK])
+        assert told[-(20 // least) :] == [least] * (20 // least)
+        with pytest.raises(OutOfMemory, match=rf"step 1: out of memory on cpu with {least} sample\(s\) at once"):
+            with_memory_for(least - 1, [], loss=kind).step([s for s in lists(4) if s.task is Task.CLICK])
+
+
+def test_three_steps_in_a_row_that_are_not_finite_are_too_many() -> None:
+    factor = [1.0]
+    own = Trainer(config(), Changed(lambda samples: factor[0]))
+    stream = batches(12)
+    for bad, batch in zip((math.nan, math.inf, 1.0, math.inf, math.nan), stream, strict=False):
+        factor[0] = bad
+        assert own.step(batch).result == ("ok" if bad == 1.0 else "nonfinite")
+    before = weights_of(own)
+    factor[0] = math.inf
+    with pytest.raises(Diverged, match="steps 4 to 6: 3 steps in a row whose scores, loss or gradient are not finite") as refused:
+        own.step(stream[5])
+    assert (refused.value.first_step, refused.value.last_step) == (4, 6)
+    assert same(weights_of(own), before)
+    assert all(torch.isfinite(p).all() for p in before.values())
+
+
+def usual(own: Trainer) -> Trainer:
+    """Restored as if it had taken two hundred steps more with losses like that of the next one."""
+    watch = LossWatch(num_steps=200, num_samples=4000.0, mean=own.step(lists(8, seed=1)).loss, variance=0.5)
+    progress = {**msgspec.json.decode(own.files()["training/progress.json"]), "losses": watch}
+    own.restore(reader({**own.files(), "training/progress.json": msgspec.json.encode(progress)}))
+    return own
+
+
+def test_a_loss_far_beyond_the_recent_ones_is_refused_before_anything_moves() -> None:
+    factor = [1.0]
+    own = usual(Trainer(config(dropout=0.3), Changed(lambda samples: factor[0])))
+    assert own.step(lists(8, seed=2)).result == "ok"
+    before, optimizer = weights_of(own), own.files()["training/optimizer.safetensors"]
+    again = Trainer(config(dropout=0.3), own.weigher)
+    again.restore(reader(own.files()))
+    factor[0] = 50.0
+    for resumed in (own, again):
+        with pytest.raises(Diverged, match=r"step 3: loss .* is above .*, 6 standard deviations beyond the mean") as refused:
+            resumed.step(lists(8, seed=3))
+    assert (refused.value.first_step, refused.value.last_step) == (3, 3)
+    assert same(weights_of(own), before)
+    assert own.files()["training/optimizer.safetensors"] == optimizer
+
+
+def test_after_a_step_left_out_a_stream_that_has_changed_for_good_is_learned() -> None:
+    factor = [1.0]
+    own = usual(Trainer(config(), Changed(lambda samples: factor[0])))
+    factor[0] = 50.0
+    own.skip(lists(8, seed=3))
+    assert own.step(lists(8, seed=4)).result == "ok"
+
+
+def test_a_step_without_samples_moves_nothing() -> None:
+    own = trainer()
+    own.step(batches(1)[0])
+    before = weights_of(own)
+    report = own.step([])
+    assert (report.result, report.loss, report.step) == ("ok", 0.0, 2)
+    assert same(weights_of(own), before)

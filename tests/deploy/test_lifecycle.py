@@ -1,0 +1,127 @@
+"""The watchdog: when it asks, when it ends the process, and when it must not."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from threading import Event
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from consumers.source import TopicPartition
+from deploy.lifecycle import STALLED, Progress, Watchdog
+from tests.fakes.clock import ManualClock
+
+A: TopicPartition = ("clicks", 0)
+B: TopicPartition = ("clicks", 1)
+
+
+class Kennel:
+    """A watchdog on a clock moved by hand, and what it did."""
+
+    def __init__(self, stall_seconds: float = 60) -> None:
+        self.clock = ManualClock()
+        self.ended: list[int] = []
+        self.progress = Progress(self.clock)
+        self.watchdog = Watchdog(self.progress, stall_seconds, clock=self.clock, end=self.ended.append)
+
+    def stay(
+        self,
+        seconds: int,
+        next_offsets: Mapping[TopicPartition, int],
+        ends: Mapping[TopicPartition, int],
+        paused: tuple[TopicPartition, ...] = (),
+    ) -> bool:
+        """Every second the loop tells and the watchdog looks; return whether it asked."""
+        asked = False
+        for _ in range(seconds):
+            self.clock.advance(1)
+            self.progress.observe(next_offsets, ends, paused)
+            self.watchdog.look()
+            asked |= self.watchdog.asks()
+        return asked
+
+
+def test_a_stall_is_answered_by_a_new_consumer_and_then_by_the_end_of_the_process(caplog: pytest.LogCaptureFixture) -> None:
+    kennel = Kennel()
+    assert not kennel.stay(60, {A: 5}, {A: 9})
+    assert kennel.stay(2, {A: 5}, {A: 9})
+    assert not kennel.stay(58, {A: 5}, {A: 9}), "it asks once"
+    assert not kennel.ended
+    with caplog.at_level(logging.CRITICAL):
+        kennel.stay(3, {A: 5}, {A: 9})
+    assert kennel.ended[0] == STALLED == 75
+    assert "records wait" in caplog.records[0].message
+
+
+def test_it_acts_though_the_loop_hangs_and_tells_nothing() -> None:
+    kennel = Kennel()
+    kennel.stay(1, {A: 5}, {A: 9})
+    for seconds, asks, ended in ((59, False, []), (1, True, []), (59, False, []), (1, False, [75])):
+        kennel.clock.advance(seconds)
+        kennel.watchdog.look()
+        assert (kennel.watchdog.asks(), kennel.ended) == (asks, ended)
+
+
+def test_one_partition_that_stands_still_among_others_is_a_stall() -> None:
+    kennel = Kennel()
+    asked = False
+    for n in range(65):
+        asked |= kennel.stay(1, {A: n, B: 3}, {A: 1000, B: 4})
+    assert asked
+
+
+def test_moving_after_the_first_answer_is_the_end_of_the_stall() -> None:
+    kennel = Kennel()
+    assert kennel.stay(62, {A: 5}, {A: 9})
+    kennel.stay(58, {A: 6}, {A: 9})
+    assert not kennel.ended
+    assert kennel.stay(10, {A: 6}, {A: 9}), "the next stall is a stall of its own"
+    assert not kennel.ended
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    steps=st.lists(st.tuples(st.integers(1, 50), st.booleans(), st.booleans()), max_size=30),
+)
+def test_nothing_happens_while_all_is_read_or_paused_or_moves(steps: list[tuple[int, bool, bool]]) -> None:
+    kennel, offset = Kennel(), 0
+    for seconds, caught_up, paused in steps:
+        offset += 1
+        ends = {A: offset if caught_up else offset + 7}
+        assert not kennel.stay(seconds, {A: offset}, ends, (A,) if paused else ())
+        assert not kennel.stay(200, {A: offset}, {A: offset})
+        assert not kennel.stay(200, {A: offset}, {A: offset + 9}, (A,))
+        assert not kennel.stay(seconds, {A: offset}, {A: offset + 9})
+    assert not kennel.ended
+
+
+def test_a_loop_that_says_it_rests_is_left_alone() -> None:
+    kennel = Kennel()
+    kennel.stay(50, {A: 5}, {A: 9})
+    kennel.progress.rest()
+    kennel.clock.advance(1000)
+    kennel.watchdog.look()
+    assert not kennel.watchdog.asks()
+    assert not kennel.stay(60, {A: 5}, {A: 9}), "time began anew"
+    assert kennel.stay(2, {A: 5}, {A: 9})
+
+
+def test_a_process_that_slept_is_asked_before_it_is_ended() -> None:
+    kennel = Kennel()
+    kennel.stay(1, {A: 5}, {A: 9})
+    kennel.clock.advance(100_000)
+    kennel.watchdog.look()
+    assert kennel.watchdog.asks()
+    assert not kennel.ended
+
+
+def test_the_thread_looks_by_itself_and_ends_with_close() -> None:
+    ended, progress = Event(), Progress()
+    watchdog = Watchdog(progress, 0.05, end=lambda code: ended.set()).start()
+    progress.observe({A: 5}, {A: 9})
+    assert ended.wait(30)
+    watchdog.close()
+    watchdog.close()
