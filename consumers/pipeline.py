@@ -214,7 +214,9 @@ class Pipeline:
 
     # --- reading ----------------------------------------------------------------------------------------------------------------
 
-    def batches(self, tail: Iterable[Replayed] = (), until: Mapping[TopicPartition, int] | None = None) -> Iterator[Batch | None]:
+    def batches(
+        self, tail: Iterable[Replayed] = (), until: Mapping[TopicPartition, int] | None = None, *, end: bool = False
+    ) -> Iterator[Batch | None]:
         """Yield batches for ever, and None whenever nothing is ready, so that the caller can do other things.
 
         Waits no longer than 0.1 s for records. The items topic is read to the end that it has now before any event is.
@@ -223,6 +225,7 @@ class Pipeline:
             tail: what a journal says of the batches after the restored state, the turns that it contains left out: consumed first,
                 exactly as they were then.
             until: next offsets up to which the log is then read in the one order that no clock or poll can change; None to go on live.
+            end: whether to end there.
 
         Raises:
             OffsetLost: the log does not hold the next offset of a partition.
@@ -235,7 +238,9 @@ class Pipeline:
         yield from self._again(tail)
         if until is not None:
             yield from self._in_order(until)
-        yield from self._live()
+        self.live = True
+        if not end:
+            yield from self._live()
 
     def open(self) -> None:
         """Position the source, once; `batches` does so if nobody has.
@@ -259,7 +264,6 @@ class Pipeline:
 
     def _live(self) -> Iterator[Batch | None]:
         """The log as it grows: what is consumed together, and which partition is idle, is for polls and clock to say."""
-        self.live = True
         ends: Mapping[TopicPartition, int] = {}
         if self._item_partitions:
             self._source.pause(self._event_partitions)

@@ -125,12 +125,19 @@ def demo(
 
 
 @app.command()
-def learn(config: Config = None, sets: Sets = None, bootstrap_servers: Servers = None) -> None:
+def learn(
+    config: Config = None,
+    sets: Sets = None,
+    bootstrap_servers: Servers = None,
+    accept_config: Annotated[
+        bool, typer.Option("--accept-config", help="Go on under settings other than the newest checkpoint's; each event still counts once.")
+    ] = False,
+) -> None:
     """Read events, train, and offer new versions in the store, until a signal."""
     settings = _role(config, sets, bootstrap_servers)
     from deploy.learn import run
 
-    run(settings)
+    run(settings, accept_config=accept_config)
 
 
 @app.command()

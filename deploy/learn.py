@@ -14,10 +14,10 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from importlib.metadata import version as installed
 from threading import Event, current_thread, main_thread
-from typing import Any
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -34,11 +34,11 @@ from deploy.errors import Unsafe
 from deploy.observability import new_registry, start_metrics
 from deploy.settings import Settings
 from learner import manifest
-from learner.artifact import Version
+from learner.artifact import Store, Version
 from learner.blobs import Disk
 from learner.checkpoint import Acquired, BackgroundWriter, Checkpointer, Directive
 from learner.distributed import GlooRanks, OneRank, Ranks
-from learner.errors import Diverged
+from learner.errors import Corrupt, Diverged, VersionMissing
 from learner.journal import Journal, Place, Record, Step
 from learner.loop import Identity, IngestState, Publisher, train
 from learner.manifest import Audited, Cut, Gap, Input, Journaled, Standing
@@ -49,6 +49,7 @@ from weighting.weigher import Weigher
 
 log = logging.getLogger("steelyard.learner")
 _LOOK_SECONDS = 1.0  #: how often a running learner looks for an order
+_P = TypeVar("_P")
 
 
 class _Start(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,17 +64,23 @@ class _Start(msgspec.Struct, frozen=True, kw_only=True):
     standing: Standing
 
 
-@dataclass
-class _Term:
-    """One go at learning: everything that was opened for it."""
+class _ReplayPlan(msgspec.Struct, frozen=True, kw_only=True, rename={"digest": "self"}):
+    """What an order to replay says."""
 
-    trainer: Trainer
-    pipeline: Pipeline
-    dead_letters: DeadLetters
-    source: KafkaSource
-    checkpointer: Checkpointer
-    publisher: Publisher | None = None
-    standing: Standing = field(default_factory=Standing)
+    version: str
+    digest: str
+    mode: Literal["as-it-was", "anew"]
+    into: Literal["live", "shadow"]
+    until: dict[str, dict[int, int]]
+    exclude: str | None
+    num_excluded: int
+    cancels: int | None
+
+
+class _ResetPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What an order to move offsets says."""
+
+    offsets: dict[str, dict[int, int]]
 
 
 class LearnRole:
@@ -147,7 +154,7 @@ class LearnRole:
         if ranks.rank == 0:
             journal = Journal(settings.store.root, self._disk)
             opened.callback(journal.close)
-            start = self._acquire(checkpointer, journal, identity)
+            start = self._acquire(checkpointer, journal, identity, admin)
         start = msgspec.msgpack.decode(ranks.broadcast(None if start is None else msgspec.msgpack.encode(start)), type=_Start)
         dead_letters = DeadLetters(sink, topics.dead_letter, self._consumer_telemetry, settings.kafka.dead_letters)
         pipeline = Pipeline(
@@ -163,6 +170,7 @@ class LearnRole:
             on_gap=settings.kafka.on_gap,
         )
         version = checkpointer.store.version(start.version) if start.version else None
+        commit = AdvisoryCommit(admin, settings.kafka.group_id, self._consumer_telemetry)
         publisher = Publisher(
             trainer,
             BackgroundWriter(checkpointer, keep=settings.store.keep) if ranks.rank == 0 else None,
@@ -172,7 +180,9 @@ class LearnRole:
             identity=identity,
             journal=start.journal,
             ranks=ranks,
-            published=AdvisoryCommit(admin, settings.kafka.group_id, self._consumer_telemetry),
+            published=lambda version: self._published(version, commit),
+            replaying=start.standing.replay is not None,
+            live=lambda: pipeline.live,
         )
         if version is not None:
             if ranks.rank == 0:
@@ -184,8 +194,12 @@ class LearnRole:
             "learning",
             extra={"epoch": start.epoch, "resumed": start.version, "replays": len(start.tail), "metrics_port": metrics_port},
         )
-        until = _by_partition(start.standing.replay.until) if start.standing.replay and start.standing.replay.mode == "anew" else None
-        batches = self._until_stopped(pipeline.batches(_replayed(start, ranks.rank), until), checkpointer)
+        replay = start.standing.replay
+        until = _by_partition(replay.until) if replay else {}
+        shadow = replay is not None and replay.into == "shadow"
+        anew = replay is not None and replay.mode == "anew"
+        stream = pipeline.batches(_replayed(start, ranks.rank), until if anew else None, end=anew and shadow)
+        batches = self._until_stopped(stream, checkpointer, (lambda: _has_read(pipeline, until)) if shadow else lambda: False)
         try:
             for report in train(
                 batches, trainer, publisher, self._telemetry, journal, tail=start.tail, quarantine=start.standing.quarantine, ranks=ranks
@@ -199,7 +213,8 @@ class LearnRole:
             publisher.abandon()
             return True
         publisher.close()
-        return self._ordered and not self._stopped.is_set()
+        again = b"again" if self._ordered and not self._stopped.is_set() else b""
+        return ranks.broadcast(again if ranks.rank == 0 else None) == b"again"
 
     def stop(self) -> None:
         """End after the step at hand; from any thread."""
@@ -207,7 +222,7 @@ class LearnRole:
 
     # --- starting ---------------------------------------------------------------------------------------------------------------
 
-    def _acquire(self, checkpointer: Checkpointer, journal: Journal, identity: Identity) -> _Start:
+    def _acquire(self, checkpointer: Checkpointer, journal: Journal, identity: Identity, admin: KafkaAdmin) -> _Start:
         """Take the store, and with it whatever an operator has ordered."""
         new = Cut(
             step=0,
@@ -222,35 +237,37 @@ class LearnRole:
             fingerprint=dict(identity.fingerprint),
             inputs=dict(identity.inputs),
         )
-        found = checkpointer.look(cut_for_new_store=new, world_size=self._ranks.world)
+        order = self._take(checkpointer.store, identity, admin)
+
+        def directive(newest: Version | None) -> Directive | None:
+            return self._directive(checkpointer, newest, order)
+
+        found = checkpointer.look(cut_for_new_store=new, directive=directive, world_size=self._ranks.world)
         keep_tail = True
         if found.newest is not None:
             _refuse_other_inputs(found.cut.inputs, identity.inputs)
-            if found.cut.config_sha256 != identity.config_sha256:
+            if found.newest.manifest["config_sha256"] != identity.config_sha256:
                 if found.tail and not self._accept_config:
                     raise Unsafe(
-                        f"{self._settings.store.root}: {len(found.tail)} journaled steps follow the newest checkpoint, and they were made "
+                        f"{self._settings.store.root}: {len(found.tail)} journal records follow the newest checkpoint, and they were made "
                         "under other settings. Start once with the old settings, or with --accept-config: these steps' events are then "
                         "read again and learned under the new ones, each once."
                     )
                 keep_tail = False
                 log.warning("settings differ from the newest checkpoint's: its state goes on under the new ones")
-        order = self._pending(checkpointer)
         acquired = checkpointer.acquire(
             journal,
             cut_for_new_store=new,
-            directive=lambda newest: self._directive(checkpointer, newest, order),
+            directive=directive,
             world_size=self._ranks.world,
             keep_tail=keep_tail,
         )
         self._ordered, self._diverged = False, None
         self._tell(acquired)
-        if order is not None and acquired.resumed_by is not None:
-            orders.answer(
-                self._settings.store.root,
-                order.id,
-                {"state": orders.TAKEN, "epoch": acquired.epoch, "version": acquired.version and acquired.version.name},
-            )
+        before = found.newest.standing.replay if found.newest else None
+        if before and before.order != (acquired.standing.replay or before).order:
+            self._answer(before.order, orders.WITHDRAWN, reason=f"order {acquired.standing.orders_taken} came before it was over")
+        self._settle(acquired.standing)
         return _Start(
             epoch=acquired.epoch,
             version=acquired.version.name if acquired.version else None,
@@ -264,9 +281,61 @@ class LearnRole:
             standing=acquired.standing,
         )
 
-    def _pending(self, checkpointer: Checkpointer) -> orders.Order | None:
-        root, newest = self._settings.store.root, checkpointer.store.newest()
-        return orders.pending(root, newest.standing.orders_taken if newest else 0, self._disk) if root.exists() else None
+    def _take(self, store: Store, identity: Identity, admin: KafkaAdmin) -> orders.Order | None:
+        """The oldest order that can be carried out exactly as it was planned; what cannot is answered so, and nothing of it is done."""
+        root, newest = self._settings.store.root, store.newest() if self._settings.store.root.exists() else None
+        while newest is not None:
+            order = orders.pending(root, newest.standing.orders_taken, self._disk)
+            if order is None:
+                return None
+            reason = self._refusal(order, store, newest, identity, admin)
+            if reason:
+                log.error("order refused", extra={"order": order.id, "reason": reason})
+                self._answer(order.id, orders.REFUSED, reason=reason)
+            elif orders.take(root, order.id, self._disk):
+                return order
+        return None
+
+    def _refusal(self, order: orders.Order, store: Store, newest: Version, identity: Identity, admin: KafkaAdmin) -> str | None:
+        """Why an order cannot be carried out, None if it can."""
+        try:
+            if order.kind == "reset":
+                return _off_the_log(_by_partition(_planned(order, _ResetPlan).offsets), admin)
+            plan = _planned(order, _ReplayPlan)
+            version = store.version(plan.version)
+            if version.manifest["self"] != plan.digest:
+                return f"{version.name} is not the one that was planned with"
+            store.verify(version)
+            if plan.exclude is not None:
+                exclusions.load(self._settings.store.root, self._disk, plan.exclude)
+        except (Corrupt, VersionMissing, msgspec.ValidationError) as error:
+            return str(error)
+        if plan.into == "shadow" and self._ranks.world > 1:
+            return "a shadow is learned by one rank"
+        if plan.mode == "as-it-was":
+            same = version.manifest["config_sha256"] == newest.manifest["config_sha256"] == identity.config_sha256
+            if not same or newest.standing.world_size != self._ranks.world:
+                return f"as it was cannot be repeated: settings or number of ranks differ from those of {version.name}"
+            if version.journal is None or not any(span.holds(version.journal.place) for span in newest.timeline):
+                return f"as it was cannot be repeated: the journal does not go on from {version.name}"
+        return _off_the_log(version.next_offsets, admin)
+
+    def _answer(self, order_id: int, state: str, **said: object) -> None:
+        orders.answer(self._settings.store.root, order_id, {"state": state, **said}, self._disk)
+
+    def _settle(self, standing: Standing) -> None:
+        """Say how the order that was taken last stands; said again at every start, as a crash may have come between."""
+        if order_id := standing.orders_taken:
+            going_on = standing.replay is not None and standing.replay.order == order_id
+            said = orders.answered(self._settings.store.root, order_id, self._disk) or {}
+            if said.get("state") != orders.DONE and (not going_on or said.get("state") != orders.TAKEN):
+                self._answer(order_id, orders.TAKEN if going_on else orders.DONE)
+
+    def _published(self, version: Version, commit: AdvisoryCommit) -> None:
+        """Hear of a durable version: a replay that it ends is over."""
+        commit(version)
+        if version.standing.replay is None:
+            self._settle(version.standing)
 
     def _directive(self, checkpointer: Checkpointer, newest: Version | None, order: orders.Order | None) -> Directive | None:
         """What this start shall do other than go on."""
@@ -277,22 +346,28 @@ class LearnRole:
             good = [found for found in checkpointer.store.lineage(_checkpoint(newest)) if found.step < bad.first_step]
             if not good:
                 raise Unsafe(f"{bad} No checkpoint is older than that; mend the settings (learner.lr) and start with an empty store.")
-            return Directive(kind="restore", version=good[0].name, as_it_was=True, quarantine=((bad.first_step, bad.last_step + 1),))
+            return Directive(
+                kind="restore",
+                version=good[0].name,
+                quarantine=((bad.first_step, bad.last_step + 1),),
+                replay=newest.standing.replay,
+            )
         if order is None or order.id <= newest.standing.orders_taken:
             return None
-        plan = order.plan
         if order.kind == "reset":
-            return Directive(kind="reset", offsets=_offsets(plan["offsets"]), orders_taken=order.id)
+            return Directive(kind="reset", offsets=_planned(order, _ResetPlan).offsets, orders_taken=order.id)
+        plan = _planned(order, _ReplayPlan)
         excluded = None
-        if plan.get("exclude"):
-            excluded = manifest.Exclusions(sha256=plan["exclude"], num=plan["num_excluded"], order=order.id)
+        if plan.exclude is not None:
+            excluded = manifest.Exclusions(sha256=plan.exclude, num=plan.num_excluded, order=order.id)
         return Directive(
             kind="restore",
-            version=plan["version"],
-            as_it_was=plan["mode"] == "as-it-was",
+            version=plan.version,
+            as_it_was=plan.mode == "as-it-was",
             orders_taken=order.id,
             exclusions=excluded,
-            replay=manifest.Replay(mode=plan["mode"], until=_offsets(plan["until"]), order=order.id),
+            undo=plan.cancels is not None,
+            replay=manifest.Replay(mode=plan.mode, until=plan.until, order=order.id, into=plan.into),
         )
 
     def _tell(self, acquired: Acquired) -> None:
@@ -323,10 +398,12 @@ class LearnRole:
 
     # --- running ----------------------------------------------------------------------------------------------------------------
 
-    def _until_stopped(self, batches: Iterator[Batch | None], checkpointer: Checkpointer) -> Iterator[Batch | None]:
+    def _until_stopped(
+        self, batches: Iterator[Batch | None], checkpointer: Checkpointer, over: Callable[[], bool]
+    ) -> Iterator[Batch | None]:
         for batch in batches:
             yield batch
-            if self._stopped.is_set() or self._is_ordered(checkpointer):
+            if self._stopped.is_set() or self._is_ordered(checkpointer) or over():
                 return
 
     def _is_ordered(self, checkpointer: Checkpointer) -> bool:
@@ -441,8 +518,24 @@ def _checkpoint(newest: Version) -> str:
     return name
 
 
-def _offsets(written: Mapping[str, Mapping[Any, int]]) -> dict[str, dict[int, int]]:
-    return {topic: {int(p): offset for p, offset in parts.items()} for topic, parts in written.items()}
+def _planned(order: orders.Order, kind: type[_P]) -> _P:
+    return msgspec.convert(order.plan, kind, strict=False, str_keys=True)
+
+
+def _off_the_log(offsets: Mapping[TopicPartition, int], admin: KafkaAdmin) -> str | None:
+    """What is wrong with going on from these offsets: a partition does not have its one."""
+    topics = sorted({topic for topic, _ in offsets})
+    begins, ends = admin.beginning_offsets(topics), admin.end_offsets(topics)
+    for tp, offset in sorted(offsets.items()):
+        if not begins.get(tp, 0) <= offset <= ends.get(tp, -1):
+            return f"{tp[0]}[{tp[1]}]: offset {offset} is not between {begins.get(tp)} and {ends.get(tp)}"
+    return None
+
+
+def _has_read(pipeline: Pipeline, until: Mapping[TopicPartition, int]) -> bool:
+    """Whether a replay into a shadow is over."""
+    offsets = pipeline.next_offsets()
+    return pipeline.live and all(offsets[tp] >= offset for tp, offset in until.items())
 
 
 def _by_partition(offsets: Mapping[str, Mapping[int, int]]) -> dict[TopicPartition, int]:

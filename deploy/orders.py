@@ -1,7 +1,8 @@
 """What an operator has told the learner to do, as files that stay: a plan with its digest, and how it ended.
 
 An order is written whole under a number that only one can have (a link), and taken by the learner when it starts a term: the manifest that
-it links then says `orders_taken`. So an order is pending while no manifest has its number and nobody has answered it.
+it links then says `orders_taken`. So an order is pending while no manifest has its number and it was neither refused nor withdrawn; the
+learner says `taken` before it links, in the one file that a withdrawal would have to make.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ def newest(root: Path, disk: Disk) -> Order | None:
 
 
 def pending(root: Path, orders_taken: int, disk: Disk | None = None) -> Order | None:
-    """Return the oldest order that is neither taken nor answered; one that is damaged is answered as refused and passed over.
+    """Return the oldest order that no manifest contains and that stands; one that is damaged is answered as refused and passed over.
 
     Args:
         root: of the store.
@@ -107,13 +108,32 @@ def pending(root: Path, orders_taken: int, disk: Disk | None = None) -> Order | 
     disk = disk or Disk()
     answers = set(_ids(root, disk, _ANSWER))
     for order_id in sorted(_ids(root, disk)):
-        if order_id <= orders_taken or order_id in answers:
+        if order_id <= orders_taken:
             continue
         try:
+            if order_id in answers and (answered(root, order_id, disk) or {}).get("state") != TAKEN:
+                continue
             return read(root, disk, order_id)
         except Corrupt as error:
             answer(root, order_id, {"state": REFUSED, "reason": str(error)}, disk)
     return None
+
+
+def take(root: Path, order_id: int, disk: Disk | None = None) -> bool:
+    """Say that an order is being carried out, from where on it cannot be withdrawn; False where it was withdrawn or has ended.
+
+    Raises:
+        StoreFailed: it could not be written; the order is pending as before.
+        Corrupt: its answer is not one.
+    """
+    disk = disk or Disk()
+    try:
+        _write_once(disk, root / _answer_path(order_id), canonical({"state": TAKEN}))
+    except FileExistsError:
+        return (answered(root, order_id, disk) or {}).get("state") == TAKEN
+    except OSError as error:
+        raise StoreFailed(step="take", path=root / _FOLDER, cause=error) from error
+    return True
 
 
 def answer(root: Path, order_id: int, result: Mapping[str, Any], disk: Disk | None = None) -> None:

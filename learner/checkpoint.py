@@ -86,6 +86,7 @@ class Directive:
     quarantine: tuple[tuple[int, int], ...] = ()  #: added
     gaps: tuple[Gap, ...] = ()  #: added
     exclusions: Exclusions | None = None  #: None: as they were
+    undo: bool = False  #: of a restore: exclusions are those of the version
     replay: Replay | None = None
 
 
@@ -183,7 +184,7 @@ class Checkpointer:
 
         Args:
             journal: not started yet.
-            cut_for_new_store: where a store without a checkpoint begins; its fingerprint is that of this environment, whatever is found.
+            cut_for_new_store: where a store without a checkpoint begins; its fingerprint and settings are those of now, whatever is found.
             directive: asked with the newest manifest what to do other than go on; again if another owner came in between.
             world_size: ranks; records of another number of them are not replayed.
             keep_tail: false to go on from the cut of the state, without what was journaled behind it.
@@ -207,7 +208,7 @@ class Checkpointer:
             self._keep_evidence(found.skipped)
             self._journal, self._standing, self._parent = journal, found.standing, found.version
             journaled = found.journal or Journaled(segment=segment_name(self._epoch, 0), byte=0)
-            if self._fence(found, journaled):  # A6
+            if self._fence(found, journaled, cut_for_new_store.config_sha256):  # A6
                 break
         self._next_seq = found.next_seq + 1
         journal.start(self._epoch, cut_for_new_store.fingerprint)  # A7
@@ -421,7 +422,8 @@ class Checkpointer:
             until = target.journal if ordered.version and target.seq != state.seq else journaled
             timeline = cut_timeline(timeline, until.place) if until else ()
             if ordered.kind == "restore":  # what came behind the version never was
-                before = msgspec.structs.replace(target.standing, orders_taken=before.orders_taken, exclusions=before.exclusions)
+                kept = target.standing.exclusions if ordered.undo else before.exclusions
+                before = msgspec.structs.replace(target.standing, orders_taken=before.orders_taken, exclusions=kept)
         with self._step("A5", self._root / JOURNAL):
             tail = self._tail(timeline, journaled, world_size, keep_tail)
         if tail.damage is not None:
@@ -508,12 +510,15 @@ class Checkpointer:
                 self._disk.link(self._root / each.path, self._root / "quarantine" / each.path.replace("/", "+"))
                 self._disk.fsync_folder(self._root / "quarantine")
 
-    def _fence(self, found: Found, journaled: Journaled) -> bool:
-        """A6: a manifest without files, by C7 to C10; false if another owner took the number."""
+    def _fence(self, found: Found, journaled: Journaled, config_sha256: str) -> bool:
+        """A6: a manifest without files, by C7 to C10; false if another owner took the number.
+
+        The settings that it names are those of the journal records that follow.
+        """
         kind = found.resumed_by.kind if found.resumed_by else "fence"
         own = Span(segment_name(self._epoch, 0), 0, None)
         standing = msgspec.structs.replace(found.standing, timeline=(*found.standing.timeline, own))
-        cut = msgspec.structs.replace(found.cut, journal=journaled, fresh_events=())
+        cut = msgspec.structs.replace(found.cut, journal=journaled, fresh_events=(), config_sha256=config_sha256)
         folder, mark = self._root / "man", self._root / manifest.mark_name(found.next_seq)
         temporary = folder / f".{self._disk.token()}.tmp"
         with self._step("A6", folder):

@@ -75,6 +75,8 @@ class Publisher:
         journal: Journaled,
         ranks: Ranks | None = None,
         published: Callable[[Version], None] = lambda version: None,
+        replaying: bool = False,
+        live: Callable[[], bool] = lambda: True,
     ) -> None:
         """Take the state's owners.
 
@@ -88,6 +90,8 @@ class Publisher:
             journal: where the state stands at the start.
             ranks: who contributes to a checkpoint.
             published: called with each durable version; an advisory commit goes here.
+            replaying: whether the state stands in a replay; the first checkpoint behind it says that it is over, new samples or not.
+            live: whether the log is read as it grows.
         """
         self._trainer = trainer
         self._writer = writer
@@ -99,6 +103,8 @@ class Publisher:
         self._ranks: Ranks = ranks or OneRank()
         self._gaps: tuple[Gap, ...] = ()
         self._published = published
+        self._replaying = replaying
+        self._live = live
         self._due = -math.inf
         self._in_flight: Counter[int] | None = None
         self._began = 0.0
@@ -122,7 +128,7 @@ class Publisher:
         self._place = place
 
     def due(self, *, more: bool) -> bool:
-        """Hear of the checkpoint in flight; say whether the next is due and there is something new, or `more` is about to be learned.
+        """Hear of the checkpoint in flight; say whether the next is due and there is something to say, or `more` is about to be learned.
 
         Raises:
             Fenced: there is another owner of the store.
@@ -130,7 +136,7 @@ class Publisher:
         if self._writer is None:
             return False
         self._hear(self._poll(timeout_seconds=0.0))
-        return self._in_flight is None and self._clock() >= self._due and bool(more or self._fresh or self._due == -math.inf)
+        return self._in_flight is None and self._clock() >= self._due and bool(more or self._is_new() or self._due == -math.inf)
 
     def cut(self) -> None:
         """Copy all state as it is between two steps, and hand it to the writer; by all ranks together."""
@@ -186,7 +192,7 @@ class Publisher:
         saved = None
         if self._writer is not None:
             self._hear(self._poll(timeout_seconds=None))
-        if any(said != b"" for said in self._ranks.gather(b"new" if self._fresh and self._writer is not None else b"")):
+        if any(said != b"" for said in self._ranks.gather(b"new" if self._is_new() and self._writer is not None else b"")):
             self.cut()
             if self._writer is not None:
                 saved = self._poll(timeout_seconds=None)
@@ -195,6 +201,9 @@ class Publisher:
             self._writer.close()
         if saved is not None and saved.version is None and saved.error is not None:
             raise saved.error
+
+    def _is_new(self) -> bool:
+        return bool(self._fresh) or (self._replaying and self._live())
 
     def _poll(self, *, timeout_seconds: float | None) -> Saved | None:
         assert self._writer is not None
@@ -216,6 +225,7 @@ class Publisher:
             log.error("checkpoint failed", extra={"error": str(saved.error), "version": saved.version and saved.version.name})
             return
         assert saved.version is not None
+        self._replaying = saved.version.standing.replay is not None
         self._telemetry.publishes.labels("ok").inc()
         self._telemetry.publish_duration.observe(max(0.0, self._clock() - self._began))
         self._telemetry.last_publish.set(self._clock())

@@ -119,6 +119,7 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
     mode: str  #: as-it-was, anew
     until: dict[str, dict[int, int]]  #: topic -> partition -> end offset
     order: int
+    into: str = "live"  #: live, or shadow: a store of its own, whose learner ends there
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):

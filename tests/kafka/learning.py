@@ -1,0 +1,207 @@
+"""A learner in a thread on a real broker, what operators tell it, and what a log of the shop must come to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from pathlib import Path
+from random import Random
+from threading import Event, Thread
+from time import monotonic
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from consumers.events import encode_click, encode_exposure, encode_purchase
+from consumers.kafka_admin import KafkaAdmin, partition_of
+from consumers.kafka_sink import KafkaSink
+from consumers.source import TopicPartition
+from deploy import orders
+from deploy.learn import LearnRole
+from deploy.settings import Settings
+from deploy.terminal import Output
+from learner.artifact import Store, Version
+from learner.config import StoreConfig
+from learner.manifest import Trained
+from learner.trainer import StepReport, Trainer
+from tests.consumers.oracle import oracle
+from tests.consumers.shop import SECOND, START_US, WINDOWS, writes
+from tests.fakes.log import Log
+from tests.kafka.conftest import Cluster
+from tests.kafka.test_learn_on_kafka import names, settings_for
+
+T = TypeVar("T")
+Write = tuple[str, str, bytes | None]  # topic, client, value
+Each = Callable[[StepReport, Trainer], None]
+LONG_AFTER_US = START_US + 86_400 * SECOND
+NEWCOMER = "c-37"  #: a client of which the first half of a log has no event
+NEVER_IDLE = replace(WINDOWS, idle_timeout_us=3600 * SECOND)
+
+
+@dataclass
+class Shop:
+    """A log on the broker, written in two halves, the windows of which are closed by its last events; and the same log in memory."""
+
+    settings: Settings
+    log: Log
+    num_partitions: int
+    written: list[Write]  #: left for the second half
+
+    @property
+    def ends(self) -> dict[TopicPartition, int]:
+        """The end offsets of now."""
+        return {tp: len(records) for tp, records in self.log.records.items()}
+
+    def begin(self) -> None:
+        """Write the first half, without the newcomer."""
+        half = len(self.written) // 2
+        self._send([write for write in self.written[:half] if write[1] != NEWCOMER])
+        self.written = self.written[half:]
+
+    def end(self) -> None:
+        """Write the second half, then one event per partition so much later that every window before it has closed."""
+        last: list[Write] = []
+        for client in last_clients(self.num_partitions):
+            given: dict[str, Any] = {"client_id": client, "query_id": f"end-{client}", "time_us": LONG_AFTER_US}
+            last.append(("exposures", client, encode_exposure(**given, user_query="shoes", hits=["SKU-1"])))
+            last.append(("clicks", client, encode_click(**given, object_id="SKU-1")))
+            last.append(("purchases", client, encode_purchase(**given, object_id="SKU-1")))
+        self._send([*self.written, *last])
+
+    def _send(self, written: list[Write]) -> None:
+        named = {topic.split("-")[0]: topic for topic in self.settings.kafka.topics.kinds()}
+        sink = KafkaSink(self.settings.kafka, list(named.values())).start()
+        for topic, client, value in written:
+            self.log.append(named[topic], partition_of(client.encode(), self.num_partitions), value, key=client.encode())
+            sink.send(named[topic], client.encode(), value)
+        sink.flush()
+        sink.close()
+
+    def at(self, root: Path, **learner: Any) -> Settings:
+        """Settings of a store of its own."""
+        settings = replace(self.settings, learner=replace(self.settings.learner, **learner))
+        kafka = replace(self.settings.kafka, group_id=f"group-{root.parent.name}-{root.name}")
+        return replace(settings, store=StoreConfig(root=root, keep=100), kafka=kafka)
+
+    def trained(self, without: str | None = None) -> Trained:
+        """What a learner that has read all of it has trained on, as the oracle has it; the windows of the last events are still open."""
+        left_out = [b'"query_id":"end-'] + ([] if without is None else [f'"client_id":"{without}"'.encode()])
+        records = {
+            tp: [record for record in of_one if not any(part in (record.value or b"") for part in left_out)]
+            for tp, of_one in self.log.records.items()
+        }
+        wanted = oracle(
+            records,
+            click_window_us=WINDOWS.click_window_us,
+            observation_window_us=WINDOWS.observation_window_us,
+            attribution_window_us=WINDOWS.attribution_window_us,
+            grace_us=WINDOWS.grace_us,
+        )
+        hashes = (int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "little") for name in wanted.samples)
+        return Trained(num=len(wanted.samples), sum64=sum(hashes) % (1 << 64))
+
+
+def open_shop(broker: Cluster, *, num_events: int, num_partitions: int = 2, seed: int = 5) -> Shop:
+    """Make the topics of a log with all its flaws; nothing is in it yet."""
+    topics = names()
+    settings = replace(settings_for(broker, topics), join=NEVER_IDLE)
+    settings = replace(settings, learner=replace(settings.learner, publish_every_seconds=0.1))
+    with KafkaAdmin(settings.kafka) as admin:
+        for topic in topics.kinds():
+            admin.create_topic(topic, num_partitions)
+        admin.create_topic(topics.dead_letter, 1)
+    log = Log([(topic, p) for topic in topics.kinds() for p in range(num_partitions)])
+    written = [write[1:] for write in sorted(writes(Random(seed), num_events), key=lambda write: write[0])]
+    return Shop(settings, log, num_partitions, written)
+
+
+def last_clients(num_partitions: int) -> list[str]:
+    """One client of each partition."""
+    return [next(f"c-{n}" for n in range(100) if partition_of(f"c-{n}".encode(), num_partitions) == p) for p in range(num_partitions)]
+
+
+class Learner:
+    """A role `learn` that runs in a thread while the context lasts; leaving it stops it, and raises what ended it before."""
+
+    def __init__(self, settings: Settings, each: Each = lambda report, trainer: None, **given: Any) -> None:
+        self.store = Store(settings.store.root)
+        self._role = LearnRole(settings, **given)
+        self._each = each
+        self._error: BaseException | None = None
+        self._thread = Thread(target=self._run)
+
+    def _run(self) -> None:
+        try:
+            self._role.run(self._each)
+        except BaseException as error:
+            self._error = error
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._role.stop()
+        self.join()
+
+    def join(self) -> None:
+        """Wait for its end; raises what it ended by."""
+        self._thread.join(120)
+        assert not self._thread.is_alive()
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def until(self, found: Callable[[], T | None]) -> T:
+        """Wait until something is there; a learner that has ended is asked once more."""
+        return until(found, lambda: not self._thread.is_alive())
+
+    def version(self, fits: Callable[[Version], bool]) -> Version:
+        """Wait for a newest checkpoint that fits."""
+
+        def look() -> Version | None:
+            newest = next(iter(self.store.versions()[-1:]), None)
+            return newest if newest is not None and fits(newest) else None
+
+        return self.until(look)
+
+    def answered(self, order_id: int, state: str) -> dict[str, Any]:
+        """Wait for an answer to an order."""
+
+        def look() -> dict[str, Any] | None:
+            said = orders.answered(self.store.root, order_id)
+            return said if said is not None and said["state"] == state else None
+
+        return self.until(look)
+
+
+def until(found: Callable[[], T | None], over: Callable[[], bool] = lambda: False, *, seconds: float = 60.0) -> T:
+    """Look again and again until something is there."""
+    deadline, again = monotonic() + seconds, Event()
+    while True:
+        last = over()
+        value = found()
+        if value is not None:
+            return value
+        assert not last, "it has ended, and not as it should"
+        assert monotonic() < deadline, "it did not come"
+        again.wait(0.02)
+
+
+def told() -> tuple[Output, list[Any]]:
+    """An output for programs, and what was written to it."""
+    written: list[Any] = []
+    return Output(write=lambda line: written.append(json.loads(line)), tell=lambda line: None, as_json=True), written
+
+
+def trained(version: Version) -> Trained:
+    """What a version says that it was trained on."""
+    return Trained(**version.manifest["trained"])
+
+
+def files_of(root: Path) -> Iterator[tuple[str, bytes]]:
+    """Every file below a folder, with its bytes."""
+    for path in sorted(root.rglob("*")):
+        if path.is_file():
+            yield str(path.relative_to(root)), path.read_bytes()
