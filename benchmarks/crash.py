@@ -16,7 +16,7 @@ What is compared knows nothing of the code under test:
 - answers: one request, again and again. Each answer is 200 from a version that is durable in the store, and one version has one list of
   scores; except while the server was killed or has no model yet.
 
-The seed decides the log, whom each kill hits, at which moment (right after a start, or in training) and after which delay. The wall clock
+The seed decides the log, whom each kill hits, behind which moment (start, claim of the store, first live step) and after which delay. The wall clock
 still decides how far each process has come by then and how much of the endless log is written. `recovery_*_seconds`: from a learner's
 start to its first journaled live step, all of the journal's tail learned again; lives during which the broker was away are told apart.
 `crashes_in_recovery`: kills of a learner before that step.
@@ -77,6 +77,7 @@ _COMMAND = "from deploy.cli import main; main()"
 _MODULUS = 1 << 64
 
 LEARNER, BROKER, SERVING = "learner", "broker", "serving"
+STARTED, CLAIMED, LIVE = "started", "claimed", "live"  #: moments of a learner's life: spawned, has taken the store, has journaled a step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,8 +85,8 @@ class Kill:
     """One SIGKILL to come."""
 
     target: str
-    live: bool  #: of a learner: counted from its first live step, else from its start
-    seconds: float
+    moment: str  #: of a learner's life
+    seconds: float  #: after that moment; of a broker, also how long it stays away
 
 
 def plan(num_kills: int, random: Random) -> list[Kill]:
@@ -95,9 +96,9 @@ def plan(num_kills: int, random: Random) -> list[Kill]:
     random.shuffle(targets)
     kills = []
     for target in targets:
-        live = random.random() < 0.6
-        longest = {LEARNER: 3.0 if live else 5.0, BROKER: 1.0, SERVING: 1.0}[target]
-        kills.append(Kill(target=target, live=live, seconds=random.uniform(0, longest)))
+        (moment,) = random.choices((STARTED, CLAIMED, LIVE), (0.2, 0.25, 0.55))
+        longest = {STARTED: 5.0, CLAIMED: random.choice((0.05, 1.0)), LIVE: 3.0}[moment] if target == LEARNER else 1.0
+        kills.append(Kill(target=target, moment=moment, seconds=random.uniform(0, longest)))
     return kills
 
 
@@ -375,7 +376,7 @@ class Run:
         self._asker = Asker(port, self._root)
         self._live_at: float | None = None
         self._started_at = 0.0
-        self._segment = ""
+        self._segment, self._num_claims = "", 0
         self._outage = False
 
     def run(self) -> dict[str, Any]:
@@ -424,7 +425,8 @@ class Run:
     # --- processes --------------------------------------------------------------------------------------------------------------
 
     def _start_learner(self) -> None:
-        self._segment, self._live_at, self._started_at = newest_segment(self._root), None, time.monotonic()
+        self._segment, self._num_claims = newest_segment(self._root), num_claims(self._root)
+        self._live_at, self._started_at = None, time.monotonic()
         self._learner.start()
 
     def _start_server(self) -> None:
@@ -432,9 +434,11 @@ class Run:
         self._server.start()
 
     def _kill_learner(self, kill: Kill) -> None:
-        if kill.live:
+        if kill.moment == CLAIMED:
+            self._wait(lambda: num_claims(self._root) > self._num_claims, "the learner has taken the store")
+        elif kill.moment == LIVE:
             self._wait(lambda: self._live_at is not None, "the learner is live")
-        since = time.monotonic() if kill.live else self._started_at
+        since = self._started_at if kill.moment == STARTED else time.monotonic()
         self._wait(lambda: time.monotonic() >= since + kill.seconds, "the moment of a kill")
         self._tick()
         self._learner.kill()
@@ -468,7 +472,7 @@ class Run:
                 return
             if time.monotonic() > deadline:
                 raise Failed(f"waited in vain until {what}.\nlearner:\n{self._learner.log_tail()}\nserver:\n{self._server.log_tail()}")
-            time.sleep(0.01)
+            time.sleep(0.005)
 
     def _tick(self, *, restart: bool = True) -> None:
         """Look at everything once: who is live, who has ended by itself."""
@@ -643,6 +647,11 @@ def newest_checkpoint(root: Path) -> dict[str, Any] | None:
         if found["kind"] == "checkpoint":
             return found
     return None
+
+
+def num_claims(root: Path) -> int:
+    """The newest owner's number."""
+    return max((int(path.name) for path in (root / "epoch").glob("*") if path.name.isdecimal()), default=0)
 
 
 def newest_segment(root: Path) -> str:

@@ -1,0 +1,29 @@
+"""SIGKILLs on the real learner, the real broker and the real server: nothing lost, nothing doubled, the bytes of an unharmed run (T02)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from benchmarks.crash import is_clean, measure
+from deploy.errors import BrokerUnavailable
+
+pytestmark = pytest.mark.kafka
+
+
+@pytest.mark.parametrize("num_kills", [6, pytest.param(50, marks=pytest.mark.long)])
+def test_random_kills_lose_nothing_double_nothing_and_leave_the_bytes_of_an_unharmed_run(num_kills: int, tmp_path: Path) -> None:
+    try:
+        result = measure(num_kills, 7, 100 * num_kills, tmp_path)
+    except BrokerUnavailable as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(f"NOTHING WAS KILLED: {error}")
+    assert is_clean(result), result
+    assert result["kills"] == num_kills
+    assert all(result["kills_by"].values())
+    assert result["samples"] > 100
+    assert result["digests_compared"] > num_kills // 2
+    assert result["serving_answers"] > num_kills
