@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 
@@ -71,6 +71,9 @@ class BatchConfig:
             raise ValueError(f"batch.size: got {self.size}, expected a number >= 1")
         if self.flush_seconds < 0:
             raise ValueError(f"batch.flush_seconds: got {self.flush_seconds}, expected a number >= 0")
+
+
+Watch: TypeAlias = Callable[[Mapping[TopicPartition, int], Mapping[TopicPartition, int], Sequence[TopicPartition]], None]
 
 
 class Replayed(NamedTuple):
@@ -208,6 +211,8 @@ class Pipeline:
         self._waiting_since: float | None = None  # when the oldest sample that waits was emitted, on the injected clock
         self._kept_house = float("-inf")
         self.gaps: list[Gap] = []  #: records that can never be read, found by this pipeline
+        self._ends: Mapping[TopicPartition, int] = {}  # as they were last told
+        self._watched: Watch = lambda next_offsets, end_offsets, paused: None
         self.live = False  #: whether `batches` has reached the log as it grows
         self._told_waiting = False  # in this pause
         telemetry.start(kinds, assigned)
@@ -339,6 +344,13 @@ class Pipeline:
         self._tell_join()
         if self._join.samples:
             yield self._close(END)
+
+    def watch(self, watched: Watch) -> None:
+        """Tell `watched` about once a second, while the log is read as it grows, where every partition stands.
+
+        It is given the next offsets, the end offsets as they were last known, and the partitions that are paused.
+        """
+        self._watched = watched
 
     def next_offsets(self) -> dict[TopicPartition, int]:
         """Return the offset of the next record to consume, of every partition."""
@@ -489,6 +501,8 @@ class Pipeline:
             return []
         self._kept_house = now
         ends = self._source.end_offsets()
+        self._ends = ends or self._ends
+        self._watched(self.next_offsets(), self._ends, self._paused)
         self._tell_lag(ends, now)
         self._tell_waiting()
         return [tp for tp in self._watermarks.quiet(now) if tp in ends and self._readers[tp].next_offset >= ends[tp]]

@@ -12,7 +12,7 @@ import os
 import platform
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from importlib.metadata import version as installed
@@ -31,6 +31,7 @@ from consumers.source import TopicPartition
 from consumers.telemetry import Telemetry as ConsumerTelemetry
 from deploy import exclusions, orders
 from deploy.errors import Unsafe
+from deploy.lifecycle import Progress, Watchdog
 from deploy.observability import new_registry, start_metrics
 from deploy.settings import Settings
 from learner import manifest
@@ -142,7 +143,12 @@ class LearnRole:
         settings, topics, ranks = self._settings, self._settings.kafka.topics, self._ranks
         trainer = Trainer(settings.learner, Weigher(settings.weighting), ranks)
         mine = own(ranks.rank, ranks.world, whole=() if topics.items is None else (topics.items,))
-        source = KafkaSource(settings.kafka, tuple(topics.kinds()), partitions=mine).start()
+        source = KafkaSource(
+            settings.kafka,
+            tuple(topics.kinds()),
+            partitions=mine,
+            rebuilt=lambda cause: self._consumer_telemetry.rebuilds.labels(cause).inc(),
+        ).start()
         opened.callback(source.close)
         sink = KafkaSink(settings.kafka, (topics.dead_letter,)).start()
         opened.callback(sink.close)
@@ -199,6 +205,10 @@ class LearnRole:
         shadow = replay is not None and replay.into == "shadow"
         anew = replay is not None and replay.mode == "anew"
         stream = pipeline.batches(_replayed(start, ranks.rank), until if anew else None, end=anew and shadow)
+        progress = Progress()
+        watchdog = Watchdog(progress, settings.kafka.stall_seconds).start()
+        opened.callback(watchdog.close)
+        pipeline.watch(lambda *where: _observe(progress, watchdog, source, *where))
         batches = self._until_stopped(stream, checkpointer, (lambda: _has_read(pipeline, until)) if shadow else lambda: False)
         try:
             for report in train(
@@ -212,6 +222,7 @@ class LearnRole:
             self._diverged = error
             publisher.abandon()
             return True
+        progress.rest()
         publisher.close()
         again = b"again" if self._ordered and not self._stopped.is_set() else b""
         return ranks.broadcast(again if ranks.rank == 0 else None) == b"again"
@@ -486,6 +497,20 @@ def _ingest_state(pipeline: Pipeline, dead_letters: DeadLetters) -> IngestState:
         gaps=tuple(Gap(**gap._asdict()) for gap in pipeline.gaps),
         live=pipeline.live,
     )
+
+
+def _observe(
+    progress: Progress,
+    watchdog: Watchdog,
+    source: KafkaSource,
+    next_offsets: Mapping[TopicPartition, int],
+    end_offsets: Mapping[TopicPartition, int],
+    paused: Sequence[TopicPartition],
+) -> None:
+    """Tell the watchdog where reading stands, and do what it asks for."""
+    progress.observe(next_offsets, end_offsets, paused)
+    if watchdog.asks():
+        source.rebuild("stall")
 
 
 class AdvisoryCommit:
