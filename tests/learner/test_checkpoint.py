@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from learner.blobs import Disk
 from learner.checkpoint import Acquired, BackgroundWriter, Checkpointer
 from learner.errors import Corrupt, Fenced, FormatUnknown, StoreFailed
 from learner.journal import Journal, Part, Span, Step
-from learner.manifest import Journaled, Standing
+from learner.manifest import Cut, Journaled, Standing
 from tests.fakes.disk import Call, Crash, Die, Fail, FailAfter, Fault, FaultyDisk, Meanwhile, at, on, tree
 from tests.learner.saving import LONG_AFTER, Boastful, assert_whole, cut, files, owner, recover, rewrite, saved, start
 from tests.learner.test_artifact import DAMAGES, Damage, flip, remove, truncate
@@ -710,16 +711,26 @@ def test_a_cut_whose_place_is_not_on_the_timeline_is_refused(tmp_path: Path) -> 
         owner(tmp_path).save(files(1), cut(1, journal=Journaled(segment="000009-0000", byte=3)))
 
 
+class Slow(Checkpointer):
+    """Begins to save when it may."""
+
+    gate: Gate
+
+    def save(self, files: Mapping[str, bytes], cut: Cut, standing: Standing | None = None) -> Version:
+        self.gate.pass_through()
+        return super().save(files, cut, standing)
+
+
 def test_what_stands_is_handed_over_with_the_cut(tmp_path: Path) -> None:
-    disk, gate = FaultyDisk(), Gate()
-    checkpointer = owner(tmp_path, disk)
-    disk.plan = lambda call: Meanwhile(gate.pass_through) if call.op == "create" and "blobs" in call.path.parts else None
+    checkpointer = Slow(tmp_path, Disk(), lambda: 0.0)
+    checkpointer.gate = Gate()
+    start(checkpointer, tmp_path, Disk())
     writer = BackgroundWriter(checkpointer)
     checkpointer.stand(quarantine=((3, 4),))
     writer.submit(files(1), cut(1))
-    assert gate.reached.wait(60)
+    assert checkpointer.gate.reached.wait(60)
     checkpointer.stand(quarantine=())
-    gate.opened.set()
+    checkpointer.gate.opened.set()
     done = writer.close()
     assert done is not None
     assert done.version is not None
