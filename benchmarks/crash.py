@@ -16,10 +16,10 @@ What is compared knows nothing of the code under test:
 - answers: one request, again and again. Each answer is 200 from a version that is durable in the store, and one version has one list of
   scores; except while the server was killed or has no model yet.
 
-The seed decides the log, whom each kill hits, behind which moment (start, claim of the store, first live step) and after which delay. The wall clock
-still decides how far each process has come by then and how much of the endless log is written. `recovery_*_seconds`: from a learner's
-start to its first journaled live step, all of the journal's tail learned again; lives during which the broker was away are told apart.
-`crashes_in_recovery`: kills of a learner before that step.
+The seed decides the log, whom each kill hits, behind which moment (start, claim of the store, first live step) and after which delay. The
+wall clock still decides how far each process has come by then, and how much of the endless log is written. `recovery_*_seconds`: from a
+learner's start to its first journaled live step, all of the journal's tail learned again; lives during which the broker was away are told
+apart. `crashes_in_recovery`: kills of a learner before that step.
 
 What the producer has no acknowledgement of it sends again: the same event id twice in the log, which is the learner's to notice.
 

@@ -180,7 +180,7 @@ class LearnRole:
         publisher = Publisher(
             trainer,
             BackgroundWriter(checkpointer, keep=settings.store.keep) if ranks.rank == 0 else None,
-            lambda: _ingest_state(pipeline, dead_letters),
+            lambda: ingest_state(pipeline, dead_letters),
             self._telemetry,
             clock=self._clock,
             identity=identity,
@@ -476,8 +476,8 @@ def _replayed(start: _Start, rank: int) -> list[Replayed]:
     return replayed
 
 
-def _ingest_state(pipeline: Pipeline, dead_letters: DeadLetters) -> IngestState:
-    """Ingest's part of a cut; every dead letter below it is acknowledged first."""
+def ingest_state(pipeline: Pipeline, dead_letters: DeadLetters) -> IngestState:
+    """Return ingest's part of a cut; every dead letter below it is acknowledged first."""
     dead_letters.flush()
     offsets: dict[str, dict[int, int]] = {}
     audit: dict[str, dict[int, Audited]] = {}

@@ -34,13 +34,14 @@ class Bench:
     def __post_init__(self) -> None:
         self.registry = CollectorRegistry()
         telemetry = Telemetry(self.registry)
+        self.dead_letters = DeadLetters(self.shelf, "steelyard.deadletter", telemetry)
         self.pipeline = Pipeline(
             self.log,
             topics=self.topics,
             join=self.join,
             batch=self.batch,
             clock=self.clock,
-            dead_letters=DeadLetters(self.shelf, "steelyard.deadletter", telemetry),
+            dead_letters=self.dead_letters,
             telemetry=telemetry,
             excluded=self.excluded,
             on_gap=self.on_gap,

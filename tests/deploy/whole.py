@@ -1,0 +1,149 @@
+"""The real learner - trainer, pipeline, journal, store - over a log in memory and a disk that may die at any call; no Kafka."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from pathlib import Path
+from random import Random
+
+import torch
+from prometheus_client import CollectorRegistry
+
+from consumers.events import encode_click, encode_exposure, encode_purchase
+from consumers.pipeline import BatchConfig, Replayed, Topics
+from deploy.config import LogConfig
+from deploy.learn import config_sha256, fingerprint, ingest_state
+from deploy.settings import Settings
+from learner.artifact import Store, Version
+from learner.blobs import Disk
+from learner.checkpoint import BackgroundWriter, Checkpointer, Saved
+from learner.config import LearnerConfig
+from learner.distributed import OneRank
+from learner.journal import Journal, Step
+from learner.loop import Identity, Publisher, train
+from learner.telemetry import Telemetry
+from learner.trainer import Trainer
+from tests.consumers.bench import Bench
+from tests.consumers.oracle import oracle
+from tests.consumers.shop import SECOND, START_US, WINDOWS, shop
+from tests.fakes.clock import ManualClock
+from tests.fakes.disk import FaultyDisk
+from tests.fakes.log import Log
+from tests.learner.saving import cut
+from weighting.sample import Batch
+from weighting.weigher import Weigher
+
+SETTINGS = replace(
+    Settings(),
+    kafka=LogConfig(topics=Topics(items=None)),
+    join=WINDOWS,
+    learner=LearnerConfig(
+        model="random:1x32", tuning="full", dropout=0.1, batch=24, flush_seconds=5, publish_every_seconds=4, max_tokens=16, lr=1e-3
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Shop:
+    """A log whose windows all close, and the samples that it holds."""
+
+    log: Log
+    trained: tuple[int, int]  #: number, and sum of the hashes of their ids
+
+    @classmethod
+    def invented(cls, seed: int, num_events: int) -> Shop:
+        log = shop(seed, num_events)
+        windows = {
+            name: getattr(WINDOWS, name) for name in ("click_window_us", "observation_window_us", "attribution_window_us", "grace_us")
+        }
+        names = oracle(log.records, **windows).samples
+        total = sum(int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "little") for name in names)
+        for _, partition in [tp for tp in log.records if tp[0] == "clicks"]:
+            client = f"end-{partition}"
+            last = {"client_id": client, "query_id": client, "time_us": START_US + 86_400 * SECOND}
+            exposure = encode_exposure(**last, user_query="end", hits=["SKU-1"])  # type: ignore[arg-type]
+            click, purchase = encode_click(**last, object_id="SKU-1"), encode_purchase(**last, object_id="SKU-1")  # type: ignore[arg-type]
+            for topic, value in (("exposures", exposure), ("clicks", click), ("purchases", purchase)):
+                log.append(topic, partition, value, key=client.encode())
+        return cls(log, (len(names), total % (1 << 64)))
+
+
+class _WaitedFor(BackgroundWriter):
+    """Whoever asks how the checkpoint in flight ended waits for it: where it dies is then a matter of the disk's calls alone."""
+
+    def poll(self, *, timeout_seconds: float | None = 0.0) -> Saved | None:
+        return super().poll(timeout_seconds=None)
+
+
+def live(
+    root: Path,
+    log: Log,
+    disk: FaultyDisk,
+    seed: int = 0,
+    *,
+    settings: Settings = SETTINGS,
+    checkpointer: Callable[[Path, Disk, Callable[[], float]], Checkpointer] = Checkpointer,
+    keep_tail: bool = True,
+) -> None:
+    """One life of it, to the end of the log; `seed` decides what the polls give and how the clock moves."""
+    torch.set_num_threads(1)
+    random, clock = Random(seed), ManualClock()
+    own, journal = checkpointer(root, disk, clock), Journal(root, disk)
+    trainer = Trainer(settings.learner, Weigher(settings.weighting))
+    batch = BatchConfig(size=settings.learner.batch, flush_seconds=settings.learner.flush_seconds)
+    bench = Bench(log.reader(max_records=25, random=random), batch=batch, clock=clock)
+    identity = Identity(config_sha256=config_sha256(SETTINGS), fingerprint=fingerprint(SETTINGS, OneRank()), inputs={})
+    new = cut(0, offsets={}, config_sha256=identity.config_sha256, fingerprint=dict(identity.fingerprint))
+    try:
+        acquired = own.acquire(journal, cut_for_new_store=new, keep_tail=keep_tail)
+        writer = _WaitedFor(own, keep=1000)
+        telemetry = Telemetry(CollectorRegistry())
+        publisher = Publisher(
+            trainer,
+            writer,
+            lambda: ingest_state(bench.pipeline, bench.dead_letters),
+            telemetry,
+            clock=clock,
+            identity=identity,
+            journal=acquired.journal,
+        )
+        if acquired.version is not None:
+            version = acquired.version
+            trainer.restore(lambda path: own.read(version, path))
+            names = [path for path in version.files if path.startswith(("training/part-", "training/rank-"))]
+            parts = {path.removeprefix("training/").removesuffix(".msgpack"): own.read(version, path) for path in names}
+            bench.pipeline.restore(parts, acquired.next_offsets)
+            publisher.restore(version)
+        skip = sum(acquired.journal.skip)
+        tail = []
+        for _, record in acquired.tail:
+            assert isinstance(record, Step)
+            tail.append(Replayed(record.parts[0].turns[skip:], record.parts[0].cause))
+            skip = 0
+
+        def batches() -> Iterator[Batch | None]:
+            until = None  # the last samples are flushed by then
+            for each in bench.pipeline.batches(tail):
+                yield each
+                clock.advance(random.choice([0.1, 0.5, 1]))
+                until = clock() + 2 * settings.learner.flush_seconds if until is None and bench.log.exhausted else until
+                if until is not None and clock() > until:
+                    return
+
+        for _ in train(batches(), trainer, publisher, telemetry, journal, tail=acquired.tail):
+            pass
+        publisher.close()
+    finally:
+        journal.close()
+
+
+def versions(root: Path) -> list[Version]:
+    return Store(root).versions()
+
+
+def trained(root: Path) -> tuple[int, int]:
+    """What the newest version says that it was trained on."""
+    said = versions(root)[-1].manifest["trained"]
+    return said["num"], said["sum64"]
