@@ -687,11 +687,11 @@ class BackgroundWriter:
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint-writer")
         self._pending: Future[Saved] | None = None
 
-    def submit(self, files: Mapping[str, bytes], cut: Cut, *, gaps: Sequence[Gap] = (), live: bool = True) -> bool:
+    def submit(self, files: Callable[[], Mapping[str, bytes]], cut: Cut, *, gaps: Sequence[Gap] = (), live: bool = True) -> bool:
         """Hand copies over; False, with nothing done, while one is in flight or its outcome has not been polled.
 
         Args:
-            files: as for `Checkpointer.save`.
+            files: makes those of `Checkpointer.save`, in the thread that writes them.
             cut: where they stand.
             gaps: records found lost since the last one; every later checkpoint names them.
             live: whether a replay, if there was one, is over; until then nothing is announced.
@@ -728,10 +728,10 @@ class BackgroundWriter:
         self._executor.shutdown(wait=True)
         return self.poll(timeout_seconds=None)
 
-    def _run(self, files: Mapping[str, bytes], cut: Cut, standing: Standing) -> Saved:
+    def _run(self, files: Callable[[], Mapping[str, bytes]], cut: Cut, standing: Standing) -> Saved:
         version = None
         try:
-            version = self._checkpointer.save(files, cut, standing)
+            version = self._checkpointer.save(files(), cut, standing)
             if standing.replay is None:
                 self._checkpointer.announce(version)
             self._checkpointer.prune(self._keep)

@@ -148,7 +148,7 @@ class Publisher:
             self._fresh.clear()
             return
         ingest = _merged(states)
-        files = {**self._trainer.files(), **{f"training/{name}.msgpack": part for name, part in ingest.parts.items()}}
+        make, parts = self._trainer.copied(), {f"training/{name}.msgpack": part for name, part in ingest.parts.items()}
         evaluation = {name: value for name, value in self._trainer.evaluation().items() if math.isfinite(value)}
         config = self._trainer.weigher.config
         num, sum64 = self._trainer.trained
@@ -170,13 +170,12 @@ class Publisher:
         )
         new_gaps = tuple(gap for gap in ingest.gaps if gap not in self._gaps)
         self._gaps += new_gaps
-        taken = self._writer.submit(files, cut, gaps=new_gaps, live=ingest.live)
+        taken = self._writer.submit(lambda: {**make(), **parts}, cut, gaps=new_gaps, live=ingest.live)
         assert taken, "one checkpoint at a time"
         self._in_flight, self._fresh = self._fresh, Counter()
         self._began = self._clock()
         self._due = self._began + self._trainer.config.publish_every_seconds
         self._telemetry.stall.observe(time.perf_counter() - began)
-        self._telemetry.size.set(sum(len(data) for data in files.values()))
 
     def abandon(self) -> None:
         """End the writer, and learn nothing more from here: what is durable already stays."""
@@ -229,6 +228,7 @@ class Publisher:
         self._telemetry.publishes.labels("ok").inc()
         self._telemetry.publish_duration.observe(max(0.0, self._clock() - self._began))
         self._telemetry.last_publish.set(self._clock())
+        self._telemetry.size.set(sum(digest.size for digest in saved.version.files.values()))
         log.info("published", extra={"version": saved.version.name, "step": saved.version.step, "samples": saved.version.num_samples})
         self._published(saved.version)
 

@@ -328,10 +328,17 @@ class Trainer:
 
     def files(self) -> dict[str, bytes]:
         """Everything of a version but ingest's part: a Hugging Face folder, our heads and estimators, and ``training/``."""
+        return self.copied()()
+
+    def copied(self) -> Callable[[], dict[str, bytes]]:
+        """Copy all that the next step changes, and return what makes `files` of the copies, in any thread: training goes on meanwhile."""
         ranker = self.ranker
         queries, vectors = ranker.residual.vectors()
         counts, _ = ranker.residual.snapshot()
-        heads = {name: p.detach().cpu() for name, p in ranker.heads().items()}
+        moving = {id(p) for p in self._moving()}
+        model = {name: _copy(p) if id(p) in moving else p.detach() for name, p in ranker.encoder.model.state_dict(keep_vars=True).items()}
+        heads = {name: _copy(p) for name, p in ranker.heads().items()}
+        optimizer = {name: _copy(tensor) for name, tensor in self._optimizer_tensors().items()}
         stackers = {task.value: own.snapshot() for task, own in self.stackers.items()}
         evaluations = {task.value: own.snapshot() for task, own in self.evaluations.items()}
         progress = _Progress(
@@ -341,20 +348,29 @@ class Trainer:
             num_micro_batches=self.num_micro_batches,
             losses=self._losses,
         )
-        return {
+        small = {
             **self._static,
-            "model.safetensors": self._model_bytes(),
             "heads.json": msgspec.json.encode({"format": FORMAT, "weighting": self.weigher.config, **ranker.description()}, order="sorted"),
-            "heads.safetensors": blobs.tensors_to_bytes(heads),
             "residual.safetensors": blobs.arrays_to_bytes({"vectors": vectors}),
             "residual.json": msgspec.json.encode(queries),
             "estimator.msgpack": self.weigher.snapshot(),
             "stackers.msgpack": msgspec.msgpack.encode(stackers, order="sorted"),
-            "training/optimizer.safetensors": blobs.tensors_to_bytes(self._optimizer_tensors()),
             "training/residual.msgpack": counts,
             "training/evaluation.msgpack": msgspec.msgpack.encode(evaluations, order="sorted"),
             "training/progress.json": msgspec.json.encode(progress, order="sorted"),
         }
+        still = not ranker.encoder.trained()
+
+        def make() -> dict[str, bytes]:
+            if not still or "model.safetensors" not in self._static:
+                small["model.safetensors"] = blobs.tensors_to_bytes({name: tensor.cpu() for name, tensor in model.items()})
+            if still:
+                self._static["model.safetensors"] = small["model.safetensors"]
+            small["heads.safetensors"] = blobs.tensors_to_bytes(heads)
+            small["training/optimizer.safetensors"] = blobs.tensors_to_bytes(optimizer)
+            return small
+
+        return make
 
     def restore(self, read: Callable[[str], bytes]) -> None:
         """Resume after the step that the files were taken behind; `read` gives a file by its name."""
@@ -374,13 +390,6 @@ class Trainer:
         progress = msgspec.json.decode(read("training/progress.json"), type=_Progress)
         self.step_number, self.num_samples, self.trained = progress.step, progress.num_samples, progress.trained
         self.num_micro_batches, self._losses = progress.num_micro_batches, progress.losses
-
-    def _model_bytes(self) -> bytes:
-        if self.ranker.encoder.trained():
-            return blobs.tensors_to_bytes({name: t.detach().cpu() for name, t in self.ranker.encoder.model.state_dict().items()})
-        if "model.safetensors" not in self._static:
-            self._static["model.safetensors"] = blobs.tensors_to_bytes(dict(self.ranker.encoder.model.state_dict()))
-        return self._static["model.safetensors"]
 
     def _named(self) -> dict[str, torch.nn.Parameter]:
         return {name: p for name, p in self.ranker.named_parameters() if p.requires_grad}
@@ -434,6 +443,11 @@ def _hugging_face_files(model: Any, tokenizer: Any) -> dict[str, bytes]:
         "tokenizer.json": tokenizer.backend_tokenizer.to_str().encode(),
         "tokenizer_config.json": msgspec.json.encode({**raw, **special}, order="sorted"),
     }
+
+
+def _copy(tensor: torch.Tensor) -> torch.Tensor:
+    """Return its values in host memory of their own."""
+    return tensor.detach().to("cpu", copy=True)
 
 
 def cpu_capability() -> str:

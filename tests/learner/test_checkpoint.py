@@ -511,9 +511,9 @@ def test_one_save_at_most_is_in_flight_and_its_outcome_is_told_once(tmp_path: Pa
     disk.plan = on("link", 1, Meanwhile(gate.pass_through))
     writer = BackgroundWriter(checkpointer)
     assert writer.poll() is None
-    assert writer.submit(files(1), cut(1))
+    assert writer.submit(lambda: files(1), cut(1))
     assert gate.reached.wait(60)
-    assert not writer.submit(files(2), cut(2))
+    assert not writer.submit(lambda: files(2), cut(2))
     assert writer.poll() is None
     assert Store(tmp_path).announced() is None  # nothing is said before it is durable
     gate.opened.set()
@@ -523,7 +523,7 @@ def test_one_save_at_most_is_in_flight_and_its_outcome_is_told_once(tmp_path: Pa
     assert saved_one.version is not None
     assert Store(tmp_path).announced() == saved_one.version.name == "v000002"
     assert writer.poll() is None
-    assert writer.submit(files(2), cut(2))
+    assert writer.submit(lambda: files(2), cut(2))
     last = writer.close()
     assert last is not None
     assert last.version is not None
@@ -535,13 +535,13 @@ def test_a_failed_background_save_is_an_outcome_and_training_can_go_on(tmp_path:
     disk = FaultyDisk()
     writer = BackgroundWriter(owner(tmp_path, disk))
     disk.plan = at(len(disk.calls) + 20, Fail(errno.ENOSPC))
-    assert writer.submit(files(1), cut(1))
+    assert writer.submit(lambda: files(1), cut(1))
     failed = writer.poll(timeout_seconds=None)
     assert failed is not None
     assert failed.version is None
     assert isinstance(failed.error, StoreFailed)
     assert failed.error.errno == errno.ENOSPC
-    assert writer.submit(files(1), cut(1))
+    assert writer.submit(lambda: files(1), cut(1))
     again = writer.close()
     assert again is not None
     assert again.version is not None
@@ -551,7 +551,7 @@ def test_a_failed_background_save_is_an_outcome_and_training_can_go_on(tmp_path:
 def test_a_version_that_could_not_be_announced_is_told_as_durable_with_the_error(tmp_path: Path) -> None:
     disk = FaultyDisk(lambda call: Fail(errno.EROFS) if call.op == "create" and call.path.parent.name == "control" else None)
     writer = BackgroundWriter(owner(tmp_path, disk))
-    writer.submit(files(1), cut(1))
+    writer.submit(lambda: files(1), cut(1))
     outcome = writer.close()
     assert outcome is not None
     assert outcome.version is not None
@@ -562,7 +562,7 @@ def test_a_version_that_could_not_be_announced_is_told_as_durable_with_the_error
 def test_a_fenced_writer_raises_in_the_loop(tmp_path: Path) -> None:
     writer = BackgroundWriter(owner(tmp_path))
     owner(tmp_path)
-    writer.submit(files(1), cut(1))
+    writer.submit(lambda: files(1), cut(1))
     with pytest.raises(Fenced):
         writer.close()
 
@@ -570,7 +570,7 @@ def test_a_fenced_writer_raises_in_the_loop(tmp_path: Path) -> None:
 def test_the_writer_prunes_after_it_has_announced(tmp_path: Path) -> None:
     saved(tmp_path, *range(1, 7))
     writer = BackgroundWriter(owner(tmp_path), keep=5)
-    writer.submit(files(7), cut(7))
+    writer.submit(lambda: files(7), cut(7))
     writer.close()
     assert names(tmp_path) == ["v000004", "v000005", "v000006", "v000007", "v000009"]
 
@@ -727,7 +727,7 @@ def test_what_stands_is_handed_over_with_the_cut(tmp_path: Path) -> None:
     start(checkpointer, tmp_path, Disk())
     writer = BackgroundWriter(checkpointer)
     checkpointer.stand(quarantine=((3, 4),))
-    writer.submit(files(1), cut(1))
+    writer.submit(lambda: files(1), cut(1))
     assert checkpointer.gate.reached.wait(60)
     checkpointer.stand(quarantine=())
     checkpointer.gate.opened.set()
