@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NamedTuple, TypeVar
@@ -162,6 +162,9 @@ class Pipeline:
         rank: int = 0,
         excluded: Exclusions | None = None,
         on_gap: str = STOP,
+        observe: Callable[[Mapping[TopicPartition, int], Mapping[TopicPartition, int], Collection[TopicPartition]], object] = lambda *_: (
+            None
+        ),
     ) -> None:
         """Take a started source and its collaborators.
 
@@ -176,6 +179,7 @@ class Pipeline:
             rank: of this pipeline among those that share the partitions.
             excluded: whose events are left out.
             on_gap: `stop`, or `record`: go on behind records that retention took, and say so for good.
+            observe: hears about once a second of next offsets, of the end offsets known last, and which partitions wait for others.
 
         Raises:
             PartitionsMismatch: topics that are joined have different partition counts.
@@ -189,6 +193,8 @@ class Pipeline:
         self._rank = rank
         self._excluded = excluded
         self._on_gap = on_gap
+        self._observe = observe
+        self._ends: dict[TopicPartition, int] = {}
         kinds = topics.kinds()
         assigned = source.assignment()
         numbers = {topic: {p for t, p in assigned if t == topic} for topic, kind in kinds.items() if kind is not Kind.ITEM}
@@ -489,6 +495,8 @@ class Pipeline:
             return []
         self._kept_house = now
         ends = self._source.end_offsets()
+        self._ends.update(ends)
+        self._observe(self.next_offsets(), self._ends, self._paused)
         self._tell_lag(ends, now)
         self._tell_waiting()
         return [tp for tp in self._watermarks.quiet(now) if tp in ends and self._readers[tp].next_offset >= ends[tp]]
