@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import NamedTuple, TypeAlias, TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -71,9 +71,6 @@ class BatchConfig:
             raise ValueError(f"batch.size: got {self.size}, expected a number >= 1")
         if self.flush_seconds < 0:
             raise ValueError(f"batch.flush_seconds: got {self.flush_seconds}, expected a number >= 0")
-
-
-Watch: TypeAlias = Callable[[Mapping[TopicPartition, int], Mapping[TopicPartition, int], Sequence[TopicPartition]], None]
 
 
 class Replayed(NamedTuple):
@@ -165,6 +162,9 @@ class Pipeline:
         rank: int = 0,
         excluded: Exclusions | None = None,
         on_gap: str = STOP,
+        observe: Callable[[Mapping[TopicPartition, int], Mapping[TopicPartition, int], Collection[TopicPartition]], object] = lambda *_: (
+            None
+        ),
     ) -> None:
         """Take a started source and its collaborators.
 
@@ -179,6 +179,7 @@ class Pipeline:
             rank: of this pipeline among those that share the partitions.
             excluded: whose events are left out.
             on_gap: `stop`, or `record`: go on behind records that retention took, and say so for good.
+            observe: hears about once a second of next offsets, of the end offsets known last, and which partitions wait for others.
 
         Raises:
             PartitionsMismatch: topics that are joined have different partition counts.
@@ -192,6 +193,8 @@ class Pipeline:
         self._rank = rank
         self._excluded = excluded
         self._on_gap = on_gap
+        self._observe = observe
+        self._ends: dict[TopicPartition, int] = {}
         kinds = topics.kinds()
         assigned = source.assignment()
         numbers = {topic: {p for t, p in assigned if t == topic} for topic, kind in kinds.items() if kind is not Kind.ITEM}
@@ -211,8 +214,6 @@ class Pipeline:
         self._waiting_since: float | None = None  # when the oldest sample that waits was emitted, on the injected clock
         self._kept_house = float("-inf")
         self.gaps: list[Gap] = []  #: records that can never be read, found by this pipeline
-        self._ends: Mapping[TopicPartition, int] = {}  # as they were last told
-        self._watched: Watch = lambda next_offsets, end_offsets, paused: None
         self.live = False  #: whether `batches` has reached the log as it grows
         self._told_waiting = False  # in this pause
         telemetry.start(kinds, assigned)
@@ -344,13 +345,6 @@ class Pipeline:
         self._tell_join()
         if self._join.samples:
             yield self._close(END)
-
-    def watch(self, watched: Watch) -> None:
-        """Tell `watched` about once a second, while the log is read as it grows, where every partition stands.
-
-        It is given the next offsets, the end offsets as they were last known, and the partitions that are paused.
-        """
-        self._watched = watched
 
     def next_offsets(self) -> dict[TopicPartition, int]:
         """Return the offset of the next record to consume, of every partition."""
@@ -501,8 +495,8 @@ class Pipeline:
             return []
         self._kept_house = now
         ends = self._source.end_offsets()
-        self._ends = ends or self._ends
-        self._watched(self.next_offsets(), self._ends, self._paused)
+        self._ends.update(ends)
+        self._observe(self.next_offsets(), self._ends, self._paused)
         self._tell_lag(ends, now)
         self._tell_waiting()
         return [tp for tp in self._watermarks.quiet(now) if tp in ends and self._readers[tp].next_offset >= ends[tp]]

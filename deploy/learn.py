@@ -12,7 +12,7 @@ import os
 import platform
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from importlib.metadata import version as installed
@@ -88,7 +88,13 @@ class LearnRole:
     """One learner: takes the store, the log and the model when started, learns in `run`, ends by SIGTERM, SIGINT or `stop`."""
 
     def __init__(
-        self, settings: Settings, *, clock: Callable[[], float] = time.time, accept_config: bool = False, ranks: Ranks | None = None
+        self,
+        settings: Settings,
+        *,
+        clock: Callable[[], float] = time.time,
+        accept_config: bool = False,
+        ranks: Ranks | None = None,
+        trainer: Callable[..., Trainer] = Trainer,
     ) -> None:
         """Keep the settings; nothing is opened yet.
 
@@ -97,7 +103,9 @@ class LearnRole:
             clock: seconds since the Unix epoch.
             accept_config: learn on under settings other than those of the newest checkpoint, without the steps journaled behind it.
             ranks: who learns together.
+            trainer: makes the model, as `Trainer` does.
         """
+        self._new_trainer = trainer
         self._settings = settings
         self._clock = clock
         self._accept_config = accept_config
@@ -141,14 +149,9 @@ class LearnRole:
         that runs.
         """
         settings, topics, ranks = self._settings, self._settings.kafka.topics, self._ranks
-        trainer = Trainer(settings.learner, Weigher(settings.weighting), ranks)
+        trainer = self._new_trainer(settings.learner, Weigher(settings.weighting), ranks)
         mine = own(ranks.rank, ranks.world, whole=() if topics.items is None else (topics.items,))
-        source = KafkaSource(
-            settings.kafka,
-            tuple(topics.kinds()),
-            partitions=mine,
-            rebuilt=lambda cause: self._consumer_telemetry.rebuilds.labels(cause).inc(),
-        ).start()
+        source = KafkaSource(settings.kafka, tuple(topics.kinds()), partitions=mine, rebuilt=self._rebuilt).start()
         opened.callback(source.close)
         sink = KafkaSink(settings.kafka, (topics.dead_letter,)).start()
         opened.callback(sink.close)
@@ -162,6 +165,9 @@ class LearnRole:
             opened.callback(journal.close)
             start = self._acquire(checkpointer, journal, identity, admin)
         start = msgspec.msgpack.decode(ranks.broadcast(None if start is None else msgspec.msgpack.encode(start)), type=_Start)
+        progress = Progress()
+        watchdog = Watchdog(progress, settings.kafka.stall_seconds).start()
+        opened.callback(watchdog.close)
         dead_letters = DeadLetters(sink, topics.dead_letter, self._consumer_telemetry, settings.kafka.dead_letters)
         pipeline = Pipeline(
             source,
@@ -174,6 +180,7 @@ class LearnRole:
             rank=ranks.rank,
             excluded=self._excluded(start.standing),
             on_gap=settings.kafka.on_gap,
+            observe=progress.observe,
         )
         version = checkpointer.store.version(start.version) if start.version else None
         commit = AdvisoryCommit(admin, settings.kafka.group_id, self._consumer_telemetry)
@@ -205,11 +212,8 @@ class LearnRole:
         shadow = replay is not None and replay.into == "shadow"
         anew = replay is not None and replay.mode == "anew"
         stream = pipeline.batches(_replayed(start, ranks.rank), until if anew else None, end=anew and shadow)
-        progress = Progress()
-        watchdog = Watchdog(progress, settings.kafka.stall_seconds).start()
-        opened.callback(watchdog.close)
-        pipeline.watch(lambda *where: _observe(progress, watchdog, source, *where))
-        batches = self._until_stopped(stream, checkpointer, (lambda: _has_read(pipeline, until)) if shadow else lambda: False)
+        over = (lambda: _has_read(pipeline, until)) if shadow else lambda: False
+        batches = self._until_stopped(_watched(stream, watchdog, source), checkpointer, over)
         try:
             for report in train(
                 batches, trainer, publisher, self._telemetry, journal, tail=start.tail, quarantine=start.standing.quarantine, ranks=ranks
@@ -226,6 +230,9 @@ class LearnRole:
         publisher.close()
         again = b"again" if self._ordered and not self._stopped.is_set() else b""
         return ranks.broadcast(again if ranks.rank == 0 else None) == b"again"
+
+    def _rebuilt(self, cause: str) -> None:
+        self._consumer_telemetry.rebuilds.labels(cause).inc()
 
     def stop(self) -> None:
         """End after the step at hand; from any thread."""
@@ -499,20 +506,6 @@ def ingest_state(pipeline: Pipeline, dead_letters: DeadLetters) -> IngestState:
     )
 
 
-def _observe(
-    progress: Progress,
-    watchdog: Watchdog,
-    source: KafkaSource,
-    next_offsets: Mapping[TopicPartition, int],
-    end_offsets: Mapping[TopicPartition, int],
-    paused: Sequence[TopicPartition],
-) -> None:
-    """Tell the watchdog where reading stands, and do what it asks for."""
-    progress.observe(next_offsets, end_offsets, paused)
-    if watchdog.asks():
-        source.rebuild("stall")
-
-
 class AdvisoryCommit:
     """Tells Kafka, for lag dashboards, what a durable version contains; nobody reads it back, so a failure is only logged."""
 
@@ -555,6 +548,14 @@ def _off_the_log(offsets: Mapping[TopicPartition, int], admin: KafkaAdmin) -> st
         if not begins.get(tp, 0) <= offset <= ends.get(tp, -1):
             return f"{tp[0]}[{tp[1]}]: offset {offset} is not between {begins.get(tp)} and {ends.get(tp)}"
     return None
+
+
+def _watched(batches: Iterator[Batch | None], watchdog: Watchdog, source: KafkaSource) -> Iterator[Batch | None]:
+    """The same batches; a consumer that stands still is replaced between two of them."""
+    for batch in batches:
+        yield batch
+        if watchdog.asks():
+            source.rebuild("stall")
 
 
 def _has_read(pipeline: Pipeline, until: Mapping[TopicPartition, int]) -> bool:

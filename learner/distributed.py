@@ -7,6 +7,7 @@ order of the ring, whoever comes first; each part is added up once, so that all 
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Protocol
@@ -15,6 +16,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from learner.errors import RankLost
 
@@ -84,8 +87,12 @@ class GlooRanks:
         Raises:
             RankLost: not all of them came in time.
         """
+        timeout = timedelta(seconds=self._timeout_seconds)
         with self._together("rendezvous"):
-            dist.init_process_group("gloo", timeout=timedelta(seconds=self._timeout_seconds))
+            store, rank, world = next(rendezvous("env://", timeout=timeout))
+            # A launcher that starts all ranks again may keep its store, and there the addresses of the ranks that are dead
+            attempt = PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+            dist.init_process_group("gloo", store=attempt, rank=rank, world_size=world, timeout=timeout)
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
 
     def gather(self, data: bytes) -> list[bytes]:

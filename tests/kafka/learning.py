@@ -35,32 +35,32 @@ T = TypeVar("T")
 Write = tuple[str, str, bytes | None]  # topic, client, value
 Each = Callable[[StepReport, Trainer], None]
 LONG_AFTER_US = START_US + 86_400 * SECOND
-NEWCOMER = "c-37"  #: a client of which the first half of a log has no event
+NEWCOMER = "c-37"  #: a client that is only in the last part of a log
 NEVER_IDLE = replace(WINDOWS, idle_timeout_us=3600 * SECOND)
 
 
 @dataclass
 class Shop:
-    """A log on the broker, written in two halves, the windows of which are closed by its last events; and the same log in memory."""
+    """A log on the broker, written part by part, the windows of which are closed by its last events; and the same log in memory."""
 
     settings: Settings
     log: Log
     num_partitions: int
-    written: list[Write]  #: left for the second half
+    written: list[Write]  #: left to be written
 
     @property
     def ends(self) -> dict[TopicPartition, int]:
         """The end offsets of now."""
         return {tp: len(records) for tp, records in self.log.records.items()}
 
-    def begin(self) -> None:
-        """Write the first half, without the newcomer."""
-        half = len(self.written) // 2
-        self._send([write for write in self.written[:half] if write[1] != NEWCOMER])
-        self.written = self.written[half:]
+    def begin(self, share: float = 0.5) -> None:
+        """Write a share of what is left; the newcomer comes with the rest."""
+        now = int(len(self.written) * share)
+        self._send([write for write in self.written[:now] if write[1] != NEWCOMER])
+        self.written = self.written[now:]
 
     def end(self) -> None:
-        """Write the second half, then one event per partition so much later that every window before it has closed."""
+        """Write the rest, then one event per partition so much later that every window before it has closed."""
         last: list[Write] = []
         for client in last_clients(self.num_partitions):
             given: dict[str, Any] = {"client_id": client, "query_id": f"end-{client}", "time_us": LONG_AFTER_US}
@@ -68,6 +68,7 @@ class Shop:
             last.append(("clicks", client, encode_click(**given, object_id="SKU-1")))
             last.append(("purchases", client, encode_purchase(**given, object_id="SKU-1")))
         self._send([*self.written, *last])
+        self.written = []
 
     def _send(self, written: list[Write]) -> None:
         named = {topic.split("-")[0]: topic for topic in self.settings.kafka.topics.kinds()}

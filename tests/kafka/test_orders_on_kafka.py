@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
@@ -20,9 +21,11 @@ from deploy.targets import Scope, Target
 from learner.artifact import Store, Version
 from learner.blobs import Disk
 from learner.config import StoreConfig
+from learner.errors import Diverged
 from learner.trainer import StepReport, Trainer
 from tests.kafka.conftest import Cluster
 from tests.kafka.learning import NEWCOMER, Learner, Shop, files_of, last_clients, open_shop, told, trained
+from weighting.sample import Sample
 
 
 class Killed(Exception):
@@ -251,6 +254,29 @@ def test_a_shadow_is_learned_to_its_end_and_the_live_store_is_left_alone(shop: S
     assert orders.answered(shadow, 1) == {"state": orders.DONE}
     assert Store(shadow).announced() == after.name
     assert dict(files_of(root)) == before
+
+
+def test_a_model_that_diverges_goes_back_and_leaves_those_steps_out(shop: Shop, tmp_path: Path) -> None:
+    bad: list[int] = []
+
+    class Spiky(Trainer):
+        """Diverges once, in a step after a checkpoint."""
+
+        def step(self, samples: Sequence[Sample]) -> StepReport:
+            if not bad and self.step_number >= 8:
+                bad.append(self.step_number + 1)
+                raise Diverged(first_step=bad[0], last_step=bad[0], reason="a loss far beyond the others")
+            return super().step(samples)
+
+    root = tmp_path / "store"
+    with Learner(shop.at(root), trainer=Spiky) as learner:
+        learner.version(lambda version: version.next_offsets == shop.ends and version.num_samples == shop.trained().num)
+    after = Store(root).versions()[-1]
+    assert after.standing.quarantine == ((bad[0], bad[0] + 1),)
+    assert 0 < trained(after).num < shop.trained().num
+    (restore,) = [found for found in Store(root).manifests() if found.kind == "restore"]
+    assert restore.step < bad[0]
+    assert Store(root).announced() == after.name
 
 
 def test_steps_under_other_settings_are_not_done_again_unless_told_and_then_each_event_counts_once(shop: Shop, tmp_path: Path) -> None:
