@@ -166,7 +166,7 @@ class Producer:
         """Write nothing before `start`."""
         self._config, self._per_second = config, per_second
         self._log = invent(Random(f"{seed} log"))
-        self._stopped = threading.Event()
+        self._stopped, self._abandoned = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="producer", daemon=True)
         self._sink: KafkaSink | None = None
         self.newest_us = float(START_US)
@@ -186,6 +186,13 @@ class Producer:
         if self._sink is not None:
             self._sink.close()
             self._sink = None
+
+    def abandon(self) -> None:
+        """End now: nobody wants the rest of the log."""
+        self._abandoned.set()
+        self._stopped.set()
+        if self._thread.is_alive():
+            self._thread.join()
 
     def finish(self, at_least: int) -> None:
         """Write what is missing, then one event per partition so much later that every window before it has closed."""
@@ -227,7 +234,7 @@ class Producer:
                 self._sink.flush()
                 break
             except ConsumersError:
-                if time.monotonic() > deadline:
+                if time.monotonic() > deadline or self._abandoned.is_set():
                     raise
                 if self._sink is not None:
                     self._sink.close()
@@ -372,7 +379,7 @@ class Run:
         stack.callback(self._server.kill)
         per_second = max(20.0, num_events / (SECONDS_PER_KILL * num_kills))
         self._producer = Producer(self._config, seed, per_second)
-        stack.callback(self._producer.close)
+        stack.callback(self._producer.abandon)
         self._asker = Asker(port, self._root)
         self._live_at: float | None = None
         self._started_at = 0.0
@@ -487,7 +494,7 @@ class Run:
             for role, start in ((self._learner, self._learner.start), (self._server, self._start_server)):
                 if (code := role.ended()) is not None:
                     if code != 75:
-                        raise Failed(f"{role.name} ended by itself with {code}:\n{role.log_tail()}")
+                        raise Failed(f"{role.name} ended by itself (or somebody else killed it) with {code}:\n{role.log_tail()}")
                     self._restarts[role.name] += 1
                     time.sleep(0.2)
                     start()
@@ -694,7 +701,11 @@ def measure(num_kills: int, seed: int, num_events: int, folder: Path) -> dict[st
         Failed: a process ended by itself, or hangs; holds the end of its log.
     """
     with ExitStack() as stack:
-        return Run(num_kills, seed, num_events, folder, stack).run()
+        try:
+            return Run(num_kills, seed, num_events, folder, stack).run()
+        except Failed as error:
+            print(f"failed: {error}", file=sys.stderr, flush=True)
+            raise
 
 
 def is_clean(result: Mapping[str, Any]) -> bool:
