@@ -66,11 +66,12 @@ def points(made: Sequence[Call], when: str) -> list[int]:
     return [call.index for call in made if when == "after" or (when == "middle" and call.op == "write") or call.index % 8 == 0]
 
 
+@pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.long)])
 @pytest.mark.parametrize("when", ["before", "middle", "after"])
-def test_a_crash_at_every_call_and_two_more_in_recovery_change_nothing(begun: Path, tmp_path: Path, when: str) -> None:
+def test_a_crash_at_every_call_and_two_more_in_recovery_change_nothing(begun: Path, tmp_path: Path, when: str, every: int) -> None:
     made = calls(shutil.copytree(begun, tmp_path / "probe"), 2)
     total = len(made)
-    for index in points(made, when):
+    for index in points(made, when)[::every]:
         root = shutil.copytree(begun, tmp_path / f"{index}")
         crash_and_finish(root, (index, (index * 7) % total, (index * 13) % total), when, index)
         shutil.rmtree(root)
@@ -216,14 +217,15 @@ def test_crashes_while_a_start_passes_over_damage_change_nothing(begun: Path, tm
         finish(root, LOG, whole_journal=False)
 
 
+@pytest.mark.parametrize("every", [7, pytest.param(3, marks=pytest.mark.long)])
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EACCES])
 def test_a_disk_that_fails_at_any_call_stops_the_owner_or_one_checkpoint_and_nothing_is_lost(
-    begun: Path, tmp_path: Path, code: int
+    begun: Path, tmp_path: Path, code: int, every: int
 ) -> None:
     probe = FaultyDisk()
     Learner(shutil.copytree(begun, tmp_path / "probe"), probe, LOG, 2).run(6)
     outcomes: Counter[str] = Counter()
-    for index in range(code % 3, len(probe.calls), 3):
+    for index in range(code % 3, len(probe.calls), every):
         root = shutil.copytree(begun, tmp_path / f"{index}")
         disk = FaultyDisk(at(index, (Fail if index % 4 else FailAfter)(code)))
         learner = Learner(root, disk, LOG, 2)
@@ -240,7 +242,7 @@ def test_a_disk_that_fails_at_any_call_stops_the_owner_or_one_checkpoint_and_not
         for call in [call for call in disk.failed if call.path.parent.name == "journal" and call.op in ("write", "fsync")]:
             assert not [later for later in disk.calls if later.path == call.path and later.op == "write" and later.index > call.index]
         finish(root, LOG)
-    assert min(outcomes[kind] for kind in ("failed checkpoint", "StoreFailed True", "JournalFailed True")) > 2, outcomes
+    assert min(outcomes[kind] for kind in ("failed checkpoint", "StoreFailed True", "JournalFailed True")) > 0, outcomes
 
 
 def test_a_disk_that_is_really_full_stops_and_with_more_room_goes_on_where_it_was(small_disk: Path) -> None:
