@@ -9,6 +9,7 @@ from typing import Any
 from consumers.audit import Hasher
 from consumers.events import encode_click
 from consumers.source import TopicPartition
+from learner import journal
 from learner.artifact import Store, Version
 from tests.fakes.log import Log
 from tests.learner.saving import cut, files, owner, rewrite
@@ -36,12 +37,16 @@ def consumed(root: Path, log: Log, cuts: Sequence[Mapping[TopicPartition, int]],
             nested.setdefault(topic, {})[partition] = offset
         checkpointer.announce(checkpointer.save(files(step), cut(step, offsets=nested)))
     (root / "journal").mkdir(exist_ok=True)
-    (root / "journal" / SEGMENT).write_bytes(b"")
+    segment, places = journal.MAGIC + journal._frame(0, journal.Open(1, 0, {})), []
+    for step in range(1, len(cuts) + 1):
+        segment += journal._frame(step, journal.Step(step, (journal.Part((), "full"),)))
+        places.append(len(segment))
+    (root / "journal" / SEGMENT).write_bytes(segment)
     names = [version.name for version in Store(root).versions()]
     for number, (name, offsets) in enumerate(zip(names, cuts, strict=True), 1):
         fields = {
             "audit": audit(log, offsets),
-            "journal": {"segment": SEGMENT, "byte": number * 100, "skip": []},
+            "journal": {"segment": SEGMENT, "byte": places[number - 1], "skip": []},
             "timeline": [[SEGMENT, 0, None]],
             "created": 1_700_000_000_000_000 + number * 10_000_000,
         }
