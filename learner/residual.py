@@ -123,6 +123,8 @@ class QueryResidual:
             new_c, new_e = old_c + float(c), old_e + float(e)
             known.counts[item] = (new_c / 2, new_e / 2) if new_e > self.config.max_exposure else (new_c, new_e)
         c_n, e_n = np.array([known.counts[item] for item in items]).T
+        if not e_n.sum() > 0:  # late positives whose first copies were left out, as in quarantine: clicks without a showing are no rate
+            return
         share = e_n.sum() / max(sum(e for _, e in known.counts.values()), 1e-9)
         pull = self.config.shrinkage * share
         r = known.vector.astype(np.float64)

@@ -45,6 +45,16 @@ def test_what_was_learned_on_shown_items_lifts_items_that_resemble_them() -> Non
         assert r @ similar > (vectors[3:] @ r).max()
 
 
+def test_a_late_click_whose_showing_was_left_out_moves_nothing_and_is_remembered() -> None:
+    vectors = unit(np.random.default_rng(0), 2)
+    residual = QueryResidual(WIDTH)
+    residual.learn("shoes", ["SKU-0"], vectors[:1], np.full(1, -2.0), [3.0], [0.0])
+    assert not residual.get("shoes").any()
+    residual.learn("shoes", ["SKU-0", "SKU-1"], vectors, np.full(2, -2.0), [0.0, 0.0], [4.0, 4.0])
+    assert np.isfinite(residual.get("shoes")).all()
+    assert residual.get("shoes") @ vectors[0] > residual.get("shoes") @ vectors[1]
+
+
 def test_clicks_move_the_logit_towards_their_rate_and_shrinkage_keeps_it_short() -> None:
     lengths = []
     for shrinkage in (0.1, 10.0, 1000.0):
