@@ -51,7 +51,7 @@ def test_a_loss_that_creeps_is_followed_and_one_that_jumps_is_refused() -> None:
     for step in range(201, 1200):
         watch.judge(step, 0.5 + (step - 200) / 1000, num_samples=320)
     with pytest.raises(Diverged):
-        watch.judge(1201, 3.0, num_samples=320)
+        watch.judge(1201, 5.0, num_samples=320)
 
 
 def test_a_loss_that_is_low_is_never_a_spike() -> None:
