@@ -60,7 +60,7 @@ from consumers.kafka_admin import KafkaAdmin, partition_of
 from consumers.kafka_options import KafkaConfig
 from consumers.kafka_sink import KafkaSink
 from consumers.source import Record
-from deploy.broker import Broker, spawn
+from deploy.broker import Broker, free_ports, spawn
 from tests.consumers.oracle import oracle
 
 NUM_PARTITIONS = 2
@@ -371,7 +371,7 @@ class Run:
             for topic in TOPICS:
                 admin.create_topic(topic, NUM_PARTITIONS)
             admin.create_topic(DEAD_LETTERS, 1)
-        port = _free_port()
+        (port,) = free_ports(1)
         self.settings = folder / "steelyard.yaml"
         self.settings.write_text(json.dumps(self._plan(port), indent=1))
         self._learner = Role("learn", self.settings, folder / "learn.log")
@@ -691,14 +691,6 @@ def _event_id(record: Record) -> str | None:
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
     return name if isinstance(name, str) else None
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def measure(num_kills: int, seed: int, num_events: int, folder: Path) -> dict[str, Any]:

@@ -268,7 +268,6 @@ def replay(
     shadow_root: Annotated[Path | None, typer.Option(metavar="DIR", help="Where; left out, beside store.root.")] = None,
     mode: Annotated[str | None, typer.Option(help="as-it-was (the journal, bit by bit) or anew (other settings, --exclude).")] = None,
     exclude: Annotated[Path | None, typer.Option(metavar="FILE", help="client_id:X, event_id:Y or topic[p]@start-end, one a line.")] = None,
-    rate_limit: Annotated[str | None, typer.Option(metavar="N/s", help="At most so many records a second.")] = None,
     execute: Execute = False,
     export: Export = False,
     yes: Yes = False,
@@ -282,7 +281,6 @@ def replay(
         return
     settings = _settings(config, sets, bootstrap_servers)
     from deploy import operators
-    from deploy.events import parse_rate
     from deploy.replay import Request
     from deploy.targets import one_target
 
@@ -294,7 +292,6 @@ def replay(
         mode=mode,
         into=into,
         shadow_root=shadow_root,
-        rate_limit=parse_rate(rate_limit, "--rate-limit"),
         execute=execute,
         export=export,
         yes=yes,

@@ -49,7 +49,6 @@ class Request:
     mode: str | None = None
     into: str = LIVE
     shadow_root: Path | None = None
-    rate_limit: float | None = None  #: records a second
     execute: bool = False
     export: bool = False
     yes: bool = False
@@ -95,7 +94,6 @@ class Plan:
     into: str
     rows: Sequence[Row]
     excluded: ExclusionList | None
-    rate_limit: float | None
     per_second: float | None
     superseded: Sequence[str]
     cancels: int | None = None
@@ -113,7 +111,6 @@ class Plan:
             "until": targets.by_topic({(row.topic, row.partition): row.end for row in self.rows}),
             "exclude": self.excluded.digest() if self.excluded else None,
             "num_excluded": self.excluded.num if self.excluded else 0,
-            "rate_limit": self.rate_limit,
             "cancels": self.cancels,
         }
 
@@ -121,11 +118,6 @@ class Plan:
     def num_records(self) -> int:
         """Return how many records are read again."""
         return sum(row.num_records for row in self.rows)
-
-    @property
-    def rate(self) -> float | None:
-        """Return records a second, as far as it is known."""
-        return min(filter(None, (self.per_second, self.rate_limit)), default=None)
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain values."""
@@ -135,7 +127,7 @@ class Plan:
             "created": format_time(self.version.created_us),
             "partitions": [{**asdict(row), "records": row.num_records} for row in self.rows],
             "records_to_reread": self.num_records,
-            "seconds": None if self.rate is None else self.num_records / self.rate,
+            "seconds": None if self.per_second is None else self.num_records / self.per_second,
             "superseded": list(self.superseded),
         }
 
@@ -151,7 +143,7 @@ class Plan:
         rows = [(r.topic, r.partition, r.current, r.restart, r.num_records, r.retained_from) for r in self.rows]
         said += table(("TOPIC", "PART", "CURRENT", "RESTART", "RE-READ", "RETAINED FROM"), rows)
         partitions = sum(row.num_records > 0 for row in self.rows)
-        said.append(f"Re-reads {self.num_records:,} records in {partitions} partitions{history.about(self.num_records, self.rate)}.")
+        said.append(f"Re-reads {self.num_records:,} records in {partitions} partitions{history.about(self.num_records, self.per_second)}.")
         if self.excluded:
             said.append(
                 f"EXCLUDES {self.excluded.num} entries, list {self.excluded.digest()[:8]}: they count nowhere from {self.version.name} on."
@@ -245,7 +237,7 @@ def make_plan(request: Request, log: Log, store: Store, out: Output, *, now_us: 
     mode = request.mode or (ANEW if request.exclude is not None else AS_IT_WAS)
     if mode == AS_IT_WAS:
         _refuse_without_journal(version, head, store)
-    return _plan(version, mode, request.into, log, store, head, excluded=excluded, rate_limit=request.rate_limit)
+    return _plan(version, mode, request.into, log, store, head, excluded=excluded)
 
 
 def _check(request: Request) -> None:
@@ -352,7 +344,6 @@ def _plan(
     *,
     excluded: ExclusionList | None,
     until: Mapping[TopicPartition, int] | None = None,
-    rate_limit: float | None = None,
     cancels: int | None = None,
 ) -> Plan:
     topics = sorted({topic for topic, _ in version.next_offsets})
@@ -375,7 +366,6 @@ def _plan(
         into=into,
         rows=rows,
         excluded=excluded,
-        rate_limit=rate_limit,
         per_second=history.per_second(chain, log.events),
         superseded=[kept.name for kept in chain if kept.seq > version.seq] if into == LIVE else [],
         cancels=cancels,

@@ -33,7 +33,7 @@ from consumers.kafka_admin import KafkaAdmin
 from consumers.kafka_options import KafkaConfig
 from consumers.kafka_sink import KafkaSink
 from consumers.pipeline import Topics
-from deploy.broker import Broker, spawn
+from deploy.broker import Broker, free_ports, spawn
 from deploy.demo.catalog import load_catalog
 from deploy.demo.judge import Array, ClickCounts, judge, ndcg, summary
 from deploy.demo.shop import invented_shop
@@ -138,7 +138,7 @@ class _Demo:
             dead_letter=f"{own}steelyard.deadletter",
         )
         self._store = Store(folder / "store")
-        self._serve_port, self._metrics_port = _free_ports(2)
+        self._serve_port, self._metrics_port = free_ports(2)
         self._settings = folder / "steelyard.yaml"
 
     def run(self) -> dict[str, Any]:
@@ -374,13 +374,3 @@ def _total(metrics: dict[tuple[str, frozenset[tuple[str, str]]], float], name: s
 def _events(metrics: dict[tuple[str, frozenset[tuple[str, str]]], float]) -> int:
     """Records of exposures, clicks and purchases read; product texts do not count."""
     return int(_total(metrics, "steelyard_consumer_events_total") - _total(metrics, "steelyard_consumer_events_total", event="item"))
-
-
-def _free_ports(number: int) -> list[int]:
-    import socket
-
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
-    ports = [int(s.getsockname()[1]) for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports

@@ -166,11 +166,6 @@ def test_what_cannot_be_meant_is_usage(house: House, given: dict[str, Any], said
         house.run(**given)
 
 
-def test_a_rate_limit_is_in_the_order_and_in_the_estimate(house: House) -> None:
-    plan = house.run(version="v000003", rate_limit=1.0)
-    assert (plan["rate_limit"], plan["seconds"]) == (1.0, 55.0)
-
-
 # --- leaving out --------------------------------------------------------------------------------------------------------------------
 
 
