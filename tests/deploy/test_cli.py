@@ -107,7 +107,6 @@ def test_wrong_settings_are_told_all_at_once_without_a_traceback() -> None:
             "scope: got none, expected exactly one of --topic, --all-topics, --from-file",
         ),
         (["replay", "--to-datetime", "x", "--by-duration", "P1D"], "target: got --to-datetime and --by-duration"),
-        (["replay", "--from-checkpoint", "v000001", "--rate-limit", "9"], "--rate-limit: got '9', expected a number a second"),
     ],
 )
 def test_wrong_usage_is_exit_2_on_standard_error(arguments: list[str], said: str) -> None:
