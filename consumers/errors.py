@@ -140,7 +140,7 @@ class LogTruncated(ConsumersError):
 
     def __init__(self, topic: str, partition: int, next_offset: int, diverged: int | None) -> None:
         """Name the partition, the next offset, where the log went another way (None where nobody knows) and the remedy."""
-        where = "an unknown offset" if diverged is None else f"offset {diverged}"
+        where = "an unknown offset" if diverged is None else f"or before offset {diverged}"
         super().__init__(
             f"{topic}[{partition}]: the log was truncated at {where}, and we have read up to {next_offset}. "
             "Find out which records the brokers lost, then restore a checkpoint from before them (steelyard replay)."

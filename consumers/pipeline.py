@@ -19,7 +19,7 @@ from consumers.clock import BEGINNING_US, Watermarks
 from consumers.codec import decode
 from consumers.dead_letter import DeadLetters
 from consumers.dedup import Dedup
-from consumers.errors import Invalid, OffsetLost, PartitionsMismatch, SnapshotRefused
+from consumers.errors import Invalid, LogTruncated, OffsetLost, PartitionsMismatch, SnapshotRefused
 from consumers.events import Click, Exposure, ItemUpdate, Kind, Other, Purchase
 from consumers.exclusion import Exclusions
 from consumers.items import Items
@@ -208,6 +208,7 @@ class Pipeline:
         self._items = Items()
         self._join = Join(join, self._items)
         self._restored: dict[TopicPartition, int] = {}
+        self._known: dict[TopicPartition, tuple[int, int]] = {}  # offset and hash of the record consumed last, where it is retained
         self._opened = False
         self._paused: list[TopicPartition] = []
         self._turns: list[Turn] = []  # consumed since the last batch
@@ -235,13 +236,16 @@ class Pipeline:
 
         Raises:
             OffsetLost: the log does not hold the next offset of a partition.
+            LogTruncated: the record consumed last is another one now.
             SourceUnavailable: the brokers did not answer when reading began.
         """
         self.open()
+        replay = Replay(self._source, self._positions())
+        yield from self._recognise(replay)
         if until is not None:
             self._watermarks.set_busy(tp for tp in self._event_partitions if self._readers[tp].next_offset < until.get(tp, 0))
         yield from self._process(self._watermarks.watermark_us)  # what was ready when the state was taken
-        yield from self._again(tail)
+        yield from self._again(tail, replay)
         if until is not None:
             yield from self._in_order(until)
         self.live = True
@@ -266,7 +270,21 @@ class Pipeline:
             elif not beginnings[tp] <= offset <= ends.get(tp, offset):
                 offset = self._lost(OffsetLost(*tp, offset, beginnings[tp], ends.get(tp)))
             reader.next_offset = offset
+            last = reader.audit.last
+            if last is not None and reader.kind is not Kind.ITEM and beginnings[tp] <= last[0] < ends.get(tp, 0):
+                self._known[tp] = last
+                offset = last[0]
             self._source.seek(*tp, offset)
+
+    def _recognise(self, replay: Replay) -> Iterator[None]:
+        """Read the record that was consumed last in every partition once more: brokers that lost it may have another one in its place."""
+        for tp, (offset, known) in self._known.items():
+            reader = self._readers[tp]
+            for record in (yield from replay.read(Turn((Slice(*tp, offset, offset + 1, 1, known),), ()))):
+                if reader.hasher(record) != known:
+                    raise LogTruncated(*tp, reader.next_offset, offset)
+            if reader.next_offset != offset + 1:
+                replay.move(tp, reader.next_offset)
 
     def _live(self) -> Iterator[Batch | None]:
         """The log as it grows: what is consumed together, and which partition is idle, is for polls and clock to say."""
@@ -292,9 +310,8 @@ class Pipeline:
             elif not num_batches:
                 yield None
 
-    def _again(self, tail: Iterable[Replayed]) -> Iterator[Batch | None]:
+    def _again(self, tail: Iterable[Replayed], replay: Replay) -> Iterator[Batch | None]:
         """What a journal says: the same turns, and the same flushes."""
-        replay = Replay(self._source, self.next_offsets())
         for turns, cause, moved in tail:
             for topic, partition, offset in moved:
                 replay.move((topic, partition), offset)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consumers.audit import Hasher
-from consumers.errors import OffsetLost
+from consumers.errors import LogTruncated, OffsetLost
 from consumers.exclusion import ExclusionList, Exclusions, keyed
 from consumers.pipeline import RECORD, BatchConfig, Replayed
 from consumers.source import Record
@@ -175,3 +175,28 @@ def test_records_that_retention_took_stop_us_or_are_recorded_for_good() -> None:
     refused.pipeline.restore(parts, offsets)
     with pytest.raises(OffsetLost):
         refused.pipeline.open()
+
+
+def test_a_log_that_lost_the_record_consumed_last_is_refused_before_anything_is_learned() -> None:
+    """An unclean election can give another record the same offset, so that no offset is out of range and no slice is read again."""
+    log = shop(4, 100)
+    first = Bench(log.reader(max_records=25))
+    live(first, Random(1), 10)
+    parts, offsets = first.pipeline.snapshot(), first.pipeline.next_offsets()
+
+    def start(reader: Log) -> Bench:
+        bench = Bench(reader)
+        bench.pipeline.restore(parts, offsets)
+        next(bench.pipeline.batches())
+        return bench
+
+    start(log.reader())
+    records = log.records["clicks", 1]
+    next_offset = offsets["clicks", 1]
+    was = records[next_offset - 1]
+    records[next_offset - 1] = Record(was.topic, was.partition, was.offset, was.timestamp_us, was.key, b"{}", ())
+    with pytest.raises(LogTruncated, match=rf"clicks\[1\]: .* at or before offset {next_offset - 1}, and we have read up to {next_offset}"):
+        start(log.reader())
+    retained = log.reader()
+    retained.beginnings["clicks", 1] = next_offset
+    start(retained)  # nobody can say any more
