@@ -11,14 +11,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from consumers.dead_letter import DeadLetters
-from consumers.exclusion import Exclusions
 from consumers.kafka_source import KafkaSource
-from consumers.pipeline import FLUSH, BatchConfig, Pipeline, Replayed, turns_of
+from consumers.pipeline import FLUSH, Pipeline, Replayed, turns_of
 from consumers.source import Source
 from consumers.telemetry import Telemetry
-from deploy import exclusions, history
-from deploy.learn import config_sha256, fingerprint
+from deploy import history, wiring
 from deploy.observability import new_registry
 from deploy.settings import Settings
 from deploy.terminal import Output
@@ -102,23 +99,10 @@ def relearn(
     """
     _refuse(settings, store, since, until)
     trainer = Trainer(settings.learner, Weigher(settings.weighting))
-    topics, telemetry = settings.kafka.topics, Telemetry(new_registry())
-    pipeline = Pipeline(
-        source,
-        topics=topics,
-        join=settings.join,
-        batch=BatchConfig(size=settings.learner.batch, flush_seconds=settings.learner.flush_seconds),
-        clock=time.time,
-        dead_letters=DeadLetters(_Nowhere(), topics.dead_letter, telemetry, settings.kafka.dead_letters),
-        telemetry=telemetry,
-        excluded=_excluded(store, until),
-        on_gap=settings.kafka.on_gap,
+    pipeline, _ = wiring.new_pipeline(
+        settings, source, _Nowhere(), Telemetry(new_registry()), clock=time.time, excluded=wiring.excluded(settings, until.standing)
     )
-    trainer.restore(lambda path: store.read(since, path))
-    own = set(trainer.files())
-    ingest = [path for path in since.files if path.startswith("training/") and path.endswith(".msgpack") and path not in own]
-    parts = {path.removeprefix("training/").removesuffix(".msgpack"): store.read(since, path) for path in ingest}
-    pipeline.restore(parts, since.next_offsets)
+    wiring.restore(since, store.read, trainer, pipeline, since.next_offsets)
     passing = [version for version in history.lineage(store, until) if since.seq < version.seq <= until.seq]
     last = turns_of(store.read(until, "training/rank-0.msgpack"))
     yield from _Again(trainer, pipeline, _steps(store, since, until), last, since, until, passing, advance).run()
@@ -243,11 +227,11 @@ class _Nowhere:
 
 
 def _refuse(settings: Settings, store: Store, since: Version, until: Version) -> None:
-    environment = fingerprint(settings, OneRank())
+    environment = wiring.fingerprint(settings, OneRank())
     for version in (since, until):
         if version.journal is None or version.standing.world_size != 1:
             raise Unlearnable(f"{version.name}: {'no journal' if version.journal is None else 'several ranks'}: not learned again here")
-        if version.manifest["config_sha256"] != config_sha256(settings):
+        if version.manifest["config_sha256"] != wiring.config_sha256(settings):
             raise Unlearnable(f"{version.name} was made under other settings: give those of its learner")
         other = sorted(key for key, value in environment.items() if version.manifest["fingerprint"].get(key) != value)
         if other:
@@ -289,10 +273,3 @@ def _at(version: Version) -> tuple[Place, int]:
     """Return where a version stands in the journal, and how many turns of the next record it contains."""
     assert version.journal is not None
     return version.journal.place, sum(version.journal.skip)
-
-
-def _excluded(store: Store, until: Version) -> Exclusions | None:
-    named, disk = until.standing.exclusions, Disk()
-    if named is None:
-        return None
-    return Exclusions(exclusions.load(store.root, disk, named.sha256), exclusions.key_of(store.root, disk))

@@ -6,30 +6,24 @@ checkpoint that is the way back, and begins the next in the same process. A mode
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
-import platform
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, replace
-from importlib.metadata import version as installed
 from threading import Event, current_thread, main_thread
 from typing import Literal, TypeVar
 
 import msgspec
 
-from consumers.dead_letter import DeadLetters
-from consumers.exclusion import Exclusions
 from consumers.kafka_admin import KafkaAdmin
 from consumers.kafka_sink import KafkaSink
 from consumers.kafka_source import KafkaSource, own
-from consumers.pipeline import BatchConfig, Pipeline, Replayed
+from consumers.pipeline import Pipeline, Replayed
 from consumers.source import TopicPartition
 from consumers.telemetry import Telemetry as ConsumerTelemetry
-from deploy import exclusions, orders
+from deploy import exclusions, orders, wiring
 from deploy.errors import Unsafe
 from deploy.lifecycle import Progress, Watchdog
 from deploy.observability import new_registry, start_metrics
@@ -41,10 +35,10 @@ from learner.checkpoint import Acquired, BackgroundWriter, Checkpointer, Directi
 from learner.distributed import GlooRanks, OneRank, Ranks
 from learner.errors import Corrupt, Diverged, VersionMissing
 from learner.journal import Journal, Place, Record, Step
-from learner.loop import Identity, IngestState, Publisher, train
-from learner.manifest import Audited, Cut, Gap, Input, Journaled, Standing
+from learner.loop import Identity, Publisher, train
+from learner.manifest import Cut, Input, Journaled, Standing
 from learner.telemetry import Telemetry
-from learner.trainer import StepReport, Trainer, cpu_capability
+from learner.trainer import StepReport, Trainer
 from weighting.sample import Batch
 from weighting.weigher import Weigher
 
@@ -157,7 +151,9 @@ class LearnRole:
         opened.callback(sink.close)
         admin = KafkaAdmin(settings.kafka).start()
         opened.callback(admin.close)
-        identity = Identity(config_sha256=config_sha256(settings), fingerprint=fingerprint(settings, ranks), inputs=_inputs(source))
+        identity = Identity(
+            config_sha256=wiring.config_sha256(settings), fingerprint=wiring.fingerprint(settings, ranks), inputs=_inputs(source)
+        )
         checkpointer, journal = Checkpointer(settings.store.root, self._disk, self._clock), None
         start = None
         if ranks.rank == 0:
@@ -168,18 +164,14 @@ class LearnRole:
         progress = Progress()
         watchdog = Watchdog(progress, settings.kafka.stall_seconds).start()
         opened.callback(watchdog.close)
-        dead_letters = DeadLetters(sink, topics.dead_letter, self._consumer_telemetry, settings.kafka.dead_letters)
-        pipeline = Pipeline(
+        pipeline, dead_letters = wiring.new_pipeline(
+            settings,
             source,
-            topics=topics,
-            join=settings.join,
-            batch=BatchConfig(size=settings.learner.batch, flush_seconds=settings.learner.flush_seconds),
+            sink,
+            self._consumer_telemetry,
             clock=self._clock,
-            dead_letters=dead_letters,
-            telemetry=self._consumer_telemetry,
             rank=ranks.rank,
-            excluded=self._excluded(start.standing),
-            on_gap=settings.kafka.on_gap,
+            excluded=wiring.excluded(settings, start.standing),
             observe=progress.observe,
         )
         version = checkpointer.store.version(start.version) if start.version else None
@@ -187,7 +179,7 @@ class LearnRole:
         publisher = Publisher(
             trainer,
             BackgroundWriter(checkpointer, keep=settings.store.keep) if ranks.rank == 0 else None,
-            lambda: ingest_state(pipeline, dead_letters),
+            lambda: wiring.ingest_state(pipeline, dead_letters),
             self._telemetry,
             clock=self._clock,
             identity=identity,
@@ -202,7 +194,9 @@ class LearnRole:
                 checkpointer.sweep()
                 if start.standing.replay is None:
                     checkpointer.announce(version)
-            self._resume(version, start, checkpointer, trainer, pipeline, publisher)
+            next_offsets = {(topic, p): offset for topic, p, offset in start.next_offsets}
+            wiring.restore(version, checkpointer.read, trainer, pipeline, next_offsets, num_ranks=ranks.world)
+            publisher.restore(version)
         log.info(
             "learning",
             extra={"epoch": start.epoch, "resumed": start.version, "replays": len(start.tail), "metrics_port": metrics_port},
@@ -395,25 +389,6 @@ class LearnRole:
         if acquired.version is not None:
             self._telemetry.recoveries.labels(cause).inc()
 
-    def _excluded(self, standing: Standing) -> Exclusions | None:
-        named = standing.exclusions
-        if named is None:
-            return None
-        root = self._settings.store.root
-        return Exclusions(exclusions.load(root, self._disk, named.sha256), exclusions.key_of(root, self._disk))
-
-    def _resume(
-        self, version: Version, start: _Start, checkpointer: Checkpointer, trainer: Trainer, pipeline: Pipeline, publisher: Publisher
-    ) -> None:
-        """Take model, estimators, joins and next offsets from one checkpoint."""
-        trainer.restore(lambda path: checkpointer.read(version, path))
-        own = set(trainer.files())
-        names = [path for path in version.files if path.startswith("training/") and path.endswith(".msgpack") and path not in own]
-        parts = {path.removeprefix("training/").removesuffix(".msgpack"): checkpointer.read(version, path) for path in names}
-        num_ranks = sum(name.startswith("rank-") for name in parts)
-        pipeline.restore(parts, {(topic, p): offset for topic, p, offset in start.next_offsets}, same_ranks=num_ranks == self._ranks.world)
-        publisher.restore(version)
-
     # --- running ----------------------------------------------------------------------------------------------------------------
 
     def _until_stopped(
@@ -460,12 +435,6 @@ def run(settings: Settings, *, accept_config: bool = False) -> None:
         ranks.close()
 
 
-def config_sha256(settings: Settings) -> str:
-    """Return the digest of every setting that what is learned depends on."""
-    learner = replace(settings.learner, publish_every_seconds=30.0, flush_seconds=1.0, download=False)
-    return hashlib.sha256(repr((asdict(learner), asdict(settings.join), asdict(settings.weighting))).encode()).hexdigest()
-
-
 def _replayed(start: _Start, rank: int) -> list[Replayed]:
     """What one rank's pipeline does again: the turns that the state contains are left out, offsets that were moved are moved."""
     skip = start.journal.skip[rank] if rank < len(start.journal.skip) else 0
@@ -481,29 +450,6 @@ def _replayed(start: _Start, rank: int) -> list[Replayed]:
         if moved := moves.get(record.step):
             replayed.append(Replayed((), None, tuple(moved)))
     return replayed
-
-
-def ingest_state(pipeline: Pipeline, dead_letters: DeadLetters) -> IngestState:
-    """Return ingest's part of a cut; every dead letter below it is acknowledged first."""
-    dead_letters.flush()
-    offsets: dict[str, dict[int, int]] = {}
-    audit: dict[str, dict[int, Audited]] = {}
-    audits = pipeline.audits()
-    for (topic, partition), offset in sorted(pipeline.next_offsets().items()):
-        offsets.setdefault(topic, {})[partition] = offset
-        read = audits[topic, partition]
-        audit.setdefault(topic, {})[partition] = Audited(
-            num_records=read.num_records, sum64=read.sum64, outcomes=dict(read.outcomes), last=read.last
-        )
-    return IngestState(
-        parts=pipeline.snapshot(),
-        offsets=offsets,
-        watermark_us=pipeline.watermark_us(),
-        num_turns=pipeline.num_turns(),
-        audit=audit,
-        gaps=tuple(Gap(**gap._asdict()) for gap in pipeline.gaps),
-        live=pipeline.live,
-    )
 
 
 class AdvisoryCommit:
@@ -591,16 +537,3 @@ def _refuse_other_inputs(before: Mapping[str, Input], now: Mapping[str, Input]) 
                 "elsewhere now, so open joins and deduplication would look in the wrong place. Begin with a new store, or go back to "
                 f"{was.num_partitions} partitions."
             )
-
-
-def fingerprint(settings: Settings, ranks: Ranks) -> dict[str, str | int | float | bool | None]:
-    """Return what bit-identical recovery depends on."""
-    libraries = {name: installed(name) for name in ("torch", "numpy", "river", "transformers", "kafka-python", "msgspec")}
-    return {
-        **libraries,
-        "python": platform.python_version(),
-        "threads": settings.learner.threads,
-        "device": settings.learner.device,
-        "cpu": cpu_capability(),
-        "world_size": ranks.world,
-    }

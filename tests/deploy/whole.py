@@ -14,8 +14,8 @@ from prometheus_client import CollectorRegistry
 from consumers.events import encode_click, encode_exposure, encode_purchase
 from consumers.pipeline import BatchConfig, Replayed, Topics
 from deploy.config import LogConfig
-from deploy.learn import config_sha256, fingerprint, ingest_state
 from deploy.settings import Settings
+from deploy.wiring import config_sha256, fingerprint, ingest_state, restore
 from learner.artifact import Store, Version
 from learner.blobs import Disk
 from learner.checkpoint import BackgroundWriter, Checkpointer, Saved
@@ -111,10 +111,7 @@ def live(
         )
         if acquired.version is not None:
             version = acquired.version
-            trainer.restore(lambda path: own.read(version, path))
-            names = [path for path in version.files if path.startswith(("training/part-", "training/rank-"))]
-            parts = {path.removeprefix("training/").removesuffix(".msgpack"): own.read(version, path) for path in names}
-            bench.pipeline.restore(parts, acquired.next_offsets)
+            restore(version, own.read, trainer, bench.pipeline, acquired.next_offsets)
             publisher.restore(version)
         skip = sum(acquired.journal.skip)
         tail = []
