@@ -350,7 +350,6 @@ class Trainer:
         )
         small = {
             **self._static,
-            "heads.json": msgspec.json.encode({"format": FORMAT, "weighting": self.weigher.config, **ranker.description()}, order="sorted"),
             "residual.safetensors": blobs.arrays_to_bytes({"vectors": vectors}),
             "residual.json": msgspec.json.encode(queries),
             "estimator.msgpack": self.weigher.snapshot(),
@@ -366,6 +365,8 @@ class Trainer:
                 small["model.safetensors"] = blobs.tensors_to_bytes({name: tensor.cpu() for name, tensor in model.items()})
             if still:
                 self._static["model.safetensors"] = small["model.safetensors"]
+            description = {"format": FORMAT, "weighting": self.weigher.config, **ranker.description()}  # hashes what never moves: slow once
+            small["heads.json"] = msgspec.json.encode(description, order="sorted")
             small["heads.safetensors"] = blobs.tensors_to_bytes(heads)
             small["training/optimizer.safetensors"] = blobs.tensors_to_bytes(optimizer)
             return small
