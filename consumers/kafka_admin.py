@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -16,6 +17,8 @@ from kafka.structs import TopicPartition as KafkaTopicPartition
 from consumers.errors import CommitFailed, SourceUnavailable, TopicMissing
 from consumers.kafka_options import KafkaConfig
 from consumers.source import Record, TopicPartition
+
+_log = logging.getLogger(__name__)
 
 
 class KafkaAdmin:
@@ -74,6 +77,21 @@ class KafkaAdmin:
         if not entries:
             raise TopicMissing(topic, self._config.bootstrap_servers)
         return {key: str(entry["value"]) for key, entry in entries.items()}
+
+    def retention_seconds(self, topics: Iterable[str]) -> dict[str, float]:
+        """Return how long topics keep their records: those that do not keep them for ever, and of which we are told (DescribeConfigs)."""
+        resources = [ConfigResource(ConfigResourceType.TOPIC, topic) for topic in topics]
+        try:
+            found = self._client.describe_configs(resources, config_filter="all")["topic"]
+        except KafkaError as error:
+            _log.info("how long topics keep their records is not known", extra={"error": str(error)})
+            return {}
+        kept = {}
+        for topic, entries in found.items():
+            retention_ms = int(entries["retention.ms"]["value"]) if "retention.ms" in entries else -1
+            if retention_ms >= 0 and "delete" in entries["cleanup.policy"]["value"]:
+                kept[topic] = retention_ms / 1000
+        return kept
 
     def create_topic(self, topic: str, num_partitions: int, *, config: Mapping[str, str] | None = None, replication: int = -1) -> bool:
         """Create a topic and wait until it can be used; return False when it was there already, whatever its configuration."""

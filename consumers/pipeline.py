@@ -162,6 +162,7 @@ class Pipeline:
         rank: int = 0,
         excluded: Exclusions | None = None,
         on_gap: str = STOP,
+        retention_seconds: Mapping[str, float] = {},
         observe: Callable[[Mapping[TopicPartition, int], Mapping[TopicPartition, int], Collection[TopicPartition]], object] = lambda *_: (
             None
         ),
@@ -179,6 +180,7 @@ class Pipeline:
             rank: of this pipeline among those that share the partitions.
             excluded: whose events are left out.
             on_gap: `stop`, or `record`: go on behind records that retention took, and say so for good.
+            retention_seconds: how long the records of a topic are kept, where that is known; for telemetry.
             observe: hears about once a second of next offsets, of the end offsets known last, and which partitions wait for others.
 
         Raises:
@@ -193,6 +195,7 @@ class Pipeline:
         self._rank = rank
         self._excluded = excluded
         self._on_gap = on_gap
+        self._retention_seconds = dict(retention_seconds)
         self._observe = observe
         self._ends: dict[TopicPartition, int] = {}
         kinds = topics.kinds()
@@ -550,6 +553,7 @@ class Pipeline:
 
     def _tell_lag(self, ends: Mapping[TopicPartition, int], now: float) -> None:
         telemetry = self._telemetry
+        telemetry.unaccounted.set(sum(reader.audit.num_unaccounted for reader in self._readers.values()))
         telemetry.dedup_ids.set(sum(len(reader.dedup) for reader in self._readers.values()))
         paused = Counter(topic for topic, _ in self._paused)
         for (topic, partition), reader in self._readers.items():
@@ -567,6 +571,8 @@ class Pipeline:
                 telemetry.lag_records.labels(*labels).set(lag)
                 behind = now - reader.newest_record_us / 1e6 if lag and reader.newest_record_us > 0 else 0
                 telemetry.lag_seconds.labels(*labels).set(max(behind, 0))
+                if topic in self._retention_seconds:
+                    telemetry.retention_headroom.labels(*labels).set(self._retention_seconds[topic] - max(behind, 0))
 
     def _tell_waiting(self) -> None:
         """Say once per pause which event would close the lists that are open: event time moves with events only."""

@@ -59,6 +59,12 @@ class Telemetry:
         self.next_offset = gauge("consumer_next_offset", "Offset of the next record to read.", by_partition)
         self.committed_offset = gauge("consumer_committed_offset", "Offset in the consumer group, advisory.", by_partition)
         self.end_offset = gauge("consumer_end_offset", "Offset that the next record gets.", by_partition)
+        self.retention_headroom = gauge(
+            "consumer_retention_headroom_seconds",
+            "How long until the broker may delete the next record; of topics that are kept for ever, or of which that is unknown, none.",
+            by_partition,
+        )
+        self.unaccounted = gauge("records_unaccounted", "Records consumed of which nobody knows what became; must be 0.")
         self.watermark = gauge("consumer_watermark_timestamp_seconds", "A partition's own watermark, in event time.", by_partition)
         self.assigned_partitions = gauge("consumer_assigned_partitions", "Partitions that are read.", by_topic)
         self.paused_partitions = gauge("consumer_paused_partitions", "Partitions that wait for others.", by_topic)

@@ -172,6 +172,7 @@ class LearnRole:
             clock=self._clock,
             rank=ranks.rank,
             excluded=wiring.excluded(settings, start.standing),
+            retention_seconds=admin.retention_seconds(topics.kinds()),
             observe=progress.observe,
         )
         version = checkpointer.store.version(start.version) if start.version else None
@@ -207,6 +208,8 @@ class LearnRole:
         anew = replay is not None and replay.mode == "anew"
         stream = pipeline.batches(_replayed(start, ranks.rank), until if anew else None, end=anew and shadow)
         over = (lambda: _has_read(pipeline, until)) if shadow else lambda: False
+        if replay is not None:
+            stream = _told(stream, pipeline, until, self._telemetry.replay_progress.labels(replay.into).set)
         batches = self._until_stopped(_watched(stream, watchdog, source), checkpointer, over)
         try:
             for report in train(
@@ -502,6 +505,18 @@ def _watched(batches: Iterator[Batch | None], watchdog: Watchdog, source: KafkaS
         yield batch
         if watchdog.asks():
             source.rebuild("stall")
+
+
+def _told(
+    batches: Iterator[Batch | None], pipeline: Pipeline, until: Mapping[TopicPartition, int], tell: Callable[[float], object]
+) -> Iterator[Batch | None]:
+    """The same batches; how much of a replay is read is told after each."""
+    total = sum(max(0, end - pipeline.next_offsets()[tp]) for tp, end in until.items())
+    for batch in batches:
+        yield batch
+        offsets = pipeline.next_offsets()
+        left = sum(max(0, end - offsets[tp]) for tp, end in until.items())
+        tell(1 - left / total if total else 1)
 
 
 def _has_read(pipeline: Pipeline, until: Mapping[TopicPartition, int]) -> bool:

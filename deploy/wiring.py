@@ -35,6 +35,7 @@ def new_pipeline(
     clock: Callable[[], float],
     rank: int = 0,
     excluded: Exclusions | None = None,
+    retention_seconds: Mapping[str, float] = {},
     observe: Callable[[Mapping[TopicPartition, int], Mapping[TopicPartition, int], Collection[TopicPartition]], object] = lambda *_: None,
 ) -> tuple[Pipeline, DeadLetters]:
     """Return the pipeline of these settings, and where it sets records aside; see `Pipeline` for the arguments.
@@ -55,6 +56,7 @@ def new_pipeline(
         rank=rank,
         excluded=excluded,
         on_gap=settings.kafka.on_gap,
+        retention_seconds=retention_seconds,
         observe=observe,
     )
     return pipeline, dead_letters

@@ -66,6 +66,7 @@ class Telemetry:
         self.journaled = counter("journal_records_total", "Records journaled.", "kind")
         self.journal_size = gauge("journal_size_bytes", "Bytes that this owner has journaled.")
         self.recoveries = counter("learner_recoveries_total", "Starts that went on from a checkpoint, by what was found.", "cause")
+        self.replay_progress = gauge("replay_progress_ratio", "How much of an ordered replay is read; by where it leads.", "target")
         self.replayed = counter("learner_replayed_steps_total", "Steps done again from the journal.")
 
         for kind in ("step", "outcome"):

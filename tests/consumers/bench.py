@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry
@@ -30,6 +30,7 @@ class Bench:
     shelf: Shelf = field(default_factory=Shelf)
     excluded: Exclusions | None = None
     on_gap: str = STOP
+    retention_seconds: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -45,6 +46,7 @@ class Bench:
             telemetry=telemetry,
             excluded=self.excluded,
             on_gap=self.on_gap,
+            retention_seconds=self.retention_seconds,
         )
 
     def live(self) -> Iterator[Batch]:

@@ -52,6 +52,27 @@ def test_lag_is_zero_when_caught_up_and_counts_what_waits() -> None:
     assert bench.count("consumer_assigned_partitions", topic="clicks") == 2
 
 
+def test_headroom_is_retention_less_how_far_we_are_behind_and_every_record_is_accounted_for() -> None:
+    bench = Bench(shop(1, 400).reader(max_records=60), retention_seconds={"exposures": 604_800.0})
+    batches = bench.pipeline.batches()
+    next(batches)
+    bench.clock.advance(10_000)
+    next(batches)
+    where = {"topic": "exposures", "partition": "0"}
+    behind = bench.count("consumer_lag_seconds", **where)
+    assert behind > 0
+    assert bench.count("consumer_retention_headroom_seconds", **where) == 604_800 - behind
+    assert bench.count("consumer_retention_headroom_seconds", topic="clicks") == 0, "nothing is said of a topic that is kept for ever"
+    assert bench.count("records_unaccounted") == 0
+    reader = bench.pipeline.audits()["clicks", 0]
+    reader.num_records += 3
+    while not bench.log.exhausted:
+        next(batches)
+    bench.clock.advance(10)
+    next(batches)
+    assert bench.count("records_unaccounted") == 3
+
+
 def test_every_series_has_the_prefix_and_a_sentence() -> None:
     registry = CollectorRegistry()
     Telemetry(registry)

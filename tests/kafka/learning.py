@@ -127,14 +127,14 @@ class Learner:
 
     def __init__(self, settings: Settings, each: Each = lambda report, trainer: None, **given: Any) -> None:
         self.store = Store(settings.store.root)
-        self._role = LearnRole(settings, **given)
+        self.role = LearnRole(settings, **given)
         self._each = each
         self._error: BaseException | None = None
         self._thread = Thread(target=self._run)
 
     def _run(self) -> None:
         try:
-            self._role.run(self._each)
+            self.role.run(self._each)
         except BaseException as error:
             self._error = error
 
@@ -143,7 +143,7 @@ class Learner:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._role.stop()
+        self.role.stop()
         self.join()
 
     def join(self) -> None:

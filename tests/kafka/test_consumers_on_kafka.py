@@ -339,6 +339,13 @@ def test_a_topic_has_an_id_that_changes_when_it_is_made_again(admin: KafkaAdmin,
     assert admin.topic_ids()[topic] != first
 
 
+def test_how_long_records_are_kept_is_told_of_topics_that_do_not_keep_them_for_ever(admin: KafkaAdmin, topic: str) -> None:
+    configs = {"hour": {"retention.ms": "3600000"}, "ever": {"retention.ms": "-1"}, "compacted": {"cleanup.policy": "compact"}}
+    for name, config in configs.items():
+        admin.create_topic(f"{topic}-{name}", 1, config=config)
+    assert admin.retention_seconds(f"{topic}-{name}" for name in [*configs, "nowhere"]) == {f"{topic}-hour": 3600}
+
+
 # --- the sink -----------------------------------------------------------------------------------------------------------------------
 
 

@@ -105,6 +105,8 @@ def test_a_running_learner_goes_back_and_repeats_it_bit_by_bit(shop: Shop, root:
 
         learner.until(look)
         after = learner.version(lambda version: version.epoch == 3)
+        progress = learner.role.registry.get_sample_value("steelyard_replay_progress_ratio", {"target": "live"})
+    assert progress == 1
     assert states == [orders.TAKEN] * (before.step - version.step), "each step was done again, once"
     assert announced == sorted(announced, key=str), "what serves did not go back"
     assert (after.step, trained(after), after.next_offsets) == (before.step, trained(before), shop.ends)
