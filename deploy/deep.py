@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from consumers.errors import LogTruncated
 from consumers.kafka_source import KafkaSource
 from consumers.pipeline import FLUSH, Pipeline, Replayed, turns_of
 from consumers.source import Source
@@ -61,7 +62,7 @@ def deep(settings: Settings, store: Store, out: Output) -> Deep:
                         passed.append(compared)
         except Unlearnable as error:
             return Check(step="state", outcome="undecided", text=str(error), num_compared=len(passed))
-        except (LogRewritten, Corrupt) as error:
+        except (LogRewritten, LogTruncated, Corrupt) as error:
             return Check(step="state", outcome="differs", text=str(error), num_compared=len(passed))
         wrong = [each for each in passed if each.differs]
         if not wrong:
@@ -95,6 +96,7 @@ def relearn(
     Raises:
         Unlearnable: another environment, other settings, several ranks, or an order in between: it would rightly end on other bytes.
         LogRewritten: the log does not give any more what was journaled.
+        LogTruncated: the record that `since` consumed last is another one.
         Corrupt: a file or a frame does not hold.
     """
     _refuse(settings, store, since, until)
