@@ -139,7 +139,9 @@ class _Again:
         self._compare(*_at(self._since))
         number = 0
         for batch in self._pipeline.batches(self._feed()):
-            if batch is not None and not self._over:
+            if batch is not None and number == len(self._steps):  # was ready when `until` was cut, and is not journaled
+                self._end()
+            elif batch is not None:
                 place, step, outcome = self._steps[number]
                 self._step(batch, step, outcome)
                 self._compare(place, 0)
@@ -161,11 +163,13 @@ class _Again:
             yield Replayed(part.turns[done:], part.cause)
             place, done = behind, 0
         yield from self._between(place, done, self._last, self._steps[-1][1].step if self._steps else self._since.step)
-        self._give_up(place)
+        self._end()
+        yield Replayed((), FLUSH)  # gives control back
+
+    def _end(self) -> None:
         for place in list(self._left):
             self._give_up(place)
         self._over = True
-        yield Replayed((), FLUSH)  # gives control back
 
     def _between(self, place: Place, done: int, turns: Sequence[Turn], number: int) -> Iterator[Replayed]:
         """Do the turns behind step `number` that a checkpoint contains, and compare it."""

@@ -47,6 +47,18 @@ def test_every_version_of_a_learner_that_crashed_has_the_bytes_of_one_that_did_n
     assert not [each for each in relearn(SETTINGS, store, shop.log.reader(), half, last) if each.differs]
 
 
+def test_a_version_may_be_cut_while_another_batch_is_ready(tmp_path: Path) -> None:
+    shop = Shop.invented(3, 60)
+    small = replace(SETTINGS, learner=replace(SETTINGS.learner, batch=4, publish_every_seconds=0.01))
+    live(tmp_path, shop.log, FaultyDisk(), 5, settings=small, named=small)
+    store = Store(tmp_path)
+    first, *others = store.versions()
+    for until in others[::4]:
+        passed = list(relearn(small, store, shop.log.reader(), first, until))
+        assert [each.version for each in passed] == [version.name for version in others if version.seq <= until.seq]
+        assert not [each for each in passed if each.differs]
+
+
 def test_a_learner_with_other_random_numbers_after_a_crash_is_found_out(shop: Shop, tmp_path: Path) -> None:
     other = replace(SETTINGS, learner=replace(SETTINGS.learner, seed=1))
     crashed(tmp_path, shop, settings=other)

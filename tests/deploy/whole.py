@@ -84,17 +84,18 @@ def live(
     seed: int = 0,
     *,
     settings: Settings = SETTINGS,
+    named: Settings = SETTINGS,
     checkpointer: Callable[[Path, Disk, Callable[[], float]], Checkpointer] = Checkpointer,
     keep_tail: bool = True,
 ) -> None:
-    """One life of it, to the end of the log; `seed` decides what the polls give and how the clock moves."""
+    """One life of it, to the end of the log; `seed` decides what the polls give and how the clock moves; manifests say `named`."""
     torch.set_num_threads(1)
     random, clock = Random(seed), ManualClock()
     own, journal = checkpointer(root, disk, clock), Journal(root, disk)
     trainer = Trainer(settings.learner, Weigher(settings.weighting))
     batch = BatchConfig(size=settings.learner.batch, flush_seconds=settings.learner.flush_seconds)
     bench = Bench(log.reader(max_records=25, random=random), batch=batch, clock=clock)
-    identity = Identity(config_sha256=config_sha256(SETTINGS), fingerprint=fingerprint(SETTINGS, OneRank()), inputs={})
+    identity = Identity(config_sha256=config_sha256(named), fingerprint=fingerprint(named, OneRank()), inputs={})
     new = cut(0, offsets={}, config_sha256=identity.config_sha256, fingerprint=dict(identity.fingerprint))
     try:
         acquired = own.acquire(journal, cut_for_new_store=new, keep_tail=keep_tail)
