@@ -237,8 +237,17 @@ class Checkpointer:
         self._standing = msgspec.structs.replace(self._standing, **changes)
 
     def read(self, version: Version, path: str) -> bytes:
-        """Return a file of a version, checked against its digest; Corrupt if it does not hold or is not named (`Store.read`)."""
-        return self.store.read(version, path)
+        """Return a file of a version, checked against its digest; Corrupt if it does not hold or is not named (`Store.read`).
+
+        Raises:
+            Fenced: it does not hold, and there is a newer owner, who may have retired it: that is no damage.
+        """
+        try:
+            return self.store.read(version, path)
+        except Corrupt:
+            with self._step("C8", self._root / "epoch"):
+                self._refuse_if_fenced()
+            raise
 
     def save(self, files: Mapping[str, bytes], cut: Cut, standing: Standing | None = None) -> Version:
         """Make a checkpoint durable (C4 to C10), the next in number; nothing outside hears of it before `announce`.

@@ -360,6 +360,17 @@ def test_a_start_whose_number_an_older_owner_takes_at_the_last_moment_goes_on_fr
     assert (newest.name, newest.kind, newest.parent) == ("v000003", "fence", "v000002")
 
 
+def test_an_owner_whose_successor_retired_what_it_is_about_to_load_is_fenced_and_reports_no_damage(tmp_path: Path) -> None:
+    (version,) = saved(tmp_path, 1)
+    sleeper = owner(tmp_path)
+    successor = owner(tmp_path)
+    for step in range(2, 8):
+        successor.announce(successor.save(files(step), cut(step)))
+    assert successor.prune(5) == [version.name, "v000005"]
+    with pytest.raises(Fenced, match="owner epoch 2 is fenced"):
+        sleeper.read(version, "model.safetensors")
+
+
 def test_owners_that_start_at_the_same_time_get_different_epochs_and_the_newer_one_wins(tmp_path: Path) -> None:
     disk = FaultyDisk(on("create", 0, Meanwhile(lambda: owner(tmp_path))))
     assert start(Checkpointer(tmp_path, disk, lambda: 0.0), tmp_path, disk).epoch == 2
