@@ -497,6 +497,18 @@ def test_a_crash_while_pruning_never_leaves_a_version_without_its_files(tmp_path
         assert recovered.name == "v000009"
 
 
+def test_a_segment_that_the_journal_begins_while_others_are_retired_stays(tmp_path: Path) -> None:
+    disk, journal = FaultyDisk(), Journal(tmp_path, Disk(), segment_bytes=1)
+    checkpointer = Checkpointer(tmp_path, disk, lambda: LONG_AFTER)
+    checkpointer.acquire(journal, cut_for_new_store=cut(0))
+    rotate = Meanwhile(lambda: journal.append(Step(1, (Part((), "full"),))))
+    disk.plan = lambda call: rotate if (call.op, call.path.name) == ("listdir", "journal") else None
+    checkpointer.prune(5)
+    journal.close()
+    assert [path.name for path in sorted((tmp_path / "journal").iterdir())] == [span.segment for span in journal.spans]
+    assert len(journal.spans) == 2
+
+
 def test_old_claims_are_swept_but_the_newest_stay(tmp_path: Path) -> None:
     for _ in range(103):
         checkpointer = owner(tmp_path)
