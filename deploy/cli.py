@@ -47,6 +47,7 @@ Execute = Annotated[bool, typer.Option("--execute/--dry-run", help="Carry the pl
 Export = Annotated[bool, typer.Option("--export", help="Print Kafka's CSV: topic,partition,offset.")]
 Datetime = Annotated[str | None, typer.Option("--to-datetime", metavar="TIME", help="ISO 8601; without an offset it is UTC.")]
 Duration = Annotated[str | None, typer.Option("--by-duration", metavar="P1D", help="Back from now.")]
+LinesFile = Annotated[str, typer.Argument(metavar="FILE|-", help="NDJSON; - is standard input.")]
 VersionName = Annotated[str, typer.Argument(metavar="VERSION|@ALIAS", show_default=False)]
 
 
@@ -396,7 +397,7 @@ def verify_checkpoints(
 
 
 @events_app.command()
-def validate(file: Annotated[str, typer.Argument(metavar="FILE|-", help="NDJSON; - is standard input.")], as_json: Json = False) -> None:
+def validate(file: LinesFile, as_json: Json = False) -> None:
     """Check every line, or the one object of the file, as an event; exit 1 if one is not."""
     from deploy import events
 
@@ -406,7 +407,7 @@ def validate(file: Annotated[str, typer.Argument(metavar="FILE|-", help="NDJSON;
 
 @events_app.command()
 def send(
-    file: Annotated[str, typer.Argument(metavar="FILE|-", help="NDJSON; - is standard input.")],
+    file: LinesFile,
     topic: Annotated[str, typer.Option(metavar="TOPIC")],
     rate: Annotated[str | None, typer.Option(metavar="N/s", help="At most so many a second, such as 100/s.")] = None,
     config: Config = None,
