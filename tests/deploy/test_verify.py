@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 
 from consumers.audit import Hasher
 from deploy import history, verify
+from deploy.rate import Throttle
 from learner.artifact import Store, Version
 from learner.blobs import Disk
 from learner.journal import Journal, Part, Step
 from tests.deploy.stores import SEGMENT, A, B, audit, change, clicks, consumed
+from tests.fakes.clock import ManualClock
 from tests.fakes.log import Log
 from tests.fakes.paper import Paper
 from weighting.sample import Slice, Turn
@@ -26,12 +28,13 @@ from weighting.sample import Slice, Turn
 CUTS = [{A: 0, B: 0}, {A: 10, B: 5}, {A: 20, B: 12}, {A: 40, B: 30}]
 
 
-def run(root: Path, log: Log, **given: Any) -> tuple[int, dict[str, Any]]:
+def run(root: Path, log: Log, pace: Callable[[], None] = lambda: None, **given: Any) -> tuple[int, dict[str, Any]]:
     paper = Paper()
     asked = verify.Log(
         topics=["clicks"],
         beginning_offsets=lambda topics: log.beginnings,
         open=lambda: contextlib.closing(log.reader()),
+        pace=pace,
     )
     code = verify.run(Store(root), asked, paper.output(as_json=True), **given)
     return code, paper.objects[0]
@@ -124,6 +127,17 @@ def test_a_record_that_counted_twice_or_never_is_a_difference(tmp_path: Path, ch
     code, said = run(tmp_path, log)
     assert code == 1
     assert ("log", "clicks[0]", [20, 40]) in wrong(said)
+
+
+def test_every_record_that_is_read_again_waits_for_its_turn_when_a_difference_is_narrowed_down_too(tmp_path: Path) -> None:
+    log, clock = clicks(50, 40), ManualClock(0.0)
+    consumed(tmp_path, log, CUTS)
+    throttle = Throttle(10, clock=clock, sleep=clock.advance)
+    assert run(tmp_path, log, pace=throttle.wait)[0] == 0
+    assert clock.seconds == pytest.approx(6.9)  # 70 records
+    log.records[B][17] = replaced(log.records[B][17], b"another")
+    assert run(tmp_path, log, pace=throttle.wait)[0] == 1
+    assert clock.seconds == pytest.approx(6.9 + 7.0 + 3.0)  # and 30 of one partition once more
 
 
 def test_a_record_without_an_outcome_is_a_difference(tmp_path: Path) -> None:
