@@ -6,10 +6,12 @@ our own. 4. Conservation: every record has exactly one outcome. 5. Where asked f
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from consumers.audit import Audit, Hasher
@@ -18,7 +20,9 @@ from consumers.source import Record, Source, TopicPartition
 from deploy import checkpoints, history
 from deploy.reread import between
 from deploy.terminal import Output
+from learner import verdict
 from learner.artifact import Corrupt, Store, Version
+from learner.blobs import Disk
 from weighting.sample import Slice
 
 _MODULUS = 1 << 64
@@ -65,8 +69,12 @@ def run(
     since: str | None = None,
     journal: Journal | None = None,
     deep: Deep | None = None,
+    clock: Callable[[], float] = time.time,
+    disk: Disk | None = None,
 ) -> int:
     """Verify a version, the newest by default, against the log since an earlier one. Return 0 equal, 1 different, 3 undecided.
+
+    What is decided is left in the store (`learner.verdict`), where that can be written to.
 
     Args:
         store: whose versions.
@@ -76,6 +84,8 @@ def run(
         since: of the earlier one; left out, the oldest that it came from whose next offsets are still retained.
         journal: narrows a difference down; without it the versions in between do.
         deep: step 5.
+        clock: seconds since the Unix epoch, for what is left in the store.
+        disk: to leave it with.
 
     Raises:
         VersionMissing: a version is not there.
@@ -99,7 +109,10 @@ def run(
         if deep is not None:
             checks.append(deep(start, version))
     checks += _conservation(version)
-    return _report(out, start, version, checks)
+    code = _report(out, start, version, checks)
+    if code != UNDECIDED:
+        _leave(store.root, disk or Disk(), start, version, checks, int(clock() * 1e6), out)
+    return code
 
 
 def _files(store: Store, version: Version) -> Check:
@@ -262,6 +275,14 @@ def _conservation(version: Version) -> list[Check]:
         return wrong
     total = sum(audit.num_records for audit in history.audits(version).values())
     return [Check(step="conservation", outcome="equal", text=f"all {total:,} records consumed so far have exactly one outcome")]
+
+
+def _leave(root: Path, disk: Disk, start: Version | None, version: Version, checks: Sequence[Check], now_us: int, out: Output) -> None:
+    num_differences, since = sum(check.outcome == "differs" for check in checks), start.name if start else None
+    try:
+        verdict.leave(root, disk, version=version.name, since=since, num_differences=num_differences, now_us=now_us)
+    except OSError as error:
+        out.tell(f"{root / verdict.FILE}: {error.strerror or error}: the verdict is not left in the store; /metrics keeps the one before")
 
 
 def _report(out: Output, start: Version | None, version: Version | None, checks: Sequence[Check]) -> int:
