@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from deploy import history, orders
 from deploy.errors import Unsafe, UsageError
 from deploy.terminal import Output, table
 from deploy.units import format_time
-from learner import manifest
 from learner.artifact import Corrupt, Store, Version
 from learner.blobs import Disk
 from learner.errors import StoreFailed
+from learner.retention import retire
 
 ANNOUNCED = "@announced"
 _SHOWN = ("format", "kind", "version", "epoch", "seq", "parent", "step", "samples", "offsets", "journal", "timeline", "watermark")
@@ -173,7 +171,7 @@ def prune(
         return 1
     try:
         for version in retired:
-            _retire(store.root, disk, version, int(clock() * 1e6))
+            retire(store.root, disk, version, int(clock() * 1e6))
     except OSError as error:
         raise StoreFailed(step="prune", path=store.root / "trash", cause=error) from error
     out.give({"retired": names, "bytes": size}, [f"{len(names)} versions retired, {size:,} bytes: {', '.join(names)}"])
@@ -225,15 +223,6 @@ def _needed(store: Store, versions: Sequence[Version], head: Version | None, dis
         before = [version.name for version in versions if history.orders_taken(version) < int(going_on["order"])]
         needed |= {*before[-1:]}  # the way back
     return needed
-
-
-def _retire(root: Path, disk: Disk, version: Version, now_us: int) -> None:
-    """Commit mark first, then files, so that no reader finds a version without them."""
-    for source in (root / manifest.mark_name(version.seq), version.path):
-        with contextlib.suppress(FileNotFoundError):  # the learner was quicker
-            disk.rename(source, root / "trash" / f"{now_us}-{source.name}")
-        disk.fsync_folder(source.parent)
-    disk.fsync_folder(root / "trash")
 
 
 def _names(store: Store) -> dict[str, list[str]]:

@@ -47,6 +47,7 @@ Execute = Annotated[bool, typer.Option("--execute/--dry-run", help="Carry the pl
 Export = Annotated[bool, typer.Option("--export", help="Print Kafka's CSV: topic,partition,offset.")]
 Datetime = Annotated[str | None, typer.Option("--to-datetime", metavar="TIME", help="ISO 8601; without an offset it is UTC.")]
 Duration = Annotated[str | None, typer.Option("--by-duration", metavar="P1D", help="Back from now.")]
+LinesFile = Annotated[str, typer.Argument(metavar="FILE|-", help="NDJSON; - is standard input.")]
 VersionName = Annotated[str, typer.Argument(metavar="VERSION|@ALIAS", show_default=False)]
 
 
@@ -195,6 +196,7 @@ def verify(
     version: Annotated[str | None, typer.Argument(metavar="VERSION|@ALIAS", help="Left out, the newest.")] = None,
     since: Annotated[str | None, typer.Option(metavar="VERSION", help="Left out, the oldest whose records are retained.")] = None,
     deep: Annotated[bool, typer.Option("--deep", help="Learn again what lies between, and compare the state to the byte.")] = False,
+    rate_limit: Annotated[str | None, typer.Option(metavar="N/s", help="Read at most so many records a second, such as 5000/s.")] = None,
     config: Config = None,
     sets: Sets = None,
     bootstrap_servers: Servers = None,
@@ -203,8 +205,10 @@ def verify(
     """Read Kafka again and compare with what the version says it consumed; exit 0 equal, 1 different, 3 cannot be decided."""
     settings = _settings(config, sets, bootstrap_servers)
     from deploy import operators
+    from deploy.rate import Throttle, parse
 
-    raise typer.Exit(operators.verify(settings, _out(as_json), version, since, deep=deep))
+    throttle = Throttle(parse(rate_limit, "--rate-limit"))
+    raise typer.Exit(operators.verify(settings, _out(as_json), version, since, deep=deep, pace=throttle.wait))
 
 
 @offsets_app.command("describe")
@@ -396,7 +400,7 @@ def verify_checkpoints(
 
 
 @events_app.command()
-def validate(file: Annotated[str, typer.Argument(metavar="FILE|-", help="NDJSON; - is standard input.")], as_json: Json = False) -> None:
+def validate(file: LinesFile, as_json: Json = False) -> None:
     """Check every line, or the one object of the file, as an event; exit 1 if one is not."""
     from deploy import events
 
@@ -406,7 +410,7 @@ def validate(file: Annotated[str, typer.Argument(metavar="FILE|-", help="NDJSON;
 
 @events_app.command()
 def send(
-    file: Annotated[str, typer.Argument(metavar="FILE|-", help="NDJSON; - is standard input.")],
+    file: LinesFile,
     topic: Annotated[str, typer.Option(metavar="TOPIC")],
     rate: Annotated[str | None, typer.Option(metavar="N/s", help="At most so many a second, such as 100/s.")] = None,
     config: Config = None,
@@ -417,10 +421,11 @@ def send(
     """Write every line that is an event to a topic, keyed by its client_id (an item by its object_id); exit 1 if one is not."""
     settings = _settings(config, sets, bootstrap_servers)
     from deploy import events
+    from deploy.rate import Throttle, parse
 
-    a_second = events.parse_rate(rate)
+    throttle = Throttle(parse(rate, "--rate"))
     with events.open_lines(file) as lines, events.writing(settings.kafka, topic) as sink:
-        raise typer.Exit(events.send(sink, lines, file, topic, settings.kafka.topics, _out(as_json), rate=a_second))
+        raise typer.Exit(events.send(sink, lines, file, topic, settings.kafka.topics, _out(as_json), pace=throttle.wait))
 
 
 @events_app.command()

@@ -8,7 +8,6 @@ import itertools
 import json
 import re
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -88,9 +87,7 @@ def send(
     topics: Topics,
     out: Output,
     *,
-    rate: float | None = None,
-    clock: Callable[[], float] = time.monotonic,
-    sleep: Callable[[float], None] = time.sleep,
+    pace: Callable[[], None] = lambda: None,
 ) -> int:
     """Write every line that is an event of this topic's kind, keyed as it must be; skip the others; return the exit code.
 
@@ -103,13 +100,10 @@ def send(
         topic: where to; one that `topics` does not name takes every kind.
         topics: what each topic carries.
         out: where to tell.
-        rate: at most so many records a second.
-        clock: monotonic seconds, for the rate.
-        sleep: waits.
+        pace: called before each record; waits where it should.
     """
     num_sent = num_refused = 0
     told: set[str] = set()
-    started = clock()
     for number, line in _numbered(lines):
         try:
             event = read(line, name, number, topics.kinds().get(topic) or kind_of(line))
@@ -119,8 +113,7 @@ def send(
                 out.tell(_told(name, number, error))
             told.add(error.error)
             continue
-        if rate is not None:
-            sleep(max(0.0, started + num_sent / rate - clock()))
+        pace()
         sink.send(topic, key_of(event), line)
         num_sent += 1
     sink.flush()
@@ -232,20 +225,6 @@ def write_schemas(folder: Path = SCHEMAS) -> list[Path]:
         path.write_text(json.dumps(schema, indent=2) + "\n", encoding="utf-8")
         written.append(path)
     return written
-
-
-def parse_rate(text: str | None, option: str = "--rate") -> float | None:
-    """Return events per second of `100/s`, None of None.
-
-    Raises:
-        UsageError: it is not a rate.
-    """
-    if text is None:
-        return None
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)/s", text)
-    if match is None or float(match[1]) <= 0:
-        raise UsageError(f"{option}: got {text!r}, expected a number a second, such as 100/s")
-    return float(match[1])
 
 
 def _numbered(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:

@@ -111,6 +111,7 @@ class LearnRole:
         self._diverged: Diverged | None = None
         self.registry = new_registry()
         self._consumer_telemetry, self._telemetry = ConsumerTelemetry(self.registry), Telemetry(self.registry)
+        self._telemetry.watch_verdicts(settings.store.root, self._disk)
 
     def run(self, each: Callable[[StepReport, Trainer], None] = lambda report, trainer: None) -> None:
         """Learn until told to end, then make the last checkpoint durable.

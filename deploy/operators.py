@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 
 from consumers.events import Kind
 from consumers.kafka_admin import KafkaAdmin
@@ -40,10 +41,18 @@ def cancel(settings: Settings, out: Output, *, yes: bool) -> int:
         return replays.cancel(Store(settings.store.root), _log(settings, admin), out, yes=yes)
 
 
-def verify(settings: Settings, out: Output, version: str | None, since: str | None, *, deep: bool = False) -> int:
+def verify(
+    settings: Settings,
+    out: Output,
+    version: str | None,
+    since: str | None,
+    *,
+    deep: bool = False,
+    pace: Callable[[], None] = lambda: None,
+) -> int:
     """Recount from Kafka; see `verify.run`."""
     with KafkaAdmin(settings.kafka) as admin:
-        log = verifying.Log(topics=_events(settings), beginning_offsets=admin.beginning_offsets, open=lambda: _reader(settings))
+        log = verifying.Log(topics=_events(settings), beginning_offsets=admin.beginning_offsets, open=lambda: _reader(settings), pace=pace)
         store, again = Store(settings.store.root), None
         if deep:
             from deploy import deep as learning

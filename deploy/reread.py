@@ -16,6 +16,8 @@ def between(
     starts: Mapping[TopicPartition, int],
     ends: Mapping[TopicPartition, int],
     advance: Callable[[int], None] = lambda num_offsets: None,
+    *,
+    pace: Callable[[], None] = lambda: None,
 ) -> Iterator[Record]:
     """Yield the records of ``[start, end)`` of each partition, in offset order within it.
 
@@ -24,6 +26,7 @@ def between(
         starts: first offsets; partitions that are not in it are left alone.
         ends: the offsets behind the last ones.
         advance: hears how many offsets were passed.
+        pace: called before each record; waits where it should.
 
     Raises:
         OffsetLost: a start is not retained any more.
@@ -40,7 +43,10 @@ def between(
     num_empty = 0
     while reached:
         records = source.poll(_POLL_SECONDS)
-        yield from (record for record in records if record.offset < ends[record.topic, record.partition])
+        for record in records:
+            if record.offset < ends[record.topic, record.partition]:
+                pace()
+                yield record
         before = sum(reached.values())
         reached = {tp: min(source.position(*tp), ends[tp]) for tp in reached}
         moved = sum(reached.values()) - before

@@ -6,19 +6,23 @@ our own. 4. Conservation: every record has exactly one outcome. 5. Where asked f
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from consumers.audit import Audit, Hasher
 from consumers.errors import OffsetLost
-from consumers.source import Source, TopicPartition
+from consumers.source import Record, Source, TopicPartition
 from deploy import checkpoints, history
 from deploy.reread import between
 from deploy.terminal import Output
+from learner import verdict
 from learner.artifact import Corrupt, Store, Version
+from learner.blobs import Disk
 from weighting.sample import Slice
 
 _MODULUS = 1 << 64
@@ -46,6 +50,7 @@ class Log:
     topics: Sequence[str]  #: of events; a compacted topic has nothing to recount
     beginning_offsets: Callable[[Iterable[str]], Mapping[TopicPartition, int]]
     open: Callable[[], AbstractContextManager[Source]]
+    pace: Callable[[], None] = lambda: None  #: called before each record; waits where it should
 
 
 Journal = Callable[[Version, Version], Sequence[Slice]]
@@ -64,8 +69,12 @@ def run(
     since: str | None = None,
     journal: Journal | None = None,
     deep: Deep | None = None,
+    clock: Callable[[], float] = time.time,
+    disk: Disk | None = None,
 ) -> int:
     """Verify a version, the newest by default, against the log since an earlier one. Return 0 equal, 1 different, 3 undecided.
+
+    What is decided is left in the store (`learner.verdict`), where that can be written to.
 
     Args:
         store: whose versions.
@@ -75,6 +84,8 @@ def run(
         since: of the earlier one; left out, the oldest that it came from whose next offsets are still retained.
         journal: narrows a difference down; without it the versions in between do.
         deep: step 5.
+        clock: seconds since the Unix epoch, for what is left in the store.
+        disk: to leave it with.
 
     Raises:
         VersionMissing: a version is not there.
@@ -98,7 +109,10 @@ def run(
         if deep is not None:
             checks.append(deep(start, version))
     checks += _conservation(version)
-    return _report(out, start, version, checks)
+    code = _report(out, start, version, checks)
+    if code != UNDECIDED:
+        _leave(store.root, disk or Disk(), start, version, checks, int(clock() * 1e6), out)
+    return code
 
 
 def _files(store: Store, version: Version) -> Check:
@@ -168,14 +182,14 @@ def _log(log: Log, start: Version, version: Version, kept: Sequence[Version], sl
     total = sum(ends[tp] - starts[tp] for tp in ends)
     try:
         with log.open() as source, out.progress("offsets re-read", total) as advance:
-            found |= _sums(source, starts, ends, skipped, advance)
+            found |= _sums(between(source, starts, ends, advance, pace=log.pace), skipped)
         wrong = [tp for tp in sorted(ends) if found[tp] != expected[tp]]
         if not wrong:
             num_records = sum(count for count, _ in found.values())
             text = f"{num_records:,} records in {len(ends)} partitions since {start.name}, read again: as many, with the same sum64"
             return [Check(step="log", outcome="equal", text=text)]
         with log.open() as source:
-            return [_narrowed(source, tp, expected[tp], found[tp], _steps(tp, kept, slices), skipped) for tp in wrong]
+            return [_narrowed(source, log.pace, tp, expected[tp], found[tp], _steps(tp, kept, slices), skipped) for tp in wrong]
     except OffsetLost as error:
         return [Check(step="log", outcome="undecided", text=f"retention went on meanwhile: {error}")]
 
@@ -184,20 +198,15 @@ def _between(before: Audit, after: Audit) -> tuple[int, int]:
     return after.num_records - before.num_records, (after.sum64 - before.sum64) % _MODULUS
 
 
-def _sums(
-    source: Source,
-    starts: Mapping[TopicPartition, int],
-    ends: Mapping[TopicPartition, int],
-    skipped: Mapping[TopicPartition, Sequence[tuple[int, int]]],
-    advance: Callable[[int], None],
-) -> dict[TopicPartition, tuple[int, int]]:
-    hashers = {tp: Hasher(*tp) for tp in starts}
+def _sums(records: Iterable[Record], skipped: Mapping[TopicPartition, Sequence[tuple[int, int]]]) -> dict[TopicPartition, tuple[int, int]]:
+    hashers: dict[TopicPartition, Hasher] = {}
     sums: dict[TopicPartition, tuple[int, int]] = {}
-    for record in between(source, starts, ends, advance):
+    for record in records:
         tp = (record.topic, record.partition)
+        hasher = hashers.get(tp) or hashers.setdefault(tp, Hasher(*tp))
         if not any(first <= record.offset < last for first, last in skipped.get(tp, ())):
             count, total = sums.get(tp, (0, 0))
-            sums[tp] = count + 1, (total + hashers[tp](record)) % _MODULUS
+            sums[tp] = count + 1, (total + hasher(record)) % _MODULUS
     return sums
 
 
@@ -216,6 +225,7 @@ def _steps(tp: TopicPartition, kept: Sequence[Version], slices: Sequence[Slice])
 
 def _narrowed(
     source: Source,
+    pace: Callable[[], None],
     tp: TopicPartition,
     expected: tuple[int, int],
     found: tuple[int, int],
@@ -225,7 +235,7 @@ def _narrowed(
     """Read one partition once more, part by part, and name the smallest range that holds the difference."""
     firsts, hasher = [part.start for part in steps], Hasher(*tp)
     sums = [(0, 0)] * len(steps)
-    for record in between(source, {tp: steps[0].start}, {tp: steps[-1].end}):
+    for record in between(source, {tp: steps[0].start}, {tp: steps[-1].end}, pace=pace):
         if not any(first <= record.offset < last for first, last in skipped.get(tp, ())):
             index = bisect_right(firsts, record.offset) - 1
             sums[index] = sums[index][0] + 1, (sums[index][1] + hasher(record)) % _MODULUS
@@ -265,6 +275,14 @@ def _conservation(version: Version) -> list[Check]:
         return wrong
     total = sum(audit.num_records for audit in history.audits(version).values())
     return [Check(step="conservation", outcome="equal", text=f"all {total:,} records consumed so far have exactly one outcome")]
+
+
+def _leave(root: Path, disk: Disk, start: Version | None, version: Version, checks: Sequence[Check], now_us: int, out: Output) -> None:
+    num_differences, since = sum(check.outcome == "differs" for check in checks), start.name if start else None
+    try:
+        verdict.leave(root, disk, version=version.name, since=since, num_differences=num_differences, now_us=now_us)
+    except OSError as error:
+        out.tell(f"{root / verdict.FILE}: {error.strerror or error}: the verdict is not left in the store; /metrics keeps the one before")
 
 
 def _report(out: Output, start: Version | None, version: Version | None, checks: Sequence[Check]) -> int:

@@ -36,7 +36,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -51,18 +50,15 @@ from learner.artifact import Store, Version
 from learner.blobs import Digest, Disk
 from learner.errors import Corrupt, Fenced, StoreError, StoreFailed
 from learner.journal import FOLDER as JOURNAL
-from learner.journal import Journal, Place, Record, Span, Step, Tail, segment_epoch, segment_name
+from learner.journal import Journal, Place, Record, Span, Step, Tail, segment_name
 from learner.journal import cut as cut_timeline
 from learner.journal import tail as read_tail
 from learner.manifest import Cut, Exclusions, Gap, Journaled, Manifest, Parent, Replay, Reset, Standing
+from learner.retention import Retention, needed
 
-MIN_KEEP = 5
 MAX_SHARED = 4
 _SHARED_BYTES = 1 << 20
 _FOLDERS = ("epoch", "man", "blobs", "journal", "control", "quarantine", "trash")
-_MAX_CLAIMS = 100
-_MAX_ORDER_BYTES = 1 << 20
-_LEFTOVER_US = 3600 * 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,7 +149,13 @@ class Checkpointer:
         self._parent: Version | None = None
         self._journal: Journal | None = None
         self._standing = Standing()
-        self._first_segment = ""
+        self._retention = Retention(
+            store=self.store,
+            disk=disk,
+            now_us=self._now_us,
+            standing=lambda: self.standing,
+            refuse_if_fenced=self._refuse_if_fenced,
+        )
 
     def look(
         self,
@@ -228,17 +230,24 @@ class Checkpointer:
     def standing(self) -> Standing:
         """What the next checkpoint will say of itself, with the timeline as it is now."""
         own = self._journal.spans if self._journal is not None else []
-        timeline = (*self._standing.timeline, *own)
-        first = next((index for index, span in enumerate(timeline) if span.segment == self._first_segment), 0)
-        return msgspec.structs.replace(self._standing, timeline=timeline[first:])
+        return msgspec.structs.replace(self._standing, timeline=self._retention.trimmed((*self._standing.timeline, *own)))
 
     def stand(self, **changes: Any) -> None:
         """Change what the next checkpoints say of themselves, by the fields of `Standing`; by the thread that submits them."""
         self._standing = msgspec.structs.replace(self._standing, **changes)
 
     def read(self, version: Version, path: str) -> bytes:
-        """Return a file of a version, checked against its digest; Corrupt if it does not hold or is not named (`Store.read`)."""
-        return self.store.read(version, path)
+        """Return a file of a version, checked against its digest; Corrupt if it does not hold or is not named (`Store.read`).
+
+        Raises:
+            Fenced: it does not hold, and there is a newer owner, who may have retired it: that is no damage.
+        """
+        try:
+            return self.store.read(version, path)
+        except Corrupt:
+            with self._step("C8", self._root / "epoch"):
+                self._refuse_if_fenced()
+            raise
 
     def save(self, files: Mapping[str, bytes], cut: Cut, standing: Standing | None = None) -> Version:
         """Make a checkpoint durable (C4 to C10), the next in number; nothing outside hears of it before `announce`.
@@ -305,78 +314,14 @@ class Checkpointer:
             artifact.announce(self._disk, self._root, version.name)
 
     def sweep(self) -> list[str]:
-        """Remove what crashes left behind (R6).
-
-        That is: folders of older owners that no manifest names, temporary files that are an hour old, all but the newest 100 claims. A
-        folder whose number has a damaged commit mark stays, as evidence.
-
-        Returns:
-            The names of the folders that were removed, below the root.
-
-        Raises:
-            Fenced: there is a newer owner.
-            StoreFailed: something could not be removed; the next sweep tries again.
-        """
+        """Remove what crashes left behind (R6); as `Retention.sweep`, with StoreFailed for what the system refuses."""
         with self._step("R6", self._root / "blobs"):
-            self._refuse_if_fenced()
-            manifests = self.store.manifests()
-            named = {found.path.name for found in manifests}
-            damaged = set(self.store.seqs()) - {found.seq for found in manifests}
-            swept = []
-            for name in self._disk.listdir(self._root / "blobs"):
-                epoch, _, seq = name.partition("-")
-                ours_to_judge = epoch.isdecimal() and seq.isdecimal() and int(epoch) < self._epoch
-                if ours_to_judge and name not in named and int(seq) not in damaged:
-                    try:
-                        blobs.remove_tree(self._disk, self._root / "blobs" / name)
-                    except OSError as error:
-                        if error.errno not in (errno.ENOENT, errno.ENOTEMPTY):
-                            raise
-                        continue  # its owner has woken up and is at work in it: left to the next sweep
-                    swept.append(f"blobs/{name}")
-            for folder in (self._root / "control", self._root / "man"):
-                for path in [folder / name for name in self._disk.listdir(folder) if name.endswith(".tmp")]:
-                    if self._now_us() - self._disk.modified_us(path) >= _LEFTOVER_US:
-                        self._disk.unlink(path)
-            for epoch_number in sorted(self._claims())[:-_MAX_CLAIMS]:
-                self._disk.unlink(self._claim_path(epoch_number))
-        return swept
+            return self._retention.sweep()
 
     def prune(self, keep: int) -> list[str]:
-        """Retire what is not needed any more in two phases: into ``trash/`` now, gone in a pass at least an hour later.
-
-        Kept are the newest `keep` checkpoints of the chain and of all; the newest wholly valid one; every one that an alias, the
-        announcement, a pin, an order not yet taken or a kept manifest's state names; and damaged ones. Other manifests go once `keep`
-        checkpoints are newer, or at once if the next one stands on the same state. Journal segments go when no kept manifest's timeline
-        names them.
-
-        Args:
-            keep: at least 5.
-
-        Returns:
-            The names of the versions that were retired.
-
-        Raises:
-            Fenced: there is a newer owner.
-            StoreFailed: the next pass goes on from there.
-        """
-        if keep < MIN_KEEP:
-            raise ValueError(f"keep: got {keep}, expected at least {MIN_KEEP}")
+        """Retire what is not needed any more; as `Retention.prune`, with StoreFailed for what the system refuses."""
         with self._step("C11", self._root / "trash"):
-            self._refuse_if_fenced()
-            self._empty_trash()
-            segments = self._disk.listdir(self._root / JOURNAL)
-            manifests = self.store.manifests()
-            old = self._old(manifests, keep)
-            for version in old:
-                self._retire(self._root / manifest.mark_name(version.seq), *([version.path] if version.files else []))
-            kept = [version for version in manifests if version not in old]
-            self._first_segment = next((span.segment for span in _needed(self.standing.timeline, kept)), "")
-            named = {span.segment for version in kept for span in version.timeline} | {span.segment for span in self.standing.timeline}
-            for segment in segments:
-                if segment not in named and 0 < segment_epoch(segment) <= self._epoch:
-                    self._retire(self._root / JOURNAL / segment)
-        return [version.name for version in old if version.kind == manifest.CHECKPOINT]
+            return self._retention.prune(keep)
 
     def _claim(self) -> int:
         """A1. Nothing is read back from the file: its name is the claim."""
@@ -390,7 +335,7 @@ class Checkpointer:
             while not claimed:
                 wanted = max(self._claims(), default=0) + 1
                 with contextlib.suppress(FileExistsError):  # another owner was quicker: the next number
-                    blobs.write_new(self._disk, self._claim_path(wanted), content)
+                    blobs.write_new(self._disk, self._root / "epoch" / f"{wanted:06d}", content)
                     claimed = wanted
             self._disk.fsync_folder(self._root / "epoch")
         return claimed
@@ -433,7 +378,7 @@ class Checkpointer:
         last_step = max([state.step, *(record.step for _, record in tail.records)])
         standing = msgspec.structs.replace(
             before,
-            timeline=_needed(tail.timeline, readable),
+            timeline=needed(tail.timeline, readable),
             resets=tuple(reset for reset in before.resets if reset.step <= last_step),
             bit_exact=before.bit_exact and newest.standing.world_size == world_size and cut.fingerprint == new.fingerprint,
             world_size=world_size,
@@ -479,7 +424,7 @@ class Checkpointer:
         """A4: the newest wholly valid checkpoint on the chain of `target`, else the origin. Damaged ones that are newer are added."""
         if target is None:
             return None
-        chain = [found for found in readable if found.seq <= target.seq and not _is_superseded(found.seq, target.standing)]
+        chain = [found for found in readable if found.seq <= target.seq and not target.standing.leaves_out(found.seq)]
         damaged, state = list(skipped), None
         for version in [found for found in chain if found.kind == manifest.CHECKPOINT]:
             try:
@@ -590,10 +535,11 @@ class Checkpointer:
                 raise
         return True
 
-    def _refuse_if_fenced(self) -> None:
-        """C8. Anyone who claimed later is the owner now."""
+    def _refuse_if_fenced(self) -> int:
+        """C8. The own epoch; anyone who claimed later is the owner now."""
         if self._epoch and (newest := max(self._claims(), default=0)) > self._epoch:
             raise Fenced(root=self._root, epoch=self._epoch, found=f"epoch {newest} was claimed after it")
+        return self._epoch
 
     @contextlib.contextmanager
     def _step(self, number: str, path: Path) -> Iterator[None]:
@@ -609,57 +555,6 @@ class Checkpointer:
         with contextlib.suppress(OSError):
             blobs.remove_tree(self._disk, folder)
 
-    def _old(self, manifests: Sequence[Version], keep: int) -> list[Version]:
-        """What `prune` may take, oldest first. The newest of the chain is wholly valid: this process verified or saved it."""
-        versions = [found for found in manifests if found.kind == manifest.CHECKPOINT]
-        chain = [version for version in versions if not _is_superseded(version.seq, self._standing)]
-        floor = chain[-keep].seq if len(chain) > keep else 0
-        old = [
-            found
-            for found, after in itertools.pairwise(manifests)
-            if found.kind != manifest.CHECKPOINT
-            and (found.seq < floor or (after.kind != manifest.CHECKPOINT and after.parent == found.parent))
-        ]
-        kept = [*chain[-keep:], *versions[-keep:]]
-        named = {*self.store.aliases().values(), self.store.announced(), *self._named_by_operators()}
-        named |= {found.parent for found in manifests if found.kind != manifest.CHECKPOINT and found not in old}
-        superfluous = [version for version in versions if version not in kept and version.name not in named]
-        return [*superfluous, *old]
-
-    def _named_by_operators(self) -> set[str]:
-        """Versions that a pin, or an order that is still to be taken, names."""
-        names: set[str] = set()
-        with contextlib.suppress(FileNotFoundError):
-            names |= set(self._disk.listdir(self._root / "control" / "pins"))
-        with contextlib.suppress(FileNotFoundError):
-            for name in self._disk.listdir(self._root / "control" / "orders"):
-                number, _, ending = name.partition(".")
-                if ending == "json" and number.isdecimal() and int(number) > self._standing.orders_taken:
-                    with contextlib.suppress(Corrupt, msgspec.DecodeError):
-                        data = blobs.read_small(self._disk, self._root, f"control/orders/{name}", max_bytes=_MAX_ORDER_BYTES)
-                        names.add(msgspec.json.decode(data, type=_Order).plan.version)
-        return names
-
-    def _retire(self, *sources: Path) -> None:
-        """Out of sight first, then gone; a manifest before its files, so that no reader finds a version without them."""
-        trash, now_us = self._root / "trash", self._now_us()
-        self._refuse_if_fenced()
-        for source in sources:
-            with contextlib.suppress(FileNotFoundError):
-                self._disk.rename(source, trash / f"{now_us}-{source.name}")
-            self._disk.fsync_folder(source.parent)
-        self._disk.fsync_folder(trash)
-
-    def _empty_trash(self) -> None:
-        for name in self._disk.listdir(self._root / "trash"):
-            thrown_us = name.partition("-")[0]
-            if thrown_us.isdecimal() and self._now_us() - int(thrown_us) >= _LEFTOVER_US:
-                path = self._root / "trash" / name
-                if path.is_dir():
-                    blobs.remove_tree(self._disk, path)
-                else:
-                    self._disk.unlink(path)
-
     def _make_folder(self, path: Path) -> bool:
         try:
             self._disk.mkdir(path)
@@ -669,9 +564,6 @@ class Checkpointer:
 
     def _claims(self) -> list[int]:
         return [int(name) for name in self._disk.listdir(self._root / "epoch") if name.isdecimal()]
-
-    def _claim_path(self, epoch: int) -> Path:
-        return self._root / "epoch" / f"{epoch:06d}"
 
     def _now_us(self) -> int:
         return int(self._clock() * 1_000_000)
@@ -742,31 +634,12 @@ class BackgroundWriter:
         return Saved(version=version, error=None)
 
 
-class _Plan(msgspec.Struct):
-    version: str = ""
-
-
-class _Order(msgspec.Struct):
-    plan: _Plan
-
-
-def _is_superseded(seq: int, standing: Standing) -> bool:
-    return any(first <= seq < end for first, end in standing.superseded)
-
-
 def _supersede(state: Version, readable: Sequence[Version], seqs: Sequence[int], next_seq: int) -> tuple[tuple[int, int], ...]:
     """Return what the chain of `state` leaves out, with what lies between it and the next manifest, if that is more than fences."""
     fences = {found.seq for found in readable if found.kind != manifest.CHECKPOINT}
     passed = [seq for seq in seqs if seq > state.seq and seq not in fences]
     before = [span for span in state.standing.superseded if span[1] > min(seqs)]
     return (*before, (state.seq + 1, next_seq)) if passed else tuple(before)
-
-
-def _needed(timeline: Sequence[Span], kept: Sequence[Version]) -> tuple[Span, ...]:
-    """Return a timeline from the oldest place on that one of these goes on from."""
-    places = [found.journal.place for found in kept if found.journal is not None]
-    first = next((index for index, span in enumerate(timeline) if any(span.holds(place) for place in places)), 0)
-    return tuple(timeline[first:])
 
 
 def _changed(standing: Standing, ordered: Directive, cut: Cut, skip: tuple[int, ...]) -> Standing:

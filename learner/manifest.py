@@ -136,6 +136,10 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     replay: Replay | None = None
     superseded: tuple[tuple[int, int], ...] = ()  #: numbers ``[from, to)`` of manifests that this one did not go on from
 
+    def leaves_out(self, seq: int) -> bool:
+        """Return whether manifest number `seq` is one that this one did not go on from."""
+        return any(first <= seq < end for first, end in self.superseded)
+
 
 class Cut(msgspec.Struct, frozen=True, kw_only=True, rename={"watermark_us": "watermark"}):
     """Where in the log and in training a checkpoint stands, as its owner tells it; the rest of the manifest is ours."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
+from learner import verdict
+from learner.blobs import Disk
 from learner.evaluation import Evaluation
 from learner.trainer import StepReport, Trainer
 from weighting.sample import Task
@@ -68,6 +71,8 @@ class Telemetry:
         self.recoveries = counter("learner_recoveries_total", "Starts that went on from a checkpoint, by what was found.", "cause")
         self.replay_progress = gauge("replay_progress_ratio", "How much of an ordered replay is read; by where it leads.", "target")
         self.replayed = counter("learner_replayed_steps_total", "Steps done again from the journal.")
+        self.verified = gauge("verify_last_success_timestamp_seconds", "When `steelyard verify` last found no difference; 0: never.")
+        self.differences = gauge("verify_differences", "What differed in the latest verdict of `steelyard verify`.")
 
         for kind in ("step", "outcome"):
             self.journaled.labels(kind)
@@ -84,6 +89,11 @@ class Telemetry:
         self.step_duration.labels("step")
         for task in Task:
             self.weight.labels(task)
+
+    def watch_verdicts(self, root: Path, disk: Disk) -> None:
+        """Let each scrape read what `steelyard verify` left in this store."""
+        self.verified.set_function(lambda: found.equal_us / 1e6 if (found := verdict.read(root, disk)) else 0.0)
+        self.differences.set_function(lambda: float(found.num_differences) if (found := verdict.read(root, disk)) else 0.0)
 
     def stepped(self, report: StepReport, trainer: Trainer, seconds: float) -> None:
         """Tell what a step saw."""

@@ -145,28 +145,10 @@ def test_an_object_over_several_lines_is_sent_as_one_record() -> None:
     assert (key, json.loads(value or b"")) == (b"c-1", json.loads(CLICK))
 
 
-def test_a_rate_is_kept_on_the_clock_that_is_given() -> None:
-    now = 0.0
-    waits: list[float] = []
-
-    def sleep(seconds: float) -> None:
-        nonlocal now
-        waits.append(seconds)
-        now += seconds
-
-    events.send(Shelf(), [CLICK] * 4, "x", "clicks", Topics(), Paper().output(), rate=2.0, clock=lambda: now, sleep=sleep)
-    assert waits == [0, 0.5, 0.5, 0.5]
-
-
-@pytest.mark.parametrize("text", ["100", "0/s", "-1/s", "1/m", "many/s"])
-def test_a_rate_without_its_unit_is_a_usage_error(text: str) -> None:
-    with pytest.raises(UsageError, match=f"--rate: got '{text}', expected a number a second, such as 100/s"):
-        events.parse_rate(text)
-
-
-def test_a_rate_is_read() -> None:
-    assert events.parse_rate("2.5/s") == 2.5
-    assert events.parse_rate(None) is None
+def test_each_record_that_is_sent_waits_for_its_turn() -> None:
+    shelf, waited = Shelf(), list[int]()
+    events.send(shelf, [CLICK, b"no event", CLICK], "x", "clicks", Topics(), Paper().output(), pace=lambda: waited.append(len(shelf.sent)))
+    assert waited == [0, 1]
 
 
 # --- tail ----------------------------------------------------------------------------------------------------------------------------

@@ -11,7 +11,10 @@ from consumers.kafka_admin import KafkaAdmin
 from consumers.kafka_options import KafkaConfig
 from consumers.source import TopicPartition
 from consumers.telemetry import Telemetry
-from deploy.learn import AdvisoryCommit
+from deploy.learn import AdvisoryCommit, LearnRole
+from deploy.settings import load
+from learner import verdict
+from learner.blobs import Disk
 from tests.learner.saving import saved
 
 
@@ -39,3 +42,10 @@ def test_an_advisory_commit_that_fails_once_is_no_warning_and_twice_in_a_row_it_
         commit(version)
     assert [record.levelname for record in caplog.records] == ["INFO", "INFO", "WARNING", "WARNING"]
     assert registry.get_sample_value("steelyard_consumer_committed_offset", {"topic": "clicks", "partition": "1"}) == 11
+
+
+def test_the_role_shows_what_was_verified_of_its_store(tmp_path: Path) -> None:
+    saved(tmp_path, 1)
+    role = LearnRole(load(None, {}, {"store.root": str(tmp_path)}))
+    verdict.leave(tmp_path, Disk(), version="v000002", since=None, num_differences=3, now_us=0)
+    assert role.registry.get_sample_value("steelyard_verify_differences") == 3

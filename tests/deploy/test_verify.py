@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,15 @@ from hypothesis import strategies as st
 
 from consumers.audit import Hasher
 from deploy import history, verify
+from deploy.rate import Throttle
+from learner import verdict
 from learner.artifact import Store, Version
 from learner.blobs import Disk
 from learner.journal import Journal, Part, Step
+from learner.verdict import Verdict
 from tests.deploy.stores import SEGMENT, A, B, audit, change, clicks, consumed
+from tests.fakes.clock import ManualClock
+from tests.fakes.disk import Fail, FaultyDisk, on
 from tests.fakes.log import Log
 from tests.fakes.paper import Paper
 from weighting.sample import Slice, Turn
@@ -26,12 +32,13 @@ from weighting.sample import Slice, Turn
 CUTS = [{A: 0, B: 0}, {A: 10, B: 5}, {A: 20, B: 12}, {A: 40, B: 30}]
 
 
-def run(root: Path, log: Log, **given: Any) -> tuple[int, dict[str, Any]]:
+def run(root: Path, log: Log, pace: Callable[[], None] = lambda: None, **given: Any) -> tuple[int, dict[str, Any]]:
     paper = Paper()
     asked = verify.Log(
         topics=["clicks"],
         beginning_offsets=lambda topics: log.beginnings,
         open=lambda: contextlib.closing(log.reader()),
+        pace=pace,
     )
     code = verify.run(Store(root), asked, paper.output(as_json=True), **given)
     return code, paper.objects[0]
@@ -124,6 +131,54 @@ def test_a_record_that_counted_twice_or_never_is_a_difference(tmp_path: Path, ch
     code, said = run(tmp_path, log)
     assert code == 1
     assert ("log", "clicks[0]", [20, 40]) in wrong(said)
+
+
+def test_every_record_that_is_read_again_waits_for_its_turn_when_a_difference_is_narrowed_down_too(tmp_path: Path) -> None:
+    log, clock = clicks(50, 40), ManualClock(0.0)
+    consumed(tmp_path, log, CUTS)
+    throttle = Throttle(10, clock=clock, sleep=clock.advance)
+    assert run(tmp_path, log, pace=throttle.wait)[0] == 0
+    assert clock.seconds == pytest.approx(6.9)  # 70 records
+    log.records[B][17] = replaced(log.records[B][17], b"another")
+    assert run(tmp_path, log, pace=throttle.wait)[0] == 1
+    assert clock.seconds == pytest.approx(6.9 + 7.0 + 3.0)  # and 30 of one partition once more
+
+
+def test_a_verdict_is_left_in_the_store_with_when_all_was_equal_last(tmp_path: Path) -> None:
+    log, clock = clicks(50, 40), ManualClock(1000.0)
+    consumed(tmp_path, log, CUTS)
+    assert run(tmp_path, log, clock=clock)[0] == 0
+    equal = verdict.read(tmp_path, Disk())
+    assert equal == Verdict(version="v000005", since="v000002", num_differences=0, at_us=1_000_000_000, equal_us=1_000_000_000)
+    for tp, at in ((A, 3), (B, 17)):
+        log.records[tp][at] = replaced(log.records[tp][at], b"another")
+    clock.advance(60)
+    assert run(tmp_path, log, clock=clock)[0] == 1
+    differs = verdict.read(tmp_path, Disk())
+    assert differs == Verdict(version="v000005", since="v000002", num_differences=2, at_us=1_060_000_000, equal_us=1_000_000_000)
+
+
+def test_what_cannot_be_decided_leaves_the_verdict_before(tmp_path: Path) -> None:
+    log = clicks(50, 40)
+    consumed(tmp_path, log, CUTS)
+    run(tmp_path, log)
+    before = verdict.read(tmp_path, Disk())
+    log.beginnings |= {A: 50, B: 40}
+    assert run(tmp_path, log)[0] == 3
+    assert verdict.read(tmp_path, Disk()) == before is not None
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_a_store_that_may_not_be_written_to_is_told_in_one_line_and_changes_no_exit_code(tmp_path: Path, code: int) -> None:
+    log, paper = clicks(50, 40), Paper()
+    consumed(tmp_path, log, CUTS)
+    log.records[B][17] = replaced(log.records[B][17], b"another") if code else log.records[B][17]
+    asked = verify.Log(topics=["clicks"], beginning_offsets=lambda topics: log.beginnings, open=lambda: contextlib.closing(log.reader()))
+    disk = FaultyDisk(on("create", 0, Fail(errno.EACCES)))
+    assert verify.run(Store(tmp_path), asked, paper.output(as_json=True), disk=disk) == code
+    (told,) = paper.told
+    assert told == f"{tmp_path}/control/verified.json: injected: the verdict is not left in the store; /metrics keeps the one before"
+    assert verdict.read(tmp_path, Disk()) is None
 
 
 def test_a_record_without_an_outcome_is_a_difference(tmp_path: Path) -> None:

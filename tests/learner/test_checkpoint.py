@@ -360,6 +360,17 @@ def test_a_start_whose_number_an_older_owner_takes_at_the_last_moment_goes_on_fr
     assert (newest.name, newest.kind, newest.parent) == ("v000003", "fence", "v000002")
 
 
+def test_an_owner_whose_successor_retired_what_it_is_about_to_load_is_fenced_and_reports_no_damage(tmp_path: Path) -> None:
+    (version,) = saved(tmp_path, 1)
+    sleeper = owner(tmp_path)
+    successor = owner(tmp_path)
+    for step in range(2, 8):
+        successor.announce(successor.save(files(step), cut(step)))
+    assert successor.prune(5) == [version.name, "v000005"]
+    with pytest.raises(Fenced, match="owner epoch 2 is fenced"):
+        sleeper.read(version, "model.safetensors")
+
+
 def test_owners_that_start_at_the_same_time_get_different_epochs_and_the_newer_one_wins(tmp_path: Path) -> None:
     disk = FaultyDisk(on("create", 0, Meanwhile(lambda: owner(tmp_path))))
     assert start(Checkpointer(tmp_path, disk, lambda: 0.0), tmp_path, disk).epoch == 2
@@ -484,6 +495,18 @@ def test_a_crash_while_pruning_never_leaves_a_version_without_its_files(tmp_path
         recovered = recover(root)
         assert recovered is not None
         assert recovered.name == "v000009"
+
+
+def test_a_segment_that_the_journal_begins_while_others_are_retired_stays(tmp_path: Path) -> None:
+    disk, journal = FaultyDisk(), Journal(tmp_path, Disk(), segment_bytes=1)
+    checkpointer = Checkpointer(tmp_path, disk, lambda: LONG_AFTER)
+    checkpointer.acquire(journal, cut_for_new_store=cut(0))
+    rotate = Meanwhile(lambda: journal.append(Step(1, (Part((), "full"),))))
+    disk.plan = lambda call: rotate if (call.op, call.path.name) == ("listdir", "journal") else None
+    checkpointer.prune(5)
+    journal.close()
+    assert [path.name for path in sorted((tmp_path / "journal").iterdir())] == [span.segment for span in journal.spans]
+    assert len(journal.spans) == 2
 
 
 def test_old_claims_are_swept_but_the_newest_stay(tmp_path: Path) -> None:
