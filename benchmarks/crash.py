@@ -615,7 +615,8 @@ class Run:
             checks: list[dict[str, Any]] = json.loads(out.read_text())["checks"]
             return next(check for check in checks if check["step"] == "state"), checks
         except (ValueError, KeyError, StopIteration) as error:
-            raise Failed(f"verify --deep said nothing of the state:\n{out.read_text()[-2000:]}\n{err.read_text()[-3000:]}") from error
+            text = f"verify --deep said nothing of the state ({error!r}):\n{out.read_text()[-2000:]}\n{err.read_text()[-3000:]}"
+            return {"outcome": "undecided", "text": text, "num_compared": 0, "versions": []}, []
 
 
 # --- the oracle's own eyes: nothing of the code under test ------------------------------------------------------------------------
