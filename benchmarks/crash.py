@@ -472,15 +472,20 @@ class Run:
         until = time.monotonic() + seconds
         self._wait(lambda: time.monotonic() >= until, "a pause is over")
 
-    def _wait(self, done: Callable[[], bool], what: str) -> None:
-        deadline = time.monotonic() + PATIENCE_SECONDS
+    def _wait(
+        self, done: Callable[[], bool], what: str, progress: Callable[[], object] = lambda: None, look_seconds: float = 0.005
+    ) -> None:
+        """Wait until it is done; for how long nothing may get on, as `progress` tells it, has a limit."""
+        known, deadline = progress(), time.monotonic() + PATIENCE_SECONDS
         while True:
             self._tick()
             if done():
                 return
+            if (found := progress()) != known:
+                known, deadline = found, time.monotonic() + PATIENCE_SECONDS
             if time.monotonic() > deadline:
                 raise Failed(f"waited in vain until {what}.\nlearner:\n{self._learner.log_tail()}\nserver:\n{self._server.log_tail()}")
-            time.sleep(0.005)
+            time.sleep(look_seconds)
 
     def _tick(self, *, restart: bool = True) -> None:
         """Look at everything once: who is live, who has ended by itself."""
@@ -531,7 +536,7 @@ class Run:
             return all(newest["offsets"][topic][str(p)] > part[-1].offset for (topic, p), part in records.items())
 
         try:
-            self._wait(drained, "everything is learned")
+            self._wait(drained, "everything is learned", lambda: (newest_checkpoint(self._root) or {}).get("samples"), 0.5)
         except Failed as error:
             print(f"the learner did not drain: {error}", file=sys.stderr)
 
