@@ -190,6 +190,28 @@ def until(found: Callable[[], T | None], over: Callable[[], bool] = lambda: Fals
         again.wait(0.02)
 
 
+def words(settings: Settings) -> list[str]:
+    """The settings of a shop's learner, as a command line says them."""
+    kafka, join, learner = settings.kafka, settings.join, settings.learner
+    windows = ("click_window", "observation_window", "attribution_window", "grace", "idle_timeout")
+    given = {
+        "store.root": settings.store.root,
+        "store.keep": settings.store.keep,
+        "kafka.bootstrap_servers": kafka.bootstrap_servers,
+        "kafka.group_id": kafka.group_id,
+        "kafka.stall": f"{kafka.stall_seconds:.0f}s",
+        "observability.metrics_port": 0,
+        **{f"kafka.options.{name}": value for name, value in kafka.options.items()},
+        **{f"kafka.topics.{name}": getattr(kafka.topics, name) for name in ("exposures", "clicks", "purchases", "dead_letter")},
+        "kafka.topics.items": "null",
+        **{f"join.{name}": f"{getattr(join, f'{name}_us') // SECOND}s" for name in windows},
+        **{f"learner.{name}": getattr(learner, name) for name in ("model", "tuning", "batch", "max_tokens")},
+        "learner.flush": f"{learner.flush_seconds * 1000:.0f}ms",
+        "learner.publish_every": f"{learner.publish_every_seconds * 1000:.0f}ms",
+    }
+    return [word for key, value in given.items() for word in ("--set", f"{key}={value}")]
+
+
 def told() -> tuple[Output, list[Any]]:
     """An output for programs, and what was written to it."""
     written: list[Any] = []

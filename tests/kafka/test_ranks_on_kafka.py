@@ -17,12 +17,10 @@ from consumers.audit import Hasher
 from deploy import operators, orders, replay
 from deploy.settings import Settings
 from learner.artifact import Store, Version
-from tests.consumers.shop import SECOND
 from tests.kafka.conftest import Cluster
-from tests.kafka.learning import Shop, open_shop, told, trained, until
+from tests.kafka.learning import Shop, open_shop, told, trained, until, words
 
 NUM_PARTITIONS = 3
-WINDOWS = ("click_window_us", "observation_window_us", "attribution_window_us", "grace_us", "idle_timeout_us")
 
 
 @dataclass(frozen=True)
@@ -56,24 +54,9 @@ class Group:
 @contextmanager
 def ranks(settings: Settings, num_ranks: int, log: Path) -> Iterator[Group]:
     """Run `steelyard learn` in so many ranks; leaving it sends SIGTERM, and every rank must end in good order."""
-    topics, learner = settings.kafka.topics, settings.learner
-    given = {
-        "store.root": settings.store.root,
-        "store.keep": settings.store.keep,
-        "kafka.bootstrap_servers": settings.kafka.bootstrap_servers,
-        "kafka.group_id": settings.kafka.group_id,
-        "observability.metrics_port": 0,
-        **{f"kafka.topics.{name}": getattr(topics, name) for name in ("exposures", "clicks", "purchases", "dead_letter")},
-        "kafka.topics.items": "null",
-        **{f"join.{name.removesuffix('_us')}": f"{getattr(settings.join, name) // SECOND}s" for name in WINDOWS},
-        **{f"learner.{name}": getattr(learner, name) for name in ("model", "tuning", "batch", "max_tokens")},
-        "learner.flush": f"{learner.flush_seconds * 1000:.0f}ms",
-        "learner.publish_every": f"{learner.publish_every_seconds * 1000:.0f}ms",
-    }
-    sets = [word for key, value in given.items() for word in ("--set", f"{key}={value}")]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(num_ranks), "--max_restarts", "3"]
     command += ["--monitor_interval", "0.1", "--standalone", "--local_addr", "127.0.0.1", "--no_python"]
-    command += [sys.executable, "-c", "from deploy.cli import main; main()", "learn", *sets]
+    command += [sys.executable, "-c", "from deploy.cli import main; main()", "learn", *words(settings)]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     with log.open("ab") as written, subprocess.Popen(command, stdout=written, stderr=written, env=env) as launcher:
         try:
