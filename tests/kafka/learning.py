@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from hashlib import blake2b
@@ -17,7 +18,7 @@ from consumers.events import encode_click, encode_exposure, encode_purchase
 from consumers.kafka_admin import KafkaAdmin, partition_of
 from consumers.kafka_sink import KafkaSink
 from consumers.source import TopicPartition
-from deploy import orders
+from deploy import operators, orders, replay
 from deploy.learn import LearnRole
 from deploy.settings import Settings
 from deploy.terminal import Output
@@ -221,6 +222,33 @@ def told() -> tuple[Output, list[Any]]:
 def trained(version: Version) -> Trained:
     """What a version says that it was trained on."""
     return Trained(**version.manifest["trained"])
+
+
+def early(store: Store) -> Version:
+    """A version from early in the log."""
+    versions = store.versions()
+    return next(version for version in versions if version.step >= versions[-1].step // 4)
+
+
+def give(settings: Settings, **request: Any) -> int:
+    """Order a replay; return the order's number."""
+    out, written = told()
+    assert operators.replay(settings, out, replay.Request(execute=True, yes=True, **request), learn="steelyard learn") == 0
+    return int(written[-1]["order"])
+
+
+def contents(version: Version) -> dict[str, object]:
+    """Every file of a version by its digest; not those of the turns that no batch has named yet, which follow the polls."""
+    return {path: digest for path, digest in version.files.items() if not path.startswith("training/rank-")}
+
+
+def outcomes(version: Version) -> Counter[str]:
+    """What became of the records that a version contains."""
+    counted = Counter[str]()
+    for parts in version.manifest["audit"].values():
+        for of_one in parts.values():
+            counted.update(of_one["outcomes"])
+    return counted
 
 
 def files_of(root: Path) -> Iterator[tuple[str, bytes]]:
