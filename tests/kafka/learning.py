@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from hashlib import blake2b
@@ -17,7 +18,7 @@ from consumers.events import encode_click, encode_exposure, encode_purchase
 from consumers.kafka_admin import KafkaAdmin, partition_of
 from consumers.kafka_sink import KafkaSink
 from consumers.source import TopicPartition
-from deploy import orders
+from deploy import operators, orders, replay
 from deploy.learn import LearnRole
 from deploy.settings import Settings
 from deploy.terminal import Output
@@ -190,6 +191,28 @@ def until(found: Callable[[], T | None], over: Callable[[], bool] = lambda: Fals
         again.wait(0.02)
 
 
+def words(settings: Settings) -> list[str]:
+    """The settings of a shop's learner, as a command line says them."""
+    kafka, join, learner = settings.kafka, settings.join, settings.learner
+    windows = ("click_window", "observation_window", "attribution_window", "grace", "idle_timeout")
+    given = {
+        "store.root": settings.store.root,
+        "store.keep": settings.store.keep,
+        "kafka.bootstrap_servers": kafka.bootstrap_servers,
+        "kafka.group_id": kafka.group_id,
+        "kafka.stall": f"{kafka.stall_seconds:.0f}s",
+        "observability.metrics_port": 0,
+        **{f"kafka.options.{name}": value for name, value in kafka.options.items()},
+        **{f"kafka.topics.{name}": getattr(kafka.topics, name) for name in ("exposures", "clicks", "purchases", "dead_letter")},
+        "kafka.topics.items": "null",
+        **{f"join.{name}": f"{getattr(join, f'{name}_us') // SECOND}s" for name in windows},
+        **{f"learner.{name}": getattr(learner, name) for name in ("model", "tuning", "batch", "max_tokens")},
+        "learner.flush": f"{learner.flush_seconds * 1000:.0f}ms",
+        "learner.publish_every": f"{learner.publish_every_seconds * 1000:.0f}ms",
+    }
+    return [word for key, value in given.items() for word in ("--set", f"{key}={value}")]
+
+
 def told() -> tuple[Output, list[Any]]:
     """An output for programs, and what was written to it."""
     written: list[Any] = []
@@ -199,6 +222,33 @@ def told() -> tuple[Output, list[Any]]:
 def trained(version: Version) -> Trained:
     """What a version says that it was trained on."""
     return Trained(**version.manifest["trained"])
+
+
+def early(store: Store) -> Version:
+    """A version from early in the log."""
+    versions = store.versions()
+    return next(version for version in versions if version.step >= versions[-1].step // 4)
+
+
+def give(settings: Settings, **request: Any) -> int:
+    """Order a replay; return the order's number."""
+    out, written = told()
+    assert operators.replay(settings, out, replay.Request(execute=True, yes=True, **request), learn="steelyard learn") == 0
+    return int(written[-1]["order"])
+
+
+def contents(version: Version) -> dict[str, object]:
+    """Every file of a version by its digest; not those of the turns that no batch has named yet, which follow the polls."""
+    return {path: digest for path, digest in version.files.items() if not path.startswith("training/rank-")}
+
+
+def outcomes(version: Version) -> Counter[str]:
+    """What became of the records that a version contains."""
+    counted = Counter[str]()
+    for parts in version.manifest["audit"].values():
+        for of_one in parts.values():
+            counted.update(of_one["outcomes"])
+    return counted
 
 
 def files_of(root: Path) -> Iterator[tuple[str, bytes]]:

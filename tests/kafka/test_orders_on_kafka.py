@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,18 +12,17 @@ from typing import Any
 
 import pytest
 
-from deploy import offsets, operators, orders, replay
+from deploy import offsets, operators, orders
 from deploy.errors import Unsafe
 from deploy.learn import LearnRole
-from deploy.settings import Settings
 from deploy.targets import Scope, Target
-from learner.artifact import Store, Version
+from learner.artifact import Store
 from learner.blobs import Disk
 from learner.config import StoreConfig
 from learner.errors import Diverged
 from learner.trainer import StepReport, Trainer
 from tests.kafka.conftest import Cluster
-from tests.kafka.learning import NEWCOMER, Learner, Shop, files_of, last_clients, open_shop, told, trained
+from tests.kafka.learning import NEWCOMER, Learner, Shop, contents, early, files_of, give, last_clients, open_shop, outcomes, told, trained
 from weighting.sample import Sample
 
 
@@ -56,32 +54,6 @@ def learned(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def root(learned: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(learned, tmp_path / "store"))
-
-
-def early(store: Store) -> Version:
-    """A version from early in the log."""
-    versions = store.versions()
-    return next(version for version in versions if version.step >= versions[-1].step // 4)
-
-
-def give(settings: Settings, **request: Any) -> int:
-    """Order a replay; return the order's number."""
-    out, written = told()
-    assert operators.replay(settings, out, replay.Request(execute=True, yes=True, **request), learn="steelyard learn") == 0
-    return int(written[-1]["order"])
-
-
-def contents(version: Version, *, but: str = "training/rank-0.msgpack") -> dict[str, object]:
-    """Every file of a version by its digest; not that of the turns that no batch has named yet, which follow the polls."""
-    return {path: digest for path, digest in version.files.items() if path != but}
-
-
-def outcomes(version: Version) -> Counter[str]:
-    counted = Counter[str]()
-    for parts in version.manifest["audit"].values():
-        for of_one in parts.values():
-            counted.update(of_one["outcomes"])
-    return counted
 
 
 def test_a_running_learner_goes_back_and_repeats_it_bit_by_bit(shop: Shop, root: Path) -> None:

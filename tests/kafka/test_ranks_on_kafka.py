@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,15 +15,14 @@ from pathlib import Path
 import pytest
 
 from consumers.audit import Hasher
-from deploy import operators, orders, replay
+from deploy import offsets, operators, orders
 from deploy.settings import Settings
+from deploy.targets import Scope, Target
 from learner.artifact import Store, Version
-from tests.consumers.shop import SECOND
 from tests.kafka.conftest import Cluster
-from tests.kafka.learning import Shop, open_shop, told, trained, until
+from tests.kafka.learning import NEWCOMER, Shop, contents, early, give, last_clients, open_shop, outcomes, told, trained, until, words
 
 NUM_PARTITIONS = 3
-WINDOWS = ("click_window_us", "observation_window_us", "attribution_window_us", "grace_us", "idle_timeout_us")
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,13 @@ class Group:
         except AssertionError as error:
             raise AssertionError(f"{error}: {self.log.read_text()[-5000:]}") from error
 
+    def done(self, order: int) -> None:
+        """Wait until an order has been carried out."""
+        until(
+            lambda: True if (orders.answered(self.store.root, order) or {}).get("state") == orders.DONE else None,
+            lambda: self.launcher.poll() is not None,
+        )
+
     def pids(self) -> list[int]:
         """Of the ranks, in no order."""
         children = Path(f"/proc/{self.launcher.pid}/task/{self.launcher.pid}/children").read_text().split()
@@ -56,24 +63,9 @@ class Group:
 @contextmanager
 def ranks(settings: Settings, num_ranks: int, log: Path) -> Iterator[Group]:
     """Run `steelyard learn` in so many ranks; leaving it sends SIGTERM, and every rank must end in good order."""
-    topics, learner = settings.kafka.topics, settings.learner
-    given = {
-        "store.root": settings.store.root,
-        "store.keep": settings.store.keep,
-        "kafka.bootstrap_servers": settings.kafka.bootstrap_servers,
-        "kafka.group_id": settings.kafka.group_id,
-        "observability.metrics_port": 0,
-        **{f"kafka.topics.{name}": getattr(topics, name) for name in ("exposures", "clicks", "purchases", "dead_letter")},
-        "kafka.topics.items": "null",
-        **{f"join.{name.removesuffix('_us')}": f"{getattr(settings.join, name) // SECOND}s" for name in WINDOWS},
-        **{f"learner.{name}": getattr(learner, name) for name in ("model", "tuning", "batch", "max_tokens")},
-        "learner.flush": f"{learner.flush_seconds * 1000:.0f}ms",
-        "learner.publish_every": f"{learner.publish_every_seconds * 1000:.0f}ms",
-    }
-    sets = [word for key, value in given.items() for word in ("--set", f"{key}={value}")]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(num_ranks), "--max_restarts", "3"]
     command += ["--monitor_interval", "0.1", "--standalone", "--local_addr", "127.0.0.1", "--no_python"]
-    command += [sys.executable, "-c", "from deploy.cli import main; main()", "learn", *sets]
+    command += [sys.executable, "-c", "from deploy.cli import main; main()", "learn", *words(settings)]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     with log.open("ab") as written, subprocess.Popen(command, stdout=written, stderr=written, env=env) as launcher:
         try:
@@ -110,15 +102,13 @@ def test_two_ranks_of_which_one_is_killed_learn_each_event_once_and_go_back_by_o
     settings, store = shop.at(tmp_path / "store"), Store(tmp_path / "store")
     shop.begin()
     with ranks(settings, 2, tmp_path / "log") as group:
-        early = group.version(world=2, num_samples=1)
+        first = group.version(world=2, num_samples=1)
         kill_one(group)
         shop.end()
         wanted = shop.trained()
-        check(shop, group.version(world=2, num_samples=wanted.num, epoch=early.epoch + 1))
-        out, _ = told()
-        request = replay.Request(version=early.name, mode="anew", execute=True, yes=True)
-        assert operators.replay(settings, out, request, learn="steelyard learn") == 0
-        until(lambda: True if (orders.answered(store.root, 1) or {}).get("state") == orders.DONE else None)
+        check(shop, group.version(world=2, num_samples=wanted.num, epoch=first.epoch + 1))
+        give(settings, version=first.name, mode="anew")
+        group.done(1)
         version = group.version(world=2, num_samples=wanted.num)
     assert version.standing.orders_taken == 1
     check(shop, store.versions()[-1])
@@ -141,3 +131,85 @@ def test_from_one_rank_to_two_to_three_and_back_with_a_kill_between_each_event_c
         shop.end()
         check(shop, group.version(world=1, num_samples=shop.trained().num))
     assert not store.versions()[-1].standing.bit_exact, "another number of ranks adds up in another order"
+
+
+@pytest.fixture(scope="module")
+def shop(broker: Cluster) -> Shop:
+    return open_shop(broker, num_events=1200, num_partitions=NUM_PARTITIONS)
+
+
+@pytest.fixture(scope="module")
+def learned(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of two ranks that have read all of the log and were stopped."""
+    folder = tmp_path_factory.mktemp("learned")
+    shop.begin()
+    with ranks(shop.at(folder / "store"), 2, folder / "log") as group:
+        group.version(world=2, num_samples=1)
+        shop.end()
+        group.version(world=2, num_samples=shop.trained().num)
+    check(shop, Store(folder / "store").versions()[-1])
+    return folder / "store"
+
+
+@pytest.fixture
+def root(learned: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(learned, tmp_path / "store"))
+
+
+def before_the_order(store: Store, kind: str) -> Version:
+    """The last checkpoint before an order was taken: the way back."""
+    (taken,) = [found for found in store.manifests() if found.kind == kind]
+    return next(version for version in reversed(store.versions()) if version.seq < taken.seq)
+
+
+@pytest.mark.long
+def test_two_ranks_go_back_and_repeat_it_bit_by_bit(shop: Shop, root: Path, tmp_path: Path) -> None:
+    settings, store = shop.at(root), Store(root)
+    back = early(store)
+    with ranks(settings, 2, tmp_path / "log") as group:
+        group.version(world=2, num_samples=1, epoch=2)
+        group.done(give(settings, version=back.name, mode="as-it-was"))
+    after, before = store.versions()[-1], before_the_order(store, "restore")
+    assert after.step == before.step > back.step + 5
+    assert contents(after) == contents(before)
+    assert after.standing.bit_exact
+    assert before.name not in {kept.name for kept in store.lineage(after.name)}
+    check(shop, after)
+
+
+@pytest.mark.long
+def test_offsets_moved_back_are_read_again_by_the_ranks_that_own_them_and_count_once(shop: Shop, root: Path, tmp_path: Path) -> None:
+    settings, store = shop.at(root), Store(root)
+    topic = settings.kafka.topics.exposures
+    assert topic is not None
+    with ranks(settings, 2, tmp_path / "log") as group:
+        group.version(world=2, num_samples=1, epoch=2)
+        request = offsets.Request(scope=Scope(topics=(topic,)), target=Target(name="shift-by", value="-1"), execute=True, yes=True)
+        out, written = told()
+        assert operators.reset(settings, out, settings.kafka.group_id, request) == 0
+        group.done(written[-1]["order"])
+        after = until(lambda: next((found for found in store.versions() if found.epoch == 3 and found.next_offsets == shop.ends), None))
+    before = before_the_order(store, "reset")
+    assert outcomes(after) - outcomes(before) == {"duplicate": NUM_PARTITIONS}
+    assert trained(after) == trained(before) == shop.trained()
+    (reset,) = store.versions()[-1].standing.resets
+    assert reset.offsets == {topic: {p: (shop.ends[topic, p], shop.ends[topic, p] - 1) for p in range(NUM_PARTITIONS)}}
+
+
+@pytest.mark.long
+def test_who_is_excluded_is_in_nothing_that_two_ranks_trained_on(shop: Shop, root: Path, tmp_path: Path) -> None:
+    settings, store = shop.at(root), Store(root)
+    without = shop.trained(without=NEWCOMER)
+    assert NEWCOMER not in last_clients(NUM_PARTITIONS)
+    assert 0 < without.num < shop.trained().num
+    listed = tmp_path / "excluded"
+    listed.write_text(f"client_id:{NEWCOMER}\n")
+    with ranks(settings, 2, tmp_path / "log") as group:
+        group.version(world=2, num_samples=1, epoch=2)
+        order = give(settings, exclude=listed)
+        group.done(order)
+    after = store.versions()[-1]
+    assert (trained(after), after.next_offsets) == (without, shop.ends)
+    assert outcomes(after)["excluded"] > 0
+    assert after.standing.exclusions is not None
+    assert (after.standing.exclusions.num, after.standing.exclusions.order) == (1, order)

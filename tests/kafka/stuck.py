@@ -1,0 +1,26 @@
+"""A learner as a process of its own, with a model whose sixth step never returns: what a deadlock or a device that hangs looks like."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from threading import Event
+
+from deploy.learn import LearnRole
+from deploy.settings import load
+from learner.trainer import StepReport, Trainer
+from weighting.sample import Sample
+
+
+class Stuck(Trainer):
+    """Gets no further."""
+
+    def step(self, samples: Sequence[Sample]) -> StepReport:
+        if self.step_number == 5:
+            Event().wait()
+        return super().step(samples)
+
+
+if __name__ == "__main__":
+    given = dict(word.split("=", 1) for word in sys.argv[1:] if word != "--set")
+    LearnRole(load(None, {}, given), trainer=Stuck).run()
