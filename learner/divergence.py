@@ -18,7 +18,7 @@ NONFINITE_STEPS = 3  #: in a row are too many
 WARM_UP_STEPS = 100  #: before any loss is judged
 DEVIATIONS = 6.0
 _RECENT = 0.01  #: weight of the newest step, once there are a hundred
-_LEAST_RATIO = 0.2  #: of the mean: a deviation is taken to be at least that, for weighted losses have tails that a healthy model meets
+_LEAST_RATIO = 0.5  #: of the mean: a deviation is taken to be at least that, for a healthy model meets batches of 2.8 times the usual loss
 _LEAST_SAMPLES = 32  #: one odd sample outweighs a smaller step, so its loss tells nothing
 
 
@@ -28,9 +28,9 @@ class LossWatch(msgspec.Struct, kw_only=True):
     >>> watch = LossWatch()
     >>> for step in range(1, 201):
     ...     watch.judge(step, 0.5 + 0.01 * (-1) ** step, num_samples=320)
-    >>> watch.judge(201, 1.2, num_samples=320)
+    >>> watch.judge(201, 2.2, num_samples=320)
     Traceback (most recent call last):
-    learner.errors.Diverged: step 201: loss 1.2 is above 1.1, 6 standard deviations beyond the mean 0.5 of recent steps. ...
+    learner.errors.Diverged: step 201: loss 2.2 is above 2, 6 standard deviations beyond the mean 0.5 of recent steps. ...
     """
 
     num_steps: int = 0

@@ -51,7 +51,14 @@ def test_a_loss_that_creeps_is_followed_and_one_that_jumps_is_refused() -> None:
     for step in range(201, 1200):
         watch.judge(step, 0.5 + (step - 200) / 1000, num_samples=320)
     with pytest.raises(Diverged):
-        watch.judge(1201, 5.0, num_samples=320)
+        watch.judge(1201, 7.0, num_samples=320)
+
+
+def test_the_worst_batch_that_a_healthy_learner_met_in_five_thousand_is_no_spike() -> None:
+    watch = LossWatch()
+    for step in range(1, 1043):
+        watch.judge(step, 0.653 * (1 + 0.3 * (-1) ** step), num_samples=32)
+    watch.judge(1043, 1.81, num_samples=32)
 
 
 def test_a_loss_that_is_low_is_never_a_spike() -> None:
