@@ -80,7 +80,9 @@ class Owner:
         self.pid = self._process.pid
         self.is_stopped = False
         self.was_killed = False
-        self._handle = os.pidfd_open(self.pid)  # a signal to it can hit nobody else
+        self._handle: int | None = None  # a signal by it can hit nobody else
+        with contextlib.suppress(ProcessLookupError):  # it has ended by now
+            self._handle = os.pidfd_open(self.pid)
 
     def __enter__(self) -> Self:
         return self
@@ -143,9 +145,12 @@ class Owner:
         self._send(signal.SIGKILL)
         self._process.join()
         self._process.close()
-        os.close(self._handle)
+        if self._handle is not None:
+            os.close(self._handle)
 
     def _send(self, number: signal.Signals) -> None:
+        if self._handle is None:
+            return
         with contextlib.suppress(ProcessLookupError):  # it has just ended
             signal.pidfd_send_signal(self._handle, number)
 
