@@ -54,7 +54,9 @@ def list_(store: Store, out: Output) -> int:
         )
         rows.append((version.name, format_time(version.created_us), version.step, version.num_samples, newest_event, size, " ".join(marks)))
     header = ("VERSION", "CREATED", "STEP", "SAMPLES", "NEWEST EVENT", "BYTES", "")
-    out.give({"versions": said}, table(header, rows) if rows else [f"{store.root}: no version yet"])
+    damaged = store.damaged()
+    lines = table(header, rows) if rows else [f"{store.root}: no version yet"]
+    out.give({"versions": said, "damaged": damaged}, [*lines, *(f"{name}: damaged: {reason}" for name, reason in damaged.items())])
     return 0
 
 
@@ -128,9 +130,10 @@ def rollback(store: Store, out: Output, *, to: str = "@previous", yes: bool = Fa
     if to == "@previous" and aliases["previous"] is None:
         raise Unsafe("no version served before this one: there is no way back. `steelyard checkpoints list` shows what there is.")
     version, champion = find(store, to), aliases["champion"]
-    if champion is not None and version.name >= champion and to != "@previous":
+    if champion is not None and version.name >= champion:
         raise Unsafe(
-            f"{version.name} is not older than {champion}, which serves. For a newer one: steelyard checkpoints promote {version.name}"
+            f"{version.name} is not older than {champion}, which serves. Further back: steelyard checkpoints rollback --to VERSION; "
+            f"forwards: steelyard checkpoints promote {version.name}"
         )
     return _move(store, version, out, alias="champion", yes=yes)
 
@@ -189,6 +192,8 @@ def verify(store: Store, name: str | None, out: Output) -> int:
             except Corrupt as error:
                 damaged[version.name] = str(error)
             advance(sum(digest.size for digest in version.files.values()))
+    if not name:
+        damaged |= store.damaged()
     lines = [f"{version}: {reason}" for version, reason in damaged.items()] or [f"{len(versions)} versions whole"]
     out.give({"versions": [version.name for version in versions], "damaged": damaged}, lines)
     return 1 if damaged else 0

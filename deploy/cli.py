@@ -85,11 +85,11 @@ def exit_code(error: Exception) -> int | None:
     """Return the exit code of an error of ours, None for any other."""
     from consumers.errors import ConsumersError, OptionRefused
     from deploy.errors import DeployError, Unsafe
-    from learner.errors import Fenced, JournalFailed, LearnerError, LogRewritten, RankLost
+    from learner.errors import Fenced, JournalFailed, LearnerError, LogRewritten, RankLost, VersionMissing
     from serving.errors import ServingError
     from weighting.errors import WeightingError
 
-    if isinstance(error, SettingsError | UsageError | OptionRefused):
+    if isinstance(error, SettingsError | UsageError | OptionRefused | VersionMissing):
         return USAGE
     if isinstance(error, Unsafe | LogRewritten) or (isinstance(error, ConsumersError) and error.unsafe):
         return UNSAFE

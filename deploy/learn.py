@@ -511,13 +511,15 @@ def _watched(batches: Iterator[Batch | None], watchdog: Watchdog, source: KafkaS
 def _told(
     batches: Iterator[Batch | None], pipeline: Pipeline, until: Mapping[TopicPartition, int], tell: Callable[[float], object]
 ) -> Iterator[Batch | None]:
-    """The same batches; how much of a replay is read is told after each."""
-    total = sum(max(0, end - pipeline.next_offsets()[tp]) for tp, end in until.items())
+    """The same batches; how much of a replay is read, of this rank's partitions, is told after each."""
+
+    def left() -> int:
+        return sum(max(0, until.get(tp, 0) - offset) for tp, offset in pipeline.next_offsets().items())
+
+    total = left()
     for batch in batches:
         yield batch
-        offsets = pipeline.next_offsets()
-        left = sum(max(0, end - offsets[tp]) for tp, end in until.items())
-        tell(1 - left / total if total else 1)
+        tell(1 - left() / total if total else 1)
 
 
 def _has_read(pipeline: Pipeline, until: Mapping[TopicPartition, int]) -> bool:

@@ -66,9 +66,14 @@ def write(root: Path, disk: Disk, kind: Kind, plan: Mapping[str, Any], *, now_us
         raise StoreFailed(step="order", path=root / _FOLDER, cause=error) from error
 
 
-def given(order: Order) -> str:
-    """Return what an operator is told of an order just written."""
-    return f"order {order.id} written ({order.digest[:8]}): a running learner takes it at its next step, a stopped one when it starts"
+def given(order: Order, *, shadow: bool = False) -> str:
+    """Return what an operator is told of an order just written; `shadow`: it is for a store beside the live one."""
+    who = (
+        "the shadow's learner takes it when it starts"
+        if shadow
+        else "a running learner takes it at its next step, a stopped one when it starts"
+    )
+    return f"order {order.id} written ({order.digest[:8]}): {who}"
 
 
 def read(root: Path, disk: Disk, order_id: int) -> Order:

@@ -146,7 +146,7 @@ class Plan:
         said.append(f"Re-reads {self.num_records:,} records in {partitions} partitions{history.about(self.num_records, self.per_second)}.")
         if self.excluded:
             said.append(
-                f"EXCLUDES {self.excluded.num} entries, list {self.excluded.digest()[:8]}: they count nowhere from {self.version.name} on."
+                f"EXCLUDES whom {self.excluded.num} entries name (list {self.excluded.digest()[:8]}): nowhere from {self.version.name} on."
             )
             said.append("         What retention took, backups, mirrors and offline data are not reached by this.")
         if self.superseded:
@@ -317,20 +317,18 @@ def _first_excluded(excluded: Exclusions, log: Log, out: Output) -> dict[TopicPa
     """The first retained record of each partition that is to be left out; reads the whole log."""
     begins, ends = log.admin.beginning_offsets(log.events), log.admin.end_offsets(log.events)
     first: dict[TopicPartition, int] = {}
+    num_records = 0
     total = sum(ends[tp] - begins[tp] for tp in ends)
     with log.open() as source, out.progress("offsets searched", total) as advance:
         for record in between(source, begins, ends, advance):
-            tp = (record.topic, record.partition)
-            if tp in first:
-                continue
             try:
                 event = codec.decode(log.kinds[record.topic], record)
             except Invalid:
                 continue
             if not isinstance(event, ItemUpdate) and excluded.covers(event):
-                first[tp] = record.offset
-    if not first:
-        out.tell("no retained record is named by --exclude")
+                first.setdefault((record.topic, record.partition), record.offset)
+                num_records += 1
+    out.tell(f"--exclude names {num_records:,} of the records that are retained" if first else "no retained record is named by --exclude")
     return first
 
 
@@ -393,7 +391,7 @@ def _execute(plan: Plan, request: Request, store: Store, out: Output, learn: str
         lines = [f"shadow in {root}; run it until the end offsets of the plan with", f"  {command}"]
     after = history.orders_taken(history.newest(Store(root)))
     order = orders.write(root, disk, "replay", plan.order, now_us=now_us, after=after)
-    out.give(said | {"order": order.id}, [orders.given(order), *lines])
+    out.give(said | {"order": order.id}, [orders.given(order, shadow=plan.into != LIVE), *lines])
     return 0
 
 

@@ -94,6 +94,7 @@ def run(
     if version is None:
         return _report(out, None, None, [Check(step="files", outcome="undecided", text=f"{store.root}: no version yet")])
     checks = [_files(store, version)]
+    checks += [Check(step="files", outcome="differs", text=f"{damaged}: {reason}") for damaged, reason in store.damaged().items()]
     chain = history.lineage(store, version)
     begins = log.beginning_offsets(log.topics)
     start, why = _start(store, version, chain, begins, since)

@@ -120,6 +120,18 @@ class Store:
                 found.append(self.read_manifest(seq))
         return found
 
+    def damaged(self) -> dict[str, str]:
+        """Return what is wrong with each manifest that is not whole, by the name of its version."""
+        found = {}
+        for seq in self.seqs():
+            try:
+                self.read_manifest(seq)
+            except Corrupt as error:
+                found[manifest.version_name(seq)] = str(error)
+            except FileNotFoundError:  # retired since it was listed
+                continue
+        return found
+
     def newest(self) -> Version | None:
         """Return the newest whole manifest of any kind: what a start goes on from. None in a new store.
 

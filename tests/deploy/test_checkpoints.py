@@ -66,8 +66,18 @@ def test_any_kept_version_can_be_promoted(tmp_path: Path) -> None:
         shop.publish()
     assert checkpoints.promote(shop.store, "v000002", Paper().output(), yes=True) == 0
     assert shop.serves() == "v000002"
-    assert checkpoints.rollback(shop.store, Paper().output(), yes=True) == 0, "back is where it was before"
-    assert shop.serves() == "v000005"
+
+
+def test_a_rollback_asked_for_twice_does_not_bring_back_the_version_that_was_left(tmp_path: Path) -> None:
+    shop = Shop(tmp_path)
+    for _ in range(4):
+        shop.publish()
+    assert checkpoints.rollback(shop.store, Paper().output(), yes=True) == 0
+    back = shop.serves()
+    assert back < "v000005"
+    with pytest.raises(Unsafe, match="v000005 is not older than .* rollback --to VERSION; forwards: .* promote v000005"):
+        checkpoints.rollback(shop.store, Paper().output(), yes=True)
+    assert shop.serves() == back
 
 
 def test_a_damaged_version_is_not_promoted(tmp_path: Path) -> None:

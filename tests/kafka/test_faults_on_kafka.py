@@ -393,7 +393,7 @@ def test_a_log_that_an_unclean_election_truncated_stops_us_though_it_has_grown_a
         fill(three.bootstrap_servers, topic, 80)
         sources[1].rebuild("stall")  # a new client must see it as well
         for source in sources:
-            with pytest.raises(LogTruncated, match=rf"{topic}\[0\]: log was truncated at or before offset 100, and we have read up to 150"):
+            with pytest.raises(LogTruncated, match=rf"{topic}\[0\]: .* truncated at or before offset 100, and we have read up to 150"):
                 until(source, lambda records: False)
             assert source.position(topic, 0) == 150
     finally:
