@@ -126,11 +126,8 @@ def live(
             for each in bench.pipeline.batches(tail):
                 yield each
                 clock.advance(random.choice([0.1, 0.5, 1]))
-                until = (
-                    clock() + 20 * settings.learner.flush_seconds
-                    if until is None and bench.pipeline.live and bench.log.exhausted
-                    else until
-                )
+                if until is None and bench.pipeline.live and bench.log.exhausted:
+                    until = clock() + 20 * settings.learner.flush_seconds
                 if until is not None and clock() > until:
                     return
 
