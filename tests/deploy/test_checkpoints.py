@@ -75,7 +75,7 @@ def test_a_rollback_asked_for_twice_does_not_bring_back_the_version_that_was_lef
     assert checkpoints.rollback(shop.store, Paper().output(), yes=True) == 0
     back = shop.serves()
     assert back < "v000005"
-    with pytest.raises(Unsafe, match="v000005 is not older than .* rollback --to VERSION; forwards: .* promote v000005"):
+    with pytest.raises(Unsafe, match=r"v000005 is not older than .* rollback --to VERSION; forwards: .* promote v000005"):
         checkpoints.rollback(shop.store, Paper().output(), yes=True)
     assert shop.serves() == back
 
