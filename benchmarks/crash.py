@@ -69,7 +69,13 @@ DEAD_LETTERS = "steelyard.deadletter"
 SECOND = 1_000_000
 START_US = 1_700_000_000 * SECOND
 #: Windows that a few minutes fill. No partition ever counts as idle, so that the samples are a function of the log alone.
-WINDOWS_US = {"click_window": 20, "observation_window": 60, "attribution_window": 600, "grace": 5, "idle_timeout": 86_400}
+WINDOWS_US = {
+    "click_window": 20,
+    "observation_window": 60,
+    "attribution_window": 600,
+    "grace": 5,
+    "idle_timeout": 86_400,
+}
 MALFORMED = (b"{", b'{"a":1}', b"\xff\xfe", None, b"\x00\x00\x00\x00\x01avro", b"")
 DUPLICATE, LATE, UNREADABLE = 0.05, 0.02, 0.01
 SECONDS_PER_KILL = 5.0  # about; paces the log
@@ -78,7 +84,11 @@ _COMMAND = "from deploy.cli import main; main()"
 _MODULUS = 1 << 64
 
 LEARNER, BROKER, SERVING = "learner", "broker", "serving"
-STARTED, CLAIMED, LIVE = "started", "claimed", "live"  #: moments of a learner's life: spawned, has taken the store, has journaled a step
+STARTED, CLAIMED, LIVE = (
+    "started",
+    "claimed",
+    "live",
+)  #: moments of a learner's life: spawned, has taken the store, has journaled a step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +108,11 @@ def plan(num_kills: int, random: Random) -> list[Kill]:
     kills = []
     for target in targets:
         (moment,) = random.choices((STARTED, CLAIMED, LIVE), (0.2, 0.25, 0.55))
-        longest = {STARTED: 5.0, CLAIMED: random.choice((0.05, 1.0)), LIVE: 3.0}[moment] if target == LEARNER else 1.0
+        longest = (
+            {STARTED: 5.0, CLAIMED: random.choice((0.05, 1.0)), LIVE: 3.0}[moment]
+            if target == LEARNER
+            else 1.0
+        )
         kills.append(Kill(target=target, moment=moment, seconds=random.uniform(0, longest)))
     return kills
 
@@ -120,7 +134,9 @@ def invent(random: Random) -> Iterator[Write]:
     due: list[Write] = []
     time_us, number = float(START_US), 0
 
-    def put(at_us: float, topic: str, client: str, value: bytes | None, event_id: str | None) -> None:
+    def put(
+        at_us: float, topic: str, client: str, value: bytes | None, event_id: str | None
+    ) -> None:
         nonlocal number
         number += 1
         heappush(due, Write(at_us, number, topic, client, value, event_id))
@@ -142,19 +158,36 @@ def invent(random: Random) -> Iterator[Write]:
         client, query_id, shown = f"c-{random.randrange(2000)}", f"q-{name()}", name()
         hits = random.sample([f"SKU-{n:03d}" for n in range(60)], 4)
         exposure = encode_exposure(
-            query_id=query_id, client_id=client, time_us=int(time_us), user_query=f"shoes {random.randrange(40)}", hits=hits, event_id=shown
+            query_id=query_id,
+            client_id=client,
+            time_us=int(time_us),
+            user_query=f"shoes {random.randrange(40)}",
+            hits=hits,
+            event_id=shown,
         )
         happen("exposures", client, time_us, exposure, shown)
         for hit in hits:
             if random.random() < 0.3:
                 click_us, clicked = time_us + random.expovariate(1 / 15) * SECOND, name()
                 known = query_id if random.random() < 0.8 else None
-                click = encode_click(query_id=known, client_id=client, object_id=hit, time_us=int(click_us), event_id=clicked)
+                click = encode_click(
+                    query_id=known,
+                    client_id=client,
+                    object_id=hit,
+                    time_us=int(click_us),
+                    event_id=clicked,
+                )
                 happen("clicks", client, click_us, click, clicked)
                 if random.random() < 0.4:
                     bought_us, bought = click_us + random.expovariate(1 / 100) * SECOND, name()
                     known = query_id if random.random() < 0.8 else None
-                    purchase = encode_purchase(query_id=known, client_id=client, object_id=hit, time_us=int(bought_us), event_id=bought)
+                    purchase = encode_purchase(
+                        query_id=known,
+                        client_id=client,
+                        object_id=hit,
+                        time_us=int(bought_us),
+                        event_id=bought,
+                    )
                     happen("purchases", client, bought_us, purchase, bought)
         while due and due[0].at_us < time_us:
             yield heappop(due)
@@ -203,12 +236,41 @@ class Producer:
         end_us = int(self.newest_us) + 86_400 * SECOND
         last = []
         for number in range(NUM_PARTITIONS):
-            client = next(f"end-{n}" for n in range(1000) if partition_of(f"end-{n}".encode(), NUM_PARTITIONS) == number)
-            common: dict[str, Any] = {"client_id": client, "query_id": f"end-{number}", "time_us": end_us}
+            client = next(
+                f"end-{n}"
+                for n in range(1000)
+                if partition_of(f"end-{n}".encode(), NUM_PARTITIONS) == number
+            )
+            common: dict[str, Any] = {
+                "client_id": client,
+                "query_id": f"end-{number}",
+                "time_us": end_us,
+            }
             last += [
-                Write(0, 0, "exposures", client, encode_exposure(**common, user_query="end", hits=["SKU-1"]), None),
-                Write(0, 0, "clicks", client, encode_click(**common, object_id="SKU-1", event_id=f"end-click-{number}"), None),
-                Write(0, 0, "purchases", client, encode_purchase(**common, object_id="SKU-1", event_id=f"end-purchase-{number}"), None),
+                Write(
+                    0,
+                    0,
+                    "exposures",
+                    client,
+                    encode_exposure(**common, user_query="end", hits=["SKU-1"]),
+                    None,
+                ),
+                Write(
+                    0,
+                    0,
+                    "clicks",
+                    client,
+                    encode_click(**common, object_id="SKU-1", event_id=f"end-click-{number}"),
+                    None,
+                ),
+                Write(
+                    0,
+                    0,
+                    "purchases",
+                    client,
+                    encode_purchase(**common, object_id="SKU-1", event_id=f"end-purchase-{number}"),
+                    None,
+                ),
             ]
         self._write(last)
         self.close()
@@ -261,7 +323,11 @@ class Role:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
         self.num_lives += 1
         with self._log.open("ab") as output:
-            self._process = spawn([sys.executable, "-c", _COMMAND, self.name, "--config", str(self._settings)], output, env=environment)
+            self._process = spawn(
+                [sys.executable, "-c", _COMMAND, self.name, "--config", str(self._settings)],
+                output,
+                env=environment,
+            )
 
     def ended(self) -> int | None:
         """Its exit code, if it has ended."""
@@ -288,7 +354,14 @@ class Role:
 class Asker(threading.Thread):
     """One request after the other; says what was wrong with an answer."""
 
-    REQUEST = json.dumps({"query": "shoes 7", "documents": [{"id": f"SKU-{n:03d}", "text": f"text of SKU-{n:03d}"} for n in range(12)]})
+    REQUEST = json.dumps(
+        {
+            "query": "shoes 7",
+            "documents": [
+                {"id": f"SKU-{n:03d}", "text": f"text of SKU-{n:03d}"} for n in range(12)
+            ],
+        }
+    )
 
     def __init__(self, port: int, root: Path) -> None:
         """Ask nothing before `start`."""
@@ -326,7 +399,9 @@ class Asker(threading.Thread):
     def _ask(self) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
         try:
-            connection.request("POST", "/v2/rerank", self.REQUEST, {"content-type": "application/json"})
+            connection.request(
+                "POST", "/v2/rerank", self.REQUEST, {"content-type": "application/json"}
+            )
             response = connection.getresponse()
             return response.status, response.read()
         finally:
@@ -351,7 +426,9 @@ class Failed(Exception):
 class Run:
     """One run."""
 
-    def __init__(self, num_kills: int, seed: int, num_events: int, folder: Path, stack: ExitStack) -> None:
+    def __init__(
+        self, num_kills: int, seed: int, num_events: int, folder: Path, stack: ExitStack
+    ) -> None:
         """Start the broker, and make the topics."""
         self._seed, self._num_events, self._folder = seed, num_events, folder
         self._kills = plan(num_kills, Random(f"{seed} kills"))
@@ -395,7 +472,9 @@ class Run:
         self._asker.start()
         self._wait(lambda: self._asker.answered_life > 0, "the first version is served")
         for kill in self._kills:
-            {LEARNER: self._kill_learner, BROKER: self._kill_broker, SERVING: self._kill_server}[kill.target](kill)
+            {LEARNER: self._kill_learner, BROKER: self._kill_broker, SERVING: self._kill_server}[
+                kill.target
+            ](kill)
             self._done[kill.target] += 1
         self._say("all kills are done; draining")
         self._producer.finish(self._num_events)
@@ -403,7 +482,9 @@ class Run:
         expected = self._expected(records)
         self._drain(records, expected)
         if code := self._learner.end(PATIENCE_SECONDS):
-            raise Failed(f"the learner ended with {code} after SIGTERM:\n{self._learner.log_tail()}")
+            raise Failed(
+                f"the learner ended with {code} after SIGTERM:\n{self._learner.log_tail()}"
+            )
         self._asker.close()
         self._say("learning all of it again")
         return self._judge(records, expected)
@@ -412,7 +493,11 @@ class Run:
         return {
             "kafka": {
                 "bootstrap_servers": self._broker.bootstrap_servers,
-                "topics": {**{topic: topic for topic in TOPICS}, "items": None, "dead_letter": DEAD_LETTERS},
+                "topics": {
+                    **{topic: topic for topic in TOPICS},
+                    "items": None,
+                    "dead_letter": DEAD_LETTERS,
+                },
             },
             "join": {name: f"{seconds}s" for name, seconds in WINDOWS_US.items()},
             "learner": {
@@ -443,7 +528,9 @@ class Run:
 
     def _kill_learner(self, kill: Kill) -> None:
         if kill.moment == CLAIMED:
-            self._wait(lambda: num_claims(self._root) > self._num_claims, "the learner has taken the store")
+            self._wait(
+                lambda: num_claims(self._root) > self._num_claims, "the learner has taken the store"
+            )
         elif kill.moment == LIVE:
             self._wait(lambda: self._live_at is not None, "the learner is live")
         since = self._started_at if kill.moment == STARTED else time.monotonic()
@@ -473,7 +560,11 @@ class Run:
         self._wait(lambda: time.monotonic() >= until, "a pause is over")
 
     def _wait(
-        self, done: Callable[[], bool], what: str, progress: Callable[[], object] = lambda: None, look_seconds: float = 0.005
+        self,
+        done: Callable[[], bool],
+        what: str,
+        progress: Callable[[], object] = lambda: None,
+        look_seconds: float = 0.005,
     ) -> None:
         """Wait until it is done; for how long nothing may get on, as `progress` tells it, has a limit."""
         known, deadline = progress(), time.monotonic() + PATIENCE_SECONDS
@@ -484,7 +575,9 @@ class Run:
             if (found := progress()) != known:
                 known, deadline = found, time.monotonic() + PATIENCE_SECONDS
             if time.monotonic() > deadline:
-                raise Failed(f"waited in vain until {what}.\nlearner:\n{self._learner.log_tail()}\nserver:\n{self._server.log_tail()}")
+                raise Failed(
+                    f"waited in vain until {what}.\nlearner:\n{self._learner.log_tail()}\nserver:\n{self._server.log_tail()}"
+                )
             time.sleep(look_seconds)
 
     def _tick(self, *, restart: bool = True) -> None:
@@ -492,15 +585,22 @@ class Run:
         now = time.monotonic()
         if self._live_at is None and is_live(self._root, self._segment):
             self._live_at = now
-            (self._through_outage if self._outage else self._recoveries).append(now - self._started_at)
+            (self._through_outage if self._outage else self._recoveries).append(
+                now - self._started_at
+            )
             self._outage = False
         if self._producer.error is not None:
             raise Failed(f"the producer: {self._producer.error!r}")
         if restart:
-            for role, start in ((self._learner, self._learner.start), (self._server, self._start_server)):
+            for role, start in (
+                (self._learner, self._learner.start),
+                (self._server, self._start_server),
+            ):
                 if (code := role.ended()) is not None:
                     if code != 75:
-                        raise Failed(f"{role.name} ended by itself (or somebody else killed it) with {code}:\n{role.log_tail()}")
+                        raise Failed(
+                            f"{role.name} ended by itself (or somebody else killed it) with {code}:\n{role.log_tail()}"
+                        )
                     self._restarts[role.name] += 1
                     time.sleep(0.2)
                     start()
@@ -522,25 +622,45 @@ class Run:
 
     def _expected(self, records: Mapping[tuple[str, int], list[Record]]) -> tuple[int, int]:
         """Number and sum of the samples that a naive join makes of the log before its last events."""
-        before = {tp: [record for record in part if b'"end-' not in (record.value or b"")] for tp, part in records.items()}
-        windows = {name: seconds * SECOND for name, seconds in WINDOWS_US.items() if name != "idle_timeout"}
+        before = {
+            tp: [record for record in part if b'"end-' not in (record.value or b"")]
+            for tp, part in records.items()
+        }
+        windows = {
+            name: seconds * SECOND for name, seconds in WINDOWS_US.items() if name != "idle_timeout"
+        }
         samples = oracle(before, **{f"{name}_us": value for name, value in windows.items()}).samples
-        hashes = (int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little") for name in samples)
+        hashes = (
+            int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+            for name in samples
+        )
         return len(samples), sum(hashes) % _MODULUS
 
-    def _drain(self, records: Mapping[tuple[str, int], list[Record]], expected: tuple[int, int]) -> None:
+    def _drain(
+        self, records: Mapping[tuple[str, int], list[Record]], expected: tuple[int, int]
+    ) -> None:
         def drained() -> bool:
             newest = newest_checkpoint(self._root)
             if newest is None or newest["samples"] < expected[0]:
                 return False
-            return all(newest["offsets"][topic][str(p)] > part[-1].offset for (topic, p), part in records.items())
+            return all(
+                newest["offsets"][topic][str(p)] > part[-1].offset
+                for (topic, p), part in records.items()
+            )
 
         try:
-            self._wait(drained, "everything is learned", lambda: (newest_checkpoint(self._root) or {}).get("samples"), 0.5)
+            self._wait(
+                drained,
+                "everything is learned",
+                lambda: (newest_checkpoint(self._root) or {}).get("samples"),
+                0.5,
+            )
         except Failed as error:
             print(f"the learner did not drain: {error}", file=sys.stderr)
 
-    def _judge(self, records: Mapping[tuple[str, int], list[Record]], expected: tuple[int, int]) -> dict[str, Any]:
+    def _judge(
+        self, records: Mapping[tuple[str, int], list[Record]], expected: tuple[int, int]
+    ) -> dict[str, Any]:
         final = newest_checkpoint(self._root)
         assert final is not None
         lost = doubled = 0
@@ -553,30 +673,59 @@ class Run:
             same = found[0] == wanted[0]
             lost += 1 if same else max(0, wanted[0] - found[0])
             doubled += 1 if same else max(0, found[0] - wanted[0])
-            problems.append(f"{what}: found {found[0]} ({found[1]:016x}), expected {wanted[0]} ({wanted[1]:016x})")
+            problems.append(
+                f"{what}: found {found[0]} ({found[1]:016x}), expected {wanted[0]} ({wanted[1]:016x})"
+            )
 
         for (topic, p), part in records.items():
             audit, end = final["audit"][topic][str(p)], final["offsets"][topic][str(p)]
             contained = [record for record in part if record.offset < end]
-            count(f"{topic}[{p}]", (audit["num_records"], audit["sum64"]), (len(contained), sum(map(hash64, contained)) % _MODULUS))
-            count(f"outcomes of {topic}[{p}]", (sum(audit["outcomes"].values()), 0), (audit["num_records"], 0))
+            count(
+                f"{topic}[{p}]",
+                (audit["num_records"], audit["sum64"]),
+                (len(contained), sum(map(hash64, contained)) % _MODULUS),
+            )
+            count(
+                f"outcomes of {topic}[{p}]",
+                (sum(audit["outcomes"].values()), 0),
+                (audit["num_records"], 0),
+            )
             count(f"unread of {topic}[{p}]", (len(contained), 0), (len(part), 0))
         left_out = final["samples"] - final["trained"]["num"]
-        if left_out:  # steps of which nothing was learned: each sample once in a step, but which is in no sum
+        if (
+            left_out
+        ):  # steps of which nothing was learned: each sample once in a step, but which is in no sum
             count("samples in steps", (final["samples"], 0), (expected[0], 0))
         else:
             count("samples", (final["trained"]["num"], final["trained"]["sum64"]), expected)
-        written = {name for part in records.values() for record in part if (name := _event_id(record)) is not None}
-        count("events in the log", (len(self._producer.event_ids & written), 0), (len(self._producer.event_ids), 0))
+        written = {
+            name
+            for part in records.values()
+            for record in part
+            if (name := _event_id(record)) is not None
+        }
+        count(
+            "events in the log",
+            (len(self._producer.event_ids & written), 0),
+            (len(self._producer.event_ids), 0),
+        )
         state, again = self._learn_again()
         if state["outcome"] != "equal":
             problems.append(f"learned again: {state['text']}")
         divergences = len(state["versions"]) or int(state["outcome"] != "equal")
-        audits = sum(int(check["outcome"] != "equal") for check in again if check["step"] != "state")
-        problems += [f"verify: {check['text']}" for check in again if check["step"] != "state" and check["outcome"] != "equal"]
+        audits = sum(
+            int(check["outcome"] != "equal") for check in again if check["step"] != "state"
+        )
+        problems += [
+            f"verify: {check['text']}"
+            for check in again
+            if check["step"] != "state" and check["outcome"] != "equal"
+        ]
         seconds = np.array(self._recoveries or [float("nan")])
         asker = self._asker
-        problems += [f"serving: {text}" for text in asker.failures[:5]] + [f"two lists of scores: {name}" for name in sorted(asker.mixed)]
+        problems += [f"serving: {text}" for text in asker.failures[:5]] + [
+            f"two lists of scores: {name}" for name in sorted(asker.mixed)
+        ]
         for problem in problems:
             print(problem, file=sys.stderr)
         return {
@@ -610,12 +759,28 @@ class Run:
     def _learn_again(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """`steelyard verify --deep` from the first version on: its check of the state, and all of its checks."""
         first = next(found for found in manifests(self._root) if found["kind"] == "checkpoint")
-        arguments = ["verify", "--deep", "--json", "--since", first["version"], "--config", str(self.settings)]
+        arguments = [
+            "verify",
+            "--deep",
+            "--json",
+            "--since",
+            first["version"],
+            "--config",
+            str(self.settings),
+        ]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         out, err = self._folder / "verify.json", self._folder / "verify.err"
         with out.open("wb") as output, err.open("wb") as errors:
             command = [sys.executable, "-c", _COMMAND, *arguments]
-            subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=errors, env=environment, timeout=3600, check=False)
+            subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=errors,
+                env=environment,
+                timeout=3600,
+                check=False,
+            )
         try:
             checks: list[dict[str, Any]] = json.loads(out.read_text())["checks"]
             return next(check for check in checks if check["step"] == "state"), checks
@@ -638,7 +803,9 @@ def hash64(record: Record) -> int:
 def read_log(bootstrap_servers: str) -> dict[tuple[str, int], list[Record]]:
     """Every record of every partition."""
     partitions = [TopicPartition(topic, p) for topic in TOPICS for p in range(NUM_PARTITIONS)]
-    consumer = KafkaConsumer(bootstrap_servers=bootstrap_servers, enable_auto_commit=False, group_id=None)
+    consumer = KafkaConsumer(
+        bootstrap_servers=bootstrap_servers, enable_auto_commit=False, group_id=None
+    )
     found: dict[tuple[str, int], list[Record]] = {(tp.topic, tp.partition): [] for tp in partitions}
     try:
         consumer.assign(partitions)
@@ -647,7 +814,8 @@ def read_log(bootstrap_servers: str) -> dict[tuple[str, int], list[Record]]:
         while any(consumer.position(tp) < ends[tp] for tp in partitions):
             for tp, records in consumer.poll(timeout_ms=500).items():
                 found[tp.topic, tp.partition] += [
-                    Record(tp.topic, tp.partition, r.offset, r.timestamp * 1000, r.key, r.value) for r in records
+                    Record(tp.topic, tp.partition, r.offset, r.timestamp * 1000, r.key, r.value)
+                    for r in records
                 ]
     finally:
         consumer.close()
@@ -671,7 +839,9 @@ def newest_checkpoint(root: Path) -> dict[str, Any] | None:
 
 def num_claims(root: Path) -> int:
     """The newest owner's number."""
-    return max((int(path.name) for path in (root / "epoch").glob("*") if path.name.isdecimal()), default=0)
+    return max(
+        (int(path.name) for path in (root / "epoch").glob("*") if path.name.isdecimal()), default=0
+    )
 
 
 def newest_segment(root: Path) -> str:
@@ -715,7 +885,14 @@ def measure(num_kills: int, seed: int, num_events: int, folder: Path) -> dict[st
 
 def is_clean(result: Mapping[str, Any]) -> bool:
     """Whether nothing was lost, doubled, different, refused or mixed."""
-    names = ("lost", "doubled", "divergences", "verify_failures", "serving_failures", "mixed_versions")
+    names = (
+        "lost",
+        "doubled",
+        "divergences",
+        "verify_failures",
+        "serving_failures",
+        "mixed_versions",
+    )
     return not any(result[name] for name in names)
 
 
@@ -723,10 +900,19 @@ def main() -> None:
     """Run it from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--kills", type=int, default=60)
-    parser.add_argument("--seed", type=int, default=int(uuid.uuid4()) % 1_000_000, help="left out, a random one, which is printed")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=int(uuid.uuid4()) % 1_000_000,
+        help="left out, a random one, which is printed",
+    )
     parser.add_argument("--events", type=int, help="records at least; left out, 150 per kill")
     parser.add_argument("--json", action="store_true", help="print the JSON object only")
-    parser.add_argument("--keep", action="store_true", help="keep the folder with store, broker data and logs; printed")
+    parser.add_argument(
+        "--keep",
+        action="store_true",
+        help="keep the folder with store, broker data and logs; printed",
+    )
     options = parser.parse_args()
     num_events = options.events or 150 * options.kills
     print(f"seed {options.seed}", file=sys.stderr)
@@ -740,7 +926,9 @@ def main() -> None:
         raise
     finally:
         if kept:
-            print(f"seed {options.seed}; store, logs and broker data are in {folder}", file=sys.stderr)
+            print(
+                f"seed {options.seed}; store, logs and broker data are in {folder}", file=sys.stderr
+            )
         else:
             import shutil
 

@@ -73,16 +73,41 @@ def shop(num_events: int, topics: Topics) -> Iterator[tuple[str, bytes, bytes]]:
         time_us += 10_000
         client, query_id = f"c-{random.randrange(5000)}", f"{random.getrandbits(128):032x}"
         key, hits = client.encode(), random.sample(catalogue, NUM_HITS)
-        shown = encode_exposure(query_id=query_id, client_id=client, time_us=time_us, user_query="red running shoes", hits=hits)
+        shown = encode_exposure(
+            query_id=query_id,
+            client_id=client,
+            time_us=time_us,
+            user_query="red running shoes",
+            hits=hits,
+        )
         written.append((time_us, topics.exposures, key, shown))
         for ordinal, item in enumerate(hits, 1):
             if random.random() < 0.08:
-                at_us, event_id = time_us + random.randrange(30_000_000), f"{random.getrandbits(100):026x}"
-                click = encode_click(query_id=query_id, client_id=client, object_id=item, time_us=at_us, event_id=event_id, ordinal=ordinal)
+                at_us, event_id = (
+                    time_us + random.randrange(30_000_000),
+                    f"{random.getrandbits(100):026x}",
+                )
+                click = encode_click(
+                    query_id=query_id,
+                    client_id=client,
+                    object_id=item,
+                    time_us=at_us,
+                    event_id=event_id,
+                    ordinal=ordinal,
+                )
                 written.append((at_us, topics.clicks, key, click))
                 if random.random() < 0.15:
-                    at_us, event_id = at_us + random.randrange(600_000_000), f"{random.getrandbits(100):026x}"
-                    bought = encode_purchase(query_id=query_id, client_id=client, object_id=item, time_us=at_us, event_id=event_id)
+                    at_us, event_id = (
+                        at_us + random.randrange(600_000_000),
+                        f"{random.getrandbits(100):026x}",
+                    )
+                    bought = encode_purchase(
+                        query_id=query_id,
+                        client_id=client,
+                        object_id=item,
+                        time_us=at_us,
+                        event_id=event_id,
+                    )
                     written.append((at_us, topics.purchases, key, bought))
     written.sort()
     for _, topic, key, value in written[:num_events]:
@@ -131,7 +156,11 @@ def ingest(config: KafkaConfig, topics: Topics, num_events: int) -> Run:
             break
     for batch in pipeline.drain(2**60):
         num_samples += len(batch.samples)
-    run = Run(num_samples=num_samples, wall_seconds=time.perf_counter() - wall, cpu_seconds=time.process_time() - cpu)
+    run = Run(
+        num_samples=num_samples,
+        wall_seconds=time.perf_counter() - wall,
+        cpu_seconds=time.process_time() - cpu,
+    )
     source.close()
     return run
 
@@ -141,7 +170,12 @@ def split(profile: cProfile.Profile) -> dict[str, float]:
     seconds = dict.fromkeys((*STAGES, "other"), 0.0)
 
     def add(file: str, own_seconds: float) -> None:
-        seconds[next((stage for stage, marks in STAGES.items() if any(mark in file for mark in marks)), "other")] += own_seconds
+        seconds[
+            next(
+                (stage for stage, marks in STAGES.items() if any(mark in file for mark in marks)),
+                "other",
+            )
+        ] += own_seconds
 
     for (file, _, function), (_, _, own_seconds, _, callers) in pstats.Stats(profile).stats.items():  # type: ignore[attr-defined]
         if file != "~":
@@ -155,13 +189,20 @@ def split(profile: cProfile.Profile) -> dict[str, float]:
 
 def main() -> None:
     """Run it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--events", type=int, default=100_000)
     parser.add_argument("--bootstrap-servers", default=None)
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     tag = uuid.uuid4().hex[:8]
-    topics = Topics(exposures=f"exposures-{tag}", clicks=f"clicks-{tag}", purchases=f"purchases-{tag}", items=None)
+    topics = Topics(
+        exposures=f"exposures-{tag}",
+        clicks=f"clicks-{tag}",
+        purchases=f"purchases-{tag}",
+        items=None,
+    )
     with contextlib.ExitStack() as stack:
         address = arguments.bootstrap_servers or stack.enter_context(Broker()).bootstrap_servers
         config = KafkaConfig(bootstrap_servers=address)
@@ -188,8 +229,12 @@ def main() -> None:
         "machine": platform.machine(),
         "python": platform.python_version(),
     }
-    print(f"{report['events_per_second']:,} events/s from broker to samples, {report['samples_per_event']} samples per event")
-    print(f"{report['events_per_cpu_second']:,} events per CPU second of this process, client thread included")
+    print(
+        f"{report['events_per_second']:,} events/s from broker to samples, {report['samples_per_event']} samples per event"
+    )
+    print(
+        f"{report['events_per_cpu_second']:,} events per CPU second of this process, client thread included"
+    )
     for stage, share in shares.items():
         print(f"  {share:6.1%}  {stage}")
     print(json.dumps(report))

@@ -40,7 +40,9 @@ _LISTS_PER_STEP = 32
 def samples_of(visit: Visit, number: int) -> Iterator[Sample]:
     """The samples that the join makes of a visit whose purchases came inside the observation window."""
     now = number * _SECOND
-    for place, (i, clicked, bought) in enumerate(zip(visit.shown, visit.clicked, visit.bought, strict=True), 1):
+    for place, (i, clicked, bought) in enumerate(
+        zip(visit.shown, visit.clicked, visit.bought, strict=True), 1
+    ):
         product = visit.query.products[i]
         for task in (Task.CLICK, Task.PURCHASE) if clicked else (Task.CLICK,):
             yield Sample(
@@ -68,13 +70,17 @@ def samples_of(visit: Visit, number: int) -> Iterator[Sample]:
 
 def score(trainer: Trainer, query: Query) -> NDArray[np.float64]:
     """A query's candidates (n,) as a version that is cut now would serve them."""
-    documents = tuple(Document(id=p.id, text=p.text, attributes=dict(p.attributes)) for p in query.products)
+    documents = tuple(
+        Document(id=p.id, text=p.text, attributes=dict(p.attributes)) for p in query.products
+    )
     trainer.ranker.forget()
     scorer = ModelScorer("now", trainer.ranker, trainer.weigher, trainer.stackers)
     return scorer.score([Request(query=query.text, documents=documents)])[0].score
 
 
-def curve(world: World, config: LearnerConfig, weighting: WeigherConfig, marks: list[int], seed: int) -> Iterator[dict[str, Any]]:
+def curve(
+    world: World, config: LearnerConfig, weighting: WeigherConfig, marks: list[int], seed: int
+) -> Iterator[dict[str, Any]]:
     """Train on the stream; at each mark yield the judged table, and per-query figures for pooling."""
     trainer = Trainer(config, Weigher(weighting))
     shoppers, counts = Shoppers(world, seed=seed), ClickCounts()
@@ -83,7 +89,11 @@ def curve(world: World, config: LearnerConfig, weighting: WeigherConfig, marks: 
     began = time.perf_counter()
     for number in range(1, marks[-1] + 1):
         visit = shoppers.visit()
-        counts.learn(visit.query.text, [visit.query.products[i].id for i in visit.shown], visit.clicked.tolist())
+        counts.learn(
+            visit.query.text,
+            [visit.query.products[i].id for i in visit.shown],
+            visit.clicked.tolist(),
+        )
         pending += samples_of(visit, number)
         if number % _LISTS_PER_STEP == 0 or number in marks:
             trainer.step(pending)
@@ -91,7 +101,12 @@ def curve(world: World, config: LearnerConfig, weighting: WeigherConfig, marks: 
         if number in marks:
             seconds = time.perf_counter() - began
             now = {query.text: score(trainer, query) for query in world.queries}
-            judged = judge(world, served=lambda q, now=now: now[q.text], zero_shot=lambda q: cosine[q.text], counts=counts)  # type: ignore[misc]
+            judged = judge(
+                world,
+                served=lambda q, now=now: now[q.text],
+                zero_shot=lambda q: cosine[q.text],
+                counts=counts,
+            )  # type: ignore[misc]
             alone = {name: _alone(trainer, world, name) for name in ("encoder", "memory")}
             quarters = trainer.evaluations[Task.CLICK].quarters()
             yield {
@@ -101,9 +116,16 @@ def curve(world: World, config: LearnerConfig, weighting: WeigherConfig, marks: 
                 "judged": judged,
                 "alone": alone,
                 "auc": [round(q.get("auc", 0.0), 4) for q in quarters],
-                "normalized_entropy": [round(q.get("normalized_entropy", 0.0), 4) for q in quarters],
-                "pcoc": round(trainer.evaluations[Task.CLICK].latest().get("predicted_to_observed", 0.0), 3),
-                "stacker": {t.value: [round(x, 3) for x in s.coefficients()] for t, s in trainer.stackers.items()},
+                "normalized_entropy": [
+                    round(q.get("normalized_entropy", 0.0), 4) for q in quarters
+                ],
+                "pcoc": round(
+                    trainer.evaluations[Task.CLICK].latest().get("predicted_to_observed", 0.0), 3
+                ),
+                "stacker": {
+                    t.value: [round(x, 3) for x in s.coefficients()]
+                    for t, s in trainer.stackers.items()
+                },
                 "bias": round(float(trainer.ranker.bias.detach()), 3),
             }
 
@@ -112,15 +134,25 @@ def _alone(trainer: Trainer, world: World, part: str) -> dict[str, float]:
     """NDCG@10 of one part of the served click score by itself, on each part of the world."""
     figures: dict[str, list[float]] = {}
     for query in world.queries:
-        documents = tuple(Document(id=p.id, text=p.text, attributes=dict(p.attributes)) for p in query.products)
+        documents = tuple(
+            Document(id=p.id, text=p.text, attributes=dict(p.attributes)) for p in query.products
+        )
         if part == "memory":
             scores = trainer.weigher.memory_logits(Task.CLICK, query.text, documents)
         else:
             with torch.inference_mode():
-                scores = trainer.ranker([query.text] * len(documents), [d.text for d in documents]).click.double().numpy()
+                scores = (
+                    trainer.ranker([query.text] * len(documents), [d.text for d in documents])
+                    .click.double()
+                    .numpy()
+                )
         hidden = np.flatnonzero(~query.shown)
         everything = np.arange(len(documents))
-        for name, places in (("stream", everything), ("unseen_products", hidden)) if query.in_stream else (("unseen_queries", everything),):
+        for name, places in (
+            (("stream", everything), ("unseen_products", hidden))
+            if query.in_stream
+            else (("unseen_queries", everything),)
+        ):
             if len(places):
                 figures.setdefault(name, []).append(ndcg(scores[places], query.grades[places]))
     return {name: round(float(np.mean(values)), 4) for name, values in figures.items()}
@@ -128,15 +160,23 @@ def _alone(trainer: Trainer, world: World, part: str) -> dict[str, float]:
 
 def _cosine(trainer: Trainer, query: Query) -> NDArray[np.float64]:
     with torch.inference_mode():
-        logits = trainer.ranker([query.text] * len(query.products), [p.text for p in query.products])
-        cosine: NDArray[np.float64] = ((logits.base - trainer.ranker.bias) / trainer.ranker.scale).double().numpy()
+        logits = trainer.ranker(
+            [query.text] * len(query.products), [p.text for p in query.products]
+        )
+        cosine: NDArray[np.float64] = (
+            ((logits.base - trainer.ranker.bias) / trainer.ranker.scale).double().numpy()
+        )
     return cosine
 
 
 def main() -> None:
     """Run what the command line says."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--catalog", type=Path, help="folder of graded judgments; the invented shop without it")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--catalog", type=Path, help="folder of graded judgments; the invented shop without it"
+    )
     parser.add_argument("--split", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--lists", type=int, default=12000)
@@ -152,7 +192,11 @@ def main() -> None:
     parser.add_argument("--denoise", type=float, default=0.0)
     parser.add_argument("--fields", default="{}", help="JSON object of FieldConfig")
     arguments = parser.parse_args()
-    world = load_catalog(arguments.catalog, split=arguments.split) if arguments.catalog else invented_shop(seed=arguments.split)
+    world = (
+        load_catalog(arguments.catalog, split=arguments.split)
+        if arguments.catalog
+        else invented_shop(seed=arguments.split)
+    )
     config = LearnerConfig(
         tuning=arguments.tuning,
         loss=arguments.loss,
@@ -168,14 +212,23 @@ def main() -> None:
         denoise=arguments.denoise,
         conditional=ConditionalConfig(fields=FieldConfig(**json.loads(arguments.fields))),
     )
-    marks = [n for n in (500, 2000, 6000, 12000, 20000, 40000) if n < arguments.lists] + [arguments.lists]
+    marks = [n for n in (500, 2000, 6000, 12000, 20000, 40000) if n < arguments.lists] + [
+        arguments.lists
+    ]
     last: dict[str, Any] = {}
     for last in curve(world, config, weighting, marks, arguments.seed):
         judged = last.pop("judged")
         for part, row in last["ndcg10"].items():
-            print(last["lists"], part, {k: np.round(v, 4).tolist() for k, v in row.items()}, flush=True)
+            print(
+                last["lists"],
+                part,
+                {k: np.round(v, 4).tolist() for k, v in row.items()},
+                flush=True,
+            )
         print({k: v for k, v in last.items() if k != "ndcg10"}, flush=True)
-    last["per_query"] = {part: {m: v.tolist() for m, v in methods.items()} for part, methods in judged.items()}
+    last["per_query"] = {
+        part: {m: v.tolist() for m, v in methods.items()} for part, methods in judged.items()
+    }
     print(json.dumps(last))
 
 

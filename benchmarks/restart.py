@@ -24,7 +24,15 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from benchmarks.crash import DEAD_LETTERS, NUM_PARTITIONS, TOPICS, Producer, Role, is_live, newest_segment
+from benchmarks.crash import (
+    DEAD_LETTERS,
+    NUM_PARTITIONS,
+    TOPICS,
+    Producer,
+    Role,
+    is_live,
+    newest_segment,
+)
 from consumers.kafka_admin import KafkaAdmin
 from consumers.kafka_options import KafkaConfig
 from deploy.broker import Broker, free_ports
@@ -33,7 +41,9 @@ _PATIENCE_SECONDS = 120.0
 _SERIES = ("checkpoint_stall_seconds", "learner_step_duration_seconds")
 
 
-def measure(num_kills: int, seconds: float, model: str, tuning: str, folder: Path) -> dict[str, Any]:
+def measure(
+    num_kills: int, seconds: float, model: str, tuning: str, folder: Path
+) -> dict[str, Any]:
     """Kill and start again; return what was measured."""
     with ExitStack() as stack:
         broker = Broker(folder / "kafka")
@@ -49,7 +59,12 @@ def measure(num_kills: int, seconds: float, model: str, tuning: str, folder: Pat
         topics = {**{topic: topic for topic in TOPICS}, "items": None, "dead_letter": DEAD_LETTERS}
         written: dict[str, Any] = {
             "kafka": {"bootstrap_servers": broker.bootstrap_servers, "topics": topics},
-            "join": {"click_window": "20s", "observation_window": "60s", "attribution_window": "600s", "grace": "5s"},
+            "join": {
+                "click_window": "20s",
+                "observation_window": "60s",
+                "attribution_window": "600s",
+                "grace": "5s",
+            },
             "learner": {"model": model, "tuning": tuning, "batch": 160, "publish_every": "3s"},
             "store": {"root": str(root)},
             "observability": {"metrics_port": port},
@@ -61,7 +76,9 @@ def measure(num_kills: int, seconds: float, model: str, tuning: str, folder: Pat
         learner = Role("learn", settings, folder / "learn.log")
         stack.callback(learner.kill)
         restarts: list[float] = []
-        totals = dict.fromkeys((f"{name}_{part}" for name in _SERIES for part in ("sum", "count")), 0.0)
+        totals = dict.fromkeys(
+            (f"{name}_{part}" for name in _SERIES for part in ("sum", "count")), 0.0
+        )
         for life in range(num_kills + 1):
             segment, began = newest_segment(root), time.monotonic()
             learner.start()
@@ -86,7 +103,8 @@ def measure(num_kills: int, seconds: float, model: str, tuning: str, folder: Pat
             "num_steps": int(num_steps),
             "step_mean_seconds": in_steps / num_steps,
             "num_checkpoints": int(totals["checkpoint_stall_seconds_count"]),
-            "stall_mean_seconds": totals["checkpoint_stall_seconds_sum"] / max(totals["checkpoint_stall_seconds_count"], 1),
+            "stall_mean_seconds": totals["checkpoint_stall_seconds_sum"]
+            / max(totals["checkpoint_stall_seconds_count"], 1),
             "stall_ratio": totals["checkpoint_stall_seconds_sum"] / in_steps,
             "journal_mean_bytes": size / num_steps,
             "journal_ratio": synced * num_steps / in_steps,
@@ -99,8 +117,14 @@ def measure(num_kills: int, seconds: float, model: str, tuning: str, folder: Pat
 def _scrape(port: int) -> dict[str, float]:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
         families = text_string_to_metric_families(answer.read().decode())
-    wanted = {f"steelyard_{name}_{part}": f"{name}_{part}" for name in _SERIES for part in ("sum", "count")}
-    return {wanted[s.name]: s.value for family in families for s in family.samples if s.name in wanted}
+    wanted = {
+        f"steelyard_{name}_{part}": f"{name}_{part}"
+        for name in _SERIES
+        for part in ("sum", "count")
+    }
+    return {
+        wanted[s.name]: s.value for family in families for s in family.samples if s.name in wanted
+    }
 
 
 def _sync_seconds(path: Path, size: int, repeats: int) -> float:
@@ -116,14 +140,18 @@ def _sync_seconds(path: Path, size: int, repeats: int) -> float:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kills", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=15.0)
     parser.add_argument("--model", default="minilm-l6")
     parser.add_argument("--tuning", default="top:1")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="steelyard-restart-") as folder:
-        print(json.dumps(measure(asked.kills, asked.seconds, asked.model, asked.tuning, Path(folder))))
+        print(
+            json.dumps(measure(asked.kills, asked.seconds, asked.model, asked.tuning, Path(folder)))
+        )
 
 
 if __name__ == "__main__":

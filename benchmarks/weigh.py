@@ -55,7 +55,11 @@ def samples(n: int, seed: int = 0) -> list[Sample]:
         Item(
             id=f"SKU-{i}",
             text=" ".join(rng.choice(_WORDS, 9)),
-            attributes={"category": f"c{i % 23}", "brand": f"b{i % 60}", "price": float(rng.uniform(1, 500))},
+            attributes={
+                "category": f"c{i % 23}",
+                "brand": f"b{i % 60}",
+                "price": float(rng.uniform(1, 500)),
+            },
         )
         for i in range(5000)
     ]
@@ -95,7 +99,9 @@ def samples(n: int, seed: int = 0) -> list[Sample]:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--num-samples", type=int, default=40_000)
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=3)
@@ -132,7 +138,9 @@ def main() -> None:
         "machine": platform.machine(),
         "cores": os.cpu_count(),
     }
-    print(f"weigh: {result['samples_per_second']:,} samples/s at batch {arguments.batch_size}; one core")
+    print(
+        f"weigh: {result['samples_per_second']:,} samples/s at batch {arguments.batch_size}; one core"
+    )
     print(json.dumps(result, sort_keys=True))
 
 

@@ -31,7 +31,14 @@ class PartitionClock:
 class Watermarks:
     """The clocks of all event partitions; `snapshot` resumes after the last record that was observed."""
 
-    def __init__(self, partitions: Iterable[TopicPartition], *, grace_us: int, idle_timeout_us: int, now: float) -> None:
+    def __init__(
+        self,
+        partitions: Iterable[TopicPartition],
+        *,
+        grace_us: int,
+        idle_timeout_us: int,
+        now: float,
+    ) -> None:
         """Begin before every event.
 
         Args:
@@ -71,7 +78,11 @@ class Watermarks:
 
     def quiet(self, now: float) -> list[TopicPartition]:
         """Return the partitions that have been quiet for the idle timeout and are not yet left out."""
-        return [p for p, c in self._clocks.items() if not c.idle and now - c.last_arrival >= self._idle_timeout_seconds]
+        return [
+            p
+            for p, c in self._clocks.items()
+            if not c.idle and now - c.last_arrival >= self._idle_timeout_seconds
+        ]
 
     def set_idle(self, partition: TopicPartition) -> None:
         """Leave this one out until its next event; the caller has seen that it is read to its end."""
@@ -90,7 +101,11 @@ class Watermarks:
     def advance(self) -> int:
         """Return the global watermark after moving it: the least of the busy partitions, or the greatest when all are idle."""
         busy = [c.watermark_us for c in self._clocks.values() if not c.idle]
-        reached = min(busy) if busy else max((c.watermark_us for c in self._clocks.values()), default=BEGINNING_US)
+        reached = (
+            min(busy)
+            if busy
+            else max((c.watermark_us for c in self._clocks.values()), default=BEGINNING_US)
+        )
         self.watermark_us = max(self.watermark_us, reached)
         return self.watermark_us
 
@@ -108,11 +123,20 @@ class Watermarks:
 
     def snapshot(self, number: int) -> dict[str, tuple[int, int, bool]]:
         """Return the clocks of one partition number: topic -> (newest, watermark, idle)."""
-        return {topic: (c.newest_us, c.watermark_us, c.idle) for (topic, p), c in self._clocks.items() if p == number}
+        return {
+            topic: (c.newest_us, c.watermark_us, c.idle)
+            for (topic, p), c in self._clocks.items()
+            if p == number
+        }
 
     def restore(self, number: int, clocks: Mapping[str, tuple[int, int, bool]], now: float) -> None:
         """Take back the clocks of one partition number; they were quiet since `now`."""
         for topic, (newest_us, watermark_us, idle) in clocks.items():
             clock = self._clocks[(topic, number)]
-            clock.newest_us, clock.watermark_us, clock.idle, clock.last_arrival = newest_us, watermark_us, idle, now
+            clock.newest_us, clock.watermark_us, clock.idle, clock.last_arrival = (
+                newest_us,
+                watermark_us,
+                idle,
+                now,
+            )
             self.newest_us = max(self.newest_us, newest_us)

@@ -31,7 +31,15 @@ from consumers.source import Record
 from weighting.sample import Attribute, Position
 
 #: Every reason that a dead letter can have; the metric label.
-REASONS = ("null_value", "confluent_wire_format", "not_json", "not_utf8", "too_deep", "naive_timestamp", "schema")
+REASONS = (
+    "null_value",
+    "confluent_wire_format",
+    "not_json",
+    "not_utf8",
+    "too_deep",
+    "naive_timestamp",
+    "schema",
+)
 
 MAX_QUERY_CHARS = 4096
 MAX_CLOCK_AHEAD_US = 300 * 1_000_000
@@ -41,7 +49,12 @@ _actions = msgspec.json.Decoder(ActionWire)
 _heads = msgspec.json.Decoder(ActionHeadWire)
 _items = msgspec.json.Decoder(ItemWire)
 _NOTHING: dict[str, Candidate] = {}
-_UTF16_STARTS = (b"\xff\xfe", b"\xfe\xff", b"{\0", b"\0{")  # a byte order mark, or a bracket as two bytes
+_UTF16_STARTS = (
+    b"\xff\xfe",
+    b"\xfe\xff",
+    b"{\0",
+    b"\0{",
+)  # a byte order mark, or a bracket as two bytes
 _UTF16 = "not UTF-8: the value is in UTF-16"
 
 
@@ -64,35 +77,66 @@ def decode(kind: Kind, record: Record) -> Event:
             return _item(_items.decode(value), record, position)
         return _action(_actions.decode(value), record, position)
     except msgspec.ValidationError as error:
-        if kind in (Kind.CLICK, Kind.PURCHASE) and (other := _other(value, record, position)) is not None:
+        if (
+            kind in (Kind.CLICK, Kind.PURCHASE)
+            and (other := _other(value, record, position)) is not None
+        ):
             return other
         text = str(error)
         reason = "naive_timestamp" if "timezone component" in text else "schema"
         raise Invalid(stage="schema", reason=reason, error=text, position=position) from error
     except UnicodeDecodeError as error:
-        raise Invalid(stage="decode", reason="not_utf8", error=str(error), position=position) from error
+        raise Invalid(
+            stage="decode", reason="not_utf8", error=str(error), position=position
+        ) from error
     except RecursionError as error:
-        raise Invalid(stage="decode", reason="too_deep", error="brackets are nested too deeply", position=position) from error
+        raise Invalid(
+            stage="decode",
+            reason="too_deep",
+            error="brackets are nested too deeply",
+            position=position,
+        ) from error
     except msgspec.DecodeError as error:
         if value.startswith(_UTF16_STARTS):
-            raise Invalid(stage="decode", reason="not_utf8", error=_UTF16, position=position) from error
-        if "utf-8" in str(error).lower():  # msgspec says "Invalid UTF-8" of a bad byte outside of strings that it decodes
-            raise Invalid(stage="decode", reason="not_utf8", error=str(error), position=position) from error
-        raise Invalid(stage="decode", reason="not_json", error=f"not JSON: {error}", position=position) from error
+            raise Invalid(
+                stage="decode", reason="not_utf8", error=_UTF16, position=position
+            ) from error
+        if (
+            "utf-8" in str(error).lower()
+        ):  # msgspec says "Invalid UTF-8" of a bad byte outside of strings that it decodes
+            raise Invalid(
+                stage="decode", reason="not_utf8", error=str(error), position=position
+            ) from error
+        raise Invalid(
+            stage="decode", reason="not_json", error=f"not JSON: {error}", position=position
+        ) from error
 
 
 def _without_json(kind: Kind, record: Record, position: Position) -> Event:
     if record.value is None:
         if kind is not Kind.ITEM:
-            raise Invalid(stage="decode", reason="null_value", error="the value is null", position=position)
+            raise Invalid(
+                stage="decode", reason="null_value", error="the value is null", position=position
+            )
         if record.key is None:
             raise Invalid(
-                stage="decode", reason="null_value", error="key and value are null: nothing says which item is gone", position=position
+                stage="decode",
+                reason="null_value",
+                error="key and value are null: nothing says which item is gone",
+                position=position,
             )
         object_id = record.key.decode(errors="replace")
-        return ItemUpdate(object_id=object_id, text=None, attributes={}, time_us=max(record.timestamp_us, 0), position=position)
+        return ItemUpdate(
+            object_id=object_id,
+            text=None,
+            attributes={},
+            time_us=max(record.timestamp_us, 0),
+            position=position,
+        )
     if not record.value:
-        raise Invalid(stage="decode", reason="not_json", error="the value is empty", position=position)
+        raise Invalid(
+            stage="decode", reason="not_json", error="the value is empty", position=position
+        )
     if record.value.startswith(_UTF16_STARTS):
         raise Invalid(stage="decode", reason="not_utf8", error=_UTF16, position=position)
     raise Invalid(
@@ -113,14 +157,31 @@ def _exposure(wire: ExposureWire, record: Record, position: Position) -> Exposur
         event_id, page = wire.query_attributes.event_id, wire.query_attributes.page
         if wire.query_attributes.candidates:
             candidates = {
-                str(c.object_id): Candidate(str(c.object_id), c.text, None if c.attributes is None else _scalars(c.attributes))
+                str(c.object_id): Candidate(
+                    str(c.object_id),
+                    c.text,
+                    None if c.attributes is None else _scalars(c.attributes),
+                )
                 for c in wire.query_attributes.candidates
             }
     identity = _cloud_event(record) if record.headers else None
     if identity is None:
-        identity = f"e\0{event_id}".encode() if event_id is not None else f"q\0{wire.query_id}\0{'' if page is None else page}".encode()
+        identity = (
+            f"e\0{event_id}".encode()
+            if event_id is not None
+            else f"q\0{wire.query_id}\0{'' if page is None else page}".encode()
+        )
     return Exposure(
-        wire.query_id, wire.client_id, query, wire.query_response_hit_ids, candidates, time_us, position, identity, clamped, num_cut
+        wire.query_id,
+        wire.client_id,
+        query,
+        wire.query_response_hit_ids,
+        candidates,
+        time_us,
+        position,
+        identity,
+        clamped,
+        num_cut,
     )
 
 
@@ -150,7 +211,15 @@ def _action(wire: ActionWire, record: Record, position: Position) -> Click | Pur
             num_cut,
         )
     if wire.action_name == "purchase":
-        return Purchase(wire.query_id or None, wire.client_id, str(item.object_id), time_us, position, identity, clamped)
+        return Purchase(
+            wire.query_id or None,
+            wire.client_id,
+            str(item.object_id),
+            time_us,
+            position,
+            identity,
+            clamped,
+        )
     return Other(client_id=wire.client_id, time_us=time_us, position=position, clamped=clamped)
 
 
@@ -158,7 +227,11 @@ def _other(value: bytes, record: Record, position: Position) -> Other | None:
     """Return an action that we do not learn from, whatever its attributes are; None when it is a click, a purchase or no action."""
     try:
         head = _heads.decode(value)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # it skips what the decoder before it refused, and may meet worse
+    except (
+        msgspec.DecodeError,
+        UnicodeDecodeError,
+        RecursionError,
+    ):  # it skips what the decoder before it refused, and may meet worse
         return None
     if head.action_name in ("click", "purchase"):
         return None
@@ -167,10 +240,19 @@ def _other(value: bytes, record: Record, position: Position) -> Other | None:
 
 
 def _item(wire: ItemWire, record: Record, position: Position) -> ItemUpdate:
-    time_us, clamped = (max(record.timestamp_us, 0), False) if wire.timestamp is None else _time(wire.timestamp, record.timestamp_us)
+    time_us, clamped = (
+        (max(record.timestamp_us, 0), False)
+        if wire.timestamp is None
+        else _time(wire.timestamp, record.timestamp_us)
+    )
     attributes = {} if wire.attributes is None else _scalars(wire.attributes)
     return ItemUpdate(
-        object_id=str(wire.object_id), text=wire.text, attributes=attributes, time_us=time_us, position=position, clamped=clamped
+        object_id=str(wire.object_id),
+        text=wire.text,
+        attributes=attributes,
+        time_us=time_us,
+        position=position,
+        clamped=clamped,
     )
 
 
@@ -195,10 +277,17 @@ def _cloud_event(record: Record) -> bytes | None:
 
 def schemas() -> dict[str, dict[str, Any]]:
     """Return the four JSON Schemas (2020-12) of what may be written: exposure, click, purchase, item."""
-    wires: dict[str, Any] = {"exposure": ExposureWire, "click": ActionWire, "purchase": ActionWire, "item": ItemWire}
+    wires: dict[str, Any] = {
+        "exposure": ExposureWire,
+        "click": ActionWire,
+        "purchase": ActionWire,
+        "item": ItemWire,
+    }
     written = {}
     for name, wire in wires.items():
-        (reference,), components = msgspec.json.schema_components([wire], ref_template="#/$defs/{name}")
+        (reference,), components = msgspec.json.schema_components(
+            [wire], ref_template="#/$defs/{name}"
+        )
         written[name] = {
             "$schema": "https://json-schema.org/draft/2020-12/schema",
             "$id": f"steelyard/{name}.schema.json",

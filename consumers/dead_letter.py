@@ -81,7 +81,9 @@ class DeadLetters:
     The breaker's state is a function of the calls of `seen` and `put`; `snapshot` resumes after the last of them.
     """
 
-    def __init__(self, sink: Sink, topic: str, telemetry: Telemetry, policy: Policy = "data") -> None:
+    def __init__(
+        self, sink: Sink, topic: str, telemetry: Telemetry, policy: Policy = "data"
+    ) -> None:
         """Write to `topic` through `sink`, as far as `policy` allows."""
         self._sink = sink
         self._topic = topic
@@ -108,9 +110,13 @@ class DeadLetters:
             self.seen(position.topic, 1)
         recent = self._recent[position.topic]
         num_unreadable = recent.add(invalid.reason)
-        if self._policy == "data" and num_unreadable > MAX_SHARE * max(recent.num_records, WINDOW_RECORDS):
+        if self._policy == "data" and num_unreadable > MAX_SHARE * max(
+            recent.num_records, WINDOW_RECORDS
+        ):
             reason = max(sorted(recent.counts), key=recent.counts.__getitem__)
-            raise DeadLetterFlood(position.topic, num_unreadable, recent.num_records, reason, invalid)
+            raise DeadLetterFlood(
+                position.topic, num_unreadable, recent.num_records, reason, invalid
+            )
         value = record.value or b""  # a null value would delete the key of a compacted topic
         headers = [
             ("steelyard-position", str(position).encode()),
@@ -158,7 +164,11 @@ class DeadLetters:
         try:
             state = msgspec.msgpack.decode(data, type=_State)
         except msgspec.DecodeError as error:
-            raise SnapshotRefused(f"a snapshot of the dead letters' breaker cannot be read: {error}") from error
+            raise SnapshotRefused(
+                f"a snapshot of the dead letters' breaker cannot be read: {error}"
+            ) from error
         if state.format != FORMAT:
-            raise SnapshotRefused(f"a snapshot of the breaker has the format {state.format}, and this code reads {FORMAT}.")
+            raise SnapshotRefused(
+                f"a snapshot of the breaker has the format {state.format}, and this code reads {FORMAT}."
+            )
         self._recent = state.topics

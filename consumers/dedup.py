@@ -40,7 +40,9 @@ class Dedup:
         oldest = watermark_us // self._bucket_us - _BUCKETS
         if self._oldest is None or oldest > self._oldest:
             self._oldest = oldest
-            self._seen = {hashed: bucket for hashed, bucket in self._seen.items() if bucket >= oldest}
+            self._seen = {
+                hashed: bucket for hashed, bucket in self._seen.items() if bucket >= oldest
+            }
         keyed = _KEYED.copy()  # keying anew takes half as long again
         keyed.update(identity)
         hashed = int.from_bytes(keyed.digest(), "little")
@@ -56,7 +58,10 @@ class Dedup:
             buckets.setdefault(bucket, []).append(hashed)
         return {
             "oldest": self._oldest,
-            "buckets": [(bucket, array("Q", sorted(hashes)).tobytes()) for bucket, hashes in sorted(buckets.items())],
+            "buckets": [
+                (bucket, array("Q", sorted(hashes)).tobytes())
+                for bucket, hashes in sorted(buckets.items())
+            ],
         }
 
     def restore(self, state: Mapping[str, object]) -> None:

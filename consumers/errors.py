@@ -80,7 +80,9 @@ class CommitFailed(ConsumersError):
 
     def __init__(self, group: str, cause: str) -> None:
         """Name the group."""
-        super().__init__(f"group {group}: offsets were not committed ({cause}). Lag tools show older ones until the next commit.")
+        super().__init__(
+            f"group {group}: offsets were not committed ({cause}). Lag tools show older ones until the next commit."
+        )
 
 
 class TopicMissing(ConsumersError):
@@ -112,7 +114,9 @@ class OffsetLost(ConsumersError):
 
     unsafe = True
 
-    def __init__(self, topic: str, partition: int, next_offset: int, beginning: int | None, end: int | None) -> None:
+    def __init__(
+        self, topic: str, partition: int, next_offset: int, beginning: int | None, end: int | None
+    ) -> None:
         """Name the partition, the next offset, the retained range and the remedy; `expired`: retention overtook us, the log is the same."""
         retained = "unknown" if beginning is None or end is None else f"[{beginning}, {end})"
         self.expired = beginning is not None and next_offset < beginning
@@ -120,7 +124,9 @@ class OffsetLost(ConsumersError):
             why = f"{beginning - next_offset} records were deleted before they were read. Restore a checkpoint that is still retained"
         else:
             why = "the log was truncated or the topic was recreated. Check the topic, then restore a checkpoint that matches it"
-        super().__init__(f"{topic}[{partition}]: next offset {next_offset} is outside of the retained range {retained}; {why}.")
+        super().__init__(
+            f"{topic}[{partition}]: next offset {next_offset} is outside of the retained range {retained}; {why}."
+        )
         self.topic = topic
         self.partition = partition
         self.next_offset = next_offset
@@ -172,7 +178,9 @@ class LogCorrupt(ConsumersError):
 
     def __init__(self, cause: str) -> None:
         """Name the batch and the remedy."""
-        super().__init__(f"{cause}. Reading has stopped. Check the broker's disk, or let an operator skip the batch by offset.")
+        super().__init__(
+            f"{cause}. Reading has stopped. Check the broker's disk, or let an operator skip the batch by offset."
+        )
 
 
 class Unreadable(ConsumersError):
@@ -194,7 +202,9 @@ class DeadLetterFlood(ConsumersError):
 
     unsafe = True
 
-    def __init__(self, topic: str, num_unreadable: int, num_records: int, reason: str, last: Invalid) -> None:
+    def __init__(
+        self, topic: str, num_unreadable: int, num_records: int, reason: str, last: Invalid
+    ) -> None:
         """Name the topic, the share, the most frequent reason, the last example and the remedy."""
         super().__init__(
             f"topic {topic!r}: {num_unreadable} of the last {num_records} records cannot be read ({num_unreadable / num_records:.1%}), "
@@ -219,7 +229,9 @@ class OptionRefused(ConsumersError):
 
     def __init__(self, key: str, value: object) -> None:
         """Name the option and the value."""
-        super().__init__(f"kafka.options.{key}: got {value!r}, but this option is set by Steelyard and cannot be overridden. Remove it.")
+        super().__init__(
+            f"kafka.options.{key}: got {value!r}, but this option is set by Steelyard and cannot be overridden. Remove it."
+        )
 
 
 class SnapshotRefused(ConsumersError):

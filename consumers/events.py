@@ -139,7 +139,9 @@ class ExposureWire(msgspec.Struct, omit_defaults=True, gc=False):
     client_id: Id
     timestamp: Timestamp
     user_query: Annotated[str, Meta(description='"" for a recommendation')]
-    query_response_hit_ids: Annotated[tuple[Hit, ...], Meta(min_length=1, description="display order")]
+    query_response_hit_ids: Annotated[
+        tuple[Hit, ...], Meta(min_length=1, description="display order")
+    ]
     query_attributes: QueryAttributesWire | None = None
     application: Name | None = None
     session_id: Name | None = None
@@ -181,7 +183,12 @@ class ActionWire(msgspec.Struct, omit_defaults=True, gc=False):
     """A UBI event: click, purchase, or an action that we do not learn from."""
 
     action_name: Annotated[
-        str, Meta(min_length=1, max_length=100, examples=["click", "purchase", "add_to_cart", "watch", "view", "impression"])
+        str,
+        Meta(
+            min_length=1,
+            max_length=100,
+            examples=["click", "purchase", "add_to_cart", "watch", "view", "impression"],
+        ),
     ]
     client_id: Id
     timestamp: Timestamp
@@ -239,8 +246,17 @@ def encode_exposure(
     model_version: str | None = None,
 ) -> bytes:
     """Write an exposure; the record's key must be `client_id`."""
-    written = [CandidateWire(object_id=c.object_id, text=c.text, attributes=_wire(c.attributes)) for c in candidates] or None
-    attributes = QueryAttributesWire(event_id=event_id, page=page, scenario=scenario, model_version=model_version, candidates=written)
+    written = [
+        CandidateWire(object_id=c.object_id, text=c.text, attributes=_wire(c.attributes))
+        for c in candidates
+    ] or None
+    attributes = QueryAttributesWire(
+        event_id=event_id,
+        page=page,
+        scenario=scenario,
+        model_version=model_version,
+        candidates=written,
+    )
     return _encode(
         ExposureWire(
             query_id=query_id,
@@ -315,7 +331,15 @@ def encode_purchase(
     )
 
 
-def encode_item(*, object_id: str, text: str, attributes: Mapping[str, Attribute] | None = None, time_us: int | None = None) -> bytes:
+def encode_item(
+    *,
+    object_id: str,
+    text: str,
+    attributes: Mapping[str, Attribute] | None = None,
+    time_us: int | None = None,
+) -> bytes:
     """Write an item's text; the record's key must be `object_id`."""
     timestamp = None if time_us is None else _timestamp(time_us)
-    return _encode(ItemWire(object_id=object_id, text=text, attributes=_wire(attributes), timestamp=timestamp))
+    return _encode(
+        ItemWire(object_id=object_id, text=text, attributes=_wire(attributes), timestamp=timestamp)
+    )

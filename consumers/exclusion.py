@@ -48,21 +48,31 @@ class Exclusions:
         self._slices: dict[tuple[str, int], list[Slice]] = {}
         for part in listed.slices:
             self._slices.setdefault((part.topic, part.partition), []).append(part)
-        self._known: dict[str, bool] = {}  # client ids that were looked up before; a cache, so of bounded size
+        self._known: dict[
+            str, bool
+        ] = {}  # client ids that were looked up before; a cache, so of bounded size
 
     def covers(self, event: Exposure | Click | Purchase | Other) -> bool:
         """Say whether this event is left out."""
         position = event.position
-        if any(part.start <= position.offset < part.end for part in self._slices.get((position.topic, position.partition), ())):
+        if any(
+            part.start <= position.offset < part.end
+            for part in self._slices.get((position.topic, position.partition), ())
+        ):
             return True
         client = self._known.get(event.client_id)
         if client is None:
             if len(self._known) >= _MAX_KNOWN:
                 self._known.clear()
-            client = self._known[event.client_id] = keyed(self._key, event.client_id) in self._clients
+            client = self._known[event.client_id] = (
+                keyed(self._key, event.client_id) in self._clients
+            )
         return client or (bool(self._events) and self._named(event))
 
     def _named(self, event: Exposure | Click | Purchase | Other) -> bool:
         """Say whether the list has the id that the event's producer gave it."""
         kind, _, rest = (getattr(event, "identity", None) or b"").partition(b"\0")
-        return kind in (b"e", b"c") and keyed(self._key, rest.rpartition(b"\0")[2].decode(errors="replace")) in self._events
+        return (
+            kind in (b"e", b"c")
+            and keyed(self._key, rest.rpartition(b"\0")[2].decode(errors="replace")) in self._events
+        )

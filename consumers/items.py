@@ -37,7 +37,9 @@ class Items:
         """Return (text, attributes); `("", {})` when nothing is known."""
         return self._known.get(object_id, _NOTHING)
 
-    def describe(self, hits: Sequence[str], inline: Mapping[str, Candidate]) -> tuple[Described, ...]:
+    def describe(
+        self, hits: Sequence[str], inline: Mapping[str, Candidate]
+    ) -> tuple[Described, ...]:
         """Return (text, attributes) of each hit: what was written inline wins."""
         known = self._known
         if not inline:

@@ -35,9 +35,13 @@ class JoinConfig:
 
     click_window_us: int = 60 * 1_000_000  #: exposure to the first copies of its click samples
     observation_window_us: int = 900 * 1_000_000  #: click to the first copy of its purchase sample
-    attribution_window_us: int = 7 * 86_400 * 1_000_000  #: how long a positive is credited; also the window of deduplication
+    attribution_window_us: int = (
+        7 * 86_400 * 1_000_000
+    )  #: how long a positive is credited; also the window of deduplication
     grace_us: int = 600 * 1_000_000  #: extra wait for disorder
-    idle_timeout_us: int = 30 * 1_000_000  #: a partition read to its end and quiet for this long (injected clock) holds nothing back
+    idle_timeout_us: int = (
+        30 * 1_000_000
+    )  #: a partition read to its end and quiet for this long (injected clock) holds nothing back
     max_pending: int = 2_000_000  #: open exposures and clicks; beyond it the oldest are evicted
 
     def __post_init__(self) -> None:
@@ -45,7 +49,9 @@ class JoinConfig:
         for key in ("click_window_us", "observation_window_us"):
             value = getattr(self, key)
             if not 0 <= value <= self.attribution_window_us:
-                raise ValueError(f"join.{key}: got {value}, expected 0 <= {key} <= attribution_window_us={self.attribution_window_us}")
+                raise ValueError(
+                    f"join.{key}: got {value}, expected 0 <= {key} <= attribution_window_us={self.attribution_window_us}"
+                )
         for key in ("grace_us", "idle_timeout_us"):
             if getattr(self, key) < 0:
                 raise ValueError(f"join.{key}: got {getattr(self, key)}, expected a number >= 0")
@@ -66,7 +72,9 @@ class OpenExposure(msgspec.Struct, array_like=True, eq=False, gc=False):
 
     position: Position
     opened_us: int  #: key at which it was processed
-    timer_us: int  #: key at which it is observed; once it is, the last key at which a click is credited
+    timer_us: (
+        int  #: key at which it is observed; once it is, the last key at which a click is credited
+    )
     observed: bool  #: its first copies were emitted
     query_id: str
     client_id: str
@@ -129,12 +137,26 @@ class _Part:
 
 
 # Rank of what happens at the same key: an item's text before the exposure that shows it, every event before the timers it may still meet.
-_RANK_ITEM, _RANK_EXPOSURE, _RANK_CLICK, _RANK_PURCHASE, _RANK_OBSERVE_EXPOSURE, _RANK_OBSERVE_CLICK = range(6)
+(
+    _RANK_ITEM,
+    _RANK_EXPOSURE,
+    _RANK_CLICK,
+    _RANK_PURCHASE,
+    _RANK_OBSERVE_EXPOSURE,
+    _RANK_OBSERVE_CLICK,
+) = range(6)
 
-_RANKS = {ItemUpdate: _RANK_ITEM, Exposure: _RANK_EXPOSURE, Click: _RANK_CLICK, Purchase: _RANK_PURCHASE}
+_RANKS = {
+    ItemUpdate: _RANK_ITEM,
+    Exposure: _RANK_EXPOSURE,
+    Click: _RANK_CLICK,
+    Purchase: _RANK_PURCHASE,
+}
 
 JoinedEvent: TypeAlias = Exposure | Click | Purchase | ItemUpdate
-_Pending: TypeAlias = tuple[int, int, str, int, int, JoinedEvent]  # key, rank, topic, partition, offset, event
+_Pending: TypeAlias = tuple[
+    int, int, str, int, int, JoinedEvent
+]  # key, rank, topic, partition, offset, event
 _K = TypeVar("_K")
 _E = TypeVar("_E", OpenExposure, OpenClick)
 _Timer: TypeAlias = tuple[int, int, str, int, int, OpenExposure | OpenClick]
@@ -154,7 +176,9 @@ class Join:
         self._items = items
         # Samples are made from these by `replace`, a few fields at a time: building one from its 19 keywords takes five times as long.
         self._shown = _blank(Task.CLICK, config.click_window_us, config.attribution_window_us)
-        self._clicked = _blank(Task.PURCHASE, config.observation_window_us, config.attribution_window_us)
+        self._clicked = _blank(
+            Task.PURCHASE, config.observation_window_us, config.attribution_window_us
+        )
         self._parts: dict[int, _Part] = {}
         self._events: list[_Pending] = []  # those before `_next_event` were processed
         self._next_event = 0
@@ -169,8 +193,12 @@ class Join:
         self.num_open_exposures = 0
         self.num_open_clicks = 0
         self.num_missing_texts = 0
-        self.results: Counter[tuple[str, str]] = Counter()  #: (event, result) -> count, since the owner last cleared it
-        self.delays_us: list[tuple[str, int]] = []  #: (event, delay) of each joined label, since the owner last cleared it
+        self.results: Counter[tuple[str, str]] = (
+            Counter()
+        )  #: (event, result) -> count, since the owner last cleared it
+        self.delays_us: list[
+            tuple[str, int]
+        ] = []  #: (event, delay) of each joined label, since the owner last cleared it
 
     @property
     def num_pending(self) -> int:
@@ -180,7 +208,11 @@ class Join:
     def waiting_lists(self) -> tuple[int, int]:
         """Return how many shown lists have given no sample yet, and the key that the watermark must pass for all of them to."""
         window_us = self._config.click_window_us
-        keys = [max(e[5].time_us + window_us, e[0]) for e in self._events[self._next_event :] if e[1] == _RANK_EXPOSURE]
+        keys = [
+            max(e[5].time_us + window_us, e[0])
+            for e in self._events[self._next_event :]
+            if e[1] == _RANK_EXPOSURE
+        ]
         keys += [timer[0] for timer in self._observations if timer[1] == _RANK_OBSERVE_EXPOSURE]
         return len(keys), max(keys, default=BEGINNING_US)
 
@@ -195,7 +227,9 @@ class Join:
         position = event.position
         rank = _RANKS[event.__class__]
         self._sorted = False
-        self._events.append((key_us, rank, position.topic, position.partition, position.offset, event))
+        self._events.append(
+            (key_us, rank, position.topic, position.partition, position.offset, event)
+        )
 
     def advance(self, watermark_us: int, limit: int) -> bool:
         """Process everything with a key below the watermark, or until `limit` samples wait; return whether they do."""
@@ -230,7 +264,11 @@ class Join:
 
     def forget(self, before_us: int) -> None:
         """Close what ended before a key; `advance` does so about once a second of event time."""
-        exposures, clicks, expired = self._observed_exposures, self._observed_clicks, self._expired_clicks
+        exposures, clicks, expired = (
+            self._observed_exposures,
+            self._observed_clicks,
+            self._expired_clicks,
+        )
         while exposures and exposures[0].timer_us < before_us:
             exposure = exposures.popleft()
             self.results["exposure", "matched" if exposure.clicked else "expired"] += 1
@@ -294,8 +332,12 @@ class Join:
             self._open(self._observed_click(event, exposure, index, list_id, inferred))
             self._evict()
 
-    def _observed_click(self, event: Click, exposure: OpenExposure | None, index: int, list_id: str, inferred: bool) -> OpenClick:
-        text, attributes = self._items.get(event.object_id) if exposure is None else exposure.described[index]
+    def _observed_click(
+        self, event: Click, exposure: OpenExposure | None, index: int, list_id: str, inferred: bool
+    ) -> OpenClick:
+        text, attributes = (
+            self._items.get(event.object_id) if exposure is None else exposure.described[index]
+        )
         if event.text is not None and (exposure is None or not text):
             text = event.text
         if event.attributes is not None and (exposure is None or not attributes):
@@ -335,7 +377,9 @@ class Join:
             result = "orphan"
         elif click.purchase is not None:
             result = "duplicate"
-        elif (click.observed and self.now_us > click.timer_us) or event.time_us - click.time_us > self._config.attribution_window_us:
+        elif (
+            click.observed and self.now_us > click.timer_us
+        ) or event.time_us - click.time_us > self._config.attribution_window_us:
             result = "late"
         else:
             result = "inferred" if inferred else "matched"
@@ -352,7 +396,9 @@ class Join:
                 index = _index(exposure.hits, event)
                 if index >= 0 and self._credits(exposure, event):
                     return exposure, index, False
-        for exposure in reversed(part.exposures_by_client.get(event.client_id, [])[-_MAX_INFERRED_EXPOSURES:]):
+        for exposure in reversed(
+            part.exposures_by_client.get(event.client_id, [])[-_MAX_INFERRED_EXPOSURES:]
+        ):
             index = _index(exposure.hits, event)
             if index >= 0 and self._credits(exposure, event):
                 return exposure, index, True
@@ -360,7 +406,10 @@ class Join:
 
     def _credits(self, exposure: OpenExposure, event: Click) -> bool:
         """Say whether an exposure may still be credited with a click."""
-        return self.now_us <= exposure.timer_us and event.time_us - exposure.time_us <= self._config.attribution_window_us
+        return (
+            self.now_us <= exposure.timer_us
+            and event.time_us - exposure.time_us <= self._config.attribution_window_us
+        )
 
     def _forgotten_us(self, click: OpenClick) -> int:
         """Return the last key at which a purchase of this click is late; then it is an orphan."""
@@ -391,7 +440,16 @@ class Join:
                 continue
             sample_id = f"{prefix}{index}/click/first"
             index += 1
-            samples.append(replace(negative, sample_id=sample_id, item_id=object_id, text=text, attributes=attributes, position=index))
+            samples.append(
+                replace(
+                    negative,
+                    sample_id=sample_id,
+                    item_id=object_id,
+                    text=text,
+                    attributes=attributes,
+                    position=index,
+                )
+            )
 
     def _negative(self, exposure: OpenExposure) -> Sample:
         """Return what all samples of an exposure have in common."""
@@ -473,7 +531,10 @@ class Join:
     def _open(self, entry: OpenExposure | OpenClick) -> None:
         part, position = self._part(entry.position.partition), entry.position
         if isinstance(entry, OpenExposure):
-            part.exposures_by_query[entry.query_id] = (*part.exposures_by_query.get(entry.query_id, ()), entry)
+            part.exposures_by_query[entry.query_id] = (
+                *part.exposures_by_query.get(entry.query_id, ()),
+                entry,
+            )
             of_client = part.exposures_by_client.get(entry.client_id)
             if of_client is None:
                 part.exposures_by_client[entry.client_id] = [entry]
@@ -489,7 +550,10 @@ class Join:
             self.num_open_clicks += 1
             rank = _RANK_OBSERVE_CLICK
         if not entry.observed:
-            heappush(self._observations, (entry.timer_us, rank, position.topic, position.partition, position.offset, entry))
+            heappush(
+                self._observations,
+                (entry.timer_us, rank, position.topic, position.partition, position.offset, entry),
+            )
 
     def _close(self, entry: OpenExposure | OpenClick) -> None:
         """Forget an entry that was taken out of its queue."""
@@ -531,11 +595,21 @@ class Join:
         """Return all that is open and pending in one partition number, in processing order."""
         waiting = [timer[5] for timer in self._observations if timer[3] == number]
         exposures = [e for e in self._observed_exposures if e.position.partition == number]
-        clicks = [c for queue in (self._observed_clicks, self._expired_clicks) for c in queue if c.position.partition == number]
+        clicks = [
+            c
+            for queue in (self._observed_clicks, self._expired_clicks)
+            for c in queue
+            if c.position.partition == number
+        ]
         pending = sorted(e for e in self._events[self._next_event :] if e[3] == number)
         return OpenPart(
-            exposures=sorted(exposures + [e for e in waiting if isinstance(e, OpenExposure)], key=_processing_order),
-            clicks=sorted(clicks + [c for c in waiting if isinstance(c, OpenClick)], key=_processing_order),
+            exposures=sorted(
+                exposures + [e for e in waiting if isinstance(e, OpenExposure)],
+                key=_processing_order,
+            ),
+            clicks=sorted(
+                clicks + [c for c in waiting if isinstance(c, OpenClick)], key=_processing_order
+            ),
             pending=PendingEvents(
                 exposures=[(e[0], e[5]) for e in pending if isinstance(e[5], Exposure)],
                 clicks=[(e[0], e[5]) for e in pending if isinstance(e[5], Click)],
@@ -546,10 +620,17 @@ class Join:
     def pending_items(self) -> list[tuple[int, ItemUpdate]]:
         """Return the item updates that wait for their time, in order."""
         return [
-            (e[0], e[5]) for e in sorted(e for e in self._events[self._next_event :] if e[1] == _RANK_ITEM) if isinstance(e[5], ItemUpdate)
+            (e[0], e[5])
+            for e in sorted(e for e in self._events[self._next_event :] if e[1] == _RANK_ITEM)
+            if isinstance(e[5], ItemUpdate)
         ]
 
-    def restore(self, parts: Iterable[OpenPart], pending_items: Sequence[tuple[int, ItemUpdate]], now_us: int) -> None:
+    def restore(
+        self,
+        parts: Iterable[OpenPart],
+        pending_items: Sequence[tuple[int, ItemUpdate]],
+        now_us: int,
+    ) -> None:
         """Take back what `snapshot` and `pending_items` returned; the join must be new."""
         assert not self._parts
         assert not self._events
@@ -560,11 +641,18 @@ class Join:
         for part in parts:
             exposures += part.exposures
             clicks += part.clicks
-            waiting: tuple[tuple[int, JoinedEvent], ...] = (*part.pending.exposures, *part.pending.clicks, *part.pending.purchases)
+            waiting: tuple[tuple[int, JoinedEvent], ...] = (
+                *part.pending.exposures,
+                *part.pending.clicks,
+                *part.pending.purchases,
+            )
             for key_us, event in waiting:
                 self._wait(key_us, event)
         for exposure in exposures:
-            exposure.described = tuple((shared.setdefault(text, text), attributes) for text, attributes in exposure.described)
+            exposure.described = tuple(
+                (shared.setdefault(text, text), attributes)
+                for text, attributes in exposure.described
+            )
             self._open(exposure)
         for click in clicks:
             click.text = shared.setdefault(click.text, click.text)

@@ -9,7 +9,13 @@ from typing import Any, Self
 
 from kafka import KafkaConsumer
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient, OffsetSpec
-from kafka.errors import GroupIdNotFoundError, KafkaError, NoError, TopicAlreadyExistsError, UnknownTopicOrPartitionError
+from kafka.errors import (
+    GroupIdNotFoundError,
+    KafkaError,
+    NoError,
+    TopicAlreadyExistsError,
+    UnknownTopicOrPartitionError,
+)
 from kafka.partitioner.default import murmur2
 from kafka.structs import OffsetAndMetadata
 from kafka.structs import TopicPartition as KafkaTopicPartition
@@ -37,9 +43,13 @@ class KafkaAdmin:
         """
         self._config.reach()
         try:
-            self._client = KafkaAdminClient(**self._config.options_for(KafkaAdminClient.DEFAULT_CONFIG))
+            self._client = KafkaAdminClient(
+                **self._config.options_for(KafkaAdminClient.DEFAULT_CONFIG)
+            )
         except KafkaError as error:
-            raise SourceUnavailable(self._config.bootstrap_servers, self._config.connect_timeout_seconds, str(error)) from error
+            raise SourceUnavailable(
+                self._config.bootstrap_servers, self._config.connect_timeout_seconds, str(error)
+            ) from error
         return self
 
     def close(self) -> None:
@@ -52,7 +62,12 @@ class KafkaAdmin:
         """`start`."""
         return self.start()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         """`close`."""
         self.close()
 
@@ -60,11 +75,19 @@ class KafkaAdmin:
 
     def topics(self) -> dict[str, int]:
         """Return every topic, but for the brokers' own, with its partition count."""
-        return {t["name"]: len(t["partitions"]) for t in self._client.describe_topics() if not t["is_internal"]}
+        return {
+            t["name"]: len(t["partitions"])
+            for t in self._client.describe_topics()
+            if not t["is_internal"]
+        }
 
     def topic_ids(self) -> dict[str, str]:
         """Return the id of every topic; a topic that was recreated has another one."""
-        return {t["name"]: str(t["topic_id"]) for t in self._client.describe_topics() if not t["is_internal"]}
+        return {
+            t["name"]: str(t["topic_id"])
+            for t in self._client.describe_topics()
+            if not t["is_internal"]
+        }
 
     def topic_config(self, topic: str) -> dict[str, str]:
         """Return the whole configuration of a topic, defaults included.
@@ -84,18 +107,33 @@ class KafkaAdmin:
         try:
             found = self._client.describe_configs(resources, config_filter="all")["topic"]
         except KafkaError as error:
-            _log.info("how long topics keep their records is not known", extra={"error": str(error)})
+            _log.info(
+                "how long topics keep their records is not known", extra={"error": str(error)}
+            )
             return {}
         kept = {}
         for topic, entries in found.items():
-            retention_ms = int(entries["retention.ms"]["value"]) if "retention.ms" in entries else -1
+            retention_ms = (
+                int(entries["retention.ms"]["value"]) if "retention.ms" in entries else -1
+            )
             if retention_ms >= 0 and "delete" in entries["cleanup.policy"]["value"]:
                 kept[topic] = retention_ms / 1000
         return kept
 
-    def create_topic(self, topic: str, num_partitions: int, *, config: Mapping[str, str] | None = None, replication: int = -1) -> bool:
+    def create_topic(
+        self,
+        topic: str,
+        num_partitions: int,
+        *,
+        config: Mapping[str, str] | None = None,
+        replication: int = -1,
+    ) -> bool:
         """Create a topic and wait until it can be used; return False when it was there already, whatever its configuration."""
-        options = {"num_partitions": num_partitions, "replication_factor": replication, "configs": dict(config or {})}
+        options = {
+            "num_partitions": num_partitions,
+            "replication_factor": replication,
+            "configs": dict(config or {}),
+        }
         try:
             self._client.create_topics({topic: options}, wait_for_metadata=True)
         except TopicAlreadyExistsError:
@@ -115,7 +153,9 @@ class KafkaAdmin:
 
     def delete_records(self, before: Mapping[TopicPartition, int]) -> None:
         """Delete the records below an offset, as retention does."""
-        self._client.delete_records({KafkaTopicPartition(*tp): offset for tp, offset in before.items()})
+        self._client.delete_records(
+            {KafkaTopicPartition(*tp): offset for tp, offset in before.items()}
+        )
 
     # --- offsets ----------------------------------------------------------------------------------------------------------------
 
@@ -133,7 +173,10 @@ class KafkaAdmin:
         Raises:
             CommitFailed: the group has members, or its coordinator is not there yet.
         """
-        wanted = {KafkaTopicPartition(*tp): OffsetAndMetadata(offset, "", -1) for tp, offset in offsets.items()}
+        wanted = {
+            KafkaTopicPartition(*tp): OffsetAndMetadata(offset, "", -1)
+            for tp, offset in offsets.items()
+        }
         try:
             answers = self._client.alter_group_offsets(group, wanted)
         except KafkaError as error:
@@ -152,7 +195,11 @@ class KafkaAdmin:
             listed = self._client.list_group_offsets(group)[group]
         except KafkaError as error:
             raise self._no_coordinator(group, error) from error
-        return {(tp.topic, tp.partition): committed.offset for tp, committed in listed.items() if committed.offset >= 0}
+        return {
+            (tp.topic, tp.partition): committed.offset
+            for tp, committed in listed.items()
+            if committed.offset >= 0
+        }
 
     def group_state(self, group: str) -> tuple[str, int]:
         """Return the state of a consumer group in Kafka's words (Stable, Empty, Dead where there is none, ...), and its number of members.
@@ -169,7 +216,11 @@ class KafkaAdmin:
         return ("Dead" if refused else str(described["group_state"]), len(described["members"]))
 
     def _no_coordinator(self, group: str, cause: object) -> SourceUnavailable:
-        return SourceUnavailable(self._config.bootstrap_servers, self._config.connect_timeout_seconds, f"group {group}: {cause}")
+        return SourceUnavailable(
+            self._config.bootstrap_servers,
+            self._config.connect_timeout_seconds,
+            f"group {group}: {cause}",
+        )
 
     def offsets_for_times(
         self, times_us: Mapping[TopicPartition, int], *, timeout_seconds: float = 10.0
@@ -186,13 +237,22 @@ class KafkaAdmin:
         try:
             found = consumer.offsets_for_times(dict(wanted), timeout_ms=int(timeout_seconds * 1000))
         except KafkaError as error:
-            raise SourceUnavailable(self._config.bootstrap_servers, timeout_seconds, f"offsets for times: {error}") from error
+            raise SourceUnavailable(
+                self._config.bootstrap_servers, timeout_seconds, f"offsets for times: {error}"
+            ) from error
         finally:
             consumer.close(autocommit=False)
         if missing := [f"{tp.topic}[{tp.partition}]" for tp in wanted if tp not in found]:
-            raise SourceUnavailable(self._config.bootstrap_servers, timeout_seconds, f"no offset for a time of {', '.join(missing)}")
+            raise SourceUnavailable(
+                self._config.bootstrap_servers,
+                timeout_seconds,
+                f"no offset for a time of {', '.join(missing)}",
+            )
         answers = {(tp.topic, tp.partition): at for tp, at in found.items()}
-        return {tp: None if at is None or at.offset < 0 else (at.offset, at.timestamp * 1000) for tp, at in sorted(answers.items())}
+        return {
+            tp: None if at is None or at.offset < 0 else (at.offset, at.timestamp * 1000)
+            for tp, at in sorted(answers.items())
+        }
 
     def sample(self, topic: str, num_records: int) -> list[Record]:
         """Return up to `num_records` of the newest records of each partition of a topic, in order.
@@ -208,12 +268,23 @@ class KafkaAdmin:
             for tp, end in ends.items():
                 consumer.seek(KafkaTopicPartition(*tp), max(end - num_records, begins[tp]))
             num_idle = 0
-            while num_idle < 10 and any(consumer.position(KafkaTopicPartition(*tp)) < end for tp, end in ends.items()):
+            while num_idle < 10 and any(
+                consumer.position(KafkaTopicPartition(*tp)) < end for tp, end in ends.items()
+            ):
                 polled = consumer.poll(timeout_ms=500)
                 num_idle = 0 if polled else num_idle + 1
                 for tp, fetched in polled.items():
                     records.extend(
-                        Record(tp.topic, tp.partition, r.offset, r.timestamp * 1000, r.key, r.value, tuple(r.headers)) for r in fetched
+                        Record(
+                            tp.topic,
+                            tp.partition,
+                            r.offset,
+                            r.timestamp * 1000,
+                            r.key,
+                            r.value,
+                            tuple(r.headers),
+                        )
+                        for r in fetched
                     )
         finally:
             consumer.close(autocommit=False)
@@ -230,8 +301,13 @@ class KafkaAdmin:
         )
 
     def _offsets(self, topics: Iterable[str], spec: Any) -> dict[TopicPartition, int]:
-        specs = {KafkaTopicPartition(topic, p): spec for topic in topics for p in self._partitions(topic)}
-        return {(tp.topic, tp.partition): found.offset for tp, found in sorted(self._client.list_partition_offsets(specs).items())}
+        specs = {
+            KafkaTopicPartition(topic, p): spec for topic in topics for p in self._partitions(topic)
+        }
+        return {
+            (tp.topic, tp.partition): found.offset
+            for tp, found in sorted(self._client.list_partition_offsets(specs).items())
+        }
 
     def _partitions(self, topic: str) -> Sequence[int]:
         for described in self._client.describe_topics([topic]):
@@ -243,7 +319,10 @@ class KafkaAdmin:
 
     def brokers(self) -> list[str]:
         """Return the addresses that the brokers advertise, `host:port`, sorted."""
-        return sorted(f"{broker['host']}:{broker['port']}" for broker in self._client.describe_cluster()["brokers"])
+        return sorted(
+            f"{broker['host']}:{broker['port']}"
+            for broker in self._client.describe_cluster()["brokers"]
+        )
 
     def broker_version(self) -> str:
         """Return the newest Kafka version whose protocol the brokers speak, as far as the client knows it; such as `4.2`."""

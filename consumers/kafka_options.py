@@ -32,7 +32,9 @@ class KafkaConfig:
     """Where the brokers are, and what the client library is told beyond our own settings."""
 
     bootstrap_servers: str = "localhost:9092"  #: host:port, several separated by commas
-    options: Mapping[str, Any] = field(default_factory=dict, repr=False)  #: handed to kafka-python unchanged; may hold secrets
+    options: Mapping[str, Any] = field(
+        default_factory=dict, repr=False
+    )  #: handed to kafka-python unchanged; may hold secrets
     connect_timeout_seconds: float = 10.0
 
     def __post_init__(self) -> None:
@@ -66,9 +68,14 @@ class KafkaConfig:
         for server in servers:
             host, _, port = server.rpartition(":")
             try:
-                socket.create_connection((host.strip("[]"), int(port)), timeout=self.connect_timeout_seconds / len(servers)).close()
+                socket.create_connection(
+                    (host.strip("[]"), int(port)),
+                    timeout=self.connect_timeout_seconds / len(servers),
+                ).close()
             except (OSError, ValueError) as error:
                 causes.append(f"{server}: {error}")
             else:
                 return
-        raise SourceUnavailable(self.bootstrap_servers, self.connect_timeout_seconds, "; ".join(causes))
+        raise SourceUnavailable(
+            self.bootstrap_servers, self.connect_timeout_seconds, "; ".join(causes)
+        )

@@ -34,7 +34,9 @@ _TUNING: dict[str, Any] = {
 class KafkaSink:
     """Writes records; implements `consumers.source.Sink`. The key decides the partition, by murmur2 as Java's producer does."""
 
-    def __init__(self, config: KafkaConfig, topics: Sequence[str], *, flush_timeout_seconds: float = 30.0) -> None:
+    def __init__(
+        self, config: KafkaConfig, topics: Sequence[str], *, flush_timeout_seconds: float = 30.0
+    ) -> None:
         """Take the address and the topics that will be written; `start` connects."""
         self._config = config
         self._topics = list(topics)
@@ -42,7 +44,9 @@ class KafkaSink:
         self._producer: Any = None
         self._num_sent = 0
         self._num_acknowledged = 0
-        self._failures: list[tuple[str, str]] = []  # topic and cause; appended by the client's thread
+        self._failures: list[
+            tuple[str, str]
+        ] = []  # topic and cause; appended by the client's thread
 
     def start(self) -> KafkaSink:
         """Connect, and see that every topic exists.
@@ -63,11 +67,21 @@ class KafkaSink:
 
     def _connect(self) -> None:
         try:
-            self._producer = KafkaProducer(**{**_TUNING, **self._config.options_for(KafkaProducer.DEFAULT_CONFIG), **_OURS})
+            self._producer = KafkaProducer(
+                **{**_TUNING, **self._config.options_for(KafkaProducer.DEFAULT_CONFIG), **_OURS}
+            )
         except KafkaError as error:
-            raise SourceUnavailable(self._config.bootstrap_servers, self._config.connect_timeout_seconds, str(error)) from error
+            raise SourceUnavailable(
+                self._config.bootstrap_servers, self._config.connect_timeout_seconds, str(error)
+            ) from error
 
-    def send(self, topic: str, key: bytes | None, value: bytes | None, headers: Iterable[tuple[str, bytes]] = ()) -> None:
+    def send(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Iterable[tuple[str, bytes]] = (),
+    ) -> None:
         """Accept one record; it is only safe after the next `flush`.
 
         Raises:
@@ -90,7 +104,9 @@ class KafkaSink:
         try:
             self._producer.flush(timeout=self._flush_timeout_seconds)
         except KafkaError as error:
-            raise SinkUnavailable(", ".join(self._topics), self._num_sent - self._num_acknowledged, str(error)) from error
+            raise SinkUnavailable(
+                ", ".join(self._topics), self._num_sent - self._num_acknowledged, str(error)
+            ) from error
         if self._failures:
             failures, self._failures = self._failures, []
             self._num_sent = self._num_acknowledged = 0

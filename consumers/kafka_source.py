@@ -117,7 +117,9 @@ class KafkaSource:
         self._counts: dict[str, int] = {}
         self._ids: dict[str, str] = {}
         self._next_offsets: dict[source.TopicPartition, int] = {}
-        self._epochs: dict[source.TopicPartition, int] = {}  # leader epoch of the last record before the next offset
+        self._epochs: dict[
+            source.TopicPartition, int
+        ] = {}  # leader epoch of the last record before the next offset
         self._paused: set[source.TopicPartition] = set()
         self._num_failures = 0  # one after the other
         self._not_before = 0.0
@@ -139,7 +141,9 @@ class KafkaSource:
             existing = self._consumer.topics()
         except KafkaError as error:
             self.close()
-            raise SourceUnavailable(self._config.bootstrap_servers, self._config.connect_timeout_seconds, str(error)) from error
+            raise SourceUnavailable(
+                self._config.bootstrap_servers, self._config.connect_timeout_seconds, str(error)
+            ) from error
         for topic in self._topics:
             if topic not in existing:
                 self.close()
@@ -178,7 +182,9 @@ class KafkaSource:
             TopicRecreated: a topic is another one than at the start.
             LogCorrupt: a stored batch fails its checksum; raised again by every poll until an operator's `seek` is behind it.
         """
-        assert len(self._next_offsets) == len(self._partitions), "every partition is positioned before it is read"
+        assert len(self._next_offsets) == len(self._partitions), (
+            "every partition is positioned before it is read"
+        )
         try:
             if self._consumer is None and not self._replace(timeout_seconds):
                 return []
@@ -206,7 +212,15 @@ class KafkaSource:
             self._epochs[topic, partition] = fetched[-1].leader_epoch
             records.extend(
                 [
-                    Record(topic, partition, r.offset, r.timestamp * 1000, r.key, r.value, tuple(r.headers) if r.headers else ())
+                    Record(
+                        topic,
+                        partition,
+                        r.offset,
+                        r.timestamp * 1000,
+                        r.key,
+                        r.value,
+                        tuple(r.headers) if r.headers else (),
+                    )
                     for r in fetched
                 ]
             )
@@ -250,18 +264,32 @@ class KafkaSource:
         """
         timeout_seconds = self._config.connect_timeout_seconds
         try:
-            offsets = self._asked().beginning_offsets(list(self._partitions.values()), timeout_ms=int(timeout_seconds * 1000))
+            offsets = self._asked().beginning_offsets(
+                list(self._partitions.values()), timeout_ms=int(timeout_seconds * 1000)
+            )
         except KafkaError as error:
-            raise SourceUnavailable(self._config.bootstrap_servers, timeout_seconds, str(error)) from error
+            raise SourceUnavailable(
+                self._config.bootstrap_servers, timeout_seconds, str(error)
+            ) from error
         return {(tp.topic, tp.partition): offset for tp, offset in offsets.items()}
 
     def end_offsets(self) -> dict[source.TopicPartition, int]:
         """Return the offset that the next record gets, of every partition; `{}` when the brokers do not answer within a second."""
         try:
-            offsets = self._asked().end_offsets(list(self._partitions.values()), timeout_ms=_OFFSETS_TIMEOUT_MS)
+            offsets = self._asked().end_offsets(
+                list(self._partitions.values()), timeout_ms=_OFFSETS_TIMEOUT_MS
+            )
         except Exception as error:  # the next poll finds out whether the client is to be replaced
-            if self._reachable:  # once per outage: the question comes every second, and polls just return nothing
-                _log.warning("broker unreachable", extra={"bootstrap_servers": self._config.bootstrap_servers, "error": str(error)})
+            if (
+                self._reachable
+            ):  # once per outage: the question comes every second, and polls just return nothing
+                _log.warning(
+                    "broker unreachable",
+                    extra={
+                        "bootstrap_servers": self._config.bootstrap_servers,
+                        "error": str(error),
+                    },
+                )
             self._reachable = False
             return {}
         if not self._reachable:
@@ -275,7 +303,14 @@ class KafkaSource:
 
     def _connect(self) -> Any:
         known = {} if self._api_version is None else {"api_version": self._api_version}
-        return self._client(**{**_TUNING, **self._config.options_for(KafkaConsumer.DEFAULT_CONFIG), **known, **_OURS})
+        return self._client(
+            **{
+                **_TUNING,
+                **self._config.options_for(KafkaConsumer.DEFAULT_CONFIG),
+                **known,
+                **_OURS,
+            }
+        )
 
     def _asked(self) -> Any:
         """Return the client, a new one where there is none; a question does not wait for the back-off."""
@@ -289,7 +324,9 @@ class KafkaSource:
         self._consumer.assign(list(self._partitions.values()))
         for tp, offset in self._next_offsets.items():
             # Only with the epoch does the client see that a log was truncated and has grown again; its own `seek` takes none.
-            self._consumer._subscription.seek(self._partitions[tp], OffsetAndMetadata(offset, "", self._epochs.get(tp, -1)))
+            self._consumer._subscription.seek(
+                self._partitions[tp], OffsetAndMetadata(offset, "", self._epochs.get(tp, -1))
+            )
         self._consumer.pause(*(self._partitions[tp] for tp in self._paused))
 
     def _replace(self, timeout_seconds: float) -> bool:
@@ -308,8 +345,15 @@ class KafkaSource:
             self._num_failures = 0
         self._num_failures += 1
         level = logging.WARNING if self._num_failures == 1 else logging.DEBUG
-        _log.log(level, "poll failed; reading goes on with a new consumer at the same offsets: %r", error, exc_info=error)
-        self._not_before = now + min(_BACKOFF_SECONDS * 2 ** (self._num_failures - 1), _MAX_BACKOFF_SECONDS)
+        _log.log(
+            level,
+            "poll failed; reading goes on with a new consumer at the same offsets: %r",
+            error,
+            exc_info=error,
+        )
+        self._not_before = now + min(
+            _BACKOFF_SECONDS * 2 ** (self._num_failures - 1), _MAX_BACKOFF_SECONDS
+        )
         self.rebuild("poll")
 
     def _let_go(self) -> None:
@@ -321,7 +365,10 @@ class KafkaSource:
                 _log.info("a consumer did not close: %r", error)
 
     def _positions(self) -> dict[source.TopicPartition, int]:
-        found = ((tp, self._consumer.position(partition, timeout_ms=0)) for tp, partition in self._partitions.items())
+        found = (
+            (tp, self._consumer.position(partition, timeout_ms=0))
+            for tp, partition in self._partitions.items()
+        )
         return {tp: int(offset) for tp, offset in found if offset is not None}
 
     def _compare_ids(self) -> None:
@@ -345,4 +392,9 @@ class KafkaSource:
     def _truncated(self, error: LogTruncationError) -> LogTruncated:
         tp, found = next(iter(error.divergent_offsets.items()))
         self._let_go()
-        return LogTruncated(tp.topic, tp.partition, self._next_offsets[tp.topic, tp.partition], None if found is None else found.offset)
+        return LogTruncated(
+            tp.topic,
+            tp.partition,
+            self._next_offsets[tp.topic, tp.partition],
+            None if found is None else found.offset,
+        )

@@ -30,7 +30,10 @@ from consumers.telemetry import Telemetry
 from weighting.sample import Attribute, Batch, Sample, Slice, Turn
 
 FULL, FLUSH, END = "full", "flush", "end"  #: why a batch closed
-STOP, RECORD = "stop", "record"  #: what to do about records that retention took before they were read
+STOP, RECORD = (
+    "stop",
+    "record",
+)  #: what to do about records that retention took before they were read
 
 _log = logging.getLogger(__name__)
 
@@ -54,7 +57,12 @@ class Topics:
 
     def kinds(self) -> dict[str, Kind]:
         """Return the kind of every topic that is read."""
-        named = {self.exposures: Kind.EXPOSURE, self.clicks: Kind.CLICK, self.purchases: Kind.PURCHASE, self.items: Kind.ITEM}
+        named = {
+            self.exposures: Kind.EXPOSURE,
+            self.clicks: Kind.CLICK,
+            self.purchases: Kind.PURCHASE,
+            self.items: Kind.ITEM,
+        }
         return {topic: kind for topic, kind in named.items() if topic is not None}
 
 
@@ -70,7 +78,9 @@ class BatchConfig:
         if self.size < 1:
             raise ValueError(f"batch.size: got {self.size}, expected a number >= 1")
         if self.flush_seconds < 0:
-            raise ValueError(f"batch.flush_seconds: got {self.flush_seconds}, expected a number >= 0")
+            raise ValueError(
+                f"batch.flush_seconds: got {self.flush_seconds}, expected a number >= 0"
+            )
 
 
 class Replayed(NamedTuple):
@@ -95,7 +105,18 @@ class Gap(NamedTuple):
 class _Reader:
     """Where one partition stands, and what was counted in it since telemetry was told."""
 
-    __slots__ = ("audit", "counts", "dedup", "hasher", "kind", "newest_record_us", "next_offset", "num_bytes", "num_clamped", "num_cut")
+    __slots__ = (
+        "audit",
+        "counts",
+        "dedup",
+        "hasher",
+        "kind",
+        "newest_record_us",
+        "next_offset",
+        "num_bytes",
+        "num_clamped",
+        "num_cut",
+    )
 
     def __init__(self, kind: Kind, dedup: Dedup, hasher: Hasher) -> None:
         self.kind = kind
@@ -163,9 +184,14 @@ class Pipeline:
         excluded: Exclusions | None = None,
         on_gap: str = STOP,
         retention_seconds: Mapping[str, float] = {},
-        observe: Callable[[Mapping[TopicPartition, int], Mapping[TopicPartition, int], Collection[TopicPartition]], object] = lambda *_: (
-            None
-        ),
+        observe: Callable[
+            [
+                Mapping[TopicPartition, int],
+                Mapping[TopicPartition, int],
+                Collection[TopicPartition],
+            ],
+            object,
+        ] = lambda *_: None,
     ) -> None:
         """Take a started source and its collaborators.
 
@@ -200,22 +226,38 @@ class Pipeline:
         self._ends: dict[TopicPartition, int] = {}
         kinds = topics.kinds()
         assigned = source.assignment()
-        numbers = {topic: {p for t, p in assigned if t == topic} for topic, kind in kinds.items() if kind is not Kind.ITEM}
+        numbers = {
+            topic: {p for t, p in assigned if t == topic}
+            for topic, kind in kinds.items()
+            if kind is not Kind.ITEM
+        }
         if any(of_topic != numbers[topics.clicks] for of_topic in numbers.values()):
             raise PartitionsMismatch({topic: len(of_topic) for topic, of_topic in numbers.items()})
         self._numbers = sorted(numbers[topics.clicks])
         self._event_partitions = [tp for tp in assigned if kinds[tp[0]] is not Kind.ITEM]
         self._item_partitions = [tp for tp in assigned if kinds[tp[0]] is Kind.ITEM]
-        self._readers = {tp: _Reader(kinds[tp[0]], Dedup(join.attribution_window_us), Hasher(*tp)) for tp in assigned}
-        self._watermarks = Watermarks(self._event_partitions, grace_us=join.grace_us, idle_timeout_us=join.idle_timeout_us, now=clock())
+        self._readers = {
+            tp: _Reader(kinds[tp[0]], Dedup(join.attribution_window_us), Hasher(*tp))
+            for tp in assigned
+        }
+        self._watermarks = Watermarks(
+            self._event_partitions,
+            grace_us=join.grace_us,
+            idle_timeout_us=join.idle_timeout_us,
+            now=clock(),
+        )
         self._items = Items()
         self._join = Join(join, self._items)
         self._restored: dict[TopicPartition, int] = {}
-        self._known: dict[TopicPartition, tuple[int, int]] = {}  # offset and hash of the record consumed last, where it is retained
+        self._known: dict[
+            TopicPartition, tuple[int, int]
+        ] = {}  # offset and hash of the record consumed last, where it is retained
         self._opened = False
         self._paused: list[TopicPartition] = []
         self._turns: list[Turn] = []  # consumed since the last batch
-        self._waiting_since: float | None = None  # when the oldest sample that waits was emitted, on the injected clock
+        self._waiting_since: float | None = (
+            None  # when the oldest sample that waits was emitted, on the injected clock
+        )
         self._kept_house = float("-inf")
         self.gaps: list[Gap] = []  #: records that can never be read, found by this pipeline
         self.live = False  #: whether `batches` has reached the log as it grows
@@ -225,7 +267,11 @@ class Pipeline:
     # --- reading ----------------------------------------------------------------------------------------------------------------
 
     def batches(
-        self, tail: Iterable[Replayed] = (), until: Mapping[TopicPartition, int] | None = None, *, end: bool = False
+        self,
+        tail: Iterable[Replayed] = (),
+        until: Mapping[TopicPartition, int] | None = None,
+        *,
+        end: bool = False,
     ) -> Iterator[Batch | None]:
         """Yield batches for ever, and None whenever nothing is ready, so that the caller can do other things.
 
@@ -246,8 +292,14 @@ class Pipeline:
         replay = Replay(self._source, self._positions())
         yield from self._recognise(replay)
         if until is not None:
-            self._watermarks.set_busy(tp for tp in self._event_partitions if self._readers[tp].next_offset < until.get(tp, 0))
-        yield from self._process(self._watermarks.watermark_us)  # what was ready when the state was taken
+            self._watermarks.set_busy(
+                tp
+                for tp in self._event_partitions
+                if self._readers[tp].next_offset < until.get(tp, 0)
+            )
+        yield from self._process(
+            self._watermarks.watermark_us
+        )  # what was ready when the state was taken
         yield from self._again(tail, replay)
         if until is not None:
             yield from self._in_order(until)
@@ -274,7 +326,11 @@ class Pipeline:
                 offset = self._lost(OffsetLost(*tp, offset, beginnings[tp], ends.get(tp)))
             reader.next_offset = offset
             last = reader.audit.last
-            if last is not None and reader.kind is not Kind.ITEM and beginnings[tp] <= last[0] < ends.get(tp, 0):
+            if (
+                last is not None
+                and reader.kind is not Kind.ITEM
+                and beginnings[tp] <= last[0] < ends.get(tp, 0)
+            ):
                 self._known[tp] = last
                 offset = last[0]
             self._source.seek(*tp, offset)
@@ -283,7 +339,9 @@ class Pipeline:
         """Read the record that was consumed last in every partition once more: brokers that lost it may have another one in its place."""
         for tp, (offset, known) in self._known.items():
             reader = self._readers[tp]
-            for record in (yield from replay.read(Turn((Slice(*tp, offset, offset + 1, 1, known),), ()))):
+            for record in (
+                yield from replay.read(Turn((Slice(*tp, offset, offset + 1, 1, known),), ()))
+            ):
                 if reader.hasher(record) != known:
                     raise LogTruncated(*tp, reader.next_offset, offset)
             if reader.next_offset != offset + 1:
@@ -297,7 +355,9 @@ class Pipeline:
         while self._item_partitions and (not ends or self._behind(self._item_partitions, ends)):
             if not ends:
                 ends = self._source.end_offsets()
-            yield from self._advance(self._consume(self._poll(), self._positions(), self._clock()), ())
+            yield from self._advance(
+                self._consume(self._poll(), self._positions(), self._clock()), ()
+            )
             yield None
         if self._item_partitions:
             self._source.resume(self._event_partitions)
@@ -308,7 +368,10 @@ class Pipeline:
             for batch in self._advance(consumed, self._keep_house(now)):
                 num_batches += 1
                 yield batch
-            if self._waiting_since is not None and self._clock() - self._waiting_since >= self._batch.flush_seconds:
+            if (
+                self._waiting_since is not None
+                and self._clock() - self._waiting_since >= self._batch.flush_seconds
+            ):
                 yield self._close(FLUSH)
             elif not num_batches:
                 yield None
@@ -331,7 +394,9 @@ class Pipeline:
 
     def _in_order(self, until: Mapping[TopicPartition, int]) -> Iterator[Batch | None]:
         """The log up to `until` as a pure function of it: no flush, and a partition holds the others back until it is read to its end."""
-        wanted = {tp: max(until.get(tp, 0), reader.next_offset) for tp, reader in self._readers.items()}
+        wanted = {
+            tp: max(until.get(tp, 0), reader.next_offset) for tp, reader in self._readers.items()
+        }
         busy = {tp for tp in self._event_partitions if self._readers[tp].next_offset < wanted[tp]}
         if self._item_partitions:
             self._source.pause(self._event_partitions)
@@ -340,7 +405,11 @@ class Pipeline:
             if items_first and not self._behind(self._item_partitions, wanted):
                 items_first = False
                 self._source.resume(self._event_partitions)
-            records = [record for record in self._poll() if record.offset < wanted[record.topic, record.partition]]
+            records = [
+                record
+                for record in self._poll()
+                if record.offset < wanted[record.topic, record.partition]
+            ]
             ends = {tp: min(offset, wanted[tp]) for tp, offset in self._positions().items()}
             consumed = self._consume(records, ends, self._clock())
             done = sorted(tp for tp in busy if self._readers[tp].next_offset >= wanted[tp])
@@ -359,7 +428,9 @@ class Pipeline:
         Args:
             until_us: event time up to which windows close; the newest event time seen by default.
         """
-        self._watermarks.advance_to((self._watermarks.newest_us if until_us is None else until_us) + 1)
+        self._watermarks.advance_to(
+            (self._watermarks.newest_us if until_us is None else until_us) + 1
+        )
         yield from self._process(self._watermarks.watermark_us)
         self._join.forget(self._watermarks.watermark_us)
         self._tell_join()
@@ -372,7 +443,9 @@ class Pipeline:
 
     def watermark_us(self) -> int | None:
         """Return the event time before which nothing more is expected; None before the first record."""
-        return self._watermarks.watermark_us if self._watermarks.watermark_us > BEGINNING_US else None
+        return (
+            self._watermarks.watermark_us if self._watermarks.watermark_us > BEGINNING_US else None
+        )
 
     def _poll(self) -> Sequence[Record]:
         try:
@@ -390,30 +463,53 @@ class Pipeline:
             self._telemetry.lost_records.labels(lost.topic).inc(missing)
         if self._on_gap != RECORD or not missing or lost.beginning is None:
             raise lost
-        self.gaps.append(Gap(lost.topic, lost.partition, lost.next_offset, lost.beginning, "retention", self._on_gap))
-        _log.error("%s[%d]: records [%d, %d) are lost to retention; going on behind them, as kafka.on_gap says.", *self.gaps[-1][:4])
+        self.gaps.append(
+            Gap(
+                lost.topic,
+                lost.partition,
+                lost.next_offset,
+                lost.beginning,
+                "retention",
+                self._on_gap,
+            )
+        )
+        _log.error(
+            "%s[%d]: records [%d, %d) are lost to retention; going on behind them, as kafka.on_gap says.",
+            *self.gaps[-1][:4],
+        )
         return lost.beginning
 
     def _positions(self) -> dict[TopicPartition, int]:
         position = self._source.position
         return {tp: position(*tp) for tp in self._readers}
 
-    def _behind(self, partitions: Iterable[TopicPartition], ends: Mapping[TopicPartition, int]) -> bool:
+    def _behind(
+        self, partitions: Iterable[TopicPartition], ends: Mapping[TopicPartition, int]
+    ) -> bool:
         return any(self._readers[tp].next_offset < ends[tp] for tp in partitions)
 
-    def _consume(self, records: Sequence[Record], ends: Mapping[TopicPartition, int], now: float) -> tuple[Slice, ...]:
+    def _consume(
+        self, records: Sequence[Record], ends: Mapping[TopicPartition, int], now: float
+    ) -> tuple[Slice, ...]:
         """Decode, order, deduplicate and hand to the join; what cannot be read is set aside. Returns what was consumed up to `ends`."""
         observe, push, excluded = self._watermarks.observe, self._join.push, self._excluded
         at: tuple[str, int] = ("", -1)
         ages: dict[str, int] = {}
-        sums: dict[TopicPartition, list[int]] = {}  # number of records, sum of hashes, last offset, last hash
+        sums: dict[
+            TopicPartition, list[int]
+        ] = {}  # number of records, sum of hashes, last offset, last hash
         for topic, num_records in Counter(record.topic for record in records).items():
             self._dead_letters.seen(topic, num_records)
         for record in records:
             if record.partition != at[1] or record.topic != at[0]:
                 at = (record.topic, record.partition)
                 reader = self._readers[at]
-                kind, counts, seen, hasher = reader.kind, reader.counts, reader.dedup.seen, reader.hasher
+                kind, counts, seen, hasher = (
+                    reader.kind,
+                    reader.counts,
+                    reader.dedup.seen,
+                    reader.hasher,
+                )
                 total = sums.setdefault(at, [0, 0, 0, 0])
             hashed = hasher(record)
             total[0] += 1
@@ -432,7 +528,9 @@ class Pipeline:
                 reader.num_clamped += 1
             time_us = event.time_us
             if isinstance(event, ItemUpdate):
-                counts["item", "accepted" if record.key == event.object_id.encode() else "miskeyed"] += 1
+                counts[
+                    "item", "accepted" if record.key == event.object_id.encode() else "miskeyed"
+                ] += 1
                 push(max(time_us, self._watermarks.watermark_us), event)
                 continue
             name = _NAMES[event.__class__]
@@ -463,7 +561,9 @@ class Pipeline:
             if end > reader.next_offset:
                 num_records, sum64, last, last_hash = sums.get(tp, (0, 0, 0, 0))
                 sum64 %= 1 << 64
-                counted = (0, 0) if reader.kind is Kind.ITEM else (num_records, sum64)  # compaction may take what was read once
+                counted = (
+                    (0, 0) if reader.kind is Kind.ITEM else (num_records, sum64)
+                )  # compaction may take what was read once
                 slices.append(Slice(*tp, reader.next_offset, end, *counted))
                 if num_records:
                     reader.audit.add(num_records, sum64, (last, last_hash))
@@ -472,7 +572,9 @@ class Pipeline:
             self._tell(ages, now)
         return tuple(slices)
 
-    def _advance(self, consumed: tuple[Slice, ...], idle: Iterable[TopicPartition]) -> Iterator[Batch]:
+    def _advance(
+        self, consumed: tuple[Slice, ...], idle: Iterable[TopicPartition]
+    ) -> Iterator[Batch]:
         """End a turn: from here on nothing but what was consumed, and who is idle, decides."""
         idle = tuple(idle)
         for tp in idle:
@@ -519,7 +621,11 @@ class Pipeline:
         self._observe(self.next_offsets(), self._ends, self._paused)
         self._tell_lag(ends, now)
         self._tell_waiting()
-        return [tp for tp in self._watermarks.quiet(now) if tp in ends and self._readers[tp].next_offset >= ends[tp]]
+        return [
+            tp
+            for tp in self._watermarks.quiet(now)
+            if tp in ends and self._readers[tp].next_offset >= ends[tp]
+        ]
 
     # --- telemetry --------------------------------------------------------------------------------------------------------------
 
@@ -553,7 +659,9 @@ class Pipeline:
 
     def _tell_lag(self, ends: Mapping[TopicPartition, int], now: float) -> None:
         telemetry = self._telemetry
-        telemetry.unaccounted.set(sum(reader.audit.num_unaccounted for reader in self._readers.values()))
+        telemetry.unaccounted.set(
+            sum(reader.audit.num_unaccounted for reader in self._readers.values())
+        )
         telemetry.dedup_ids.set(sum(len(reader.dedup) for reader in self._readers.values()))
         paused = Counter(topic for topic, _ in self._paused)
         for (topic, partition), reader in self._readers.items():
@@ -569,10 +677,16 @@ class Pipeline:
                 lag = max(end - reader.next_offset, 0)
                 telemetry.end_offset.labels(*labels).set(end)
                 telemetry.lag_records.labels(*labels).set(lag)
-                behind = now - reader.newest_record_us / 1e6 if lag and reader.newest_record_us > 0 else 0
+                behind = (
+                    now - reader.newest_record_us / 1e6
+                    if lag and reader.newest_record_us > 0
+                    else 0
+                )
                 telemetry.lag_seconds.labels(*labels).set(max(behind, 0))
                 if topic in self._retention_seconds:
-                    telemetry.retention_headroom.labels(*labels).set(self._retention_seconds[topic] - max(behind, 0))
+                    telemetry.retention_headroom.labels(*labels).set(
+                        self._retention_seconds[topic] - max(behind, 0)
+                    )
 
     def _tell_waiting(self) -> None:
         """Say once per pause which event would close the lists that are open: event time moves with events only."""
@@ -582,8 +696,13 @@ class Pipeline:
             self._told_waiting = True
             num_lists, key_us = self._join.waiting_lists()
             if num_lists:
-                later_than = datetime.fromtimestamp((key_us + self._config.grace_us) / 1e6, UTC).isoformat()
-                _log.info("everything is read; waiting for an event", extra={"later_than": later_than, "open_lists": num_lists})
+                later_than = datetime.fromtimestamp(
+                    (key_us + self._config.grace_us) / 1e6, UTC
+                ).isoformat()
+                _log.info(
+                    "everything is read; waiting for an event",
+                    extra={"later_than": later_than, "open_lists": num_lists},
+                )
 
     # --- state ------------------------------------------------------------------------------------------------------------------
 
@@ -596,7 +715,13 @@ class Pipeline:
             dedup = {topic: reader.dedup.snapshot() for topic, reader in readers.items()}
             audits = {topic: reader.audit for topic, reader in readers.items()}
             parts[f"part-{number}"] = encode(
-                _PartState(FORMAT, self._watermarks.snapshot(number), dedup, self._join.snapshot(number), audits)
+                _PartState(
+                    FORMAT,
+                    self._watermarks.snapshot(number),
+                    dedup,
+                    self._join.snapshot(number),
+                    audits,
+                )
             )
         self._telemetry.state_bytes.set(sum(map(len, parts.values())))
         items = [(*tp, self._readers[tp]) for tp in self._item_partitions]
@@ -624,7 +749,13 @@ class Pipeline:
         """Return what was consumed of every partition, as the manifest tells it."""
         return {tp: reader.audit for tp, reader in self._readers.items()}
 
-    def restore(self, parts: Mapping[str, bytes], next_offsets: Mapping[TopicPartition, int], *, same_ranks: bool = True) -> None:
+    def restore(
+        self,
+        parts: Mapping[str, bytes],
+        next_offsets: Mapping[TopicPartition, int],
+        *,
+        same_ranks: bool = True,
+    ) -> None:
         """Take back what `snapshot` and `next_offsets` returned; to be called before `batches`, on a new pipeline.
 
         Args:
@@ -637,7 +768,10 @@ class Pipeline:
         """
         assert not self._opened, "restore comes before reading"
         ranks = sorted(name for name in parts if name.startswith("rank-"))
-        expected = {*(f"part-{number}" for number in self._numbers), *([f"rank-{self._rank}"] if same_ranks else ranks[:1])}
+        expected = {
+            *(f"part-{number}" for number in self._numbers),
+            *([f"rank-{self._rank}"] if same_ranks else ranks[:1]),
+        }
         missing = [tp for tp in self._event_partitions if tp not in next_offsets]
         if not expected <= set(parts) or missing:
             raise SnapshotRefused(
@@ -680,7 +814,12 @@ class Pipeline:
             FORMAT,
             min(rank.watermark_us for rank in ranks),
             min(rank.now_us for rank in ranks),
-            [sample for rank in ranks for sample in rank.samples if sample.positions[0].partition in own],
+            [
+                sample
+                for rank in ranks
+                for sample in rank.samples
+                if sample.positions[0].partition in own
+            ],
             [],
             least.items,
             least.pending_items,
@@ -708,5 +847,7 @@ def _decode(data: bytes, kind: type[_S]) -> _S:
     except msgspec.DecodeError as error:
         raise SnapshotRefused(f"a snapshot of {kind.__name__} cannot be read: {error}") from error
     if state.format != FORMAT:
-        raise SnapshotRefused(f"a snapshot has the format {state.format}, and this code reads {FORMAT}. Migrate the checkpoint first.")
+        raise SnapshotRefused(
+            f"a snapshot has the format {state.format}, and this code reads {FORMAT}. Migrate the checkpoint first."
+        )
     return state

@@ -28,10 +28,15 @@ class Replay:
         for part in turn.slices:
             tp = (part.topic, part.partition)
             buffer = self._buffers[tp]
-            if part.start != self._next[tp]:  # records in between were lost to retention, then as now
+            if (
+                part.start != self._next[tp]
+            ):  # records in between were lost to retention, then as now
                 buffer.clear()
                 self._source.seek(*tp, part.start)
-            while not (buffer and buffer[-1].offset >= part.end - 1) and self._source.position(*tp) < part.end:
+            while (
+                not (buffer and buffer[-1].offset >= part.end - 1)
+                and self._source.position(*tp) < part.end
+            ):
                 self._poll(tp)
                 if not (buffer and buffer[-1].offset >= part.end - 1):
                     yield None
@@ -60,6 +65,10 @@ class Replay:
             self._source.resume([wanted])
         for record in self._source.poll(_POLL_TIMEOUT_SECONDS):
             self._buffers[record.topic, record.partition].append(record)
-        full = {tp for tp, buffer in self._buffers.items() if len(buffer) > _MAX_BUFFERED and tp != wanted}
+        full = {
+            tp
+            for tp, buffer in self._buffers.items()
+            if len(buffer) > _MAX_BUFFERED and tp != wanted
+        }
         self._source.pause(full - self._paused)
         self._paused |= full

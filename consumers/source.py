@@ -16,7 +16,9 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     topic: str
     partition: int
     offset: int
-    timestamp_us: int  #: append time, or the producer's where the topic keeps that; -1 when there is none
+    timestamp_us: (
+        int  #: append time, or the producer's where the topic keeps that; -1 when there is none
+    )
     key: bytes | None
     value: bytes | None
     headers: tuple[tuple[str, bytes], ...] = ()
@@ -66,7 +68,13 @@ class Source(Protocol):
 class Sink(Protocol):
     """Somewhere that records are written to."""
 
-    def send(self, topic: str, key: bytes | None, value: bytes | None, headers: Iterable[tuple[str, bytes]] = ()) -> None:
+    def send(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Iterable[tuple[str, bytes]] = (),
+    ) -> None:
         """Accept one record; it is only safe after the next `flush`."""
 
     def flush(self) -> None:

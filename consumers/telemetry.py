@@ -28,7 +28,20 @@ _EVENTS = {
     Kind.ITEM: ("item",),
 }
 
-_AGE_BUCKETS = (1, 10, 60, 300, 1800, 3600, 21600, 86400, 3 * 86400, 7 * 86400, 14 * 86400, 30 * 86400)
+_AGE_BUCKETS = (
+    1,
+    10,
+    60,
+    300,
+    1800,
+    3600,
+    21600,
+    86400,
+    3 * 86400,
+    7 * 86400,
+    14 * 86400,
+    30 * 86400,
+)
 
 
 class Telemetry:
@@ -45,40 +58,92 @@ class Telemetry:
             return Gauge(f"steelyard_{name}", text, labels, registry=registry)
 
         def ages(name: str, text: str) -> Histogram:
-            return Histogram(f"steelyard_{name}", text, ("event",), registry=registry, buckets=_AGE_BUCKETS)
+            return Histogram(
+                f"steelyard_{name}", text, ("event",), registry=registry, buckets=_AGE_BUCKETS
+            )
 
         by_topic, by_partition = ("topic",), ("topic", "partition")
-        self.events = counter("consumer_events_total", "Records by what became of them.", ("topic", "event", "outcome"))
-        self.received_bytes = counter("consumer_received_bytes_total", "Bytes of record values.", by_topic)
-        self.lost_records = counter("consumer_lost_records_total", "Records that can never be read.", by_topic)
-        self.rebuilds = counter(
-            "consumer_rebuilds_total", "Clients that replaced one which failed (poll) or stood still (stall).", ("cause",)
+        self.events = counter(
+            "consumer_events_total",
+            "Records by what became of them.",
+            ("topic", "event", "outcome"),
         )
-        self.lag_records = gauge("consumer_lag_records", "End offset minus next offset.", by_partition)
-        self.lag_seconds = gauge("consumer_lag_seconds", "Age of the newest record read while others wait; 0 when caught up.", by_partition)
-        self.next_offset = gauge("consumer_next_offset", "Offset of the next record to read.", by_partition)
-        self.committed_offset = gauge("consumer_committed_offset", "Offset in the consumer group, advisory.", by_partition)
-        self.end_offset = gauge("consumer_end_offset", "Offset that the next record gets.", by_partition)
+        self.received_bytes = counter(
+            "consumer_received_bytes_total", "Bytes of record values.", by_topic
+        )
+        self.lost_records = counter(
+            "consumer_lost_records_total", "Records that can never be read.", by_topic
+        )
+        self.rebuilds = counter(
+            "consumer_rebuilds_total",
+            "Clients that replaced one which failed (poll) or stood still (stall).",
+            ("cause",),
+        )
+        self.lag_records = gauge(
+            "consumer_lag_records", "End offset minus next offset.", by_partition
+        )
+        self.lag_seconds = gauge(
+            "consumer_lag_seconds",
+            "Age of the newest record read while others wait; 0 when caught up.",
+            by_partition,
+        )
+        self.next_offset = gauge(
+            "consumer_next_offset", "Offset of the next record to read.", by_partition
+        )
+        self.committed_offset = gauge(
+            "consumer_committed_offset", "Offset in the consumer group, advisory.", by_partition
+        )
+        self.end_offset = gauge(
+            "consumer_end_offset", "Offset that the next record gets.", by_partition
+        )
         self.retention_headroom = gauge(
             "consumer_retention_headroom_seconds",
             "How long until the broker may delete the next record; of topics that are kept for ever, or of which that is unknown, none.",
             by_partition,
         )
-        self.unaccounted = gauge("records_unaccounted", "Records consumed of which nobody knows what became; must be 0.")
-        self.watermark = gauge("consumer_watermark_timestamp_seconds", "A partition's own watermark, in event time.", by_partition)
-        self.assigned_partitions = gauge("consumer_assigned_partitions", "Partitions that are read.", by_topic)
-        self.paused_partitions = gauge("consumer_paused_partitions", "Partitions that wait for others.", by_topic)
-        self.event_age = ages("event_age_seconds", "Event time to reading: the last event of its kind in each poll.")
-        self.clock_clamped = counter("event_clock_clamped_total", "Events whose time was ahead of the log's.", by_topic)
-        self.cut_queries = counter("consumer_cut_queries_total", "Queries longer than the limit, cut.", by_topic)
-        self.dead_letters = counter("deadletter_events_total", "Records set aside.", ("topic", "reason"))
+        self.unaccounted = gauge(
+            "records_unaccounted", "Records consumed of which nobody knows what became; must be 0."
+        )
+        self.watermark = gauge(
+            "consumer_watermark_timestamp_seconds",
+            "A partition's own watermark, in event time.",
+            by_partition,
+        )
+        self.assigned_partitions = gauge(
+            "consumer_assigned_partitions", "Partitions that are read.", by_topic
+        )
+        self.paused_partitions = gauge(
+            "consumer_paused_partitions", "Partitions that wait for others.", by_topic
+        )
+        self.event_age = ages(
+            "event_age_seconds", "Event time to reading: the last event of its kind in each poll."
+        )
+        self.clock_clamped = counter(
+            "event_clock_clamped_total", "Events whose time was ahead of the log's.", by_topic
+        )
+        self.cut_queries = counter(
+            "consumer_cut_queries_total", "Queries longer than the limit, cut.", by_topic
+        )
+        self.dead_letters = counter(
+            "deadletter_events_total", "Records set aside.", ("topic", "reason")
+        )
         self.open_exposures = gauge("join_open_exposures", "Exposures whose clicks may still come.")
-        self.open_clicks = gauge("join_open_clicks", "Clicks whose purchase may still come, or is told from an orphan.")
+        self.open_clicks = gauge(
+            "join_open_clicks", "Clicks whose purchase may still come, or is told from an orphan."
+        )
         self.pending_events = gauge("join_pending_events", "Events that wait for the watermark.")
-        self.state_bytes = gauge("join_state_bytes", "Size of the last snapshot of the join, deduplication and clocks.")
-        self.labels = counter("join_labels_total", "Events by what became of them in the join.", ("event", "result"))
-        self.missing_texts = counter("join_missing_texts_total", "Items shown or clicked of which no text was known.")
-        self.label_delay = ages("join_delay_seconds", "Exposure to click, and click to purchase, in event time.")
+        self.state_bytes = gauge(
+            "join_state_bytes", "Size of the last snapshot of the join, deduplication and clocks."
+        )
+        self.labels = counter(
+            "join_labels_total", "Events by what became of them in the join.", ("event", "result")
+        )
+        self.missing_texts = counter(
+            "join_missing_texts_total", "Items shown or clicked of which no text was known."
+        )
+        self.label_delay = ages(
+            "join_delay_seconds", "Exposure to click, and click to purchase, in event time."
+        )
         self.dedup_ids = gauge("dedup_ids", "Event ids that are remembered.")
 
         for cause in ("poll", "stall"):
@@ -99,7 +164,12 @@ class Telemetry:
                     self.events.labels(topic, event, outcome)
             for reason in REASONS:
                 self.dead_letters.labels(topic, reason)
-            for series in (self.received_bytes, self.lost_records, self.clock_clamped, self.cut_queries):
+            for series in (
+                self.received_bytes,
+                self.lost_records,
+                self.clock_clamped,
+                self.cut_queries,
+            ):
                 series.labels(topic)
             self.paused_partitions.labels(topic).set(0)
             self.assigned_partitions.labels(topic).set(0)

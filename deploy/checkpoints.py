@@ -16,7 +16,20 @@ from learner.errors import StoreFailed
 from learner.retention import retire
 
 ANNOUNCED = "@announced"
-_SHOWN = ("format", "kind", "version", "epoch", "seq", "parent", "step", "samples", "offsets", "journal", "timeline", "watermark")
+_SHOWN = (
+    "format",
+    "kind",
+    "version",
+    "epoch",
+    "seq",
+    "parent",
+    "step",
+    "samples",
+    "offsets",
+    "journal",
+    "timeline",
+    "watermark",
+)
 _HONESTY = ("bit_exact", "gaps", "resets", "quarantine", "exclusions", "orders_taken", "replay")
 
 
@@ -52,11 +65,24 @@ def list_(store: Store, out: Output) -> int:
                 "superseded": version.name not in living,
             }
         )
-        rows.append((version.name, format_time(version.created_us), version.step, version.num_samples, newest_event, size, " ".join(marks)))
+        rows.append(
+            (
+                version.name,
+                format_time(version.created_us),
+                version.step,
+                version.num_samples,
+                newest_event,
+                size,
+                " ".join(marks),
+            )
+        )
     header = ("VERSION", "CREATED", "STEP", "SAMPLES", "NEWEST EVENT", "BYTES", "")
     damaged = store.damaged()
     lines = table(header, rows) if rows else [f"{store.root}: no version yet"]
-    out.give({"versions": said, "damaged": damaged}, [*lines, *(f"{name}: damaged: {reason}" for name, reason in damaged.items())])
+    out.give(
+        {"versions": said, "damaged": damaged},
+        [*lines, *(f"{name}: damaged: {reason}" for name, reason in damaged.items())],
+    )
     return 0
 
 
@@ -66,10 +92,21 @@ def show(store: Store, name: str, out: Output, *, path: bool = False) -> int:
     if path:
         out.give({"path": str(version.path)}, [str(version.path)])
         return 0
-    lines = [f"{key}: {_said(version.manifest[key])}" for key in (*_SHOWN, *_HONESTY) if key in version.manifest]
+    lines = [
+        f"{key}: {_said(version.manifest[key])}"
+        for key in (*_SHOWN, *_HONESTY)
+        if key in version.manifest
+    ]
     lines += [f"evaluation.{key}: {value:.6g}" for key, value in sorted(version.evaluation.items())]
-    lines += [f"aliases: {' '.join(_names(store).get(version.name, ['none']))}", f"path: {version.path}"]
-    out.give(version.manifest | {"path": str(version.path), "aliases": _names(store).get(version.name, [])}, lines)
+    lines += [
+        f"aliases: {' '.join(_names(store).get(version.name, ['none']))}",
+        f"path: {version.path}",
+    ]
+    out.give(
+        version.manifest
+        | {"path": str(version.path), "aliases": _names(store).get(version.name, [])},
+        lines,
+    )
     return 0
 
 
@@ -78,11 +115,16 @@ def diff(store: Store, first: str, second: str, out: Output) -> int:
     a, b = find(store, first), find(store, second)
     partitions = sorted({*a.next_offsets, *b.next_offsets})
     offsets = [(*tp, a.next_offsets.get(tp), b.next_offsets.get(tp)) for tp in partitions]
-    rows = [(*row, None if row[2] is None or row[3] is None else row[3] - row[2]) for row in offsets]
+    rows = [
+        (*row, None if row[2] is None or row[3] is None else row[3] - row[2]) for row in offsets
+    ]
     outcomes = _outcomes(b)
     for word, count in _outcomes(a).items():
         outcomes[word] = outcomes.get(word, 0) - count
-    evaluation = {key: [a.evaluation.get(key), b.evaluation.get(key)] for key in sorted({*a.evaluation, *b.evaluation})}
+    evaluation = {
+        key: [a.evaluation.get(key), b.evaluation.get(key)]
+        for key in sorted({*a.evaluation, *b.evaluation})
+    }
     other = {
         key: [a.manifest.get(key), b.manifest.get(key)]
         for key in ("config_sha256", "fingerprint", "weighting", *_HONESTY)
@@ -93,21 +135,31 @@ def diff(store: Store, first: str, second: str, out: Output) -> int:
         "step": b.step - a.step,
         "samples": b.num_samples - a.num_samples,
         "seconds": (b.created_us - a.created_us) / 1e6,
-        "offsets": [dict(zip(("topic", "partition", a.name, b.name, "delta"), row, strict=True)) for row in rows],
+        "offsets": [
+            dict(zip(("topic", "partition", a.name, b.name, "delta"), row, strict=True))
+            for row in rows
+        ],
         "outcomes": outcomes,
         "evaluation": evaluation,
         "differs": other,
     }
-    lines = [f"{a.name} -> {b.name}: {b.step - a.step:+,} steps, {b.num_samples - a.num_samples:+,} samples"]
+    lines = [
+        f"{a.name} -> {b.name}: {b.step - a.step:+,} steps, {b.num_samples - a.num_samples:+,} samples"
+    ]
     lines += table(("TOPIC", "PART", a.name, b.name, "DELTA"), rows)
     lines += [f"outcome {word}: {count:+,}" for word, count in sorted(outcomes.items()) if count]
-    lines += [f"evaluation.{key}: {_said(before)} -> {_said(after)}" for key, (before, after) in evaluation.items()]
+    lines += [
+        f"evaluation.{key}: {_said(before)} -> {_said(after)}"
+        for key, (before, after) in evaluation.items()
+    ]
     lines += [f"{key}: {_said(before)} -> {_said(after)}" for key, (before, after) in other.items()]
     out.give(said, lines)
     return 0
 
 
-def promote(store: Store, name: str, out: Output, *, alias: str = "champion", yes: bool = False) -> int:
+def promote(
+    store: Store, name: str, out: Output, *, alias: str = "champion", yes: bool = False
+) -> int:
     """Let an alias name a version; a server takes a new champion within its poll, and stays on it. Return the exit code.
 
     Raises:
@@ -128,7 +180,9 @@ def rollback(store: Store, out: Output, *, to: str = "@previous", yes: bool = Fa
     """
     aliases = store.aliases()
     if to == "@previous" and aliases["previous"] is None:
-        raise Unsafe("no version served before this one: there is no way back. `steelyard checkpoints list` shows what there is.")
+        raise Unsafe(
+            "no version served before this one: there is no way back. `steelyard checkpoints list` shows what there is."
+        )
     version, champion = find(store, to), aliases["champion"]
     if champion is not None and version.name >= champion:
         raise Unsafe(
@@ -163,21 +217,30 @@ def prune(
     versions, head = store.versions(), history.newest(store)
     living = {version.name for version in history.lineage(store, head)} if head else set()
     needed = _needed(store, versions, head, disk)
-    old = versions[:-keep] if keep else [version for version in versions if version.name not in living]
+    old = (
+        versions[:-keep]
+        if keep
+        else [version for version in versions if version.name not in living]
+    )
     retired = [version for version in old if version.name not in needed]
     names = [version.name for version in retired]
     size = sum(digest.size for version in retired for digest in version.files.values())
     if not retired:
         out.give({"retired": [], "bytes": 0}, ["nothing to retire"])
         return 0
-    if not out.confirmed(f"Retire {len(names)} versions, {size:,} bytes: {', '.join(names)}?", yes=yes):
+    if not out.confirmed(
+        f"Retire {len(names)} versions, {size:,} bytes: {', '.join(names)}?", yes=yes
+    ):
         return 1
     try:
         for version in retired:
             retire(store.root, disk, version, int(clock() * 1e6))
     except OSError as error:
         raise StoreFailed(step="prune", path=store.root / "trash", cause=error) from error
-    out.give({"retired": names, "bytes": size}, [f"{len(names)} versions retired, {size:,} bytes: {', '.join(names)}"])
+    out.give(
+        {"retired": names, "bytes": size},
+        [f"{len(names)} versions retired, {size:,} bytes: {', '.join(names)}"],
+    )
     return 0
 
 
@@ -185,7 +248,9 @@ def verify(store: Store, name: str | None, out: Output) -> int:
     """Read every file of one version, or of all, and compare its digest. Return the exit code."""
     damaged = {}
     versions = [find(store, name)] if name else store.versions()
-    with out.progress("bytes read", sum(digest.size for version in versions for digest in version.files.values())) as advance:
+    with out.progress(
+        "bytes read", sum(digest.size for version in versions for digest in version.files.values())
+    ) as advance:
         for version in versions:
             try:
                 store.verify(version)
@@ -194,7 +259,9 @@ def verify(store: Store, name: str | None, out: Output) -> int:
             advance(sum(digest.size for digest in version.files.values()))
     if not name:
         damaged |= store.damaged()
-    lines = [f"{version}: {reason}" for version, reason in damaged.items()] or [f"{len(versions)} versions whole"]
+    lines = [f"{version}: {reason}" for version, reason in damaged.items()] or [
+        f"{len(versions)} versions whole"
+    ]
     out.give({"versions": [version.name for version in versions], "damaged": damaged}, lines)
     return 1 if damaged else 0
 
@@ -202,30 +269,44 @@ def verify(store: Store, name: str | None, out: Output) -> int:
 def _move(store: Store, version: Version, out: Output, *, alias: str, yes: bool) -> int:
     store.verify(version)
     before = store.aliases()
-    if not out.confirmed(f"Let {alias} be {version.name} (now {before[alias] or 'none'})?", yes=yes):
+    if not out.confirmed(
+        f"Let {alias} be {version.name} (now {before[alias] or 'none'})?", yes=yes
+    ):
         return 1
     store.promote(version, alias=alias, ordered=True)
     after = store.aliases()
     lines = [f"{alias}: {before[alias] or 'none'} -> {after[alias]}"]
     if alias == "champion":
         if after["pinned"]:
-            lines.append(f"serving stays on {after['pinned']} until: steelyard checkpoints promote {ANNOUNCED}")
+            lines.append(
+                f"serving stays on {after['pinned']} until: steelyard checkpoints promote {ANNOUNCED}"
+            )
         else:
             lines.append("serving follows what the learner announces")
     out.give({"aliases": after, "before": before}, lines)
     return 0
 
 
-def _needed(store: Store, versions: Sequence[Version], head: Version | None, disk: Disk) -> set[str | None]:
+def _needed(
+    store: Store, versions: Sequence[Version], head: Version | None, disk: Disk
+) -> set[str | None]:
     """What may not be retired, whatever was asked."""
-    needed: set[str | None] = {*store.aliases().values(), store.announced(), *(version.name for version in versions[-1:])}
+    needed: set[str | None] = {
+        *store.aliases().values(),
+        store.announced(),
+        *(version.name for version in versions[-1:]),
+    }
     if head is not None:
         needed |= {version.name for version in history.lineage(store, head)[:1]}
     taken = history.orders_taken(head)
     if order := orders.pending(store.root, taken, disk):
         needed.add(order.plan.get("version"))
     if head is not None and (going_on := head.manifest.get("replay")):
-        before = [version.name for version in versions if history.orders_taken(version) < int(going_on["order"])]
+        before = [
+            version.name
+            for version in versions
+            if history.orders_taken(version) < int(going_on["order"])
+        ]
         needed |= {*before[-1:]}  # the way back
     return needed
 

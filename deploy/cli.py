@@ -25,28 +25,63 @@ if TYPE_CHECKING:
 OK, FAILED, USAGE, UNSAFE, TRY_AGAIN, INTERRUPTED = 0, 1, 2, 3, 75, 130
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="A learner of live shop events, and its server."
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="A learner of live shop events, and its server.",
 )
 events_app = typer.Typer(no_args_is_help=True, help="Look at, check and write events.")
 config_app = typer.Typer(no_args_is_help=True, help="Look at and check settings.")
 app.add_typer(events_app, name="events")
-offsets_app = typer.Typer(no_args_is_help=True, help="Look at and move offsets of consumer groups; dry runs without --execute.")
-replay_app = typer.Typer(invoke_without_command=True, help="Go back to a version and read again; a dry run without --execute.")
+offsets_app = typer.Typer(
+    no_args_is_help=True,
+    help="Look at and move offsets of consumer groups; dry runs without --execute.",
+)
+replay_app = typer.Typer(
+    invoke_without_command=True,
+    help="Go back to a version and read again; a dry run without --execute.",
+)
 checkpoints_app = typer.Typer(no_args_is_help=True, help="Look at, compare and promote versions.")
 app.add_typer(config_app, name="config")
 app.add_typer(offsets_app, name="offsets")
 app.add_typer(replay_app, name="replay")
 app.add_typer(checkpoints_app, name="checkpoints")
 
-Config = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Settings in YAML; `steelyard config init` writes one.")]
-Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting, such as learner.batch=64; repeatable.")]
-Servers = Annotated[str | None, typer.Option("--bootstrap-servers", metavar="HOST:PORT", help="Kafka: kafka.bootstrap_servers.")]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", metavar="FILE", help="Settings in YAML; `steelyard config init` writes one."
+    ),
+]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="One setting, such as learner.batch=64; repeatable."
+    ),
+]
+Servers = Annotated[
+    str | None,
+    typer.Option(
+        "--bootstrap-servers", metavar="HOST:PORT", help="Kafka: kafka.bootstrap_servers."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Write JSON.")]
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask; needed where there is nobody to ask.")]
-Execute = Annotated[bool, typer.Option("--execute/--dry-run", help="Carry the plan out, or only show it.")]
-Export = Annotated[bool, typer.Option("--export", help="Print Kafka's CSV: topic,partition,offset.")]
-Datetime = Annotated[str | None, typer.Option("--to-datetime", metavar="TIME", help="ISO 8601; without an offset it is UTC.")]
-Duration = Annotated[str | None, typer.Option("--by-duration", metavar="P1D", help="Back from now.")]
+Yes = Annotated[
+    bool, typer.Option("--yes", help="Do not ask; needed where there is nobody to ask.")
+]
+Execute = Annotated[
+    bool, typer.Option("--execute/--dry-run", help="Carry the plan out, or only show it.")
+]
+Export = Annotated[
+    bool, typer.Option("--export", help="Print Kafka's CSV: topic,partition,offset.")
+]
+Datetime = Annotated[
+    str | None,
+    typer.Option("--to-datetime", metavar="TIME", help="ISO 8601; without an offset it is UTC."),
+]
+Duration = Annotated[
+    str | None, typer.Option("--by-duration", metavar="P1D", help="Back from now.")
+]
 LinesFile = Annotated[str, typer.Argument(metavar="FILE|-", help="NDJSON; - is standard input.")]
 VersionName = Annotated[str, typer.Argument(metavar="VERSION|@ALIAS", show_default=False)]
 
@@ -64,7 +99,12 @@ def _print_version(asked: bool) -> None:
 
 @app.callback()
 def steelyard(
-    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
 ) -> None:
     """Take what stands before the command."""
 
@@ -85,26 +125,52 @@ def exit_code(error: Exception) -> int | None:
     """Return the exit code of an error of ours, None for any other."""
     from consumers.errors import ConsumersError, OptionRefused
     from deploy.errors import DeployError, Unsafe
-    from learner.errors import Fenced, JournalFailed, LearnerError, LogRewritten, RankLost, VersionMissing
+    from learner.errors import (
+        Fenced,
+        JournalFailed,
+        LearnerError,
+        LogRewritten,
+        RankLost,
+        VersionMissing,
+    )
     from serving.errors import ServingError
     from weighting.errors import WeightingError
 
     if isinstance(error, SettingsError | UsageError | OptionRefused | VersionMissing):
         return USAGE
-    if isinstance(error, Unsafe | LogRewritten) or (isinstance(error, ConsumersError) and error.unsafe):
+    if isinstance(error, Unsafe | LogRewritten) or (
+        isinstance(error, ConsumersError) and error.unsafe
+    ):
         return UNSAFE
-    if isinstance(error, ConsumersError | DeployError | LearnerError | ServingError | WeightingError):
-        return TRY_AGAIN if error.retriable or isinstance(error, Fenced | JournalFailed | RankLost) else FAILED
+    if isinstance(
+        error, ConsumersError | DeployError | LearnerError | ServingError | WeightingError
+    ):
+        return (
+            TRY_AGAIN
+            if error.retriable or isinstance(error, Fenced | JournalFailed | RankLost)
+            else FAILED
+        )
     return None
 
 
 @app.command()
 def demo(
-    seconds: Annotated[float | None, typer.Option(min=10, help="How long the shop is open: 90, or 330 with a catalogue.")] = None,
-    catalog: Annotated[Path | None, typer.Option(metavar="DIR", help="Products with graded judgements; else an invented shop.")] = None,
-    split: Annotated[int, typer.Option(min=0, max=2, help="Which split of the judgements is held out.")] = 0,
+    seconds: Annotated[
+        float | None,
+        typer.Option(min=10, help="How long the shop is open: 90, or 330 with a catalogue."),
+    ] = None,
+    catalog: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Products with graded judgements; else an invented shop."),
+    ] = None,
+    split: Annotated[
+        int, typer.Option(min=0, max=2, help="Which split of the judgements is held out.")
+    ] = 0,
     bootstrap_servers: Servers = None,
-    tuning: Annotated[str | None, typer.Option(help="What moves: full, top:N or frozen; top:1, or frozen with a catalogue.")] = None,
+    tuning: Annotated[
+        str | None,
+        typer.Option(help="What moves: full, top:N or frozen; top:1, or frozen with a catalogue."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the shop and the learner.")] = 0,
     as_json: Json = False,
 ) -> None:
@@ -131,7 +197,11 @@ def learn(
     sets: Sets = None,
     bootstrap_servers: Servers = None,
     accept_config: Annotated[
-        bool, typer.Option("--accept-config", help="Go on under settings other than the newest checkpoint's; each event still counts once.")
+        bool,
+        typer.Option(
+            "--accept-config",
+            help="Go on under settings other than the newest checkpoint's; each event still counts once.",
+        ),
     ] = False,
 ) -> None:
     """Read events, train, and offer new versions in the store, until a signal."""
@@ -152,7 +222,9 @@ def serve(config: Config = None, sets: Sets = None) -> None:
 
 @app.command()
 def up(
-    role: Annotated[str, typer.Option(metavar="ROLE,...", help="Which roles: learn, serve.")] = "learn,serve",
+    role: Annotated[
+        str, typer.Option(metavar="ROLE,...", help="Which roles: learn, serve.")
+    ] = "learn,serve",
     config: Config = None,
     sets: Sets = None,
     bootstrap_servers: Servers = None,
@@ -167,8 +239,13 @@ def up(
 
 @app.command()
 def broker(
-    port: Annotated[int, typer.Option(min=0, max=65535, help="On 127.0.0.1; 0 takes a free one.")] = 9092,
-    data: Annotated[Path | None, typer.Option(metavar="DIR", help="Keep topics there; left out, they go at the end.")] = None,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="On 127.0.0.1; 0 takes a free one.")
+    ] = 9092,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Keep topics there; left out, they go at the end."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Run one Apache Kafka node from packages, for who has none, until a signal."""
@@ -176,27 +253,53 @@ def broker(
     from deploy.lifecycle import until_ended
 
     with Broker(data, port=port) as node:
-        typer.echo(json.dumps({"bootstrap_servers": node.bootstrap_servers}) if as_json else node.bootstrap_servers)
+        typer.echo(
+            json.dumps({"bootstrap_servers": node.bootstrap_servers})
+            if as_json
+            else node.bootstrap_servers
+        )
         until_ended(node)
 
 
 @app.command()
-def doctor(config: Config = None, sets: Sets = None, bootstrap_servers: Servers = None, as_json: Json = False) -> None:
+def doctor(
+    config: Config = None,
+    sets: Sets = None,
+    bootstrap_servers: Servers = None,
+    as_json: Json = False,
+) -> None:
     """Check Kafka, clock, store, model and machine; exit 1 on any cross."""
     settings = _settings(config, sets, bootstrap_servers)
     from deploy.doctor import examine, render
 
     report = examine(settings)
-    typer.echo(json.dumps([finding.to_json() for finding in report], indent=2) if as_json else render(report))
+    typer.echo(
+        json.dumps([finding.to_json() for finding in report], indent=2)
+        if as_json
+        else render(report)
+    )
     raise typer.Exit(FAILED if any(finding.failed for finding in report) else OK)
 
 
 @app.command()
 def verify(
-    version: Annotated[str | None, typer.Argument(metavar="VERSION|@ALIAS", help="Left out, the newest.")] = None,
-    since: Annotated[str | None, typer.Option(metavar="VERSION", help="Left out, the oldest whose records are retained.")] = None,
-    deep: Annotated[bool, typer.Option("--deep", help="Learn again what lies between, and compare the state to the byte.")] = False,
-    rate_limit: Annotated[str | None, typer.Option(metavar="N/s", help="Read at most so many records a second, such as 5000/s.")] = None,
+    version: Annotated[
+        str | None, typer.Argument(metavar="VERSION|@ALIAS", help="Left out, the newest.")
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(metavar="VERSION", help="Left out, the oldest whose records are retained."),
+    ] = None,
+    deep: Annotated[
+        bool,
+        typer.Option(
+            "--deep", help="Learn again what lies between, and compare the state to the byte."
+        ),
+    ] = False,
+    rate_limit: Annotated[
+        str | None,
+        typer.Option(metavar="N/s", help="Read at most so many records a second, such as 5000/s."),
+    ] = None,
     config: Config = None,
     sets: Sets = None,
     bootstrap_servers: Servers = None,
@@ -208,13 +311,19 @@ def verify(
     from deploy.rate import Throttle, parse
 
     throttle = Throttle(parse(rate_limit, "--rate-limit"))
-    raise typer.Exit(operators.verify(settings, _out(as_json), version, since, deep=deep, pace=throttle.wait))
+    raise typer.Exit(
+        operators.verify(settings, _out(as_json), version, since, deep=deep, pace=throttle.wait)
+    )
 
 
 @offsets_app.command("describe")
 def describe_offsets(
-    group: Annotated[str | None, typer.Option(metavar="GROUP", help="Left out, the learner's.")] = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Again every two seconds, until interrupted.")] = False,
+    group: Annotated[
+        str | None, typer.Option(metavar="GROUP", help="Left out, the learner's.")
+    ] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Again every two seconds, until interrupted.")
+    ] = False,
     config: Config = None,
     sets: Sets = None,
     bootstrap_servers: Servers = None,
@@ -230,15 +339,23 @@ def describe_offsets(
 @offsets_app.command("reset")
 def reset_offsets(
     group: Annotated[str, typer.Option(metavar="GROUP")],
-    topic: Annotated[list[str] | None, typer.Option(metavar="TOPIC[:0,1,2]", help="Scope; repeatable.")] = None,
-    all_topics: Annotated[bool, typer.Option("--all-topics", help="Scope: all that the group has offsets of.")] = False,
-    from_file: Annotated[Path | None, typer.Option(metavar="CSV", help="Scope and target: topic,partition,offset.")] = None,
+    topic: Annotated[
+        list[str] | None, typer.Option(metavar="TOPIC[:0,1,2]", help="Scope; repeatable.")
+    ] = None,
+    all_topics: Annotated[
+        bool, typer.Option("--all-topics", help="Scope: all that the group has offsets of.")
+    ] = False,
+    from_file: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="Scope and target: topic,partition,offset.")
+    ] = None,
     to_earliest: Annotated[bool, typer.Option("--to-earliest")] = False,
     to_latest: Annotated[bool, typer.Option("--to-latest")] = False,
     to_current: Annotated[bool, typer.Option("--to-current")] = False,
     to_datetime: Datetime = None,
     by_duration: Duration = None,
-    shift_by: Annotated[int | None, typer.Option(metavar="N", help="Below zero is backwards.")] = None,
+    shift_by: Annotated[
+        int | None, typer.Option(metavar="N", help="Below zero is backwards.")
+    ] = None,
     to_offset: Annotated[int | None, typer.Option(metavar="N")] = None,
     execute: Execute = False,
     export: Export = False,
@@ -250,7 +367,12 @@ def reset_offsets(
 ) -> None:
     """Plan to move a group's offsets, and with --execute do exactly that. The learner's own keep their state: records then count twice."""
     settings = _settings(config, sets, bootstrap_servers)
-    given: dict[str, Any] = {"to-earliest": to_earliest, "to-latest": to_latest, "to-current": to_current, "to-datetime": to_datetime}
+    given: dict[str, Any] = {
+        "to-earliest": to_earliest,
+        "to-latest": to_latest,
+        "to-current": to_current,
+        "to-datetime": to_datetime,
+    }
     given |= {"by-duration": by_duration, "shift-by": shift_by, "to-offset": to_offset}
     from deploy import operators
     from deploy.offsets import Request
@@ -269,9 +391,21 @@ def replay(
     to_datetime: Datetime = None,
     by_duration: Duration = None,
     into: Annotated[str, typer.Option(help="live, or shadow: a store beside the store.")] = "live",
-    shadow_root: Annotated[Path | None, typer.Option(metavar="DIR", help="Where; left out, beside store.root.")] = None,
-    mode: Annotated[str | None, typer.Option(help="as-it-was (the journal, bit by bit) or anew (other settings, --exclude).")] = None,
-    exclude: Annotated[Path | None, typer.Option(metavar="FILE", help="client_id:X, event_id:Y or topic[p]@start-end, one a line.")] = None,
+    shadow_root: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where; left out, beside store.root.")
+    ] = None,
+    mode: Annotated[
+        str | None,
+        typer.Option(
+            help="as-it-was (the journal, bit by bit) or anew (other settings, --exclude)."
+        ),
+    ] = None,
+    exclude: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="client_id:X, event_id:Y or topic[p]@start-end, one a line."
+        ),
+    ] = None,
     execute: Execute = False,
     export: Export = False,
     yes: Yes = False,
@@ -300,11 +434,21 @@ def replay(
         export=export,
         yes=yes,
     )
-    raise typer.Exit(operators.replay(settings, _out(as_json), request, learn=_again("learn", config, sets, bootstrap_servers)))
+    raise typer.Exit(
+        operators.replay(
+            settings, _out(as_json), request, learn=_again("learn", config, sets, bootstrap_servers)
+        )
+    )
 
 
 @replay_app.command()
-def cancel(yes: Yes = False, config: Config = None, sets: Sets = None, bootstrap_servers: Servers = None, as_json: Json = False) -> None:
+def cancel(
+    yes: Yes = False,
+    config: Config = None,
+    sets: Sets = None,
+    bootstrap_servers: Servers = None,
+    as_json: Json = False,
+) -> None:
     """Withdraw a replay that was not taken yet, or go back to the last checkpoint before the one that goes on."""
     settings = _settings(config, sets, bootstrap_servers)
     from deploy import operators
@@ -335,7 +479,13 @@ def show_checkpoint(
 
 
 @checkpoints_app.command()
-def diff(first: VersionName, second: VersionName, config: Config = None, sets: Sets = None, as_json: Json = False) -> None:
+def diff(
+    first: VersionName,
+    second: VersionName,
+    config: Config = None,
+    sets: Sets = None,
+    as_json: Json = False,
+) -> None:
     """Print what lies between two versions."""
     from deploy import checkpoints
 
@@ -354,7 +504,9 @@ def promote(
     """Let an alias name a version. Serving stays on a champion so chosen; promoting @announced lets it follow the learner again."""
     from deploy import checkpoints
 
-    raise typer.Exit(checkpoints.promote(_store(config, sets), version, _out(as_json), alias=alias, yes=yes))
+    raise typer.Exit(
+        checkpoints.promote(_store(config, sets), version, _out(as_json), alias=alias, yes=yes)
+    )
 
 
 @checkpoints_app.command()
@@ -374,7 +526,9 @@ def rollback(
 @checkpoints_app.command()
 def prune(
     keep: Annotated[int | None, typer.Option(min=5, help="So many of the newest stay.")] = None,
-    superseded: Annotated[bool, typer.Option("--superseded", help="Those that the newest state did not go through.")] = False,
+    superseded: Annotated[
+        bool, typer.Option("--superseded", help="Those that the newest state did not go through.")
+    ] = False,
     yes: Yes = False,
     config: Config = None,
     sets: Sets = None,
@@ -383,12 +537,18 @@ def prune(
     """Retire old versions; those that an alias or an order names stay. Their files are gone an hour later."""
     from deploy import checkpoints
 
-    raise typer.Exit(checkpoints.prune(_store(config, sets), _out(as_json), keep=keep, superseded=superseded, yes=yes))
+    raise typer.Exit(
+        checkpoints.prune(
+            _store(config, sets), _out(as_json), keep=keep, superseded=superseded, yes=yes
+        )
+    )
 
 
 @checkpoints_app.command("verify")
 def verify_checkpoints(
-    version: Annotated[str | None, typer.Argument(metavar="VERSION|@ALIAS", help="Left out, all.")] = None,
+    version: Annotated[
+        str | None, typer.Argument(metavar="VERSION|@ALIAS", help="Left out, all.")
+    ] = None,
     config: Config = None,
     sets: Sets = None,
     as_json: Json = False,
@@ -412,7 +572,9 @@ def validate(file: LinesFile, as_json: Json = False) -> None:
 def send(
     file: LinesFile,
     topic: Annotated[str, typer.Option(metavar="TOPIC")],
-    rate: Annotated[str | None, typer.Option(metavar="N/s", help="At most so many a second, such as 100/s.")] = None,
+    rate: Annotated[
+        str | None, typer.Option(metavar="N/s", help="At most so many a second, such as 100/s.")
+    ] = None,
     config: Config = None,
     sets: Sets = None,
     bootstrap_servers: Servers = None,
@@ -425,14 +587,20 @@ def send(
 
     throttle = Throttle(parse(rate, "--rate"))
     with events.open_lines(file) as lines, events.writing(settings.kafka, topic) as sink:
-        raise typer.Exit(events.send(sink, lines, file, topic, settings.kafka.topics, _out(as_json), pace=throttle.wait))
+        raise typer.Exit(
+            events.send(
+                sink, lines, file, topic, settings.kafka.topics, _out(as_json), pace=throttle.wait
+            )
+        )
 
 
 @events_app.command()
 def tail(
     topic: Annotated[str, typer.Argument(metavar="TOPIC")],
     partition: Annotated[int | None, typer.Option(min=0, help="Left out, all of them.")] = None,
-    start: Annotated[int, typer.Option("--from", help="First offset; below zero, counted from the end.")] = -10,
+    start: Annotated[
+        int, typer.Option("--from", help="First offset; below zero, counted from the end.")
+    ] = -10,
     config: Config = None,
     sets: Sets = None,
     bootstrap_servers: Servers = None,
@@ -447,8 +615,12 @@ def tail(
 
 @events_app.command()
 def deadletters(
-    reason: Annotated[str | None, typer.Option(help="Only those set aside for this reason.")] = None,
-    replay: Annotated[bool, typer.Option("--replay", help="Send the original bytes once more and delete these.")] = False,
+    reason: Annotated[
+        str | None, typer.Option(help="Only those set aside for this reason.")
+    ] = None,
+    replay: Annotated[
+        bool, typer.Option("--replay", help="Send the original bytes once more and delete these.")
+    ] = False,
     config: Config = None,
     sets: Sets = None,
     bootstrap_servers: Servers = None,
@@ -460,14 +632,21 @@ def deadletters(
     topics = settings.kafka.topics
     with contextlib.ExitStack() as stack:
         source = stack.enter_context(events.reading(settings.kafka, topics.dead_letter))
-        sink = stack.enter_context(events.writing(settings.kafka, topics.dead_letter, *topics.kinds())) if replay else None
+        sink = (
+            stack.enter_context(events.writing(settings.kafka, topics.dead_letter, *topics.kinds()))
+            if replay
+            else None
+        )
         raise typer.Exit(events.dead_letters(source, topics, _out(True), reason=reason, sink=sink))
 
 
 @events_app.command()
 def schema(
     kind: Annotated[str, typer.Argument(metavar="json-schema")] = "json-schema",
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write one file per event there instead of printing.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write one file per event there instead of printing."),
+    ] = None,
 ) -> None:
     """Print the JSON Schemas of the events that we read."""
     from deploy import events
@@ -495,7 +674,9 @@ def init(file: Annotated[Path, typer.Argument(metavar="FILE")] = Path("steelyard
 def show(
     config: Config = None,
     sets: Sets = None,
-    origin: Annotated[bool, typer.Option("--origin", help="Say where each value came from.")] = False,
+    origin: Annotated[
+        bool, typer.Option("--origin", help="Say where each value came from.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Print every key with its value."""
@@ -503,7 +684,9 @@ def show(
 
     entries = describe(_settings(config, sets, None))
     if as_json:
-        shown = {e.key: {"value": e.value, "origin": e.origin} if origin else e.value for e in entries}
+        shown = {
+            e.key: {"value": e.value, "origin": e.origin} if origin else e.value for e in entries
+        }
         typer.echo(json.dumps(shown, indent=2))
         return
     for entry in entries:
@@ -535,7 +718,9 @@ def config_schema() -> None:
     typer.echo(json.dumps(json_schema(), indent=2))
 
 
-def _settings(config: Path | None, sets: list[str] | None, bootstrap_servers: str | None) -> Settings:
+def _settings(
+    config: Path | None, sets: list[str] | None, bootstrap_servers: str | None
+) -> Settings:
     from deploy.settings import load
 
     overrides = {"kafka.bootstrap_servers": bootstrap_servers} if bootstrap_servers else {}
@@ -554,7 +739,9 @@ def _store(config: Path | None, sets: list[str] | None) -> Store:
     return Store(settings.store.root)
 
 
-def _again(command: str, config: Path | None, sets: list[str] | None, bootstrap_servers: str | None) -> str:
+def _again(
+    command: str, config: Path | None, sets: list[str] | None, bootstrap_servers: str | None
+) -> str:
     """Return how another command is typed with the same settings."""
     words = ["steelyard", command]
     words += ["--config", str(config)] if config else []
@@ -583,5 +770,14 @@ def _roles(text: str) -> tuple[str, ...]:
 def _out(as_json: bool) -> Any:
     from deploy.terminal import Output
 
-    ask = (lambda question: typer.confirm(question, err=True)) if sys.stdin.isatty() and sys.stderr.isatty() else None
-    return Output(write=lambda line: typer.echo(line), tell=lambda line: typer.echo(line, err=True), as_json=as_json, ask=ask)
+    ask = (
+        (lambda question: typer.confirm(question, err=True))
+        if sys.stdin.isatty() and sys.stderr.isatty()
+        else None
+    )
+    return Output(
+        write=lambda line: typer.echo(line),
+        tell=lambda line: typer.echo(line, err=True),
+        as_json=as_json,
+        ask=ask,
+    )

@@ -39,7 +39,9 @@ class LogConfig(KafkaConfig):
         """
         KafkaConfig.__post_init__(self)
         if self.stall_seconds < 5:
-            raise ValueError(f"kafka.stall_seconds: got {self.stall_seconds!r}, expected a number >= 5")
+            raise ValueError(
+                f"kafka.stall_seconds: got {self.stall_seconds!r}, expected a number >= 5"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -56,12 +56,16 @@ def deep(settings: Settings, store: Store, out: Output) -> Deep:
         passed: list[Compared] = []
         num_steps = until.step - since.step
         try:
-            with contextlib.closing(KafkaSource(settings.kafka, tuple(settings.kafka.topics.kinds())).start()) as source:
+            with contextlib.closing(
+                KafkaSource(settings.kafka, tuple(settings.kafka.topics.kinds())).start()
+            ) as source:
                 with out.progress("steps learned again", num_steps) as advance:
                     for compared in relearn(settings, store, source, since, until, advance):
                         passed.append(compared)
         except Unlearnable as error:
-            return Check(step="state", outcome="undecided", text=str(error), num_compared=len(passed))
+            return Check(
+                step="state", outcome="undecided", text=str(error), num_compared=len(passed)
+            )
         except (LogRewritten, LogTruncated, Corrupt) as error:
             return Check(step="state", outcome="differs", text=str(error), num_compared=len(passed))
         wrong = [each for each in passed if each.differs]
@@ -70,7 +74,13 @@ def deep(settings: Settings, store: Store, out: Output) -> Deep:
             return Check(step="state", outcome="equal", text=text, num_compared=len(passed))
         told = "; ".join(f"{each.version} ({', '.join(each.differs)})" for each in wrong[:5])
         text = f"{num_steps:,} steps since {since.name} learned again: {len(wrong)} of {len(passed)} versions differ: {told}"
-        return Check(step="state", outcome="differs", text=text, num_compared=len(passed), versions=tuple(each.version for each in wrong))
+        return Check(
+            step="state",
+            outcome="differs",
+            text=text,
+            num_compared=len(passed),
+            versions=tuple(each.version for each in wrong),
+        )
 
     return check
 
@@ -102,12 +112,21 @@ def relearn(
     _refuse(settings, store, since, until)
     trainer = Trainer(settings.learner, Weigher(settings.weighting))
     pipeline, _ = wiring.new_pipeline(
-        settings, source, _Nowhere(), Telemetry(new_registry()), clock=time.time, excluded=wiring.excluded(settings, until.standing)
+        settings,
+        source,
+        _Nowhere(),
+        Telemetry(new_registry()),
+        clock=time.time,
+        excluded=wiring.excluded(settings, until.standing),
     )
     wiring.restore(since, store.read, trainer, pipeline, since.next_offsets)
-    passing = [version for version in history.lineage(store, until) if since.seq < version.seq <= until.seq]
+    passing = [
+        version for version in history.lineage(store, until) if since.seq < version.seq <= until.seq
+    ]
     last = turns_of(store.read(until, "training/rank-0.msgpack"))
-    yield from _Again(trainer, pipeline, _steps(store, since, until), last, since, until, passing, advance).run()
+    yield from _Again(
+        trainer, pipeline, _steps(store, since, until), last, since, until, passing, advance
+    ).run()
 
 
 class _Again:
@@ -124,9 +143,17 @@ class _Again:
         passing: Iterable[Version],
         advance: Callable[[int], None],
     ) -> None:
-        self._trainer, self._pipeline, self._steps, self._last, self._advance = trainer, pipeline, steps, last, advance
+        self._trainer, self._pipeline, self._steps, self._last, self._advance = (
+            trainer,
+            pipeline,
+            steps,
+            last,
+            advance,
+        )
         self._since, self._quarantine = since, until.standing.quarantine
-        self._left: dict[Place, dict[int, list[Version]]] = {}  # by place and number of turns of the next record
+        self._left: dict[
+            Place, dict[int, list[Version]]
+        ] = {}  # by place and number of turns of the next record
         for version in passing:
             place, skip = _at(version)
             self._left.setdefault(place, {}).setdefault(skip, []).append(version)
@@ -139,7 +166,9 @@ class _Again:
         self._compare(*_at(self._since))
         number = 0
         for batch in self._pipeline.batches(self._feed()):
-            if batch is not None and number == len(self._steps):  # was ready when `until` was cut, and is not journaled
+            if batch is not None and number == len(
+                self._steps
+            ):  # was ready when `until` was cut, and is not journaled
                 self._end()
             elif batch is not None:
                 place, step, outcome = self._steps[number]
@@ -162,7 +191,9 @@ class _Again:
             self._give_up(place)
             yield Replayed(part.turns[done:], part.cause)
             place, done = behind, 0
-        yield from self._between(place, done, self._last, self._steps[-1][1].step if self._steps else self._since.step)
+        yield from self._between(
+            place, done, self._last, self._steps[-1][1].step if self._steps else self._since.step
+        )
         self._end()
         yield Replayed((), FLUSH)  # gives control back
 
@@ -171,9 +202,13 @@ class _Again:
             self._give_up(place)
         self._over = True
 
-    def _between(self, place: Place, done: int, turns: Sequence[Turn], number: int) -> Iterator[Replayed]:
+    def _between(
+        self, place: Place, done: int, turns: Sequence[Turn], number: int
+    ) -> Iterator[Replayed]:
         """Do the turns behind step `number` that a checkpoint contains, and compare it."""
-        if self._trainer.step_number == number:  # else more than one batch was ready, and this moment never was
+        if (
+            self._trainer.step_number == number
+        ):  # else more than one batch was ready, and this moment never was
             self._compare(place, done)
         for skip in [skip for skip in self._skips(place) if skip > done]:
             yield Replayed(turns[done:skip], None)
@@ -186,7 +221,9 @@ class _Again:
     def _step(self, batch: Batch, step: Step, outcome: Outcome | None) -> None:
         (part,) = step.parts
         if (batch.turns, batch.cause) != (part.turns, part.cause):
-            raise LogRewritten(f"step {step.step}", expected=str(part), found=f"{batch.cause}: {batch.turns}")
+            raise LogRewritten(
+                f"step {step.step}", expected=str(part), found=f"{batch.cause}: {batch.turns}"
+            )
         if outcome is not None:
             self._trainer.num_micro_batches = outcome.num_micro_batches
         if any(first <= step.step < end for first, end in self._quarantine):
@@ -203,10 +240,16 @@ class _Again:
         if not versions:
             return
         files = self._trainer.files()
-        files |= {f"training/{name}.msgpack": part for name, part in self._pipeline.snapshot().items()}
+        files |= {
+            f"training/{name}.msgpack": part for name, part in self._pipeline.snapshot().items()
+        }
         digests = {path: blobs.digest(data) for path, data in files.items()}
         for version in list(versions):
-            differs = [path for path in sorted({*digests, *version.files}) if digests.get(path) != version.files.get(path)]
+            differs = [
+                path
+                for path in sorted({*digests, *version.files})
+                if digests.get(path) != version.files.get(path)
+            ]
             if version.next_offsets != self._pipeline.next_offsets():
                 differs.append(OFFSETS)
             self._differs[version.name] = tuple(differs)
@@ -225,7 +268,13 @@ class _Again:
 class _Nowhere:
     """Dead letters were set aside the first time."""
 
-    def send(self, topic: str, key: bytes | None, value: bytes | None, headers: Iterable[tuple[str, bytes]] = ()) -> None:
+    def send(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Iterable[tuple[str, bytes]] = (),
+    ) -> None:
         """Drop it."""
 
     def flush(self) -> None:
@@ -236,22 +285,46 @@ def _refuse(settings: Settings, store: Store, since: Version, until: Version) ->
     environment = wiring.fingerprint(settings, OneRank())
     for version in (since, until):
         if version.journal is None or version.standing.world_size != 1:
-            raise Unlearnable(f"{version.name}: {'no journal' if version.journal is None else 'several ranks'}: not learned again here")
+            raise Unlearnable(
+                f"{version.name}: {'no journal' if version.journal is None else 'several ranks'}: not learned again here"
+            )
         if version.manifest["config_sha256"] != wiring.config_sha256(settings):
-            raise Unlearnable(f"{version.name} was made under other settings: give those of its learner")
-        other = sorted(key for key, value in environment.items() if version.manifest["fingerprint"].get(key) != value)
+            raise Unlearnable(
+                f"{version.name} was made under other settings: give those of its learner"
+            )
+        other = sorted(
+            key
+            for key, value in environment.items()
+            if version.manifest["fingerprint"].get(key) != value
+        )
         if other:
-            raise Unlearnable(f"{version.name} was made in another environment ({', '.join(other)}): equal within a tolerance only")
-    if since.standing.bit_exact != until.standing.bit_exact or since.standing.exclusions != until.standing.exclusions:
-        raise Unlearnable(f"between {since.name} and {until.name} the environment or the exclusions changed")
+            raise Unlearnable(
+                f"{version.name} was made in another environment ({', '.join(other)}): equal within a tolerance only"
+            )
+    if (
+        since.standing.bit_exact != until.standing.bit_exact
+        or since.standing.exclusions != until.standing.exclusions
+    ):
+        raise Unlearnable(
+            f"between {since.name} and {until.name} the environment or the exclusions changed"
+        )
     for between in store.manifests():
         replay = between.standing.replay
-        passed = since.seq < between.seq < until.seq and not any(a <= between.seq < b for a, b in until.standing.superseded)
-        if passed and (between.kind == "reset" or (between.kind == "restore" and replay is not None and replay.mode == "anew")):
-            raise Unlearnable(f"between {since.name} and {until.name} lies an order ({between.kind}, {between.name}): begin behind it")
+        passed = since.seq < between.seq < until.seq and not any(
+            a <= between.seq < b for a, b in until.standing.superseded
+        )
+        if passed and (
+            between.kind == "reset"
+            or (between.kind == "restore" and replay is not None and replay.mode == "anew")
+        ):
+            raise Unlearnable(
+                f"between {since.name} and {until.name} lies an order ({between.kind}, {between.name}): begin behind it"
+            )
 
 
-def _steps(store: Store, since: Version, until: Version) -> list[tuple[Place, Step, Outcome | None]]:
+def _steps(
+    store: Store, since: Version, until: Version
+) -> list[tuple[Place, Step, Outcome | None]]:
     """Return the journal from one version to the other.
 
     Raises:
@@ -259,7 +332,9 @@ def _steps(store: Store, since: Version, until: Version) -> list[tuple[Place, St
     """
     start, end = _at(since)[0], _at(until)[0]
     if not any(span.holds(start) for span in until.timeline):
-        raise Unlearnable(f"the journal behind {since.name} is gone, or {until.name} did not come from it")
+        raise Unlearnable(
+            f"the journal behind {since.name} is gone, or {until.name} did not come from it"
+        )
     steps: list[tuple[Place, Step, Outcome | None]] = []
     if start == end:
         return steps
@@ -272,7 +347,9 @@ def _steps(store: Store, since: Version, until: Version) -> list[tuple[Place, St
         if place == end:
             return steps
     why = tail.damage.reason if tail.damage else "the end of the journal"
-    raise Corrupt(f"journal/{end.segment}", expected=f"whole records up to byte {end.byte}", found=why)
+    raise Corrupt(
+        f"journal/{end.segment}", expected=f"whole records up to byte {end.byte}", found=why
+    )
 
 
 def _at(version: Version) -> tuple[Place, int]:

@@ -10,7 +10,13 @@ from consumers.errors import SourceUnavailable
 from consumers.kafka_admin import KafkaAdmin
 from consumers.kafka_options import KafkaConfig
 from deploy.doctor_kafka import Admin, examine_kafka, unreachable
-from deploy.doctor_machine import examine_machine, examine_model, examine_port, examine_store, newest
+from deploy.doctor_machine import (
+    examine_machine,
+    examine_model,
+    examine_port,
+    examine_store,
+    newest,
+)
 from deploy.finding import Finding, render
 from deploy.settings import Settings
 
@@ -35,11 +41,19 @@ def examine(
     try:
         with connect(settings.kafka) as admin:
             offsets = version.next_offsets if version else {}
-            findings += examine_kafka(settings.kafka, settings.join, admin, next_offsets=offsets, now_seconds=clock())
-    except (SourceUnavailable, RuntimeError) as error:  # the client library's own errors are RuntimeErrors
+            findings += examine_kafka(
+                settings.kafka, settings.join, admin, next_offsets=offsets, now_seconds=clock()
+            )
+    except (
+        SourceUnavailable,
+        RuntimeError,
+    ) as error:  # the client library's own errors are RuntimeErrors
         findings.append(unreachable(settings.kafka, error))
     findings += examine_store(settings.store)
     findings.append(examine_model(settings.learner))
     findings += examine_machine()
     findings.append(examine_port(settings.serving))
-    return sorted(findings, key=lambda finding: ("Kafka", "time", "store", "model", "machine").index(finding.area))
+    return sorted(
+        findings,
+        key=lambda finding: ("Kafka", "time", "store", "model", "machine").index(finding.area),
+    )

@@ -123,35 +123,68 @@ def examine_kafka(
 def unreachable(log: LogConfig, error: Exception) -> Finding:
     """Return the one finding about brokers that do not answer, or refuse to."""
     what, _, remedy = str(error).partition(". ")
-    remedy = remedy if isinstance(error, SourceUnavailable) else "check the brokers' log and the rights of this client, then try again"
-    return Finding(area=AREA, mark="X", text=what if log.bootstrap_servers in what else f"{log.bootstrap_servers}: {what}", remedy=remedy)
+    remedy = (
+        remedy
+        if isinstance(error, SourceUnavailable)
+        else "check the brokers' log and the rights of this client, then try again"
+    )
+    return Finding(
+        area=AREA,
+        mark="X",
+        text=what if log.bootstrap_servers in what else f"{log.bootstrap_servers}: {what}",
+        remedy=remedy,
+    )
 
 
 def _reached(log: LogConfig, admin: Admin, reach: Callable[[str], str | None]) -> Iterator[Finding]:
     brokers = admin.brokers()
     plural = "broker" if len(brokers) == 1 else "brokers"
-    yield _ok(f"reachable: {len(brokers)} {plural} at {log.bootstrap_servers}, protocol of Kafka {admin.broker_version()}")
+    yield _ok(
+        f"reachable: {len(brokers)} {plural} at {log.bootstrap_servers}, protocol of Kafka {admin.broker_version()}"
+    )
     for address in brokers:
         why = reach(address)
         if why is None:
             yield _ok(f"advertised address {address} can be connected to from here")
         else:
-            remedy = "set advertised.listeners of that broker to an address that this machine can reach"
+            remedy = (
+                "set advertised.listeners of that broker to an address that this machine can reach"
+            )
             yield _bad(f"advertised address {address}: {why}", remedy)
 
 
 def _existence(log: LogConfig, counts: Mapping[str, int]) -> Iterator[Finding]:
     topics = log.topics
     if topics.exposures is None:
-        yield _odd("no topic of exposures: without them there are no negatives and no candidates", "set kafka.topics.exposures")
-    wanted = [topic for topic in (topics.exposures, topics.clicks, topics.purchases, topics.items, topics.dead_letter) if topic is not None]
+        yield _odd(
+            "no topic of exposures: without them there are no negatives and no candidates",
+            "set kafka.topics.exposures",
+        )
+    wanted = [
+        topic
+        for topic in (
+            topics.exposures,
+            topics.clicks,
+            topics.purchases,
+            topics.items,
+            topics.dead_letter,
+        )
+        if topic is not None
+    ]
     missing = [topic for topic in wanted if topic not in counts]
     if not missing:
         yield _ok(f"topics exist: {', '.join(f'{topic} ({counts[topic]})' for topic in wanted)}")
     num_partitions = max((counts[topic] for topic in wanted if topic in counts), default=4)
     for topic in missing:
-        compact = " --config cleanup.policy=compact" if topic in (topics.items, topics.dead_letter) else ""
-        yield _bad(f"topic {topic} is missing", _topics_sh(log, f"--create --topic {topic} --partitions {num_partitions}{compact}"))
+        compact = (
+            " --config cleanup.policy=compact"
+            if topic in (topics.items, topics.dead_letter)
+            else ""
+        )
+        yield _bad(
+            f"topic {topic} is missing",
+            _topics_sh(log, f"--create --topic {topic} --partitions {num_partitions}{compact}"),
+        )
 
 
 def _partition_counts(log: LogConfig, events: Mapping[str, int]) -> Iterator[Finding]:
@@ -159,8 +192,13 @@ def _partition_counts(log: LogConfig, events: Mapping[str, int]) -> Iterator[Fin
         most = max(events.values())
         short = [topic for topic, count in events.items() if count < most]
         listed = ", ".join(f"{topic} {count}" for topic, count in events.items())
-        remedies = " && ".join(_topics_sh(log, f"--alter --topic {topic} --partitions {most}") for topic in short)
-        yield _bad(f"partitions differ: {listed}", f"{remedies}    (changes where keys go: drain the join first)")
+        remedies = " && ".join(
+            _topics_sh(log, f"--alter --topic {topic} --partitions {most}") for topic in short
+        )
+        yield _bad(
+            f"partitions differ: {listed}",
+            f"{remedies}    (changes where keys go: drain the join first)",
+        )
     elif events:
         yield _ok(f"partitions agree: {next(iter(events.values()))} each")
 
@@ -174,10 +212,14 @@ def _compaction(log: LogConfig, admin: Admin, counts: Mapping[str, int]) -> Iter
             yield _ok(f"{topic} is compacted")
         else:
             remedy = _configs_sh(log, topic, "cleanup.policy=compact")
-            yield _bad(f"{topic}: cleanup.policy is {policy or 'unknown'}, expected compact", remedy)
+            yield _bad(
+                f"{topic}: cleanup.policy is {policy or 'unknown'}, expected compact", remedy
+            )
 
 
-def _retention(log: LogConfig, join: JoinConfig, admin: Admin, topics: Sequence[str]) -> Iterator[Finding]:
+def _retention(
+    log: LogConfig, join: JoinConfig, admin: Admin, topics: Sequence[str]
+) -> Iterator[Finding]:
     needed_ms = (join.attribution_window_us + join.grace_us) // 1000
     for topic in topics:
         retention_ms = int(admin.topic_config(topic).get("retention.ms", "-1"))
@@ -189,17 +231,27 @@ def _retention(log: LogConfig, join: JoinConfig, admin: Admin, topics: Sequence[
             yield _ok(f"{topic}: records are kept {kept}, {_days(needed_ms)} are needed")
 
 
-def _retained(log: LogConfig, admin: Admin, counts: Mapping[str, int], next_offsets: Mapping[TopicPartition, int]) -> Iterator[Finding]:
+def _retained(
+    log: LogConfig,
+    admin: Admin,
+    counts: Mapping[str, int],
+    next_offsets: Mapping[TopicPartition, int],
+) -> Iterator[Finding]:
     topics = sorted({topic for topic, _ in next_offsets if topic in counts})
     if not topics:
         return
     begins, ends = admin.beginning_offsets(topics), admin.end_offsets(topics)
-    lost = [tp for tp in sorted(next_offsets) if tp in begins and not begins[tp] <= next_offsets[tp] <= ends[tp]]
+    lost = [
+        tp
+        for tp in sorted(next_offsets)
+        if tp in begins and not begins[tp] <= next_offsets[tp] <= ends[tp]
+    ]
     for topic, partition in lost:
         tp = (topic, partition)
         what = f"the newest checkpoint goes on at {topic}[{partition}]@{next_offsets[tp]}, retained is [{begins[tp]}, {ends[tp]})"
         yield _bad(
-            what, "start from a store whose checkpoint is still retained, or from an empty one: steelyard learn --set store.root=DIR"
+            what,
+            "start from a store whose checkpoint is still retained, or from an empty one: steelyard learn --set store.root=DIR",
         )
     if not lost:
         yield _ok("the offsets of the newest checkpoint are retained")
@@ -214,7 +266,14 @@ def _sample(admin: Admin, topic: str, kind: Kind, num_partitions: int) -> _Sampl
             events.append((record, codec.decode(kind, record)))
         except Invalid as invalid:
             reasons[invalid.reason] += 1
-    return _Sampled(topic=topic, kind=kind, num_partitions=num_partitions, records=records, events=events, reasons=reasons)
+    return _Sampled(
+        topic=topic,
+        kind=kind,
+        num_partitions=num_partitions,
+        records=records,
+        events=events,
+        reasons=reasons,
+    )
 
 
 def _readable(sampled: _Sampled) -> Iterator[Finding]:
@@ -225,7 +284,9 @@ def _readable(sampled: _Sampled) -> Iterator[Finding]:
     top = ", ".join(f"{reason} {count}" for reason, count in sampled.reasons.most_common(3))
     what = f"{sampled.topic}: {num_records - num_invalid} of {num_records} sampled records can be read; the others: {top}"
     remedy = f"steelyard events tail {sampled.topic} | head, and the producer against: steelyard events schema"
-    yield _bad(what, remedy) if num_invalid > MAX_INVALID_RATIO * num_records else _odd(what, remedy)
+    yield (
+        _bad(what, remedy) if num_invalid > MAX_INVALID_RATIO * num_records else _odd(what, remedy)
+    )
 
 
 def _partitioner(sampled: _Sampled) -> Iterator[Finding]:
@@ -236,10 +297,16 @@ def _partitioner(sampled: _Sampled) -> Iterator[Finding]:
         return  # `_keys` tells
     num_off = sum(partition_of(key, n) != partition for key, partition in partitions.items())
     if not num_off:
-        yield _ok(f"{sampled.topic}: partitioner: {len(partitions)} of {len(partitions)} sampled keys are on their murmur2 partition")
+        yield _ok(
+            f"{sampled.topic}: partitioner: {len(partitions)} of {len(partitions)} sampled keys are on their murmur2 partition"
+        )
         return
     what = f"{sampled.topic}: partitioner: {num_off} of {len(partitions)} sampled keys are not on their murmur2 partition"
-    num_crc = sum(zlib.crc32(key) % n == partition for key, partition in partitions.items() if partition_of(key, n) != partition)
+    num_crc = sum(
+        zlib.crc32(key) % n == partition
+        for key, partition in partitions.items()
+        if partition_of(key, n) != partition
+    )
     if num_crc > 0.9 * num_off:
         what += f"; {num_crc} of these are where librdkafka's default, consistent_random, puts them (CRC32)"
         remedy = "set partitioner=murmur2_random in that producer (librdkafka: C, C++, C#, Go, Node, PHP, Python, Ruby, Rust)"
@@ -254,11 +321,11 @@ def _partitioner(sampled: _Sampled) -> Iterator[Finding]:
 def _keys(sampled: _Sampled) -> Iterator[Finding]:
     name = "object_id" if sampled.kind is Kind.ITEM else "client_id"
     num_without = sum(not record.key for record in sampled.records)
-    num_other = sum(bool(record.key) and record.key != _wanted_key(event) for record, event in sampled.events)
+    num_other = sum(
+        bool(record.key) and record.key != _wanted_key(event) for record, event in sampled.events
+    )
     if num_without or num_other:
-        what = (
-            f"{sampled.topic}: of {len(sampled.records)} sampled records {num_without} have no key, {num_other} another than their {name}"
-        )
+        what = f"{sampled.topic}: of {len(sampled.records)} sampled records {num_without} have no key, {num_other} another than their {name}"
         yield _bad(what, f"let the producer use the {name} as the record's key")
     else:
         yield _ok(f"{sampled.topic}: every sampled key is the record's {name}")
@@ -276,7 +343,11 @@ def _identity(sampled: _Sampled) -> Iterator[Finding]:
             "an event id",
             "a producer's retry counts twice; set event_attributes.event_id or the headers ce_source and ce_id",
         ),
-        (num_joinable, "a query_id", "the join is inferred from client and item; pass on the query_id of the answer that was clicked in"),
+        (
+            num_joinable,
+            "a query_id",
+            "the join is inferred from client and item; pass on the query_id of the answer that was clicked in",
+        ),
     ):
         text = f"{sampled.topic}: {num} of {len(events)} sampled events have {what}"
         yield _ok(text) if num == len(events) else _odd(text, f"without it {why}")
@@ -286,16 +357,33 @@ def _times(sampled: _Sampled, join: JoinConfig, now_seconds: float) -> Iterator[
     newest_seconds = max(record.timestamp_us for record in sampled.records) / 1e6
     if newest_seconds > now_seconds + MAX_CLOCK_AHEAD_SECONDS:
         what = f"{sampled.topic}: the newest record is {newest_seconds - now_seconds:.0f} s ahead of this machine's clock"
-        yield Finding(area=TIME, mark="X", text=what, remedy="set this clock, or that of the broker or producer: timedatectl set-ntp true")
+        yield Finding(
+            area=TIME,
+            mark="X",
+            text=what,
+            remedy="set this clock, or that of the broker or producer: timedatectl set-ntp true",
+        )
     else:
-        yield Finding(area=TIME, mark="ok", text=f"{sampled.topic}: the newest record is {now_seconds - newest_seconds:.0f} s old")
+        yield Finding(
+            area=TIME,
+            mark="ok",
+            text=f"{sampled.topic}: the newest record is {now_seconds - newest_seconds:.0f} s old",
+        )
     if sampled.kind is Kind.ITEM:
         return
     num_ahead = sum(event.clamped for _, event in sampled.events)
-    num_old = sum(record.timestamp_us - event.time_us > join.attribution_window_us for record, event in sampled.events)
+    num_old = sum(
+        record.timestamp_us - event.time_us > join.attribution_window_us
+        for record, event in sampled.events
+    )
     if num_ahead or num_old:
         what = f"{sampled.topic}: of {len(sampled.events)} sampled events {num_ahead} are from the future, {num_old} older than the window"
-        yield Finding(area=TIME, mark="!", text=what, remedy="let `timestamp` be when it happened, with the offset of its time zone")
+        yield Finding(
+            area=TIME,
+            mark="!",
+            text=what,
+            remedy="let `timestamp` be when it happened, with the offset of its time zone",
+        )
 
 
 def _wanted_key(event: Event) -> bytes:

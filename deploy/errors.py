@@ -47,8 +47,12 @@ class PortTaken(DeployError):
 
     def __init__(self, host: str, port: int, key: str, cause: OSError) -> None:
         """Name the address, the setting that chose it, and the system's answer."""
-        why = (cause.strerror or str(cause)).partition(" (while attempting")[0]  # where Python names the address once more
-        super().__init__(f"cannot listen on {host}:{port} ({why}). Stop what does, or set {key} to another port.")
+        why = (cause.strerror or str(cause)).partition(" (while attempting")[
+            0
+        ]  # where Python names the address once more
+        super().__init__(
+            f"cannot listen on {host}:{port} ({why}). Stop what does, or set {key} to another port."
+        )
 
 
 class Unsafe(DeployError):

@@ -30,7 +30,9 @@ SCHEMAS = Path(__file__).parent / "schemas"
 
 _POLL_SECONDS = 0.5
 _MAX_OBJECT_BYTES = 1024 * 1024  # of a file that is one object over several lines
-_MAX_EMPTY_POLLS = 20  # a partition may end in records that are never delivered, such as a transaction's
+_MAX_EMPTY_POLLS = (
+    20  # a partition may end in records that are never delivered, such as a transaction's
+)
 
 
 @contextlib.contextmanager
@@ -46,7 +48,9 @@ def open_lines(name: str) -> Iterator[BinaryIO]:
     try:
         stream = Path(name).open("rb")
     except OSError as error:
-        raise UsageError(f"{name}: {error.strerror}. Name a file with one JSON object a line, or - for standard input.") from error
+        raise UsageError(
+            f"{name}: {error.strerror}. Name a file with one JSON object a line, or - for standard input."
+        ) from error
     with stream:
         yield stream
 
@@ -138,7 +142,9 @@ def tail(source: Source, out: Output, *, partition: int | None = None, start: in
     for record in _records(source, chosen, start):
         shown = {
             "position": f"{record.topic}[{record.partition}]@{record.offset}",
-            "time": datetime.fromtimestamp(record.timestamp_us / 1e6, UTC).isoformat() if record.timestamp_us >= 0 else None,
+            "time": datetime.fromtimestamp(record.timestamp_us / 1e6, UTC).isoformat()
+            if record.timestamp_us >= 0
+            else None,
             "key": _shown(record.key),
             "value": _shown(record.value),
         }
@@ -147,7 +153,14 @@ def tail(source: Source, out: Output, *, partition: int | None = None, start: in
         out.write(json.dumps(shown, ensure_ascii=False))
 
 
-def dead_letters(source: Source, topics: Topics, out: Output, *, reason: str | None = None, sink: Sink | None = None) -> int:
+def dead_letters(
+    source: Source,
+    topics: Topics,
+    out: Output,
+    *,
+    reason: str | None = None,
+    sink: Sink | None = None,
+) -> int:
     """Write what was set aside, one JSON object a line; with a `sink`, send it again and take it off the topic of dead letters.
 
     1. Send the original bytes to their topic, keyed by the client_id in them. 2. Flush. 3. Delete the dead letters. 4. Flush.
@@ -159,7 +172,10 @@ def dead_letters(source: Source, topics: Topics, out: Output, *, reason: str | N
     sent: list[tuple[str, bytes | None]] = []
     num_shown = num_kept = 0
     for record in _newest_by_key(source):
-        headers = {name.removeprefix("steelyard-"): value.decode(errors="replace") for name, value in record.headers}
+        headers = {
+            name.removeprefix("steelyard-"): value.decode(errors="replace")
+            for name, value in record.headers
+        }
         if reason is not None and headers.get("reason") != reason:
             continue
         num_shown += 1
@@ -171,7 +187,9 @@ def dead_letters(source: Source, topics: Topics, out: Output, *, reason: str | N
             sent.append((record.topic, record.key))
         elif sink is not None:
             num_kept += 1
-            out.tell(f"{headers.get('position')}: kept: its bytes name no client_id, or its topic is none of ours")
+            out.tell(
+                f"{headers.get('position')}: kept: its bytes name no client_id, or its topic is none of ours"
+            )
     if sink is not None:
         sink.flush()  # 2
         for topic, letter in sent:
@@ -268,7 +286,11 @@ def _records(source: Source, chosen: Iterable[TopicPartition], start: int) -> It
     while left and num_empty < _MAX_EMPTY_POLLS:
         records = source.poll(_POLL_SECONDS)
         num_empty = 0 if records else num_empty + 1
-        yield from (record for record in records if record.offset < left.get((record.topic, record.partition), 0))
+        yield from (
+            record
+            for record in records
+            if record.offset < left.get((record.topic, record.partition), 0)
+        )
         left = {tp: end for tp, end in left.items() if source.position(*tp) < end}
 
 
@@ -288,8 +310,14 @@ def _key_in(value: bytes, kind: Kind | None) -> bytes | None:
         fields = msgspec.json.decode(value)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    key = fields.get("object_id" if kind is Kind.ITEM else "client_id") if isinstance(fields, dict) else None
-    return str(key).encode() if kind is not None and isinstance(key, str | int) and str(key) else None
+    key = (
+        fields.get("object_id" if kind is Kind.ITEM else "client_id")
+        if isinstance(fields, dict)
+        else None
+    )
+    return (
+        str(key).encode() if kind is not None and isinstance(key, str | int) and str(key) else None
+    )
 
 
 def _shown(value: bytes | None) -> Any:

@@ -39,7 +39,9 @@ def read_file(path: Path, key: bytes, before: ExclusionList | None = None) -> Ex
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--exclude: {path}: {getattr(error, 'strerror', None) or error}") from error
+        raise UsageError(
+            f"--exclude: {path}: {getattr(error, 'strerror', None) or error}"
+        ) from error
     for number, line in enumerate(lines, 1):
         text = line.strip()
         match = _SLICE.fullmatch(text)
@@ -52,8 +54,14 @@ def read_file(path: Path, key: bytes, before: ExclusionList | None = None) -> Ex
         elif match is not None and int(match[3]) < int(match[4]):
             slices.add(Slice(match[1], int(match[2]), int(match[3]), int(match[4]), 0, 0))
         else:
-            raise UsageError(f"--exclude: {path}:{number}: expected client_id:ID, event_id:ID or topic[partition]@start-end")
-    found = ExclusionList(client_ids=tuple(sorted(clients)), event_ids=tuple(sorted(events)), slices=tuple(sorted(slices)))
+            raise UsageError(
+                f"--exclude: {path}:{number}: expected client_id:ID, event_id:ID or topic[partition]@start-end"
+            )
+    found = ExclusionList(
+        client_ids=tuple(sorted(clients)),
+        event_ids=tuple(sorted(events)),
+        slices=tuple(sorted(slices)),
+    )
     if not found.num:
         raise UsageError(f"--exclude: {path}: no line in it")
     return found
@@ -95,7 +103,9 @@ def write(root: Path, disk: Disk, found: ExclusionList) -> str:
         with contextlib.suppress(FileExistsError):
             disk.mkdir(root / _FOLDER)
             disk.fsync_folder(root / "control")
-        blobs.replace(disk, root / _FOLDER / f"{name}.json", msgspec.json.encode(found, order="sorted"))
+        blobs.replace(
+            disk, root / _FOLDER / f"{name}.json", msgspec.json.encode(found, order="sorted")
+        )
     except OSError as error:
         raise StoreFailed(step="exclusions", path=root / _FOLDER, cause=error) from error
     return name
@@ -111,9 +121,13 @@ def load(root: Path, disk: Disk, name: str) -> ExclusionList:
     if not re.fullmatch(r"[0-9a-f]{64}", name):
         raise Corrupt(path, expected="a sha256", found=repr(name))
     try:
-        found = msgspec.json.decode(blobs.read_small(disk, root, path, max_bytes=_MAX_BYTES), type=ExclusionList)
+        found = msgspec.json.decode(
+            blobs.read_small(disk, root, path, max_bytes=_MAX_BYTES), type=ExclusionList
+        )
     except FileNotFoundError as error:
-        raise Corrupt(path, expected="the list of exclusions that a manifest names", found="no such file") from error
+        raise Corrupt(
+            path, expected="the list of exclusions that a manifest names", found="no such file"
+        ) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Corrupt(path, expected="a list of exclusions", found=str(error)) from error
     if found.digest() != name:

@@ -40,5 +40,7 @@ def render(findings: Sequence[Finding]) -> str:
                 lines.append(f"     Fix: {finding.remedy}")
     num_failed = sum(finding.failed for finding in findings)
     num_marked = sum(finding.mark == "!" for finding in findings)
-    counted = [f"{num_failed} to be put right"] * bool(num_failed) + [f"{num_marked} to look at"] * bool(num_marked)
+    counted = [f"{num_failed} to be put right"] * bool(num_failed) + [
+        f"{num_marked} to look at"
+    ] * bool(num_marked)
     return "\n".join([*lines, ", ".join(counted) or "all is well"])

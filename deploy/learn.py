@@ -55,7 +55,9 @@ class _Start(msgspec.Struct, frozen=True, kw_only=True):
     next_offsets: list[tuple[str, int, int]]
     journal: Journaled
     tail: list[tuple[Place, Record]]
-    moves: list[tuple[int, list[tuple[str, int, int]]]]  #: behind which step, (topic, partition, next offset)
+    moves: list[
+        tuple[int, list[tuple[str, int, int]]]
+    ]  #: behind which step, (topic, partition, next offset)
     standing: Standing
 
 
@@ -110,10 +112,15 @@ class LearnRole:
         self._looked = float("-inf")
         self._diverged: Diverged | None = None
         self.registry = new_registry()
-        self._consumer_telemetry, self._telemetry = ConsumerTelemetry(self.registry), Telemetry(self.registry)
+        self._consumer_telemetry, self._telemetry = (
+            ConsumerTelemetry(self.registry),
+            Telemetry(self.registry),
+        )
         self._telemetry.watch_verdicts(settings.store.root, self._disk)
 
-    def run(self, each: Callable[[StepReport, Trainer], None] = lambda report, trainer: None) -> None:
+    def run(
+        self, each: Callable[[StepReport, Trainer], None] = lambda report, trainer: None
+    ) -> None:
         """Learn until told to end, then make the last checkpoint durable.
 
         Args:
@@ -125,8 +132,12 @@ class LearnRole:
             Unsafe: going on would break the guarantee; says what to do.
         """
         interrupted = self._catch_signals()
-        metrics_port = self._settings.observability.metrics_port + (self._ranks.rank if self._settings.observability.metrics_port else 0)
-        metrics = start_metrics(self.registry, metrics_port, self._settings.observability.metrics_host)
+        metrics_port = self._settings.observability.metrics_port + (
+            self._ranks.rank if self._settings.observability.metrics_port else 0
+        )
+        metrics = start_metrics(
+            self.registry, metrics_port, self._settings.observability.metrics_host
+        )
         try:
             again = True
             while again:
@@ -137,7 +148,9 @@ class LearnRole:
         if interrupted.is_set():
             raise KeyboardInterrupt
 
-    def _learn(self, each: Callable[[StepReport, Trainer], None], opened: ExitStack, metrics_port: int) -> bool:
+    def _learn(
+        self, each: Callable[[StepReport, Trainer], None], opened: ExitStack, metrics_port: int
+    ) -> bool:
         """One term; returns whether another follows.
 
         Everything that may be refused is opened first, and only then the store is claimed: a start that fails must not fence the learner
@@ -146,14 +159,18 @@ class LearnRole:
         settings, topics, ranks = self._settings, self._settings.kafka.topics, self._ranks
         trainer = self._new_trainer(settings.learner, Weigher(settings.weighting), ranks)
         mine = own(ranks.rank, ranks.world, whole=() if topics.items is None else (topics.items,))
-        source = KafkaSource(settings.kafka, tuple(topics.kinds()), partitions=mine, rebuilt=self._rebuilt).start()
+        source = KafkaSource(
+            settings.kafka, tuple(topics.kinds()), partitions=mine, rebuilt=self._rebuilt
+        ).start()
         opened.callback(source.close)
         sink = KafkaSink(settings.kafka, (topics.dead_letter,)).start()
         opened.callback(sink.close)
         admin = KafkaAdmin(settings.kafka).start()
         opened.callback(admin.close)
         identity = Identity(
-            config_sha256=wiring.config_sha256(settings), fingerprint=wiring.fingerprint(settings, ranks), inputs=_inputs(source)
+            config_sha256=wiring.config_sha256(settings),
+            fingerprint=wiring.fingerprint(settings, ranks),
+            inputs=_inputs(source),
         )
         checkpointer, journal = Checkpointer(settings.store.root, self._disk, self._clock), None
         start = None
@@ -161,7 +178,9 @@ class LearnRole:
             journal = Journal(settings.store.root, self._disk)
             opened.callback(journal.close)
             start = self._acquire(checkpointer, journal, identity, admin)
-        start = msgspec.msgpack.decode(ranks.broadcast(None if start is None else msgspec.msgpack.encode(start)), type=_Start)
+        start = msgspec.msgpack.decode(
+            ranks.broadcast(None if start is None else msgspec.msgpack.encode(start)), type=_Start
+        )
         progress = Progress()
         watchdog = Watchdog(progress, settings.kafka.stall_seconds).start()
         opened.callback(watchdog.close)
@@ -197,24 +216,42 @@ class LearnRole:
                 if start.standing.replay is None:
                     checkpointer.announce(version)
             next_offsets = {(topic, p): offset for topic, p, offset in start.next_offsets}
-            wiring.restore(version, checkpointer.read, trainer, pipeline, next_offsets, num_ranks=ranks.world)
+            wiring.restore(
+                version, checkpointer.read, trainer, pipeline, next_offsets, num_ranks=ranks.world
+            )
             publisher.restore(version)
         log.info(
             "learning",
-            extra={"epoch": start.epoch, "resumed": start.version, "replays": len(start.tail), "metrics_port": metrics_port},
+            extra={
+                "epoch": start.epoch,
+                "resumed": start.version,
+                "replays": len(start.tail),
+                "metrics_port": metrics_port,
+            },
         )
         replay = start.standing.replay
         until = _by_partition(replay.until) if replay else {}
         shadow = replay is not None and replay.into == "shadow"
         anew = replay is not None and replay.mode == "anew"
-        stream = pipeline.batches(_replayed(start, ranks.rank), until if anew else None, end=anew and shadow)
+        stream = pipeline.batches(
+            _replayed(start, ranks.rank), until if anew else None, end=anew and shadow
+        )
         over = (lambda: _has_read(pipeline, until)) if shadow else lambda: False
         if replay is not None:
-            stream = _told(stream, pipeline, until, self._telemetry.replay_progress.labels(replay.into).set)
+            stream = _told(
+                stream, pipeline, until, self._telemetry.replay_progress.labels(replay.into).set
+            )
         batches = self._until_stopped(_watched(stream, watchdog, source), checkpointer, over)
         try:
             for report in train(
-                batches, trainer, publisher, self._telemetry, journal, tail=start.tail, quarantine=start.standing.quarantine, ranks=ranks
+                batches,
+                trainer,
+                publisher,
+                self._telemetry,
+                journal,
+                tail=start.tail,
+                quarantine=start.standing.quarantine,
+                ranks=ranks,
             ):
                 if report is not None:
                     each(report, trainer)
@@ -238,7 +275,9 @@ class LearnRole:
 
     # --- starting ---------------------------------------------------------------------------------------------------------------
 
-    def _acquire(self, checkpointer: Checkpointer, journal: Journal, identity: Identity, admin: KafkaAdmin) -> _Start:
+    def _acquire(
+        self, checkpointer: Checkpointer, journal: Journal, identity: Identity, admin: KafkaAdmin
+    ) -> _Start:
         """Take the store, and with it whatever an operator has ordered."""
         new = Cut(
             step=0,
@@ -258,7 +297,9 @@ class LearnRole:
         def directive(newest: Version | None) -> Directive | None:
             return self._directive(checkpointer, newest, order)
 
-        found = checkpointer.look(cut_for_new_store=new, directive=directive, world_size=self._ranks.world)
+        found = checkpointer.look(
+            cut_for_new_store=new, directive=directive, world_size=self._ranks.world
+        )
         keep_tail = True
         if found.newest is not None:
             _refuse_other_inputs(found.cut.inputs, identity.inputs)
@@ -270,7 +311,9 @@ class LearnRole:
                         "read again and learned under the new ones, each once."
                     )
                 keep_tail = False
-                log.warning("settings differ from the newest checkpoint's: its state goes on under the new ones")
+                log.warning(
+                    "settings differ from the newest checkpoint's: its state goes on under the new ones"
+                )
         acquired = checkpointer.acquire(
             journal,
             cut_for_new_store=new,
@@ -282,7 +325,11 @@ class LearnRole:
         self._tell(acquired)
         before = found.newest.standing.replay if found.newest else None
         if before and before.order != (acquired.standing.replay or before).order:
-            self._answer(before.order, orders.WITHDRAWN, reason=f"order {acquired.standing.orders_taken} came before it was over")
+            self._answer(
+                before.order,
+                orders.WITHDRAWN,
+                reason=f"order {acquired.standing.orders_taken} came before it was over",
+            )
         self._settle(acquired.standing)
         return _Start(
             epoch=acquired.epoch,
@@ -291,7 +338,14 @@ class LearnRole:
             journal=acquired.journal,
             tail=acquired.tail,
             moves=[
-                (reset.step, [(topic, p, after) for topic, parts in reset.offsets.items() for p, (_, after) in parts.items()])
+                (
+                    reset.step,
+                    [
+                        (topic, p, after)
+                        for topic, parts in reset.offsets.items()
+                        for p, (_, after) in parts.items()
+                    ],
+                )
                 for reset in acquired.resets
             ],
             standing=acquired.standing,
@@ -299,7 +353,10 @@ class LearnRole:
 
     def _take(self, store: Store, identity: Identity, admin: KafkaAdmin) -> orders.Order | None:
         """The oldest order that can be carried out exactly as it was planned; what cannot is answered so, and nothing of it is done."""
-        root, newest = self._settings.store.root, store.newest() if self._settings.store.root.exists() else None
+        root, newest = (
+            self._settings.store.root,
+            store.newest() if self._settings.store.root.exists() else None,
+        )
         while newest is not None:
             order = orders.pending(root, newest.standing.orders_taken, self._disk)
             if order is None:
@@ -312,7 +369,14 @@ class LearnRole:
                 return order
         return None
 
-    def _refusal(self, order: orders.Order, store: Store, newest: Version, identity: Identity, admin: KafkaAdmin) -> str | None:
+    def _refusal(
+        self,
+        order: orders.Order,
+        store: Store,
+        newest: Version,
+        identity: Identity,
+        admin: KafkaAdmin,
+    ) -> str | None:
         """Why an order cannot be carried out, None if it can."""
         try:
             if order.kind == "reset":
@@ -329,11 +393,19 @@ class LearnRole:
         if plan.into == "shadow" and self._ranks.world > 1:
             return "a shadow is learned by one rank"
         if plan.mode == "as-it-was":
-            same = version.manifest["config_sha256"] == newest.manifest["config_sha256"] == identity.config_sha256
+            same = (
+                version.manifest["config_sha256"]
+                == newest.manifest["config_sha256"]
+                == identity.config_sha256
+            )
             if not same or newest.standing.world_size != self._ranks.world:
                 return f"as it was cannot be repeated: settings or number of ranks differ from those of {version.name}"
-            if version.journal is None or not any(span.holds(version.journal.place) for span in newest.timeline):
-                return f"as it was cannot be repeated: the journal does not go on from {version.name}"
+            if version.journal is None or not any(
+                span.holds(version.journal.place) for span in newest.timeline
+            ):
+                return (
+                    f"as it was cannot be repeated: the journal does not go on from {version.name}"
+                )
         return _off_the_log(version.next_offsets, admin)
 
     def _answer(self, order_id: int, state: str, **said: object) -> None:
@@ -344,7 +416,9 @@ class LearnRole:
         if order_id := standing.orders_taken:
             going_on = standing.replay is not None and standing.replay.order == order_id
             said = orders.answered(self._settings.store.root, order_id, self._disk) or {}
-            if said.get("state") != orders.DONE and (not going_on or said.get("state") != orders.TAKEN):
+            if said.get("state") != orders.DONE and (
+                not going_on or said.get("state") != orders.TAKEN
+            ):
                 self._answer(order_id, orders.TAKEN if going_on else orders.DONE)
 
     def _published(self, version: Version, commit: AdvisoryCommit) -> None:
@@ -353,15 +427,23 @@ class LearnRole:
         if version.standing.replay is None:
             self._settle(version.standing)
 
-    def _directive(self, checkpointer: Checkpointer, newest: Version | None, order: orders.Order | None) -> Directive | None:
+    def _directive(
+        self, checkpointer: Checkpointer, newest: Version | None, order: orders.Order | None
+    ) -> Directive | None:
         """What this start shall do other than go on."""
         if newest is None:
             return None
         if self._diverged is not None:
             bad = self._diverged
-            good = [found for found in checkpointer.store.lineage(_checkpoint(newest)) if found.step < bad.first_step]
+            good = [
+                found
+                for found in checkpointer.store.lineage(_checkpoint(newest))
+                if found.step < bad.first_step
+            ]
             if not good:
-                raise Unsafe(f"{bad} No checkpoint is older than that; mend the settings (learner.lr) and start with an empty store.")
+                raise Unsafe(
+                    f"{bad} No checkpoint is older than that; mend the settings (learner.lr) and start with an empty store."
+                )
             return Directive(
                 kind="restore",
                 version=good[0].name,
@@ -371,11 +453,15 @@ class LearnRole:
         if order is None or order.id <= newest.standing.orders_taken:
             return None
         if order.kind == "reset":
-            return Directive(kind="reset", offsets=_planned(order, _ResetPlan).offsets, orders_taken=order.id)
+            return Directive(
+                kind="reset", offsets=_planned(order, _ResetPlan).offsets, orders_taken=order.id
+            )
         plan = _planned(order, _ReplayPlan)
         excluded = None
         if plan.exclude is not None:
-            excluded = manifest.Exclusions(sha256=plan.exclude, num=plan.num_excluded, order=order.id)
+            excluded = manifest.Exclusions(
+                sha256=plan.exclude, num=plan.num_excluded, order=order.id
+            )
         return Directive(
             kind="restore",
             version=plan.version,
@@ -383,13 +469,25 @@ class LearnRole:
             orders_taken=order.id,
             exclusions=excluded,
             undo=plan.cancels is not None,
-            replay=manifest.Replay(mode=plan.mode, until=plan.until, order=order.id, into=plan.into),
+            replay=manifest.Replay(
+                mode=plan.mode, until=plan.until, order=order.id, into=plan.into
+            ),
         )
 
     def _tell(self, acquired: Acquired) -> None:
         for skipped in acquired.skipped:
-            log.error("checkpoint passed over", extra={"version": skipped.name, "reason": skipped.reason})
-        cause = "corrupt" if acquired.skipped else "order" if acquired.resumed_by else "crash" if acquired.tail else "restart"
+            log.error(
+                "checkpoint passed over", extra={"version": skipped.name, "reason": skipped.reason}
+            )
+        cause = (
+            "corrupt"
+            if acquired.skipped
+            else "order"
+            if acquired.resumed_by
+            else "crash"
+            if acquired.tail
+            else "restart"
+        )
         if acquired.version is not None:
             self._telemetry.recoveries.labels(cause).inc()
 
@@ -409,7 +507,9 @@ class LearnRole:
         if self._ranks.rank == 0 and not self._ordered and now - self._looked >= _LOOK_SECONDS:
             self._looked = now
             root = self._settings.store.root
-            self._ordered = orders.pending(root, checkpointer.standing.orders_taken, self._disk) is not None
+            self._ordered = (
+                orders.pending(root, checkpointer.standing.orders_taken, self._disk) is not None
+            )
         return self._ordered
 
     def _catch_signals(self) -> Event:
@@ -468,9 +568,13 @@ class AdvisoryCommit:
         """Commit what `version` contains. One failure is expected: a new cluster makes its coordinator at the first question."""
         try:
             self._admin.commit(self._group, version.next_offsets)
-        except Exception as error:  # whatever the client raises must not stop training: the commit is advisory
+        except (
+            Exception
+        ) as error:  # whatever the client raises must not stop training: the commit is advisory
             level = logging.WARNING if self._num_failed else logging.INFO
-            log.log(level, "advisory commit failed", extra={"group": self._group, "error": str(error)})
+            log.log(
+                level, "advisory commit failed", extra={"group": self._group, "error": str(error)}
+            )
             self._num_failed += 1
             return
         self._num_failed = 0
@@ -482,7 +586,9 @@ def _checkpoint(newest: Version) -> str:
     """Return the name of the checkpoint that a manifest is or stands on."""
     name = newest.name if newest.kind == manifest.CHECKPOINT else newest.parent
     if name is None:
-        raise Unsafe("the model diverged before its first checkpoint; mend the settings (learner.lr) and start with an empty store.")
+        raise Unsafe(
+            "the model diverged before its first checkpoint; mend the settings (learner.lr) and start with an empty store."
+        )
     return name
 
 
@@ -500,7 +606,9 @@ def _off_the_log(offsets: Mapping[TopicPartition, int], admin: KafkaAdmin) -> st
     return None
 
 
-def _watched(batches: Iterator[Batch | None], watchdog: Watchdog, source: KafkaSource) -> Iterator[Batch | None]:
+def _watched(
+    batches: Iterator[Batch | None], watchdog: Watchdog, source: KafkaSource
+) -> Iterator[Batch | None]:
     """The same batches; a consumer that stands still is replaced between two of them."""
     for batch in batches:
         yield batch
@@ -509,12 +617,17 @@ def _watched(batches: Iterator[Batch | None], watchdog: Watchdog, source: KafkaS
 
 
 def _told(
-    batches: Iterator[Batch | None], pipeline: Pipeline, until: Mapping[TopicPartition, int], tell: Callable[[float], object]
+    batches: Iterator[Batch | None],
+    pipeline: Pipeline,
+    until: Mapping[TopicPartition, int],
+    tell: Callable[[float], object],
 ) -> Iterator[Batch | None]:
     """The same batches; how much of a replay is read, of this rank's partitions, is told after each."""
 
     def left() -> int:
-        return sum(max(0, until.get(tp, 0) - offset) for tp, offset in pipeline.next_offsets().items())
+        return sum(
+            max(0, until.get(tp, 0) - offset) for tp, offset in pipeline.next_offsets().items()
+        )
 
     total = left()
     for batch in batches:
@@ -535,7 +648,10 @@ def _by_partition(offsets: Mapping[str, Mapping[int, int]]) -> dict[TopicPartiti
 def _inputs(source: KafkaSource) -> dict[str, Input]:
     counts = source.partition_counts()
     ids = source.topic_ids()
-    return {topic: Input(id=ids.get(topic, ""), num_partitions=count) for topic, count in sorted(counts.items())}
+    return {
+        topic: Input(id=ids.get(topic, ""), num_partitions=count)
+        for topic, count in sorted(counts.items())
+    }
 
 
 def _refuse_other_inputs(before: Mapping[str, Input], now: Mapping[str, Input]) -> None:

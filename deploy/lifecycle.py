@@ -40,7 +40,9 @@ def until_ended(node: Node) -> None:
     assert node.pid is not None, "start it first"
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     os.waitid(os.P_PID, node.pid, os.WEXITED | os.WNOWAIT)
-    raise BrokerFailed(f"Apache Kafka (process {node.pid}) ended by itself. Its log ends:\n{node.log_tail()}")
+    raise BrokerFailed(
+        f"Apache Kafka (process {node.pid}) ended by itself. Its log ends:\n{node.log_tail()}"
+    )
 
 
 class Progress:
@@ -49,12 +51,17 @@ class Progress:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """Nothing waits yet; `clock` is in seconds and only goes forward."""
         self._clock = clock
-        self._moved: dict[TopicPartition, tuple[int, float]] = {}  # partition -> next offset, and since when it is that
+        self._moved: dict[
+            TopicPartition, tuple[int, float]
+        ] = {}  # partition -> next offset, and since when it is that
         self.lag = 0  #: records that wait in partitions that are not paused
         self.since = clock()  #: since when the slowest of these partitions has not moved
 
     def observe(
-        self, next_offsets: Mapping[TopicPartition, int], end_offsets: Mapping[TopicPartition, int], paused: Collection[TopicPartition] = ()
+        self,
+        next_offsets: Mapping[TopicPartition, int],
+        end_offsets: Mapping[TopicPartition, int],
+        paused: Collection[TopicPartition] = (),
     ) -> None:
         """Take in where every partition stands; to be called by the loop about once a second, however long it was elsewhere.
 
@@ -144,10 +151,16 @@ class Watchdog:
             self._asks.clear()
         elif self._asked_at is None:
             self._asked_at = now
-            log.warning("nothing is read though records wait: a new consumer is needed", extra={"lag": lag, "seconds": now - since})
+            log.warning(
+                "nothing is read though records wait: a new consumer is needed",
+                extra={"lag": lag, "seconds": now - since},
+            )
             self._asks.set()
         elif now - self._asked_at >= self._stall_seconds:
-            log.critical("nothing is read though records wait: the process ends", extra={"lag": lag, "seconds": now - since})
+            log.critical(
+                "nothing is read though records wait: the process ends",
+                extra={"lag": lag, "seconds": now - since},
+            )
             self._end(STALLED)
 
     def _watch(self) -> None:

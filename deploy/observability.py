@@ -15,7 +15,13 @@ from typing import Literal, TextIO
 from wsgiref.simple_server import WSGIServer
 
 import structlog
-from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, start_http_server
+from prometheus_client import (
+    CollectorRegistry,
+    GCCollector,
+    PlatformCollector,
+    ProcessCollector,
+    start_http_server,
+)
 from prometheus_client.parser import text_string_to_metric_families
 
 from deploy.errors import PortTaken
@@ -46,7 +52,9 @@ class ObservabilityConfig:
             ValueError: names key, value and expectation.
         """
         if not 0 <= self.metrics_port <= 65535:
-            raise ValueError(f"observability.metrics_port: got {self.metrics_port!r}, expected a port from 0 to 65535")
+            raise ValueError(
+                f"observability.metrics_port: got {self.metrics_port!r}, expected a port from 0 to 65535"
+            )
 
 
 def configure_logging(config: ObservabilityConfig, stream: TextIO | None = None) -> None:
@@ -64,18 +72,26 @@ def configure_logging(config: ObservabilityConfig, stream: TextIO | None = None)
     if console:
         render = [structlog.dev.ConsoleRenderer(colors=stream.isatty())]
     else:
-        render = [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer(default=str)]
+        render = [
+            structlog.processors.dict_tracebacks,
+            structlog.processors.JSONRenderer(default=str),
+        ]
     handler = logging.StreamHandler(stream)
     handler.addFilter(_Sparse())
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render]
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
         )
     )
     logging.basicConfig(handlers=[handler], level=config.log_level.upper(), force=True)
     logging.getLogger("kafka").setLevel(logging.WARNING)  # at info it reports every connection
     structlog.configure(
-        processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
         wrapper_class=structlog.stdlib.BoundLogger,
         logger_factory=structlog.stdlib.LoggerFactory(),
     )
@@ -86,7 +102,9 @@ class _Sparse(logging.Filter):
 
     def __init__(self) -> None:
         super().__init__()
-        self._told: dict[tuple[str, int], float] = {}  # logger and line of its source -> when it was last let through
+        self._told: dict[
+            tuple[str, int], float
+        ] = {}  # logger and line of its source -> when it was last let through
 
     def filter(self, record: logging.LogRecord) -> bool:
         if not record.name.startswith("kafka."):
@@ -98,7 +116,9 @@ class _Sparse(logging.Filter):
         return True
 
 
-def _without_terminal_colours(logger: object, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+def _without_terminal_colours(
+    logger: object, method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
     """Drop the copy of the message that uvicorn adds for terminals."""
     event.pop("color_message", None)
     return event
@@ -153,4 +173,8 @@ def scrape(url: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
     with urllib.request.urlopen(url, timeout=10) as answer:
         text = answer.read().decode()
     families = text_string_to_metric_families(text)
-    return {(sample.name, frozenset(sample.labels.items())): sample.value for family in families for sample in family.samples}
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in families
+        for sample in family.samples
+    }

@@ -61,8 +61,14 @@ class Plan:
     @property
     def order(self) -> dict[str, Any]:
         """Return what is ordered; its digest is the plan's."""
-        after = targets.by_topic({(move.topic, move.partition): move.proposed for move in self.moves})
-        before = {(move.topic, move.partition): move.current for move in self.moves if move.current is not None}
+        after = targets.by_topic(
+            {(move.topic, move.partition): move.proposed for move in self.moves}
+        )
+        before = {
+            (move.topic, move.partition): move.current
+            for move in self.moves
+            if move.current is not None
+        }
         return {"group": self.group.name, "offsets": after, "current": targets.by_topic(before)}
 
     @property
@@ -92,14 +98,33 @@ class Plan:
 
     def lines(self) -> list[str]:
         """Return it for a person."""
-        whose = "our learner's: it will end its term, move and go on" if self.group.ours else "moved in Kafka, and read back"
+        whose = (
+            "our learner's: it will end its term, move and go on"
+            if self.group.ours
+            else "moved in Kafka, and read back"
+        )
         rows = [
-            (m.topic, m.partition, m.current, m.proposed, m.delta, m.clamped, max(-(m.delta or 0), 0), m.time_us and format_time(m.time_us))
+            (
+                m.topic,
+                m.partition,
+                m.current,
+                m.proposed,
+                m.delta,
+                m.clamped,
+                max(-(m.delta or 0), 0),
+                m.time_us and format_time(m.time_us),
+            )
             for m in self.moves
         ]
-        said = [f"PLAN  group {self.group.name} ({whose})    digest {orders.digest(self.order)[:8]}"]
-        said += table(("TOPIC", "PART", "CURRENT", "PROPOSED", "DELTA", "CLAMPED", "RE-READ", "AT"), rows)
-        said.append(f"Re-reads {self.num_reread:,} records{history.about(self.num_reread, self.per_second)}; skips {self.num_skipped:,}.")
+        said = [
+            f"PLAN  group {self.group.name} ({whose})    digest {orders.digest(self.order)[:8]}"
+        ]
+        said += table(
+            ("TOPIC", "PART", "CURRENT", "PROPOSED", "DELTA", "CLAMPED", "RE-READ", "AT"), rows
+        )
+        said.append(
+            f"Re-reads {self.num_reread:,} records{history.about(self.num_reread, self.per_second)}; skips {self.num_skipped:,}."
+        )
         said += [f"WARNING  {warning}" for warning in self.warnings]
         return [*said, f"         {self.replay}"] if self.replay else said
 
@@ -121,7 +146,10 @@ def describe(
         state, num_members = admin.group_state(group.name)
         committed = admin.committed(group.name)
         if not offsets and not committed and state == "Dead":
-            out.give({"group": group.name, "state": state, "partitions": []}, [f"group {group.name} does not exist"])
+            out.give(
+                {"group": group.name, "state": state, "partitions": []},
+                [f"group {group.name} does not exist"],
+            )
             return 1
         partitions = sorted({*offsets, *committed})
         topics = sorted({topic for topic, _ in partitions} & set(admin.topics()))
@@ -144,9 +172,18 @@ def describe(
         }
         header = f"group {group.name}: {state}, {num_members} members"
         if group.ours:
-            decides = f"{version.name} of {format_time(version.created_us)} decides" if version else "no checkpoint yet"
-            header = f"group {group.name}: our learner's; {decides}, committed offsets are for lag tools"
-        lines = [header, *table(("TOPIC", "PART", "NEXT", "COMMITTED", "END", "LAG", "BEGINNING"), rows)]
+            decides = (
+                f"{version.name} of {format_time(version.created_us)} decides"
+                if version
+                else "no checkpoint yet"
+            )
+            header = (
+                f"group {group.name}: our learner's; {decides}, committed offsets are for lag tools"
+            )
+        lines = [
+            header,
+            *table(("TOPIC", "PART", "NEXT", "COMMITTED", "END", "LAG", "BEGINNING"), rows),
+        ]
         if order:
             lines.append(f"order {order['id']}: {order['kind']}, {order['state']}")
         out.give(said, lines)
@@ -181,18 +218,25 @@ def reset(
     if not request.execute:
         show.give(
             plan.to_json() | {"executed": False},
-            [*plan.lines(), "nothing written. Add --execute to apply, --export > plan.csv to keep it."],
+            [
+                *plan.lines(),
+                "nothing written. Add --execute to apply, --export > plan.csv to keep it.",
+            ],
         )
         return 0
     if not out.as_json:
         for line in plan.lines():
             show.write(line)
     if all(move.delta == 0 for move in plan.moves):
-        show.give(plan.to_json() | {"executed": False}, ["nothing written: it stands there already"])
+        show.give(
+            plan.to_json() | {"executed": False}, ["nothing written: it stands there already"]
+        )
         return 0
     if not group.ours:
         _refuse_members(admin, group.name)
-    if not out.confirmed(f"Execute plan {orders.digest(plan.order)[:8]} for group {group.name}?", yes=request.yes):
+    if not out.confirmed(
+        f"Execute plan {orders.digest(plan.order)[:8]} for group {group.name}?", yes=request.yes
+    ):
         return 1
     if group.ours:
         return _order_it(plan, store, show, disk or Disk(), now_us)
@@ -208,7 +252,10 @@ def reset(
         f"{topic}[{partition}]: proposed {proposed[topic, partition]}, stored {stored.get((topic, partition))}"
         for topic, partition in wrong
     ]
-    show.give(said, held or [f"written and read back: all {len(proposed)} partitions hold what was proposed"])
+    show.give(
+        said,
+        held or [f"written and read back: all {len(proposed)} partitions hold what was proposed"],
+    )
     return 1 if wrong else 0
 
 
@@ -221,15 +268,23 @@ def make_plan(request: Request, group: Group, admin: Admin, store: Store, *, now
     """
     version = history.newest(store) if group.ours else None
     if group.ours and version is None:
-        raise Unsafe(f"group {group.name} is our learner's, and {store.root} has no checkpoint yet: there is nothing to move.")
+        raise Unsafe(
+            f"group {group.name} is our learner's, and {store.root} has no checkpoint yet: there is nothing to move."
+        )
     current = dict(version.next_offsets) if version else admin.committed(group.name)
-    counts = {topic: count for topic, count in admin.topics().items() if not group.ours or topic in group.own_topics}
+    counts = {
+        topic: count
+        for topic, count in admin.topics().items()
+        if not group.ours or topic in group.own_topics
+    }
     if request.scope.from_file is not None:
         wanted = targets.read_csv(request.scope.from_file, group.name)
         names = tuple(sorted({f"{topic}:{partition}" for topic, partition in wanted}))
         targets.partitions_of(Scope(topics=names), counts, ())
         topics = sorted({topic for topic, _ in wanted})
-        found = targets.moves(current, wanted, admin.beginning_offsets(topics), admin.end_offsets(topics))
+        found = targets.moves(
+            current, wanted, admin.beginning_offsets(topics), admin.end_offsets(topics)
+        )
     else:
         assert request.target is not None, "without a file there is a target"
         partitions = targets.partitions_of(request.scope, counts, current)
@@ -238,10 +293,18 @@ def make_plan(request: Request, group: Group, admin: Admin, store: Store, *, now
         return Plan(group=group, moves=found, warnings=(), replay=None, per_second=None)
     warnings, replay = _consequences(request, found, version, store)
     versions = history.lineage(store, version)
-    return Plan(group=group, moves=found, warnings=warnings, replay=replay, per_second=history.per_second(versions, group.own_topics))
+    return Plan(
+        group=group,
+        moves=found,
+        warnings=warnings,
+        replay=replay,
+        per_second=history.per_second(versions, group.own_topics),
+    )
 
 
-def _consequences(request: Request, found: Sequence[Move], version: Version, store: Store) -> tuple[list[str], str | None]:
+def _consequences(
+    request: Request, found: Sequence[Move], version: Version, store: Store
+) -> tuple[list[str], str | None]:
     """What a reset that keeps the state does to the guarantee, and the command that would not."""
     warnings, replay = [], None
     if any((move.delta or 0) < 0 for move in found):
@@ -250,14 +313,19 @@ def _consequences(request: Request, found: Sequence[Move], version: Version, sto
         )
         replay = _replay(request, found, version, store)
     if any((move.delta or 0) > 0 for move in found):
-        warnings.append("records that are skipped never count; every later manifest names them as a gap.")
+        warnings.append(
+            "records that are skipped never count; every later manifest names them as a gap."
+        )
     return warnings, replay
 
 
 def _replay(request: Request, found: Sequence[Move], version: Version, store: Store) -> str | None:
     if request.target is not None and request.target.name in ("to-datetime", "by-duration"):
         return f"steelyard replay {request.target.shown()}    restores state and offsets together: each record counts once"
-    back = history.cut(history.lineage(store, version), {(move.topic, move.partition): move.proposed for move in found})
+    back = history.cut(
+        history.lineage(store, version),
+        {(move.topic, move.partition): move.proposed for move in found},
+    )
     if back is None:
         return "no kept checkpoint is old enough for `steelyard replay`, which would count each record once"
     return f"steelyard replay --from-checkpoint {back.name}    restores state and offsets together: each record counts once"
@@ -272,7 +340,14 @@ def _refuse_members(admin: Admin, group: str) -> None:
 
 
 def _order_it(plan: Plan, store: Store, out: Output, disk: Disk, now_us: int) -> int:
-    order = orders.write(store.root, disk, "reset", plan.order, now_us=now_us, after=history.orders_taken(history.newest(store)))
+    order = orders.write(
+        store.root,
+        disk,
+        "reset",
+        plan.order,
+        now_us=now_us,
+        after=history.orders_taken(history.newest(store)),
+    )
     out.give(plan.to_json() | {"executed": True, "order": order.id}, [orders.given(order)])
     return 0
 
@@ -283,4 +358,8 @@ def _order(store: Store, disk: Disk, version: Version | None) -> dict[str, Any] 
         return None
     taken = version is not None and history.orders_taken(version) >= order.id
     answer = orders.answered(store.root, order.id, disk) or {}
-    return {"id": order.id, "kind": order.kind, "state": answer.get("state", orders.TAKEN if taken else "pending")}
+    return {
+        "id": order.id,
+        "kind": order.kind,
+        "state": answer.get("state", orders.TAKEN if taken else "pending"),
+    }

@@ -20,19 +20,25 @@ from learner.artifact import Store
 def describe(settings: Settings, out: Output, group: str | None, *, watch: bool) -> int:
     """Write where a group stands; see `offsets.describe`."""
     with KafkaAdmin(settings.kafka) as admin:
-        return offsets.describe(_group(settings, group), admin, Store(settings.store.root), out, watch=watch)
+        return offsets.describe(
+            _group(settings, group), admin, Store(settings.store.root), out, watch=watch
+        )
 
 
 def reset(settings: Settings, out: Output, group: str, request: offsets.Request) -> int:
     """Plan and move; see `offsets.reset`."""
     with KafkaAdmin(settings.kafka) as admin:
-        return offsets.reset(request, _group(settings, group), admin, Store(settings.store.root), out)
+        return offsets.reset(
+            request, _group(settings, group), admin, Store(settings.store.root), out
+        )
 
 
 def replay(settings: Settings, out: Output, request: replays.Request, *, learn: str) -> int:
     """Plan and order; see `replay.run`."""
     with KafkaAdmin(settings.kafka) as admin:
-        return replays.run(request, _log(settings, admin), Store(settings.store.root), out, learn=learn)
+        return replays.run(
+            request, _log(settings, admin), Store(settings.store.root), out, learn=learn
+        )
 
 
 def cancel(settings: Settings, out: Output, *, yes: bool) -> int:
@@ -52,14 +58,25 @@ def verify(
 ) -> int:
     """Recount from Kafka; see `verify.run`."""
     with KafkaAdmin(settings.kafka) as admin:
-        log = verifying.Log(topics=_events(settings), beginning_offsets=admin.beginning_offsets, open=lambda: _reader(settings), pace=pace)
+        log = verifying.Log(
+            topics=_events(settings),
+            beginning_offsets=admin.beginning_offsets,
+            open=lambda: _reader(settings),
+            pace=pace,
+        )
         store, again = Store(settings.store.root), None
         if deep:
             from deploy import deep as learning
 
             again = learning.deep(settings, store, out)
         return verifying.run(
-            store, log, out, name=version, since=since, journal=lambda start, end: history.slices(store, start, end), deep=again
+            store,
+            log,
+            out,
+            name=version,
+            since=since,
+            journal=lambda start, end: history.slices(store, start, end),
+            deep=again,
         )
 
 
@@ -69,7 +86,9 @@ def _group(settings: Settings, name: str | None) -> offsets.Group:
 
 
 def _log(settings: Settings, admin: KafkaAdmin) -> replays.Log:
-    return replays.Log(kinds=settings.kafka.topics.kinds(), admin=admin, open=lambda: _reader(settings))
+    return replays.Log(
+        kinds=settings.kafka.topics.kinds(), admin=admin, open=lambda: _reader(settings)
+    )
 
 
 def _events(settings: Settings) -> list[str]:

@@ -47,7 +47,9 @@ def digest(plan: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical(plan)).hexdigest()
 
 
-def write(root: Path, disk: Disk, kind: Kind, plan: Mapping[str, Any], *, now_us: int, after: int = 0) -> Order:
+def write(
+    root: Path, disk: Disk, kind: Kind, plan: Mapping[str, Any], *, now_us: int, after: int = 0
+) -> Order:
     """Give an order: whole, durable, under the next number above `after` and all others.
 
     Raises:
@@ -58,8 +60,12 @@ def write(root: Path, disk: Disk, kind: Kind, plan: Mapping[str, Any], *, now_us
         taken = max([after, *_ids(root, disk)])
         while True:
             taken += 1
-            order = Order(id=taken, kind=kind, created_us=now_us, plan=dict(plan), digest=digest(plan))
-            with contextlib.suppress(FileExistsError):  # another operator was quicker: the next number
+            order = Order(
+                id=taken, kind=kind, created_us=now_us, plan=dict(plan), digest=digest(plan)
+            )
+            with contextlib.suppress(
+                FileExistsError
+            ):  # another operator was quicker: the next number
                 _write_once(disk, root / _path(taken), canonical(msgspec.to_builtins(order)))
                 return order
     except OSError as error:
@@ -90,7 +96,11 @@ def read(root: Path, disk: Disk, order_id: int) -> Order:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Corrupt(path, expected="an order", found=str(error)) from error
     if order.id != order_id or order.digest != digest(order.plan):
-        raise Corrupt(path, expected=f"order {order_id} with digest {digest(order.plan)}", found=f"order {order.id} with {order.digest}")
+        raise Corrupt(
+            path,
+            expected=f"order {order_id} with digest {digest(order.plan)}",
+            found=f"order {order.id} with {order.digest}",
+        )
     return order
 
 

@@ -133,24 +133,41 @@ class Plan:
 
     def lines(self) -> list[str]:
         """Return it for a person."""
-        how = "the journal, bit by bit" if self.mode == AS_IT_WAS else "the log in its own order, up to the end offsets of now"
-        into = "live (serving stays on its version)" if self.into == LIVE else "a shadow (the live store is left alone)"
+        how = (
+            "the journal, bit by bit"
+            if self.mode == AS_IT_WAS
+            else "the log in its own order, up to the end offsets of now"
+        )
+        into = (
+            "live (serving stays on its version)"
+            if self.into == LIVE
+            else "a shadow (the live store is left alone)"
+        )
         said = [
             f"PLAN  restore {self.version.name} ({format_time(self.version.created_us)}), then read {how}"
             f"    digest {orders.digest(self.order)[:8]}",
             f"RESTORES model, optimizer, random numbers, estimators, joins, dedup ids, offsets        INTO {into}",
         ]
-        rows = [(r.topic, r.partition, r.current, r.restart, r.num_records, r.retained_from) for r in self.rows]
+        rows = [
+            (r.topic, r.partition, r.current, r.restart, r.num_records, r.retained_from)
+            for r in self.rows
+        ]
         said += table(("TOPIC", "PART", "CURRENT", "RESTART", "RE-READ", "RETAINED FROM"), rows)
         partitions = sum(row.num_records > 0 for row in self.rows)
-        said.append(f"Re-reads {self.num_records:,} records in {partitions} partitions{history.about(self.num_records, self.per_second)}.")
+        said.append(
+            f"Re-reads {self.num_records:,} records in {partitions} partitions{history.about(self.num_records, self.per_second)}."
+        )
         if self.excluded:
             said.append(
                 f"EXCLUDES whom {self.excluded.num} entries name (list {self.excluded.digest()[:8]}): nowhere from {self.version.name} on."
             )
-            said.append("         What retention took, backups, mirrors and offline data are not reached by this.")
+            said.append(
+                "         What retention took, backups, mirrors and offline data are not reached by this."
+            )
         if self.superseded:
-            said.append(f"Versions {self.superseded[-1]} to {self.superseded[0]} stay listed, marked superseded.")
+            said.append(
+                f"Versions {self.superseded[-1]} to {self.superseded[0]} stay listed, marked superseded."
+            )
         return said
 
 
@@ -178,13 +195,22 @@ def run(
         for line in targets.to_csv({(row.topic, row.partition): row.restart for row in plan.rows}):
             out.write(line)
     if not request.execute:
-        show.give(plan.to_json() | {"executed": False}, [*plan.lines(), "nothing written. Add --execute to apply exactly this plan."])
+        show.give(
+            plan.to_json() | {"executed": False},
+            [*plan.lines(), "nothing written. Add --execute to apply exactly this plan."],
+        )
         return 0
     return _execute(plan, request, store, show, learn, now_us, disk)
 
 
 def cancel(
-    store: Store, log: Log, out: Output, *, yes: bool = False, clock: Callable[[], float] = time.time, disk: Disk | None = None
+    store: Store,
+    log: Log,
+    out: Output,
+    *,
+    yes: bool = False,
+    clock: Callable[[], float] = time.time,
+    disk: Disk | None = None,
 ) -> int:
     """End the replay that is ordered or goes on: withdraw the order, or go back to the last checkpoint before it. Return the exit code.
 
@@ -196,28 +222,59 @@ def cancel(
     taken = history.orders_taken(head)
     pending = orders.pending(store.root, taken, disk)
     if pending is not None and pending.kind == "replay":
-        if not out.confirmed(f"Withdraw order {pending.id}, which has not been taken yet?", yes=yes):
+        if not out.confirmed(
+            f"Withdraw order {pending.id}, which has not been taken yet?", yes=yes
+        ):
             return 1
-        if orders.withdraw(store.root, pending.id, disk) and history.orders_taken(history.newest(store)) < pending.id:
-            out.give({"order": pending.id, "state": orders.WITHDRAWN}, [f"order {pending.id} withdrawn: nothing changes"])
+        if (
+            orders.withdraw(store.root, pending.id, disk)
+            and history.orders_taken(history.newest(store)) < pending.id
+        ):
+            out.give(
+                {"order": pending.id, "state": orders.WITHDRAWN},
+                [f"order {pending.id} withdrawn: nothing changes"],
+            )
             return 0
-        raise Unsafe(f"order {pending.id} was taken in this moment. Look again: steelyard offsets describe; then cancel once more.")
+        raise Unsafe(
+            f"order {pending.id} was taken in this moment. Look again: steelyard offsets describe; then cancel once more."
+        )
     going_on = head.manifest.get("replay") if head else None
     if head is None or not going_on:
-        raise Unsafe("no replay is ordered or goes on. To go back from one that has ended: steelyard replay --from-checkpoint VERSION")
+        raise Unsafe(
+            "no replay is ordered or goes on. To go back from one that has ended: steelyard replay --from-checkpoint VERSION"
+        )
     order_id = int(going_on["order"])
-    way_back = next((version for version in reversed(store.versions()) if history.orders_taken(version) < order_id), None)
+    way_back = next(
+        (
+            version
+            for version in reversed(store.versions())
+            if history.orders_taken(version) < order_id
+        ),
+        None,
+    )
     if way_back is None:
-        raise Unsafe(f"the last checkpoint before order {order_id} is gone: let the replay end, or name a version with --from-checkpoint.")
+        raise Unsafe(
+            f"the last checkpoint before order {order_id} is gone: let the replay end, or name a version with --from-checkpoint."
+        )
     store.verify(way_back)
     plan = _plan(
-        way_back, ANEW, LIVE, log, store, head, excluded=_in_force(way_back, store, disk), until=way_back.next_offsets, cancels=order_id
+        way_back,
+        ANEW,
+        LIVE,
+        log,
+        store,
+        head,
+        excluded=_in_force(way_back, store, disk),
+        until=way_back.next_offsets,
+        cancels=order_id,
     )
     request = Request(execute=True, yes=yes)
     return _execute(plan, request, store, out, "", now_us, disk)
 
 
-def make_plan(request: Request, log: Log, store: Store, out: Output, *, now_us: int, disk: Disk) -> Plan:
+def make_plan(
+    request: Request, log: Log, store: Store, out: Output, *, now_us: int, disk: Disk
+) -> Plan:
     """Return what would be restored and read again; nothing is written but, with exclusions, the key of their hashes.
 
     Raises:
@@ -249,7 +306,10 @@ def _check(request: Request) -> None:
     named = [name for name, there in given.items() if there]
     if len(named) > 1 or (not named and request.exclude is None):
         raise UsageError(targets.one_of("how far back", named, [*given, "--exclude alone"]))
-    for option, value, known in (("--mode", request.mode, (AS_IT_WAS, ANEW)), ("--into", request.into, (LIVE, SHADOW))):
+    for option, value, known in (
+        ("--mode", request.mode, (AS_IT_WAS, ANEW)),
+        ("--into", request.into, (LIVE, SHADOW)),
+    ):
         if value is not None and value not in known:
             raise UsageError(f"{option}: got {value!r}, expected {' or '.join(known)}")
     if request.exclude is not None and request.mode == AS_IT_WAS:
@@ -258,7 +318,14 @@ def _check(request: Request) -> None:
         raise UsageError("--shadow-root: only with --into shadow")
 
 
-def _version(request: Request, log: Log, store: Store, head: Version, first_excluded: Mapping[TopicPartition, int], now_us: int) -> Version:
+def _version(
+    request: Request,
+    log: Log,
+    store: Store,
+    head: Version,
+    first_excluded: Mapping[TopicPartition, int],
+    now_us: int,
+) -> Version:
     """The version to go back to: whole, and all that comes after it still in the log."""
     begins, ends = log.admin.beginning_offsets(log.events), log.admin.end_offsets(log.events)
     chain = history.lineage(store, head)
@@ -270,7 +337,9 @@ def _version(request: Request, log: Log, store: Store, head: Version, first_excl
             )
         at_most: Mapping[TopicPartition, int] = first_excluded
         if history.cut([version], at_most) is None:
-            raise Unsafe(f"{version.name} contains records that are to be left out. {_or(history.cut(chain, at_most), 'newest')}")
+            raise Unsafe(
+                f"{version.name} contains records that are to be left out. {_or(history.cut(chain, at_most), 'newest')}"
+            )
     else:
         at_most = dict(first_excluded)
         if request.target is not None:
@@ -283,13 +352,17 @@ def _version(request: Request, log: Log, store: Store, head: Version, first_excl
         raise Unsafe(_not_retained(version, begins, chain))
     beyond = [tp for tp, offset in version.next_offsets.items() if offset > ends.get(tp, offset)]
     if beyond:
-        raise Unsafe(f"{version.name} goes on behind the end of {targets.listed(beyond)}: the log was truncated, or is another one.")
+        raise Unsafe(
+            f"{version.name} goes on behind the end of {targets.listed(beyond)}: the log was truncated, or is another one."
+        )
     _refuse_other_topics(version, log)
     try:
         store.verify(version)
     except Corrupt as error:
         older = [kept for kept in chain if kept.seq < version.seq]
-        raise Unsafe(f"{version.name} is damaged: {error} {_or(older[0] if older else None, 'newest')}") from error
+        raise Unsafe(
+            f"{version.name} is damaged: {error} {_or(older[0] if older else None, 'newest')}"
+        ) from error
     return version
 
 
@@ -304,7 +377,9 @@ def _at_most(
     """Per partition, the first record at or after a time; a partition without one is a refusal."""
     time_us = targets.parse_when(target, now_us)
     found = targets.offsets_at(log.admin, sorted(ends), time_us)
-    known = {tp: min(at[0], first_excluded.get(tp, at[0])) for tp, at in found.items() if at is not None}
+    known = {
+        tp: min(at[0], first_excluded.get(tp, at[0])) for tp, at in found.items() if at is not None
+    }
     if unknown := [tp for tp in sorted(ends) if found.get(tp) is None]:
         raise Unsafe(
             f"{target.shown()}: no record at or after {format_time(time_us)} in {targets.listed(unknown)}, so there is no offset for it: "
@@ -328,7 +403,11 @@ def _first_excluded(excluded: Exclusions, log: Log, out: Output) -> dict[TopicPa
             if not isinstance(event, ItemUpdate) and excluded.covers(event):
                 first.setdefault((record.topic, record.partition), record.offset)
                 num_records += 1
-    out.tell(f"--exclude names {num_records:,} of the records that are retained" if first else "no retained record is named by --exclude")
+    out.tell(
+        f"--exclude names {num_records:,} of the records that are retained"
+        if first
+        else "no retained record is named by --exclude"
+    )
     return first
 
 
@@ -370,12 +449,16 @@ def _plan(
     )
 
 
-def _execute(plan: Plan, request: Request, store: Store, out: Output, learn: str, now_us: int, disk: Disk) -> int:
+def _execute(
+    plan: Plan, request: Request, store: Store, out: Output, learn: str, now_us: int, disk: Disk
+) -> int:
     if not out.as_json:
         for line in plan.lines():
             out.write(line)
     into = "live" if plan.into == LIVE else "a shadow"
-    if not out.confirmed(f"Execute plan {orders.digest(plan.order)[:8]} into {into}?", yes=request.yes):
+    if not out.confirmed(
+        f"Execute plan {orders.digest(plan.order)[:8]} into {into}?", yes=request.yes
+    ):
         return 1
     root, said = store.root, plan.to_json() | {"executed": True}
     lines = []
@@ -384,9 +467,7 @@ def _execute(plan: Plan, request: Request, store: Store, out: Output, learn: str
     if plan.into == SHADOW:
         root = request.shadow_root or store.root.with_name(f"{store.root.name}-shadow")
         shadow.make(store, plan.version, root, disk)
-        command = (
-            f"{learn} --set {shlex.quote(f'store.root={root}')} --set kafka.group_id=steelyard-shadow --set observability.metrics_port=0"
-        )
+        command = f"{learn} --set {shlex.quote(f'store.root={root}')} --set kafka.group_id=steelyard-shadow --set observability.metrics_port=0"
         said |= {"shadow_root": str(root), "command": command}
         lines = [f"shadow in {root}; run it until the end offsets of the plan with", f"  {command}"]
     after = history.orders_taken(history.newest(Store(root)))
@@ -409,7 +490,9 @@ def _refuse_without_journal(version: Version, head: Version, store: Store) -> No
     elif version.manifest.get("exclusions") != head.manifest.get("exclusions"):
         missing = f"since {version.name} exclusions came into force"
     elif version.name not in {kept.name for kept in history.lineage(store, head)}:
-        missing = f"{version.name} is superseded: the journal that goes on from it is of another timeline"
+        missing = (
+            f"{version.name} is superseded: the journal that goes on from it is of another timeline"
+        )
     else:
         names = [span[0] for span in head.manifest.get("timeline") or ()]
         start = version.manifest["journal"]["segment"]
@@ -417,28 +500,42 @@ def _refuse_without_journal(version: Version, head: Version, store: Store) -> No
         if gone := [name for name in needed if not (store.root / "journal" / name).is_file()]:
             missing = f"journal segment {gone[0]} is gone"
     if missing:
-        raise Unsafe(f"as it was cannot be repeated: {missing}. Add --mode anew: each record still counts once, in the log's own order.")
+        raise Unsafe(
+            f"as it was cannot be repeated: {missing}. Add --mode anew: each record still counts once, in the log's own order."
+        )
 
 
 def _refuse_other_topics(version: Version, log: Log) -> None:
     ids = log.admin.topic_ids()
     for topic, known in (version.manifest.get("inputs") or {}).items():
         if topic in ids and known.get("id") not in (None, "", ids[topic]):
-            raise Unsafe(f"{topic} was recreated since {version.name}: its offsets mean other records now.")
+            raise Unsafe(
+                f"{topic} was recreated since {version.name}: its offsets mean other records now."
+            )
 
 
-def _not_retained(version: Version, begins: Mapping[TopicPartition, int], chain: Sequence[Version]) -> str:
+def _not_retained(
+    version: Version, begins: Mapping[TopicPartition, int], chain: Sequence[Version]
+) -> str:
     lost = [
         f"{t}[{p}]@{offset} (retained from {begins[t, p]})"
         for (t, p), offset in version.next_offsets.items()
         if offset < begins.get((t, p), 0)
     ]
-    oldest = min((kept for kept in chain if history.retained(kept, begins)), key=lambda kept: kept.seq, default=None)
+    oldest = min(
+        (kept for kept in chain if history.retained(kept, begins)),
+        key=lambda kept: kept.seq,
+        default=None,
+    )
     return f"{version.name} would go on with records that retention took: {', '.join(lost)}. {_or(oldest)}"
 
 
 def _none_old_enough(chain: Sequence[Version], begins: Mapping[TopicPartition, int]) -> str:
-    oldest = min((kept for kept in chain if history.retained(kept, begins)), key=lambda kept: kept.seq, default=None)
+    oldest = min(
+        (kept for kept in chain if history.retained(kept, begins)),
+        key=lambda kept: kept.seq,
+        default=None,
+    )
     return f"no kept version is that old. {_or(oldest)}"
 
 

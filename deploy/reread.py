@@ -53,8 +53,12 @@ def between(
         advance(moved)
         num_empty = 0 if moved else num_empty + 1
         if num_empty >= _MAX_EMPTY_POLLS:
-            stuck = ", ".join(f"{topic}[{partition}]@{offset}" for (topic, partition), offset in reached.items())
-            raise SourceUnavailable("the brokers", _POLL_SECONDS * _MAX_EMPTY_POLLS, f"nothing came behind {stuck}")
+            stuck = ", ".join(
+                f"{topic}[{partition}]@{offset}" for (topic, partition), offset in reached.items()
+            )
+            raise SourceUnavailable(
+                "the brokers", _POLL_SECONDS * _MAX_EMPTY_POLLS, f"nothing came behind {stuck}"
+            )
         done = [tp for tp, offset in reached.items() if offset >= ends[tp]]
         source.pause(done)
         reached = {tp: offset for tp, offset in reached.items() if tp not in done}

@@ -31,14 +31,30 @@ class ServingRole:
         Raises:
             PortTaken: somebody else listens there.
         """
-        config, telemetry, slot, store = settings.serving, Telemetry(new_registry()), Slot(), Store(settings.store.root)
+        config, telemetry, slot, store = (
+            settings.serving,
+            Telemetry(new_registry()),
+            Slot(),
+            Store(settings.store.root),
+        )
         self._root = settings.store.root
         self._batcher = Batcher(config.batcher, telemetry)
         self._watcher = Watcher(store, slot, telemetry, config.watcher, recent=self._batcher.recent)
-        app = create(store=store, slot=slot, batcher=self._batcher, watcher=self._watcher, telemetry=telemetry, limits=config.limits)
+        app = create(
+            store=store,
+            slot=slot,
+            batcher=self._batcher,
+            watcher=self._watcher,
+            telemetry=telemetry,
+            limits=config.limits,
+        )
         self._server = uvicorn.Server(
             uvicorn.Config(
-                app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=max(1, round(config.drain_seconds))
+                app,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=max(1, round(config.drain_seconds)),
             )
         )
         try:
@@ -58,8 +74,12 @@ class ServingRole:
         self._watcher.start()
         try:
             if current_thread() is main_thread():
-                signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits it ignored
-                signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn ends by it, then raises it once more: that one is ours
+                signal.signal(
+                    signal.SIGINT, signal.default_int_handler
+                )  # a shell's background job inherits it ignored
+                signal.signal(
+                    signal.SIGTERM, lambda *_: None
+                )  # uvicorn ends by it, then raises it once more: that one is ours
             self._server.run(sockets=[self._socket])
         finally:
             self._watcher.close()

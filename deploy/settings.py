@@ -36,7 +36,9 @@ DEFAULT = "default"
 NAME = "steelyard.yaml"
 _SECRET = re.compile(r"password|secret|token|credential", re.IGNORECASE)
 _MASK = "***"
-_SERVICE_LINK = re.compile(r"(_[A-Z0-9]+)*_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9]+)*|PORT_[0-9]+_[A-Z]+(_(PROTO|PORT|ADDR))?)")
+_SERVICE_LINK = re.compile(
+    r"(_[A-Z0-9]+)*_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9]+)*|PORT_[0-9]+_[A-Z]+(_(PROTO|PORT|ADDR))?)"
+)
 _SERVICE_PORT = re.compile(r"(_[A-Z0-9]+)*_PORT")
 
 Node = TypeVar("Node")
@@ -53,7 +55,9 @@ class Settings:
     serving: ServingConfig = field(default_factory=ServingConfig)
     store: StoreConfig = field(default_factory=StoreConfig)
     observability: ObservabilityConfig = field(default_factory=ObservabilityConfig)
-    origins: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)  #: key -> file, variable or command line
+    origins: Mapping[str, str] = field(
+        default_factory=dict, repr=False, compare=False
+    )  #: key -> file, variable or command line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +69,9 @@ class Entry:
     origin: str
 
 
-def load(path: Path | None, env: Mapping[str, str], overrides: Mapping[str, str] | None = None) -> Settings:
+def load(
+    path: Path | None, env: Mapping[str, str], overrides: Mapping[str, str] | None = None
+) -> Settings:
     """Return the settings; a later layer wins: default, file, environment, overrides.
 
     Args:
@@ -96,13 +102,18 @@ def describe(settings: Settings) -> list[Entry]:
             parts = {f"{leaf.key}.{name}": value for name, value in written.items()}
         else:
             parts = {leaf.key: written}
-        entries += [Entry(key=key, value=value, origin=settings.origins.get(key, DEFAULT)) for key, value in parts.items()]
+        entries += [
+            Entry(key=key, value=value, origin=settings.origins.get(key, DEFAULT))
+            for key, value in parts.items()
+        ]
     return entries
 
 
 def starter() -> str:
     """Return a file with every key at its default, commented out, and what it means."""
-    lines = ["# Every key with its default. Durations and sizes carry units: 500ms, 30s, 15m, 7d, P7D; 64KB, 2MB."]
+    lines = [
+        "# Every key with its default. Durations and sizes carry units: 500ms, 30s, 15m, 7d, P7D; 64KB, 2MB."
+    ]
     lines.append("# STEELYARD_<SECTION>__<KEY> wins over this file, the command line over both.")
     section: tuple[str, ...] = ()
     for leaf in _leaves(Settings()):
@@ -111,18 +122,25 @@ def starter() -> str:
                 lines.append(f"{'  ' * depth}{name}:")
         section = leaf.section
         comment = f"  # {leaf.meaning}" if leaf.meaning else ""
-        lines.append(f"{'  ' * len(section)}# {leaf.name}: {_yaml(leaf.write(leaf.default))}{comment}")
+        lines.append(
+            f"{'  ' * len(section)}# {leaf.name}: {_yaml(leaf.write(leaf.default))}{comment}"
+        )
     return "\n".join(lines) + "\n"
 
 
 def json_schema() -> dict[str, Any]:
     """Return the JSON Schema (2020-12) of a settings file, for editors."""
-    schema: dict[str, Any] = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Steelyard settings"}
+    schema: dict[str, Any] = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Steelyard settings",
+    }
     schema |= {"type": "object", "additionalProperties": False, "properties": {}}
     for leaf in _leaves(Settings()):
         node = schema
         for name in leaf.section:
-            node = node["properties"].setdefault(name, {"type": ["object", "null"], "additionalProperties": False, "properties": {}})
+            node = node["properties"].setdefault(
+                name, {"type": ["object", "null"], "additionalProperties": False, "properties": {}}
+            )
         node["properties"][leaf.name] = leaf.schema()
     return schema
 
@@ -161,15 +179,21 @@ class _Leaf:
                 raise ValueError("", raw, self.unit.expected)
             raw = stored
         try:
-            return TypeAdapter(self.annotation).validate_json(json.dumps(raw, default=str), strict=True)
+            return TypeAdapter(self.annotation).validate_json(
+                json.dumps(raw, default=str), strict=True
+            )
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             place = "".join(f"[{part}]" for part in first["loc"] if isinstance(part, int))
-            raise ValueError(place, first["input"], first["msg"].removeprefix("Input should be ")) from error
+            raise ValueError(
+                place, first["input"], first["msg"].removeprefix("Input should be ")
+            ) from error
 
     def from_text(self, text: str) -> Any:
         """Return what a file would hold for the text of a variable or an option."""
-        if self.unit is not None or any(choice is str or choice is Path for choice in self._choices):
+        if self.unit is not None or any(
+            choice is str or choice is Path for choice in self._choices
+        ):
             return None if text == "null" and types.NoneType in self._choices else text
         value, problems = parse(text)
         return text if problems else value
@@ -187,7 +211,9 @@ class _Leaf:
     def schema(self) -> dict[str, Any]:
         """Return the JSON Schema of the value."""
         schema: dict[str, Any] = (
-            TypeAdapter(self.annotation).json_schema() if self.unit is None else {"type": "string", "pattern": self.unit.pattern}
+            TypeAdapter(self.annotation).json_schema()
+            if self.unit is None
+            else {"type": "string", "pattern": self.unit.pattern}
         )
         if self.unit is not None and types.NoneType in self._choices:
             schema["type"] = ["string", "null"]
@@ -200,7 +226,11 @@ class _Reader:
 
     def __init__(self) -> None:
         self._leaves = {leaf.key: leaf for leaf in _leaves(Settings())}
-        self._sections = {".".join(leaf.section[:depth]) for leaf in self._leaves.values() for depth in range(1, len(leaf.section) + 1)}
+        self._sections = {
+            ".".join(leaf.section[:depth])
+            for leaf in self._leaves.values()
+            for depth in range(1, len(leaf.section) + 1)
+        }
         self._values: dict[str, Any] = {}
         self._written: dict[str, Any] = {}
         self._broken: set[tuple[str, ...]] = set()
@@ -213,7 +243,9 @@ class _Reader:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             cause = getattr(error, "strerror", None) or error
-            self.problems.append(f"{path}: cannot be read: {cause}. `steelyard config init` writes one.")
+            self.problems.append(
+                f"{path}: cannot be read: {cause}. `steelyard config init` writes one."
+            )
             return
         value, problems = parse(text)
         self.problems += [f"{path}: {problem}." for problem in problems]
@@ -241,7 +273,9 @@ class _Reader:
                 if built is not value:
                     changes[entry.name] = built
         leaves = [leaf for leaf in self._leaves.values() if leaf.section == section]
-        changes |= {leaf.attribute: self._values[leaf.key] for leaf in leaves if leaf.key in self._values}
+        changes |= {
+            leaf.attribute: self._values[leaf.key] for leaf in leaves if leaf.key in self._values
+        }
         if not changes or section in self._broken:
             return node
         try:
@@ -254,7 +288,9 @@ class _Reader:
         if value is None:
             return
         if not isinstance(value, dict):
-            self.problems.append(f"{where}: {key or 'the file'}: got {value!r}, expected a section with keys.")
+            self.problems.append(
+                f"{where}: {key or 'the file'}: got {value!r}, expected a section with keys."
+            )
             return
         for name, part in value.items():
             below = f"{key}.{name}" if key else str(name)
@@ -270,9 +306,18 @@ class _Reader:
                 self._give(leaf, below, part, where)
 
     def _read_text(self, key: str, text: str, where: str, *, variables: bool = False) -> None:
-        leaf = self._leaves.get(key) or next((leaf for leaf in self._leaves.values() if leaf.free and key.startswith(f"{leaf.key}.")), None)
+        leaf = self._leaves.get(key) or next(
+            (
+                leaf
+                for leaf in self._leaves.values()
+                if leaf.free and key.startswith(f"{leaf.key}.")
+            ),
+            None,
+        )
         if leaf is None and key in self._sections:
-            self.problems.append(f"{where}: {key} is a section. Set its keys one by one, such as {self._first(key, variables)}.")
+            self.problems.append(
+                f"{where}: {key} is a section. Set its keys one by one, such as {self._first(key, variables)}."
+            )
         elif leaf is None:
             self._unknown(key, where, variables=variables)
         elif leaf.free and key != leaf.key:
@@ -283,10 +328,14 @@ class _Reader:
 
     def _give(self, leaf: _Leaf, key: str, raw: Any, where: str) -> None:
         if leaf.key == "kafka.bootstrap_servers" and isinstance(raw, list):
-            raw = ",".join(map(str, raw))  # a list reads better in a file; the client library wants one text
+            raw = ",".join(
+                map(str, raw)
+            )  # a list reads better in a file; the client library wants one text
         option = key.removeprefix(leaf.key).removeprefix(".")
         if leaf.key == "kafka.options" and option in GUARDED:
-            self.problems.append(f"{where}: {key}: this option is set by Steelyard and cannot be overridden. Remove it.")
+            self.problems.append(
+                f"{where}: {key}: this option is set by Steelyard and cannot be overridden. Remove it."
+            )
             return
         try:
             value = leaf.convert({option: raw} if option else raw)
@@ -322,13 +371,19 @@ class _Reader:
             if leaf.unit is not None:
                 message = _in_units(message, leaf, leaf.unit)
         match = re.fullmatch(r"(?:[\w.]+\.)?(\w+): got (.*), expected (.*?)\.?", message, re.DOTALL)
-        named = next((leaf for leaf in leaves if match and match[1] in (leaf.name, leaf.attribute)), None)
+        named = next(
+            (leaf for leaf in leaves if match and match[1] in (leaf.name, leaf.attribute)), None
+        )
         given = [self.origins[leaf.key] for leaf in leaves if leaf.key in self.origins]
         if match is None or named is None:
             said = re.sub(r"^[\w.]+: ", "", message).removesuffix(".")
             return f"{given[0] if given else DEFAULT}: {'.'.join(section)}: {said}."
         where = self.origins.get(named.key) or (given[0] if given else DEFAULT)
-        got = repr(self._written[named.key]) if named.key in self._written else _yaml(named.write(named.default))
+        got = (
+            repr(self._written[named.key])
+            if named.key in self._written
+            else _yaml(named.write(named.default))
+        )
         return f"{where}: {named.key}: got {got}, expected {match[3]}."
 
 
@@ -374,12 +429,21 @@ def _meanings(owner: type) -> dict[str, str]:
     for part in filter(dataclasses.is_dataclass, owner.__mro__):
         comments = re.findall(r"^    (\w+):.*?#: *(.*)$", inspect.getsource(part), re.MULTILINE)
         _, _, attributes = (inspect.getdoc(part) or "").partition("Attributes:\n")
-        meanings = {**dict(re.findall(r"^    (\w+): (.*)$", attributes, re.MULTILINE)), **dict(comments), **meanings}
+        meanings = {
+            **dict(re.findall(r"^    (\w+): (.*)$", attributes, re.MULTILINE)),
+            **dict(comments),
+            **meanings,
+        }
     return meanings
 
 
 def _yaml(value: Any) -> str:
     """Return a value in one line of YAML."""
-    if isinstance(value, str) and re.fullmatch(r"[\w./][\w./: -]*", value) and ": " not in value and parse(value) == (value, []):
+    if (
+        isinstance(value, str)
+        and re.fullmatch(r"[\w./][\w./: -]*", value)
+        and ": " not in value
+        and parse(value) == (value, [])
+    ):
         return value
     return json.dumps(value, ensure_ascii=False)

@@ -27,21 +27,33 @@ def make(store: Store, version: Version, root: Path, disk: Disk) -> None:
         StoreFailed: it could not be made; what is there so far may be deleted.
     """
     if root.exists() and any(root.iterdir()):
-        raise UsageError(f"--shadow-root: {root} is not empty. Name another, or delete it if it is an earlier shadow.")
-    newest = next((kept for kept in reversed(store.versions()) if kept.manifest["kind"] == "checkpoint"), version)
+        raise UsageError(
+            f"--shadow-root: {root} is not empty. Name another, or delete it if it is an earlier shadow."
+        )
+    newest = next(
+        (kept for kept in reversed(store.versions()) if kept.manifest["kind"] == "checkpoint"),
+        version,
+    )
     chosen = {kept.seq: kept for kept in (version, newest)}.values()
     try:
         for folder in (root, *(root / name for name in _FOLDERS)):  # 1
             with contextlib.suppress(FileExistsError):
                 disk.mkdir(folder)
         epoch = max(kept.epoch for kept in chosen)
-        blobs.write_new(disk, root / "epoch" / f"{epoch:06d}", f"shadow of {store.root}\n".encode())  # 2
+        blobs.write_new(
+            disk, root / "epoch" / f"{epoch:06d}", f"shadow of {store.root}\n".encode()
+        )  # 2
         for kept in chosen:  # 3
             for path in (*kept.files, manifest.MANIFEST):
-                _share(disk, store.root, root, f"{manifest.folder_name(kept.epoch, kept.seq)}/{path}")
+                _share(
+                    disk, store.root, root, f"{manifest.folder_name(kept.epoch, kept.seq)}/{path}"
+                )
         for path in _names(disk, store.root / "journal", "journal"):
             _share(disk, store.root, root, path)
-        for path in ("control/exclusions.key", *_names(disk, store.root / "control" / "exclusions", "control/exclusions")):  # 4
+        for path in (
+            "control/exclusions.key",
+            *_names(disk, store.root / "control" / "exclusions", "control/exclusions"),
+        ):  # 4
             if (store.root / path).is_file():
                 _share(disk, store.root, root, path)
         for kept in chosen:  # 5
@@ -57,7 +69,9 @@ def make(store: Store, version: Version, root: Path, disk: Disk) -> None:
 def _share(disk: Disk, live: Path, root: Path, relative: str) -> None:
     """Give a file a second name in the shadow; a copy where the two are on different file systems."""
     target = root / relative
-    missing = [folder for folder in target.parents if folder.is_relative_to(root) and not folder.exists()]
+    missing = [
+        folder for folder in target.parents if folder.is_relative_to(root) and not folder.exists()
+    ]
     for folder in reversed(missing):
         disk.mkdir(folder)
     try:

@@ -18,7 +18,15 @@ from deploy.errors import Unsafe, UsageError
 from deploy.units import UNITS, format_time, parse_time
 
 #: Kafka's own names of where to move to.
-TARGETS = ("to-earliest", "to-latest", "to-current", "to-datetime", "by-duration", "shift-by", "to-offset")
+TARGETS = (
+    "to-earliest",
+    "to-latest",
+    "to-current",
+    "to-datetime",
+    "by-duration",
+    "shift-by",
+    "to-offset",
+)
 
 
 class Admin(Protocol):
@@ -33,7 +41,9 @@ class Admin(Protocol):
     def end_offsets(self, topics: Iterable[str]) -> dict[TopicPartition, int]:
         """Return the offsets that the next records get."""
 
-    def offsets_for_times(self, times_us: Mapping[TopicPartition, int], *, timeout_seconds: float = 10.0) -> dict[TopicPartition, Any]:
+    def offsets_for_times(
+        self, times_us: Mapping[TopicPartition, int], *, timeout_seconds: float = 10.0
+    ) -> dict[TopicPartition, Any]:
         """Return (offset, record time in microseconds) of the first record at or after a time; None where there is none."""
 
     def committed(self, group: str) -> dict[TopicPartition, int]:
@@ -85,7 +95,10 @@ class Move:
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain values."""
-        return asdict(self) | {"delta": self.delta, "at": None if self.time_us is None else format_time(self.time_us)}
+        return asdict(self) | {
+            "delta": self.delta,
+            "at": None if self.time_us is None else format_time(self.time_us),
+        }
 
 
 def one_target(given: Mapping[str, Any], *, none: bool = False) -> Target | None:
@@ -104,7 +117,9 @@ def one_target(given: Mapping[str, Any], *, none: bool = False) -> Target | None
     if none:
         return None
     if len(named) != 1:
-        raise UsageError(one_of("target", [f"--{name}" for name in named], [f"--{name}" for name in given]))
+        raise UsageError(
+            one_of("target", [f"--{name}" for name in named], [f"--{name}" for name in given])
+        )
     value = given[named[0]]
     return Target(name=named[0], value="" if value is True else str(value))
 
@@ -115,7 +130,11 @@ def one_scope(topics: Sequence[str], all_topics: bool, from_file: Path | None) -
     Raises:
         UsageError: none, or several; lists them.
     """
-    scopes = {"--topic": bool(topics), "--all-topics": all_topics, "--from-file": from_file is not None}
+    scopes = {
+        "--topic": bool(topics),
+        "--all-topics": all_topics,
+        "--from-file": from_file is not None,
+    }
     named = [name for name, given in scopes.items() if given]
     if len(named) != 1:
         raise UsageError(one_of("scope", named, list(scopes)))
@@ -142,7 +161,9 @@ def parse_when(target: Target, now_us: int) -> int:
     return time_us
 
 
-def offsets_at(admin: Admin, partitions: Sequence[TopicPartition], time_us: int) -> dict[TopicPartition, tuple[int, int] | None]:
+def offsets_at(
+    admin: Admin, partitions: Sequence[TopicPartition], time_us: int
+) -> dict[TopicPartition, tuple[int, int] | None]:
     """Return the first record at or after a time, per partition; None is no offset, and never becomes one.
 
     Raises:
@@ -151,11 +172,17 @@ def offsets_at(admin: Admin, partitions: Sequence[TopicPartition], time_us: int)
     try:
         return admin.offsets_for_times(dict.fromkeys(partitions, time_us))
     except SourceUnavailable as error:
-        raise Unsafe(f"offsets at {format_time(time_us)}: {error} Without an answer nothing is assumed; nothing was written.") from error
+        raise Unsafe(
+            f"offsets at {format_time(time_us)}: {error} Without an answer nothing is assumed; nothing was written."
+        ) from error
 
 
 def plan(
-    admin: Admin, current: Mapping[TopicPartition, int], partitions: Sequence[TopicPartition], target: Target, now_us: int
+    admin: Admin,
+    current: Mapping[TopicPartition, int],
+    partitions: Sequence[TopicPartition],
+    target: Target,
+    now_us: int,
 ) -> list[Move]:
     """Return where each partition would be moved to.
 
@@ -185,7 +212,9 @@ def plan(
             shift = 0 if target.name == "to-current" else _whole(target)
             without = [tp for tp in partitions if tp not in current]
             if without:
-                raise Unsafe(f"--{target.name}: no current offset of {listed(without)}. Leave them out, or name another target for them.")
+                raise Unsafe(
+                    f"--{target.name}: no current offset of {listed(without)}. Leave them out, or name another target for them."
+                )
             wanted = {tp: current[tp] + shift for tp in partitions}
         case _:
             time_us = parse_when(target, now_us)
@@ -212,8 +241,23 @@ def moves(
     found = []
     for tp in sorted(wanted):
         proposed = min(max(wanted[tp], begins[tp]), ends[tp])
-        clamped = "no" if proposed == wanted[tp] else "to earliest" if wanted[tp] < proposed else "to latest"
-        found.append(Move(topic=tp[0], partition=tp[1], current=current.get(tp), proposed=proposed, clamped=clamped, time_us=times.get(tp)))
+        clamped = (
+            "no"
+            if proposed == wanted[tp]
+            else "to earliest"
+            if wanted[tp] < proposed
+            else "to latest"
+        )
+        found.append(
+            Move(
+                topic=tp[0],
+                partition=tp[1],
+                current=current.get(tp),
+                proposed=proposed,
+                clamped=clamped,
+                time_us=times.get(tp),
+            )
+        )
     return found
 
 
@@ -227,15 +271,25 @@ def read_csv(path: Path, group: str) -> dict[TopicPartition, int]:
     try:
         lines = list(csv.reader(path.read_text(encoding="utf-8").splitlines()))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"--from-file: {path}: {getattr(error, 'strerror', None) or error}") from error
+        raise UsageError(
+            f"--from-file: {path}: {getattr(error, 'strerror', None) or error}"
+        ) from error
     for number, fields in enumerate(lines, 1):
         if not fields:
             continue
         named, fields = (fields[0], fields[1:]) if len(fields) == 4 else (group, fields)
-        if len(fields) != 3 or not fields[1].strip().isdecimal() or not fields[2].strip().isdecimal():
-            raise UsageError(f"--from-file: {path}:{number}: got {','.join(fields)!r}, expected topic,partition,offset without a header")
+        if (
+            len(fields) != 3
+            or not fields[1].strip().isdecimal()
+            or not fields[2].strip().isdecimal()
+        ):
+            raise UsageError(
+                f"--from-file: {path}:{number}: got {','.join(fields)!r}, expected topic,partition,offset without a header"
+            )
         if named != group:
-            raise UsageError(f"--from-file: {path}:{number}: is for group {named!r}, not {group!r}. Give one file to each group.")
+            raise UsageError(
+                f"--from-file: {path}:{number}: is for group {named!r}, not {group!r}. Give one file to each group."
+            )
         tp = (fields[0], int(fields[1]))
         if tp in wanted:
             raise UsageError(f"--from-file: {path}:{number}: {tp[0]}[{tp[1]}] stands there twice")
@@ -247,10 +301,14 @@ def read_csv(path: Path, group: str) -> dict[TopicPartition, int]:
 
 def to_csv(offsets: Mapping[TopicPartition, int]) -> list[str]:
     """Return a plan as Kafka's tool reads it."""
-    return [f"{topic},{partition},{offset}" for (topic, partition), offset in sorted(offsets.items())]
+    return [
+        f"{topic},{partition},{offset}" for (topic, partition), offset in sorted(offsets.items())
+    ]
 
 
-def partitions_of(scope: Scope, counts: Mapping[str, int], known: Iterable[TopicPartition]) -> list[TopicPartition]:
+def partitions_of(
+    scope: Scope, counts: Mapping[str, int], known: Iterable[TopicPartition]
+) -> list[TopicPartition]:
     """Return the partitions of a scope.
 
     Args:
@@ -265,17 +323,25 @@ def partitions_of(scope: Scope, counts: Mapping[str, int], known: Iterable[Topic
     for text in scope.topics:
         topic, colon, numbers = text.partition(":")
         if topic not in counts:
-            raise UsageError(f"--topic: {topic!r} does not exist. There are: {', '.join(sorted(counts)) or 'none'}")
+            raise UsageError(
+                f"--topic: {topic!r} does not exist. There are: {', '.join(sorted(counts)) or 'none'}"
+            )
         if not re.fullmatch(r"[0-9]+(,[0-9]+)*", numbers if colon else "0"):
             raise UsageError(f"--topic: got {text!r}, expected TOPIC or TOPIC:0,1,2")
-        chosen = [int(number) for number in numbers.split(",")] if colon else list(range(counts[topic]))
+        chosen = (
+            [int(number) for number in numbers.split(",")] if colon else list(range(counts[topic]))
+        )
         if wrong := [number for number in chosen if number >= counts[topic]]:
-            raise UsageError(f"--topic: {topic} has no partition {wrong[0]}; it has 0 to {counts[topic] - 1}")
+            raise UsageError(
+                f"--topic: {topic} has no partition {wrong[0]}; it has 0 to {counts[topic] - 1}"
+            )
         found |= {(topic, number) for number in chosen}
     if scope.all_topics:
         found |= {tp for tp in known if tp[0] in counts}
         if not found:
-            raise UsageError("--all-topics: the group has no offsets yet. Name topics with --topic.")
+            raise UsageError(
+                "--all-topics: the group has no offsets yet. Name topics with --topic."
+            )
     return sorted(found)
 
 
@@ -299,6 +365,10 @@ def by_topic(offsets: Mapping[TopicPartition, int]) -> dict[str, dict[str, int]]
 
 
 def _whole(target: Target, *, least: int | None = None) -> int:
-    if not re.fullmatch(r"[+-]?[0-9]+", target.value) or (least is not None and int(target.value) < least):
-        raise UsageError(f"--{target.name}: got {target.value!r}, expected a whole number{'' if least is None else f' >= {least}'}")
+    if not re.fullmatch(r"[+-]?[0-9]+", target.value) or (
+        least is not None and int(target.value) < least
+    ):
+        raise UsageError(
+            f"--{target.name}: got {target.value!r}, expected a whole number{'' if least is None else f' >= {least}'}"
+        )
     return int(target.value)

@@ -23,7 +23,9 @@ class Output:
     write: Callable[[str], None]
     tell: Callable[[str], None]
     as_json: bool = False
-    ask: Callable[[str], bool] | None = None  #: puts a question to a person; None where there is no terminal
+    ask: Callable[[str], bool] | None = (
+        None  #: puts a question to a person; None where there is no terminal
+    )
     clock: Callable[[], float] = time.monotonic
 
     def give(self, value: Any, lines: Iterable[str]) -> None:
@@ -90,12 +92,16 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Cell]]) -> list[str]:
     ['TOPIC      OFFSET', 'clicks      1,204', 'purchases       -']
     """
     rows = list(rows)
-    shown = [["-" if cell is None else f"{cell:,}" if isinstance(cell, int) else cell for cell in row] for row in rows]
+    shown = [
+        ["-" if cell is None else f"{cell:,}" if isinstance(cell, int) else cell for cell in row]
+        for row in rows
+    ]
     right = [any(isinstance(row[column], int) for row in rows) for column in range(len(header))]
     widths = [max(map(len, column)) for column in zip(header, *shown, strict=True)]
     return [
         "  ".join(
-            text.rjust(width) if to_right else text.ljust(width) for text, width, to_right in zip(row, widths, right, strict=True)
+            text.rjust(width) if to_right else text.ljust(width)
+            for text, width, to_right in zip(row, widths, right, strict=True)
         ).rstrip()
         for row in ([*header], *shown)
     ]

@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from fractions import Fraction
 
-MICROSECONDS = {"us": 1, "ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000, "w": 604_800_000_000}
+MICROSECONDS = {
+    "us": 1,
+    "ms": 1_000,
+    "s": 1_000_000,
+    "m": 60_000_000,
+    "h": 3_600_000_000,
+    "d": 86_400_000_000,
+    "w": 604_800_000_000,
+}
 BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 _ISO = re.compile(r"P(?:(\d+)W)?(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:(\d+(?:\.\d+)?)S)?)?")
@@ -25,7 +33,11 @@ class Unit:
 
     def parse(self, text: str) -> float | None:
         """Return the quantity as we store it (a whole number where it is one), None where the text is not one with its unit."""
-        smallest = self._iso(text) if self.factors is MICROSECONDS and text.startswith("P") else self._plain(text)
+        smallest = (
+            self._iso(text)
+            if self.factors is MICROSECONDS and text.startswith("P")
+            else self._plain(text)
+        )
         if smallest is None:
             return None
         stored = smallest / self.per_stored
@@ -37,7 +49,9 @@ class Unit:
         for unit, factor in sorted(self.factors.items(), key=lambda pair: -pair[1]):
             if smallest >= factor and smallest % factor == 0 and unit != "w":
                 return f"{int(smallest) // factor}{unit}"
-        return f"{smallest:f}".rstrip("0").rstrip(".") + min(self.factors, key=lambda unit: self.factors[unit])
+        return f"{smallest:f}".rstrip("0").rstrip(".") + min(
+            self.factors, key=lambda unit: self.factors[unit]
+        )
 
     def _plain(self, text: str) -> Fraction | None:
         match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([A-Za-z]+)", text)
@@ -49,7 +63,13 @@ class Unit:
         match = _ISO.fullmatch(text)
         if match is None or not any(match.groups()) or text.endswith("T"):
             return None
-        return sum((Fraction(number or 0) * MICROSECONDS[unit] for number, unit in zip(match.groups(), "wdhms", strict=True)), Fraction())
+        return sum(
+            (
+                Fraction(number or 0) * MICROSECONDS[unit]
+                for number, unit in zip(match.groups(), "wdhms", strict=True)
+            ),
+            Fraction(),
+        )
 
 
 _DURATION = "a duration with its unit, such as 500ms, 30s, 15m, 7d or P7D"
@@ -58,8 +78,12 @@ _DURATION_PATTERN = r"^([0-9]+([.][0-9]+)? ?(us|ms|s|m|h|d|w)|P[0-9TWDHMS.]+)$"
 #: suffix of a field's name -> how its value is written; the key in a file is the name without the suffix.
 UNITS = {
     "_us": Unit(expected=_DURATION, pattern=_DURATION_PATTERN, factors=MICROSECONDS, per_stored=1),
-    "_ms": Unit(expected=_DURATION, pattern=_DURATION_PATTERN, factors=MICROSECONDS, per_stored=1_000),
-    "_seconds": Unit(expected=_DURATION, pattern=_DURATION_PATTERN, factors=MICROSECONDS, per_stored=1_000_000),
+    "_ms": Unit(
+        expected=_DURATION, pattern=_DURATION_PATTERN, factors=MICROSECONDS, per_stored=1_000
+    ),
+    "_seconds": Unit(
+        expected=_DURATION, pattern=_DURATION_PATTERN, factors=MICROSECONDS, per_stored=1_000_000
+    ),
     "_bytes": Unit(
         expected="a size with its unit, such as 64KB, 2MB or 1GiB",
         pattern=r"^[0-9]+([.][0-9]+)? ?(B|KB|MB|GB|KiB|MiB|GiB)$",
@@ -90,4 +114,9 @@ def format_time(time_us: int) -> str:
     >>> format_time(1_795_471_692_000_000)
     '2026-11-23T22:08:12Z'
     """
-    return datetime.fromtimestamp(time_us // 1_000_000, UTC).replace(microsecond=time_us % 1_000_000, tzinfo=None).isoformat() + "Z"
+    return (
+        datetime.fromtimestamp(time_us // 1_000_000, UTC)
+        .replace(microsecond=time_us % 1_000_000, tzinfo=None)
+        .isoformat()
+        + "Z"
+    )

@@ -38,7 +38,9 @@ class Check:
     outcome: Literal["equal", "differs", "undecided"]
     text: str
     partition: str | None = None  #: `clicks[0]`
-    offsets: tuple[int, int] | None = None  #: the smallest range ``[start, end)`` that holds the difference
+    offsets: tuple[int, int] | None = (
+        None  #: the smallest range ``[start, end)`` that holds the difference
+    )
     num_compared: int | None = None  #: versions whose state was compared
     versions: tuple[str, ...] = ()  #: those that differ
 
@@ -92,9 +94,17 @@ def run(
     """
     version = checkpoints.find(store, name) if name else next(iter(store.versions()[::-1]), None)
     if version is None:
-        return _report(out, None, None, [Check(step="files", outcome="undecided", text=f"{store.root}: no version yet")])
+        return _report(
+            out,
+            None,
+            None,
+            [Check(step="files", outcome="undecided", text=f"{store.root}: no version yet")],
+        )
     checks = [_files(store, version)]
-    checks += [Check(step="files", outcome="differs", text=f"{damaged}: {reason}") for damaged, reason in store.damaged().items()]
+    checks += [
+        Check(step="files", outcome="differs", text=f"{damaged}: {reason}")
+        for damaged, reason in store.damaged().items()
+    ]
     chain = history.lineage(store, version)
     begins = log.beginning_offsets(log.topics)
     start, why = _start(store, version, chain, begins, since)
@@ -125,29 +135,49 @@ def _files(store: Store, version: Version) -> Check:
             parent = child.manifest["parent"]
             kept = known.get(parent["version"]) if parent else None
             if kept is not None and kept.manifest["self"] != parent["self"]:
-                raise Corrupt(kept.name, expected=f"self {parent['self']}, as {child.name} has it", found=f"self {kept.manifest['self']}")
+                raise Corrupt(
+                    kept.name,
+                    expected=f"self {parent['self']}, as {child.name} has it",
+                    found=f"self {kept.manifest['self']}",
+                )
     except Corrupt as error:
         return Check(step="files", outcome="differs", text=str(error))
-    return Check(step="files", outcome="equal", text=f"{version.name}: {len(version.files)} files and its chain have their digests")
+    return Check(
+        step="files",
+        outcome="equal",
+        text=f"{version.name}: {len(version.files)} files and its chain have their digests",
+    )
 
 
 def _start(
-    store: Store, version: Version, chain: Sequence[Version], begins: Mapping[TopicPartition, int], since: str | None
+    store: Store,
+    version: Version,
+    chain: Sequence[Version],
+    begins: Mapping[TopicPartition, int],
+    since: str | None,
 ) -> tuple[Version | None, str]:
     """The version to count from, or why there is none."""
     if since is not None:
         start = checkpoints.find(store, since)
         if start.name not in {kept.name for kept in chain}:
-            return None, f"{version.name} did not come from {start.name}: what lies between them was counted in another timeline"
+            return (
+                None,
+                f"{version.name} did not come from {start.name}: what lies between them was counted in another timeline",
+            )
         why = _uncountable(start, version, begins)
         return (start, "") if why is None else (None, why)
     for start in reversed(chain):
         if start.seq < version.seq and _uncountable(start, version, begins) is None:
             return start, ""
-    return None, f"no version that {version.name} came from has an audit and all that follows it still in the log"
+    return (
+        None,
+        f"no version that {version.name} came from has an audit and all that follows it still in the log",
+    )
 
 
-def _uncountable(start: Version, version: Version, begins: Mapping[TopicPartition, int]) -> str | None:
+def _uncountable(
+    start: Version, version: Version, begins: Mapping[TopicPartition, int]
+) -> str | None:
     if not history.audits(start) or not history.audits(version):
         return f"{start.name if not history.audits(start) else version.name} has no audit: an earlier release wrote it"
     if len(start.manifest.get("resets") or ()) != len(version.manifest.get("resets") or ()):
@@ -167,11 +197,20 @@ def _journal(journal: Journal, start: Version, version: Version) -> tuple[Sequen
     except Corrupt as error:
         return (), Check(step="journal", outcome="differs", text=str(error))
     return slices, Check(
-        step="journal", outcome="equal", text=f"{len(slices)} slices between {start.name} and {version.name}, frames whole"
+        step="journal",
+        outcome="equal",
+        text=f"{len(slices)} slices between {start.name} and {version.name}, frames whole",
     )
 
 
-def _log(log: Log, start: Version, version: Version, kept: Sequence[Version], slices: Sequence[Slice], out: Output) -> list[Check]:
+def _log(
+    log: Log,
+    start: Version,
+    version: Version,
+    kept: Sequence[Version],
+    slices: Sequence[Slice],
+    out: Output,
+) -> list[Check]:
     """Step 3."""
     events = set(log.topics)
     starts = {tp: offset for tp, offset in start.next_offsets.items() if tp[0] in events}
@@ -190,16 +229,25 @@ def _log(log: Log, start: Version, version: Version, kept: Sequence[Version], sl
             text = f"{num_records:,} records in {len(ends)} partitions since {start.name}, read again: as many, with the same sum64"
             return [Check(step="log", outcome="equal", text=text)]
         with log.open() as source:
-            return [_narrowed(source, log.pace, tp, expected[tp], found[tp], _steps(tp, kept, slices), skipped) for tp in wrong]
+            return [
+                _narrowed(
+                    source, log.pace, tp, expected[tp], found[tp], _steps(tp, kept, slices), skipped
+                )
+                for tp in wrong
+            ]
     except OffsetLost as error:
-        return [Check(step="log", outcome="undecided", text=f"retention went on meanwhile: {error}")]
+        return [
+            Check(step="log", outcome="undecided", text=f"retention went on meanwhile: {error}")
+        ]
 
 
 def _between(before: Audit, after: Audit) -> tuple[int, int]:
     return after.num_records - before.num_records, (after.sum64 - before.sum64) % _MODULUS
 
 
-def _sums(records: Iterable[Record], skipped: Mapping[TopicPartition, Sequence[tuple[int, int]]]) -> dict[TopicPartition, tuple[int, int]]:
+def _sums(
+    records: Iterable[Record], skipped: Mapping[TopicPartition, Sequence[tuple[int, int]]]
+) -> dict[TopicPartition, tuple[int, int]]:
     hashers: dict[TopicPartition, Hasher] = {}
     sums: dict[TopicPartition, tuple[int, int]] = {}
     for record in records:
@@ -221,7 +269,11 @@ def _steps(tp: TopicPartition, kept: Sequence[Version], slices: Sequence[Slice])
     audits = [history.audits(version).get(tp, Audit()) for version in kept]
     bounds = [version.next_offsets[tp] for version in kept]
     pairs = zip(bounds, bounds[1:], audits, audits[1:], strict=False)
-    return [Slice(*tp, first, last, *_between(before, after)) for first, last, before, after in pairs if last > first]
+    return [
+        Slice(*tp, first, last, *_between(before, after))
+        for first, last, before, after in pairs
+        if last > first
+    ]
 
 
 def _narrowed(
@@ -240,7 +292,11 @@ def _narrowed(
         if not any(first <= record.offset < last for first, last in skipped.get(tp, ())):
             index = bisect_right(firsts, record.offset) - 1
             sums[index] = sums[index][0] + 1, (sums[index][1] + hasher(record)) % _MODULUS
-    wrong = [part for part, total in zip(steps, sums, strict=True) if total != (part.num_records, part.sum64)]
+    wrong = [
+        part
+        for part, total in zip(steps, sums, strict=True)
+        if total != (part.num_records, part.sum64)
+    ]
     first, last = (wrong[0].start, wrong[-1].end) if wrong else (steps[0].start, steps[-1].end)
     name = f"{tp[0]}[{tp[1]}]"
     text = (
@@ -255,7 +311,11 @@ def _gaps(start: Version, version: Version) -> dict[TopicPartition, list[tuple[i
     found: dict[TopicPartition, list[tuple[int, int]]] = {}
     known = len(start.manifest.get("gaps") or ())
     for gap in (version.manifest.get("gaps") or ())[known:]:
-        topic, partition, first, last = (gap["topic"], gap["partition"], gap["start"], gap["end"]) if isinstance(gap, dict) else gap[:4]
+        topic, partition, first, last = (
+            (gap["topic"], gap["partition"], gap["start"], gap["end"])
+            if isinstance(gap, dict)
+            else gap[:4]
+        )
         found.setdefault((topic, int(partition)), []).append((first, last))
     return found
 
@@ -275,22 +335,54 @@ def _conservation(version: Version) -> list[Check]:
     if wrong:
         return wrong
     total = sum(audit.num_records for audit in history.audits(version).values())
-    return [Check(step="conservation", outcome="equal", text=f"all {total:,} records consumed so far have exactly one outcome")]
+    return [
+        Check(
+            step="conservation",
+            outcome="equal",
+            text=f"all {total:,} records consumed so far have exactly one outcome",
+        )
+    ]
 
 
-def _leave(root: Path, disk: Disk, start: Version | None, version: Version, checks: Sequence[Check], now_us: int, out: Output) -> None:
-    num_differences, since = sum(check.outcome == "differs" for check in checks), start.name if start else None
+def _leave(
+    root: Path,
+    disk: Disk,
+    start: Version | None,
+    version: Version,
+    checks: Sequence[Check],
+    now_us: int,
+    out: Output,
+) -> None:
+    num_differences, since = (
+        sum(check.outcome == "differs" for check in checks),
+        start.name if start else None,
+    )
     try:
-        verdict.leave(root, disk, version=version.name, since=since, num_differences=num_differences, now_us=now_us)
+        verdict.leave(
+            root,
+            disk,
+            version=version.name,
+            since=since,
+            num_differences=num_differences,
+            now_us=now_us,
+        )
     except OSError as error:
-        out.tell(f"{root / verdict.FILE}: {error.strerror or error}: the verdict is not left in the store; /metrics keeps the one before")
+        out.tell(
+            f"{root / verdict.FILE}: {error.strerror or error}: the verdict is not left in the store; /metrics keeps the one before"
+        )
 
 
-def _report(out: Output, start: Version | None, version: Version | None, checks: Sequence[Check]) -> int:
+def _report(
+    out: Output, start: Version | None, version: Version | None, checks: Sequence[Check]
+) -> int:
     outcomes = {check.outcome for check in checks}
     code = DIFFERS if "differs" in outcomes else UNDECIDED if "undecided" in outcomes else EQUAL
     word = {EQUAL: "equal", DIFFERS: "different", UNDECIDED: "undecided"}[code]
-    said: dict[str, Any] = {"version": version and version.name, "since": start and start.name, "result": word}
+    said: dict[str, Any] = {
+        "version": version and version.name,
+        "since": start and start.name,
+        "result": word,
+    }
     lines = [f"{_SIGNS[check.outcome]:<2} {check.step}: {check.text}" for check in checks]
     out.give(said | {"checks": [asdict(check) for check in checks]}, [*lines, word])
     return code

@@ -36,7 +36,10 @@ def new_pipeline(
     rank: int = 0,
     excluded: Exclusions | None = None,
     retention_seconds: Mapping[str, float] = {},
-    observe: Callable[[Mapping[TopicPartition, int], Mapping[TopicPartition, int], Collection[TopicPartition]], object] = lambda *_: None,
+    observe: Callable[
+        [Mapping[TopicPartition, int], Mapping[TopicPartition, int], Collection[TopicPartition]],
+        object,
+    ] = lambda *_: None,
 ) -> tuple[Pipeline, DeadLetters]:
     """Return the pipeline of these settings, and where it sets records aside; see `Pipeline` for the arguments.
 
@@ -90,7 +93,9 @@ def restore(
         for path in version.files
         if path.startswith(("training/part-", "training/rank-"))
     }
-    pipeline.restore(parts, next_offsets, same_ranks=sum(name.startswith("rank-") for name in parts) == num_ranks)
+    pipeline.restore(
+        parts, next_offsets, same_ranks=sum(name.startswith("rank-") for name in parts) == num_ranks
+    )
 
 
 def ingest_state(pipeline: Pipeline, dead_letters: DeadLetters) -> IngestState:
@@ -103,7 +108,10 @@ def ingest_state(pipeline: Pipeline, dead_letters: DeadLetters) -> IngestState:
         offsets.setdefault(topic, {})[partition] = offset
         read = audits[topic, partition]
         audit.setdefault(topic, {})[partition] = Audited(
-            num_records=read.num_records, sum64=read.sum64, outcomes=dict(read.outcomes), last=read.last
+            num_records=read.num_records,
+            sum64=read.sum64,
+            outcomes=dict(read.outcomes),
+            last=read.last,
         )
     return IngestState(
         parts=pipeline.snapshot(),
@@ -127,13 +135,20 @@ def excluded(settings: Settings, standing: Standing) -> Exclusions | None:
 
 def config_sha256(settings: Settings) -> str:
     """Return the digest of every setting that what is learned depends on."""
-    learner = replace(settings.learner, publish_every_seconds=30.0, flush_seconds=1.0, download=False)
-    return hashlib.sha256(repr((asdict(learner), asdict(settings.join), asdict(settings.weighting))).encode()).hexdigest()
+    learner = replace(
+        settings.learner, publish_every_seconds=30.0, flush_seconds=1.0, download=False
+    )
+    return hashlib.sha256(
+        repr((asdict(learner), asdict(settings.join), asdict(settings.weighting))).encode()
+    ).hexdigest()
 
 
 def fingerprint(settings: Settings, ranks: Ranks) -> dict[str, str | int | float | bool | None]:
     """Return what bit-identical recovery depends on."""
-    libraries = {name: installed(name) for name in ("torch", "numpy", "river", "transformers", "kafka-python", "msgspec")}
+    libraries = {
+        name: installed(name)
+        for name in ("torch", "numpy", "river", "transformers", "kafka-python", "msgspec")
+    }
     return {
         **libraries,
         "python": platform.python_version(),

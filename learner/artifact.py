@@ -66,7 +66,9 @@ class Version:
     kind: str = CHECKPOINT  #: or fence, restore, reset
     parent: str | None = None  #: the version that it went on from
     journal: Journaled | None = None  #: where the journal goes on from it
-    standing: Standing = field(default_factory=Standing)  #: timeline, gaps, resets and what else holds from one manifest to the next
+    standing: Standing = field(
+        default_factory=Standing
+    )  #: timeline, gaps, resets and what else holds from one manifest to the next
 
     @property
     def timeline(self) -> tuple[Span, ...]:
@@ -84,7 +86,9 @@ class Store:
         """Do nothing yet; `root` need not exist before a learner has made it."""
         self.root = root
         self._disk = disk or Disk()
-        self._prefix_caches: dict[str, Any] = {}  #: what frozen layers made of texts, shared by the versions that this store loads
+        self._prefix_caches: dict[
+            str, Any
+        ] = {}  #: what frozen layers made of texts, shared by the versions that this store loads
 
     def announced(self) -> str | None:
         """Return the name of the version that the learner announced last, None before the first.
@@ -116,7 +120,9 @@ class Store:
         """
         found = []
         for seq in self.seqs():
-            with contextlib.suppress(Corrupt, FileNotFoundError):  # damaged, or retired since it was listed
+            with contextlib.suppress(
+                Corrupt, FileNotFoundError
+            ):  # damaged, or retired since it was listed
                 found.append(self.read_manifest(seq))
         return found
 
@@ -159,7 +165,9 @@ class Store:
             Corrupt: its manifest is not whole.
             FormatUnknown: it was written by another release.
         """
-        seq = manifest.version_seq(self.aliases().get(name[1:]) or "" if name.startswith("@") else name)
+        seq = manifest.version_seq(
+            self.aliases().get(name[1:]) or "" if name.startswith("@") else name
+        )
         if seq is None:
             raise self._missing(name)
         try:
@@ -182,7 +190,11 @@ class Store:
         data = blobs.read_small(self._disk, self.root, mark, max_bytes=manifest.MAX_MANIFEST_BYTES)
         whole, raw = manifest.decode(data, where=mark)
         if whole.seq != seq:
-            raise Corrupt(mark, expected=f"the manifest of {manifest.version_name(seq)}", found=f"that of {whole.version}")
+            raise Corrupt(
+                mark,
+                expected=f"the manifest of {manifest.version_name(seq)}",
+                found=f"that of {whole.version}",
+            )
         return self.describe(whole, raw)
 
     def describe(self, whole: manifest.Manifest, raw: dict[str, Any]) -> Version:
@@ -197,7 +209,11 @@ class Store:
             event_time_us=whole.event_time.max if whole.event_time else None,
             step=whole.step,
             num_samples=whole.samples,
-            next_offsets={(topic, partition): offset for topic, parts in whole.offsets.items() for partition, offset in parts.items()},
+            next_offsets={
+                (topic, partition): offset
+                for topic, parts in whole.offsets.items()
+                for partition, offset in parts.items()
+            },
             evaluation=whole.evaluation,
             files={path.removeprefix(f"{folder}/"): digest for path, digest in whole.files.items()},
             parent=whole.parent.version if whole.parent else None,
@@ -227,7 +243,9 @@ class Store:
                 expected=f"one of {', '.join(sorted(version.files))}",
                 found="a path that the manifest does not name",
             )
-        return blobs.read_exact(self._disk, self.root, self._relative(version, path), version.files[path])
+        return blobs.read_exact(
+            self._disk, self.root, self._relative(version, path), version.files[path]
+        )
 
     def load(self, version: Version, *, threads: int = 1) -> Scorer:
         """Return a scorer of this version, after checking the digests of all that it may open (everything outside ``training/``).
@@ -252,8 +270,12 @@ class Store:
         """
         written = self._control(_ALIASES) or {}
         for alias, name in written.items():
-            if name is not None and (not isinstance(name, str) or manifest.version_seq(name) is None):
-                raise Corrupt(_ALIASES, expected=f"{alias}: the name of a version or null", found=repr(name))
+            if name is not None and (
+                not isinstance(name, str) or manifest.version_seq(name) is None
+            ):
+                raise Corrupt(
+                    _ALIASES, expected=f"{alias}: the name of a version or null", found=repr(name)
+                )
         return {**dict.fromkeys(ALIASES), **written}
 
     def promote(self, version: Version, *, alias: str = "champion", ordered: bool = False) -> None:
@@ -283,10 +305,16 @@ class Store:
         except OSError as error:
             raise StoreFailed(step="promote", path=self.root / _ALIASES, cause=error) from error
 
-    def _crowned(self, before: dict[str, str | None], name: str, *, ordered: bool) -> dict[str, str | None]:
+    def _crowned(
+        self, before: dict[str, str | None], name: str, *, ordered: bool
+    ) -> dict[str, str | None]:
         if not ordered and before["pinned"] not in (None, name):
             return before
-        after = dict(before) if before["champion"] == name else {**before, "champion": name, "previous": before["champion"]}
+        after = (
+            dict(before)
+            if before["champion"] == name
+            else {**before, "champion": name, "previous": before["champion"]}
+        )
         if ordered:
             after["pinned"] = None if name == self.announced() else name
         return after
@@ -294,7 +322,11 @@ class Store:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         """One mover of aliases at a time; the system lets go of the lock of a process that dies."""
-        fd = os.open(self.root / _LOCK, os.O_CREAT | os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, blobs.FILE_MODE)
+        fd = os.open(
+            self.root / _LOCK,
+            os.O_CREAT | os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC,
+            blobs.FILE_MODE,
+        )
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
             yield
@@ -354,7 +386,9 @@ class Store:
             return  # pruned or damaged: the child is complete without it
         if found != parent["self"]:
             raise Corrupt(
-                manifest.mark_name(version.seq), expected=f"parent {parent['version']} with self {parent['self']}", found=f"self {found}"
+                manifest.mark_name(version.seq),
+                expected=f"parent {parent['version']} with self {parent['self']}",
+                found=f"self {found}",
             )
 
     def _control(self, relative: str) -> dict[str, Any] | None:
@@ -365,13 +399,17 @@ class Store:
         try:
             written = json.loads(data)
         except (ValueError, RecursionError) as error:
-            raise Corrupt(relative, expected="a JSON object", found=f"{len(data)} bytes that are not") from error
+            raise Corrupt(
+                relative, expected="a JSON object", found=f"{len(data)} bytes that are not"
+            ) from error
         if not isinstance(written, dict):
             raise Corrupt(relative, expected="a JSON object", found=type(written).__name__)
         return written
 
     def _missing(self, name: str) -> VersionMissing:
-        return VersionMissing(name, root=self.root, known=[version.name for version in self.versions()])
+        return VersionMissing(
+            name, root=self.root, known=[version.name for version in self.versions()]
+        )
 
     def _relative(self, version: Version, path: str) -> str:
         return f"{manifest.folder_name(version.epoch, version.seq)}/{path}"

@@ -52,7 +52,9 @@ class Disk:
 
     def create(self, path: Path) -> int:
         """Return a descriptor of a new file with mode 0640, whatever the umask; FileExistsError if there is one."""
-        fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
+        fd = os.open(
+            path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE
+        )
         os.fchmod(fd, FILE_MODE)
         return fd
 
@@ -129,10 +131,14 @@ class Disk:
         here = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             for folder in folders:
-                below = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here)
+                below = os.open(
+                    folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here
+                )
                 os.close(here)
                 here = below
-            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=here)
+            fd = os.open(
+                name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=here
+            )
         finally:
             os.close(here)
         if not stat.S_ISREG(os.fstat(fd).st_mode):
@@ -262,7 +268,9 @@ def _chunks(disk: Disk, fd: int, max_bytes: int) -> Iterator[bytes]:
 
 
 @contextlib.contextmanager
-def _reading(disk: Disk, root: Path, relative: str, *, missing: Digest | None = None) -> Iterator[int]:
+def _reading(
+    disk: Disk, root: Path, relative: str, *, missing: Digest | None = None
+) -> Iterator[int]:
     """Open and close; damage becomes `Corrupt`, other trouble (permission, too many open files) stays an OSError."""
     try:
         fd = disk.open(root, relative)
@@ -273,7 +281,9 @@ def _reading(disk: Disk, root: Path, relative: str, *, missing: Digest | None = 
     except OSError as error:
         if error.errno not in _DAMAGE or (missing is None and error.errno == errno.ENOENT):
             raise
-        raise Corrupt(relative, expected=str(missing or "a regular file"), found=_DAMAGE[error.errno]) from error
+        raise Corrupt(
+            relative, expected=str(missing or "a regular file"), found=_DAMAGE[error.errno]
+        ) from error
 
 
 def tensors_to_bytes(tensors: Mapping[str, torch.Tensor]) -> bytes:
@@ -295,7 +305,9 @@ def arrays_to_bytes(arrays: Mapping[str, np.ndarray[Any, Any]]) -> bytes:
     import numpy as np
     import safetensors.numpy
 
-    return safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+    return safetensors.numpy.save(
+        {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    )
 
 
 def arrays_from_bytes(data: bytes) -> dict[str, np.ndarray[Any, Any]]:

@@ -53,7 +53,17 @@ from learner.journal import FOLDER as JOURNAL
 from learner.journal import Journal, Place, Record, Span, Step, Tail, segment_name
 from learner.journal import cut as cut_timeline
 from learner.journal import tail as read_tail
-from learner.manifest import Cut, Exclusions, Gap, Journaled, Manifest, Parent, Replay, Reset, Standing
+from learner.manifest import (
+    Cut,
+    Exclusions,
+    Gap,
+    Journaled,
+    Manifest,
+    Parent,
+    Replay,
+    Reset,
+    Standing,
+)
 from learner.retention import Retention, needed
 
 MAX_SHARED = 4
@@ -76,8 +86,12 @@ class Directive:
 
     kind: Literal["fence", "restore", "reset"]  #: fence: go on, with these changes
     version: str | None = None  #: whose state is taken; None for the newest
-    as_it_was: bool = True  #: of a restore: the whole timeline is replayed, else it ends at the version's cut
-    offsets: Mapping[str, Mapping[int, int]] | None = None  #: of a reset: topic -> partition -> next offset
+    as_it_was: bool = (
+        True  #: of a restore: the whole timeline is replayed, else it ends at the version's cut
+    )
+    offsets: Mapping[str, Mapping[int, int]] | None = (
+        None  #: of a reset: topic -> partition -> next offset
+    )
     orders_taken: int | None = None
     quarantine: tuple[tuple[int, int], ...] = ()  #: added
     gaps: tuple[Gap, ...] = ()  #: added
@@ -95,7 +109,9 @@ class Found:
     skipped: tuple[Skipped, ...]  #: what is damaged and newer, newest first
     tail: list[tuple[Place, Record]]  #: journal records to do again, with the place behind each
     cut: Cut  #: where the state stands; its offsets are the first ones that are not in the state
-    journal: Journaled | None  #: where the tail begins; None: at the beginning of the next owner's own segment
+    journal: (
+        Journaled | None
+    )  #: where the tail begins; None: at the beginning of the next owner's own segment
     resets: tuple[Reset, ...]  #: offsets to move during the tail, or behind it if it ends before
     standing: Standing  #: with the timeline closed
     resumed_by: Directive | None
@@ -203,7 +219,12 @@ class Checkpointer:
         self._epoch = self._claim()  # A1
         while True:
             try:
-                found = self.look(cut_for_new_store=cut_for_new_store, directive=directive, world_size=world_size, keep_tail=keep_tail)
+                found = self.look(
+                    cut_for_new_store=cut_for_new_store,
+                    directive=directive,
+                    world_size=world_size,
+                    keep_tail=keep_tail,
+                )
             finally:  # what is missing may have been retired by a newer owner: that is no damage
                 with self._step("C8", self._root / "epoch"):
                     self._refuse_if_fenced()
@@ -219,7 +240,11 @@ class Checkpointer:
             version=found.version,
             skipped=found.skipped,
             tail=found.tail,
-            next_offsets={(topic, p): offset for topic, parts in found.cut.offsets.items() for p, offset in parts.items()},
+            next_offsets={
+                (topic, p): offset
+                for topic, parts in found.cut.offsets.items()
+                for p, offset in parts.items()
+            },
             journal=journaled,
             resets=found.resets,
             standing=self.standing,
@@ -230,7 +255,9 @@ class Checkpointer:
     def standing(self) -> Standing:
         """What the next checkpoint will say of itself, with the timeline as it is now."""
         own = self._journal.spans if self._journal is not None else []
-        return msgspec.structs.replace(self._standing, timeline=self._retention.trimmed((*self._standing.timeline, *own)))
+        return msgspec.structs.replace(
+            self._standing, timeline=self._retention.trimmed((*self._standing.timeline, *own))
+        )
 
     def stand(self, **changes: Any) -> None:
         """Change what the next checkpoints say of themselves, by the fields of `Standing`; by the thread that submits them."""
@@ -249,7 +276,9 @@ class Checkpointer:
                 self._refuse_if_fenced()
             raise
 
-    def save(self, files: Mapping[str, bytes], cut: Cut, standing: Standing | None = None) -> Version:
+    def save(
+        self, files: Mapping[str, bytes], cut: Cut, standing: Standing | None = None
+    ) -> Version:
         """Make a checkpoint durable (C4 to C10), the next in number; nothing outside hears of it before `announce`.
 
         Args:
@@ -288,7 +317,9 @@ class Checkpointer:
         except (StoreFailed, ValueError):
             self._discard(folder)
             raise
-        self._next_seq = seq + 1  # from here on it counts as used, unless it is proven that it is not
+        self._next_seq = (
+            seq + 1
+        )  # from here on it counts as used, unless it is proven that it is not
 
         def undo() -> None:
             self._next_seq = seq
@@ -296,7 +327,9 @@ class Checkpointer:
 
         with self._step("C9", mark):
             if not self._link(folder / manifest.MANIFEST, mark, undo):
-                raise Fenced(root=self._root, epoch=self._epoch, found=f"{mark.name} is another owner's")
+                raise Fenced(
+                    root=self._root, epoch=self._epoch, found=f"{mark.name} is another owner's"
+                )
         with self._step("C10", mark.parent):
             self._disk.fsync_folder(mark.parent)
         self._parent = version
@@ -334,19 +367,31 @@ class Checkpointer:
             claimed, content = 0, f"{os.uname().nodename} {os.getpid()} {self._now_us()}\n".encode()
             while not claimed:
                 wanted = max(self._claims(), default=0) + 1
-                with contextlib.suppress(FileExistsError):  # another owner was quicker: the next number
+                with contextlib.suppress(
+                    FileExistsError
+                ):  # another owner was quicker: the next number
                     blobs.write_new(self._disk, self._root / "epoch" / f"{wanted:06d}", content)
                     claimed = wanted
             self._disk.fsync_folder(self._root / "epoch")
         return claimed
 
-    def _find(self, new: Cut, directive: Callable[[Version | None], Directive | None], world_size: int, keep_tail: bool) -> Found:
+    def _find(
+        self,
+        new: Cut,
+        directive: Callable[[Version | None], Directive | None],
+        world_size: int,
+        keep_tail: bool,
+    ) -> Found:
         """A2 to A5; see `Found`."""
         seqs = self.store.seqs()  # A2
         readable, skipped = self._readable(seqs)
         newest = readable[0] if readable else None  # A3
         if newest is not None and self._epoch and newest.epoch > self._epoch:
-            raise Fenced(root=self._root, epoch=self._epoch, found=f"{newest.name} was made by owner epoch {newest.epoch}")
+            raise Fenced(
+                root=self._root,
+                epoch=self._epoch,
+                found=f"{newest.name} was made by owner epoch {newest.epoch}",
+            )
         ordered = directive(newest)
         target = self.store.version(ordered.version) if ordered and ordered.version else newest
         state = self._state(readable, target, skipped)  # A4
@@ -354,13 +399,21 @@ class Checkpointer:
         if newest is None or target is None or state is None:
             if seqs:
                 reasons = "; ".join(each.reason for each in skipped)
-                raise Corrupt("man", expected="one wholly valid checkpoint", found=f"{len(skipped)} damaged ones: {reasons}")
-            standing = Standing(world_size=world_size, orders_taken=(ordered and ordered.orders_taken) or 0)
+                raise Corrupt(
+                    "man",
+                    expected="one wholly valid checkpoint",
+                    found=f"{len(skipped)} damaged ones: {reasons}",
+                )
+            standing = Standing(
+                world_size=world_size, orders_taken=(ordered and ordered.orders_taken) or 0
+            )
             return Found(
                 newest=None, version=None, skipped=(), tail=[], cut=new, journal=None, resets=(), standing=standing,
                 resumed_by=ordered, next_seq=next_seq,
             )  # fmt: skip
-        stands_on = newest.kind != manifest.CHECKPOINT and newest.parent == (state.name if state.kind == manifest.CHECKPOINT else None)
+        stands_on = newest.kind != manifest.CHECKPOINT and newest.parent == (
+            state.name if state.kind == manifest.CHECKPOINT else None
+        )
         journaled = newest.journal if stands_on else state.journal
         timeline, before = newest.timeline, newest.standing
         if ordered is not None and (ordered.kind == "reset" or not ordered.as_it_was):
@@ -368,32 +421,50 @@ class Checkpointer:
             timeline = cut_timeline(timeline, until.place) if until else ()
             if ordered.kind == "restore":  # what came behind the version never was
                 kept = target.standing.exclusions if ordered.undo else before.exclusions
-                before = msgspec.structs.replace(target.standing, orders_taken=before.orders_taken, exclusions=kept)
+                before = msgspec.structs.replace(
+                    target.standing, orders_taken=before.orders_taken, exclusions=kept
+                )
         with self._step("A5", self._root / JOURNAL):
             tail = self._tail(timeline, journaled, world_size, keep_tail)
         if tail.damage is not None:
             segment = tail.damage.place.segment
-            skipped.append(Skipped(name=segment, reason=f"@{tail.damage.place.byte}: {tail.damage.reason}", path=f"{JOURNAL}/{segment}"))
+            skipped.append(
+                Skipped(
+                    name=segment,
+                    reason=f"@{tail.damage.place.byte}: {tail.damage.reason}",
+                    path=f"{JOURNAL}/{segment}",
+                )
+            )
         cut = manifest.cut(state.manifest)
         last_step = max([state.step, *(record.step for _, record in tail.records)])
         standing = msgspec.structs.replace(
             before,
             timeline=needed(tail.timeline, readable),
             resets=tuple(reset for reset in before.resets if reset.step <= last_step),
-            bit_exact=before.bit_exact and newest.standing.world_size == world_size and cut.fingerprint == new.fingerprint,
+            bit_exact=before.bit_exact
+            and newest.standing.world_size == world_size
+            and cut.fingerprint == new.fingerprint,
             world_size=world_size,
             superseded=_supersede(state, readable, seqs, next_seq),
         )
         pending = [reset for reset in standing.resets if reset not in state.standing.resets]
         skip = journaled.skip if journaled else ()
-        due = [reset for reset in pending if not tail.records or (reset.step, sum(reset.skip)) <= (state.step, sum(skip))]
+        due = [
+            reset
+            for reset in pending
+            if not tail.records or (reset.step, sum(reset.skip)) <= (state.step, sum(skip))
+        ]
         for reset in due:
             cut = _moved(cut, reset)
         if ordered is not None:
             standing = _changed(standing, ordered, cut, skip)
             if ordered.kind == "reset":
                 cut = _moved(cut, standing.resets[-1])
-        quarantine = tuple((first, min(end, last_step + 1)) for first, end in standing.quarantine if first <= last_step)
+        quarantine = tuple(
+            (first, min(end, last_step + 1))
+            for first, end in standing.quarantine
+            if first <= last_step
+        )
         standing = msgspec.structs.replace(standing, quarantine=quarantine)
         return Found(
             newest=newest,
@@ -417,14 +488,22 @@ class Checkpointer:
             except FileNotFoundError:
                 continue  # an older owner retired it just now
             except Corrupt as error:
-                skipped.append(Skipped(name=manifest.version_name(seq), reason=str(error), path=error.path))
+                skipped.append(
+                    Skipped(name=manifest.version_name(seq), reason=str(error), path=error.path)
+                )
         return readable, skipped
 
-    def _state(self, readable: Sequence[Version], target: Version | None, skipped: list[Skipped]) -> Version | None:
+    def _state(
+        self, readable: Sequence[Version], target: Version | None, skipped: list[Skipped]
+    ) -> Version | None:
         """A4: the newest wholly valid checkpoint on the chain of `target`, else the origin. Damaged ones that are newer are added."""
         if target is None:
             return None
-        chain = [found for found in readable if found.seq <= target.seq and not target.standing.leaves_out(found.seq)]
+        chain = [
+            found
+            for found in readable
+            if found.seq <= target.seq and not target.standing.leaves_out(found.seq)
+        ]
         damaged, state = list(skipped), None
         for version in [found for found in chain if found.kind == manifest.CHECKPOINT]:
             try:
@@ -434,25 +513,56 @@ class Checkpointer:
                 continue
             state = version
             break
-        state = state or next((found for found in chain if found.kind != manifest.CHECKPOINT and found.parent is None), None)
-        newer = [each for each in damaged if state is None or (manifest.version_seq(each.name) or 0) > state.seq or each not in skipped]
-        skipped[:] = sorted(newer, key=lambda each: manifest.version_seq(each.name) or 0, reverse=True)
+        state = state or next(
+            (
+                found
+                for found in chain
+                if found.kind != manifest.CHECKPOINT and found.parent is None
+            ),
+            None,
+        )
+        newer = [
+            each
+            for each in damaged
+            if state is None
+            or (manifest.version_seq(each.name) or 0) > state.seq
+            or each not in skipped
+        ]
+        skipped[:] = sorted(
+            newer, key=lambda each: manifest.version_seq(each.name) or 0, reverse=True
+        )
         return state
 
-    def _tail(self, timeline: Sequence[Span], journaled: Journaled | None, world_size: int, keep_tail: bool) -> Tail:
+    def _tail(
+        self,
+        timeline: Sequence[Span],
+        journaled: Journaled | None,
+        world_size: int,
+        keep_tail: bool,
+    ) -> Tail:
         """A5. Without a tail that can be replayed the timeline begins anew where the state stands."""
         place = journaled.place if journaled else None
         if keep_tail and place is not None and any(span.holds(place) for span in timeline):
             tail = read_tail(self._root, self._disk, timeline, place)
-            if all(len(record.parts) == world_size for _, record in tail.records if isinstance(record, Step)):
+            if all(
+                len(record.parts) == world_size
+                for _, record in tail.records
+                if isinstance(record, Step)
+            ):
                 return tail
-        return Tail(records=[], timeline=(Span(place.segment, place.byte, place.byte),) if place else (), damage=None)
+        return Tail(
+            records=[],
+            timeline=(Span(place.segment, place.byte, place.byte),) if place else (),
+            damage=None,
+        )
 
     def _keep_evidence(self, skipped: Sequence[Skipped]) -> None:
         """Give what is damaged a second name that retention does not take away; as far as that works."""
         for each in skipped:
             with contextlib.suppress(OSError):
-                self._disk.link(self._root / each.path, self._root / "quarantine" / each.path.replace("/", "+"))
+                self._disk.link(
+                    self._root / each.path, self._root / "quarantine" / each.path.replace("/", "+")
+                )
                 self._disk.fsync_folder(self._root / "quarantine")
 
     def _fence(self, found: Found, journaled: Journaled, config_sha256: str) -> bool:
@@ -463,12 +573,18 @@ class Checkpointer:
         kind = found.resumed_by.kind if found.resumed_by else "fence"
         own = Span(segment_name(self._epoch, 0), 0, None)
         standing = msgspec.structs.replace(found.standing, timeline=(*found.standing.timeline, own))
-        cut = msgspec.structs.replace(found.cut, journal=journaled, fresh_events=(), config_sha256=config_sha256)
+        cut = msgspec.structs.replace(
+            found.cut, journal=journaled, fresh_events=(), config_sha256=config_sha256
+        )
         folder, mark = self._root / "man", self._root / manifest.mark_name(found.next_seq)
         temporary = folder / f".{self._disk.token()}.tmp"
         with self._step("A6", folder):
             try:
-                blobs.write_new(self._disk, temporary, manifest.encode(self._manifest(kind, found.next_seq, cut, standing, {})))
+                blobs.write_new(
+                    self._disk,
+                    temporary,
+                    manifest.encode(self._manifest(kind, found.next_seq, cut, standing, {})),
+                )
                 self._refuse_if_fenced()
                 if linked := self._link(temporary, mark):
                     self._disk.fsync_folder(folder)
@@ -477,20 +593,32 @@ class Checkpointer:
                     self._disk.unlink(temporary)
         return linked
 
-    def _write(self, folder: Path, files: Mapping[str, bytes]) -> tuple[dict[str, Digest], list[Path]]:
+    def _write(
+        self, folder: Path, files: Mapping[str, bytes]
+    ) -> tuple[dict[str, Digest], list[Path]]:
         """C4. Returns the digests, and the folders touched: deepest first, ``blobs/`` last."""
         needed = 2 * sum(map(len, files.values()))
         if (free := self._disk.free_bytes(self._root)) < needed:
-            raise OSError(errno.ENOSPC, f"{free} bytes free, {needed} wanted (twice the checkpoint)", str(self._root))
-        blobs.remove_tree(self._disk, folder)  # what a failed attempt could not remove; no manifest names it
+            raise OSError(
+                errno.ENOSPC,
+                f"{free} bytes free, {needed} wanted (twice the checkpoint)",
+                str(self._root),
+            )
+        blobs.remove_tree(
+            self._disk, folder
+        )  # what a failed attempt could not remove; no manifest names it
         folders = {folder}
         for path in files:
-            folders.update(parent for parent in (folder / path).parents if parent.is_relative_to(folder))
+            folders.update(
+                parent for parent in (folder / path).parents if parent.is_relative_to(folder)
+            )
         deepest_last = sorted(folders)
         for made in deepest_last:
             self._disk.mkdir(made)
         digests = {
-            path: self._share(folder, path, files[path]) or blobs.put(self._disk, folder / path, files[path]) for path in sorted(files)
+            path: self._share(folder, path, files[path])
+            or blobs.put(self._disk, folder / path, files[path])
+            for path in sorted(files)
         }
         return digests, [*reversed(deepest_last), folder.parent]
 
@@ -508,7 +636,9 @@ class Checkpointer:
             return None  # no link to be had: the bytes are here
         return meant
 
-    def _manifest(self, kind: str, seq: int, cut: Cut, standing: Standing, files: dict[str, Digest]) -> Manifest:
+    def _manifest(
+        self, kind: str, seq: int, cut: Cut, standing: Standing, files: dict[str, Digest]
+    ) -> Manifest:
         parent = self._parent
         return Manifest(
             format=manifest.FORMAT,
@@ -538,7 +668,9 @@ class Checkpointer:
     def _refuse_if_fenced(self) -> int:
         """C8. The own epoch; anyone who claimed later is the owner now."""
         if self._epoch and (newest := max(self._claims(), default=0)) > self._epoch:
-            raise Fenced(root=self._root, epoch=self._epoch, found=f"epoch {newest} was claimed after it")
+            raise Fenced(
+                root=self._root, epoch=self._epoch, found=f"epoch {newest} was claimed after it"
+            )
         return self._epoch
 
     @contextlib.contextmanager
@@ -579,7 +711,14 @@ class BackgroundWriter:
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint-writer")
         self._pending: Future[Saved] | None = None
 
-    def submit(self, files: Callable[[], Mapping[str, bytes]], cut: Cut, *, gaps: Sequence[Gap] = (), live: bool = True) -> bool:
+    def submit(
+        self,
+        files: Callable[[], Mapping[str, bytes]],
+        cut: Cut,
+        *,
+        gaps: Sequence[Gap] = (),
+        live: bool = True,
+    ) -> bool:
         """Hand copies over; False, with nothing done, while one is in flight or its outcome has not been polled.
 
         Args:
@@ -634,7 +773,9 @@ class BackgroundWriter:
         return Saved(version=version, error=None)
 
 
-def _supersede(state: Version, readable: Sequence[Version], seqs: Sequence[int], next_seq: int) -> tuple[tuple[int, int], ...]:
+def _supersede(
+    state: Version, readable: Sequence[Version], seqs: Sequence[int], next_seq: int
+) -> tuple[tuple[int, int], ...]:
     """Return what the chain of `state` leaves out, with what lies between it and the next manifest, if that is more than fences."""
     fences = {found.seq for found in readable if found.kind != manifest.CHECKPOINT}
     passed = [seq for seq in seqs if seq > state.seq and seq not in fences]
@@ -656,24 +797,36 @@ def _changed(standing: Standing, ordered: Directive, cut: Cut, skip: tuple[int, 
         changes["replay"] = ordered.replay
     if ordered.kind == "reset":
         moved = {
-            topic: {p: (cut.offsets.get(topic, {}).get(p, offset), offset) for p, offset in parts.items()}
+            topic: {
+                p: (cut.offsets.get(topic, {}).get(p, offset), offset)
+                for p, offset in parts.items()
+            }
             for topic, parts in (ordered.offsets or {}).items()
         }
-        changes["resets"] = (*standing.resets, Reset(order=ordered.orders_taken or 0, step=cut.step, skip=skip, offsets=moved))
+        changes["resets"] = (
+            *standing.resets,
+            Reset(order=ordered.orders_taken or 0, step=cut.step, skip=skip, offsets=moved),
+        )
     return msgspec.structs.replace(standing, **changes)
 
 
 def _moved(cut: Cut, reset: Reset) -> Cut:
     offsets = {topic: dict(parts) for topic, parts in cut.offsets.items()}
     for topic, parts in reset.offsets.items():
-        offsets.setdefault(topic, {}).update({partition: after for partition, (_, after) in parts.items()})
+        offsets.setdefault(topic, {}).update(
+            {partition: after for partition, (_, after) in parts.items()}
+        )
     return msgspec.structs.replace(cut, offsets=offsets)
 
 
 def _check_place(cut: Cut, standing: Standing) -> None:
-    if cut.journal is not None and not any(span.holds(cut.journal.place) for span in standing.timeline):
+    if cut.journal is not None and not any(
+        span.holds(cut.journal.place) for span in standing.timeline
+    ):
         place = cut.journal.place
-        raise ValueError(f"checkpoint: journal: {place.segment}@{place.byte} is not on the timeline {standing.timeline}")
+        raise ValueError(
+            f"checkpoint: journal: {place.segment}@{place.byte} is not on the timeline {standing.timeline}"
+        )
 
 
 def _check_files(files: Mapping[str, bytes]) -> None:
@@ -681,4 +834,6 @@ def _check_files(files: Mapping[str, bytes]) -> None:
         if path == manifest.MANIFEST:
             raise ValueError(f"checkpoint file {path!r}: the name belongs to the manifest")
         if wrong := manifest.check_path(path):
-            raise ValueError(f"checkpoint file {path!r}: expected a normalised path inside the version's folder, got one that is {wrong}")
+            raise ValueError(
+                f"checkpoint file {path!r}: expected a normalised path inside the version's folder, got one that is {wrong}"
+            )

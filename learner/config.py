@@ -64,7 +64,11 @@ class LearnerConfig:
             ValueError: names key, value and expectation.
         """
         self._expect("model", bool(self.model), "the name of an encoder, such as minilm-l6")
-        self._expect("tuning", bool(re.fullmatch(r"full|frozen|top:[1-9]\d*", self.tuning)), "full, frozen or top:N with N >= 1")
+        self._expect(
+            "tuning",
+            bool(re.fullmatch(r"full|frozen|top:[1-9]\d*", self.tuning)),
+            "full, frozen or top:N with N >= 1",
+        )
         self._expect("interaction", self.interaction in ("towers", "cross"), "towers or cross")
         self._expect("loss", self.loss in ("pointwise", "listwise"), "pointwise or listwise")
         self._expect("lr", 0 < self.lr < 1, "a number in (0, 1)")
@@ -79,7 +83,9 @@ class LearnerConfig:
         self._expect("device", bool(self.device), "a torch device, such as cpu or cuda")
         self._expect("seed", self.seed >= 0, "a whole number >= 0")
         self._expect("flush_seconds", 0 <= self.flush_seconds < float("inf"), "a number >= 0")
-        self._expect("publish_every_seconds", 0 < self.publish_every_seconds < float("inf"), "a number > 0")
+        self._expect(
+            "publish_every_seconds", 0 < self.publish_every_seconds < float("inf"), "a number > 0"
+        )
 
     def _expect(self, key: str, holds: bool, expected: str) -> None:
         if not holds:

@@ -91,8 +91,12 @@ class GlooRanks:
         with self._together("rendezvous"):
             store, rank, world = next(rendezvous("env://", timeout=timeout))
             # A launcher that starts all ranks again may keep its store, and there the addresses of the ranks that are dead
-            attempt = PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
-            dist.init_process_group("gloo", store=attempt, rank=rank, world_size=world, timeout=timeout)
+            attempt = PrefixStore(
+                f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store
+            )
+            dist.init_process_group(
+                "gloo", store=attempt, rank=rank, world_size=world, timeout=timeout
+            )
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
 
     def gather(self, data: bytes) -> list[bytes]:
@@ -104,11 +108,15 @@ class GlooRanks:
         sizes = torch.zeros(self.world, dtype=torch.int64)
         with self._together("gather"):
             dist.all_gather(list(torch.split(sizes, 1)), torch.tensor([len(data)]))
-            row = torch.zeros(int(sizes.max()), dtype=torch.uint8)  # gloo gathers equal sizes: all are made as long as the longest
+            row = torch.zeros(
+                int(sizes.max()), dtype=torch.uint8
+            )  # gloo gathers equal sizes: all are made as long as the longest
             row[: len(data)] = torch.from_numpy(np.frombuffer(data, np.uint8).copy())
             rows = [torch.empty_like(row) for _ in range(self.world)]
             dist.all_gather(rows, row)
-        return [row[:size].numpy().tobytes() for row, size in zip(rows, sizes.tolist(), strict=True)]
+        return [
+            row[:size].numpy().tobytes() for row, size in zip(rows, sizes.tolist(), strict=True)
+        ]
 
     def sum_(self, tensors: Sequence[Tensor]) -> None:
         """Put the sum over all ranks in place of each tensor; all of them travel as one."""
@@ -118,7 +126,9 @@ class GlooRanks:
         with self._together("sum"):
             dist.all_reduce(flat)
         with torch.no_grad():
-            for tensor, part in zip(tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True):
+            for tensor, part in zip(
+                tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True
+            ):
                 tensor.copy_(part.view_as(tensor))
 
     def broadcast(self, data: bytes | None) -> bytes:
@@ -142,4 +152,6 @@ class GlooRanks:
         try:
             yield
         except RuntimeError as error:  # torch's errors of its ranks are all of this class
-            raise RankLost(rank=self.rank, what=what, timeout_seconds=self._timeout_seconds, cause=error) from error
+            raise RankLost(
+                rank=self.rank, what=what, timeout_seconds=self._timeout_seconds, cause=error
+            ) from error

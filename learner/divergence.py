@@ -49,10 +49,16 @@ class LossWatch(msgspec.Struct, kw_only=True):
             self.num_nonfinite += 1
             if self.num_nonfinite >= NONFINITE_STEPS:
                 first = step - self.num_nonfinite + 1
-                raise Diverged(first, step, f"{self.num_nonfinite} steps in a row whose scores, loss or gradient are not finite")
+                raise Diverged(
+                    first,
+                    step,
+                    f"{self.num_nonfinite} steps in a row whose scores, loss or gradient are not finite",
+                )
             return
         self.num_nonfinite = 0
-        limit = self.mean + DEVIATIONS * math.sqrt(self.variance / num_samples + (_LEAST_RATIO * self.mean) ** 2)
+        limit = self.mean + DEVIATIONS * math.sqrt(
+            self.variance / num_samples + (_LEAST_RATIO * self.mean) ** 2
+        )
         if self.num_steps >= WARM_UP_STEPS and num_samples >= _LEAST_SAMPLES and loss > limit:
             beyond = f"{DEVIATIONS:g} standard deviations beyond the mean {self.mean:.3g} of recent steps"
             raise Diverged(step, step, f"loss {loss:.3g} is above {limit:.3g}, {beyond}")

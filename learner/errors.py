@@ -29,7 +29,9 @@ from typing import ClassVar
 class LearnerError(Exception):
     """Anything that the learner refuses or fails to do."""
 
-    retriable: ClassVar[bool] = False  #: whether the same call may succeed later without an operator
+    retriable: ClassVar[bool] = (
+        False  #: whether the same call may succeed later without an operator
+    )
 
 
 class ModelMissing(LearnerError):
@@ -48,8 +50,12 @@ class Diverged(LearnerError):
         self.first_step = first_step
         self.last_step = last_step
         self.reason = reason
-        steps = f"step {last_step}" if first_step == last_step else f"steps {first_step} to {last_step}"
-        super().__init__(f"{steps}: {reason}. No parameter moved; go back to a checkpoint before step {first_step} and leave {steps} out.")
+        steps = (
+            f"step {last_step}" if first_step == last_step else f"steps {first_step} to {last_step}"
+        )
+        super().__init__(
+            f"{steps}: {reason}. No parameter moved; go back to a checkpoint before step {first_step} and leave {steps} out."
+        )
 
 
 class OutOfMemory(LearnerError):
@@ -147,7 +153,9 @@ class Corrupt(StoreError):
         self.path = path
         self.expected = expected
         self.found = found
-        super().__init__(f"{path}: expected {expected}, found {found}. It is never loaded; keep it as evidence, or put a good copy back.")
+        super().__init__(
+            f"{path}: expected {expected}, found {found}. It is never loaded; keep it as evidence, or put a good copy back."
+        )
 
 
 class FormatUnknown(StoreError):
@@ -168,4 +176,6 @@ class VersionMissing(StoreError):
         """Name what was asked for, the store, and the newest versions that it has."""
         self.name = name
         listing = ", ".join(known[-5:]) if known else "none yet"
-        super().__init__(f"{root}: no version {name!r}. Newest known: {listing} ({len(known)} in all).")
+        super().__init__(
+            f"{root}: no version {name!r}. Newest known: {listing} ({len(known)} in all)."
+        )

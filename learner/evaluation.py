@@ -62,11 +62,17 @@ class Evaluation:
             self._add(logit[start : start + size], label[start : start + size], prior)
 
     def _add(self, logit: Array, label: Array, prior: float) -> None:
-        bins = np.clip((logit + _EDGE) * (_NUM_BINS / (2 * _EDGE)), 0, _NUM_BINS - 1).astype(np.int64)
-        counts = np.stack([np.bincount(bins[label == y], minlength=_NUM_BINS) for y in (0, 1)]).astype(np.float64)
+        bins = np.clip((logit + _EDGE) * (_NUM_BINS / (2 * _EDGE)), 0, _NUM_BINS - 1).astype(
+            np.int64
+        )
+        counts = np.stack(
+            [np.bincount(bins[label == y], minlength=_NUM_BINS) for y in (0, 1)]
+        ).astype(np.float64)
         loss = np.logaddexp(0, np.where(label > 0, -logit, logit)).sum()
         prior_loss = -(np.log(prior) * label.sum() + np.log1p(-prior) * (len(label) - label.sum()))
-        sums = np.array([loss, (1 / (1 + np.exp(-logit))).sum(), label.sum(), prior_loss, len(label)])
+        sums = np.array(
+            [loss, (1 / (1 + np.exp(-logit))).sum(), label.sum(), prior_loss, len(label)]
+        )
         self._blocks[-1] += _Block(counts, sums)
         if self._blocks[-1].num_samples >= self._block_size:
             self._blocks.append(_Block())
@@ -86,7 +92,11 @@ class Evaluation:
     def quarters(self) -> list[dict[str, float]]:
         """The stream so far in four parts of about equal numbers of samples, oldest first; fewer while there are fewer blocks."""
         blocks = [block for block in self._blocks if block.num_samples]
-        return [_report([blocks[i] for i in part]) for part in np.array_split(np.arange(len(blocks)), 4) if len(part)]
+        return [
+            _report([blocks[i] for i in part])
+            for part in np.array_split(np.arange(len(blocks)), 4)
+            if len(part)
+        ]
 
     def calibration(self) -> tuple[Array, Array, Array]:
         """Per tenth of the probability scale (10,): mean predicted, share of positives, samples; 0 where there are none."""
@@ -102,15 +112,22 @@ class Evaluation:
     def snapshot(self) -> bytes:
         """State after the last update, as msgpack; equal state gives equal bytes."""
         blocks = [[_sparse(block.counts), block.sums.tolist()] for block in self._blocks]
-        return msgspec.msgpack.encode({"format": FORMAT, "size": self._block_size, "blocks": blocks})
+        return msgspec.msgpack.encode(
+            {"format": FORMAT, "size": self._block_size, "blocks": blocks}
+        )
 
     def restore(self, data: bytes) -> None:
         """Resume after the update that the snapshot was taken behind."""
         state: dict[str, Any] = msgspec.msgpack.decode(data)
         if state["format"] != FORMAT:
-            raise ValueError(f"evaluation snapshot: got format {state['format']!r}, expected {FORMAT}")
+            raise ValueError(
+                f"evaluation snapshot: got format {state['format']!r}, expected {FORMAT}"
+            )
         self._block_size = state["size"]
-        self._blocks = [_Block(_dense(places, values), np.array(sums)) for (places, values), sums in state["blocks"]]
+        self._blocks = [
+            _Block(_dense(places, values), np.array(sums))
+            for (places, values), sums in state["blocks"]
+        ]
 
 
 def _report(blocks: list[_Block]) -> dict[str, float]:
@@ -126,11 +143,15 @@ def _report(blocks: list[_Block]) -> dict[str, float]:
         entropy = -(rate * np.log(rate) + (1 - rate) * np.log(1 - rate))
         negative, positive = block.counts
         below = np.cumsum(negative) - negative
-        found["auc"] = float((positive * (below + negative / 2)).sum() / (positives * (n - positives)))
+        found["auc"] = float(
+            (positive * (below + negative / 2)).sum() / (positives * (n - positives))
+        )
         found["normalized_entropy"] = float(loss / n / entropy)
         found["predicted_to_observed"] = float(predicted / positives)
         centres = 1 / (1 + np.exp(-_centres()))
-        cut = np.minimum(np.cumsum(block.counts.sum(0)) / n * 15, 14).astype(np.int64)  # fifteen bins of equal mass
+        cut = np.minimum(np.cumsum(block.counts.sum(0)) / n * 15, 14).astype(
+            np.int64
+        )  # fifteen bins of equal mass
         gap = np.bincount(cut, block.counts.sum(0) * centres - positive, minlength=15)
         found["calibration_error"] = float(np.abs(gap).sum() / n)
     return found
@@ -141,7 +162,9 @@ def _total(blocks: list[_Block]) -> _Block:
 
 
 def _centres() -> Array:
-    centres: Array = (np.arange(_NUM_BINS, dtype=np.float64) + 0.5) * (2 * _EDGE / _NUM_BINS) - _EDGE
+    centres: Array = (np.arange(_NUM_BINS, dtype=np.float64) + 0.5) * (
+        2 * _EDGE / _NUM_BINS
+    ) - _EDGE
     return centres
 
 

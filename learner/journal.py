@@ -51,7 +51,11 @@ class Span(msgspec.Struct, frozen=True, array_like=True):
 
     def holds(self, place: Place) -> bool:
         """Whether a place lies in it; its end does."""
-        return place.segment == self.segment and self.start <= place.byte and (self.end is None or place.byte <= self.end)
+        return (
+            place.segment == self.segment
+            and self.start <= place.byte
+            and (self.end is None or place.byte <= self.end)
+        )
 
 
 class Part(msgspec.Struct, frozen=True, array_like=True):
@@ -257,12 +261,18 @@ def tail(root: Path, disk: Disk, timeline: Sequence[Span], start: Place) -> Tail
         if data is None and span.end is None and first == 0 == span.start:
             span = Span(span.segment, 0, 0)  # its owner died before A7
         found, end, why = _scan(data, span, first)
-        if why is not None and (span.end is not None or data is None or end > len(data) or not _torn(data, end)):
+        if why is not None and (
+            span.end is not None or data is None or end > len(data) or not _torn(data, end)
+        ):
             damage = Damage(place=Place(span.segment, end), reason=why)
         records += found
         if found or span.holds(start):
             closed.append(Span(span.segment, span.start, end))
-        if span.end is None and why is None and (follower := _follower(span.segment)) in _names(root, disk):
+        if (
+            span.end is None
+            and why is None
+            and (follower := _follower(span.segment)) in _names(root, disk)
+        ):
             rest.append(Span(follower, 0, None))
         first = 0
     return Tail(records=records, timeline=tuple(closed), damage=damage)
@@ -270,11 +280,15 @@ def tail(root: Path, disk: Disk, timeline: Sequence[Span], start: Place) -> Tail
 
 def _frame(number: int, record: Open | Record) -> bytes:
     payload = _encoder.encode(_Payload(number, record))
-    assert len(payload) <= MAX_RECORD_BYTES, "a step's record is small: it names slices and holds no events"
+    assert len(payload) <= MAX_RECORD_BYTES, (
+        "a step's record is small: it names slices and holds no events"
+    )
     return _HEADER.pack(len(payload), zlib.crc32(payload)) + payload
 
 
-def _scan(data: bytes | None, span: Span, first: int) -> tuple[list[tuple[Place, Record]], int, str | None]:
+def _scan(
+    data: bytes | None, span: Span, first: int
+) -> tuple[list[tuple[Place, Record]], int, str | None]:
     """Return the whole records of a span from byte `first` on, where they end, and why that is not the end of the span or of the file."""
     at = max(first, span.start)
     if at == span.end:
@@ -298,8 +312,16 @@ def _scan(data: bytes | None, span: Span, first: int) -> tuple[list[tuple[Place,
         if not isinstance(record, Open):
             found.append((Place(span.segment, at), record))
         elif segment_name(record.epoch, record.number) != span.segment or number:
-            return found, at, f"the beginning of segment {segment_name(record.epoch, record.number)}"
-    return found, at, None if at == end else f"expected the end of a record at {end}, found it at {at}"
+            return (
+                found,
+                at,
+                f"the beginning of segment {segment_name(record.epoch, record.number)}",
+            )
+    return (
+        found,
+        at,
+        None if at == end else f"expected the end of a record at {end}, found it at {at}",
+    )
 
 
 def _payload(data: bytes, at: int) -> tuple[_Payload | None, int]:
@@ -326,7 +348,10 @@ def _torn(data: bytes, at: int) -> bool:
     budget = 4 * len(data) + MAX_RECORD_BYTES
     for place in range(at, len(data) - _HEADER.size):
         size = int.from_bytes(data[place : place + 4], "little")
-        if 0 < size <= min(MAX_RECORD_BYTES, len(data) - place - _HEADER.size) and data[place + _HEADER.size] == 0x92:
+        if (
+            0 < size <= min(MAX_RECORD_BYTES, len(data) - place - _HEADER.size)
+            and data[place + _HEADER.size] == 0x92
+        ):
             budget -= size
             if budget < 0 or _payload(data, place)[0] is not None:
                 return False

@@ -121,7 +121,9 @@ class Publisher:
         for sample in samples:
             at = sample.event_time_us
             self._fresh[at - at % _FRESH_US] += 1
-            self._span = (at, at) if self._span is None else (min(self._span[0], at), max(self._span[1], at))
+            self._span = (
+                (at, at) if self._span is None else (min(self._span[0], at), max(self._span[1], at))
+            )
 
     def stepped(self, place: Place) -> None:
         """Note where the journal goes on behind the step that was just done."""
@@ -136,20 +138,34 @@ class Publisher:
         if self._writer is None:
             return False
         self._hear(self._poll(timeout_seconds=0.0))
-        return self._in_flight is None and self._clock() >= self._due and bool(more or self._is_new() or self._due == -math.inf)
+        return (
+            self._in_flight is None
+            and self._clock() >= self._due
+            and bool(more or self._is_new() or self._due == -math.inf)
+        )
 
     def cut(self) -> None:
         """Copy all state as it is between two steps, and hand it to the writer; by all ranks together."""
         began = time.perf_counter()
         states = [self._ingest()]
         if self._ranks.world > 1:
-            states = [msgspec.msgpack.decode(said, type=IngestState) for said in self._ranks.gather(msgspec.msgpack.encode(states[0]))]
+            states = [
+                msgspec.msgpack.decode(said, type=IngestState)
+                for said in self._ranks.gather(msgspec.msgpack.encode(states[0]))
+            ]
         if self._writer is None:
             self._fresh.clear()
             return
         ingest = _merged(states)
-        make, parts = self._trainer.copied(), {f"training/{name}.msgpack": part for name, part in ingest.parts.items()}
-        evaluation = {name: value for name, value in self._trainer.evaluation().items() if math.isfinite(value)}
+        make, parts = (
+            self._trainer.copied(),
+            {f"training/{name}.msgpack": part for name, part in ingest.parts.items()},
+        )
+        evaluation = {
+            name: value
+            for name, value in self._trainer.evaluation().items()
+            if math.isfinite(value)
+        }
         config = self._trainer.weigher.config
         num, sum64 = self._trainer.trained
         cut = Cut(
@@ -163,14 +179,20 @@ class Publisher:
             fresh_events=tuple(sorted(self._fresh.items())),
             config_sha256=self._identity.config_sha256,
             fingerprint=dict(self._identity.fingerprint),
-            journal=Journaled(segment=self._place.segment, byte=self._place.byte, skip=tuple(state.num_turns for state in states)),
+            journal=Journaled(
+                segment=self._place.segment,
+                byte=self._place.byte,
+                skip=tuple(state.num_turns for state in states),
+            ),
             audit=ingest.audit,
             inputs=dict(self._identity.inputs),
             trained=Trained(num=num, sum64=sum64),
         )
         new_gaps = tuple(gap for gap in ingest.gaps if gap not in self._gaps)
         self._gaps += new_gaps
-        taken = self._writer.submit(lambda: {**make(), **parts}, cut, gaps=new_gaps, live=ingest.live)
+        taken = self._writer.submit(
+            lambda: {**make(), **parts}, cut, gaps=new_gaps, live=ingest.live
+        )
         assert taken, "one checkpoint at a time"
         self._in_flight, self._fresh = self._fresh, Counter()
         self._began = self._clock()
@@ -191,7 +213,12 @@ class Publisher:
         saved = None
         if self._writer is not None:
             self._hear(self._poll(timeout_seconds=None))
-        if any(said != b"" for said in self._ranks.gather(b"new" if self._is_new() and self._writer is not None else b"")):
+        if any(
+            said != b""
+            for said in self._ranks.gather(
+                b"new" if self._is_new() and self._writer is not None else b""
+            )
+        ):
             self.cut()
             if self._writer is not None:
                 saved = self._poll(timeout_seconds=None)
@@ -221,7 +248,10 @@ class Publisher:
         self._in_flight = None
         if saved.error is not None:
             self._telemetry.publishes.labels("failed").inc()
-            log.error("checkpoint failed", extra={"error": str(saved.error), "version": saved.version and saved.version.name})
+            log.error(
+                "checkpoint failed",
+                extra={"error": str(saved.error), "version": saved.version and saved.version.name},
+            )
             return
         assert saved.version is not None
         self._replaying = saved.version.standing.replay is not None
@@ -229,7 +259,14 @@ class Publisher:
         self._telemetry.publish_duration.observe(max(0.0, self._clock() - self._began))
         self._telemetry.last_publish.set(self._clock())
         self._telemetry.size.set(sum(digest.size for digest in saved.version.files.values()))
-        log.info("published", extra={"version": saved.version.name, "step": saved.version.step, "samples": saved.version.num_samples})
+        log.info(
+            "published",
+            extra={
+                "version": saved.version.name,
+                "step": saved.version.step,
+                "samples": saved.version.num_samples,
+            },
+        )
         self._published(saved.version)
 
 
@@ -280,7 +317,10 @@ def train(
         mine = _Said(_NOTHING if batch is None else Part(batch.turns, batch.cause), over, due)
         said = [mine]
         if ranks.world > 1:
-            said = [msgspec.msgpack.decode(data, type=_Said) for data in ranks.gather(msgspec.msgpack.encode(mine))]
+            said = [
+                msgspec.msgpack.decode(data, type=_Said)
+                for data in ranks.gather(msgspec.msgpack.encode(mine))
+            ]
         report = None
         if any(each.part.cause is not None for each in said):
             record = Step(trainer.step_number + 1, tuple(each.part for each in said))
@@ -291,7 +331,9 @@ def train(
             else:
                 place = _write(journal, record, telemetry)
             num_micro_batches = trainer.num_micro_batches
-            report = _step(trainer, () if batch is None else batch.samples, record.step, quarantine, telemetry)
+            report = _step(
+                trainer, () if batch is None else batch.samples, record.step, quarantine, telemetry
+            )
             if report is not None:
                 publisher.trained(report.weighted.samples)
             if trainer.num_micro_batches != num_micro_batches:
@@ -308,7 +350,11 @@ def train(
 
 
 def _step(
-    trainer: Trainer, samples: Sequence[Sample], number: int, quarantine: Sequence[tuple[int, int]], telemetry: Telemetry
+    trainer: Trainer,
+    samples: Sequence[Sample],
+    number: int,
+    quarantine: Sequence[tuple[int, int]],
+    telemetry: Telemetry,
 ) -> StepReport | None:
     if any(first <= number < end for first, end in quarantine):
         trainer.skip(samples)
@@ -384,7 +430,11 @@ def _told(step: Step) -> str:
     for part in step.parts:
         slices = [s for turn in part.turns for s in turn.slices]
         told.append(
-            f"{part.cause}: " + ", ".join(f"{s.topic}[{s.partition}]@{s.start}-{s.end} {s.num_records} {s.sum64:016x}" for s in slices)
+            f"{part.cause}: "
+            + ", ".join(
+                f"{s.topic}[{s.partition}]@{s.start}-{s.end} {s.num_records} {s.sum64:016x}"
+                for s in slices
+            )
         )
     return f"step {step.step} ({'; '.join(told)})"
 

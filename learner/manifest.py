@@ -54,7 +54,9 @@ class Journaled(msgspec.Struct, frozen=True, kw_only=True):
 
     segment: journal.SegmentName
     byte: _COUNT  #: where the next record begins
-    skip: tuple[_COUNT, ...] = ()  #: by rank: how many turns of the next record the state contains already
+    skip: tuple[
+        _COUNT, ...
+    ] = ()  #: by rank: how many turns of the next record the state contains already
 
     @property
     def place(self) -> journal.Place:
@@ -102,7 +104,9 @@ class Reset(msgspec.Struct, frozen=True, kw_only=True):
     order: int
     step: _COUNT  #: it took effect behind this one,
     skip: tuple[_COUNT, ...] = ()  #: and behind so many turns of the next, by rank
-    offsets: dict[str, dict[int, tuple[int, int]]]  #: topic -> partition -> next offset before and after
+    offsets: dict[
+        str, dict[int, tuple[int, int]]
+    ]  #: topic -> partition -> next offset before and after
 
 
 class Exclusions(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,16 +129,24 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
     """What holds from one manifest to the next, whatever is learned in between."""
 
-    timeline: tuple[journal.Span, ...] = ()  #: the parts of the journal that count, from the oldest kept checkpoint on
+    timeline: tuple[
+        journal.Span, ...
+    ] = ()  #: the parts of the journal that count, from the oldest kept checkpoint on
     gaps: tuple[Gap, ...] = ()
     resets: tuple[Reset, ...] = ()
-    quarantine: tuple[tuple[int, int], ...] = ()  #: steps ``[from, to)`` of this timeline that are not learned
+    quarantine: tuple[
+        tuple[int, int], ...
+    ] = ()  #: steps ``[from, to)`` of this timeline that are not learned
     exclusions: Exclusions | None = None
-    bit_exact: bool = True  #: false from the first resume under another fingerprint or world size on
+    bit_exact: bool = (
+        True  #: false from the first resume under another fingerprint or world size on
+    )
     orders_taken: int = 0  #: the newest order that was carried out
     world_size: int = 1
     replay: Replay | None = None
-    superseded: tuple[tuple[int, int], ...] = ()  #: numbers ``[from, to)`` of manifests that this one did not go on from
+    superseded: tuple[
+        tuple[int, int], ...
+    ] = ()  #: numbers ``[from, to)`` of manifests that this one did not go on from
 
     def leaves_out(self, seq: int) -> bool:
         """Return whether manifest number `seq` is one that this one did not go on from."""
@@ -151,7 +163,9 @@ class Cut(msgspec.Struct, frozen=True, kw_only=True, rename={"watermark_us": "wa
     watermark_us: int | None  #: event-time watermark; None before the first record
     weighting: dict[str, str | int | float | bool | list[float] | None]  #: scheme, exponent, clip
     evaluation: dict[str, float]  #: finite numbers only; leave out what is not known yet
-    fresh_events: tuple[tuple[int, int], ...]  #: (event time in microseconds, count) newly contained since the parent
+    fresh_events: tuple[
+        tuple[int, int], ...
+    ]  #: (event time in microseconds, count) newly contained since the parent
     config_sha256: str
     fingerprint: dict[str, str | int | float | bool | None]  #: of the environment (RELIABILITY D7)
     journal: Journaled | None = None  #: None where nothing is journaled
@@ -160,7 +174,9 @@ class Cut(msgspec.Struct, frozen=True, kw_only=True, rename={"watermark_us": "wa
     trained: Trained = Trained()
 
 
-class Manifest(Cut, frozen=True, kw_only=True, rename={"watermark_us": "watermark", "created_us": "created"}):
+class Manifest(
+    Cut, frozen=True, kw_only=True, rename={"watermark_us": "watermark", "created_us": "created"}
+):
     """A cut, who made it, what holds, and the files that it consists of."""
 
     format: int
@@ -223,7 +239,9 @@ def canonical(value: object) -> bytes:
     Raises:
         ValueError: a number is not finite, or text is not Unicode.
     """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    ).encode()
 
 
 def encode(manifest: Manifest) -> bytes:
@@ -247,7 +265,9 @@ def encode(manifest: Manifest) -> bytes:
             ) from error
     data = canonical({**fields, "self": hashlib.sha256(canonical(fields)).hexdigest()})
     if len(data) > MAX_MANIFEST_BYTES:
-        raise ValueError(f"checkpoint: manifest: got {len(data)} bytes, expected at most {MAX_MANIFEST_BYTES}")
+        raise ValueError(
+            f"checkpoint: manifest: got {len(data)} bytes, expected at most {MAX_MANIFEST_BYTES}"
+        )
     return data
 
 
@@ -266,13 +286,20 @@ def decode(data: bytes, *, where: str) -> tuple[Manifest, dict[str, Any]]:
         raw = json.loads(data)
         whole = isinstance(raw, dict) and canonical(raw) == data
     except (ValueError, RecursionError) as error:
-        raise Corrupt(where, expected="a manifest in canonical JSON", found=f"{len(data)} bytes that are not") from error
+        raise Corrupt(
+            where, expected="a manifest in canonical JSON", found=f"{len(data)} bytes that are not"
+        ) from error
     if not whole:
         raise Corrupt(where, expected="a manifest in canonical JSON", found="JSON in another form")
     _check_self(raw, where)
     for key, known in (("format", FORMATS), ("kind", KINDS)):
         if raw.get(key) not in known:
-            raise FormatUnknown(where, key=key, expected=f"one of {', '.join(map(str, known))}", found=repr(raw.get(key)))
+            raise FormatUnknown(
+                where,
+                key=key,
+                expected=f"one of {', '.join(map(str, known))}",
+                found=repr(raw.get(key)),
+            )
     try:
         manifest = _convert(raw)
     except msgspec.ValidationError as error:
@@ -299,13 +326,23 @@ def _check_self(raw: Mapping[str, Any], where: str) -> None:
 
 def _check_names(manifest: Manifest, where: str) -> None:
     if manifest.version != version_name(manifest.seq):
-        raise Corrupt(where, expected=f"version {version_name(manifest.seq)}", found=repr(manifest.version))
+        raise Corrupt(
+            where, expected=f"version {version_name(manifest.seq)}", found=repr(manifest.version)
+        )
     if manifest.parent is not None and version_seq(manifest.parent.version) is None:
-        raise Corrupt(where, expected="a version's name as parent", found=repr(manifest.parent.version))
+        raise Corrupt(
+            where, expected="a version's name as parent", found=repr(manifest.parent.version)
+        )
     folder = folder_name(manifest.epoch, manifest.seq)
     if manifest.files and manifest.kind != CHECKPOINT:
-        raise Corrupt(where, expected=f"a {manifest.kind} without files", found=f"{len(manifest.files)} files")
+        raise Corrupt(
+            where, expected=f"a {manifest.kind} without files", found=f"{len(manifest.files)} files"
+        )
     for path in manifest.files:
         wrong = check_path(path) or (None if path.startswith(f"{folder}/") else f"outside {folder}")
         if wrong:
-            raise Corrupt(where, expected="normalised paths inside the version's folder", found=f"{path!r}: {wrong}")
+            raise Corrupt(
+                where,
+                expected="normalised paths inside the version's folder",
+                found=f"{path!r}: {wrong}",
+            )

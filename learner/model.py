@@ -51,11 +51,20 @@ def load_pretrained(name: str, *, download: bool = False) -> tuple[Any, Any, str
         if packaged and packaged[1]:
             config.num_hidden_layers = min(int(packaged[1]), config.num_hidden_layers)
         model = AutoModel.from_pretrained(
-            path, config=config, local_files_only=not download, trust_remote_code=False, use_safetensors=True, attn_implementation="sdpa"
+            path,
+            config=config,
+            local_files_only=not download,
+            trust_remote_code=False,
+            use_safetensors=True,
+            attn_implementation="sdpa",
         )
     except (OSError, ValueError) as error:
         raise ModelMissing(f"learner.model: {name!r} cannot be loaded: {error}") from error
-    return model, load_tokenizer(Path(path)) if local else _hub_tokenizer(path), _pooling(Path(path))
+    return (
+        model,
+        load_tokenizer(Path(path)) if local else _hub_tokenizer(path),
+        _pooling(Path(path)),
+    )
 
 
 def load_saved(folder: Path, tensors: Mapping[str, Tensor]) -> Any:
@@ -140,7 +149,15 @@ class Encoder(nn.Module):
     kept) or ``frozen`` (nothing moves; the vector itself is kept).
     """
 
-    def __init__(self, model: Any, *, tuning: str, pooling: str = "mean", cache: PrefixCache | None = None, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        model: Any,
+        *,
+        tuning: str,
+        pooling: str = "mean",
+        cache: PrefixCache | None = None,
+        dropout: float = 0.0,
+    ) -> None:
         """Take a model and freeze what its tuning leaves alone.
 
         Raises:
@@ -154,7 +171,9 @@ class Encoder(nn.Module):
         self.width = int(model.config.hidden_size)
         self._pad = int(model.config.pad_token_id or 0)
         self._prefix_digest: str | None = None
-        self._top = self._top_layers(int(tuning.partition(":")[2])) if tuning.startswith("top:") else None
+        self._top = (
+            self._top_layers(int(tuning.partition(":")[2])) if tuning.startswith("top:") else None
+        )
         for parameter in self.model.parameters():
             parameter.requires_grad_(tuning == "full")
         for parameter in () if self._top is None else self._top.parameters():
@@ -168,9 +187,13 @@ class Encoder(nn.Module):
         layers = getattr(getattr(self.model, "encoder", None), "layer", None)
         if not isinstance(layers, nn.ModuleList):
             kind = type(self.model).__name__
-            raise TuningUnsupported(f"learner.tuning: top:{num} needs an encoder with encoder.layer, {kind} has none; use full or frozen")
+            raise TuningUnsupported(
+                f"learner.tuning: top:{num} needs an encoder with encoder.layer, {kind} has none; use full or frozen"
+            )
         if num > len(layers):
-            raise TuningUnsupported(f"learner.tuning: got top:{num}, the encoder has {len(layers)} layers")
+            raise TuningUnsupported(
+                f"learner.tuning: got top:{num}, the encoder has {len(layers)} layers"
+            )
         return layers[len(layers) - num :]
 
     def prefix_digest(self) -> str:
@@ -181,7 +204,9 @@ class Encoder(nn.Module):
         digest = hashlib.sha256(f"{self.tuning} {self.pooling}".encode())
         for name, parameter in sorted(self.model.named_parameters()):
             if id(parameter) not in moving:
-                digest.update(name.encode() + parameter.detach().cpu().contiguous().numpy().tobytes())
+                digest.update(
+                    name.encode() + parameter.detach().cpu().contiguous().numpy().tobytes()
+                )
         self._prefix_digest = digest.hexdigest()
         return self._prefix_digest
 
@@ -203,7 +228,9 @@ class Encoder(nn.Module):
         """Unit vectors (n, D) of texts that pad to one length."""
         if self.tuning == "full":
             ids, mask = self._padded(texts)
-            return self._pool(self.model(input_ids=ids, attention_mask=mask).last_hidden_state, mask)
+            return self._pool(
+                self.model(input_ids=ids, attention_mask=mask).last_hidden_state, mask
+            )
         found = [self.cache.get(ids) for ids in texts]
         missing = [i for i, kept in enumerate(found) if kept is None]
         if missing:
@@ -221,7 +248,9 @@ class Encoder(nn.Module):
         ids, mask = self._padded(texts)
         training = self.model.training
         self.model.eval()  # what is kept must not depend on the step that made it: no dropout here, and no random number drawn
-        output = self.model(input_ids=ids, attention_mask=mask, output_hidden_states=self._top is not None)
+        output = self.model(
+            input_ids=ids, attention_mask=mask, output_hidden_states=self._top is not None
+        )
         self.model.train(training)
         if self._top is None:
             return list(self._pool(output.last_hidden_state, mask).cpu().numpy().astype(np.float16))

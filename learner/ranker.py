@@ -49,7 +49,14 @@ class Ranker(nn.Module):
     """
 
     def __init__(
-        self, encoder: Encoder, texts: Texts, residual: QueryResidual, *, interaction: str, scale: float, exponent: float = 0.0
+        self,
+        encoder: Encoder,
+        texts: Texts,
+        residual: QueryResidual,
+        *,
+        interaction: str,
+        scale: float,
+        exponent: float = 0.0,
     ) -> None:
         """Start where the encoder is."""
         super().__init__()
@@ -82,11 +89,18 @@ class Ranker(nn.Module):
         base = self.scale * cosine + self.bias
         purchase = self.purchase_scale * cosine + self.purchase_bias
         if self.cross is not None:
-            pairs = self.encoder([self.texts.ids(q, i) for q, i in zip(queries, items, strict=True)]).cpu()
+            pairs = self.encoder(
+                [self.texts.ids(q, i) for q, i in zip(queries, items, strict=True)]
+            ).cpu()
             # row by row: a matrix product sums in an order that depends on how many rows there are
             added = (pairs[:, None, :] * self.cross.weight).sum(-1) + self.cross.bias
             base, purchase = base + added[:, 0], purchase + added[:, 1]
-        return PairLogits(click=base + (1 + self.exponent) * (self._residuals(queries) * v).sum(-1), base=base, purchase=purchase, items=v)
+        return PairLogits(
+            click=base + (1 + self.exponent) * (self._residuals(queries) * v).sum(-1),
+            base=base,
+            purchase=purchase,
+            items=v,
+        )
 
     def forget(self) -> None:
         """Drop the vectors kept for scoring: the encoder has moved since."""
@@ -100,14 +114,20 @@ class Ranker(nn.Module):
             return encoded.cpu()
         found = [self._kept.get(row) for row in ids]
         missing = [i for i, vector in enumerate(found) if vector is None]
-        for i, vector in zip(missing, self.encoder([ids[i] for i in missing]).cpu().numpy(), strict=True):
+        for i, vector in zip(
+            missing, self.encoder([ids[i] for i in missing]).cpu().numpy(), strict=True
+        ):
             self._kept.put(ids[i], vector)
             found[i] = vector
         return torch.from_numpy(np.stack([vector for vector in found if vector is not None]))
 
     def _residuals(self, queries: Sequence[str]) -> Tensor:
         rows = {q: self.residual.get(q) for q in dict.fromkeys(queries)}
-        return torch.from_numpy(np.stack([rows[q] for q in queries]) if queries else np.zeros((0, self.encoder.width), np.float32))
+        return torch.from_numpy(
+            np.stack([rows[q] for q in queries])
+            if queries
+            else np.zeros((0, self.encoder.width), np.float32)
+        )
 
     def description(self) -> dict[str, Any]:
         """What, beside the tensors, a version needs to score as this ranker does."""

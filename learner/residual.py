@@ -54,9 +54,16 @@ class ResidualConfig:
         Raises:
             ValueError: names key, value and expectation.
         """
-        for key, least in (("shrinkage", 1e-6), ("steps", 0), ("max_exposure", 1), ("max_queries", 1)):
+        for key, least in (
+            ("shrinkage", 1e-6),
+            ("steps", 0),
+            ("max_exposure", 1),
+            ("max_queries", 1),
+        ):
             if not getattr(self, key) >= least:
-                raise ValueError(f"learner.residual.{key}: got {getattr(self, key)!r}, expected a number >= {least}")
+                raise ValueError(
+                    f"learner.residual.{key}: got {getattr(self, key)!r}, expected a number >= {least}"
+                )
 
 
 class _Recurring:
@@ -121,9 +128,13 @@ class QueryResidual:
         for item, c, e in zip(items, clicks, exposure, strict=True):
             old_c, old_e = known.counts.get(item, (0.0, 0.0))
             new_c, new_e = old_c + float(c), old_e + float(e)
-            known.counts[item] = (new_c / 2, new_e / 2) if new_e > self.config.max_exposure else (new_c, new_e)
+            known.counts[item] = (
+                (new_c / 2, new_e / 2) if new_e > self.config.max_exposure else (new_c, new_e)
+            )
         c_n, e_n = np.array([known.counts[item] for item in items]).T
-        if not e_n.sum() > 0:  # late positives whose first copies were left out, as in quarantine: clicks without a showing are no rate
+        if (
+            not e_n.sum() > 0
+        ):  # late positives whose first copies were left out, as in quarantine: clicks without a showing are no rate
             return
         share = e_n.sum() / max(sum(e for _, e in known.counts.values()), 1e-9)
         pull = self.config.shrinkage * share
@@ -137,12 +148,17 @@ class QueryResidual:
     def vectors(self) -> tuple[list[str], Vector]:
         """Queries, and their residuals (Q, D): all that serving needs."""
         rows = [known.vector for known in self._queries.values()]
-        return list(self._queries), np.stack(rows) if rows else np.zeros((0, self.width), dtype=np.float32)
+        return list(self._queries), np.stack(rows) if rows else np.zeros(
+            (0, self.width), dtype=np.float32
+        )
 
     def snapshot(self) -> tuple[bytes, Vector]:
         """Counts as msgpack, and residuals (Q, D), oldest query first; resumes after the last batch learned."""
         queries, vectors = self.vectors()
-        counts = [[query, [[item, c, e] for item, (c, e) in known.counts.items()]] for query, known in self._queries.items()]
+        counts = [
+            [query, [[item, c, e] for item, (c, e) in known.counts.items()]]
+            for query, known in self._queries.items()
+        ]
         assert [row[0] for row in counts] == queries
         return msgspec.msgpack.encode({"format": FORMAT, "queries": counts}), vectors
 
@@ -153,8 +169,16 @@ class QueryResidual:
             Corrupt: counts and vectors do not belong together.
         """
         state: Mapping[str, Any] = msgspec.msgpack.decode(data)
-        if state["format"] != FORMAT or len(state["queries"]) != len(vectors) or vectors.shape[1:] != (self.width,):
-            raise Corrupt("residual", expected=f"format {FORMAT}, width {self.width}", found=f"{state['format']}, {vectors.shape}")
+        if (
+            state["format"] != FORMAT
+            or len(state["queries"]) != len(vectors)
+            or vectors.shape[1:] != (self.width,)
+        ):
+            raise Corrupt(
+                "residual",
+                expected=f"format {FORMAT}, width {self.width}",
+                found=f"{state['format']}, {vectors.shape}",
+            )
         self._queries.clear()
         for (query, counts), vector in zip(state["queries"], vectors, strict=True):
             known = self._queries[query] = _Recurring(self.width)

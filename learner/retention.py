@@ -34,14 +34,20 @@ class Retention:
 
     store: Store
     disk: Disk
-    now_us: Callable[[], int]  #: since the Unix epoch; for the age of what was thrown away or left behind
+    now_us: Callable[
+        [], int
+    ]  #: since the Unix epoch; for the age of what was thrown away or left behind
     standing: Callable[[], Standing]  #: of the next checkpoint
-    refuse_if_fenced: Callable[[], int]  #: returns the own epoch; raises Fenced if there is a newer owner
+    refuse_if_fenced: Callable[
+        [], int
+    ]  #: returns the own epoch; raises Fenced if there is a newer owner
     first_segment: str = ""  #: the oldest that the last `prune` found needed
 
     def trimmed(self, timeline: tuple[Span, ...]) -> tuple[Span, ...]:
         """Return a timeline from the oldest segment on that the last `prune` found needed."""
-        first = next((index for index, span in enumerate(timeline) if span.segment == self.first_segment), 0)
+        first = next(
+            (index for index, span in enumerate(timeline) if span.segment == self.first_segment), 0
+        )
         return timeline[first:]
 
     def sweep(self) -> list[str]:
@@ -57,7 +63,11 @@ class Retention:
             Fenced: there is a newer owner.
             OSError: something could not be removed; the next sweep tries again.
         """
-        own_epoch, root, manifests = self.refuse_if_fenced(), self.store.root, self.store.manifests()
+        own_epoch, root, manifests = (
+            self.refuse_if_fenced(),
+            self.store.root,
+            self.store.manifests(),
+        )
         named = {found.path.name for found in manifests}
         damaged = set(self.store.seqs()) - {found.seq for found in manifests}
         swept = []
@@ -72,7 +82,9 @@ class Retention:
                     if error.errno not in (errno.ENOENT, errno.ENOTEMPTY):
                         raise
         for folder in (root / "control", root / "man"):
-            for path in [folder / name for name in self.disk.listdir(folder) if name.endswith(".tmp")]:
+            for path in [
+                folder / name for name in self.disk.listdir(folder) if name.endswith(".tmp")
+            ]:
                 if self.now_us() - self.disk.modified_us(path) >= _LEFTOVER_US:
                     self.disk.unlink(path)
         claims = [name for name in self.disk.listdir(root / "epoch") if name.isdecimal()]
@@ -111,7 +123,11 @@ class Retention:
             retire(self.store.root, self.disk, version, now_us)
         kept = [version for version in manifests if version not in old]
         self.first_segment = next((span.segment for span in needed(standing.timeline, kept)), "")
-        named = {span.segment for timeline in (standing.timeline, *(version.timeline for version in kept)) for span in timeline}
+        named = {
+            span.segment
+            for timeline in (standing.timeline, *(version.timeline for version in kept))
+            for span in timeline
+        }
         for segment in segments:
             if segment not in named and 0 < segment_epoch(segment) <= own_epoch:
                 self.refuse_if_fenced()
@@ -126,12 +142,22 @@ class Retention:
         old = [
             found
             for found, after in itertools.pairwise(manifests)
-            if found.kind != CHECKPOINT and (found.seq < floor or (after.kind != CHECKPOINT and after.parent == found.parent))
+            if found.kind != CHECKPOINT
+            and (found.seq < floor or (after.kind != CHECKPOINT and after.parent == found.parent))
         ]
-        named = {*self.store.aliases().values(), self.store.announced(), *self._named_by_operators(standing.orders_taken)}
-        named |= {found.parent for found in manifests if found.kind != CHECKPOINT and found not in old}
+        named = {
+            *self.store.aliases().values(),
+            self.store.announced(),
+            *self._named_by_operators(standing.orders_taken),
+        }
+        named |= {
+            found.parent for found in manifests if found.kind != CHECKPOINT and found not in old
+        }
         kept = [*chain[-keep:], *versions[-keep:]]
-        return [*(version for version in versions if version not in kept and version.name not in named), *old]
+        return [
+            *(version for version in versions if version not in kept and version.name not in named),
+            *old,
+        ]
 
     def _named_by_operators(self, orders_taken: int) -> set[str]:
         """Versions that a pin, or an order that is still to be taken, names."""
@@ -143,7 +169,12 @@ class Retention:
                 number, _, ending = name.partition(".")
                 if ending == "json" and number.isdecimal() and int(number) > orders_taken:
                     with contextlib.suppress(Corrupt, msgspec.DecodeError):
-                        data = blobs.read_small(self.disk, self.store.root, f"control/orders/{name}", max_bytes=_MAX_ORDER_BYTES)
+                        data = blobs.read_small(
+                            self.disk,
+                            self.store.root,
+                            f"control/orders/{name}",
+                            max_bytes=_MAX_ORDER_BYTES,
+                        )
                         names.add(msgspec.json.decode(data, type=_Order).plan.version)
         return names
 
@@ -168,7 +199,14 @@ class _Order(msgspec.Struct):
 def needed(timeline: Sequence[Span], kept: Sequence[Version]) -> tuple[Span, ...]:
     """Return a timeline from the oldest place on that one of these goes on from."""
     places = [found.journal.place for found in kept if found.journal is not None]
-    first = next((index for index, span in enumerate(timeline) if any(span.holds(place) for place in places)), 0)
+    first = next(
+        (
+            index
+            for index, span in enumerate(timeline)
+            if any(span.holds(place) for place in places)
+        ),
+        0,
+    )
     return tuple(timeline[first:])
 
 
@@ -178,7 +216,13 @@ def retire(root: Path, disk: Disk, version: Version, now_us: int) -> None:
     Raises:
         OSError: it is not retired, or not durably.
     """
-    _throw(root, disk, now_us, root / manifest.mark_name(version.seq), *([version.path] if version.files else []))
+    _throw(
+        root,
+        disk,
+        now_us,
+        root / manifest.mark_name(version.seq),
+        *([version.path] if version.files else []),
+    )
 
 
 def _throw(root: Path, disk: Disk, now_us: int, *sources: Path) -> None:

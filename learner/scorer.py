@@ -29,7 +29,9 @@ from weighting.weigher import Weigher, WeigherConfig
 Array = NDArray[np.float64]
 
 
-def load_scorer(path: Path, version: str, *, threads: int, caches: MutableMapping[str, Any] | None = None) -> ModelScorer:
+def load_scorer(
+    path: Path, version: str, *, threads: int, caches: MutableMapping[str, Any] | None = None
+) -> ModelScorer:
     """The scorer in a version's folder, whose digests the caller has checked.
 
     Args:
@@ -49,7 +51,14 @@ def load_scorer(path: Path, version: str, *, threads: int, caches: MutableMappin
     texts = Texts(load_tokenizer(path), max_tokens=heads["max_tokens"])
     weigher = Weigher(msgspec.convert(heads["weighting"], WeigherConfig))
     weigher.restore((path / "estimator.msgpack").read_bytes())
-    ranker = Ranker(encoder, texts, residual, interaction=heads["interaction"], scale=heads["scale"], exponent=weigher.config.exponent)
+    ranker = Ranker(
+        encoder,
+        texts,
+        residual,
+        interaction=heads["interaction"],
+        scale=heads["scale"],
+        exponent=weigher.config.exponent,
+    )
     tensors = blobs.tensors_from_bytes((path / "heads.safetensors").read_bytes())
     with torch.no_grad():
         for name, parameter in ranker.heads().items():
@@ -64,7 +73,9 @@ def load_scorer(path: Path, version: str, *, threads: int, caches: MutableMappin
 class ModelScorer:
     """Encoder, memory and stacker of one version; confined to the thread that uses it."""
 
-    def __init__(self, version: str, ranker: Ranker, weigher: Weigher, stackers: dict[Task, Stacker]) -> None:
+    def __init__(
+        self, version: str, ranker: Ranker, weigher: Weigher, stackers: dict[Task, Stacker]
+    ) -> None:
         """Take the parts; nothing is encoded yet."""
         self._version = version
         self._ranker = ranker.eval()
@@ -82,13 +93,26 @@ class ModelScorer:
         items = [document.text for request in requests for document in request.documents]
         with torch.inference_mode():
             logits = self._ranker(queries, items)
-        encoder = {Task.CLICK: logits.click.double().numpy(), Task.PURCHASE: logits.purchase.double().numpy()}
+        encoder = {
+            Task.CLICK: logits.click.double().numpy(),
+            Task.PURCHASE: logits.purchase.double().numpy(),
+        }
         prior = {task.value: self._weigher.prior(task) for task in Task}
         answers, start = [], 0
         for request in requests:
             here = slice(start, start := start + len(request.documents))
-            p = {task: 1 / (1 + np.exp(-self._served(task, request, encoder[task][here]))) for task in Task}
-            answers.append(Scores(click=p[Task.CLICK], purchase=p[Task.PURCHASE], score=p[Task.CLICK] * p[Task.PURCHASE], prior=prior))
+            p = {
+                task: 1 / (1 + np.exp(-self._served(task, request, encoder[task][here])))
+                for task in Task
+            }
+            answers.append(
+                Scores(
+                    click=p[Task.CLICK],
+                    purchase=p[Task.PURCHASE],
+                    score=p[Task.CLICK] * p[Task.PURCHASE],
+                    prior=prior,
+                )
+            )
         return answers
 
     def _served(self, task: Task, request: Request, encoder: Array) -> Array:

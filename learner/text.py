@@ -31,8 +31,12 @@ def load_tokenizer(path: Path) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True)
     except (OSError, ValueError) as error:
         raise ModelMissing(f"{path}: no tokenizer: {error}") from error
-    if len(tokenizer) <= len(tokenizer.all_special_ids):  # transformers makes up an empty one where there are no files
-        raise ModelMissing(f"{path}: no tokenizer: expected tokenizer.json or the vocabulary of the encoder, found no token in it")
+    if len(tokenizer) <= len(
+        tokenizer.all_special_ids
+    ):  # transformers makes up an empty one where there are no files
+        raise ModelMissing(
+            f"{path}: no tokenizer: expected tokenizer.json or the vocabulary of the encoder, found no token in it"
+        )
     return tokenizer
 
 
@@ -40,12 +44,22 @@ def letter_tokenizer() -> Any:
     """A word-piece tokenizer over single letters and digits: small, without training data, for encoders built on the spot."""
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     letters = string.ascii_lowercase + string.digits + string.punctuation
-    vocabulary = {token: i for i, token in enumerate([*special, *letters, *(f"##{c}" for c in letters)])}
+    vocabulary = {
+        token: i for i, token in enumerate([*special, *letters, *(f"##{c}" for c in letters)])
+    }
     raw = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     raw.normalizer = normalizers.BertNormalizer(lowercase=True)
     raw.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    raw.post_processor = processors.BertProcessing(("[SEP]", vocabulary["[SEP]"]), ("[CLS]", vocabulary["[CLS]"]))
-    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+    raw.post_processor = processors.BertProcessing(
+        ("[SEP]", vocabulary["[SEP]"]), ("[CLS]", vocabulary["[CLS]"])
+    )
+    names = {
+        "pad_token": "[PAD]",
+        "unk_token": "[UNK]",
+        "cls_token": "[CLS]",
+        "sep_token": "[SEP]",
+        "mask_token": "[MASK]",
+    }
     return PreTrainedTokenizerFast(tokenizer_object=raw, **names)  # type: ignore[no-untyped-call]
 
 
@@ -70,7 +84,9 @@ class Texts:
         return found
 
     def _tokenise(self, text: str, pair: str | None) -> Ids:
-        if pair is not None:  # a query as long as the whole budget leaves no room for the second: cut the query to half of it
+        if (
+            pair is not None
+        ):  # a query as long as the whole budget leaves no room for the second: cut the query to half of it
             half = (self.max_tokens - self.tokenizer.num_special_tokens_to_add(pair=True)) // 2
             words = self.tokenizer.encode(text, add_special_tokens=False)
             if len(words) > half:

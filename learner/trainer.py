@@ -97,7 +97,9 @@ class _Scored(msgspec.Struct, kw_only=True, frozen=True, eq=False):
 
 _COLUMNS = ("click", "base", "purchase", "items")
 _encode = msgspec.msgpack.Encoder(enc_hook=lambda column: column.tobytes()).encode
-_decode = msgspec.msgpack.Decoder(_Scored, dec_hook=lambda kind, data: np.frombuffer(data, np.float32)).decode
+_decode = msgspec.msgpack.Decoder(
+    _Scored, dec_hook=lambda kind, data: np.frombuffer(data, np.float32)
+).decode
 
 
 class Trainer:
@@ -131,19 +133,35 @@ class Trainer:
         self.evaluations = {task: Evaluation() for task in Task}
         self.step_number = 0
         self.num_samples = 0
-        self.trained = (0, 0)  #: of samples in steps with result ok: number, and sum mod 2^64 of BLAKE2b-64 of `sample_id`
+        self.trained = (
+            0,
+            0,
+        )  #: of samples in steps with result ok: number, and sum mod 2^64 of BLAKE2b-64 of `sample_id`
         self.num_micro_batches = 1  #: parts of a step that are scored one after another; grows when memory runs out, and stays
         self._losses = LossWatch()
         model, tokenizer, pooling = load_pretrained(config.model, download=config.download)
-        encoder = Encoder(model.to(config.device), tuning=config.tuning, pooling=pooling, dropout=config.dropout)
+        encoder = Encoder(
+            model.to(config.device), tuning=config.tuning, pooling=pooling, dropout=config.dropout
+        )
         texts = Texts(tokenizer, max_tokens=config.max_tokens)
         residual = QueryResidual(encoder.width, config.residual)
-        self.ranker = Ranker(encoder, texts, residual, interaction=config.interaction, scale=config.scale, exponent=weigher.config.exponent)
+        self.ranker = Ranker(
+            encoder,
+            texts,
+            residual,
+            interaction=config.interaction,
+            scale=config.scale,
+            exponent=weigher.config.exponent,
+        )
         self._start = [p.detach().clone() for p in encoder.trained()]
         self._optimizer = torch.optim.AdamW(
             [
                 {"params": encoder.trained(), "lr": config.lr, "weight_decay": config.weight_decay},
-                {"params": list(self.ranker.heads().values()), "lr": config.head_lr, "weight_decay": 0.0},
+                {
+                    "params": list(self.ranker.heads().values()),
+                    "lr": config.head_lr,
+                    "weight_decay": 0.0,
+                },
             ],
             lr=config.lr,
         )
@@ -162,12 +180,16 @@ class Trainer:
         weighted = self.weigher.weigh(samples)  # 1.
         scored = self._score(weighted, own)  # 2.
         known, loss, norm = _finite(samples, scored), math.nan, math.nan
-        if known:  # otherwise the estimators, sound without the model, have learned, and it does not
+        if (
+            known
+        ):  # otherwise the estimators, sound without the model, have learned, and it does not
             self._stack(weighted, scored)  # 3.
             loss, norm = scored.loss, self._gradient_norm()
         ok = math.isfinite(loss) and math.isfinite(norm)
         if samples:
-            self._losses.judge(self.step_number + 1, loss if ok else math.nan, num_samples=len(samples))
+            self._losses.judge(
+                self.step_number + 1, loss if ok else math.nan, num_samples=len(samples)
+            )
         if samples and ok:
             self._move()  # 4.
             self.trained = _counted(self.trained, samples)
@@ -198,7 +220,10 @@ class Trainer:
         """The samples of all ranks, in rank order, and the places of our own."""
         if self.ranks.world == 1:
             return samples, range(len(samples))
-        shares = [msgspec.msgpack.decode(data, type=list[Sample]) for data in self.ranks.gather(msgspec.msgpack.encode(list(samples)))]
+        shares = [
+            msgspec.msgpack.decode(data, type=list[Sample])
+            for data in self.ranks.gather(msgspec.msgpack.encode(list(samples)))
+        ]
         start = sum(len(share) for share in shares[: self.ranks.rank])
         return [s for share in shares for s in share], range(start, start + len(samples))
 
@@ -216,7 +241,9 @@ class Trainer:
                 break
         if self.ranks.world == 1:
             return shares[0]
-        has_gradient = [any(ranks) for ranks in zip(*(share.has_gradient for share in shares), strict=True)]
+        has_gradient = [
+            any(ranks) for ranks in zip(*(share.has_gradient for share in shares), strict=True)
+        ]
         for parameter, needed in zip(self._moving(), has_gradient, strict=True):
             if needed and parameter.grad is None:  # by the samples of other ranks alone
                 parameter.grad = torch.zeros_like(parameter)
@@ -224,52 +251,87 @@ class Trainer:
             loss=sum(share.loss for share in shares),
             num_micro_batches=self.num_micro_batches,
             has_gradient=has_gradient,
-            items=np.concatenate([share.items.reshape(-1, self.ranker.encoder.width) for share in shares]),
-            **{name: np.concatenate([getattr(share, name) for share in shares]) for name in ("click", "base", "purchase")},
+            items=np.concatenate(
+                [share.items.reshape(-1, self.ranker.encoder.width) for share in shares]
+            ),
+            **{
+                name: np.concatenate([getattr(share, name) for share in shares])
+                for name in ("click", "base", "purchase")
+            },
         )
 
     def _score_own(self, weighted: WeightedBatch, own: range) -> _Scored:
         """Score part after part of our own samples; again in twice as many parts while memory runs out."""
         while True:
-            parts = _cut(weighted.samples, own, self.num_micro_batches, whole_lists=self.config.loss == "listwise")
+            parts = _cut(
+                weighted.samples,
+                own,
+                self.num_micro_batches,
+                whole_lists=self.config.loss == "listwise",
+            )
             try:
                 return self._accumulate(weighted, own, parts)
             except torch.OutOfMemoryError as error:
                 if self.num_micro_batches >= len(own):
                     most = max(len(part) for part in parts)
-                    raise OutOfMemory(step=self.step_number + 1, device=self.config.device, num_samples=most) from error
+                    raise OutOfMemory(
+                        step=self.step_number + 1, device=self.config.device, num_samples=most
+                    ) from error
             self.num_micro_batches *= 2
 
-    def _accumulate(self, weighted: WeightedBatch, own: range, parts: Sequence[Sequence[int]]) -> _Scored:
+    def _accumulate(
+        self, weighted: WeightedBatch, own: range, parts: Sequence[Sequence[int]]
+    ) -> _Scored:
         """Scores before the step, and the gradient of our own samples' part of L, left with the parameters."""
-        torch.manual_seed(self.config.seed + self.step_number + self.ranks.rank * _RANK_SEED)  # dropout is a function of these alone
+        torch.manual_seed(
+            self.config.seed + self.step_number + self.ranks.rank * _RANK_SEED
+        )  # dropout is a function of these alone
         self.ranker.train(self.config.dropout > 0)
         self._optimizer.zero_grad(set_to_none=False)
         width = self.ranker.encoder.width
-        columns = {name: np.empty((len(own), width) if name == "items" else len(own), dtype=np.float32) for name in _COLUMNS}
+        columns = {
+            name: np.empty((len(own), width) if name == "items" else len(own), dtype=np.float32)
+            for name in _COLUMNS
+        }
         total = 0.0
         for part in parts:
             self._scoring(len(part))
-            logits = self.ranker([weighted.samples[i].query for i in part], [weighted.samples[i].text for i in part])
+            logits = self.ranker(
+                [weighted.samples[i].query for i in part], [weighted.samples[i].text for i in part]
+            )
             loss = self._loss(weighted, part, logits)
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
             for name, column in columns.items():
                 column[np.array(part) - own.start] = getattr(logits, name).detach().numpy()
         has_gradient = [parameter.grad is not None for parameter in self._moving()]
-        return _Scored(loss=total, num_micro_batches=self.num_micro_batches, has_gradient=has_gradient, **columns)
+        return _Scored(
+            loss=total,
+            num_micro_batches=self.num_micro_batches,
+            has_gradient=has_gradient,
+            **columns,
+        )
 
-    def _loss(self, weighted: WeightedBatch, places: Sequence[int], logits: PairLogits) -> torch.Tensor:
+    def _loss(
+        self, weighted: WeightedBatch, places: Sequence[int], logits: PairLogits
+    ) -> torch.Tensor:
         """The part of L of the samples at these places, whose logits are given in the same order."""
         samples = [weighted.samples[i] for i in places]
-        a, b, seen = (torch.from_numpy(column[places]).float() for column in (weighted.a, weighted.b, weighted.seen))
+        a, b, seen = (
+            torch.from_numpy(column[places]).float()
+            for column in (weighted.a, weighted.b, weighted.seen)
+        )
         click = [i for i, s in enumerate(samples) if s.task is Task.CLICK]
         purchase = [i for i, s in enumerate(samples) if s.task is Task.PURCHASE]
         if self.config.loss == "listwise":
-            total = listwise(logits.click[click], a[click], seen[click], [samples[i].list_id for i in click])
+            total = listwise(
+                logits.click[click], a[click], seen[click], [samples[i].list_id for i in click]
+            )
         else:
             total = pointwise(logits.click[click], a[click], b[click], seen[click])
-        return (total + pointwise(logits.purchase[purchase], a[purchase], b[purchase], seen[purchase])) / len(weighted.samples)
+        return (
+            total + pointwise(logits.purchase[purchase], a[purchase], b[purchase], seen[purchase])
+        ) / len(weighted.samples)
 
     def _gradient_norm(self) -> float:
         """Add up the gradients of all ranks and shorten the sum; the norm before."""
@@ -281,7 +343,9 @@ class Trainer:
         """One AdamW step."""
         self._optimizer.step()
         with torch.no_grad():
-            self.ranker.purchase_scale.clamp_(min=0.0)  # never turn round the encoder's order under a query that was never seen
+            self.ranker.purchase_scale.clamp_(
+                min=0.0
+            )  # never turn round the encoder's order under a query that was never seen
             # L2-SP (Li et al., ICML 2018), decoupled from the gradient as AdamW's decay is: a memory of 1 / (lr pull) steps
             for parameter, start in zip(self.ranker.encoder.trained(), self._start, strict=True):
                 parameter.lerp_(start, min(1.0, self.config.lr * self.config.pull))
@@ -292,10 +356,14 @@ class Trainer:
     def _stack(self, weighted: WeightedBatch, scored: _Scored) -> None:
         """Evaluate the logit that would have been served where each sample was shown; then the stackers learn."""
         for task, logits in ((Task.CLICK, scored.click), (Task.PURCHASE, scored.purchase)):
-            places = np.array([i for i, s in enumerate(weighted.samples) if s.task is task], dtype=np.intp)
+            places = np.array(
+                [i for i, s in enumerate(weighted.samples) if s.task is task], dtype=np.intp
+            )
             if not len(places):
                 continue
-            encoder = invert(logits[places].astype(np.float64), weighted.exponent, weighted.prior[task])
+            encoder = invert(
+                logits[places].astype(np.float64), weighted.exponent, weighted.prior[task]
+            )
             memory = weighted.memory_logit_at_position[places]
             label = np.array([weighted.samples[i].label for i in places], dtype=np.float64)
             first = np.array([weighted.samples[i].copy_kind is CopyKind.FIRST for i in places])
@@ -319,12 +387,21 @@ class Trainer:
         for query, items in per_query.items():
             rows = [int(row[0]) for row in items.values()]
             self.ranker.residual.learn(
-                query, list(items), scored.items[rows], base[rows], [row[1] for row in items.values()], [row[2] for row in items.values()]
+                query,
+                list(items),
+                scored.items[rows],
+                base[rows],
+                [row[1] for row in items.values()],
+                [row[2] for row in items.values()],
             )
 
     def evaluation(self) -> dict[str, float]:
         """What a version's manifest says of its quality: the latest part of the stream, per task, scored before it was trained on."""
-        return {f"{task}_{name}": value for task, own in self.evaluations.items() for name, value in own.latest().items()}
+        return {
+            f"{task}_{name}": value
+            for task, own in self.evaluations.items()
+            for name, value in own.latest().items()
+        }
 
     def files(self) -> dict[str, bytes]:
         """Everything of a version but ingest's part: a Hugging Face folder, our heads and estimators, and ``training/``."""
@@ -336,7 +413,10 @@ class Trainer:
         queries, vectors = ranker.residual.vectors()
         counts, _ = ranker.residual.snapshot()
         moving = {id(p) for p in self._moving()}
-        model = {name: _copy(p) if id(p) in moving else p.detach() for name, p in ranker.encoder.model.state_dict(keep_vars=True).items()}
+        model = {
+            name: _copy(p) if id(p) in moving else p.detach()
+            for name, p in ranker.encoder.model.state_dict(keep_vars=True).items()
+        }
         heads = {name: _copy(p) for name, p in ranker.heads().items()}
         optimizer = {name: _copy(tensor) for name, tensor in self._optimizer_tensors().items()}
         stackers = {task.value: own.snapshot() for task, own in self.stackers.items()}
@@ -362,10 +442,16 @@ class Trainer:
 
         def make() -> dict[str, bytes]:
             if not still or "model.safetensors" not in self._static:
-                small["model.safetensors"] = blobs.tensors_to_bytes({name: tensor.cpu() for name, tensor in model.items()})
+                small["model.safetensors"] = blobs.tensors_to_bytes(
+                    {name: tensor.cpu() for name, tensor in model.items()}
+                )
             if still:
                 self._static["model.safetensors"] = small["model.safetensors"]
-            description = {"format": FORMAT, "weighting": self.weigher.config, **ranker.description()}  # hashes what never moves: slow once
+            description = {
+                "format": FORMAT,
+                "weighting": self.weigher.config,
+                **ranker.description(),
+            }  # hashes what never moves: slow once
             small["heads.json"] = msgspec.json.encode(description, order="sorted")
             small["heads.safetensors"] = blobs.tensors_to_bytes(heads)
             small["training/optimizer.safetensors"] = blobs.tensors_to_bytes(optimizer)
@@ -381,15 +467,25 @@ class Trainer:
         with torch.no_grad():
             for name, parameter in ranker.heads().items():
                 parameter.copy_(tensors[name])
-        ranker.residual.restore(read("training/residual.msgpack"), blobs.arrays_from_bytes(read("residual.safetensors"))["vectors"])
+        ranker.residual.restore(
+            read("training/residual.msgpack"),
+            blobs.arrays_from_bytes(read("residual.safetensors"))["vectors"],
+        )
         self.weigher.restore(read("estimator.msgpack"))
-        for owners, name in ((self.stackers, "stackers.msgpack"), (self.evaluations, "training/evaluation.msgpack")):
+        for owners, name in (
+            (self.stackers, "stackers.msgpack"),
+            (self.evaluations, "training/evaluation.msgpack"),
+        ):
             kept: Mapping[str, bytes] = msgspec.msgpack.decode(read(name))
             for task, own in owners.items():
                 own.restore(kept[task.value])
         self._restore_optimizer(blobs.tensors_from_bytes(read("training/optimizer.safetensors")))
         progress = msgspec.json.decode(read("training/progress.json"), type=_Progress)
-        self.step_number, self.num_samples, self.trained = progress.step, progress.num_samples, progress.trained
+        self.step_number, self.num_samples, self.trained = (
+            progress.step,
+            progress.num_samples,
+            progress.trained,
+        )
         self.num_micro_batches, self._losses = progress.num_micro_batches, progress.losses
 
     def _named(self) -> dict[str, torch.nn.Parameter]:
@@ -398,7 +494,11 @@ class Trainer:
     def _optimizer_tensors(self) -> dict[str, torch.Tensor]:
         state = self._optimizer.state
         named = {name: p for name, p in self._named().items() if p in state}
-        return {f"{name}|{key}": state[p][key].detach().cpu() for name, p in sorted(named.items()) for key in sorted(state[p])}
+        return {
+            f"{name}|{key}": state[p][key].detach().cpu()
+            for name, p in sorted(named.items())
+            for key in sorted(state[p])
+        }
 
     def _restore_optimizer(self, tensors: Mapping[str, torch.Tensor]) -> None:
         named = self._named()
@@ -406,21 +506,30 @@ class Trainer:
         for key, tensor in tensors.items():
             name, _, field = key.partition("|")
             parameter = named[name]
-            self._optimizer.state[parameter][field] = tensor.clone() if field == "step" else tensor.to(parameter.device).clone()
+            self._optimizer.state[parameter][field] = (
+                tensor.clone() if field == "step" else tensor.to(parameter.device).clone()
+            )
 
 
 def _counted(trained: tuple[int, int], samples: Sequence[Sample]) -> tuple[int, int]:
     """Number and digest with these samples added: the same for any batching of the same log."""
     number, sum64 = trained
-    hashes = (int.from_bytes(blake2b(s.sample_id.encode(), digest_size=8).digest(), "little") for s in samples)
+    hashes = (
+        int.from_bytes(blake2b(s.sample_id.encode(), digest_size=8).digest(), "little")
+        for s in samples
+    )
     return number + len(samples), (sum64 + sum(hashes)) % (1 << 64)
 
 
-def _cut(samples: Sequence[Sample], places: Sequence[int], number: int, *, whole_lists: bool) -> list[list[int]]:
+def _cut(
+    samples: Sequence[Sample], places: Sequence[int], number: int, *, whole_lists: bool
+) -> list[list[int]]:
     """Places in at most `number` parts of about equal size, each in order; `whole_lists` keeps the candidates of a list together."""
     units: dict[str | int, list[int]] = {}
     for i in places:
-        units.setdefault(samples[i].list_id if whole_lists and samples[i].task is Task.CLICK else i, []).append(i)
+        units.setdefault(
+            samples[i].list_id if whole_lists and samples[i].task is Task.CLICK else i, []
+        ).append(i)
     parts: dict[int, list[int]] = {}
     start = 0
     for unit in units.values():

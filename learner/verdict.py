@@ -16,7 +16,10 @@ _MAX_BYTES = 64 << 10
 
 
 class Verdict(
-    msgspec.Struct, frozen=True, kw_only=True, rename={"num_differences": "differences", "at_us": "at", "equal_us": "last_equal"}
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    rename={"num_differences": "differences", "at_us": "at", "equal_us": "last_equal"},
 ):
     """A verification that decided something. Times are microseconds since the Unix epoch."""
 
@@ -30,12 +33,16 @@ class Verdict(
 def read(root: Path, disk: Disk) -> Verdict | None:
     """Return the last verdict of a store; None if there is none that can be read."""
     try:
-        return msgspec.json.decode(blobs.read_small(disk, root, FILE, max_bytes=_MAX_BYTES), type=Verdict)
+        return msgspec.json.decode(
+            blobs.read_small(disk, root, FILE, max_bytes=_MAX_BYTES), type=Verdict
+        )
     except (OSError, Corrupt, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 
-def leave(root: Path, disk: Disk, *, version: str, since: str | None, num_differences: int, now_us: int) -> None:
+def leave(
+    root: Path, disk: Disk, *, version: str, since: str | None, num_differences: int, now_us: int
+) -> None:
     """Put a verdict in place of the one before, durably; when all was equal last is kept.
 
     Raises:
@@ -43,5 +50,11 @@ def leave(root: Path, disk: Disk, *, version: str, since: str | None, num_differ
     """
     before = read(root, disk)
     equal_us = before.equal_us if num_differences and before else 0 if num_differences else now_us
-    verdict = Verdict(version=version, since=since, num_differences=num_differences, at_us=now_us, equal_us=equal_us)
+    verdict = Verdict(
+        version=version,
+        since=since,
+        num_differences=num_differences,
+        at_us=now_us,
+        equal_us=equal_us,
+    )
     blobs.replace(disk, root / FILE, canonical(msgspec.to_builtins(verdict)))

@@ -15,7 +15,9 @@ from serving.errors import NotJson
 from serving.slot import NO_VERSION, Slot
 from serving.telemetry import Telemetry
 
-REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")  #: others are not repeated, and replaced by a new one
+REQUEST_ID = re.compile(
+    r"[A-Za-z0-9._:-]{1,128}"
+)  #: others are not repeated, and replaced by a new one
 
 
 class Observed:
@@ -25,10 +27,22 @@ class Observed:
     """
 
     def __init__(
-        self, app: ASGIApp, slot: Slot, telemetry: Telemetry, *, new_id: Callable[[], str], clock: Callable[[], float] = time.monotonic
+        self,
+        app: ASGIApp,
+        slot: Slot,
+        telemetry: Telemetry,
+        *,
+        new_id: Callable[[], str],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Wrap `app`; `clock` is monotonic, in seconds."""
-        self._app, self._slot, self._telemetry, self._new_id, self._clock = app, slot, telemetry, new_id, clock
+        self._app, self._slot, self._telemetry, self._new_id, self._clock = (
+            app,
+            slot,
+            telemetry,
+            new_id,
+            clock,
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
@@ -36,8 +50,14 @@ class Observed:
             await self._app(scope, receive, send)
             return
         started = self._clock()
-        others = [(name, value) for name, value in scope["headers"] if name.lower() != b"x-request-id"]
-        sent = [value.decode("latin-1") for name, value in scope["headers"] if name.lower() == b"x-request-id"]
+        others = [
+            (name, value) for name, value in scope["headers"] if name.lower() != b"x-request-id"
+        ]
+        sent = [
+            value.decode("latin-1")
+            for name, value in scope["headers"]
+            if name.lower() == b"x-request-id"
+        ]
         request_id = sent[0] if sent and REQUEST_ID.fullmatch(sent[0]) else self._new_id()
         scope["headers"] = [*others, (b"x-request-id", request_id.encode())]
 
@@ -50,7 +70,9 @@ class Observed:
 
         await self._app(scope, receive, observed)
 
-    def _stamp(self, headers: MutableScopeHeaders, request_id: str, duration_seconds: float) -> None:
+    def _stamp(
+        self, headers: MutableScopeHeaders, request_id: str, duration_seconds: float
+    ) -> None:
         serving = self._slot.current
         headers["X-Request-Id"] = request_id
         headers.setdefault("X-Model-Version", NO_VERSION if serving is None else serving.name)

@@ -67,9 +67,15 @@ def create(
             *_model_routes(store, slot, batcher, watcher, limits),
             *_health_routes(slot, batcher, watcher),
             *_document_routes(telemetry),
-            create_static_files_router(path="/static", directories=[STATIC], include_in_schema=False),
+            create_static_files_router(
+                path="/static", directories=[STATIC], include_in_schema=False
+            ),
         ],
-        exception_handlers={ServingError: _serving_error, HTTPException: _http_error, Exception: _unexpected_error},
+        exception_handlers={
+            ServingError: _serving_error,
+            HTTPException: _http_error,
+            Exception: _unexpected_error,
+        },
         request_max_body_size=limits.max_body_bytes,
         openapi_config=None,
         logging_config=None,
@@ -78,7 +84,9 @@ def create(
     return Observed(app, slot, telemetry, new_id=new_id)
 
 
-def _model_routes(store: Store, slot: Slot, batcher: Batcher, watcher: Watcher, limits: Limits) -> list[HTTPRouteHandler]:
+def _model_routes(
+    store: Store, slot: Slot, batcher: Batcher, watcher: Watcher, limits: Limits
+) -> list[HTTPRouteHandler]:
     @get("/v1/models", sync_to_thread=True)
     def models() -> ModelsAnswer:
         aliases, refused = store.aliases(), watcher.refused
@@ -88,7 +96,9 @@ def _model_routes(store: Store, slot: Slot, batcher: Batcher, watcher: Watcher, 
             ModelEntry(
                 version=version.name,
                 created=rfc3339(version.created_us),
-                event_time=None if version.event_time_us is None else rfc3339(version.event_time_us),
+                event_time=None
+                if version.event_time_us is None
+                else rfc3339(version.event_time_us),
                 evaluation=version.evaluation,
                 state=states.get(version.name, "available"),
             )
@@ -159,22 +169,47 @@ def _document_routes(telemetry: Telemetry) -> list[HTTPRouteHandler]:
 AnyRequest = Request[None, None, State]
 
 
-def _answer(request: AnyRequest, status: int, error_type: str, detail: str, headers: dict[str, str] | None = None) -> Response[Problem]:
+def _answer(
+    request: AnyRequest,
+    status: int,
+    error_type: str,
+    detail: str,
+    headers: dict[str, str] | None = None,
+) -> Response[Problem]:
     instance = f"urn:steelyard:request:{request.headers['x-request-id']}"
     body = problem(status, error_type, detail, instance=instance)
-    return Response(body, status_code=status, headers=headers, media_type="application/problem+json")
+    return Response(
+        body, status_code=status, headers=headers, media_type="application/problem+json"
+    )
 
 
 def _serving_error(request: AnyRequest, error: ServingError) -> Response[Problem]:
-    headers = {} if error.retry_after_seconds is None else {"Retry-After": str(error.retry_after_seconds)}
+    headers = (
+        {} if error.retry_after_seconds is None else {"Retry-After": str(error.retry_after_seconds)}
+    )
     return _answer(request, error.status, error.error_type, str(error), headers)
 
 
 def _http_error(request: AnyRequest, error: HTTPException) -> Response[Problem]:
-    error_type = "not_found" if error.status_code == 404 else "validation" if error.status_code < 500 else "internal"
+    error_type = (
+        "not_found"
+        if error.status_code == 404
+        else "validation"
+        if error.status_code < 500
+        else "internal"
+    )
     return _answer(request, error.status_code, error_type, error.detail, error.headers)
 
 
 def _unexpected_error(request: AnyRequest, error: Exception) -> Response[Problem]:
-    log.error("request failed", exc_info=error, extra={"path": request.url.path, "request_id": request.headers["x-request-id"]})
-    return _answer(request, 500, "internal", "the request failed here, by no fault of the sender; the log has the reason")
+    log.error(
+        "request failed",
+        exc_info=error,
+        extra={"path": request.url.path, "request_id": request.headers["x-request-id"]},
+    )
+    return _answer(
+        request,
+        500,
+        "internal",
+        "the request failed here, by no fault of the sender; the log has the reason",
+    )

@@ -29,7 +29,9 @@ class BatcherConfig:
     """How long requests wait for each other, and how many may."""
 
     window_seconds: float = 0.002
-    max_candidates: int = 256  #: documents that close the window; one larger request still goes whole
+    max_candidates: int = (
+        256  #: documents that close the window; one larger request still goes whole
+    )
     max_in_flight: int = 512
     deadline_seconds: float = 10.0
     retry_after_seconds: int = 1
@@ -43,10 +45,14 @@ class BatcherConfig:
         """
         for name in ("max_candidates", "max_in_flight", "retry_after_seconds", "num_recent"):
             if getattr(self, name) < 1:
-                raise ValueError(f"batcher.{name}: got {getattr(self, name)}, expected a number of at least 1")
+                raise ValueError(
+                    f"batcher.{name}: got {getattr(self, name)}, expected a number of at least 1"
+                )
         for name in ("window_seconds", "deadline_seconds"):
             if getattr(self, name) < 0:
-                raise ValueError(f"batcher.{name}: got {getattr(self, name)}, expected 0 or more seconds")
+                raise ValueError(
+                    f"batcher.{name}: got {getattr(self, name)}, expected 0 or more seconds"
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +85,13 @@ class _Work:
 class Batcher:
     """One inference thread in front of whatever scorer each request was admitted with."""
 
-    def __init__(self, config: BatcherConfig, telemetry: Telemetry, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        config: BatcherConfig,
+        telemetry: Telemetry,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """Take the collaborators; `start` starts the thread. `clock` is monotonic, in seconds."""
         self.config = config
         self._telemetry, self._clock = telemetry, clock
@@ -145,7 +157,11 @@ class Batcher:
                 loop.call_soon_threadsafe(settle, outcome)
 
         self._count(+1)
-        self._inbox.put(_Work(serving=serving, requests=requests, enqueued_seconds=self._clock(), deliver=deliver))
+        self._inbox.put(
+            _Work(
+                serving=serving, requests=requests, enqueued_seconds=self._clock(), deliver=deliver
+            )
+        )
         try:
             return await asyncio.wait_for(future, self.config.deadline_seconds)
         except TimeoutError:
@@ -205,7 +221,10 @@ class Batcher:
                 for work in works:
                     self._score_together(serving, [work])
                 return
-            log.warning("backend failed", extra={"version": serving.name, "error": f"{type(error).__name__}: {error}"})
+            log.warning(
+                "backend failed",
+                extra={"version": serving.name, "error": f"{type(error).__name__}: {error}"},
+            )
             works[0].deliver(BackendFailed(serving.name, error))
             return
         forward_seconds = self._clock() - started
@@ -217,5 +236,12 @@ class Batcher:
             end = begin + len(work.requests)
             queue_seconds = started - work.enqueued_seconds
             self._telemetry.stage_duration.labels("queue").observe(queue_seconds)
-            work.deliver(Answer(serving=serving, scores=scores[begin:end], queue_seconds=queue_seconds, forward_seconds=forward_seconds))
+            work.deliver(
+                Answer(
+                    serving=serving,
+                    scores=scores[begin:end],
+                    queue_seconds=queue_seconds,
+                    forward_seconds=forward_seconds,
+                )
+            )
             begin = end

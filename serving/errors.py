@@ -64,7 +64,9 @@ class TooLarge(ServingError):
 
     def __init__(self, field: str, got: int, most: int) -> None:
         """Name the `field`, what it has and the most it may have."""
-        super().__init__(f"Expected at most {most} items, got {got} - at `$.{field}`. Send them in several requests")
+        super().__init__(
+            f"Expected at most {most} items, got {got} - at `$.{field}`. Send them in several requests"
+        )
 
 
 class NotJson(ServingError):
@@ -84,7 +86,9 @@ class BackendFailed(ServingError):
 
     def __init__(self, version: str, cause: Exception) -> None:
         """Say which `version` failed; the cause's own words stay in the log."""
-        super().__init__(f"model {version} could not score this request ({type(cause).__name__}); the log has the reason")
+        super().__init__(
+            f"model {version} could not score this request ({type(cause).__name__}); the log has the reason"
+        )
 
 
 class Overloaded(ServingError):
@@ -94,7 +98,9 @@ class Overloaded(ServingError):
 
     def __init__(self, in_flight: int, retry_after_seconds: int) -> None:
         """Say how many are `in_flight` and when to come back."""
-        super().__init__(f"{in_flight} requests are in flight, the most that this process takes. Try again in {retry_after_seconds} s")
+        super().__init__(
+            f"{in_flight} requests are in flight, the most that this process takes. Try again in {retry_after_seconds} s"
+        )
         self.retry_after_seconds = retry_after_seconds
 
 
@@ -116,7 +122,9 @@ class DeadlinePassed(ServingError):
 
     def __init__(self, deadline_seconds: float) -> None:
         """Say what the deadline was."""
-        super().__init__(f"no answer within the deadline of {deadline_seconds} s. Send fewer documents, or try again")
+        super().__init__(
+            f"no answer within the deadline of {deadline_seconds} s. Send fewer documents, or try again"
+        )
 
 
 class Refused(ServingError):

@@ -37,7 +37,11 @@ class Freshness:
 
     def settle(self) -> None:
         """Observe the events of every held version that has given its first answer since the last call."""
-        held = [serving for serving in reversed(self._slot.held) if serving is not None and serving.first_answer_seconds is not None]
+        held = [
+            serving
+            for serving in reversed(self._slot.held)
+            if serving is not None and serving.first_answer_seconds is not None
+        ]
         new = [serving for serving in held if serving not in self._settled]
         self._settled = held
         for serving in new:

@@ -11,7 +11,10 @@ from serving.errors import Refused
 
 #: Few, small, and odd on purpose: an ordinary search, no query at all, no text at all, other scripts, and a text that must be cut.
 GOLDEN: tuple[Request, ...] = (
-    Request(query="red running shoes", documents=(Document(text="trail running shoe, red"), Document(text="ceramic mug, blue"))),
+    Request(
+        query="red running shoes",
+        documents=(Document(text="trail running shoe, red"), Document(text="ceramic mug, blue")),
+    ),
     Request(query="", documents=(Document(text="garden hose 20 m"), Document(text=""))),
     Request(query="téléphone 电话", documents=(Document(text="téléphone sans fil " * 100),)),
 )
@@ -29,7 +32,10 @@ def check_shape(requests: Sequence[Request], scores: Sequence[Scores]) -> None:
         for name in ("click", "purchase", "score"):
             shape = getattr(answer, name).shape
             if shape != (len(request.documents),):
-                raise Refused("shape", f"request {index}: {name} has shape {shape}, expected ({len(request.documents)},)")
+                raise Refused(
+                    "shape",
+                    f"request {index}: {name} has shape {shape}, expected ({len(request.documents)},)",
+                )
 
 
 def check_finite(scores: Sequence[Scores]) -> None:
@@ -44,7 +50,9 @@ def check_finite(scores: Sequence[Scores]) -> None:
                 raise Refused("finite", f"request {index}: {name} has a number that is not finite")
 
 
-def check_golden(scores: Sequence[Scores], serving: Sequence[Scores], max_shift_ratio: float) -> None:
+def check_golden(
+    scores: Sequence[Scores], serving: Sequence[Scores], max_shift_ratio: float
+) -> None:
     """Refuse a version whose probabilities on the golden requests are far from those of the version that serves.
 
     Args:
@@ -59,4 +67,7 @@ def check_golden(scores: Sequence[Scores], serving: Sequence[Scores], max_shift_
         for name in ("click", "purchase"):
             shift = float(np.abs(getattr(new, name) - getattr(old, name)).max())
             if shift > max_shift_ratio:
-                raise Refused("golden", f"request {index}: p({name}) moved by {shift:.3f}, at most {max_shift_ratio} is allowed at once")
+                raise Refused(
+                    "golden",
+                    f"request {index}: p({name}) moved by {shift:.3f}, at most {max_shift_ratio} is allowed at once",
+                )

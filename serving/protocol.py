@@ -21,7 +21,10 @@ DocumentObject: TypeAlias = Annotated[
         description="`text`, an optional `id` that the answer repeats, and attributes: text, numbers, true or false (others are ignored).",
         extra_json_schema={
             "required": ["text"],
-            "properties": {"text": {"type": "string"}, "id": {"type": ["string", "integer", "null"]}},
+            "properties": {
+                "text": {"type": "string"},
+                "id": {"type": ["string", "integer", "null"]},
+            },
         },
     ),
 ]
@@ -33,7 +36,9 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
 
     client_id: Annotated[str, Meta(max_length=100)] | None = None
     scenario: str | None = None
-    query_id: Annotated[str, Meta(max_length=100, description="The answer's `id`, when given.")] | None = None
+    query_id: (
+        Annotated[str, Meta(max_length=100, description="The answer's `id`, when given.")] | None
+    ) = None
 
 
 class RerankRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,7 +50,10 @@ class RerankRequest(msgspec.Struct, frozen=True, kw_only=True):
     top_n: Annotated[int, Meta(ge=1)] | None = None
     return_documents: bool | None = None
     context: Context | None = None
-    objective: Annotated[Objective, Meta(description="What to order by; left out, the model's own score.")] | None = None
+    objective: (
+        Annotated[Objective, Meta(description="What to order by; left out, the model's own score.")]
+        | None
+    ) = None
 
 
 class AnsweredDocument(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,7 +102,10 @@ class TeiRequest(msgspec.Struct, frozen=True, kw_only=True):
     texts: Annotated[list[str], Meta(extra_json_schema={"minItems": 1})]
     raw_scores: Annotated[bool, Meta(description="Log-odds instead of probabilities.")] = False
     return_text: bool = False
-    truncate: Annotated[bool, Meta(description="Must be true: longer texts are cut.", extra_json_schema={"const": True})] = True
+    truncate: Annotated[
+        bool,
+        Meta(description="Must be true: longer texts are cut.", extra_json_schema={"const": True}),
+    ] = True
 
 
 class TeiResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -215,7 +226,9 @@ def decode_rerank(body: bytes) -> RerankRequest | TeiRequest:
         return decode(body, RerankRequest)
     request = decode(body, TeiRequest)
     if not request.truncate:
-        raise Invalid("Expected `true`, got `false`: texts longer than the model reads are always cut - at `$.truncate`")
+        raise Invalid(
+            "Expected `true`, got `false`: texts longer than the model reads are always cut - at `$.truncate`"
+        )
     return request
 
 
@@ -241,5 +254,9 @@ def document(raw: AnyDocument, where: str, index: int) -> Document:
         raise Invalid(f"Expected `str | int` - at `{where.format(index)}.id`")
     if len(raw) <= 1 + ("id" in raw):
         return Document(text=text, id=str(name))
-    attributes = {key: value for key, value in raw.items() if key not in ("text", "id") and isinstance(value, str | int | float)}
+    attributes = {
+        key: value
+        for key, value in raw.items()
+        if key not in ("text", "id") and isinstance(value, str | int | float)
+    }
     return Document(text=text, id=str(name), attributes=attributes)

@@ -26,15 +26,24 @@ class Limits:
         """
         for name in ("max_documents", "max_body_bytes"):
             if getattr(self, name) < 1:
-                raise ValueError(f"limits.{name}: got {getattr(self, name)}, expected a number of at least 1")
+                raise ValueError(
+                    f"limits.{name}: got {getattr(self, name)}, expected a number of at least 1"
+                )
 
 
 class Scoring:
     """Resolve the version, admit, score, and mark the version's first answer."""
 
-    def __init__(self, slot: Slot, batcher: Batcher, limits: Limits, *, wall_clock: Callable[[], float]) -> None:
+    def __init__(
+        self, slot: Slot, batcher: Batcher, limits: Limits, *, wall_clock: Callable[[], float]
+    ) -> None:
         """Take the collaborators; `wall_clock` is in seconds since the Unix epoch."""
-        self._slot, self._batcher, self._limits, self._wall_clock = slot, batcher, limits, wall_clock
+        self._slot, self._batcher, self._limits, self._wall_clock = (
+            slot,
+            batcher,
+            limits,
+            wall_clock,
+        )
 
     async def score(self, model: str, requests: tuple[Request, ...], *, field: str) -> Answer:
         """Return scores for `requests`, all from the one version that `model` names now.
@@ -65,4 +74,8 @@ class Scoring:
 def headers(answer: Answer) -> dict[str, str]:
     """Return the headers that say which version gave `answer`, and where the time went."""
     timing = f"queue;dur={answer.queue_seconds * 1e3:.2f}, forward;dur={answer.forward_seconds * 1e3:.2f}"
-    return {"X-Model-Version": answer.serving.name, "X-Model-Event-Time": answer.serving.event_time or NO_VERSION, "Server-Timing": timing}
+    return {
+        "X-Model-Version": answer.serving.name,
+        "X-Model-Event-Time": answer.serving.event_time or NO_VERSION,
+        "Server-Timing": timing,
+    }

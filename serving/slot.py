@@ -21,8 +21,12 @@ class Serving:
 
     version: Version
     scorer: Scorer
-    golden: Sequence[Scores] = ()  #: its scores on the golden requests: the next version is compared with them
-    first_answer_seconds: float | None = field(default=None)  #: wall clock of its first answer; set once, by the event loop
+    golden: Sequence[
+        Scores
+    ] = ()  #: its scores on the golden requests: the next version is compared with them
+    first_answer_seconds: float | None = field(
+        default=None
+    )  #: wall clock of its first answer; set once, by the event loop
 
     @property
     def name(self) -> str:
@@ -73,7 +77,12 @@ class Slot:
             raise NotReady("no model has been loaded yet")
         known = {"champion": current, current.name: current}
         if previous is not None:
-            known = {"champion": current, "previous": previous, previous.name: previous, current.name: current}
+            known = {
+                "champion": current,
+                "previous": previous,
+                previous.name: previous,
+                current.name: current,
+            }
         found = known.get(model.removeprefix("@"))
         if found is None:
             raise NotFound(model, known)

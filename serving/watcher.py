@@ -61,8 +61,12 @@ class WatcherConfig:
 
     poll_seconds: float = 0.1
     threads: int = 1  #: of the loaded scorer
-    warm_candidates: int = 32  #: documents of recent requests that a new version scores before it is used
-    max_shift_ratio: float = 0.5  #: largest change of one golden probability from the version that serves, 0 to 1
+    warm_candidates: int = (
+        32  #: documents of recent requests that a new version scores before it is used
+    )
+    max_shift_ratio: float = (
+        0.5  #: largest change of one golden probability from the version that serves, 0 to 1
+    )
 
     def __post_init__(self) -> None:
         """Refuse what would never look, or never take anything.
@@ -71,11 +75,17 @@ class WatcherConfig:
             ValueError: names key, value and expectation.
         """
         if self.poll_seconds <= 0:
-            raise ValueError(f"watcher.poll_seconds: got {self.poll_seconds}, expected more than 0 seconds")
+            raise ValueError(
+                f"watcher.poll_seconds: got {self.poll_seconds}, expected more than 0 seconds"
+            )
         if self.threads < 1:
-            raise ValueError(f"watcher.threads: got {self.threads}, expected a number of at least 1")
+            raise ValueError(
+                f"watcher.threads: got {self.threads}, expected a number of at least 1"
+            )
         if not 0 < self.max_shift_ratio <= 1:
-            raise ValueError(f"watcher.max_shift_ratio: got {self.max_shift_ratio}, expected a number in (0, 1]; 1 allows any change")
+            raise ValueError(
+                f"watcher.max_shift_ratio: got {self.max_shift_ratio}, expected a number in (0, 1]; 1 allows any change"
+            )
 
 
 class Watcher:
@@ -152,7 +162,9 @@ class Watcher:
         try:
             self._look()
             self._last_failure = ""
-        except Exception as error:  # the store is outside this process: nothing that it does may end the thread
+        except (
+            Exception
+        ) as error:  # the store is outside this process: nothing that it does may end the thread
             self._telemetry.gate_checks.labels("announcement", "failed").inc()
             failure = f"{type(error).__name__}: {error}"
             if failure != self._last_failure:
@@ -170,8 +182,14 @@ class Watcher:
         if champion is not None and champion != self._seen_champion:
             self._seen_champion = champion
             self._offer(champion, ordered=self._slot.current is not None)
-        pinned = aliases.get("pinned")  # an order holds until the next; but one that cannot be served holds nothing
-        if announced is not None and announced != self._seen_announced and (pinned is None or pinned in self._refused):
+        pinned = aliases.get(
+            "pinned"
+        )  # an order holds until the next; but one that cannot be served holds nothing
+        if (
+            announced is not None
+            and announced != self._seen_announced
+            and (pinned is None or pinned in self._refused)
+        ):
             self._seen_announced = announced
             if announced not in self._refused:
                 self._offer(announced, ordered=False)
@@ -189,7 +207,11 @@ class Watcher:
             return
         started = self._clock()
         try:
-            serving = held[1] if held[1] is not None and held[1].name == name else self._load(name, against=None if ordered else held[0])
+            serving = (
+                held[1]
+                if held[1] is not None and held[1].name == name
+                else self._load(name, against=None if ordered else held[0])
+            )
         except Refused as refused:
             self._refuse(name, refused)
             return
@@ -245,9 +267,15 @@ class Watcher:
         """Count one check; whatever goes wrong in it is a refusal by that name."""
         try:
             yield
-        except Exception as error:  # a broken version may raise anything, and must not end the thread
+        except (
+            Exception
+        ) as error:  # a broken version may raise anything, and must not end the thread
             self._telemetry.gate_checks.labels(check, "failed").inc()
-            refused = error if isinstance(error, Refused) else Refused(check, f"{type(error).__name__}: {error}")
+            refused = (
+                error
+                if isinstance(error, Refused)
+                else Refused(check, f"{type(error).__name__}: {error}")
+            )
             log.warning("check failed", extra={"check": check, "reason": str(refused)})
             raise refused from error
         self._telemetry.gate_checks.labels(check, "ok").inc()
@@ -263,8 +291,13 @@ class Watcher:
         event_time_us = serving.version.event_time_us
         self._telemetry.swaps.labels("ok").inc()
         self._telemetry.swap_duration.observe(duration_seconds)
-        self._telemetry.model_event_timestamp.set(math.nan if event_time_us is None else event_time_us / 1e6)
+        self._telemetry.model_event_timestamp.set(
+            math.nan if event_time_us is None else event_time_us / 1e6
+        )
         self._telemetry.model.info({"version": serving.name})
         if before is not None and serving.version.seq < before.version.seq:
             self._telemetry.rollbacks.labels("operator").inc()
-        log.info("version swapped", extra={"version": serving.name, "before": None if before is None else before.name})
+        log.info(
+            "version swapped",
+            extra={"version": serving.name, "before": None if before is None else before.name},
+        )

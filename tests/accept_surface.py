@@ -34,7 +34,10 @@ def doors() -> Iterator[str]:
 
 def series() -> Iterator[str]:
     """Type, name and labels of every Prometheus series."""
-    yield from (f"{kind} {name}{{{','.join(labels)}}}" for name, (kind, labels) in sorted(declared_series().items()))
+    yield from (
+        f"{kind} {name}{{{','.join(labels)}}}"
+        for name, (kind, labels) in sorted(declared_series().items())
+    )
 
 
 def declared_series() -> dict[str, tuple[str, tuple[str, ...]]]:
@@ -43,8 +46,14 @@ def declared_series() -> dict[str, tuple[str, tuple[str, ...]]]:
 
     found: dict[str, tuple[str, tuple[str, ...]]] = {}
     for file in sorted(ROOT.glob("*/telemetry.py")):
-        telemetry = importlib.import_module(f"{file.parent.name}.telemetry").Telemetry(CollectorRegistry())
-        members = [m for value in vars(telemetry).values() for m in (value.values() if isinstance(value, dict) else (value,))]
+        telemetry = importlib.import_module(f"{file.parent.name}.telemetry").Telemetry(
+            CollectorRegistry()
+        )
+        members = [
+            m
+            for value in vars(telemetry).values()
+            for m in (value.values() if isinstance(value, dict) else (value,))
+        ]
         for value in members:
             if hasattr(value, "_labelnames"):
                 suffix = {"counter": "_total", "info": "_info"}.get(value._type, "")
@@ -56,13 +65,18 @@ def commands() -> Iterator[str]:
     """Every command with its arguments and options."""
     import typer
 
-    yield from _commands(typer.main.get_command(importlib.import_module("deploy.cli").app), "steelyard")
+    yield from _commands(
+        typer.main.get_command(importlib.import_module("deploy.cli").app), "steelyard"
+    )
 
 
 def settings() -> Iterator[str]:
     """Every settings key, with its default."""
     module = importlib.import_module("deploy.settings")
-    yield from (f"{entry.key} = {json.dumps(entry.value, default=str)}" for entry in module.describe(module.Settings()))
+    yield from (
+        f"{entry.key} = {json.dumps(entry.value, default=str)}"
+        for entry in module.describe(module.Settings())
+    )
 
 
 def event_schemas() -> Iterator[str]:
@@ -73,7 +87,10 @@ def event_schemas() -> Iterator[str]:
 def http() -> Iterator[str]:
     """The OpenAPI document, without the version number of the package."""
     document = importlib.import_module("serving.openapi").document()
-    yield _pretty(document | {"info": {key: value for key, value in document["info"].items() if key != "version"}})
+    yield _pretty(
+        document
+        | {"info": {key: value for key, value in document["info"].items() if key != "version"}}
+    )
 
 
 SURFACES: Mapping[str, tuple[str, Callable[[], Iterator[str]]]] = {
@@ -101,9 +118,15 @@ def _public(body: list[ast.stmt]) -> Iterator[str]:
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
             yield node.name
             yield from (f"{node.name}.{line}" for line in _public(node.body))
-        elif isinstance(node, ast.FunctionDef) and (node.name == "__init__" or not node.name.startswith("_")):
+        elif isinstance(node, ast.FunctionDef) and (
+            node.name == "__init__" or not node.name.startswith("_")
+        ):
             yield f"{node.name}({ast.unparse(node.args)}) -> {ast.unparse(node.returns) if node.returns else None}"
-        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and not node.target.id.startswith("_"):
+        elif (
+            isinstance(node, ast.AnnAssign)
+            and isinstance(node.target, ast.Name)
+            and not node.target.id.startswith("_")
+        ):
             yield f"{node.target.id}: {ast.unparse(node.annotation)}"
 
 

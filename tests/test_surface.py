@@ -14,7 +14,11 @@ def test_the_surface_is_the_one_that_was_accepted(golden: str) -> None:
         pytest.skip(f"{module} does not exist yet")
     file = GOLDEN / golden
     accepted = file.read_text() if file.exists() else ""
-    difference = list(difflib.unified_diff(accepted.splitlines(), current(golden).splitlines(), "accepted", "now", lineterm="", n=1))
+    difference = list(
+        difflib.unified_diff(
+            accepted.splitlines(), current(golden).splitlines(), "accepted", "now", lineterm="", n=1
+        )
+    )
     if difference:
         pytest.fail(
             f"tests/surface/{golden} and the code differ. If this is meant: python -m tests.accept_surface, commit the file, "

@@ -40,9 +40,13 @@ class CalibrationConfig:
         """
         for key in ("half_life_seconds", "slope_deviation", "shift_deviation"):
             if not 0 < getattr(self, key) < float("inf"):
-                raise ValueError(f"calibration.{key}: got {getattr(self, key)!r}, expected a number > 0")
+                raise ValueError(
+                    f"calibration.{key}: got {getattr(self, key)!r}, expected a number > 0"
+                )
         if not 0 < self.least_slope <= 1 <= self.largest_slope < float("inf"):
-            raise ValueError(f"calibration: got slopes [{self.least_slope!r}, {self.largest_slope!r}], expected 0 < least <= 1 <= largest")
+            raise ValueError(
+                f"calibration: got slopes [{self.least_slope!r}, {self.largest_slope!r}], expected 0 < least <= 1 <= largest"
+            )
 
 
 class Calibration:
@@ -77,10 +81,17 @@ class Calibration:
         """Learn N samples: event times, logits as they were predicted, labels, weights (N,) each. Order within the call does not count."""
         if not len(time_us):
             return
-        now = max(int(time_us.max()), self._time_us if self._time_us is not None else int(time_us.max()))
+        now = max(
+            int(time_us.max()), self._time_us if self._time_us is not None else int(time_us.max())
+        )
         age_us = 0 if self._time_us is None else now - self._time_us
         self._time_us = now
-        self._model.learn((logit, np.ones_like(logit)), label, weight, keep=2.0 ** (-age_us / (1e6 * self.config.half_life_seconds)))
+        self._model.learn(
+            (logit, np.ones_like(logit)),
+            label,
+            weight,
+            keep=2.0 ** (-age_us / (1e6 * self.config.half_life_seconds)),
+        )
 
     def snapshot(self) -> dict[str, Any]:
         """State after the last `learn`, as plain numbers."""

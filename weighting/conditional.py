@@ -79,7 +79,9 @@ class Conditional:
         self.config = config
         self._with_position = with_position
         self._fields = Fields(config.fields)
-        self._model = DiagonalLogistic(self._fields.num_buckets, math.log(initial / (1 - initial)), config.memory)
+        self._model = DiagonalLogistic(
+            self._fields.num_buckets, math.log(initial / (1 - initial)), config.memory
+        )
         self._propensity = Propensity(config.propensity)
         self.pipeline = compose.Pipeline(("fields", self._fields), ("logistic", self._model))
 
@@ -90,7 +92,9 @@ class Conditional:
         positions = [s.position if self._with_position else None for s in samples]
         seen = self._propensity.get(positions)
         logit = self._logits(xs)
-        memory = self._as_far_as_seen(logit, [self._fields.identity(s.query, s.item_id, s.text) for s in samples])
+        memory = self._as_far_as_seen(
+            logit, [self._fields.identity(s.query, s.item_id, s.text) for s in samples]
+        )
         return Prediction(
             fields=xs,
             positions=positions,
@@ -109,13 +113,23 @@ class Conditional:
         of what it has seen: about a product or a query that never was, it says nothing, however much its other fields would guess from what
         the shop chose to show. That is the encoder's part.
         """
-        logit = self._logits([self._fields.fields(query, d.id, d.text, d.attributes) for d in documents])
-        return self._as_far_as_seen(logit, [self._fields.identity(query, d.id, d.text) for d in documents])
+        logit = self._logits(
+            [self._fields.fields(query, d.id, d.text, d.attributes) for d in documents]
+        )
+        return self._as_far_as_seen(
+            logit, [self._fields.identity(query, d.id, d.text) for d in documents]
+        )
 
     def learn(self, prediction: Prediction, label: Array, weight: Array) -> None:
         """Learn the N predicted samples one after another: order within the batch counts."""
         learn_one = self._model.learn_one
-        for x, y, w, t in zip(prediction.fields, label.tolist(), weight.tolist(), prediction.seen.tolist(), strict=True):
+        for x, y, w, t in zip(
+            prediction.fields,
+            label.tolist(),
+            weight.tolist(),
+            prediction.seen.tolist(),
+            strict=True,
+        ):
             learn_one(x, y > 0, w, t)
         self._propensity.update(prediction.positions, label, weight, expit(prediction.first_logit))
 
@@ -135,7 +149,9 @@ class Conditional:
     def _as_far_as_seen(self, logit: Array, identities: Sequence[tuple[int, int]]) -> Array:
         base = self._model.belief_one(self._fields.constant())[0]
         known = self._model.known
-        seen = np.array([known(pair) if known(query) else 0.0 for query, pair in identities], dtype=np.float64)
+        seen = np.array(
+            [known(pair) if known(query) else 0.0 for query, pair in identities], dtype=np.float64
+        )
         return base + seen * (logit - base)
 
 

@@ -30,7 +30,11 @@ class ArrivalRatio:
     def update(self, time_us: NDArray[np.int64], label: Array, late: NDArray[np.bool_]) -> None:
         """Count N copies: event times (N,), labels (N,), and which of them are late positives (N,). Negatives say nothing about S."""
         positive = label > 0
-        self._share.update(time_us[positive], late[positive].astype(np.float64), (~late[positive]).astype(np.float64))
+        self._share.update(
+            time_us[positive],
+            late[positive].astype(np.float64),
+            (~late[positive]).astype(np.float64),
+        )
 
     def snapshot(self) -> dict[str, Any]:
         """State after the last update, as plain numbers."""

@@ -27,10 +27,20 @@ class WeightError(WeightingError, ValueError):
         where: the position of the sample's newest record, its index when the sample is not known here, or None for a whole batch.
     """
 
-    def __init__(self, factor: str, value: object, expected: str, where: Position | int | None = None) -> None:
+    def __init__(
+        self, factor: str, value: object, expected: str, where: Position | int | None = None
+    ) -> None:
         """Name the factor, the value, what was expected and where it stood."""
-        place = f"sample {where}" if isinstance(where, int) else "the batch" if where is None else str(where)
-        super().__init__(f"{place}: {factor}: got {value!r}, expected {expected}. Nothing of this batch was learned.")
+        place = (
+            f"sample {where}"
+            if isinstance(where, int)
+            else "the batch"
+            if where is None
+            else str(where)
+        )
+        super().__init__(
+            f"{place}: {factor}: got {value!r}, expected {expected}. Nothing of this batch was learned."
+        )
         self.factor = factor
         self.value = value
         self.expected = expected
@@ -42,5 +52,7 @@ class SnapshotError(WeightingError, ValueError):
 
     def __init__(self, what: str, found: object, expected: object) -> None:
         """Name the entry, what the snapshot has and what was expected."""
-        super().__init__(f"snapshot: {what}: got {found!r}, expected {expected!r}. Restore it with the settings that it was taken with.")
+        super().__init__(
+            f"snapshot: {what}: got {found!r}, expected {expected!r}. Restore it with the settings that it was taken with."
+        )
         self.what = what

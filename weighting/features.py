@@ -74,10 +74,14 @@ class FieldConfig:
             ValueError: names key, value and expectation.
         """
         if not 4 <= self.hash_bits <= 24:
-            raise ValueError(f"hash_bits: got {self.hash_bits!r}, expected a whole number from 4 to 24")
+            raise ValueError(
+                f"hash_bits: got {self.hash_bits!r}, expected a whole number from 4 to 24"
+            )
         for key in ("bias", "query", "item", "pair", "query_category", "attribute", "overlap"):
             if not 0 <= getattr(self, key) < float("inf"):
-                raise ValueError(f"fields.{key}: got {getattr(self, key)!r}, expected a number >= 0")
+                raise ValueError(
+                    f"fields.{key}: got {getattr(self, key)!r}, expected a number >= 0"
+                )
 
 
 class Fields(base.Transformer):
@@ -92,7 +96,9 @@ class Fields(base.Transformer):
         """Lay out the buckets; caches start empty."""
         self.config = config
         self._shift = 32 - config.hash_bits
-        self._bias = 1 << config.hash_bits  # the fields that most samples share have buckets of their own, behind the hashed ones
+        self._bias = (
+            1 << config.hash_bits
+        )  # the fields that most samples share have buckets of their own, behind the hashed ones
         self._overlap = self._bias + 1
         self.num_buckets = self._overlap + 25
         self._queries: dict[str, tuple[int, int, frozenset[str]]] = {}
@@ -102,7 +108,9 @@ class Fields(base.Transformer):
         """River's way in: a dict with the keys query, id, text, attributes."""
         return self.fields(x["query"], x["id"], x["text"], x["attributes"])
 
-    def fields(self, query: str, item_id: str, text: str, attributes: Mapping[str, Attribute]) -> dict[int, float]:
+    def fields(
+        self, query: str, item_id: str, text: str, attributes: Mapping[str, Attribute]
+    ) -> dict[int, float]:
         """Buckets and their values."""
         c = self.config
         shift = self._shift
@@ -119,7 +127,11 @@ class Fields(base.Transformer):
             self._overlap + 5 * min(len(words & found), 4) + min(len(words), 4): c.overlap,
         }
         if attributes:
-            names = sorted(attributes)[:_NUM_ATTRIBUTES] if len(attributes) > _NUM_ATTRIBUTES else attributes
+            names = (
+                sorted(attributes)[:_NUM_ATTRIBUTES]
+                if len(attributes) > _NUM_ATTRIBUTES
+                else attributes
+            )
             for name in names:
                 value = f"{name}={_level(attributes[name])}".encode("utf-8", "surrogatepass")
                 x[(crc32(value, 2) * _MIX & 0xFFFFFFFF) >> shift] = c.attribute
@@ -130,7 +142,9 @@ class Fields(base.Transformer):
     def identity(self, query: str, item_id: str, text: str) -> tuple[int, int]:
         """Buckets of the query, and of the item under this query."""
         query_bucket, query_crc, _ = self._queries.get(query) or self._remember_query(query)
-        return query_bucket, (crc32((item_id or text).encode("utf-8", "surrogatepass"), query_crc) * _MIX & 0xFFFFFFFF) >> self._shift
+        return query_bucket, (
+            crc32((item_id or text).encode("utf-8", "surrogatepass"), query_crc) * _MIX & 0xFFFFFFFF
+        ) >> self._shift
 
     def constant(self) -> dict[int, float]:
         """The field that every sample has."""

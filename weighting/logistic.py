@@ -61,12 +61,16 @@ class DiagonalLogistic(base.Classifier):
         """1 - v of a coefficient: 0 before any sample, towards 1 with many; changes nothing."""
         return 1.0 - self._variance[bucket]
 
-    def predict_proba_one(self, x: dict[Any, Any], seen: float = 1.0, **kwargs: Any) -> dict[base.typing.ClfTarget, float]:
+    def predict_proba_one(
+        self, x: dict[Any, Any], seen: float = 1.0, **kwargs: Any
+    ) -> dict[base.typing.ClfTarget, float]:
         """Probability of each label; changes nothing."""
         p = seen * _sigmoid(self.belief_one(x)[0])
         return {False: 1.0 - p, True: p}
 
-    def learn_one(self, x: dict[Any, Any], y: base.typing.ClfTarget, w: float = 1.0, seen: float = 1.0) -> None:
+    def learn_one(
+        self, x: dict[Any, Any], y: base.typing.ClfTarget, w: float = 1.0, seen: float = 1.0
+    ) -> None:
         """Learn one sample of weight w >= 0 that was looked at with chance `seen` in (0, 1]."""
         m, s = self.belief_one(x)
         sw, t = s * w, seen
@@ -124,8 +128,14 @@ class DiagonalLogistic(base.Classifier):
                 raise SnapshotError(key, state[key], getattr(self, key))
         index = np.frombuffer(state["index"], dtype="<u4")
         columns = [np.frombuffer(state[key], dtype="<f8") for key in ("mean", "variance")]
-        if any(len(column) != len(index) for column in columns) or (len(index) and int(index.max()) >= self.num_buckets):
-            raise SnapshotError("buckets", [len(index), *map(len, columns)], "columns of one length, inside the table")
+        if any(len(column) != len(index) for column in columns) or (
+            len(index) and int(index.max()) >= self.num_buckets
+        ):
+            raise SnapshotError(
+                "buckets",
+                [len(index), *map(len, columns)],
+                "columns of one length, inside the table",
+            )
         mean = array("d", bytes(8 * self.num_buckets))
         variance = array("d", [1.0]) * self.num_buckets
         np.frombuffer(mean)[index] = columns[0]

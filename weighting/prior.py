@@ -37,8 +37,14 @@ class PriorConfig:
             ValueError: names key, value and expectation.
         """
         if not 0 < self.initial < 1:
-            raise ValueError(f"prior.initial: got {self.initial!r}, expected a probability in (0, 1)")
-        for key, value in (("initial_mass", self.initial_mass), ("half_life_seconds", self.half_life_seconds), ("mass", self.mass)):
+            raise ValueError(
+                f"prior.initial: got {self.initial!r}, expected a probability in (0, 1)"
+            )
+        for key, value in (
+            ("initial_mass", self.initial_mass),
+            ("half_life_seconds", self.half_life_seconds),
+            ("mass", self.mass),
+        ):
             if not 0 < value < float("inf"):
                 raise ValueError(f"prior.{key}: got {value!r}, expected a number > 0")
 
@@ -86,7 +92,9 @@ class Prior:
         """Add N samples: event times (N,), positive mass (N,) and negative mass (N,). Order within the call does not count."""
         if not len(time_us):
             return
-        now = max(int(time_us.max()), self._time_us if self._time_us is not None else int(time_us.max()))
+        now = max(
+            int(time_us.max()), self._time_us if self._time_us is not None else int(time_us.max())
+        )
         fade = self._fade(now - time_us)
         if self._time_us is not None:
             kept = float(self._fade(np.array([now - self._time_us]))[0])
@@ -100,7 +108,11 @@ class Prior:
 
     def snapshot(self) -> dict[str, Any]:
         """State after the last update, as plain numbers."""
-        return {"time_us": self._time_us, "recent": [self._alpha, self._beta], "all": [self._all_alpha, self._all_beta]}
+        return {
+            "time_us": self._time_us,
+            "recent": [self._alpha, self._beta],
+            "all": [self._all_alpha, self._all_beta],
+        }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Resume after the update that the snapshot was taken behind."""
@@ -110,7 +122,9 @@ class Prior:
 
     def _shape(self) -> tuple[float, float]:
         c = self.config
-        pi0 = (self._all_alpha + c.initial_mass * c.initial) / (self._all_alpha + self._all_beta + c.initial_mass)
+        pi0 = (self._all_alpha + c.initial_mass * c.initial) / (
+            self._all_alpha + self._all_beta + c.initial_mass
+        )
         return self._alpha + c.mass * pi0, self._beta + c.mass * (1 - pi0)
 
     def _fade(self, age_us: NDArray[np.int64]) -> Array:

@@ -34,9 +34,13 @@ class PropensityConfig:
             ValueError: names key, value and expectation.
         """
         if not 0 <= self.decline <= 5:
-            raise ValueError(f"propensity.decline: got {self.decline!r}, expected a number in [0, 5]")
+            raise ValueError(
+                f"propensity.decline: got {self.decline!r}, expected a number in [0, 5]"
+            )
         if not (0 < self.mass < float("inf") and self.memory >= 1):
-            raise ValueError(f"propensity: got mass {self.mass!r} and memory {self.memory!r}, expected mass > 0 and memory >= 1")
+            raise ValueError(
+                f"propensity: got mass {self.mass!r} and memory {self.memory!r}, expected mass > 0 and memory >= 1"
+            )
 
 
 class Propensity:
@@ -64,7 +68,9 @@ class Propensity:
         found: Array = theta[_places(positions)]
         return found
 
-    def update(self, positions: Sequence[int | None], label: Array, weight: Array, expected: Array) -> None:
+    def update(
+        self, positions: Sequence[int | None], label: Array, weight: Array, expected: Array
+    ) -> None:
         """Count N samples: places, labels, weights, and r(x) as predicted before they were learned. Their order does not count."""
         places = _places(positions)
         n = len(self._clicks)
@@ -84,4 +90,6 @@ class Propensity:
 
 def _places(positions: Sequence[int | None]) -> NDArray[np.intp]:
     """Index of each place; 0 for an unknown one."""
-    return np.array([0 if k is None else min(max(k, 1), _LARGEST_POSITION) for k in positions], dtype=np.intp)
+    return np.array(
+        [0 if k is None else min(max(k, 1), _LARGEST_POSITION) for k in positions], dtype=np.intp
+    )

@@ -26,7 +26,9 @@ def check_exponent(exponent: float) -> float:
         ValueError: b is not finite, or b <= -0.9.
     """
     if not math.isfinite(exponent) or exponent <= LEAST_EXPONENT:
-        raise ValueError(f"exponent: got {exponent!r}, expected a finite number > {LEAST_EXPONENT} (at -1 the weight destroys all signal)")
+        raise ValueError(
+            f"exponent: got {exponent!r}, expected a finite number > {LEAST_EXPONENT} (at -1 the weight destroys all signal)"
+        )
     return exponent
 
 

@@ -26,7 +26,13 @@ class RecursiveLogistic:
     forgetting, Kulhavy & Zarrop 1993), so that it stays bounded from below and the coefficients can go on moving.
     """
 
-    def __init__(self, mean: Sequence[float], precision: Sequence[float], low: Sequence[float], high: Sequence[float]) -> None:
+    def __init__(
+        self,
+        mean: Sequence[float],
+        precision: Sequence[float],
+        low: Sequence[float],
+        high: Sequence[float],
+    ) -> None:
         """Start at `mean` (K,) with diagonal `precision` (K,), confined to [low, high] (K,)."""
         self._start = np.diag(np.asarray(precision, dtype=np.float64))
         self._low = np.asarray(low, dtype=np.float64)
@@ -38,7 +44,9 @@ class RecursiveLogistic:
         """Logits (N,) from K input columns (N,) each."""
         return self._logit(self.mean, columns)
 
-    def learn(self, columns: Sequence[Array], label: Array, weight: Array, *, keep: float = 1.0) -> None:
+    def learn(
+        self, columns: Sequence[Array], label: Array, weight: Array, *, keep: float = 1.0
+    ) -> None:
         """Learn N samples at once; order within the call does not count.
 
         Args:
@@ -54,9 +62,13 @@ class RecursiveLogistic:
         for _ in range(_STEPS):
             p = expit(self._logit(theta, columns))
             residual = weight * (p - label)
-            gradient = np.array([float((residual * x).sum()) for x in columns]) + _times(P, theta - start)
+            gradient = np.array([float((residual * x).sum()) for x in columns]) + _times(
+                P, theta - start
+            )
             H = P + _curvature(columns, weight * p * (1 - p))
-            pushed = ((theta <= self._low) & (gradient > 0)) | ((theta >= self._high) & (gradient < 0))
+            pushed = ((theta <= self._low) & (gradient > 0)) | (
+                (theta >= self._high) & (gradient < 0)
+            )
             free = np.flatnonzero(~pushed)
             step = np.zeros_like(theta)
             step[free] = np.linalg.solve(H[np.ix_(free, free)], gradient[free])
@@ -64,7 +76,9 @@ class RecursiveLogistic:
                 break
             size = 1.0
             proposal = np.clip(theta - step, self._low, self._high)
-            while (better := self._objective(proposal, start, P, columns, label, weight)) > value and size > 1e-6:
+            while (
+                better := self._objective(proposal, start, P, columns, label, weight)
+            ) > value and size > 1e-6:
                 size /= 2
                 proposal = np.clip(theta - size * step, self._low, self._high)
             if better > value:
@@ -89,10 +103,20 @@ class RecursiveLogistic:
             logit = logit + coefficient * x
         return logit
 
-    def _objective(self, theta: Array, start: Array, P: Array, columns: Sequence[Array], label: Array, weight: Array) -> float:
+    def _objective(
+        self,
+        theta: Array,
+        start: Array,
+        P: Array,
+        columns: Sequence[Array],
+        label: Array,
+        weight: Array,
+    ) -> float:
         logit = self._logit(theta, columns)
         away = theta - start
-        return float((weight * (np.logaddexp(0.0, logit) - label * logit)).sum()) + 0.5 * float((away * _times(P, away)).sum())
+        return float((weight * (np.logaddexp(0.0, logit) - label * logit)).sum()) + 0.5 * float(
+            (away * _times(P, away)).sum()
+        )
 
 
 def _times(P: Array, v: Array) -> Array:

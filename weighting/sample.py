@@ -24,7 +24,9 @@ class CopyKind(enum.StrEnum):
     """Which copy of the same example this is (the stream law of its label depends on it)."""
 
     FIRST = "first"  #: emitted when the observation window closed, with the label so far
-    LATE_POSITIVE = "late_positive"  #: emitted again because the positive label came after the first copy
+    LATE_POSITIVE = (
+        "late_positive"  #: emitted again because the positive label came after the first copy
+    )
 
 
 class Position(msgspec.Struct, frozen=True, order=True, array_like=True, gc=False):

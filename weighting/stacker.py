@@ -48,10 +48,14 @@ class StackerConfig:
         """
         for key, least in (("encoder", self.least_encoder), ("memory", self.least)):
             if not 0 < least <= getattr(self, key) <= self.largest < float("inf"):
-                raise ValueError(f"stacker.{key}: got {getattr(self, key)!r}, expected 0 < {least!r} (its least) <= {key} <= largest")
+                raise ValueError(
+                    f"stacker.{key}: got {getattr(self, key)!r}, expected 0 < {least!r} (its least) <= {key} <= largest"
+                )
         for key in ("deviation", "intercept_deviation", "half_life_samples"):
             if not 0 < getattr(self, key) < float("inf"):
-                raise ValueError(f"stacker.{key}: got {getattr(self, key)!r}, expected a number > 0")
+                raise ValueError(
+                    f"stacker.{key}: got {getattr(self, key)!r}, expected a number > 0"
+                )
 
 
 class Stacker:
@@ -88,11 +92,18 @@ class Stacker:
         if not len(label):
             return
         keep = 2.0 ** (-len(label) / self.config.half_life_samples)
-        self._model.learn(_columns(encoder_logit, memory_logit), np.asarray(label, np.float64), np.asarray(weight, np.float64), keep=keep)
+        self._model.learn(
+            _columns(encoder_logit, memory_logit),
+            np.asarray(label, np.float64),
+            np.asarray(weight, np.float64),
+            keep=keep,
+        )
 
     def snapshot(self) -> bytes:
         """State after the last `learn`, as msgpack; equal state gives equal bytes."""
-        return msgspec.msgpack.encode({"format": FORMAT, "model": self._model.snapshot()}, order="sorted")
+        return msgspec.msgpack.encode(
+            {"format": FORMAT, "model": self._model.snapshot()}, order="sorted"
+        )
 
     def restore(self, data: bytes) -> None:
         """Resume after the `learn` that the snapshot was taken behind.

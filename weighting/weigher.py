@@ -69,7 +69,9 @@ class WeigherConfig:
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     click: TaskConfig = field(default_factory=TaskConfig)
     purchase: TaskConfig = field(
-        default_factory=lambda: TaskConfig(prior=PriorConfig(initial=0.05), late=PriorConfig(initial=0.65, initial_mass=20.0))
+        default_factory=lambda: TaskConfig(
+            prior=PriorConfig(initial=0.05), late=PriorConfig(initial=0.65, initial_mass=20.0)
+        )
     )
 
     def __post_init__(self) -> None:
@@ -134,7 +136,9 @@ class _Estimators:
         self.prior = Prior(own.prior)
         self.late = ArrivalRatio(own.late)
         self.calibration = Calibration(config.calibration)
-        self.conditional = Conditional(config.conditional, initial=own.prior.initial, with_position=task is Task.CLICK)
+        self.conditional = Conditional(
+            config.conditional, initial=own.prior.initial, with_position=task is Task.CLICK
+        )
 
     def learn(self, group: _Group) -> None:
         """Learn a group, weighted by the stream law alone: the ratio belongs to the trained model, not to what it is made from."""
@@ -144,7 +148,10 @@ class _Estimators:
         self.conditional.learn(group.prediction, group.label, group.law)
 
     def snapshot(self) -> dict[str, Any]:
-        return {name: getattr(self, name).snapshot() for name in ("prior", "late", "calibration", "conditional")}
+        return {
+            name: getattr(self, name).snapshot()
+            for name in ("prior", "late", "calibration", "conditional")
+        }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         for name in ("prior", "late", "calibration", "conditional"):
@@ -205,7 +212,12 @@ class Weigher:
                     if not isinstance(error.where, int):
                         raise
                     where = samples[places[error.where]].positions
-                    raise WeightError(error.factor, error.value, error.expected, where[-1] if where else places[error.where]) from error
+                    raise WeightError(
+                        error.factor,
+                        error.value,
+                        error.expected,
+                        where[-1] if where else places[error.where],
+                    ) from error
         batch = self._batch(tuple(samples), groups)
         for task, group in groups.items():  # 2. ... and only then learn.
             self._estimators[task].learn(group)
@@ -218,7 +230,9 @@ class Weigher:
         Pure; possible before any learning.
         """
         estimators = self._estimators[task]
-        return estimators.calibration.predict(estimators.conditional.predict_first(query, documents))
+        return estimators.calibration.predict(
+            estimators.conditional.predict_first(query, documents)
+        )
 
     def prior(self, task: Task) -> float:
         """p(y=1), now."""
@@ -242,7 +256,10 @@ class Weigher:
 
     def snapshot(self) -> bytes:
         """State after the last batch learned, as msgpack; equal state gives equal bytes."""
-        state = {"format": FORMAT, "tasks": {task.value: own.snapshot() for task, own in self._estimators.items()}}
+        state = {
+            "format": FORMAT,
+            "tasks": {task.value: own.snapshot() for task, own in self._estimators.items()},
+        }
         return msgspec.msgpack.encode(state, order="sorted")
 
     def restore(self, data: bytes) -> None:
@@ -295,7 +312,11 @@ class Weigher:
             seen=prediction.seen,
             memory_logit=estimators.calibration.predict(prediction.memory_first_logit),
             memory_logit_at_position=estimators.calibration.predict(prediction.memory_logit),
-            num_clipped={"low": clipped.num_low, "high": clipped.num_high, "cap": clipped.num_capped},
+            num_clipped={
+                "low": clipped.num_low,
+                "high": clipped.num_high,
+                "cap": clipped.num_capped,
+            },
             prior=pi,
             normalization_ratio=normalization_ratio(p[~late], pi) if not late.all() else None,
         )
@@ -310,16 +331,34 @@ class Weigher:
             a=(weight * target).astype(np.float32),
             b=(weight * (1 - target)).astype(np.float32),
             weight=column.pop("weight").astype(np.float32),
-            num_clipped={bound: sum(g.num_clipped[bound] for g in groups.values()) for bound in ("low", "high", "cap")},
+            num_clipped={
+                bound: sum(g.num_clipped[bound] for g in groups.values())
+                for bound in ("low", "high", "cap")
+            },
             ess_ratio=effective_sample_ratio(weight),
             exponent=self.config.exponent,
             prior={task: group.prior for task, group in groups.items()},
-            normalization_ratio={t: g.normalization_ratio for t, g in groups.items() if g.normalization_ratio is not None},
+            normalization_ratio={
+                t: g.normalization_ratio
+                for t, g in groups.items()
+                if g.normalization_ratio is not None
+            },
             **column,
         )
 
 
-_COLUMNS = ("label", "law", "raw", "weight", "p_y_given_x", "p_y", "p_positive", "seen", "memory_logit", "memory_logit_at_position")
+_COLUMNS = (
+    "label",
+    "law",
+    "raw",
+    "weight",
+    "p_y_given_x",
+    "p_y",
+    "p_positive",
+    "seen",
+    "memory_logit",
+    "memory_logit_at_position",
+)
 
 
 def _scatter(n: int, groups: Mapping[Task, _Group], name: str) -> Array:

@@ -31,14 +31,22 @@ def load_catalog(folder: Path, *, split: int) -> World:
     )
     classes = _classes(dict(zip(products["asin"], products["category"], strict=True)))
     known = {
-        asin: Product(id=asin, text=title, attributes={"brand": brand or "", "category": classes[asin]})
-        for asin, title, brand in zip(products["asin"], products["title"], products["brand"], strict=True)
+        asin: Product(
+            id=asin, text=title, attributes={"brand": brand or "", "category": classes[asin]}
+        )
+        for asin, title, brand in zip(
+            products["asin"], products["title"], products["brand"], strict=True
+        )
     }
     judged: dict[str, list[tuple[str, float]]] = {}
-    for query, asin, rating in zip(judgments["query"], judgments["docId"], judgments["rating"], strict=True):
+    for query, asin, rating in zip(
+        judgments["query"], judgments["docId"], judgments["rating"], strict=True
+    ):
         if float(rating) not in _GRADES or asin not in known:
             expected = f"one of {', '.join(map(str, _GRADES))}, and an asin of products.parquet"
-            raise DeployError(f"{folder / 'judgments.parquet'}: query {query!r}: got rating {rating!r} of {asin!r}, expected {expected}")
+            raise DeployError(
+                f"{folder / 'judgments.parquet'}: query {query!r}: got rating {rating!r} of {asin!r}, expected {expected}"
+            )
         judged.setdefault(query, []).append((asin, _GRADES[float(rating)]))
     draw = np.random.Generator(np.random.PCG64(split))
     texts = sorted(judged)
@@ -66,12 +74,18 @@ def _read(path: Path, columns: tuple[str, ...]) -> dict[str, list[Any]]:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise DeployError(f'{path}: reading Parquet needs a package that is not installed: pip install "steelyard[parquet]"') from error
+        raise DeployError(
+            f'{path}: reading Parquet needs a package that is not installed: pip install "steelyard[parquet]"'
+        ) from error
     try:
-        table: dict[str, list[Any]] = pyarrow.parquet.read_table(path, columns=list(columns)).to_pydict()
+        table: dict[str, list[Any]] = pyarrow.parquet.read_table(
+            path, columns=list(columns)
+        ).to_pydict()
     except (OSError, pyarrow.ArrowInvalid) as error:
         cause = str(error).partition("\n")[0]
-        raise DeployError(f"{path}: {cause}; expected a Parquet file with the columns {', '.join(columns)}") from error
+        raise DeployError(
+            f"{path}: {cause}; expected a Parquet file with the columns {', '.join(columns)}"
+        ) from error
     return table
 
 
@@ -79,8 +93,17 @@ def _classes(categories: dict[str, list[str]]) -> dict[str, str]:
     """One class per product: its first category, or the first two where the first holds too many; small ones are merged."""
     first = Counter(path[0] for path in categories.values() if path)
     named = {
-        asin: ("Unknown" if not path else path[0] if first[path[0]] <= _LARGEST_CLASS else " / ".join(path[:2]))
+        asin: (
+            "Unknown"
+            if not path
+            else path[0]
+            if first[path[0]] <= _LARGEST_CLASS
+            else " / ".join(path[:2])
+        )
         for asin, path in categories.items()
     }
     sizes = Counter(named.values())
-    return {asin: name if sizes[name] >= _SMALLEST_CLASS else f"{name.split(' / ')[0]} / other" for asin, name in named.items()}
+    return {
+        asin: name if sizes[name] >= _SMALLEST_CLASS else f"{name.split(' / ')[0]} / other"
+        for asin, name in named.items()
+    }

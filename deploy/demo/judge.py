@@ -65,12 +65,16 @@ class ClickCounts:
         return value
 
 
-def judge(world: World, *, served: Rank, zero_shot: Rank, counts: ClickCounts) -> dict[str, dict[str, Array]]:
+def judge(
+    world: World, *, served: Rank, zero_shot: Rank, counts: ClickCounts
+) -> dict[str, dict[str, Array]]:
     """NDCG@10 per query of each method on each part of the world: part -> method -> (Q,)."""
     lexical = BM25([product.text for product in world.products()])
     place = {product.id: i for i, product in enumerate(world.products())}
     draw = np.random.Generator(np.random.PCG64(0))
-    found: dict[str, dict[str, list[float]]] = {part: {method: [] for method in METHODS} for part in PARTS}
+    found: dict[str, dict[str, list[float]]] = {
+        part: {method: [] for method in METHODS} for part in PARTS
+    }
     for query in world.queries:
         cosine = zero_shot(query)
         ranks = {
@@ -80,7 +84,11 @@ def judge(world: World, *, served: Rank, zero_shot: Rank, counts: ClickCounts) -
             "served": served(query),
         }
         everything, hidden = np.arange(len(query.products)), np.flatnonzero(~query.shown)
-        parts = [("stream", everything), ("unseen_products", hidden)] if query.in_stream else [("unseen_queries", everything)]
+        parts = (
+            [("stream", everything), ("unseen_products", hidden)]
+            if query.in_stream
+            else [("unseen_queries", everything)]
+        )
         for part, places in parts:
             if not len(places):
                 continue
@@ -88,7 +96,10 @@ def judge(world: World, *, served: Rank, zero_shot: Rank, counts: ClickCounts) -
                 found[part][method].append(ndcg(scores[places], query.grades[places]))
             chance = [ndcg(draw.random(len(places)), query.grades[places]) for _ in range(20)]
             found[part]["random"].append(float(np.mean(chance)))
-    return {part: {method: np.array(values) for method, values in methods.items()} for part, methods in found.items()}
+    return {
+        part: {method: np.array(values) for method, values in methods.items()}
+        for part, methods in found.items()
+    }
 
 
 def summary(judged: Mapping[str, Mapping[str, Array]]) -> dict[str, dict[str, float | list[float]]]:
@@ -97,7 +108,9 @@ def summary(judged: Mapping[str, Mapping[str, Array]]) -> dict[str, dict[str, fl
     for part, methods in judged.items():
         if not len(methods["served"]):
             continue
-        row: dict[str, float | list[float]] = {method: float(values.mean()) for method, values in methods.items()}
+        row: dict[str, float | list[float]] = {
+            method: float(values.mean()) for method, values in methods.items()
+        }
         for opponent in OPPONENTS:
             row[f"gain_over_{opponent}"] = list(interval(methods["served"] - methods[opponent]))
         table[part] = row

@@ -86,7 +86,11 @@ def main(config: DemoConfig) -> None:
     Raises:
         DeployError: a part of it did not start or ended by itself; holds the end of its log.
     """
-    world = invented_shop(seed=config.seed) if config.catalog is None else load_catalog(config.catalog, split=config.split)
+    world = (
+        invented_shop(seed=config.seed)
+        if config.catalog is None
+        else load_catalog(config.catalog, split=config.split)
+    )
     show = Show()
     with tempfile.TemporaryDirectory(prefix="steelyard-demo-") as folder, ExitStack() as stack:
         stack.callback(show.close)
@@ -103,7 +107,11 @@ class _Role:
         self.name, self._log = name, log
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
         with log.open("wb") as output:
-            self._process = spawn([sys.executable, "-c", _COMMAND, name, "--config", str(settings)], output, env=environment)
+            self._process = spawn(
+                [sys.executable, "-c", _COMMAND, name, "--config", str(settings)],
+                output,
+                env=environment,
+            )
 
     def check(self) -> None:
         if self._process.poll() is not None:
@@ -127,8 +135,16 @@ class _Role:
 class _Demo:
     """One run."""
 
-    def __init__(self, config: DemoConfig, world: World, folder: Path, show: Show, stack: ExitStack) -> None:
-        self._config, self._world, self._folder, self._show, self._stack = config, world, folder, show, stack
+    def __init__(
+        self, config: DemoConfig, world: World, folder: Path, show: Show, stack: ExitStack
+    ) -> None:
+        self._config, self._world, self._folder, self._show, self._stack = (
+            config,
+            world,
+            folder,
+            show,
+            stack,
+        )
         own = f"demo-{secrets.token_hex(3)}-" if config.bootstrap_servers else ""
         self._topics = Topics(
             exposures=f"{own}exposures",
@@ -148,7 +164,9 @@ class _Demo:
         self._settings.write_text(json.dumps(self._plan(servers), indent=1))
         serve = self._start("serve")
         stack.enter_context(self._created_topics(kafka))
-        sink = KafkaSink(kafka, [t for t in (*self._topics.kinds(), self._topics.dead_letter)]).start()
+        sink = KafkaSink(
+            kafka, [t for t in (*self._topics.kinds(), self._topics.dead_letter)]
+        ).start()
         stack.callback(sink.close)
         assert self._topics.items is not None
         send_items(sink, self._topics.items, self._world.products())
@@ -159,9 +177,16 @@ class _Demo:
         show.say("serving", f"http://127.0.0.1:{self._serve_port}   /docs   /metrics")
         before = self._rankings()
         rate = 40.0 if config.catalog else 15.0
-        producer = Producer(sink, self._topics, self._world, visits_per_second=rate, seed=config.seed)
-        requests = Requests(self._serve_port, self._world, per_second=_REQUESTS_PER_SECOND, seed=config.seed)
-        show.say("shop", f"{self._world.name}: {rate:.0f} shown lists/s, clicks, delayed purchases; {_REQUESTS_PER_SECOND:.0f} requests/s")
+        producer = Producer(
+            sink, self._topics, self._world, visits_per_second=rate, seed=config.seed
+        )
+        requests = Requests(
+            self._serve_port, self._world, per_second=_REQUESTS_PER_SECOND, seed=config.seed
+        )
+        show.say(
+            "shop",
+            f"{self._world.name}: {rate:.0f} shown lists/s, clicks, delayed purchases; {_REQUESTS_PER_SECOND:.0f} requests/s",
+        )
         began = time.monotonic()
         producer.start()
         requests.start()
@@ -170,7 +195,9 @@ class _Demo:
                 for role in (serve, learn):
                     role.check()
                 if producer.error is not None:
-                    raise DeployError(f"the shop could not write its events: {producer.error}") from producer.error
+                    raise DeployError(
+                        f"the shop could not write its events: {producer.error}"
+                    ) from producer.error
                 show.progress(elapsed, config.seconds, self._standing(requests))
                 time.sleep(0.5)
         finally:
@@ -181,7 +208,11 @@ class _Demo:
         learn.close()
         last = self._store.announced()
         self._wait_until(f"{last} is served", lambda: self._info()["version"] == last, serve)
-        result = {"world": self._world.name, "seconds": time.monotonic() - began, "lists": producer.num_visits}
+        result = {
+            "world": self._world.name,
+            "seconds": time.monotonic() - began,
+            "lists": producer.num_visits,
+        }
         result |= self._stream(measured, requests)
         result |= self._quality(before, producer.counts)
         serve.close()
@@ -199,7 +230,10 @@ class _Demo:
             "idle_timeout": "300ms",
         }
         return {
-            "kafka": {"bootstrap_servers": servers, "topics": {name: getattr(self._topics, name) for name in names}},
+            "kafka": {
+                "bootstrap_servers": servers,
+                "topics": {name: getattr(self._topics, name) for name in names},
+            },
             "join": windows,
             "learner": {
                 "publish_every": "15s" if catalog else "3s",
@@ -223,7 +257,9 @@ class _Demo:
         with KafkaAdmin(kafka) as admin:
             for topic in self._topics.kinds():
                 compacted = topic == self._topics.items
-                admin.create_topic(topic, _PARTITIONS, config={"cleanup.policy": "compact"} if compacted else None)
+                admin.create_topic(
+                    topic, _PARTITIONS, config={"cleanup.policy": "compact"} if compacted else None
+                )
             admin.create_topic(self._topics.dead_letter, 1, config={"cleanup.policy": "compact"})
         try:
             yield
@@ -234,7 +270,9 @@ class _Demo:
                         admin.delete_topic(topic)
 
     def _wait_until(self, what: str, done: Any, *roles: _Role) -> None:
-        deadline = time.monotonic() + (_START_SECONDS if what.startswith("the first") else _END_SECONDS)
+        deadline = time.monotonic() + (
+            _START_SECONDS if what.startswith("the first") else _END_SECONDS
+        )
         while not done():
             for role in roles:
                 role.check()
@@ -245,13 +283,17 @@ class _Demo:
 
     def _ready(self) -> bool:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self._serve_port}/readyz", timeout=5) as answer:
+            with urllib.request.urlopen(
+                f"http://127.0.0.1:{self._serve_port}/readyz", timeout=5
+            ) as answer:
                 return bool(answer.status == 200)
         except OSError:
             return False
 
     def _info(self) -> dict[str, Any]:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self._serve_port}/info", timeout=30) as answer:
+        with urllib.request.urlopen(
+            f"http://127.0.0.1:{self._serve_port}/info", timeout=30
+        ) as answer:
             found: dict[str, Any] = json.load(answer)
         return found
 
@@ -267,7 +309,10 @@ class _Demo:
         click = frozenset({("label", "click")})
         quality = frozenset({("label", "click"), ("model", "champion")})
         value = m.get
-        prior, ess = value(("steelyard_label_prior_ratio", click)), value(("steelyard_weight_effective_sample_ratio", frozenset()))
+        prior, ess = (
+            value(("steelyard_label_prior_ratio", click)),
+            value(("steelyard_weight_effective_sample_ratio", frozenset())),
+        )
         auc = value(("steelyard_prequential_auc_ratio", quality))
         entropy = value(("steelyard_prequential_normalized_entropy_ratio", quality))
         return {
@@ -282,16 +327,25 @@ class _Demo:
             "requests": f"{requests.failed}/{requests.sent}",
         }
 
-    def _stream(self, m: dict[tuple[str, frozenset[tuple[str, str]]], float], requests: Requests) -> dict[str, Any]:
+    def _stream(
+        self, m: dict[tuple[str, frozenset[tuple[str, str]]], float], requests: Requests
+    ) -> dict[str, Any]:
         """What the stream, the learner and the server counted."""
         info, newest = self._info(), self._store.version(str(self._store.announced()))
-        kept: dict[str, bytes] = msgspec.msgpack.decode(self._store.read(newest, "training/evaluation.msgpack"))
+        kept: dict[str, bytes] = msgspec.msgpack.decode(
+            self._store.read(newest, "training/evaluation.msgpack")
+        )
         evaluation = Evaluation()
         evaluation.restore(kept["click"])
         quarters = evaluation.quarters()
         aucs = [quarter.get("auc") for quarter in quarters]
         click = frozenset({("label", "click")})
-        bounds = {b: m[("steelyard_label_prior_bound_ratio", frozenset({("label", "click"), ("bound", b)}))] for b in ("low", "high")}
+        bounds = {
+            b: m[
+                ("steelyard_label_prior_bound_ratio", frozenset({("label", "click"), ("bound", b)}))
+            ]
+            for b in ("low", "high")
+        }
         failures = dict(requests.failures)
         return {
             "events": _events(m),
@@ -305,15 +359,21 @@ class _Demo:
             "requests_failed": requests.failed,
             "failures": failures,
             "versions_answering": len(requests.versions),
-            "request_p50_ms": 1000 * float(np.median(requests.seconds)) if requests.seconds else None,
-            "request_p99_ms": 1000 * float(np.quantile(requests.seconds, 0.99)) if requests.seconds else None,
+            "request_p50_ms": 1000 * float(np.median(requests.seconds))
+            if requests.seconds
+            else None,
+            "request_p99_ms": 1000 * float(np.quantile(requests.seconds, 0.99))
+            if requests.seconds
+            else None,
             "freshness_p50_seconds": info["freshness_p50_seconds"],
             "freshness_p99_seconds": info["freshness_p99_seconds"],
             "auc": aucs,
             "auc_first_quarter": aucs[0],
             "auc_last_quarter": aucs[-1],
             "normalized_entropy": evaluation.get()["normalized_entropy"],
-            "normalized_entropy_quarters": [quarter.get("normalized_entropy") for quarter in quarters],
+            "normalized_entropy_quarters": [
+                quarter.get("normalized_entropy") for quarter in quarters
+            ],
             "predicted_to_observed": evaluation.get()["predicted_to_observed"],
             "weight_ess_ratio": m[("steelyard_weight_effective_sample_ratio", frozenset())],
             "prior": m[("steelyard_label_prior_ratio", click)],
@@ -329,14 +389,27 @@ class _Demo:
             order = [row["index"] for row in rerank(connection, query)["results"]]
             score = np.zeros(len(order))
             score[order] = -np.arange(len(order), dtype=np.float64)
-            instances = [{"query": query.text, "document": {"id": p.id, "text": p.text, **p.attributes}} for p in query.products]
-            connection.request("POST", "/v1/score", json.dumps({"instances": instances}), {"content-type": "application/json"})
+            instances = [
+                {"query": query.text, "document": {"id": p.id, "text": p.text, **p.attributes}}
+                for p in query.products
+            ]
+            connection.request(
+                "POST",
+                "/v1/score",
+                json.dumps({"instances": instances}),
+                {"content-type": "application/json"},
+            )
             answer = json.load(connection.getresponse())
-            found[query.text] = (score, np.array([row["p"]["click"] for row in answer["predictions"]]))
+            found[query.text] = (
+                score,
+                np.array([row["p"]["click"] for row in answer["predictions"]]),
+            )
         connection.close()
         return found
 
-    def _quality(self, before: dict[str, tuple[Array, Array]], counts: ClickCounts) -> dict[str, Any]:
+    def _quality(
+        self, before: dict[str, tuple[Array, Array]], counts: ClickCounts
+    ) -> dict[str, Any]:
         """The last version against grades and against the truth of the simulation."""
         after = self._rankings()
 
@@ -345,7 +418,9 @@ class _Demo:
             value: Array = (np.log(p) - np.log1p(-p)) / _UNTRAINED_SLOPE
             return value
 
-        judged = judge(self._world, served=lambda q: after[q.text][0], zero_shot=cosine, counts=counts)
+        judged = judge(
+            self._world, served=lambda q: after[q.text][0], zero_shot=cosine, counts=counts
+        )
         shoppers = Shoppers(self._world, seed=self._config.seed)
         asked = [query for query in self._world.queries if query.in_stream]
 
@@ -353,24 +428,40 @@ class _Demo:
             gaps = [np.abs(rankings[q.text][1] - shoppers.true_click(q))[q.shown] for q in asked]
             return float(np.concatenate(gaps).mean())
 
-        moved = max(asked, key=lambda q: ndcg(after[q.text][0], q.grades, k=3) - ndcg(before[q.text][0], q.grades, k=3))
+        moved = max(
+            asked,
+            key=lambda q: (
+                ndcg(after[q.text][0], q.grades, k=3) - ndcg(before[q.text][0], q.grades, k=3)
+            ),
+        )
 
         def top(rankings: dict[str, tuple[Array, Array]]) -> list[str]:
-            return [moved.products[i].text[:40] for i in np.argsort(-rankings[moved.text][0], kind="stable")[:3]]
+            return [
+                moved.products[i].text[:40]
+                for i in np.argsort(-rankings[moved.text][0], kind="stable")[:3]
+            ]
 
         return {
             "truth_error": [error(before), error(after)],
             "ndcg10": summary(judged),
-            "per_query": {part: {method: values.tolist() for method, values in methods.items()} for part, methods in judged.items()},
+            "per_query": {
+                part: {method: values.tolist() for method, values in methods.items()}
+                for part, methods in judged.items()
+            },
             "ranking": {"query": moved.text, "before": top(before), "after": top(after)},
         }
 
 
-def _total(metrics: dict[tuple[str, frozenset[tuple[str, str]]], float], name: str, **labels: str) -> float:
+def _total(
+    metrics: dict[tuple[str, frozenset[tuple[str, str]]], float], name: str, **labels: str
+) -> float:
     wanted = set(labels.items())
     return sum(value for (own, found), value in metrics.items() if own == name and wanted <= found)
 
 
 def _events(metrics: dict[tuple[str, frozenset[tuple[str, str]]], float]) -> int:
     """Records of exposures, clicks and purchases read; product texts do not count."""
-    return int(_total(metrics, "steelyard_consumer_events_total") - _total(metrics, "steelyard_consumer_events_total", event="item"))
+    return int(
+        _total(metrics, "steelyard_consumer_events_total")
+        - _total(metrics, "steelyard_consumer_events_total", event="item")
+    )

@@ -38,17 +38,30 @@ def invented_shop(*, seed: int) -> World:
                 number = sum(map(len, shelves.values()))
                 words = (brand, str(draw.choice(_QUALITIES)), colour, str(draw.choice(names)))
                 product = Product(
-                    id=f"SKU-{number:04d}", text=" ".join(words), attributes={"brand": brand, "category": kind, "colour": colour}
+                    id=f"SKU-{number:04d}",
+                    text=" ".join(words),
+                    attributes={"brand": brand, "category": kind, "colour": colour},
                 )
                 shelves[kind].append((product, colour, brand in _TRUSTED))
     asked = [(kind, colour) for kind in _KINDS for colour in _COLOURS]
     queries = []
     for i in sorted(draw.permutation(len(asked))[:_NUM_QUERIES].tolist()):
         kind, colour = asked[i]
-        elsewhere = [entry[0] for other, shelf in shelves.items() if other != kind for entry in shelf]
+        elsewhere = [
+            entry[0] for other, shelf in shelves.items() if other != kind for entry in shelf
+        ]
         others = [elsewhere[j] for j in draw.permutation(len(elsewhere))[:_NUM_OTHERS]]
         graded = [
-            (p, 4.0 if own == colour and trusted else 2.0 if own == colour else 0.4 if trusted else 0.0)
+            (
+                p,
+                4.0
+                if own == colour and trusted
+                else 2.0
+                if own == colour
+                else 0.4
+                if trusted
+                else 0.0,
+            )
             for p, own, trusted in shelves[kind]
         ]
         candidates = sorted(graded + [(p, 0.0) for p in others], key=lambda pair: pair[0].id)

@@ -35,7 +35,10 @@ class Show:
     def say(self, step: str, text: str) -> None:
         """One line about a step that is done."""
         self._console.print(
-            f"  [green]ok[/green] {step:<11} {text}" if self._console.is_terminal else f"  ok {step:<11} {text}", soft_wrap=True
+            f"  [green]ok[/green] {step:<11} {text}"
+            if self._console.is_terminal
+            else f"  ok {step:<11} {text}",
+            soft_wrap=True,
         )
 
     def progress(self, elapsed: float, total: float, values: Mapping[str, Any]) -> None:
@@ -47,7 +50,9 @@ class Show:
             self._live.update(self._table(elapsed, total, values))
         elif elapsed - self._last_plain >= _PLAIN_EVERY_SECONDS:
             self._last_plain = elapsed
-            told = "  ".join(f"{title} {values[key]}" for title, key in _ROWS if values.get(key) is not None)
+            told = "  ".join(
+                f"{title} {values[key]}" for title, key in _ROWS if values.get(key) is not None
+            )
             self._console.print(f"  t={elapsed:4.0f} s  {told}", soft_wrap=True)
 
     def close(self) -> None:
@@ -73,18 +78,27 @@ class Show:
         told(f"\n{r['world']}: {r['seconds']:.0f} s, {r['lists']:,} shown lists")
         names = ("events", "samples", "duplicates", "late", "dead_letters")
         told("  " + "   ".join(f"{name.replace('_', ' ')} {r[name]:,}" for name in names))
-        told(f"  p(click) {r['prior']:.4f} [{r['prior_low']:.4f}, {r['prior_high']:.4f}]   ESS/N {r['weight_ess_ratio']:.2f}")
+        told(
+            f"  p(click) {r['prior']:.4f} [{r['prior_low']:.4f}, {r['prior_high']:.4f}]   ESS/N {r['weight_ess_ratio']:.2f}"
+        )
         pairs = zip(r["auc"], r["normalized_entropy_quarters"], strict=True)
-        quarters = "  ".join("-" if auc is None or ne is None else f"{auc:.3f}/{ne:.3f}" for auc, ne in pairs)
+        quarters = "  ".join(
+            "-" if auc is None or ne is None else f"{auc:.3f}/{ne:.3f}" for auc, ne in pairs
+        )
         told(f"  AUC/normalised entropy by quarter of the stream   {quarters}")
         told(f"  versions published {r['versions_published']}   swapped in {r['versions_swapped']}")
         told(f"  requests {r['requests']:,}   failed {r['requests_failed']}")
         if r["freshness_p50_seconds"] is not None:
-            told(f"  event to served   p50 {r['freshness_p50_seconds']:.1f} s   p99 {r['freshness_p99_seconds']:.1f} s")
+            told(
+                f"  event to served   p50 {r['freshness_p50_seconds']:.1f} s   p99 {r['freshness_p99_seconds']:.1f} s"
+            )
         before, after = r["truth_error"]
         told(f"  mean |p(click) served - true p(click)|   before {before:.3f}   after {after:.3f}")
         for part, row in r["ndcg10"].items():
-            means = "  ".join(f"{name} {row[name]:.3f}" for name in ("random", "bm25", "zero_shot", "click_counts", "served"))
+            means = "  ".join(
+                f"{name} {row[name]:.3f}"
+                for name in ("random", "bm25", "zero_shot", "click_counts", "served")
+            )
             told(f"  NDCG@10 {part:<16} {means}")
             for opponent in ("zero_shot", "click_counts"):
                 value, low, high = row[f"gain_over_{opponent}"]

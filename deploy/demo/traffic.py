@@ -28,7 +28,10 @@ def send_items(sink: KafkaSink, topic: str, products: Sequence[Product]) -> None
     """Write every product's text to the compacted items topic."""
     for product in products:
         value = encode_item(
-            object_id=product.id, text=product.text, attributes=dict(product.attributes), time_us=int(time.time() * _SECOND)
+            object_id=product.id,
+            text=product.text,
+            attributes=dict(product.attributes),
+            time_us=int(time.time() * _SECOND),
         )
         sink.send(topic, product.id.encode(), value)
     sink.flush()
@@ -46,7 +49,9 @@ class _Due:
 class Producer:
     """Sends visits at a rate from a thread of its own: 2 % of records twice, 1 % of clicks 3 s late, 0.3 % broken in half."""
 
-    def __init__(self, sink: KafkaSink, topics: Topics, world: World, *, visits_per_second: float, seed: int) -> None:
+    def __init__(
+        self, sink: KafkaSink, topics: Topics, world: World, *, visits_per_second: float, seed: int
+    ) -> None:
         """Open the shop; nobody comes before `start`."""
         self._sink, self._topics = sink, topics
         self._shoppers = Shoppers(world, seed=seed)
@@ -96,17 +101,29 @@ class Producer:
         assert topics.exposures is not None
         shown_us = int(now * _SECOND)
         exposure = encode_exposure(
-            query_id=query_id, client_id=client, time_us=shown_us, user_query=query.text, hits=hits, scenario="search"
+            query_id=query_id,
+            client_id=client,
+            time_us=shown_us,
+            user_query=query.text,
+            hits=hits,
+            scenario="search",
         )
         self._put(now, topics.exposures, client, exposure)
         at = now
-        for place, (item, clicked, bought) in enumerate(zip(hits, visit.clicked, visit.bought, strict=True), 1):
+        for place, (item, clicked, bought) in enumerate(
+            zip(hits, visit.clicked, visit.bought, strict=True), 1
+        ):
             if not clicked:
                 continue
             at += float(draw.uniform(0.05, 0.4))
             event = f"{query_id}-{place}"
             click = encode_click(
-                client_id=client, object_id=item, time_us=int(at * _SECOND), query_id=query_id, ordinal=place, event_id=f"{event}-click"
+                client_id=client,
+                object_id=item,
+                time_us=int(at * _SECOND),
+                query_id=query_id,
+                ordinal=place,
+                event_id=f"{event}-click",
             )
             self._put(at + (3.0 if draw.random() < _LATE else 0.0), topics.clicks, client, click)
             if bought:
@@ -167,7 +184,9 @@ class Requests:
     def _run(self) -> None:
         began = time.monotonic()
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)
-        while not self._stopped.wait(max(0.0, began + (self.sent + 1) / self._per_second - time.monotonic())):
+        while not self._stopped.wait(
+            max(0.0, began + (self.sent + 1) / self._per_second - time.monotonic())
+        ):
             query = self._queries[int(self._random.integers(len(self._queries)))]
             asked = time.monotonic()
             self.sent += 1

@@ -75,7 +75,9 @@ class World:
 
     def products(self) -> list[Product]:
         """Every product once."""
-        return list({product.id: product for query in self.queries for product in query.products}.values())
+        return list(
+            {product.id: product for query in self.queries for product in query.products}.values()
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -102,7 +104,9 @@ class Shoppers:
         self._lexical = {}
         for query in self._queries:
             score = lexical.scores(query.text, [place[product.id] for product in query.products])
-            self._lexical[query.text] = np.where(query.shown, (score - score.mean()) / (score.std() + 1e-9), -np.inf)
+            self._lexical[query.text] = np.where(
+                query.shown, (score - score.mean()) / (score.std() + 1e-9), -np.inf
+            )
         self._worth = {product.id: self._random.normal(0, 0.5) for product in world.products()}
 
     def visit(self) -> Visit:
@@ -115,9 +119,16 @@ class Shoppers:
         genuine = draw.random(len(shown)) < theta * attraction(query.grades[shown])
         accident = ~genuine & (draw.random(len(shown)) < theta * ACCIDENT)
         worth = np.array([self._worth[query.products[i].id] for i in shown])
-        purchase = np.where(genuine, purchase_probability(query.grades[shown], worth), ACCIDENTAL_PURCHASE)
+        purchase = np.where(
+            genuine, purchase_probability(query.grades[shown], worth), ACCIDENTAL_PURCHASE
+        )
         clicked = genuine | accident
-        return Visit(query=query, shown=shown, clicked=clicked, bought=clicked & (draw.random(len(shown)) < purchase))
+        return Visit(
+            query=query,
+            shown=shown,
+            clicked=clicked,
+            bought=clicked & (draw.random(len(shown)) < purchase),
+        )
 
     def true_click(self, query: Query) -> Array:
         """p(click | query, product, first place) of each candidate (n,), as the simulation draws it."""
@@ -146,7 +157,9 @@ class BM25:
         self._lengths = [sum(words.values()) for words in self._words]
         self._mean_length = sum(self._lengths) / max(len(self._lengths), 1)
         frequency = Counter(word for words in self._words for word in words)
-        self._idf = {word: math.log1p((len(texts) - df + 0.5) / (df + 0.5)) for word, df in frequency.items()}
+        self._idf = {
+            word: math.log1p((len(texts) - df + 0.5) / (df + 0.5)) for word, df in frequency.items()
+        }
 
     def scores(self, query: str, places: Sequence[int]) -> Array:
         """Scores (n,) of a query on n of the texts, by their places."""
@@ -155,4 +168,9 @@ class BM25:
 
     def _term(self, word: str, place: int) -> float:
         times = self._words[place][word]
-        return self._idf.get(word, 0.0) * times * 2.2 / (times + 1.2 * (0.25 + 0.75 * self._lengths[place] / self._mean_length))
+        return (
+            self._idf.get(word, 0.0)
+            * times
+            * 2.2
+            / (times + 1.2 * (0.25 + 0.75 * self._lengths[place] / self._mean_length))
+        )

@@ -57,12 +57,16 @@ class Bench:
             elif self.log.exhausted:
                 return
             else:
-                self.clock.advance(1)  # a partition that is read to its end must not hold paused ones for ever
+                self.clock.advance(
+                    1
+                )  # a partition that is read to its end must not hold paused ones for ever
 
     def run(self, until_us: int | None = 2**60) -> list[Sample]:
         """All samples, with every window closed."""
         samples = [sample for batch in self.live() for sample in batch.samples]
-        return samples + [sample for batch in self.pipeline.drain(until_us) for sample in batch.samples]
+        return samples + [
+            sample for batch in self.pipeline.drain(until_us) for sample in batch.samples
+        ]
 
     def count(self, name: str, **labels: str) -> float:
         """A series, summed over the labels that are not given."""

@@ -41,7 +41,13 @@ def read(record: Record) -> dict[str, Any] | None:
         kind, hits, item = "exposure", value["query_response_hit_ids"], ""
     else:
         extra = value["event_attributes"]
-        kind, hits, texts, identity, item = value["action_name"], [], [], extra.get("event_id"), extra["object"]["object_id"]
+        kind, hits, texts, identity, item = (
+            value["action_name"],
+            [],
+            [],
+            extra.get("event_id"),
+            extra["object"]["object_id"],
+        )
     return {
         "kind": kind,
         "time": time_us,
@@ -86,9 +92,18 @@ def oracle(
 
     shown: list[dict[str, Any]] = []
     clicked: list[dict[str, Any]] = []
-    by_key: dict[tuple[Any, ...], list[dict[str, Any]]] = {}  # any way in which something can be found, oldest first
+    by_key: dict[
+        tuple[Any, ...], list[dict[str, Any]]
+    ] = {}  # any way in which something can be found, oldest first
 
-    def sample(task: Task, copy: CopyKind, of: dict[str, Any], key: int, positive: dict[str, Any] | None, index: int = 0) -> None:
+    def sample(
+        task: Task,
+        copy: CopyKind,
+        of: dict[str, Any],
+        key: int,
+        positive: dict[str, Any] | None,
+        index: int = 0,
+    ) -> None:
         click = task is Task.CLICK
         sample_id = f"{of['position']}{f'/{index}' if click else ''}/{task}/{copy}"
         assert sample_id not in outcome.samples
@@ -114,12 +129,15 @@ def oracle(
             delay_us=None if positive is None else max(positive["time"] - of["time"], 0),
             window_us=click_window_us if click else observation_window_us,
             attribution_us=attribution_window_us,
-            inferred=(not click and of["inferred"]) or (positive is not None and positive["inferred"]),
+            inferred=(not click and of["inferred"])
+            or (positive is not None and positive["inferred"]),
             positions=tuple(e["position"] for e in sources if e is not None),
         )
 
     def open_for(of: dict[str, Any], event: dict[str, Any]) -> bool:
-        return bool(event["key"] <= of["final"]) and bool(event["time"] - of["time"] <= attribution_window_us)
+        return bool(event["key"] <= of["final"]) and bool(
+            event["time"] - of["time"] <= attribution_window_us
+        )
 
     def add(event: dict[str, Any], *key: Any) -> None:
         by_key.setdefault((event["position"].partition, *key), []).append(event)
@@ -137,8 +155,16 @@ def oracle(
             add(event, "query", event["query_id"])
             add(event, "client", event["client"])
         elif event["kind"] == "click":
-            exact = [e for e in find(event, "query", event["query_id"]) if event["item"] in e["hits"] and open_for(e, event)]
-            inferred = [e for e in find(event, "client", event["client"]) if event["item"] in e["hits"] and open_for(e, event)]
+            exact = [
+                e
+                for e in find(event, "query", event["query_id"])
+                if event["item"] in e["hits"] and open_for(e, event)
+            ]
+            inferred = [
+                e
+                for e in find(event, "client", event["client"])
+                if event["item"] in e["hits"] and open_for(e, event)
+            ]
             exposure = next(iter(exact or inferred), None)
             event["inferred"] = exposure is not None and not exact
             index = 0
@@ -157,7 +183,9 @@ def oracle(
             add(event, "list", event["list_id"], event["item"])
             add(event, "item", event["client"], event["item"])
         else:
-            exact = find(event, "list", event["query_id"], event["item"]) if event["query_id"] else []
+            exact = (
+                find(event, "list", event["query_id"], event["item"]) if event["query_id"] else []
+            )
             inferred = find(event, "item", event["client"], event["item"])
             click = next(iter(exact or inferred), None)
             event["inferred"] = not exact
@@ -168,13 +196,24 @@ def oracle(
         for index in range(len(exposure["hits"])):
             positive = exposure["positives"].get(index)
             in_time = positive is not None and positive["key"] <= exposure["observed"]
-            sample(Task.CLICK, CopyKind.FIRST, exposure, exposure["observed"], positive if in_time else None, index)
+            sample(
+                Task.CLICK,
+                CopyKind.FIRST,
+                exposure,
+                exposure["observed"],
+                positive if in_time else None,
+                index,
+            )
             if positive is not None and not in_time:
-                sample(Task.CLICK, CopyKind.LATE_POSITIVE, exposure, positive["key"], positive, index)
+                sample(
+                    Task.CLICK, CopyKind.LATE_POSITIVE, exposure, positive["key"], positive, index
+                )
     for click in clicked:
         purchase = click["purchase"]
         in_time = purchase is not None and purchase["key"] <= click["observed"]
-        sample(Task.PURCHASE, CopyKind.FIRST, click, click["observed"], purchase if in_time else None)
+        sample(
+            Task.PURCHASE, CopyKind.FIRST, click, click["observed"], purchase if in_time else None
+        )
         if purchase is not None and not in_time:
             sample(Task.PURCHASE, CopyKind.LATE_POSITIVE, click, purchase["key"], purchase)
     return outcome

@@ -13,7 +13,15 @@ from tests.fakes.log import Log
 SECOND = 1_000_000
 START_US = 1_700_000_000 * SECOND
 TOPICS = ("clicks", "exposures", "purchases")
-MALFORMED = (b"{", b'{"a":1}', b"\xff\xfe", None, b"\x00\x00\x00\x00\x01avro", b'{"x":' + b"[" * 100_000, b"")
+MALFORMED = (
+    b"{",
+    b'{"a":1}',
+    b"\xff\xfe",
+    None,
+    b"\x00\x00\x00\x00\x01avro",
+    b'{"x":' + b"[" * 100_000,
+    b"",
+)
 
 #: Windows that a log of a few hundred seconds can fill.
 WINDOWS = JoinConfig(
@@ -27,19 +35,31 @@ WINDOWS = JoinConfig(
 Write = tuple[float, str, str, bytes | None]  # place in the log, topic, client, value
 
 
-def writes(random: Random, num_events: int, *, seconds_between: float = 1.0, candidates: int = 4) -> Iterator[Write]:
+def writes(
+    random: Random, num_events: int, *, seconds_between: float = 1.0, candidates: int = 4
+) -> Iterator[Write]:
     """Yield about `num_events` records in no order; sort by the first field to have them in the order of appending."""
     num, time_us = 0, START_US
     while num < num_events:
         time_us += int(random.expovariate(1 / seconds_between) * SECOND)
-        client, query_id = f"c-{random.randrange(40 + num_events // 50)}", f"q-{random.getrandbits(64):016x}"
+        client, query_id = (
+            f"c-{random.randrange(40 + num_events // 50)}",
+            f"q-{random.getrandbits(64):016x}",
+        )
         hits = random.sample([f"SKU-{n:03d}" for n in range(60)], candidates)
         inline = [Candidate(hit, f"text of {hit}") for hit in hits if random.random() < 0.9]
         happened = [
             (
                 time_us,
                 "exposures",
-                encode_exposure(query_id=query_id, client_id=client, time_us=time_us, user_query="shoes", hits=hits, candidates=inline),
+                encode_exposure(
+                    query_id=query_id,
+                    client_id=client,
+                    time_us=time_us,
+                    user_query="shoes",
+                    hits=hits,
+                    candidates=inline,
+                ),
             )
         ]
         for hit in hits:
@@ -47,13 +67,25 @@ def writes(random: Random, num_events: int, *, seconds_between: float = 1.0, can
                 click_us = time_us + int(random.expovariate(1 / 15) * SECOND)
                 known = query_id if random.random() < 0.8 else None
                 event_id = f"e-{random.getrandbits(64):016x}" if random.random() < 0.9 else None
-                click = encode_click(query_id=known, client_id=client, object_id=hit, time_us=click_us, event_id=event_id)
+                click = encode_click(
+                    query_id=known,
+                    client_id=client,
+                    object_id=hit,
+                    time_us=click_us,
+                    event_id=event_id,
+                )
                 happened.append((click_us, "clicks", click))
                 if random.random() < 0.4:
                     bought_us = click_us + int(random.expovariate(1 / 150) * SECOND)
                     known = query_id if random.random() < 0.8 else None
                     event_id = f"e-{random.getrandbits(64):016x}"
-                    purchase = encode_purchase(query_id=known, client_id=client, object_id=hit, time_us=bought_us, event_id=event_id)
+                    purchase = encode_purchase(
+                        query_id=known,
+                        client_id=client,
+                        object_id=hit,
+                        time_us=bought_us,
+                        event_id=event_id,
+                    )
                     happened.append((bought_us, "purchases", purchase))
         for at_us, topic, value in happened:
             num += 1
@@ -61,7 +93,9 @@ def writes(random: Random, num_events: int, *, seconds_between: float = 1.0, can
             if random.random() < 0.02:
                 place += random.uniform(10, 60) * SECOND
             yield place, topic, client, value
-            if (random.random() < 0.1 and b"event_id" in value) or (topic == "exposures" and random.random() < 0.1):
+            if (random.random() < 0.1 and b"event_id" in value) or (
+                topic == "exposures" and random.random() < 0.1
+            ):
                 yield place + random.uniform(0, 10 * SECOND), topic, client, value
             if random.random() < 0.01:
                 yield place, topic, client, random.choice(MALFORMED)
@@ -71,10 +105,20 @@ def partition_of(client: str, num_partitions: int) -> int:
     return zlib.crc32(client.encode()) % num_partitions
 
 
-def shop(seed: int, num_events: int, *, num_partitions: int = 2, seconds_between: float = 1.0) -> Log:
+def shop(
+    seed: int, num_events: int, *, num_partitions: int = 2, seconds_between: float = 1.0
+) -> Log:
     """A log that a shop has written."""
     log = Log([(topic, p) for topic in TOPICS for p in range(num_partitions)])
-    written = sorted(writes(Random(seed), num_events, seconds_between=seconds_between), key=lambda w: w[0])
+    written = sorted(
+        writes(Random(seed), num_events, seconds_between=seconds_between), key=lambda w: w[0]
+    )
     for place, topic, client, value in written:
-        log.append(topic, partition_of(client, num_partitions), value, key=client.encode(), timestamp_us=int(place) + SECOND)
+        log.append(
+            topic,
+            partition_of(client, num_partitions),
+            value,
+            key=client.encode(),
+            timestamp_us=int(place) + SECOND,
+        )
     return log

@@ -27,7 +27,9 @@ def test_an_event_behind_its_own_partition_is_late_and_its_key_is_monotone() -> 
     assert marks.observe(A, 900, 0)[0] == 990
 
 
-def test_an_idle_partition_is_left_out_until_its_next_event_and_the_watermark_never_goes_back() -> None:
+def test_an_idle_partition_is_left_out_until_its_next_event_and_the_watermark_never_goes_back() -> (
+    None
+):
     marks = clocks()
     marks.observe(A, 1000, 0)
     marks.observe(B, 500, 0)
@@ -48,8 +50,13 @@ def test_when_all_are_idle_the_most_advanced_one_decides() -> None:
     assert marks.advance() == 990
 
 
-@given(st.lists(st.tuples(st.sampled_from([A, B]), st.integers(0, 1000)), max_size=50), st.integers(0, 100))
-def test_no_key_is_ever_below_what_was_processed(events: list[tuple[tuple[str, int], int]], grace_us: int) -> None:
+@given(
+    st.lists(st.tuples(st.sampled_from([A, B]), st.integers(0, 1000)), max_size=50),
+    st.integers(0, 100),
+)
+def test_no_key_is_ever_below_what_was_processed(
+    events: list[tuple[tuple[str, int], int]], grace_us: int
+) -> None:
     marks = clocks(grace_us)
     for partition, time_us in events:
         done = marks.advance()

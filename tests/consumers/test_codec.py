@@ -29,7 +29,12 @@ NOW_US = 1_795_471_710_120_000  # 2026-11-23T22:08:30.120Z
 HEADERS = (("ce_source", b"shop/1"), ("ce_id", b"17"))
 
 
-def record(value: bytes | dict[str, Any] | None, *, append_us: int = -1, headers: tuple[tuple[str, bytes], ...] = ()) -> Record:
+def record(
+    value: bytes | dict[str, Any] | None,
+    *,
+    append_us: int = -1,
+    headers: tuple[tuple[str, bytes], ...] = (),
+) -> Record:
     if isinstance(value, dict):
         value = json.dumps(value).encode()
     return Record("t", 3, 171_004, append_us, b"key", value, headers)
@@ -48,21 +53,49 @@ def exposure(**changed: Any) -> dict[str, Any]:
 
 def action(name: str = "click", **changed: Any) -> dict[str, Any]:
     attributes = {"object": {"object_id": "A"}, **changed.pop("event_attributes", {})}
-    return {"action_name": name, "client_id": "c", "timestamp": "2026-11-23T22:08:30.120Z", "event_attributes": attributes, **changed}
+    return {
+        "action_name": name,
+        "client_id": "c",
+        "timestamp": "2026-11-23T22:08:30.120Z",
+        "event_attributes": attributes,
+        **changed,
+    }
 
 
 def test_an_exposure_keeps_query_hits_and_what_is_inline() -> None:
-    candidates = [{"object_id": "A", "text": "a shoe", "attributes": {"brand": "x", "price": 9.5, "new": True, "note": None}}]
-    event = decode(Kind.EXPOSURE, record(exposure(query_attributes={"candidates": candidates, "whatever": [1]}, extra={"x": 1})))
+    candidates = [
+        {
+            "object_id": "A",
+            "text": "a shoe",
+            "attributes": {"brand": "x", "price": 9.5, "new": True, "note": None},
+        }
+    ]
+    event = decode(
+        Kind.EXPOSURE,
+        record(
+            exposure(query_attributes={"candidates": candidates, "whatever": [1]}, extra={"x": 1})
+        ),
+    )
     assert isinstance(event, Exposure)
-    assert (event.query_id, event.client_id, event.user_query, event.hits) == ("q", "c", "red running shoes", ("A", "B"))
-    assert event.candidates == {"A": Candidate("A", "a shoe", {"brand": "x", "price": 9.5, "new": True})}
+    assert (event.query_id, event.client_id, event.user_query, event.hits) == (
+        "q",
+        "c",
+        "red running shoes",
+        ("A", "B"),
+    )
+    assert event.candidates == {
+        "A": Candidate("A", "a shoe", {"brand": "x", "price": 9.5, "new": True})
+    }
     assert event.time_us == NOW_US
     assert event.position == Position("t", 3, 171_004)
 
 
 def test_times_with_any_offset_are_the_same_instant() -> None:
-    times = ["2026-11-23T22:08:30.12Z", "2026-11-23T23:08:30.120000+01:00", "2026-11-23T16:38:30.120-05:30"]
+    times = [
+        "2026-11-23T22:08:30.12Z",
+        "2026-11-23T23:08:30.120000+01:00",
+        "2026-11-23T16:38:30.120-05:30",
+    ]
     assert {decode(Kind.EXPOSURE, record(exposure(timestamp=t))).time_us for t in times} == {NOW_US}
 
 
@@ -73,12 +106,22 @@ def test_an_integer_id_is_its_decimal_string() -> None:
 
 
 def test_null_in_an_optional_field_is_absence() -> None:
-    event = decode(Kind.CLICK, record(action(user_id=None, query_id=None, event_attributes={"position": None, "event_id": None})))
+    event = decode(
+        Kind.CLICK,
+        record(
+            action(
+                user_id=None, query_id=None, event_attributes={"position": None, "event_id": None}
+            )
+        ),
+    )
     assert isinstance(event, Click)
     assert (event.query_id, event.ordinal, event.identity) == (None, None, None)
 
 
-@pytest.mark.parametrize("position", [{}, {"xy": {"x": 1, "y": 2}}, {"ordinal": 2}, {"ordinal": 2, "xy": {"x": 1, "y": 2}}])
+@pytest.mark.parametrize(
+    "position",
+    [{}, {"xy": {"x": 1, "y": 2}}, {"ordinal": 2}, {"ordinal": 2, "xy": {"x": 1, "y": 2}}],
+)
 def test_a_position_may_be_an_ordinal_a_point_both_or_nothing(position: dict[str, Any]) -> None:
     event = decode(Kind.CLICK, record(action(event_attributes={"position": position})))
     assert isinstance(event, Click)
@@ -88,13 +131,17 @@ def test_a_position_may_be_an_ordinal_a_point_both_or_nothing(position: dict[str
 def test_a_click_on_the_purchases_topic_is_still_a_click() -> None:
     assert isinstance(decode(Kind.PURCHASE, record(action("click"))), Click)
     assert isinstance(decode(Kind.CLICK, record(action("purchase"))), Purchase)
-    assert isinstance(decode(Kind.CLICK, record(action("add_to_cart", event_attributes={"object": 1}))), Other)
+    assert isinstance(
+        decode(Kind.CLICK, record(action("add_to_cart", event_attributes={"object": 1}))), Other
+    )
 
 
 # --- identity -----------------------------------------------------------------------------------------------------------------------
 
 
-def identity(kind: Kind, value: dict[str, Any], headers: tuple[tuple[str, bytes], ...] = ()) -> bytes | None:
+def identity(
+    kind: Kind, value: dict[str, Any], headers: tuple[tuple[str, bytes], ...] = ()
+) -> bytes | None:
     event = decode(kind, record(value, headers=headers))
     assert isinstance(event, Exposure | Click | Purchase)
     return event.identity
@@ -106,7 +153,9 @@ def test_identity_is_the_cloud_event_then_the_event_id_then_query_and_page_then_
     assert identity(Kind.CLICK, with_id, HEADERS[:1]) == b"e\0e", "half a pair identifies nothing"
     assert identity(Kind.CLICK, with_id) == b"e\0e"
     assert identity(Kind.CLICK, action()) is None
-    assert identity(Kind.EXPOSURE, exposure(query_attributes={"event_id": "e", "page": 1})) == b"e\0e"
+    assert (
+        identity(Kind.EXPOSURE, exposure(query_attributes={"event_id": "e", "page": 1})) == b"e\0e"
+    )
     assert identity(Kind.EXPOSURE, exposure(query_attributes={"page": 2})) == b"q\0q\x002"
     assert identity(Kind.EXPOSURE, exposure()) == b"q\0q\0"
 
@@ -114,8 +163,12 @@ def test_identity_is_the_cloud_event_then_the_event_id_then_query_and_page_then_
 # --- time and limits ----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("ahead_us", "clamped"), [(MAX_CLOCK_AHEAD_US, False), (MAX_CLOCK_AHEAD_US + 1, True)])
-def test_a_time_more_than_five_minutes_ahead_of_the_log_is_set_to_the_logs(ahead_us: int, clamped: bool) -> None:
+@pytest.mark.parametrize(
+    ("ahead_us", "clamped"), [(MAX_CLOCK_AHEAD_US, False), (MAX_CLOCK_AHEAD_US + 1, True)]
+)
+def test_a_time_more_than_five_minutes_ahead_of_the_log_is_set_to_the_logs(
+    ahead_us: int, clamped: bool
+) -> None:
     event = decode(Kind.EXPOSURE, record(exposure(), append_us=NOW_US - ahead_us))
     assert event.clamped is clamped
     assert event.time_us == (NOW_US - ahead_us if clamped else NOW_US)
@@ -169,7 +222,9 @@ def test_no_bytes_escape_as_another_exception(value: bytes, kind: Kind) -> None:
 def test_a_null_item_is_gone_and_an_item_without_time_has_the_logs() -> None:
     gone = decode(Kind.ITEM, Record("items", 0, 1, 7, b"SKU-1", None))
     assert gone == ItemUpdate("SKU-1", None, {}, 7, Position("items", 0, 1))
-    update = decode(Kind.ITEM, Record("items", 0, 1, 7, b"SKU-1", encode_item(object_id="SKU-1", text="a shoe")))
+    update = decode(
+        Kind.ITEM, Record("items", 0, 1, 7, b"SKU-1", encode_item(object_id="SKU-1", text="a shoe"))
+    )
     assert update.time_us == 7
     with pytest.raises(Invalid, match="nothing says which item is gone"):
         decode(Kind.ITEM, Record("items", 0, 1, 7, None, None))
@@ -181,8 +236,16 @@ ids = st.text(st.characters(codec="utf-8"), min_size=1, max_size=100)
 times = st.integers(0, 4_000_000_000_000_000)
 
 
-@given(ids, ids, times, st.text(st.characters(codec="utf-8"), max_size=200), st.lists(ids, min_size=1, max_size=5))
-def test_what_is_written_is_what_is_read(query_id: str, client_id: str, time_us: int, text: str, hits: list[str]) -> None:
+@given(
+    ids,
+    ids,
+    times,
+    st.text(st.characters(codec="utf-8"), max_size=200),
+    st.lists(ids, min_size=1, max_size=5),
+)
+def test_what_is_written_is_what_is_read(
+    query_id: str, client_id: str, time_us: int, text: str, hits: list[str]
+) -> None:
     shown = decode(
         Kind.EXPOSURE,
         record(
@@ -209,20 +272,51 @@ def test_what_is_written_is_what_is_read(query_id: str, client_id: str, time_us:
     clicked = decode(
         Kind.CLICK,
         record(
-            encode_click(query_id=query_id, client_id=client_id, object_id=hits[0], time_us=time_us, ordinal=1, event_id="e", text=text)
+            encode_click(
+                query_id=query_id,
+                client_id=client_id,
+                object_id=hits[0],
+                time_us=time_us,
+                ordinal=1,
+                event_id="e",
+                text=text,
+            )
         ),
     )
     assert isinstance(clicked, Click)
-    assert (clicked.query_id, clicked.object_id, clicked.time_us, clicked.ordinal, clicked.text) == (query_id, hits[0], time_us, 1, text)
+    assert (
+        clicked.query_id,
+        clicked.object_id,
+        clicked.time_us,
+        clicked.ordinal,
+        clicked.text,
+    ) == (query_id, hits[0], time_us, 1, text)
     bought = decode(
         Kind.PURCHASE,
-        record(encode_purchase(query_id=query_id, client_id=client_id, object_id=hits[0], time_us=time_us, price=59.9, currency="EUR")),
+        record(
+            encode_purchase(
+                query_id=query_id,
+                client_id=client_id,
+                object_id=hits[0],
+                time_us=time_us,
+                price=59.9,
+                currency="EUR",
+            )
+        ),
     )
     assert isinstance(bought, Purchase)
     assert (bought.query_id, bought.object_id, bought.time_us) == (query_id, hits[0], time_us)
-    item = decode(Kind.ITEM, record(encode_item(object_id=hits[0], text=text, attributes={"a": True}, time_us=time_us)))
+    item = decode(
+        Kind.ITEM,
+        record(encode_item(object_id=hits[0], text=text, attributes={"a": True}, time_us=time_us)),
+    )
     assert isinstance(item, ItemUpdate)
-    assert (item.object_id, item.text, item.attributes, item.time_us) == (hits[0], text, {"a": True}, time_us)
+    assert (item.object_id, item.text, item.attributes, item.time_us) == (
+        hits[0],
+        text,
+        {"a": True},
+        time_us,
+    )
 
 
 def test_the_schemas_require_what_the_decoder_requires() -> None:
@@ -233,7 +327,20 @@ def test_the_schemas_require_what_the_decoder_requires() -> None:
         root = schema["$defs"][schema["$ref"].removeprefix("#/$defs/")]
         assert root["properties"]["timestamp"]
         json.dumps(schema)
-    required = {name: schema["$defs"][schema["$ref"].removeprefix("#/$defs/")]["required"] for name, schema in written.items()}
-    assert required["exposure"] == ["query_id", "client_id", "timestamp", "user_query", "query_response_hit_ids"]
-    assert required["click"] == required["purchase"] == ["action_name", "client_id", "timestamp", "event_attributes"]
+    required = {
+        name: schema["$defs"][schema["$ref"].removeprefix("#/$defs/")]["required"]
+        for name, schema in written.items()
+    }
+    assert required["exposure"] == [
+        "query_id",
+        "client_id",
+        "timestamp",
+        "user_query",
+        "query_response_hit_ids",
+    ]
+    assert (
+        required["click"]
+        == required["purchase"]
+        == ["action_name", "client_id", "timestamp", "event_attributes"]
+    )
     assert required["item"] == ["object_id", "text"]

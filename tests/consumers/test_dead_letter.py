@@ -26,8 +26,12 @@ def letters(policy: Policy = "data") -> tuple[DeadLetters, Shelf]:
     return DeadLetters(shelf, "dead", Telemetry(CollectorRegistry()), policy), shelf
 
 
-def unreadable(offset: int, *, topic: str = "clicks", reason: str = "not_json") -> tuple[Record, Invalid]:
-    invalid = Invalid(stage="decode", reason=reason, error="it is torn", position=Position(topic, 0, offset))
+def unreadable(
+    offset: int, *, topic: str = "clicks", reason: str = "not_json"
+) -> tuple[Record, Invalid]:
+    invalid = Invalid(
+        stage="decode", reason=reason, error="it is torn", position=Position(topic, 0, offset)
+    )
     return Record(topic, 0, offset, 0, b"c", b"{"), invalid
 
 
@@ -48,7 +52,10 @@ def feed(dead: DeadLetters, verdicts: list[bool], poll: int, *, start: int = 0) 
 def test_reading_stops_at_the_first_unreadable_record_where_none_may_be_set_aside() -> None:
     dead, shelf = letters("none")
     dead.seen("clicks", 10)
-    with pytest.raises(Unreadable, match=r"clicks\[0\]@3: it is torn\. Reading has stopped there.*kafka\.dead_letters is none") as raised:
+    with pytest.raises(
+        Unreadable,
+        match=r"clicks\[0\]@3: it is torn\. Reading has stopped there.*kafka\.dead_letters is none",
+    ) as raised:
         dead.put(*unreadable(3))
     assert not shelf.sent
     assert exit_code(raised.value) == UNSAFE
@@ -83,7 +90,9 @@ def test_the_error_names_topic_share_reason_example_and_remedy() -> None:
 
 @settings(deadline=None, max_examples=30)
 @given(seed=st.integers(0, 1000), poll=st.integers(1, 900))
-def test_less_than_one_in_twenty_never_ends_reading_and_a_little_more_does(seed: int, poll: int) -> None:
+def test_less_than_one_in_twenty_never_ends_reading_and_a_little_more_does(
+    seed: int, poll: int
+) -> None:
     first = Random(seed).randrange(18)
     assert feed(letters()[0], [n % 21 == first for n in range(25_000)], poll) is None
     assert feed(letters()[0], [n % 19 == first for n in range(25_000)], poll) is not None
@@ -113,7 +122,9 @@ def test_all_may_be_set_aside_where_an_operator_says_so() -> None:
 
 @settings(deadline=None, max_examples=30)
 @given(seed=st.integers(0, 1000), cut=st.integers(0, 60), share=st.sampled_from([0.02, 0.06, 0.2]))
-def test_a_restored_breaker_opens_where_an_unbroken_one_does(seed: int, cut: int, share: float) -> None:
+def test_a_restored_breaker_opens_where_an_unbroken_one_does(
+    seed: int, cut: int, share: float
+) -> None:
     random = Random(seed)
     verdicts = [random.random() < share for _ in range(12_000)]
     whole, _ = letters()

@@ -38,7 +38,10 @@ def test_every_candidate_becomes_one_sample_with_the_label_so_far() -> None:
     click(log, "q", "B", 4)
     samples, bench = run(log)
     shown = [s for s in samples if s.task is Task.CLICK]
-    assert [(s.item_id, s.position, s.label, s.copy_kind) for s in shown] == [("A", 1, 0, CopyKind.FIRST), ("B", 2, 1, CopyKind.FIRST)]
+    assert [(s.item_id, s.position, s.label, s.copy_kind) for s in shown] == [
+        ("A", 1, 0, CopyKind.FIRST),
+        ("B", 2, 1, CopyKind.FIRST),
+    ]
     assert [s.delay_us for s in shown] == [None, 4 * SECOND]
     assert {s.elapsed_us for s in shown} == {20 * SECOND}
     assert {(s.list_id, s.list_size, s.query, s.window_us, s.attribution_us) for s in shown} == {
@@ -59,19 +62,37 @@ def test_the_click_window_is_closed_at_its_end(at: float, labels: list[int]) -> 
     assert [s.label for s in of(samples, Task.CLICK)] == labels
 
 
-def test_a_click_after_the_window_is_a_late_positive_of_that_candidate_with_the_same_features() -> None:
+def test_a_click_after_the_window_is_a_late_positive_of_that_candidate_with_the_same_features() -> (
+    None
+):
     log = empty()
     show(log, "q", 0)
     click(log, "q", "A", 100)
     first, late = of(run(log)[0], Task.CLICK)
-    assert (first.label, late.label, late.copy_kind, late.delay_us) == (0, 1, CopyKind.LATE_POSITIVE, 100 * SECOND)
-    same = ("list_id", "list_size", "query", "item_id", "text", "attributes", "position", "shown_us")
+    assert (first.label, late.label, late.copy_kind, late.delay_us) == (
+        0,
+        1,
+        CopyKind.LATE_POSITIVE,
+        100 * SECOND,
+    )
+    same = (
+        "list_id",
+        "list_size",
+        "query",
+        "item_id",
+        "text",
+        "attributes",
+        "position",
+        "shown_us",
+    )
     assert [getattr(first, name) for name in same] == [getattr(late, name) for name in same]
     assert late.elapsed_us == 100 * SECOND
 
 
 @pytest.mark.parametrize(("at", "name"), [(600, "matched"), (600.000001, "orphan")])
-def test_a_click_is_credited_up_to_the_attribution_window_and_not_beyond(at: float, name: str) -> None:
+def test_a_click_is_credited_up_to_the_attribution_window_and_not_beyond(
+    at: float, name: str
+) -> None:
     log = empty()
     show(log, "q", 0)
     click(log, "q", "A", at)
@@ -112,21 +133,34 @@ def test_a_click_without_query_id_is_inferred_from_the_newest_exposure_of_that_c
     assert result(bench, "click", "inferred") == 1
 
 
-def test_a_click_of_an_item_that_its_list_did_not_show_is_an_orphan_that_still_waits_for_a_purchase() -> None:
+def test_a_click_of_an_item_that_its_list_did_not_show_is_an_orphan_that_still_waits_for_a_purchase() -> (
+    None
+):
     log = empty()
     show(log, "q", 0)
     log.append(
         "clicks",
         0,
         encode_click(
-            client_id="c", query_id="q", object_id="Z", time_us=START_US, text="a boot", attributes={"brand": "x"}, user_query="boots"
+            client_id="c",
+            query_id="q",
+            object_id="Z",
+            time_us=START_US,
+            text="a boot",
+            attributes={"brand": "x"},
+            user_query="boots",
         ),
         key=b"c",
         timestamp_us=START_US,
     )
     samples, bench = run(log)
     (sample,) = of(samples, Task.PURCHASE, "Z")
-    assert (sample.position, sample.list_size, sample.list_id, sample.inferred) == (None, 0, "q", False)
+    assert (sample.position, sample.list_size, sample.list_id, sample.inferred) == (
+        None,
+        0,
+        "q",
+        False,
+    )
     assert (sample.text, sample.attributes, sample.query) == ("a boot", {"brand": "x"}, "boots")
     assert result(bench, "click", "orphan") == 1
 
@@ -134,7 +168,9 @@ def test_a_click_of_an_item_that_its_list_did_not_show_is_an_orphan_that_still_w
 def test_the_ordinal_tells_which_of_two_equal_hits_was_clicked() -> None:
     log = empty()
     show(log, "q", 0, hits=("A", "B", "A"))
-    value = encode_click(client_id="c", query_id="q", object_id="A", time_us=START_US + SECOND, ordinal=3)
+    value = encode_click(
+        client_id="c", query_id="q", object_id="A", time_us=START_US + SECOND, ordinal=3
+    )
     log.append("clicks", 0, value, key=b"c", timestamp_us=START_US)
     assert [(s.position, s.label) for s in of(run(log)[0], Task.CLICK)] == [(1, 0), (3, 1)]
 
@@ -148,29 +184,62 @@ def test_a_purchase_inside_the_observation_window_makes_the_first_copy_positive(
     click(log, "q", "A", 4)
     buy(log, "q", "A", 64)
     (sample,) = of(run(log)[0], Task.PURCHASE)
-    assert (sample.label, sample.copy_kind, sample.delay_us, sample.elapsed_us) == (1, CopyKind.FIRST, 60 * SECOND, 60 * SECOND)
-    assert (sample.shown_us, sample.event_time_us) == (START_US + 4 * SECOND, START_US + 64 * SECOND)
+    assert (sample.label, sample.copy_kind, sample.delay_us, sample.elapsed_us) == (
+        1,
+        CopyKind.FIRST,
+        60 * SECOND,
+        60 * SECOND,
+    )
+    assert (sample.shown_us, sample.event_time_us) == (
+        START_US + 4 * SECOND,
+        START_US + 64 * SECOND,
+    )
     assert sample.position == 1
-    assert sample.positions == (Position("exposures", 0, 0), Position("clicks", 0, 0), Position("purchases", 0, 0))
+    assert sample.positions == (
+        Position("exposures", 0, 0),
+        Position("clicks", 0, 0),
+        Position("purchases", 0, 0),
+    )
 
 
 def test_a_late_purchase_reaches_the_features_of_its_exposure() -> None:
     log = empty()
     candidates = [Candidate("A", "a shoe", {"brand": "x"})]
-    value = encode_exposure(query_id="q", client_id="c", time_us=START_US, user_query="shoes", hits=("A",), candidates=candidates)
+    value = encode_exposure(
+        query_id="q",
+        client_id="c",
+        time_us=START_US,
+        user_query="shoes",
+        hits=("A",),
+        candidates=candidates,
+    )
     log.append("exposures", 0, value, key=b"c", timestamp_us=START_US)
     click(log, "q", "A", 4)
     buy(log, "q", "A", 500)
     samples, bench = run(log)
     first, late = of(samples, Task.PURCHASE)
-    assert (first.label, late.label, late.copy_kind, late.delay_us) == (0, 1, CopyKind.LATE_POSITIVE, 496 * SECOND)
-    assert (late.text, late.attributes, late.query, late.position) == ("a shoe", {"brand": "x"}, "shoes", 1)
+    assert (first.label, late.label, late.copy_kind, late.delay_us) == (
+        0,
+        1,
+        CopyKind.LATE_POSITIVE,
+        496 * SECOND,
+    )
+    assert (late.text, late.attributes, late.query, late.position) == (
+        "a shoe",
+        {"brand": "x"},
+        "shoes",
+        1,
+    )
     assert late.sample_id != first.sample_id
     assert bench.count("join_delay_seconds_sum", event="purchase") == 496
 
 
-@pytest.mark.parametrize(("after", "name"), [(600, "matched"), (600.000001, "late"), (1200, "late"), (1300, "orphan")])
-def test_a_purchase_is_credited_late_or_an_orphan_by_its_distance_from_the_click(after: float, name: str) -> None:
+@pytest.mark.parametrize(
+    ("after", "name"), [(600, "matched"), (600.000001, "late"), (1200, "late"), (1300, "orphan")]
+)
+def test_a_purchase_is_credited_late_or_an_orphan_by_its_distance_from_the_click(
+    after: float, name: str
+) -> None:
     log = empty()
     show(log, "q", 0)
     click(log, "q", "A", 4)
@@ -207,7 +276,9 @@ def test_a_purchase_without_query_id_is_inferred_from_the_newest_click_of_that_c
         click(log, query_id, "A", at + 1)
     buy(log, None, "A", 30)
     samples, bench = run(log)
-    assert [(s.list_id, s.inferred) for s in of(samples, Task.PURCHASE) if s.label] == [("new", True)]
+    assert [(s.list_id, s.inferred) for s in of(samples, Task.PURCHASE) if s.label] == [
+        ("new", True)
+    ]
     assert result(bench, "purchase", "inferred") == 1
 
 
@@ -230,7 +301,9 @@ def test_a_late_event_is_counted_and_still_joined() -> None:
     click(log, None, "Z", 50)
     click(log, "q", "A", 10)
     samples, bench = run(log)
-    assert [s.label for s in of(samples, Task.CLICK)] == [0, 1], "its key is behind the click window, so the first copy was negative"
+    assert [s.label for s in of(samples, Task.CLICK)] == [0, 1], (
+        "its key is behind the click window, so the first copy was negative"
+    )
     assert of(samples, Task.CLICK)[1].delay_us == 10 * SECOND
     assert bench.count("consumer_events_total", event="click", outcome="late") == 1
 
@@ -304,13 +377,18 @@ def test_state_is_local_to_a_partition_number() -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"click_window_us": 601 * SECOND}, r"join\.click_window_us: got 601000000, expected 0 <= "),
+        (
+            {"click_window_us": 601 * SECOND},
+            r"join\.click_window_us: got 601000000, expected 0 <= ",
+        ),
         ({"observation_window_us": -1}, r"join\.observation_window_us: got -1, expected 0 <= "),
         ({"grace_us": -1}, r"join\.grace_us: got -1, expected a number >= 0"),
         ({"max_pending": 0}, r"join\.max_pending: got 0, expected a number >= 1"),
     ],
 )
-def test_windows_that_contradict_each_other_are_refused_by_key_and_value(changed: dict[str, int], message: str) -> None:
+def test_windows_that_contradict_each_other_are_refused_by_key_and_value(
+    changed: dict[str, int], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(WINDOWS, **changed)
 

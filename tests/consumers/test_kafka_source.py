@@ -46,7 +46,9 @@ class Client:
         self.settings = settings
         self.config = {"api_version": (4, 2)}
         self._cluster = SimpleNamespace(topic_id=lambda topic: cluster.topic_id)
-        self._subscription = SimpleNamespace(seek=lambda tp, position: self.seek(tp, position.offset))
+        self._subscription = SimpleNamespace(
+            seek=lambda tp, position: self.seek(tp, position.offset)
+        )
         self.positions: dict[Any, int | None] = {}
         self.stopped: set[Any] = set()
         self.closed = False
@@ -86,7 +88,10 @@ class Client:
             end = min(start + 3, self.cluster.num)
             if tp not in self.stopped and end > start:
                 polled[tp] = [
-                    SimpleNamespace(offset=n, leader_epoch=0, timestamp=n, key=None, value=b"%d" % n, headers=[]) for n in range(start, end)
+                    SimpleNamespace(
+                        offset=n, leader_epoch=0, timestamp=n, key=None, value=b"%d" % n, headers=[]
+                    )
+                    for n in range(start, end)
                 ]
                 self.positions[tp] = end
         if self.cluster.faults and (fault := self.cluster.faults.pop(0)) is not None:
@@ -106,7 +111,9 @@ class Reach(KafkaConfig):
 
 def started(cluster: Cluster, clock: ManualClock | None = None, **options: Any) -> KafkaSource:
     clock = clock or ManualClock()
-    source = KafkaSource(Reach(), ["t"], client=cluster.client, clock=clock, sleep=clock.advance, **options).start()
+    source = KafkaSource(
+        Reach(), ["t"], client=cluster.client, clock=clock, sleep=clock.advance, **options
+    ).start()
     for tp in source.assignment():
         source.seek(*tp, 0)
     return source
@@ -144,7 +151,9 @@ def test_whatever_poll_raises_every_record_comes_once_and_in_order(faulty: list[
     assert cluster.clients[-1].settings.get("api_version") == ((4, 2) if any(faulty) else None)
 
 
-def test_an_outage_is_logged_once_and_backs_off_to_five_seconds(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_outage_is_logged_once_and_backs_off_to_five_seconds(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     cluster, clock = Cluster(), ManualClock()
     source = started(cluster, clock)
     cluster.faults = [without_position] * 10
@@ -158,7 +167,10 @@ def test_an_outage_is_logged_once_and_backs_off_to_five_seconds(caplog: pytest.L
         read(source, 100)
     waits = [later - earlier for earlier, later in pairwise(times)]
     assert waits == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0], abs=1e-3)
-    assert [r.message.split(";")[0] for r in caplog.records] == ["poll failed", "reading goes on after 10 new consumers"]
+    assert [r.message.split(";")[0] for r in caplog.records] == [
+        "poll failed",
+        "reading goes on after 10 new consumers",
+    ]
 
 
 def test_a_new_client_keeps_what_was_paused_and_what_was_sought() -> None:
@@ -171,7 +183,14 @@ def test_a_new_client_keeps_what_was_paused_and_what_was_sought() -> None:
     assert {(r.partition, r.offset) for r in source.poll(0.1)} == {(1, 50), (1, 51), (1, 52)}
     source.rebuild("stall")
     source.resume([("t", 0)])
-    assert [(r.partition, r.offset) for r in source.poll(0.1)] == [(0, 0), (0, 1), (0, 2), (1, 53), (1, 54), (1, 55)]
+    assert [(r.partition, r.offset) for r in source.poll(0.1)] == [
+        (0, 0),
+        (0, 1),
+        (0, 2),
+        (1, 53),
+        (1, 54),
+        (1, 55),
+    ]
 
 
 def test_whoever_asks_for_a_new_client_gets_one_and_is_counted() -> None:
@@ -194,13 +213,22 @@ def test_what_would_lose_records_is_an_error_that_stops() -> None:
     source = started(cluster)
     cluster.faults = [raising(OffsetOutOfRangeError({TP: 0}))]
     with pytest.raises(
-        OffsetLost, match=r"t\[1\]: next offset 0 is outside of the retained range \[7, 100\); 7 records were deleted"
+        OffsetLost,
+        match=r"t\[1\]: next offset 0 is outside of the retained range \[7, 100\); 7 records were deleted",
     ) as lost:
         source.poll(0.1)
     assert lost.value.expired
-    assert [r.offset for r in source.poll(0.1) if r.partition == 1] == [0, 1, 2], "what the client had read meanwhile is not lost"
-    cluster.faults = [raising(LogTruncationError({TP: OffsetAndMetadata(2, "", 1)})), raising(LogTruncationError({TP: None}))]
-    with pytest.raises(LogTruncated, match=r"t\[1\]: the log was truncated at or before offset 2, and we have read up to 3\."):
+    assert [r.offset for r in source.poll(0.1) if r.partition == 1] == [0, 1, 2], (
+        "what the client had read meanwhile is not lost"
+    )
+    cluster.faults = [
+        raising(LogTruncationError({TP: OffsetAndMetadata(2, "", 1)})),
+        raising(LogTruncationError({TP: None})),
+    ]
+    with pytest.raises(
+        LogTruncated,
+        match=r"t\[1\]: the log was truncated at or before offset 2, and we have read up to 3\.",
+    ):
         source.poll(0.1)
     with pytest.raises(LogTruncated, match=r"truncated at an unknown offset"):
         source.poll(0.1)
@@ -208,7 +236,9 @@ def test_what_would_lose_records_is_an_error_that_stops() -> None:
     for _ in range(3):
         with pytest.raises(LogCorrupt, match="offset 3"):
             source.poll(0.1)
-    assert [r.offset for r in read(source) if r.partition == 1] == list(range(3, 100)), "whoever goes on anyway has lost nothing"
+    assert [r.offset for r in read(source) if r.partition == 1] == list(range(3, 100)), (
+        "whoever goes on anyway has lost nothing"
+    )
 
 
 def test_records_of_a_topic_that_was_made_again_are_not_returned() -> None:
@@ -218,7 +248,9 @@ def test_records_of_a_topic_that_was_made_again_are_not_returned() -> None:
     source.poll(0.1)
     cluster.topic_id = "two"
     for _ in range(2):
-        with pytest.raises(TopicRecreated, match=r"topic 't' was deleted and made again: its id was one and is two"):
+        with pytest.raises(
+            TopicRecreated, match=r"topic 't' was deleted and made again: its id was one and is two"
+        ):
             source.poll(0.1)
     assert source.position("t", 0) == 3
 

@@ -39,15 +39,29 @@ def empty(num_partitions: int = 1, *, items: bool = False) -> Log:
     return Log([(topic, p) for topic in topics for p in range(num_partitions)])
 
 
-def show(log: Log, query_id: str, at: float, *, client: str = "c", hits: tuple[str, ...] = ("A", "B")) -> None:
+def show(
+    log: Log, query_id: str, at: float, *, client: str = "c", hits: tuple[str, ...] = ("A", "B")
+) -> None:
     time_us = START_US + int(at * SECOND)
-    value = encode_exposure(query_id=query_id, client_id=client, time_us=time_us, user_query="shoes", hits=hits)
+    value = encode_exposure(
+        query_id=query_id, client_id=client, time_us=time_us, user_query="shoes", hits=hits
+    )
     log.append("exposures", 0, value, key=client.encode(), timestamp_us=time_us)
 
 
-def click(log: Log, query_id: str | None, item: str, at: float, *, client: str = "c", event_id: str | None = None) -> None:
+def click(
+    log: Log,
+    query_id: str | None,
+    item: str,
+    at: float,
+    *,
+    client: str = "c",
+    event_id: str | None = None,
+) -> None:
     time_us = START_US + int(at * SECOND)
-    value = encode_click(query_id=query_id, client_id=client, object_id=item, time_us=time_us, event_id=event_id)
+    value = encode_click(
+        query_id=query_id, client_id=client, object_id=item, time_us=time_us, event_id=event_id
+    )
     log.append("clicks", 0, value, key=client.encode(), timestamp_us=time_us)
 
 
@@ -73,13 +87,18 @@ def test_any_interleaving_of_polls_and_any_batch_size_gives_the_samples_of_the_o
     seed: int, pace: float, polls: int, most: int, size: int, parts: int
 ) -> None:
     log = shop(seed, 250, num_partitions=parts, seconds_between=pace)
-    bench = Bench(log.reader(max_records=most, random=Random(polls)), batch=BatchConfig(size=size, flush_seconds=1e9))
+    bench = Bench(
+        log.reader(max_records=most, random=Random(polls)),
+        batch=BatchConfig(size=size, flush_seconds=1e9),
+    )
     samples = bench.run()
     wanted = expected(log)
     assert len(samples) == len(wanted.samples)
     assert {s.sample_id: s for s in samples} == wanted.samples
     aside = [headers["steelyard-position"].decode() for _, _, _, headers in bench.shelf.sent]
-    assert sorted(aside) == sorted(f"{topic}[{p}]@{offset}" for topic, p, offset in wanted.unreadable)
+    assert sorted(aside) == sorted(
+        f"{topic}[{p}]@{offset}" for topic, p, offset in wanted.unreadable
+    )
     assert bench.count("consumer_events_total", outcome="invalid") == len(wanted.unreadable)
     assert bench.count("consumer_events_total", outcome="duplicate") == wanted.num_duplicates
     assert bench.count("consumer_events_total", outcome="late") == wanted.num_late
@@ -87,9 +106,13 @@ def test_any_interleaving_of_polls_and_any_batch_size_gives_the_samples_of_the_o
 
 @SLOW
 @given(seed=st.integers(0, 10_000), first=st.integers(0, 10_000), second=st.integers(0, 10_000))
-def test_the_order_of_samples_does_not_depend_on_the_order_of_polls(seed: int, first: int, second: int) -> None:
+def test_the_order_of_samples_does_not_depend_on_the_order_of_polls(
+    seed: int, first: int, second: int
+) -> None:
     log = shop(seed, 150)
-    runs = [Bench(log.reader(max_records=40, random=Random(order))).run() for order in (first, second)]
+    runs = [
+        Bench(log.reader(max_records=40, random=Random(order))).run() for order in (first, second)
+    ]
     assert runs[0] == runs[1]
 
 
@@ -101,7 +124,9 @@ def test_the_invented_log_has_what_it_is_meant_to_have() -> None:
     assert 0.05 < wanted.num_duplicates / num_records < 0.15
     assert 0.01 < wanted.num_late / num_records < 0.04
     kinds = {(s.task, s.copy_kind, s.label, s.inferred) for s in wanted.samples.values()}
-    assert len(kinds) == 11, "every kind of sample occurs: first negative, first positive, late positive, inferred or not"
+    assert len(kinds) == 11, (
+        "every kind of sample occurs: first negative, first positive, late positive, inferred or not"
+    )
 
 
 @SLOW
@@ -110,7 +135,9 @@ def test_every_record_has_exactly_one_outcome(seed: int, most: int) -> None:
     log = shop(seed, 150)
     bench = Bench(log.reader(max_records=most))
     bench.run()
-    assert sum(bench.count("consumer_events_total", outcome=outcome) for outcome in OUTCOMES) == sum(map(len, log.records.values()))
+    assert sum(
+        bench.count("consumer_events_total", outcome=outcome) for outcome in OUTCOMES
+    ) == sum(map(len, log.records.values()))
 
 
 # --- resume -------------------------------------------------------------------------------------------------------------------------
@@ -130,7 +157,10 @@ def test_a_snapshot_resumed_in_a_fresh_pipeline_gives_the_identical_remaining_sa
     seed: int, pace: float, most: int, cut: int, before: int, after: int, size: int
 ) -> None:
     log = shop(seed, 200, seconds_between=pace)
-    batch, join = BatchConfig(size=size, flush_seconds=1e9), dataclasses.replace(WINDOWS, max_pending=most)
+    batch, join = (
+        BatchConfig(size=size, flush_seconds=1e9),
+        dataclasses.replace(WINDOWS, max_pending=most),
+    )
     unbroken = Bench(log.reader(max_records=30, random=Random(before)), batch=batch, join=join)
     whole = unbroken.run()
 
@@ -147,7 +177,10 @@ def test_a_snapshot_resumed_in_a_fresh_pipeline_gives_the_identical_remaining_sa
     first.pipeline._tell_join()
     for event, results in RESULTS.items():
         for result in results:
-            counts = [bench.count("join_labels_total", event=event, result=result) for bench in (unbroken, first, second)]
+            counts = [
+                bench.count("join_labels_total", event=event, result=result)
+                for bench in (unbroken, first, second)
+            ]
             assert counts[0] == counts[1] + counts[2], (event, result)
 
 
@@ -205,7 +238,8 @@ def test_resuming_where_records_were_deleted_names_partition_offset_and_retained
     second.pipeline.restore(parts, offsets)
     end = len(log.records["clicks", 1])
     with pytest.raises(
-        OffsetLost, match=rf"clicks\[1\]: next offset 0 is outside of the retained range \[7, {end}\); 7 records were deleted"
+        OffsetLost,
+        match=rf"clicks\[1\]: next offset 0 is outside of the retained range \[7, {end}\); 7 records were deleted",
     ):
         next(second.pipeline.batches())
     assert second.count("consumer_lost_records_total", topic="clicks") == 7
@@ -245,7 +279,9 @@ def test_resuming_beyond_the_end_of_the_log_is_refused() -> None:
         ),
     ],
 )
-def test_what_cannot_be_read_is_set_aside_with_its_reason_and_reading_goes_on(value: bytes | None, stage: str, reason: str) -> None:
+def test_what_cannot_be_read_is_set_aside_with_its_reason_and_reading_goes_on(
+    value: bytes | None, stage: str, reason: str
+) -> None:
     log = empty()
     click(log, None, "A", 0)
     log.append("clicks", 0, value, key=b"c")
@@ -322,7 +358,12 @@ def test_the_same_event_id_counts_again_beyond_the_window() -> None:
 
 def test_other_actions_are_ignored_whatever_they_carry_but_their_time_counts() -> None:
     log = empty()
-    log.append("clicks", 0, b'{"action_name":"view","client_id":"c","timestamp":"2023-11-14T22:13:20Z","event_attributes":[]}', key=b"c")
+    log.append(
+        "clicks",
+        0,
+        b'{"action_name":"view","client_id":"c","timestamp":"2023-11-14T22:13:20Z","event_attributes":[]}',
+        key=b"c",
+    )
     bench = Bench(log)
     assert bench.run() == []
     assert bench.count("consumer_events_total", event="other", outcome="ignored") == 1
@@ -341,7 +382,9 @@ def test_a_clock_a_year_ahead_is_clamped_and_does_not_move_the_watermark() -> No
 
 def test_a_query_beyond_the_limit_is_cut_and_counted() -> None:
     log = empty()
-    value = encode_exposure(query_id="q", client_id="c", time_us=START_US, user_query="x" * 5000, hits=("A",))
+    value = encode_exposure(
+        query_id="q", client_id="c", time_us=START_US, user_query="x" * 5000, hits=("A",)
+    )
     log.append("exposures", 0, value, key=b"c", timestamp_us=START_US)
     bench = Bench(log)
     (sample,) = bench.run()
@@ -369,7 +412,12 @@ def test_samples_that_wait_are_flushed_by_the_clock() -> None:
     assert next(batches) is None
     show(log, "r", 100)
     for topic in ("clicks", "purchases"):
-        log.append(topic, 0, b'{"action_name":"view","client_id":"c","timestamp":"2023-11-14T22:15:00Z"}', key=b"c")
+        log.append(
+            topic,
+            0,
+            b'{"action_name":"view","client_id":"c","timestamp":"2023-11-14T22:15:00Z"}',
+            key=b"c",
+        )
     assert next(batches) is None
     clock.advance(2)
     batch = next(batches)
@@ -415,7 +463,9 @@ def test_a_quiet_partition_holds_samples_back_until_the_idle_timeout_and_no_long
     assert {s.list_id for s in batch.samples} == {"q"}
 
 
-def test_a_pause_with_open_lists_is_told_once_with_the_event_that_would_close_them(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_pause_with_open_lists_is_told_once_with_the_event_that_would_close_them(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     log, clock = empty(), ManualClock()
     for at in (0, 3, 50):  # the first two are closed by the third, which waits
         show(log, f"q{at}", at)
@@ -428,11 +478,16 @@ def test_a_pause_with_open_lists_is_told_once_with_the_event_that_would_close_th
         for _ in range(100):
             next(batches)
             clock.advance(1)
-        return [(vars(record)["later_than"], vars(record)["open_lists"]) for record in caplog.records]
+        return [
+            (vars(record)["later_than"], vars(record)["open_lists"]) for record in caplog.records
+        ]
 
     at_us = START_US + 50 * SECOND + WINDOWS.click_window_us + WINDOWS.grace_us
     ((told, num_lists),) = pause()
-    assert (datetime.fromisoformat(told), num_lists) == (datetime.fromtimestamp(at_us / 1e6, UTC), 1)
+    assert (datetime.fromisoformat(told), num_lists) == (
+        datetime.fromtimestamp(at_us / 1e6, UTC),
+        1,
+    )
     assert pause() == []
     click(log, None, "A", (at_us - START_US) / SECOND)  # not later
     ((again, num_lists),) = pause()
@@ -483,7 +538,9 @@ def test_pausing_changes_no_sample() -> None:
     samples: list[Sample] = []
     for batch in bench.pipeline.batches():
         samples += batch.samples if batch is not None else ()
-        bench.clock.advance(1)  # a partition that is read to its end must not hold the paused ones for ever
+        bench.clock.advance(
+            1
+        )  # a partition that is read to its end must not hold the paused ones for ever
         if batch is None and bench.log.exhausted:
             break
     samples += [sample for batch in bench.pipeline.drain(2**60) for sample in batch.samples]
@@ -495,7 +552,11 @@ def test_pausing_changes_no_sample() -> None:
 
 def describe(log: Log, item: str, text: str | None, at: float) -> None:
     time_us = START_US + int(at * SECOND)
-    value = None if text is None else encode_item(object_id=item, text=text, time_us=time_us, attributes={"brand": text[:1]})
+    value = (
+        None
+        if text is None
+        else encode_item(object_id=item, text=text, time_us=time_us, attributes={"brand": text[:1]})
+    )
     log.append("items", 0, value, key=item.encode(), timestamp_us=time_us)
 
 
@@ -511,7 +572,9 @@ def test_items_are_read_to_their_end_before_any_event() -> None:
     describe(log, "A", "a shoe", 50)
     bench = with_items(log)
     assert next(bench.pipeline.batches()) is None
-    assert {tp: offset for tp, offset in bench.pipeline.next_offsets().items() if tp[0] != "items"} == {(t, 0): 0 for t in TOPICS}
+    assert {
+        tp: offset for tp, offset in bench.pipeline.next_offsets().items() if tp[0] != "items"
+    } == {(t, 0): 0 for t in TOPICS}
     samples = with_items(log.reader()).run()
     assert {s.item_id: s.text for s in samples} == {"A": "a shoe", "B": ""}
     assert samples[0].attributes == {"brand": "a"}
@@ -556,4 +619,9 @@ def test_clicks_and_purchases_alone_make_purchase_samples() -> None:
     buy(log, None, "A", 10)
     bench = Bench(log, topics=Topics(exposures=None, items=None))
     (sample,) = bench.run()
-    assert (sample.task, sample.label, sample.position, sample.list_size) == (Task.PURCHASE, 1, None, 0)
+    assert (sample.task, sample.label, sample.position, sample.list_size) == (
+        Task.PURCHASE,
+        1,
+        None,
+        0,
+    )

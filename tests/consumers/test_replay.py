@@ -50,13 +50,24 @@ def again(bench: Bench, batches: list[Batch], skip: int = 0) -> list[Batch]:
 
 
 @SLOW
-@given(seed=st.integers(0, 10_000), polls=st.integers(0, 10_000), cut=st.integers(0, 80), size=st.integers(1, 40))
-def test_a_journal_read_again_gives_the_same_batches_and_the_same_bytes(seed: int, polls: int, cut: int, size: int) -> None:
+@given(
+    seed=st.integers(0, 10_000),
+    polls=st.integers(0, 10_000),
+    cut=st.integers(0, 80),
+    size=st.integers(1, 40),
+)
+def test_a_journal_read_again_gives_the_same_batches_and_the_same_bytes(
+    seed: int, polls: int, cut: int, size: int
+) -> None:
     log = shop(seed, 200)
     batch = BatchConfig(size=size, flush_seconds=5)
     first = wild(log, polls, batch)
     before = live(first, Random(polls), cut)
-    parts, offsets, skip = first.pipeline.snapshot(), first.pipeline.next_offsets(), first.pipeline.num_turns()
+    parts, offsets, skip = (
+        first.pipeline.snapshot(),
+        first.pipeline.next_offsets(),
+        first.pipeline.num_turns(),
+    )
     stream = first.pipeline.batches()
     after, random = [], Random(polls + 1)
     for _ in range(80):
@@ -79,8 +90,15 @@ def test_a_journal_read_again_gives_the_same_batches_and_the_same_bytes(seed: in
 
 
 @SLOW
-@given(seed=st.integers(0, 10_000), one=st.integers(0, 10_000), other=st.integers(0, 10_000), cut=st.integers(0, 40))
-def test_the_canonical_order_depends_on_the_log_alone(seed: int, one: int, other: int, cut: int) -> None:
+@given(
+    seed=st.integers(0, 10_000),
+    one=st.integers(0, 10_000),
+    other=st.integers(0, 10_000),
+    cut=st.integers(0, 40),
+)
+def test_the_canonical_order_depends_on_the_log_alone(
+    seed: int, one: int, other: int, cut: int
+) -> None:
     log = shop(seed, 150)
     until = {tp: len(records) * 3 // 4 for tp, records in log.records.items()}
     state = wild(log, seed, BatchConfig(size=9))
@@ -89,7 +107,10 @@ def test_the_canonical_order_depends_on_the_log_alone(seed: int, one: int, other
     until = {tp: max(offset, until[tp]) for tp, offset in offsets.items()}
     ends = []
     for polls in (one, other):
-        bench = Bench(log.reader(max_records=10, random=Random(polls)), batch=BatchConfig(size=9, flush_seconds=1e-9))
+        bench = Bench(
+            log.reader(max_records=10, random=Random(polls)),
+            batch=BatchConfig(size=9, flush_seconds=1e-9),
+        )
         bench.pipeline.restore(parts, offsets)
         batches, parts_then = [], parts
         for batch in bench.pipeline.batches(until=until):
@@ -97,7 +118,12 @@ def test_the_canonical_order_depends_on_the_log_alone(seed: int, one: int, other
                 break
             batches += [batch] if batch is not None else []
             parts_then = bench.pipeline.snapshot()
-        ends.append(([b.samples for b in batches], {name: part for name, part in parts_then.items() if name != "rank-0"}))
+        ends.append(
+            (
+                [b.samples for b in batches],
+                {name: part for name, part in parts_then.items() if name != "rank-0"},
+            )
+        )
     assert ends[0] == ends[1]
 
 
@@ -145,7 +171,13 @@ def test_excluding_a_client_gives_what_the_log_without_its_events_gives() -> Non
     for tp, records in log.records.items():
         for record in records:
             if record.key != victim.encode():
-                without.append(*tp, record.value, key=record.key, timestamp_us=record.timestamp_us, headers=record.headers)
+                without.append(
+                    *tp,
+                    record.value,
+                    key=record.key,
+                    timestamp_us=record.timestamp_us,
+                    headers=record.headers,
+                )
     listed = ExclusionList(client_ids=(keyed(b"secret", victim),))
     bench = Bench(log.reader(), excluded=Exclusions(listed, b"secret"))
     kept = [without_positions(s) for s in bench.run()]
@@ -156,7 +188,17 @@ def test_excluding_a_client_gives_what_the_log_without_its_events_gives() -> Non
 def without_positions(sample: object) -> tuple[object, ...]:
     """A sample without positions, which differ between the two logs."""
     return tuple(
-        getattr(sample, name) for name in ("task", "copy_kind", "label", "list_id", "item_id", "text", "event_time_us", "delay_us")
+        getattr(sample, name)
+        for name in (
+            "task",
+            "copy_kind",
+            "label",
+            "list_id",
+            "item_id",
+            "text",
+            "event_time_us",
+            "delay_us",
+        )
     )
 
 
@@ -194,8 +236,13 @@ def test_a_log_that_lost_the_record_consumed_last_is_refused_before_anything_is_
     records = log.records["clicks", 1]
     next_offset = offsets["clicks", 1]
     was = records[next_offset - 1]
-    records[next_offset - 1] = Record(was.topic, was.partition, was.offset, was.timestamp_us, was.key, b"{}", ())
-    with pytest.raises(LogTruncated, match=rf"clicks\[1\]: .* at or before offset {next_offset - 1}, and we have read up to {next_offset}"):
+    records[next_offset - 1] = Record(
+        was.topic, was.partition, was.offset, was.timestamp_us, was.key, b"{}", ()
+    )
+    with pytest.raises(
+        LogTruncated,
+        match=rf"clicks\[1\]: .* at or before offset {next_offset - 1}, and we have read up to {next_offset}",
+    ):
         start(log.reader())
     retained = log.reader()
     retained.beginnings["clicks", 1] = next_offset

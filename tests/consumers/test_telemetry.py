@@ -11,8 +11,15 @@ from tests.consumers.shop import shop
 def test_every_counter_has_all_its_labels_before_anything_happens() -> None:
     text = generate_latest(Bench(shop(1, 0)).registry).decode()
     for outcome in OUTCOMES:
-        for topic, event in (("exposures", "exposure"), ("clicks", "click"), ("purchases", "purchase")):
-            assert f'steelyard_consumer_events_total{{event="{event}",outcome="{outcome}",topic="{topic}"}} 0.0' in text
+        for topic, event in (
+            ("exposures", "exposure"),
+            ("clicks", "click"),
+            ("purchases", "purchase"),
+        ):
+            assert (
+                f'steelyard_consumer_events_total{{event="{event}",outcome="{outcome}",topic="{topic}"}} 0.0'
+                in text
+            )
     for reason in REASONS:
         assert f'steelyard_deadletter_events_total{{reason="{reason}",topic="clicks"}} 0.0' in text
     for event, results in RESULTS.items():
@@ -30,7 +37,10 @@ def test_labels_are_bounded_whatever_the_events_say() -> None:
     small, large = Bench(shop(1, 50)), Bench(shop(1, 500))
     for bench in (small, large):
         bench.run()
-    lines = [[line.split(" ")[0] for line in generate_latest(bench.registry).decode().splitlines()] for bench in (small, large)]
+    lines = [
+        [line.split(" ")[0] for line in generate_latest(bench.registry).decode().splitlines()]
+        for bench in (small, large)
+    ]
     assert sorted(lines[0]) == sorted(lines[1])
 
 
@@ -52,7 +62,9 @@ def test_lag_is_zero_when_caught_up_and_counts_what_waits() -> None:
     assert bench.count("consumer_assigned_partitions", topic="clicks") == 2
 
 
-def test_headroom_is_retention_less_how_far_we_are_behind_and_every_record_is_accounted_for() -> None:
+def test_headroom_is_retention_less_how_far_we_are_behind_and_every_record_is_accounted_for() -> (
+    None
+):
     bench = Bench(shop(1, 400).reader(max_records=60), retention_seconds={"exposures": 604_800.0})
     batches = bench.pipeline.batches()
     next(batches)
@@ -62,7 +74,9 @@ def test_headroom_is_retention_less_how_far_we_are_behind_and_every_record_is_ac
     behind = bench.count("consumer_lag_seconds", **where)
     assert behind > 0
     assert bench.count("consumer_retention_headroom_seconds", **where) == 604_800 - behind
-    assert bench.count("consumer_retention_headroom_seconds", topic="clicks") == 0, "nothing is said of a topic that is kept for ever"
+    assert bench.count("consumer_retention_headroom_seconds", topic="clicks") == 0, (
+        "nothing is said of a topic that is kept for ever"
+    )
     assert bench.count("records_unaccounted") == 0
     reader = bench.pipeline.audits()["clicks", 0]
     reader.num_records += 3

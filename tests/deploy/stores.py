@@ -23,12 +23,25 @@ def clicks(*lengths: int) -> Log:
     log = Log([("clicks", partition) for partition in range(len(lengths))], max_records=7)
     for partition, length in enumerate(lengths):
         for offset in range(length):
-            value = encode_click(client_id=f"c-{offset}", object_id=f"SKU-{offset}", time_us=offset, event_id=f"e-{partition}-{offset}")
-            log.append("clicks", partition, value, key=f"c-{offset}".encode(), timestamp_us=offset * 1_000_000)
+            value = encode_click(
+                client_id=f"c-{offset}",
+                object_id=f"SKU-{offset}",
+                time_us=offset,
+                event_id=f"e-{partition}-{offset}",
+            )
+            log.append(
+                "clicks",
+                partition,
+                value,
+                key=f"c-{offset}".encode(),
+                timestamp_us=offset * 1_000_000,
+            )
     return log
 
 
-def consumed(root: Path, log: Log, cuts: Sequence[Mapping[TopicPartition, int]], **changes: Any) -> list[Version]:
+def consumed(
+    root: Path, log: Log, cuts: Sequence[Mapping[TopicPartition, int]], **changes: Any
+) -> list[Version]:
     """Versions that stand at these offsets, one the parent of the next; `changes` are further fields of all their manifests."""
     checkpointer = owner(root)
     for step, offsets in enumerate(cuts, 1):
@@ -59,7 +72,9 @@ def change(root: Path, name: str, **fields: Any) -> Version:
     store = Store(root)
     rewrite(root, store.version(name), **fields)
     changed = store.version(name)
-    (changed.path / "manifest.json").write_bytes((root / "man" / f"M-{changed.seq:08d}").read_bytes())
+    (changed.path / "manifest.json").write_bytes(
+        (root / "man" / f"M-{changed.seq:08d}").read_bytes()
+    )
     for child in store.versions():
         if (child.manifest["parent"] or {}).get("version") == name:
             change(root, child.name, parent={"version": name, "self": changed.manifest["self"]})

@@ -28,12 +28,23 @@ class Apart(Checkpointer):
         super().__init__(root, disk, clock)
         self._before: tuple[Mapping[str, bytes], Cut] | None = None
 
-    def save(self, files: Mapping[str, bytes], cut: Cut, standing: Standing | None = None) -> Version:
+    def save(
+        self, files: Mapping[str, bytes], cut: Cut, standing: Standing | None = None
+    ) -> Version:
         files_before, cut_before = self._before or (files, cut)
         older, newer = (files, files_before) if self.offsets_first else (files_before, files)
         place = cut if self.offsets_first else cut_before
-        half = {name: (older if name.startswith(("training/part-", "training/rank-")) else newer)[name] for name in files}
-        super().save(half, msgspec.structs.replace(cut, offsets=place.offsets, journal=place.journal, audit=place.audit), standing)
+        half = {
+            name: (older if name.startswith(("training/part-", "training/rank-")) else newer)[name]
+            for name in files
+        }
+        super().save(
+            half,
+            msgspec.structs.replace(
+                cut, offsets=place.offsets, journal=place.journal, audit=place.audit
+            ),
+            standing,
+        )
         self._before = files, cut
         return super().save(files, cut, standing)
 
@@ -48,7 +59,14 @@ def numbers(root: Path, shop: Shop, make: Make, when: range) -> list[int]:
     for index in when:
         where = root / f"{index}"
         with contextlib.suppress(Crash):
-            live(where, shop.log, FaultyDisk(at(index, Die("after"))), 1, checkpointer=make, keep_tail=False)
+            live(
+                where,
+                shop.log,
+                FaultyDisk(at(index, Die("after"))),
+                1,
+                checkpointer=make,
+                keep_tail=False,
+            )
         live(where, shop.log, FaultyDisk(), 2, checkpointer=make, keep_tail=False)
         number, sum64 = trained(where)
         assert number != shop.trained[0] or sum64 == shop.trained[1]
@@ -68,7 +86,9 @@ def test_one_checkpoint_of_all_counts_each_sample_once(shop: Shop, tmp_path: Pat
     assert set(numbers(tmp_path, shop, Checkpointer, WHEN)) == {0}
 
 
-def test_parameters_saved_before_next_offsets_count_samples_twice(shop: Shop, tmp_path: Path) -> None:
+def test_parameters_saved_before_next_offsets_count_samples_twice(
+    shop: Shop, tmp_path: Path
+) -> None:
     found = numbers(tmp_path, shop, Apart, WHEN)
     assert max(found) > 0
 

@@ -18,7 +18,8 @@ ALERTS = DEPLOY / "prometheus" / "alerts.yml"
 DASHBOARD = DEPLOY / "grafana" / "dashboards" / "steelyard.json"
 
 needs_promtool = pytest.mark.skipif(
-    shutil.which("promtool") is None, reason="promtool is not on PATH: the alert rules are not tested (Debian: apt-get install prometheus)"
+    shutil.which("promtool") is None,
+    reason="promtool is not on PATH: the alert rules are not tested (Debian: apt-get install prometheus)",
 )
 
 
@@ -51,18 +52,26 @@ def expressions() -> list[str]:
     return [node["expr"] for node in walk(dashboard()) if "expr" in node]
 
 
-@pytest.mark.skipif(not (ROOT / "learner/telemetry.py").exists(), reason="the learner declares no series yet")
+@pytest.mark.skipif(
+    not (ROOT / "learner/telemetry.py").exists(), reason="the learner declares no series yet"
+)
 @pytest.mark.parametrize("file", [ALERTS, DASHBOARD], ids=lambda file: file.name)
 def test_every_series_that_is_asked_for_is_declared_by_the_code(file: Path) -> None:
     declared = set()
     for name, (kind, _) in declared_series().items():
-        declared |= {f"{name}_bucket", f"{name}_sum", f"{name}_count"} if kind == "histogram" else {name}
+        declared |= (
+            {f"{name}_bucket", f"{name}_sum", f"{name}_count"} if kind == "histogram" else {name}
+        )
     asked = set(re.findall(r"\bsteelyard_\w+", file.read_text()))
     assert asked - declared == set()
 
 
 def test_every_alert_fires_in_one_test_stays_silent_in_another_and_has_a_runbook() -> None:
-    sections = {line.removeprefix("## ") for line in (ROOT / "docs" / "runbooks.md").read_text().splitlines() if line.startswith("## ")}
+    sections = {
+        line.removeprefix("## ")
+        for line in (ROOT / "docs" / "runbooks.md").read_text().splitlines()
+        if line.startswith("## ")
+    }
     tested: dict[str, set[bool]] = {}
     for world in yaml.safe_load((DEPLOY / "prometheus" / "alerts_test.yml").read_text())["tests"]:
         for case in world["alert_rule_test"]:
@@ -89,8 +98,13 @@ def test_prometheus_takes_the_configuration() -> None:
 
 @needs_promtool
 def test_every_expression_of_the_dashboard_is_promql(tmp_path: Path) -> None:
-    rules = [{"record": f"x{index}", "expr": expression.replace("$topic", "clicks")} for index, expression in enumerate(expressions())]
-    (tmp_path / "rules.yml").write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))
+    rules = [
+        {"record": f"x{index}", "expr": expression.replace("$topic", "clicks")}
+        for index, expression in enumerate(expressions())
+    ]
+    (tmp_path / "rules.yml").write_text(
+        json.dumps({"groups": [{"name": "dashboard", "rules": rules}]})
+    )
     result = promtool("check", "rules", str(tmp_path / "rules.yml"))
     assert result.returncode == 0, result.stdout + result.stderr
 
@@ -100,9 +114,15 @@ def test_the_dashboard_can_be_provisioned_as_it_is() -> None:
     assert raw["id"] is None
     assert raw["uid"] == "steelyard"
     assert "__inputs" not in raw
-    assert {node["datasource"]["uid"] for node in walk(raw) if "datasource" in node} == {"${datasource}"}
-    (source,) = yaml.safe_load((DEPLOY / "grafana/provisioning/datasources/prometheus.yaml").read_text())["datasources"]
-    (variable,) = [variable for variable in raw["templating"]["list"] if variable["type"] == "datasource"]
+    assert {node["datasource"]["uid"] for node in walk(raw) if "datasource" in node} == {
+        "${datasource}"
+    }
+    (source,) = yaml.safe_load(
+        (DEPLOY / "grafana/provisioning/datasources/prometheus.yaml").read_text()
+    )["datasources"]
+    (variable,) = [
+        variable for variable in raw["templating"]["list"] if variable["type"] == "datasource"
+    ]
     assert variable["current"] == {"text": source["name"], "value": source["uid"]}
     ids = [panel["id"] for panel in raw["panels"]]
     assert len(set(ids)) == len(ids)

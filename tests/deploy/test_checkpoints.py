@@ -33,7 +33,9 @@ class Shop:
         self.learner = owner(root)
         self.slot = Slot()
         self.store = Served(root)
-        self.watcher = Watcher(self.store, self.slot, Telemetry(CollectorRegistry()), WatcherConfig())
+        self.watcher = Watcher(
+            self.store, self.slot, Telemetry(CollectorRegistry()), WatcherConfig()
+        )
         self._step = 0
 
     def publish(self) -> str:
@@ -47,11 +49,16 @@ class Shop:
         return self.slot.current.name if self.slot.current else ""
 
 
-def test_a_rollback_takes_a_running_server_back_and_keeps_it_there_while_the_learner_goes_on(tmp_path: Path) -> None:
+def test_a_rollback_takes_a_running_server_back_and_keeps_it_there_while_the_learner_goes_on(
+    tmp_path: Path,
+) -> None:
     shop, paper = Shop(tmp_path), Paper()
     assert [shop.publish() for _ in range(3)] == ["v000002", "v000003", "v000004"]
     assert checkpoints.rollback(shop.store, paper.output(), yes=True) == 0
-    assert paper.written == ["champion: v000004 -> v000003", "serving stays on v000003 until: steelyard checkpoints promote @announced"]
+    assert paper.written == [
+        "champion: v000004 -> v000003",
+        "serving stays on v000003 until: steelyard checkpoints promote @announced",
+    ]
     assert shop.serves() == "v000003"
     assert [shop.publish() for _ in range(2)] == ["v000003", "v000003"]
     assert checkpoints.promote(shop.store, "@announced", paper.output(), yes=True) == 0
@@ -68,14 +75,19 @@ def test_any_kept_version_can_be_promoted(tmp_path: Path) -> None:
     assert shop.serves() == "v000002"
 
 
-def test_a_rollback_asked_for_twice_does_not_bring_back_the_version_that_was_left(tmp_path: Path) -> None:
+def test_a_rollback_asked_for_twice_does_not_bring_back_the_version_that_was_left(
+    tmp_path: Path,
+) -> None:
     shop = Shop(tmp_path)
     for _ in range(4):
         shop.publish()
     assert checkpoints.rollback(shop.store, Paper().output(), yes=True) == 0
     back = shop.serves()
     assert back < "v000005"
-    with pytest.raises(Unsafe, match=r"v000005 is not older than .* rollback --to VERSION; forwards: .* promote v000005"):
+    with pytest.raises(
+        Unsafe,
+        match=r"v000005 is not older than .* rollback --to VERSION; forwards: .* promote v000005",
+    ):
         checkpoints.rollback(shop.store, Paper().output(), yes=True)
     assert shop.serves() == back
 
@@ -99,7 +111,10 @@ def test_a_damaged_version_is_not_promoted(tmp_path: Path) -> None:
 def test_promoting_asks_a_person_and_needs_yes_elsewhere(tmp_path: Path) -> None:
     saved(tmp_path, 1, 2)
     store = Store(tmp_path)
-    with pytest.raises(UsageError, match=r"Let champion be v000002 \(now none\)\? There is nobody to ask: add --yes"):
+    with pytest.raises(
+        UsageError,
+        match=r"Let champion be v000002 \(now none\)\? There is nobody to ask: add --yes",
+    ):
         checkpoints.promote(store, "v000002", Paper().output())
     assert checkpoints.promote(store, "v000002", Paper(answer=False).output()) == 1
     assert store.aliases()["champion"] is None
@@ -120,7 +135,9 @@ def test_a_rollback_goes_back_and_never_forward(tmp_path: Path) -> None:
 def test_a_challenger_is_named_and_no_other_alias_is(tmp_path: Path) -> None:
     saved(tmp_path, 1, 2)
     store = Store(tmp_path)
-    assert checkpoints.promote(store, "v000003", Paper().output(), alias="challenger", yes=True) == 0
+    assert (
+        checkpoints.promote(store, "v000003", Paper().output(), alias="challenger", yes=True) == 0
+    )
     assert store.aliases()["challenger"] == "v000003"
     with pytest.raises(UsageError, match="expected champion or challenger"):
         checkpoints.promote(store, "v000003", Paper().output(), alias="previous", yes=True)
@@ -136,7 +153,10 @@ def test_every_version_is_listed_with_what_names_it(tmp_path: Path) -> None:
     store, paper = Store(tmp_path), Paper()
     store.promote(store.version("v000002"), ordered=True)
     checkpoints.list_(store, paper.output(as_json=True))
-    assert [(v["version"], v["step"], v["aliases"], v["superseded"]) for v in paper.objects[0]["versions"]] == [
+    assert [
+        (v["version"], v["step"], v["aliases"], v["superseded"])
+        for v in paper.objects[0]["versions"]
+    ] == [
         ("v000002", 1, ["@pinned", "@champion"], False),
         ("v000003", 2, ["@announced"], False),
     ]
@@ -181,8 +201,14 @@ def test_old_versions_are_retired_but_for_those_that_something_names(tmp_path: P
     paper = Paper()
     assert checkpoints.prune(store, paper.output(as_json=True), keep=5, yes=True) == 0
     assert paper.objects[0]["retired"] == ["v000002", "v000005"]
-    assert [version.name for version in store.versions()] == ["v000003", "v000004", *(f"v{n:06d}" for n in range(6, 11))]
-    assert len(list((tmp_path / "trash").iterdir())) == 4, "files and commit marks, for the learner to empty"
+    assert [version.name for version in store.versions()] == [
+        "v000003",
+        "v000004",
+        *(f"v{n:06d}" for n in range(6, 11)),
+    ]
+    assert len(list((tmp_path / "trash").iterdir())) == 4, (
+        "files and commit marks, for the learner to empty"
+    )
     assert checkpoints.prune(store, paper.output(), keep=5, yes=True) == 0
     assert paper.written[-1] == "nothing to retire"
 

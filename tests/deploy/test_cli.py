@@ -22,16 +22,42 @@ from weighting.errors import WeightError
 
 HEAVY = ("torch", "transformers", "river", "kafka", "litestar", "uvicorn", "numpy")
 COMMANDS = (
-    *("", "demo", "learn", "serve", "up", "broker", "doctor", "events", "events send", "config", "config show", "verify"),
-    *("offsets", "offsets describe", "offsets reset", "replay", "replay cancel", "checkpoints", "checkpoints list", "checkpoints promote"),
+    *(
+        "",
+        "demo",
+        "learn",
+        "serve",
+        "up",
+        "broker",
+        "doctor",
+        "events",
+        "events send",
+        "config",
+        "config show",
+        "verify",
+    ),
+    *(
+        "offsets",
+        "offsets describe",
+        "offsets reset",
+        "replay",
+        "replay cancel",
+        "checkpoints",
+        "checkpoints list",
+        "checkpoints promote",
+    ),
 )
 
 
-def run(*arguments: str, stdin: str = "", env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: str, stdin: str = "", env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """The program as a user runs it."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("STEELYARD_")}
     command = [sys.executable, "-c", "from deploy.cli import main; main()", *arguments]
-    return subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, env=clean | (env or {}))
+    return subprocess.run(
+        command, input=stdin, capture_output=True, text=True, check=False, env=clean | (env or {})
+    )
 
 
 def test_help_loads_nothing_heavy() -> None:
@@ -79,7 +105,9 @@ def test_the_version_is_one_line_on_standard_output() -> None:
         (ValueError("x"), None),
     ],
 )
-def test_the_exit_code_of_an_error_says_whether_to_start_again(error: Exception, code: int | None) -> None:
+def test_the_exit_code_of_an_error_says_whether_to_start_again(
+    error: Exception, code: int | None
+) -> None:
     assert exit_code(error) == code
 
 
@@ -98,15 +126,27 @@ def test_wrong_settings_are_told_all_at_once_without_a_traceback() -> None:
     [
         (["nonsense"], "No such command"),
         (["events", "send", "x.ndjson"], "Missing option"),
-        (["config", "show", "--set", "learner.batch"], "--set: got 'learner.batch', expected KEY=VALUE"),
-        (["up", "--role", "learn,sing"], "--role: got 'sing', expected learn, serve or both with a comma"),
+        (
+            ["config", "show", "--set", "learner.batch"],
+            "--set: got 'learner.batch', expected KEY=VALUE",
+        ),
+        (
+            ["up", "--role", "learn,sing"],
+            "--role: got 'sing', expected learn, serve or both with a comma",
+        ),
         (["events", "schema", "asyncapi"], "schema: got 'asyncapi', expected json-schema"),
-        (["offsets", "reset", "--group", "g", "--all-topics"], "target: got none, expected exactly one of --to-earliest, --to-latest"),
+        (
+            ["offsets", "reset", "--group", "g", "--all-topics"],
+            "target: got none, expected exactly one of --to-earliest, --to-latest",
+        ),
         (
             ["offsets", "reset", "--group", "g", "--to-latest"],
             "scope: got none, expected exactly one of --topic, --all-topics, --from-file",
         ),
-        (["replay", "--to-datetime", "x", "--by-duration", "P1D"], "target: got --to-datetime and --by-duration"),
+        (
+            ["replay", "--to-datetime", "x", "--by-duration", "P1D"],
+            "target: got --to-datetime and --by-duration",
+        ),
     ],
 )
 def test_wrong_usage_is_exit_2_on_standard_error(arguments: list[str], said: str) -> None:
@@ -128,18 +168,33 @@ def test_validate_reads_standard_input_and_exits_1_if_a_line_is_none() -> None:
 def test_a_broker_that_is_down_is_one_line_and_worth_another_try(tmp_path: Path) -> None:
     file = tmp_path / "x.ndjson"
     file.write_bytes(CLICK)
-    done = run("events", "send", str(file), "--topic", "clicks", "--bootstrap-servers", "127.0.0.1:1")
+    done = run(
+        "events", "send", str(file), "--topic", "clicks", "--bootstrap-servers", "127.0.0.1:1"
+    )
     assert done.returncode == 75
-    assert done.stderr.startswith("steelyard: no Kafka broker answered at 127.0.0.1:1 within 10 s (")
+    assert done.stderr.startswith(
+        "steelyard: no Kafka broker answered at 127.0.0.1:1 within 10 s ("
+    )
     assert len(done.stderr.splitlines()) == 1
 
 
 def test_the_doctor_exits_1_on_a_cross_and_speaks_json(tmp_path: Path) -> None:
-    done = run("doctor", "--bootstrap-servers", "127.0.0.1:1", "--set", f"store.root={tmp_path}", "--set", "serving.port=0", "--json")
+    done = run(
+        "doctor",
+        "--bootstrap-servers",
+        "127.0.0.1:1",
+        "--set",
+        f"store.root={tmp_path}",
+        "--set",
+        "serving.port=0",
+        "--json",
+    )
     assert done.returncode == 1
     assert done.stderr == ""
     findings = json.loads(done.stdout)
-    assert [(finding["area"], finding["mark"]) for finding in findings if finding["mark"] == "X"] == [("Kafka", "X")]
+    assert [
+        (finding["area"], finding["mark"]) for finding in findings if finding["mark"] == "X"
+    ] == [("Kafka", "X")]
 
 
 def test_event_schemas_are_printed() -> None:
@@ -157,11 +212,16 @@ def test_a_rollback_without_a_terminal_needs_yes_and_is_one_json_object(tmp_path
     root = ["--set", f"store.root={tmp_path}"]
     refused = run("checkpoints", "rollback", *root)
     assert (refused.returncode, refused.stdout) == (2, "")
-    assert refused.stderr == ("steelyard: Let champion be v000002 (now v000003)? There is nobody to ask: add --yes. Nothing was written.\n")
+    assert refused.stderr == (
+        "steelyard: Let champion be v000002 (now v000003)? There is nobody to ask: add --yes. Nothing was written.\n"
+    )
     done = run("checkpoints", "rollback", "--yes", "--json", *root)
     assert (done.returncode, json.loads(done.stdout)["aliases"]["champion"]) == (0, "v000002")
     listed = json.loads(run("checkpoints", "list", "--json", *root).stdout)
-    assert [version["aliases"] for version in listed["versions"]] == [["@pinned", "@champion"], ["@previous", "@announced"]]
+    assert [version["aliases"] for version in listed["versions"]] == [
+        ["@pinned", "@champion"],
+        ["@previous", "@announced"],
+    ]
 
 
 def test_no_way_back_is_exit_3(tmp_path: Path) -> None:
@@ -194,7 +254,9 @@ def test_check_prints_every_problem_and_exits_1(tmp_path: Path) -> None:
         f"{file}: learner.batch: got 'x', expected a valid integer.",
         f"{file}: learner.lr: got 'y', expected a valid number.",
     ]
-    assert json.loads(CliRunner().invoke(app, ["config", "check", "--config", str(file), "--json"]).stdout)["problems"]
+    assert json.loads(
+        CliRunner().invoke(app, ["config", "check", "--config", str(file), "--json"]).stdout
+    )["problems"]
 
 
 def test_show_says_where_each_value_came_from(tmp_path: Path) -> None:
@@ -208,7 +270,9 @@ def test_show_says_where_each_value_came_from(tmp_path: Path) -> None:
     assert shown["learner.threads"] == {"value": 2, "origin": "command line"}
     assert shown["learner.lr"] == {"value": 1e-05, "origin": "default"}
     lines = CliRunner().invoke(app, arguments, env=env).stdout.splitlines()
-    assert [line.split() for line in lines if line.startswith("join.grace")] == [["join.grace:", "5m", "#", str(file)]]
+    assert [line.split() for line in lines if line.startswith("join.grace")] == [
+        ["join.grace:", "5m", "#", str(file)]
+    ]
 
 
 def test_a_secret_is_never_shown() -> None:

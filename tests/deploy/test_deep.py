@@ -36,7 +36,9 @@ def store(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Store:
     return Store(root)
 
 
-def test_every_version_of_a_learner_that_crashed_has_the_bytes_of_one_that_did_not(store: Store, shop: Shop) -> None:
+def test_every_version_of_a_learner_that_crashed_has_the_bytes_of_one_that_did_not(
+    store: Store, shop: Shop
+) -> None:
     first, *_, last = store.versions()
     assert trained(store.root) == shop.trained
     assert last.epoch == 6
@@ -44,22 +46,30 @@ def test_every_version_of_a_learner_that_crashed_has_the_bytes_of_one_that_did_n
     assert [each.version for each in passed] == [version.name for version in store.versions()[1:]]
     assert not [each for each in passed if each.differs]
     half = store.versions()[len(passed) // 2]
-    assert not [each for each in relearn(SETTINGS, store, shop.log.reader(), half, last) if each.differs]
+    assert not [
+        each for each in relearn(SETTINGS, store, shop.log.reader(), half, last) if each.differs
+    ]
 
 
 def test_a_version_may_be_cut_while_another_batch_is_ready(tmp_path: Path) -> None:
     shop = Shop.invented(3, 60)
-    small = replace(SETTINGS, learner=replace(SETTINGS.learner, batch=4, publish_every_seconds=0.01))
+    small = replace(
+        SETTINGS, learner=replace(SETTINGS.learner, batch=4, publish_every_seconds=0.01)
+    )
     live(tmp_path, shop.log, FaultyDisk(), 5, settings=small, named=small)
     store = Store(tmp_path)
     first, *others = store.versions()
     for until in others[::4]:
         passed = list(relearn(small, store, shop.log.reader(), first, until))
-        assert [each.version for each in passed] == [version.name for version in others if version.seq <= until.seq]
+        assert [each.version for each in passed] == [
+            version.name for version in others if version.seq <= until.seq
+        ]
         assert not [each for each in passed if each.differs]
 
 
-def test_a_learner_with_other_random_numbers_after_a_crash_is_found_out(shop: Shop, tmp_path: Path) -> None:
+def test_a_learner_with_other_random_numbers_after_a_crash_is_found_out(
+    shop: Shop, tmp_path: Path
+) -> None:
     other = replace(SETTINGS, learner=replace(SETTINGS.learner, seed=1))
     crashed(tmp_path, shop, settings=other)
     first, *_, last = versions(tmp_path)
@@ -75,7 +85,12 @@ def rewritten(log: Log) -> Log:
     for tp, records in log.records.items():
         for record in records:
             again = tp == ("exposures", 0) and record.offset == 20
-            changed.append(*tp, records[21].value if again else record.value, key=record.key, timestamp_us=record.timestamp_us)
+            changed.append(
+                *tp,
+                records[21].value if again else record.value,
+                key=record.key,
+                timestamp_us=record.timestamp_us,
+            )
     return changed
 
 
@@ -92,13 +107,17 @@ def test_a_log_that_was_changed_is_not_learned(store: Store, shop: Shop) -> None
         (replace(SETTINGS, learner=replace(SETTINGS.learner, threads=7)), "under other settings"),
     ],
 )
-def test_what_would_rightly_be_other_bytes_is_refused(store: Store, shop: Shop, settings: object, why: str) -> None:
+def test_what_would_rightly_be_other_bytes_is_refused(
+    store: Store, shop: Shop, settings: object, why: str
+) -> None:
     first, *_, last = store.versions()
     with pytest.raises(Unlearnable, match=why):
         list(relearn(settings, store, shop.log.reader(), first, last))  # type: ignore[arg-type]
 
 
-def test_a_journal_that_does_not_lead_there_is_named(store: Store, shop: Shop, tmp_path: Path) -> None:
+def test_a_journal_that_does_not_lead_there_is_named(
+    store: Store, shop: Shop, tmp_path: Path
+) -> None:
     root = shutil.copytree(store.root, tmp_path / "store")
     first, *_, last = versions(root)
     assert last.journal is not None

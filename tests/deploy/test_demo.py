@@ -17,7 +17,16 @@ from hypothesis import strategies as st
 from deploy.demo.catalog import load_catalog
 from deploy.demo.judge import METHODS, PARTS, ClickCounts, interval, judge, ndcg, summary
 from deploy.demo.shop import invented_shop
-from deploy.demo.world import BM25, Product, Query, Shoppers, Visit, World, attraction, purchase_probability
+from deploy.demo.world import (
+    BM25,
+    Product,
+    Query,
+    Shoppers,
+    Visit,
+    World,
+    attraction,
+    purchase_probability,
+)
 from deploy.errors import DeployError
 
 
@@ -25,11 +34,20 @@ def product(number: int, text: str = "red shoe") -> Product:
     return Product(id=f"SKU-{number}", text=f"{text} {number}", attributes={})
 
 
-def query(text: str, grades: list[float], *, hidden: tuple[int, ...] = (), in_stream: bool = True, first: int = 0) -> Query:
+def query(
+    text: str,
+    grades: list[float],
+    *,
+    hidden: tuple[int, ...] = (),
+    in_stream: bool = True,
+    first: int = 0,
+) -> Query:
     shown = np.ones(len(grades), dtype=bool)
     shown[list(hidden)] = False
     products = tuple(product(first + i) for i in range(len(grades)))
-    return Query(text=text, products=products, grades=np.array(grades), shown=shown, in_stream=in_stream)
+    return Query(
+        text=text, products=products, grades=np.array(grades), shown=shown, in_stream=in_stream
+    )
 
 
 WORLD = World(
@@ -55,13 +73,19 @@ def told(visit: Visit) -> tuple[str, list[int], list[bool], list[bool]]:
 
 
 def test_one_seed_gives_one_stream_of_visits_and_another_seed_another() -> None:
-    assert [told(v) for v in visits(0)] == [told(v) for v in visits(0)] != [told(v) for v in visits(1)]
+    assert (
+        [told(v) for v in visits(0)] == [told(v) for v in visits(0)] != [told(v) for v in visits(1)]
+    )
 
 
 def test_hidden_products_are_never_shown_and_queries_kept_for_the_end_never_asked() -> None:
     seen: dict[str, Counter[int]] = {}
     for visit in visits(0, 2000):
-        assert len(visit.shown) == len(set(visit.shown.tolist())) == min(10, int(visit.query.shown.sum()))
+        assert (
+            len(visit.shown)
+            == len(set(visit.shown.tolist()))
+            == min(10, int(visit.query.shown.sum()))
+        )
         seen.setdefault(visit.query.text, Counter()).update(visit.shown.tolist())
     assert set(seen["red shoe"]) == {0, 2, 3}
     assert set(seen["blue shoe"]) == set(range(15))
@@ -77,9 +101,9 @@ def test_only_what_was_clicked_is_bought() -> None:
 def test_the_chances_are_those_of_the_formulas() -> None:
     assert attraction(np.array([4.0, 0.0])).tolist() == pytest.approx([1.0, 0.1])
     assert attraction(np.array([2.0]))[0] == pytest.approx(0.1 + 0.9 * 3 / 15)
-    assert purchase_probability(np.array([4.0, 0.0]), np.array([0.0, 1.0])).tolist() == pytest.approx(
-        [1 / (1 + math.exp(2.2 - 1.6)), 1 / (1 + math.exp(2.2 - 1.0))]
-    )
+    assert purchase_probability(
+        np.array([4.0, 0.0]), np.array([0.0, 1.0])
+    ).tolist() == pytest.approx([1 / (1 + math.exp(2.2 - 1.6)), 1 / (1 + math.exp(2.2 - 1.0))])
     true = Shoppers(WORLD, seed=0).true_click(WORLD.queries[0])
     assert true[0] == pytest.approx(0.55 + 0.45 * 0.055)
     assert true[3] == pytest.approx(0.055 + 0.945 * 0.055)
@@ -99,8 +123,12 @@ def test_the_truth_is_the_rate_at_which_the_first_place_is_clicked() -> None:
     for (text, place), number in shown.items():
         if number > 300:
             p = truth[text][place]
-            assert clicked[text, place] / number == pytest.approx(p, abs=4 * math.sqrt(p * (1 - p) / number))
-    assert second_clicked / second_shown < 0.7 * sum(clicked.values()) / second_shown  # the second place is examined half as often
+            assert clicked[text, place] / number == pytest.approx(
+                p, abs=4 * math.sqrt(p * (1 - p) / number)
+            )
+    assert (
+        second_clicked / second_shown < 0.7 * sum(clicked.values()) / second_shown
+    )  # the second place is examined half as often
 
 
 def test_bm25_is_the_formula_worked_by_hand() -> None:
@@ -111,12 +139,16 @@ def test_bm25_is_the_formula_worked_by_hand() -> None:
     def term(times: int, length: int) -> float:
         return idf * times * 2.2 / (times + 1.2 * (0.25 + 0.75 * length / mean))
 
-    assert lexical.scores("Shoe, unknown", [0, 1, 2]).tolist() == pytest.approx([term(1, 2), term(2, 4), 0.0])
+    assert lexical.scores("Shoe, unknown", [0, 1, 2]).tolist() == pytest.approx(
+        [term(1, 2), term(2, 4), 0.0]
+    )
 
 
 def test_the_invented_shop_is_one_per_seed_and_grades_by_kind_colour_and_trusted_brand() -> None:
     shop, again, other = invented_shop(seed=0), invented_shop(seed=0), invented_shop(seed=1)
-    assert [(q.text, [p.text for p in q.products]) for q in shop.queries] == [(q.text, [p.text for p in q.products]) for q in again.queries]
+    assert [(q.text, [p.text for p in q.products]) for q in shop.queries] == [
+        (q.text, [p.text for p in q.products]) for q in again.queries
+    ]
     assert [q.text for q in shop.queries] != [q.text for q in other.queries]
     assert len(shop.queries) == 20
     for asked in shop.queries:
@@ -137,7 +169,9 @@ def test_the_invented_shop_is_one_per_seed_and_grades_by_kind_colour_and_trusted
 
 def test_ndcg_is_the_value_worked_by_hand() -> None:
     grades = np.array([0.0, 2.0, 4.0])  # gains 0, 3, 15
-    assert ndcg(np.array([3.0, 2.0, 1.0]), grades) == pytest.approx(9.392789260714371 / 16.892789260714371)
+    assert ndcg(np.array([3.0, 2.0, 1.0]), grades) == pytest.approx(
+        9.392789260714371 / 16.892789260714371
+    )
     assert ndcg(np.array([1.0, 2.0, 3.0]), grades) == 1.0
     assert ndcg(np.array([3.0, 2.0, 1.0]), grades, k=1) == 0.0
     assert ndcg(np.array([1.0, 3.0, 2.0]), grades, k=1) == pytest.approx(3 / 15)
@@ -188,23 +222,42 @@ def test_each_part_is_judged_among_its_own_products() -> None:
     perfect = judge(WORLD, served=lambda q: q.grades, zero_shot=lambda q: -q.grades, counts=counts)
     assert set(perfect) == set(PARTS)
     assert all(set(methods) == set(METHODS) for methods in perfect.values())
-    assert {part: len(methods["served"]) for part, methods in perfect.items()} == {"stream": 2, "unseen_products": 1, "unseen_queries": 1}
+    assert {part: len(methods["served"]) for part, methods in perfect.items()} == {
+        "stream": 2,
+        "unseen_products": 1,
+        "unseen_queries": 1,
+    }
     assert all((methods["served"] == 1).all() for methods in perfect.values())
     hidden = np.array([2.0, 4.0, 2.0])
     assert perfect["unseen_products"]["zero_shot"][0] == pytest.approx(ndcg(-hidden, hidden))
-    assert perfect["unseen_queries"]["zero_shot"][0] == pytest.approx(ndcg(-np.array([4.0, 0.0, 2.0]), np.array([4.0, 0.0, 2.0])))
+    assert perfect["unseen_queries"]["zero_shot"][0] == pytest.approx(
+        ndcg(-np.array([4.0, 0.0, 2.0]), np.array([4.0, 0.0, 2.0]))
+    )
 
 
 def test_a_summary_pairs_the_served_ranking_with_its_opponents() -> None:
-    same = summary(judge(WORLD, served=lambda q: q.grades, zero_shot=lambda q: q.grades, counts=ClickCounts()))
+    same = summary(
+        judge(WORLD, served=lambda q: q.grades, zero_shot=lambda q: q.grades, counts=ClickCounts())
+    )
     assert set(same) == set(PARTS)
     assert same["stream"]["gain_over_zero_shot"] == [0.0, 0.0, 0.0]
     assert 0 < float(np.mean(same["stream"]["random"])) < 1
-    better = summary(judge(WORLD, served=lambda q: q.grades, zero_shot=lambda q: -q.grades, counts=ClickCounts()))
+    better = summary(
+        judge(WORLD, served=lambda q: q.grades, zero_shot=lambda q: -q.grades, counts=ClickCounts())
+    )
     value, low, high = better["stream"]["gain_over_zero_shot"]  # type: ignore[misc]
     assert 0 < low <= value <= high
     invented = invented_shop(seed=0)
-    assert set(summary(judge(invented, served=lambda q: q.grades, zero_shot=lambda q: q.grades, counts=ClickCounts()))) == {"stream"}
+    assert set(
+        summary(
+            judge(
+                invented,
+                served=lambda q: q.grades,
+                zero_shot=lambda q: q.grades,
+                counts=ClickCounts(),
+            )
+        )
+    ) == {"stream"}
 
 
 # --- the catalogue ------------------------------------------------------------------------------------------------------------------
@@ -218,8 +271,16 @@ def write_catalog(folder: Path, *, num_queries: int = 15, without: str = "") -> 
         "brand": ["Orlanda", None, "Kestwick"] * 10,
         "category": [["Home", "Lamps"] if i % 2 else [] for i in range(30)],
     }
-    pairs = [(f"query {q:02d}", f"B{(q + i) % 30:02d}", str([100, 10, 1, 0][i % 4])) for q in range(num_queries) for i in range(10)]
-    judgments = {"query": [p[0] for p in pairs], "docId": [p[1] for p in pairs], "rating": [p[2] for p in pairs]}
+    pairs = [
+        (f"query {q:02d}", f"B{(q + i) % 30:02d}", str([100, 10, 1, 0][i % 4]))
+        for q in range(num_queries)
+        for i in range(10)
+    ]
+    judgments = {
+        "query": [p[0] for p in pairs],
+        "docId": [p[1] for p in pairs],
+        "rating": [p[2] for p in pairs],
+    }
     for name, table in (("products", products), ("judgments", judgments)):
         kept = {column: values for column, values in table.items() if column != without}
         pyarrow.parquet.write_table(pyarrow.table(kept), folder / f"{name}.parquet")
@@ -228,11 +289,19 @@ def write_catalog(folder: Path, *, num_queries: int = 15, without: str = "") -> 
 
 def test_a_catalogue_is_graded_and_split_reproducibly(tmp_path: Path) -> None:
     folder = write_catalog(tmp_path)
-    world, again, other = load_catalog(folder, split=0), load_catalog(folder, split=0), load_catalog(folder, split=1)
+    world, again, other = (
+        load_catalog(folder, split=0),
+        load_catalog(folder, split=0),
+        load_catalog(folder, split=1),
+    )
     assert [q.text for q in world.queries] == [f"query {i:02d}" for i in range(15)]
     assert sum(q.in_stream for q in world.queries) == 11  # 110 of 150
     for one, same in zip(world.queries, again.queries, strict=True):
-        assert (one.in_stream, one.shown.tolist(), one.products) == (same.in_stream, same.shown.tolist(), same.products)
+        assert (one.in_stream, one.shown.tolist(), one.products) == (
+            same.in_stream,
+            same.shown.tolist(),
+            same.products,
+        )
     assert [q.in_stream for q in world.queries] != [q.in_stream for q in other.queries]
     for one in world.queries:
         assert (~one.shown).sum() == (2 if one.in_stream else 0)
@@ -240,16 +309,28 @@ def test_a_catalogue_is_graded_and_split_reproducibly(tmp_path: Path) -> None:
         grades = {f"B{(number + i) % 30:02d}": [4.0, 2.0, 0.4, 0.0][i % 4] for i in range(10)}
         assert {p.id: float(g) for p, g in zip(one.products, one.grades, strict=True)} == grades
     first = next(p for p in world.products() if p.id == "B01")
-    assert (first.text, first.attributes["brand"], first.attributes["category"]) == ("lamp number 1", "", "Home / other")
-    assert next(p for p in world.products() if p.id == "B00").attributes["category"].startswith("Unknown")
+    assert (first.text, first.attributes["brand"], first.attributes["category"]) == (
+        "lamp number 1",
+        "",
+        "Home / other",
+    )
+    assert (
+        next(p for p in world.products() if p.id == "B00")
+        .attributes["category"]
+        .startswith("Unknown")
+    )
 
 
 def test_a_missing_file_or_column_is_one_error_with_what_was_expected(tmp_path: Path) -> None:
-    with pytest.raises(DeployError, match=r"judgments\.parquet: .*expected a Parquet file with the columns query, docId, rating"):
+    with pytest.raises(
+        DeployError,
+        match=r"judgments\.parquet: .*expected a Parquet file with the columns query, docId, rating",
+    ):
         load_catalog(tmp_path, split=0)
     write_catalog(tmp_path, without="brand")
     with pytest.raises(
-        DeployError, match=r"products\.parquet: .*brand.*expected a Parquet file with the columns asin, title, brand, category"
+        DeployError,
+        match=r"products\.parquet: .*brand.*expected a Parquet file with the columns asin, title, brand, category",
     ):
         load_catalog(tmp_path, split=0)
     (tmp_path / "products.parquet").write_bytes(b"no parquet")

@@ -46,9 +46,15 @@ def by_crc32(key: bytes, n: int) -> int:
     return zlib.crc32(key) % n
 
 
-def click(client: str, *, query_id: str | None = "q", event_id: str | None = "e", time_us: int = NOW_US) -> bytes:
+def click(
+    client: str, *, query_id: str | None = "q", event_id: str | None = "e", time_us: int = NOW_US
+) -> bytes:
     return encode_click(
-        client_id=client, object_id="SKU-7", time_us=time_us, query_id=query_id, event_id=event_id and f"{event_id}-{client}"
+        client_id=client,
+        object_id="SKU-7",
+        time_us=time_us,
+        query_id=query_id,
+        event_id=event_id and f"{event_id}-{client}",
     )
 
 
@@ -56,24 +62,51 @@ class Cluster:
     """Brokers in memory: topics with records, each a value with its key."""
 
     def __init__(self, *, partitions: Mapping[str, int] | None = None) -> None:
-        self.counts = dict(partitions or {"exposures": 4, "clicks": 4, "purchases": 4, "items": 1, "steelyard.deadletter": 1})
-        self.configs: dict[str, dict[str, str]] = {topic: {"cleanup.policy": "delete", "retention.ms": WEEKS_MS} for topic in self.counts}
+        self.counts = dict(
+            partitions
+            or {"exposures": 4, "clicks": 4, "purchases": 4, "items": 1, "steelyard.deadletter": 1}
+        )
+        self.configs: dict[str, dict[str, str]] = {
+            topic: {"cleanup.policy": "delete", "retention.ms": WEEKS_MS} for topic in self.counts
+        }
         for topic in ("items", "steelyard.deadletter"):
             if topic in self.configs:
                 self.configs[topic]["cleanup.policy"] = "compact"
         self.records: dict[str, list[Record]] = {topic: [] for topic in self.counts}
 
-    def write(self, topic: str, value: bytes | None, key: bytes | None, *, place: Place = by_murmur2, time_us: int = NOW_US) -> None:
+    def write(
+        self,
+        topic: str,
+        value: bytes | None,
+        key: bytes | None,
+        *,
+        place: Place = by_murmur2,
+        time_us: int = NOW_US,
+    ) -> None:
         partition = place(key, self.counts[topic]) if key else 0
-        self.records[topic].append(Record(topic, partition, len(self.records[topic]), time_us, key, value))
+        self.records[topic].append(
+            Record(topic, partition, len(self.records[topic]), time_us, key, value)
+        )
 
     def healthy(self) -> "Cluster":
         for number in range(50):
             client = f"c-{number}"
-            shown = encode_exposure(query_id=f"q{number}", client_id=client, time_us=NOW_US, user_query="shoes", hits=["SKU-7"])
+            shown = encode_exposure(
+                query_id=f"q{number}",
+                client_id=client,
+                time_us=NOW_US,
+                user_query="shoes",
+                hits=["SKU-7"],
+            )
             self.write("exposures", shown, client.encode())
             self.write("clicks", click(client), client.encode())
-            bought = encode_purchase(client_id=client, object_id="SKU-7", time_us=NOW_US, query_id="q", event_id=f"p{number}")
+            bought = encode_purchase(
+                client_id=client,
+                object_id="SKU-7",
+                time_us=NOW_US,
+                query_id="q",
+                event_id=f"p{number}",
+            )
             self.write("purchases", bought, client.encode())
         self.write("items", encode_item(object_id="SKU-7", text="Red shoe"), b"SKU-7")
         return self
@@ -91,10 +124,14 @@ class Cluster:
         return self.configs[topic]
 
     def beginning_offsets(self, topics: Sequence[str]) -> dict[TopicPartition, int]:
-        return {(topic, partition): 100 for topic in topics for partition in range(self.counts[topic])}
+        return {
+            (topic, partition): 100 for topic in topics for partition in range(self.counts[topic])
+        }
 
     def end_offsets(self, topics: Sequence[str]) -> dict[TopicPartition, int]:
-        return {(topic, partition): 200 for topic in topics for partition in range(self.counts[topic])}
+        return {
+            (topic, partition): 200 for topic in topics for partition in range(self.counts[topic])
+        }
 
     def sample(self, topic: str, num_records: int) -> list[Record]:
         return self.records[topic]
@@ -109,7 +146,16 @@ def look(
     reach: Callable[[str], str | None] = lambda _: None,
 ) -> list[Finding]:
     log = log or LogConfig(bootstrap_servers="broker-1:9092")
-    return list(examine_kafka(log, JoinConfig(), cluster, next_offsets=next_offsets or {}, now_seconds=now_us / 1e6, reach=reach))
+    return list(
+        examine_kafka(
+            log,
+            JoinConfig(),
+            cluster,
+            next_offsets=next_offsets or {},
+            now_seconds=now_us / 1e6,
+            reach=reach,
+        )
+    )
 
 
 def troubles(findings: Sequence[Finding]) -> list[tuple[str, str]]:
@@ -150,7 +196,12 @@ def test_librdkafkas_default_partitioner_is_found_and_named() -> None:
     num_off = sum(by_crc32(key, 4) != by_murmur2(key, 4) for key in keys)
     assert 120 < num_off < 180
     what = f"clicks: partitioner: {num_off} of 200 sampled keys are not on their murmur2 partition"
-    assert troubles(findings) == [("X", f"{what}; {num_off} of these are where librdkafka's default, consistent_random, puts them (CRC32)")]
+    assert troubles(findings) == [
+        (
+            "X",
+            f"{what}; {num_off} of these are where librdkafka's default, consistent_random, puts them (CRC32)",
+        )
+    ]
     assert "set partitioner=murmur2_random in that producer" in remedy_of(findings)
 
 
@@ -158,7 +209,9 @@ def test_another_partitioner_is_found_without_a_wrong_name() -> None:
     cluster = Cluster().healthy()
     cluster.records["clicks"].clear()
     for number in range(200):
-        cluster.write("clicks", click(f"c-{number}"), f"c-{number}".encode(), place=lambda key, n: key[-1] % n)
+        cluster.write(
+            "clicks", click(f"c-{number}"), f"c-{number}".encode(), place=lambda key, n: key[-1] % n
+        )
     findings = look(cluster)
     ((mark, text),) = troubles(findings)
     assert mark == "X"
@@ -171,7 +224,9 @@ def test_a_key_that_is_not_the_client_id_is_found() -> None:
     cluster.write("clicks", click("c-1"), b"session-9")
     cluster.write("clicks", click("c-1"), None)
     findings = look(cluster)
-    assert troubles(findings) == [("X", "clicks: of 52 sampled records 1 have no key, 1 another than their client_id")]
+    assert troubles(findings) == [
+        ("X", "clicks: of 52 sampled records 1 have no key, 1 another than their client_id")
+    ]
 
 
 def test_unreadable_records_are_told_with_their_reasons() -> None:
@@ -196,7 +251,10 @@ def test_missing_identities_are_marked_and_do_not_fail() -> None:
 
 def test_missing_topics_are_crosses_with_the_command_that_makes_them() -> None:
     findings = look(Cluster(partitions={"exposures": 6, "clicks": 6, "purchases": 6}))
-    assert troubles(findings) == [("X", "topic items is missing"), ("X", "topic steelyard.deadletter is missing")]
+    assert troubles(findings) == [
+        ("X", "topic items is missing"),
+        ("X", "topic steelyard.deadletter is missing"),
+    ]
     assert [finding.remedy for finding in findings if finding.failed] == [
         f"kafka-topics.sh --bootstrap-server broker-1:9092 --create --topic {topic} --partitions 6 --config cleanup.policy=compact"
         for topic in ("items", "steelyard.deadletter")
@@ -204,7 +262,17 @@ def test_missing_topics_are_crosses_with_the_command_that_makes_them() -> None:
 
 
 def test_partition_counts_that_differ_are_a_cross() -> None:
-    findings = look(Cluster(partitions={"exposures": 12, "clicks": 12, "purchases": 6, "items": 1, "steelyard.deadletter": 1}))
+    findings = look(
+        Cluster(
+            partitions={
+                "exposures": 12,
+                "clicks": 12,
+                "purchases": 6,
+                "items": 1,
+                "steelyard.deadletter": 1,
+            }
+        )
+    )
     assert troubles(findings) == [("X", "partitions differ: exposures 12, clicks 12, purchases 6")]
     assert "--alter --topic purchases --partitions 12" in remedy_of(findings)
 
@@ -222,7 +290,9 @@ def test_retention_shorter_than_the_attribution_window_with_grace_is_a_cross() -
     cluster = Cluster()
     cluster.configs["clicks"]["retention.ms"] = str(7 * 86_400_000)
     findings = look(cluster)
-    assert troubles(findings) == [("X", "clicks: records are kept 7 d, the attribution window with its grace needs 7.01 d")]
+    assert troubles(findings) == [
+        ("X", "clicks: records are kept 7 d, the attribution window with its grace needs 7.01 d")
+    ]
     assert "retention.ms=605400000" in remedy_of(findings)
 
 
@@ -235,32 +305,43 @@ def test_retention_for_ever_is_well() -> None:
 @pytest.mark.parametrize("offset", [99, 201])
 def test_a_checkpoint_outside_of_what_is_retained_is_a_cross(offset: int) -> None:
     findings = look(Cluster(), next_offsets={("clicks", 2): offset, ("gone", 0): 5})
-    assert troubles(findings) == [("X", f"the newest checkpoint goes on at clicks[2]@{offset}, retained is [100, 200)")]
+    assert troubles(findings) == [
+        ("X", f"the newest checkpoint goes on at clicks[2]@{offset}, retained is [100, 200)")
+    ]
 
 
 def test_without_exposures_the_consequence_is_told() -> None:
     log = LogConfig(bootstrap_servers="broker-1:9092", topics=Topics(exposures=None))
     ((mark, text),) = troubles(look(Cluster(), log))
-    assert (mark, text) == ("!", "no topic of exposures: without them there are no negatives and no candidates")
+    assert (mark, text) == (
+        "!",
+        "no topic of exposures: without them there are no negatives and no candidates",
+    )
 
 
 def test_an_advertised_address_that_cannot_be_reached_is_a_cross() -> None:
     findings = look(Cluster(), reach=lambda address: f"{address} does not resolve")
-    assert troubles(findings) == [("X", "advertised address broker-1:9092: broker-1:9092 does not resolve")]
+    assert troubles(findings) == [
+        ("X", "advertised address broker-1:9092: broker-1:9092 does not resolve")
+    ]
     assert "advertised.listeners" in remedy_of(findings)
 
 
 def test_a_clock_behind_the_log_is_a_cross() -> None:
     findings = look(Cluster().healthy(), now_us=NOW_US - 120_000_000)
     assert {mark for mark, _ in troubles(findings)} == {"X"}
-    assert ("X", "clicks: the newest record is 120 s ahead of this machine's clock") in troubles(findings)
+    assert ("X", "clicks: the newest record is 120 s ahead of this machine's clock") in troubles(
+        findings
+    )
 
 
 def test_events_from_the_future_and_from_before_the_window_are_marked() -> None:
     cluster = Cluster().healthy()
     cluster.write("clicks", click("c-1", time_us=NOW_US + 3_600_000_000), b"c-1")
     cluster.write("clicks", click("c-1", time_us=NOW_US - 8 * 86_400_000_000), b"c-1")
-    assert troubles(look(cluster)) == [("!", "clicks: of 52 sampled events 1 are from the future, 1 older than the window")]
+    assert troubles(look(cluster)) == [
+        ("!", "clicks: of 52 sampled events 1 are from the future, 1 older than the window")
+    ]
 
 
 # --- the whole -------------------------------------------------------------------------------------------------------------------
@@ -274,10 +355,15 @@ def settings(root: Path) -> Settings:
     return replace(Settings(), store=StoreConfig(root=root), serving=ServingConfig(port=0))
 
 
-def test_brokers_that_are_down_are_one_clear_line_and_the_rest_is_still_looked_at(tmp_path: Path) -> None:
+def test_brokers_that_are_down_are_one_clear_line_and_the_rest_is_still_looked_at(
+    tmp_path: Path,
+) -> None:
     findings = examine(settings(tmp_path), connect=down)
     (kafka,) = [finding for finding in findings if finding.area == "Kafka"]
-    assert (kafka.mark, kafka.text) == ("X", "no Kafka broker answered at localhost:9092 within 10 s (Connection refused)")
+    assert (kafka.mark, kafka.text) == (
+        "X",
+        "no Kafka broker answered at localhost:9092 within 10 s (Connection refused)",
+    )
     assert "Start the broker" in kafka.remedy
     assert {finding.area for finding in findings} == {"Kafka", "store", "model", "machine"}
 
@@ -286,12 +372,20 @@ def test_brokers_that_refuse_are_one_clear_line(tmp_path: Path) -> None:
     def refusing(config: KafkaConfig) -> AbstractContextManager[Admin]:
         raise RuntimeError("[Error 29] TopicAuthorizationFailedError")
 
-    (kafka,) = [finding for finding in examine(settings(tmp_path), connect=refusing) if finding.area == "Kafka"]
+    (kafka,) = [
+        finding
+        for finding in examine(settings(tmp_path), connect=refusing)
+        if finding.area == "Kafka"
+    ]
     assert kafka.text == "localhost:9092: [Error 29] TopicAuthorizationFailedError"
 
 
 def test_everything_is_looked_at_in_one_order(tmp_path: Path) -> None:
-    findings = examine(settings(tmp_path), connect=lambda _: nullcontext(Cluster().healthy()), clock=lambda: NOW_US / 1e6)
+    findings = examine(
+        settings(tmp_path),
+        connect=lambda _: nullcontext(Cluster().healthy()),
+        clock=lambda: NOW_US / 1e6,
+    )
     areas = list(dict.fromkeys(finding.area for finding in findings))
     assert areas == ["Kafka", "time", "store", "model", "machine"]
 
@@ -320,7 +414,9 @@ def checkpoint(root: Path) -> Checkpointer:
 
 def test_a_store_that_works_says_so_and_nothing_is_left_in_it(tmp_path: Path) -> None:
     findings = list(examine_store(StoreConfig(root=tmp_path)))
-    assert findings[0] == Finding(area="store", mark="ok", text=f"{tmp_path}: writable, link and fsync work")
+    assert findings[0] == Finding(
+        area="store", mark="ok", text=f"{tmp_path}: writable, link and fsync work"
+    )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -340,9 +436,14 @@ def test_a_flipped_byte_in_the_newest_version_is_a_cross(tmp_path: Path) -> None
     assert "model.safetensors" in last.text
 
 
-def test_a_store_that_is_not_there_is_marked_where_it_can_be_made_and_a_cross_where_not(tmp_path: Path) -> None:
+def test_a_store_that_is_not_there_is_marked_where_it_can_be_made_and_a_cross_where_not(
+    tmp_path: Path,
+) -> None:
     (finding,) = examine_store(StoreConfig(root=tmp_path / "store"))
-    assert (finding.mark, finding.remedy) == ("!", f"mkdir {tmp_path / 'store'}, or let the learner do it")
+    assert (finding.mark, finding.remedy) == (
+        "!",
+        f"mkdir {tmp_path / 'store'}, or let the learner do it",
+    )
     (finding,) = examine_store(StoreConfig(root=tmp_path / "no" / "store"))
     assert finding.failed
 
@@ -369,9 +470,19 @@ def test_a_folder_without_a_model_is_a_cross_that_names_the_files(tmp_path: Path
 
 
 def test_a_library_older_than_the_least_safe_version_is_a_cross() -> None:
-    versions = {library: least for library, (least, _) in SAFE.items()} | {"torch": "2.9.1+cpu", "kafka-python": "3.0.9"}
-    failed = [finding for finding in examine_machine(installed=versions.__getitem__, open_files=4096) if finding.failed]
-    assert [finding.remedy for finding in failed] == ['pip install "kafka-python>=3.0.12"', 'pip install "torch>=2.11"']
+    versions = {library: least for library, (least, _) in SAFE.items()} | {
+        "torch": "2.9.1+cpu",
+        "kafka-python": "3.0.9",
+    }
+    failed = [
+        finding
+        for finding in examine_machine(installed=versions.__getitem__, open_files=4096)
+        if finding.failed
+    ]
+    assert [finding.remedy for finding in failed] == [
+        'pip install "kafka-python>=3.0.12"',
+        'pip install "torch>=2.11"',
+    ]
     assert "CVE-2026-24747" in failed[1].text
 
 
@@ -381,8 +492,15 @@ def test_a_missing_checksum_library_is_a_cross_and_a_missing_extra_is_not() -> N
             raise importlib.metadata.PackageNotFoundError(library)
         return "999"
 
-    (failed,) = [finding for finding in examine_machine(installed=installed, open_files=4096) if finding.failed]
-    assert failed.text == "crc32c is not installed: without it every batch of records is checked in Python, silently"
+    (failed,) = [
+        finding
+        for finding in examine_machine(installed=installed, open_files=4096)
+        if finding.failed
+    ]
+    assert (
+        failed.text
+        == "crc32c is not installed: without it every batch of records is checked in Python, silently"
+    )
 
 
 def test_few_open_files_are_marked() -> None:
@@ -402,22 +520,37 @@ def test_a_port_on_which_steelyard_answers_is_well(tmp_path: Path) -> None:
     thread = Thread(target=role.run)
     thread.start()
     try:
-        finding = examine_port(ServingConfig(port=int(role.url.rpartition(":")[2])), timeout_seconds=30)
+        finding = examine_port(
+            ServingConfig(port=int(role.url.rpartition(":")[2])), timeout_seconds=30
+        )
     finally:
         role.stop()
         thread.join(30)
-    assert (finding.mark, finding.text.partition(": ")[2]) == ("ok", "Steelyard answers there already")
+    assert (finding.mark, finding.text.partition(": ")[2]) == (
+        "ok",
+        "Steelyard answers there already",
+    )
 
 
 def test_a_report_is_one_line_a_finding_with_its_remedy_below() -> None:
-    findings = [Finding(area="Kafka", mark="ok", text="a"), Finding(area="Kafka", mark="X", text="b", remedy="do c")]
+    findings = [
+        Finding(area="Kafka", mark="ok", text="a"),
+        Finding(area="Kafka", mark="X", text="b", remedy="do c"),
+    ]
     assert render(findings) == "Kafka\n  ok a\n  X  b\n     Fix: do c\n1 to be put right"
 
 
 @pytest.mark.parametrize(
     ("marks", "last"),
-    [("ok ok", "all is well"), ("ok !", "1 to look at"), ("X ok", "1 to be put right"), ("X ! ! X", "2 to be put right, 2 to look at")],
+    [
+        ("ok ok", "all is well"),
+        ("ok !", "1 to look at"),
+        ("X ok", "1 to be put right"),
+        ("X ! ! X", "2 to be put right, 2 to look at"),
+    ],
 )
 def test_the_last_line_of_a_report_counts_what_is_marked(marks: str, last: str) -> None:
-    report = render([Finding(area="Kafka", mark=cast(Mark, mark), text="a") for mark in marks.split()])
+    report = render(
+        [Finding(area="Kafka", mark=cast(Mark, mark), text="a") for mark in marks.split()]
+    )
     assert report.splitlines()[-1] == last

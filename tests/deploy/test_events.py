@@ -20,10 +20,14 @@ from tests.fakes.log import Log, Shelf
 from weighting.sample import Position
 
 CLICK = encode_click(client_id="c-1", object_id="SKU-7", time_us=0, query_id="q")
-EXPOSURE = encode_exposure(query_id="q", client_id="c-2", time_us=0, user_query="shoes", hits=["SKU-7"])
+EXPOSURE = encode_exposure(
+    query_id="q", client_id="c-2", time_us=0, user_query="shoes", hits=["SKU-7"]
+)
 ITEM = encode_item(object_id="SKU-7", text="Red shoe")
 NO_OFFSET = CLICK.replace(b"Z", b"")
-BAD_ORDINAL = CLICK.replace(b'"query_id"', b'"x"').replace(b'"object"', b'"position":{"ordinal":"third"},"object"')
+BAD_ORDINAL = CLICK.replace(b'"query_id"', b'"x"').replace(
+    b'"object"', b'"position":{"ordinal":"third"},"object"'
+)
 
 
 class Paper:
@@ -53,21 +57,36 @@ def test_every_line_is_checked_as_what_its_fields_say_it_is() -> None:
 
 def test_a_line_that_is_none_is_told_with_its_number_field_and_error() -> None:
     paper = Paper()
-    assert events.validate([CLICK, b"", NO_OFFSET, BAD_ORDINAL, b"[1", b"\xff"], "x.ndjson", paper.output()) == 1
+    assert (
+        events.validate(
+            [CLICK, b"", NO_OFFSET, BAD_ORDINAL, b"[1", b"\xff"], "x.ndjson", paper.output()
+        )
+        == 1
+    )
     assert paper.written[:2] == [
         "x.ndjson:3: Expected `datetime` with a timezone component - at `$.timestamp`",
         "x.ndjson:4: Expected `int | null`, got `str` - at `$.event_attributes.position.ordinal`",
     ]
-    assert [line.partition(": ")[0] for line in paper.written] == ["x.ndjson:3", "x.ndjson:4", "x.ndjson:5", "x.ndjson:6"]
+    assert [line.partition(": ")[0] for line in paper.written] == [
+        "x.ndjson:3",
+        "x.ndjson:4",
+        "x.ndjson:5",
+        "x.ndjson:6",
+    ]
     assert paper.told == ["1 valid, 4 invalid"]
 
 
 def test_a_file_may_be_one_object_over_several_lines() -> None:
-    paper, pretty = Paper(), json.dumps(json.loads(EXPOSURE), indent=2).encode().splitlines(keepends=True)
+    paper, pretty = (
+        Paper(),
+        json.dumps(json.loads(EXPOSURE), indent=2).encode().splitlines(keepends=True),
+    )
     assert len(pretty) > 1
     assert events.validate([b"\n", *pretty], "x.json", paper.output()) == 0
     assert paper.told == ["1 valid, 0 invalid"]
-    assert events.validate([*pretty, *pretty], "x.json", Paper().output()) == 1, "two are no lines and no object"
+    assert events.validate([*pretty, *pretty], "x.json", Paper().output()) == 1, (
+        "two are no lines and no object"
+    )
 
 
 def test_a_first_line_that_is_cut_off_does_not_take_the_others_with_it() -> None:
@@ -89,7 +108,11 @@ def test_a_first_line_that_is_none_is_told_before_the_second_is_there() -> None:
     assert paper.told == ["1 valid, 1 invalid"]
 
 
-@pytest.mark.parametrize("file", sorted((Path(__file__).parents[2] / "examples").glob("*.json")), ids=lambda file: str(file.name))
+@pytest.mark.parametrize(
+    "file",
+    sorted((Path(__file__).parents[2] / "examples").glob("*.json")),
+    ids=lambda file: str(file.name),
+)
 def test_every_example_is_valid_as_the_command_sees_it(file: Path) -> None:
     paper = Paper()
     with events.open_lines(str(file)) as lines:
@@ -106,7 +129,10 @@ def test_as_json_the_outcome_is_one_object() -> None:
 
 
 def test_a_file_that_cannot_be_opened_is_a_usage_error(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="No such file or directory"), events.open_lines(str(tmp_path / "no")):
+    with (
+        pytest.raises(UsageError, match="No such file or directory"),
+        events.open_lines(str(tmp_path / "no")),
+    ):
         pass
 
 
@@ -115,14 +141,26 @@ def test_a_file_that_cannot_be_opened_is_a_usage_error(tmp_path: Path) -> None:
 
 def test_lines_are_sent_unchanged_and_keyed_by_client_or_item() -> None:
     paper, shelf = Paper(), Shelf()
-    assert events.send(shelf, [CLICK + b"\n", EXPOSURE, ITEM], "x", "any", Topics(), paper.output()) == 0
-    assert shelf.sent == [("any", b"c-1", CLICK, {}), ("any", b"c-2", EXPOSURE, {}), ("any", b"SKU-7", ITEM, {})]
+    assert (
+        events.send(shelf, [CLICK + b"\n", EXPOSURE, ITEM], "x", "any", Topics(), paper.output())
+        == 0
+    )
+    assert shelf.sent == [
+        ("any", b"c-1", CLICK, {}),
+        ("any", b"c-2", EXPOSURE, {}),
+        ("any", b"SKU-7", ITEM, {}),
+    ]
     assert shelf.num_flushes == 1
 
 
 def test_what_the_topic_does_not_carry_is_refused_and_the_rest_is_sent() -> None:
     paper, shelf = Paper(), Shelf()
-    assert events.send(shelf, [EXPOSURE, CLICK, b"{"], "x", "clicks", Topics(), paper.output(as_json=True)) == 1
+    assert (
+        events.send(
+            shelf, [EXPOSURE, CLICK, b"{"], "x", "clicks", Topics(), paper.output(as_json=True)
+        )
+        == 1
+    )
     assert [value for _, _, value, _ in shelf.sent] == [CLICK]
     assert paper.objects == [{"topic": "clicks", "sent": 1, "refused": 2}]
     assert [line[:4] for line in paper.told] == ["x:1:", "x:3:"]
@@ -130,7 +168,10 @@ def test_what_the_topic_does_not_carry_is_refused_and_the_rest_is_sent() -> None
 
 def test_an_error_that_is_the_same_in_every_line_is_told_once() -> None:
     paper = Paper()
-    assert events.send(Shelf(), [EXPOSURE] * 100 + [b"{"], "x", "clicks", Topics(), paper.output()) == 1
+    assert (
+        events.send(Shelf(), [EXPOSURE] * 100 + [b"{"], "x", "clicks", Topics(), paper.output())
+        == 1
+    )
     assert paper.told == [
         "x:1: Object missing required field `action_name`",
         "x:101: not JSON: Input data was truncated",
@@ -147,7 +188,15 @@ def test_an_object_over_several_lines_is_sent_as_one_record() -> None:
 
 def test_each_record_that_is_sent_waits_for_its_turn() -> None:
     shelf, waited = Shelf(), list[int]()
-    events.send(shelf, [CLICK, b"no event", CLICK], "x", "clicks", Topics(), Paper().output(), pace=lambda: waited.append(len(shelf.sent)))
+    events.send(
+        shelf,
+        [CLICK, b"no event", CLICK],
+        "x",
+        "clicks",
+        Topics(),
+        Paper().output(),
+        pace=lambda: waited.append(len(shelf.sent)),
+    )
     assert waited == [0, 1]
 
 
@@ -176,14 +225,24 @@ def test_one_partition_from_an_offset_to_the_end_is_shown_in_order() -> None:
     paper = Paper()
     events.tail(filled(20), paper.output(), partition=0, start=13)
     assert positions(paper) == [f"clicks[0]@{offset}" for offset in range(13, 20)]
-    assert paper.objects[0] == {"position": "clicks[0]@13", "time": "1970-01-01T00:00:13+00:00", "key": "c", "value": {"n": 13}}
+    assert paper.objects[0] == {
+        "position": "clicks[0]@13",
+        "time": "1970-01-01T00:00:13+00:00",
+        "key": "c",
+        "value": {"n": 13},
+    }
 
 
 def test_bytes_that_are_no_text_and_headers_are_shown_too() -> None:
     paper = Paper()
     events.tail(filled(0), paper.output(), partition=1)
     (shown,) = paper.objects
-    assert (shown["value"], shown["headers"], shown["time"], shown["key"]) == ({"base64": "/w=="}, {"ce_id": "7"}, None, None)
+    assert (shown["value"], shown["headers"], shown["time"], shown["key"]) == (
+        {"base64": "/w=="},
+        {"ce_id": "7"},
+        None,
+        None,
+    )
 
 
 def test_a_partition_that_is_not_there_is_a_usage_error() -> None:
@@ -219,7 +278,10 @@ def set_aside(*values: bytes | None, reason: str = "schema", topic: str = "click
     letters = DeadLetters(shelf, "steelyard.deadletter", Telemetry(new_registry()))
     for offset, value in enumerate(values):
         where = Position(topic, 0, offset)
-        letters.put(Record(topic, 0, offset, 0, b"k", value), Invalid(stage="schema", reason=reason, error="wrong", position=where))
+        letters.put(
+            Record(topic, 0, offset, 0, b"k", value),
+            Invalid(stage="schema", reason=reason, error="wrong", position=where),
+        )
     return log_of(shelf.sent)
 
 
@@ -235,7 +297,12 @@ def test_dead_letters_are_listed_with_position_reason_and_value() -> None:
     assert events.dead_letters(set_aside(NO_OFFSET, b"\xff"), Topics(), paper.output()) == 0
     first, second = paper.objects
     assert first["position"] == "clicks[0]@0"
-    assert (first["stage"], first["reason"], first["error"], first["value"]) == ("schema", "schema", "wrong", json.loads(NO_OFFSET))
+    assert (first["stage"], first["reason"], first["error"], first["value"]) == (
+        "schema",
+        "schema",
+        "wrong",
+        json.loads(NO_OFFSET),
+    )
     assert second["value"] == {"base64": "/w=="}
     assert paper.told == ["2 dead letters"]
 
@@ -259,14 +326,23 @@ def test_a_letter_set_aside_twice_is_listed_once_and_a_deleted_one_not_at_all() 
 def test_a_replay_sends_the_original_bytes_to_their_topic_and_then_deletes_the_letter() -> None:
     paper, shelf = Paper(), Shelf()
     assert events.dead_letters(set_aside(NO_OFFSET), Topics(), paper.output(), sink=shelf) == 0
-    assert shelf.sent == [("clicks", b"c-1", NO_OFFSET, {}), ("steelyard.deadletter", b"clicks-0-0", None, {})]
+    assert shelf.sent == [
+        ("clicks", b"c-1", NO_OFFSET, {}),
+        ("steelyard.deadletter", b"clicks-0-0", None, {}),
+    ]
     assert shelf.num_flushes == 2
 
 
 def test_a_letter_that_cannot_be_sent_stays_and_the_exit_code_says_so() -> None:
     paper, shelf = Paper(), Shelf()
-    assert events.dead_letters(set_aside(b"\xff", b"[1]", None), Topics(), paper.output(), sink=shelf) == 1
-    assert events.dead_letters(set_aside(CLICK, topic="foreign"), Topics(), paper.output(), sink=shelf) == 1
+    assert (
+        events.dead_letters(set_aside(b"\xff", b"[1]", None), Topics(), paper.output(), sink=shelf)
+        == 1
+    )
+    assert (
+        events.dead_letters(set_aside(CLICK, topic="foreign"), Topics(), paper.output(), sink=shelf)
+        == 1
+    )
     assert shelf.sent == []
 
 
@@ -286,8 +362,12 @@ def test_no_letter_is_deleted_before_what_it_held_is_safe() -> None:
 
 def test_the_schema_files_are_what_the_types_say(tmp_path: Path) -> None:
     written = events.write_schemas(tmp_path)
-    assert [path.name for path in written] == [path.name for path in written if (events.SCHEMAS / path.name).exists()]
+    assert [path.name for path in written] == [
+        path.name for path in written if (events.SCHEMAS / path.name).exists()
+    ]
     for path in written:
         hint = f"{path.name} is not current: steelyard events schema --out deploy/schemas"
         assert (events.SCHEMAS / path.name).read_text() == path.read_text(), hint
-    assert {path.name for path in events.SCHEMAS.glob("*.schema.json")} == {path.name for path in written}
+    assert {path.name for path in events.SCHEMAS.glob("*.schema.json")} == {
+        path.name for path in written
+    }

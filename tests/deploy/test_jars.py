@@ -60,7 +60,9 @@ def test_half_a_jar_in_the_cache_is_replaced(tmp_path: Path) -> None:
 
 
 def test_offline_with_an_empty_cache_is_one_clear_sentence(tmp_path: Path) -> None:
-    with pytest.raises(BrokerUnavailable, match=r"1 of its 1 jars.*ConnectionError.*KAFKA_BOOTSTRAP_SERVERS"):
+    with pytest.raises(
+        BrokerUnavailable, match=r"1 of its 1 jars.*ConnectionError.*KAFKA_BOOTSTRAP_SERVERS"
+    ):
         obtain([JAR], tmp_path, download=offline)
 
 

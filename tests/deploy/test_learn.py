@@ -41,7 +41,12 @@ def test_an_advisory_commit_that_fails_once_is_no_warning_and_twice_in_a_row_it_
     for _ in moods:
         commit(version)
     assert [record.levelname for record in caplog.records] == ["INFO", "INFO", "WARNING", "WARNING"]
-    assert registry.get_sample_value("steelyard_consumer_committed_offset", {"topic": "clicks", "partition": "1"}) == 11
+    assert (
+        registry.get_sample_value(
+            "steelyard_consumer_committed_offset", {"topic": "clicks", "partition": "1"}
+        )
+        == 11
+    )
 
 
 def test_the_role_shows_what_was_verified_of_its_store(tmp_path: Path) -> None:

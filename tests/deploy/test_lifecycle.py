@@ -25,7 +25,9 @@ class Kennel:
         self.clock = ManualClock()
         self.ended: list[int] = []
         self.progress = Progress(self.clock)
-        self.watchdog = Watchdog(self.progress, stall_seconds, clock=self.clock, end=self.ended.append)
+        self.watchdog = Watchdog(
+            self.progress, stall_seconds, clock=self.clock, end=self.ended.append
+        )
 
     def stay(
         self,
@@ -44,7 +46,9 @@ class Kennel:
         return asked
 
 
-def test_a_stall_is_answered_by_a_new_consumer_and_then_by_the_end_of_the_process(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_stall_is_answered_by_a_new_consumer_and_then_by_the_end_of_the_process(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     kennel = Kennel()
     assert not kennel.stay(60, {A: 5}, {A: 9})
     assert kennel.stay(2, {A: 5}, {A: 9})
@@ -86,7 +90,9 @@ def test_moving_after_the_first_answer_is_the_end_of_the_stall() -> None:
 @given(
     steps=st.lists(st.tuples(st.integers(1, 50), st.booleans(), st.booleans()), max_size=30),
 )
-def test_nothing_happens_while_all_is_read_or_paused_or_moves(steps: list[tuple[int, bool, bool]]) -> None:
+def test_nothing_happens_while_all_is_read_or_paused_or_moves(
+    steps: list[tuple[int, bool, bool]],
+) -> None:
     kennel, offset = Kennel(), 0
     for seconds, caught_up, paused in steps:
         offset += 1

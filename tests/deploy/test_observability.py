@@ -88,12 +88,21 @@ def test_what_the_client_library_says_again_and_again_is_logged_once_in_five_min
         say("steelyard", 10, "ours", at=1600.0)
     say("kafka.cluster", 10, "the clock was set back", at=900.0)
     told = [json.loads(line)["event"] for line in stream.getvalue().splitlines()]
-    assert told == ["refused at 0", "refused at 300", "another thing", "ours", "ours", "the clock was set back"]
+    assert told == [
+        "refused at 0",
+        "refused at 300",
+        "another thing",
+        "ours",
+        "ours",
+        "the clock was set back",
+    ]
 
 
 def test_the_coloured_copy_of_a_message_is_left_out() -> None:
     stream = logged(ObservabilityConfig())
-    logging.getLogger("uvicorn.error").info("Started server", extra={"color_message": "\x1b[1mStarted\x1b[0m server", "port": 1})
+    logging.getLogger("uvicorn.error").info(
+        "Started server", extra={"color_message": "\x1b[1mStarted\x1b[0m server", "port": 1}
+    )
     line = json.loads(stream.getvalue())
     assert (line["event"], line["port"]) == ("Started server", 1)
     assert "color_message" not in line

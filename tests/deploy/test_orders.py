@@ -14,7 +14,9 @@ PLAN = {"offsets": {"clicks": {"0": 7}}}
 
 
 def order(root: Path, disk: Disk | None = None, *, after: int = 0) -> orders.Order:
-    return orders.write(root, disk or FaultyDisk(), "reset", PLAN, now_us=1_700_000_000_000_000, after=after)
+    return orders.write(
+        root, disk or FaultyDisk(), "reset", PLAN, now_us=1_700_000_000_000_000, after=after
+    )
 
 
 def test_orders_are_numbered_and_pending_until_a_manifest_has_their_number(tmp_path: Path) -> None:
@@ -26,7 +28,9 @@ def test_orders_are_numbered_and_pending_until_a_manifest_has_their_number(tmp_p
     assert orders.read(tmp_path, Disk(), 1).digest == orders.digest(PLAN)
 
 
-def test_a_number_that_a_manifest_has_is_not_used_again_though_its_file_is_gone(tmp_path: Path) -> None:
+def test_a_number_that_a_manifest_has_is_not_used_again_though_its_file_is_gone(
+    tmp_path: Path,
+) -> None:
     assert order(tmp_path, after=41).id == 42
 
 
@@ -59,7 +63,9 @@ def test_a_disk_that_is_full_is_said_and_leaves_no_order(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("change", [(b'"0":7', b'"0":8'), (b'"id":1', b'"id":9'), (b"{", b"")])
-def test_an_order_that_was_tampered_with_is_refused_and_the_next_one_is_taken(tmp_path: Path, change: tuple[bytes, bytes]) -> None:
+def test_an_order_that_was_tampered_with_is_refused_and_the_next_one_is_taken(
+    tmp_path: Path, change: tuple[bytes, bytes]
+) -> None:
     order(tmp_path)
     file = tmp_path / "control" / "orders" / "000001.json"
     file.chmod(0o640)

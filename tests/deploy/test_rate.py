@@ -13,7 +13,9 @@ from tests.fakes.clock import ManualClock
 
 @pytest.mark.parametrize("text", ["100", "0/s", "-1/s", "1/m", "many/s"])
 def test_a_rate_without_its_unit_is_a_usage_error(text: str) -> None:
-    with pytest.raises(UsageError, match=f"--rate-limit: got '{text}', expected a number a second, such as 100/s"):
+    with pytest.raises(
+        UsageError, match=f"--rate-limit: got '{text}', expected a number a second, such as 100/s"
+    ):
         parse(text, "--rate-limit")
 
 
@@ -22,7 +24,10 @@ def test_a_rate_is_read() -> None:
     assert parse(None, "--rate") is None
 
 
-@given(per_second=st.integers(1, 50), pauses=st.lists(st.sampled_from([0.0, 0.001, 0.3, 60.0]), max_size=60))
+@given(
+    per_second=st.integers(1, 50),
+    pauses=st.lists(st.sampled_from([0.0, 0.001, 0.3, 60.0]), max_size=60),
+)
 def test_in_any_second_no_more_pass_than_the_rate_and_a_tenth_of_it_whatever_pauses_there_were(
     per_second: int, pauses: list[float]
 ) -> None:
@@ -38,7 +43,9 @@ def test_in_any_second_no_more_pass_than_the_rate_and_a_tenth_of_it_whatever_pau
 
 def test_a_rate_is_reached() -> None:
     clock = ManualClock(0.0)
-    throttle = Throttle(4, clock=clock, sleep=lambda seconds: clock.advance(seconds * 1.01))  # a sleep ends late
+    throttle = Throttle(
+        4, clock=clock, sleep=lambda seconds: clock.advance(seconds * 1.01)
+    )  # a sleep ends late
     for _ in range(401):
         throttle.wait()
     assert 100 <= clock.seconds < 100.1

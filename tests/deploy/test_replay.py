@@ -39,17 +39,36 @@ class House:
         self.paper = Paper()
 
     def asked(self) -> Log:
-        return Log(kinds={"clicks": Kind.CLICK}, admin=self.brokers, open=lambda: contextlib.closing(self.log.reader()))
+        return Log(
+            kinds={"clicks": Kind.CLICK},
+            admin=self.brokers,
+            open=lambda: contextlib.closing(self.log.reader()),
+        )
 
     def run(self, *, as_json: bool = True, **given: Any) -> Any:
         self.paper = Paper()
-        code = replay.run(Request(**given), self.asked(), Store(self.root), self.paper.output(as_json=as_json), clock=lambda: NOW)
+        code = replay.run(
+            Request(**given),
+            self.asked(),
+            Store(self.root),
+            self.paper.output(as_json=as_json),
+            clock=lambda: NOW,
+        )
         assert code == 0
         return self.paper.objects[0] if as_json else self.paper.text
 
     def cancel(self) -> Any:
         paper = Paper()
-        assert replay.cancel(Store(self.root), self.asked(), paper.output(as_json=True), yes=True, clock=lambda: NOW) == 0
+        assert (
+            replay.cancel(
+                Store(self.root),
+                self.asked(),
+                paper.output(as_json=True),
+                yes=True,
+                clock=lambda: NOW,
+            )
+            == 0
+        )
         return paper.objects[0]
 
 
@@ -58,16 +77,23 @@ def house(tmp_path: Path) -> House:
     return House(tmp_path)
 
 
-def test_a_plan_names_version_offsets_and_what_is_read_again_and_writes_nothing(house: House) -> None:
+def test_a_plan_names_version_offsets_and_what_is_read_again_and_writes_nothing(
+    house: House,
+) -> None:
     before = tree(house.root)
     plan = house.run(version="v000003")
     assert (plan["version"], plan["mode"], plan["executed"]) == ("v000003", AS_IT_WAS, False)
-    assert [(r["partition"], r["current"], r["restart"], r["records"], r["end"]) for r in plan["partitions"]] == [
+    assert [
+        (r["partition"], r["current"], r["restart"], r["records"], r["end"])
+        for r in plan["partitions"]
+    ] == [
         (0, 40, 10, 30, 50),
         (1, 30, 5, 25, 40),
     ]
     assert plan["superseded"] == ["v000005", "v000004"]
-    assert plan["seconds"] == pytest.approx(55 / 3.8), "the fastest between two versions was 38 records in 10 s"
+    assert plan["seconds"] == pytest.approx(55 / 3.8), (
+        "the fastest between two versions was 38 records in 10 s"
+    )
     assert tree(house.root) == before
 
 
@@ -90,16 +116,22 @@ def test_what_is_ordered_is_what_was_planned(house: House) -> None:
     assert order.plan["self"] == Store(house.root).version("v000003").manifest["self"]
 
 
-def test_going_back_in_time_takes_the_newest_version_below_the_first_record_of_that_time(house: House) -> None:
+def test_going_back_in_time_takes_the_newest_version_below_the_first_record_of_that_time(
+    house: House,
+) -> None:
     house.brokers.times = {A: (20, 0), B: (11, 0)}
     assert house.run(target=AGO)["version"] == "v000003", "v000004 contains clicks[1]@11"
     house.brokers.times = {A: (20, 0), B: (12, 0)}
     assert house.run(target=AGO)["version"] == "v000004"
 
 
-def test_a_partition_without_a_record_since_then_is_a_refusal_that_names_what_fits_the_others(house: House) -> None:
+def test_a_partition_without_a_record_since_then_is_a_refusal_that_names_what_fits_the_others(
+    house: House,
+) -> None:
     house.brokers.times = {A: (20, 0), B: None}
-    with pytest.raises(Unsafe, match=r"no record at or after .* in clicks\[1\].*--from-checkpoint v000004"):
+    with pytest.raises(
+        Unsafe, match=r"no record at or after .* in clicks\[1\].*--from-checkpoint v000004"
+    ):
         house.run(target=AGO, execute=True, yes=True)
     house.brokers.silent = True
     with pytest.raises(Unsafe, match="Without an answer nothing is assumed"):
@@ -111,14 +143,19 @@ def test_a_time_before_every_version_is_refused_with_the_oldest_that_works(house
     change(house.root, "v000002", offsets={"clicks": {"0": 3, "1": 3}})
     house.brokers.times = {A: (0, 0), B: (0, 0)}
     with pytest.raises(
-        Unsafe, match=r"no kept version is that old\. The oldest version that still works: steelyard replay --from-checkpoint v000002"
+        Unsafe,
+        match=r"no kept version is that old\. The oldest version that still works: steelyard replay --from-checkpoint v000002",
     ):
         house.run(target=AGO)
 
 
-def test_a_version_whose_records_retention_took_is_refused_with_the_oldest_that_works(house: House) -> None:
+def test_a_version_whose_records_retention_took_is_refused_with_the_oldest_that_works(
+    house: House,
+) -> None:
     house.brokers.begins[A] = 15
-    with pytest.raises(Unsafe, match=r"clicks\[0\]@10 \(retained from 15\).*--from-checkpoint v000004"):
+    with pytest.raises(
+        Unsafe, match=r"clicks\[0\]@10 \(retained from 15\).*--from-checkpoint v000004"
+    ):
         house.run(version="v000003", execute=True, yes=True)
     house.brokers.begins[A] = 45
     with pytest.raises(Unsafe, match="No kept version works"):
@@ -169,12 +206,18 @@ def test_what_cannot_be_meant_is_usage(house: House, given: dict[str, Any], said
 # --- leaving out --------------------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_left_out_is_hashed_before_it_is_written_and_the_restart_lies_before_its_first_record(house: House, tmp_path: Path) -> None:
+def test_what_is_left_out_is_hashed_before_it_is_written_and_the_restart_lies_before_its_first_record(
+    house: House, tmp_path: Path
+) -> None:
     file = tmp_path / "out.txt"
     file.write_text("# a robot\nclient_id:c-15\n\nevent_id:e-1-13\nclicks[0]@30-33\n")
     done = house.run(exclude=file, execute=True, yes=True)
-    assert (done["version"], done["mode"], done["num_excluded"]) == ("v000003", ANEW, 3), "c-15 is at clicks[0]@15"
-    written = b"".join(data for path, data in tree(house.root).items() if path.startswith("control/"))
+    assert (done["version"], done["mode"], done["num_excluded"]) == ("v000003", ANEW, 3), (
+        "c-15 is at clicks[0]@15"
+    )
+    written = b"".join(
+        data for path, data in tree(house.root).items() if path.startswith("control/")
+    )
     assert b"c-15" not in written
     assert b"e-1-13" not in written
     key = (house.root / "control" / "exclusions.key").read_bytes()
@@ -186,10 +229,14 @@ def test_what_is_left_out_is_hashed_before_it_is_written_and_the_restart_lies_be
     assert covered == [15, 30, 31, 32], "the pipeline finds what was meant"
 
 
-def test_a_version_that_contains_what_is_to_be_left_out_is_refused(house: House, tmp_path: Path) -> None:
+def test_a_version_that_contains_what_is_to_be_left_out_is_refused(
+    house: House, tmp_path: Path
+) -> None:
     file = tmp_path / "out.txt"
     file.write_text("client_id:c-15\n")
-    with pytest.raises(Unsafe, match=r"v000004 contains records that are to be left out.*--from-checkpoint v000003"):
+    with pytest.raises(
+        Unsafe, match=r"v000004 contains records that are to be left out.*--from-checkpoint v000003"
+    ):
         house.run(exclude=file, version="v000004")
     file.write_text("client_id:c-0\n")
     change(house.root, "v000002", offsets={"clicks": {"0": 3, "1": 3}})
@@ -213,7 +260,9 @@ def test_what_is_left_out_already_stays_left_out(house: House, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("line", ["c-15", "client_id:", "clicks[0]@9-9", "clicks@9-10", "user:x"])
-def test_a_line_that_names_nothing_is_usage_with_its_number(house: House, tmp_path: Path, line: str) -> None:
+def test_a_line_that_names_nothing_is_usage_with_its_number(
+    house: House, tmp_path: Path, line: str
+) -> None:
     file = tmp_path / "out.txt"
     file.write_text(f"# x\n{line}\n")
     with pytest.raises(UsageError, match=r"out\.txt:2: expected client_id:ID"):
@@ -223,7 +272,9 @@ def test_a_line_that_names_nothing_is_usage_with_its_number(house: House, tmp_pa
 # --- beside the store ---------------------------------------------------------------------------------------------------------------
 
 
-def test_a_shadow_is_a_store_of_its_own_with_the_order_in_it_and_the_live_one_is_left_alone(house: House, tmp_path: Path) -> None:
+def test_a_shadow_is_a_store_of_its_own_with_the_order_in_it_and_the_live_one_is_left_alone(
+    house: House, tmp_path: Path
+) -> None:
     before, root = tree(house.root), tmp_path / "shadow"
     done = house.run(version="v000003", into="shadow", shadow_root=root, execute=True, yes=True)
     assert tree(house.root) == before
@@ -236,7 +287,9 @@ def test_a_shadow_is_a_store_of_its_own_with_the_order_in_it_and_the_live_one_is
     assert (order.plan["version"], order.plan["into"]) == ("v000003", "shadow")
     assert f"--set store.root={root}" in done["command"]
     assert (root / "journal" / SEGMENT).samefile(house.root / "journal" / SEGMENT)
-    assert [int(claim.name) for claim in (root / "epoch").iterdir()] == [1], "its learner claims the next one"
+    assert [int(claim.name) for claim in (root / "epoch").iterdir()] == [1], (
+        "its learner claims the next one"
+    )
     with pytest.raises(UsageError, match="is not empty"):
         house.run(version="v000003", into="shadow", shadow_root=root, execute=True, yes=True)
 
@@ -250,7 +303,9 @@ def test_an_order_that_was_not_taken_is_withdrawn(house: House) -> None:
     assert orders.pending(house.root, 0) is None
 
 
-def test_a_replay_that_goes_on_is_ended_by_going_back_to_the_last_checkpoint_before_it(house: House) -> None:
+def test_a_replay_that_goes_on_is_ended_by_going_back_to_the_last_checkpoint_before_it(
+    house: House,
+) -> None:
     house.run(version="v000003", execute=True, yes=True)
     going_on = {"mode": AS_IT_WAS, "until": {}, "order": 1}
     change(house.root, "v000005", orders_taken=1, replay=going_on)
@@ -258,7 +313,9 @@ def test_a_replay_that_goes_on_is_ended_by_going_back_to_the_last_checkpoint_bef
     assert (done["version"], done["cancels"], done["order"]) == ("v000004", 1, 2)
     order = orders.pending(house.root, 1)
     assert order is not None
-    assert order.plan["until"] == {"clicks": {"0": 20, "1": 12}} == order.plan["restart"], "nothing is read again before it is live"
+    assert order.plan["until"] == {"clicks": {"0": 20, "1": 12}} == order.plan["restart"], (
+        "nothing is read again before it is live"
+    )
 
 
 def test_there_is_nothing_to_cancel_without_a_replay(house: House) -> None:
@@ -267,8 +324,16 @@ def test_there_is_nothing_to_cancel_without_a_replay(house: House) -> None:
 
 
 def test_the_way_back_is_not_pruned_while_a_replay_goes_on(house: House) -> None:
-    change(house.root, "v000005", orders_taken=1, replay={"mode": ANEW, "until": {}, "order": 1}, parent=None)
+    change(
+        house.root,
+        "v000005",
+        orders_taken=1,
+        replay={"mode": ANEW, "until": {}, "order": 1},
+        parent=None,
+    )
     paper = Paper()
     checkpoints.prune(Store(house.root), paper.output(as_json=True), superseded=True, yes=True)
     assert paper.objects[0]["retired"] == ["v000002", "v000003"]
-    assert json.loads((house.root / "control" / "announced.json").read_bytes()) == {"version": "v000005"}
+    assert json.loads((house.root / "control" / "announced.json").read_bytes()) == {
+        "version": "v000005"
+    }

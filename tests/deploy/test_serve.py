@@ -50,12 +50,17 @@ def test_before_the_first_version_it_lives_and_is_not_ready(tmp_path: Path) -> N
 def test_a_port_in_use_is_one_clear_error(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(PortTaken, match=rf"cannot listen on 127\.0\.0\.1:{port} \(Address already in use.*set serving\.port"):
+        with pytest.raises(
+            PortTaken,
+            match=rf"cannot listen on 127\.0\.0\.1:{port} \(Address already in use.*set serving\.port",
+        ):
             ServingRole(settings(tmp_path, port))
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
-def test_a_signal_ends_it_with_its_exit_code(tmp_path: Path, number: signal.Signals, code: int) -> None:
+def test_a_signal_ends_it_with_its_exit_code(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
     command = [
         sys.executable,
         "-c",
@@ -67,11 +72,20 @@ def test_a_signal_ends_it_with_its_exit_code(tmp_path: Path, number: signal.Sign
         f"store.root={tmp_path}",
     ]
     process = subprocess.Popen(
-        [*command, "--set", "observability.log_format=json"], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [*command, "--set", "observability.log_format=json"],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert process.stderr is not None
-    url = next(line["url"] for line in map(json.loads, process.stderr) if line["event"] == "listening")
-    assert next(line["event"] for line in map(json.loads, process.stderr) if "startup complete" in line["event"])
+    url = next(
+        line["url"] for line in map(json.loads, process.stderr) if line["event"] == "listening"
+    )
+    assert next(
+        line["event"]
+        for line in map(json.loads, process.stderr)
+        if "startup complete" in line["event"]
+    )
     assert httpx.get(f"{url}/livez").status_code == 200
     process.send_signal(number)
     out, err = process.communicate(timeout=30)

@@ -18,7 +18,10 @@ def file(tmp_path: Path) -> Path:
 
 
 def problems(
-    file: Path | None = None, text: str = "", env: Mapping[str, str] | None = None, sets: Mapping[str, str] | None = None
+    file: Path | None = None,
+    text: str = "",
+    env: Mapping[str, str] | None = None,
+    sets: Mapping[str, str] | None = None,
 ) -> list[str]:
     """What is wrong; the path of the file is cut to its name."""
     if file is not None:
@@ -32,11 +35,18 @@ def test_without_file_and_environment_every_value_is_its_owners_default() -> Non
     assert load(None, {}) == Settings()
 
 
-def test_the_command_line_wins_over_the_environment_over_the_file_over_the_default(file: Path) -> None:
+def test_the_command_line_wins_over_the_environment_over_the_file_over_the_default(
+    file: Path,
+) -> None:
     file.write_text("learner: {batch: 1, seed: 1, max_tokens: 16}")
     env = {"STEELYARD_LEARNER__BATCH": "2", "STEELYARD_LEARNER__SEED": "2"}
     settings = load(file, env, {"learner.batch": "3"})
-    assert (settings.learner.batch, settings.learner.seed, settings.learner.max_tokens, settings.learner.threads) == (3, 2, 16, 1)
+    assert (
+        settings.learner.batch,
+        settings.learner.seed,
+        settings.learner.max_tokens,
+        settings.learner.threads,
+    ) == (3, 2, 16, 1)
     origins = {entry.key: entry.origin for entry in describe(settings)}
     assert origins["learner.batch"] == "command line"
     assert origins["learner.seed"] == "STEELYARD_LEARNER__SEED"
@@ -45,7 +55,9 @@ def test_the_command_line_wins_over_the_environment_over_the_file_over_the_defau
 
 
 def test_durations_and_sizes_are_read_with_their_units_in_every_layer(file: Path) -> None:
-    file.write_text("join: {attribution_window: P7D, observation_window: 15m}\nserving: {limits: {max_body: 1MiB}}")
+    file.write_text(
+        "join: {attribution_window: P7D, observation_window: 15m}\nserving: {limits: {max_body: 1MiB}}"
+    )
     settings = load(file, {"STEELYARD_JOIN__GRACE": "90s"}, {"learner.publish_every": "500ms"})
     assert settings.join.attribution_window_us == 7 * 86_400 * 1_000_000
     assert settings.join.observation_window_us == 900_000_000
@@ -70,7 +82,13 @@ def test_an_unknown_key_names_the_nearest_known_one(file: Path) -> None:
 
 
 def test_a_mistyped_variable_is_refused_at_the_top_and_below() -> None:
-    names = ("STEELYARD_KAFAK__GROUP_ID", "STEELYARD_KAFKA__GROUPID", "STEELYARD_SERVING_PORT", "STEELYARD_KAFKA", "OTHER")
+    names = (
+        "STEELYARD_KAFAK__GROUP_ID",
+        "STEELYARD_KAFKA__GROUPID",
+        "STEELYARD_SERVING_PORT",
+        "STEELYARD_KAFKA",
+        "OTHER",
+    )
     env = dict.fromkeys(names, "x")
     assert problems(env=env) == [
         "STEELYARD_KAFAK__GROUP_ID: no setting has this variable. Did you mean STEELYARD_KAFKA__GROUP_ID?",
@@ -140,28 +158,48 @@ def test_a_file_of_another_form_is_one_error(file: Path, text: str, expected: st
 
 
 def test_a_missing_file_is_one_error_that_says_how_to_make_one(file: Path) -> None:
-    with pytest.raises(SettingsError, match=r"yaml: cannot be read: No such file or directory\. `steelyard config init` writes one\."):
+    with pytest.raises(
+        SettingsError,
+        match=r"yaml: cannot be read: No such file or directory\. `steelyard config init` writes one\.",
+    ):
         load(file, {})
 
 
 @pytest.mark.parametrize(
     "option",
     [
-        *("group_id", "enable_auto_commit", "auto_offset_reset", "key_deserializer", "value_deserializer"),
+        *(
+            "group_id",
+            "enable_auto_commit",
+            "auto_offset_reset",
+            "key_deserializer",
+            "value_deserializer",
+        ),
         *("isolation_level", "check_crcs", "allow_auto_create_topics"),
     ],
 )
-def test_an_option_that_the_guarantee_depends_on_is_refused_in_every_layer(file: Path, option: str) -> None:
+def test_an_option_that_the_guarantee_depends_on_is_refused_in_every_layer(
+    file: Path, option: str
+) -> None:
     refusal = f"kafka.options.{option}: this option is set by Steelyard and cannot be overridden. Remove it."
     variable = f"STEELYARD_KAFKA__OPTIONS__{option.upper()}"
     text = f"kafka: {{options: {{{option}: x}}}}"
-    assert problems(file, text, {variable: "x"}) == [f"steelyard.yaml: {refusal}", f"{variable}: {refusal}"]
+    assert problems(file, text, {variable: "x"}) == [
+        f"steelyard.yaml: {refusal}",
+        f"{variable}: {refusal}",
+    ]
 
 
 def test_options_reach_kafka_unchanged_and_are_merged_key_by_key(file: Path) -> None:
-    file.write_text("kafka: {options: {security_protocol: SSL, request_timeout_ms: 5000, api_version: [2, 5]}}")
+    file.write_text(
+        "kafka: {options: {security_protocol: SSL, request_timeout_ms: 5000, api_version: [2, 5]}}"
+    )
     options = load(file, {"STEELYARD_KAFKA__OPTIONS__SECURITY_PROTOCOL": "SASL_SSL"}).kafka.options
-    assert options == {"security_protocol": "SASL_SSL", "request_timeout_ms": 5000, "api_version": [2, 5]}
+    assert options == {
+        "security_protocol": "SASL_SSL",
+        "request_timeout_ms": 5000,
+        "api_version": [2, 5],
+    }
 
 
 def test_a_secret_is_nowhere_shown(file: Path) -> None:
@@ -173,7 +211,10 @@ def test_a_secret_is_nowhere_shown(file: Path) -> None:
 def test_several_brokers_are_separated_by_commas_or_a_list_in_the_file(file: Path) -> None:
     file.write_text("kafka: {bootstrap_servers: [a:1, b:2]}")
     assert load(file, {}).kafka.bootstrap_servers == "a:1,b:2"
-    assert load(None, {"STEELYARD_KAFKA__BOOTSTRAP_SERVERS": "a:1,b:2"}).kafka.bootstrap_servers == "a:1,b:2"
+    assert (
+        load(None, {"STEELYARD_KAFKA__BOOTSTRAP_SERVERS": "a:1,b:2"}).kafka.bootstrap_servers
+        == "a:1,b:2"
+    )
 
 
 def test_a_topic_may_be_switched_off(file: Path) -> None:
@@ -182,14 +223,21 @@ def test_a_topic_may_be_switched_off(file: Path) -> None:
     assert load(None, {"STEELYARD_KAFKA__TOPICS__ITEMS": "null"}).kafka.topics.items is None
 
 
-def test_the_starter_file_changes_nothing_and_its_lines_hold_when_they_are_uncommented(file: Path) -> None:
+def test_the_starter_file_changes_nothing_and_its_lines_hold_when_they_are_uncommented(
+    file: Path,
+) -> None:
     file.write_text(starter())
     assert load(file, {}) == Settings()
-    uncommented = [line.replace("# ", "", 1) if ": " in line and line.startswith("  ") else line for line in starter().splitlines()]
+    uncommented = [
+        line.replace("# ", "", 1) if ": " in line and line.startswith("  ") else line
+        for line in starter().splitlines()
+    ]
     file.write_text("\n".join(uncommented))
     settings = load(file, {})
     assert settings == Settings()
-    assert all(entry.origin == str(file) for entry in describe(settings) if entry.key != "kafka.options")
+    assert all(
+        entry.origin == str(file) for entry in describe(settings) if entry.key != "kafka.options"
+    )
 
 
 def test_every_key_can_be_set_by_its_variable() -> None:
@@ -219,4 +267,12 @@ def test_settings_are_values() -> None:
 def test_the_starter_file_is_plain_yaml() -> None:
     value, wrong = parse(starter())
     assert wrong == []
-    assert set(value) == {"kafka", "join", "weighting", "learner", "serving", "store", "observability"}
+    assert set(value) == {
+        "kafka",
+        "join",
+        "weighting",
+        "learner",
+        "serving",
+        "store",
+        "observability",
+    }

@@ -23,11 +23,15 @@ from deploy.units import UNITS
         ("_bytes", "1GiB", 1_073_741_824),
     ],
 )
-def test_a_quantity_with_its_unit_is_stored_in_the_unit_of_the_field(suffix: str, text: str, stored: float) -> None:
+def test_a_quantity_with_its_unit_is_stored_in_the_unit_of_the_field(
+    suffix: str, text: str, stored: float
+) -> None:
     assert UNITS[suffix].parse(text) == stored
 
 
-@pytest.mark.parametrize("text", ["30", "", "s", "P", "PT", "P1DT", "-5s", "5 parsecs", "5M", "1e3s", "7d 3h", "PT1H30"])
+@pytest.mark.parametrize(
+    "text", ["30", "", "s", "P", "PT", "P1DT", "-5s", "5 parsecs", "5M", "1e3s", "7d 3h", "PT1H30"]
+)
 def test_a_number_without_a_known_unit_is_no_duration(text: str) -> None:
     assert UNITS["_us"].parse(text) is None
 
@@ -37,8 +41,12 @@ def test_a_number_without_a_known_unit_is_no_size(text: str) -> None:
     assert UNITS["_bytes"].parse(text) is None
 
 
-@pytest.mark.parametrize(("stored", "text"), [(0, "0us"), (604_800_000_000, "7d"), (90_000_000, "90s"), (1, "1us")])
-def test_a_duration_is_written_as_a_whole_number_of_the_largest_unit(stored: int, text: str) -> None:
+@pytest.mark.parametrize(
+    ("stored", "text"), [(0, "0us"), (604_800_000_000, "7d"), (90_000_000, "90s"), (1, "1us")]
+)
+def test_a_duration_is_written_as_a_whole_number_of_the_largest_unit(
+    stored: int, text: str
+) -> None:
     assert UNITS["_us"].format(stored) == text
 
 

@@ -32,7 +32,9 @@ from weighting.sample import Slice, Turn
 CUTS = [{A: 0, B: 0}, {A: 10, B: 5}, {A: 20, B: 12}, {A: 40, B: 30}]
 
 
-def run(root: Path, log: Log, pace: Callable[[], None] = lambda: None, **given: Any) -> tuple[int, dict[str, Any]]:
+def run(
+    root: Path, log: Log, pace: Callable[[], None] = lambda: None, **given: Any
+) -> tuple[int, dict[str, Any]]:
     paper = Paper()
     asked = verify.Log(
         topics=["clicks"],
@@ -45,14 +47,23 @@ def run(root: Path, log: Log, pace: Callable[[], None] = lambda: None, **given: 
 
 
 def wrong(said: dict[str, Any]) -> list[tuple[str, str | None, Any]]:
-    return [(check["step"], check["partition"], check["offsets"]) for check in said["checks"] if check["outcome"] == "differs"]
+    return [
+        (check["step"], check["partition"], check["offsets"])
+        for check in said["checks"]
+        if check["outcome"] == "differs"
+    ]
 
 
 def test_a_store_that_counted_each_record_once_is_equal(tmp_path: Path) -> None:
     log = clicks(50, 40)
     consumed(tmp_path, log, CUTS)
     code, said = run(tmp_path, log)
-    assert (code, said["result"], said["version"], said["since"]) == (0, "equal", "v000005", "v000002")
+    assert (code, said["result"], said["version"], said["since"]) == (
+        0,
+        "equal",
+        "v000005",
+        "v000002",
+    )
     assert [check["outcome"] for check in said["checks"]] == ["equal"] * 3
     assert "70 records in 2 partitions" in said["checks"][1]["text"]
 
@@ -68,17 +79,30 @@ def test_a_rewritten_record_is_found_between_the_versions_that_hold_it(tmp_path:
 
 
 def replaced(record: Any, value: bytes) -> Any:
-    return type(record)(record.topic, record.partition, record.offset, record.timestamp_us, record.key, value, record.headers)
+    return type(record)(
+        record.topic,
+        record.partition,
+        record.offset,
+        record.timestamp_us,
+        record.key,
+        value,
+        record.headers,
+    )
 
 
 @settings(max_examples=25, deadline=None)
 @given(at=st.integers(0, 39), bounds=st.sets(st.integers(1, 39)))
-def test_a_journal_narrows_a_difference_down_to_its_slice(tmp_path_factory: pytest.TempPathFactory, at: int, bounds: set[int]) -> None:
+def test_a_journal_narrows_a_difference_down_to_its_slice(
+    tmp_path_factory: pytest.TempPathFactory, at: int, bounds: set[int]
+) -> None:
     root, log = tmp_path_factory.mktemp("store"), clicks(40, 0)
     consumed(root, log, [{A: 0}, {A: 40}])
     edges = [0, *sorted(bounds), 40]
     hasher = Hasher(*A)
-    slices = [Slice(*A, a, b, b - a, sum(map(hasher, log.records[A][a:b])) % 2**64) for a, b in itertools.pairwise(edges)]
+    slices = [
+        Slice(*A, a, b, b - a, sum(map(hasher, log.records[A][a:b])) % 2**64)
+        for a, b in itertools.pairwise(edges)
+    ]
     log.records[A][at] = replaced(log.records[A][at], b"another")
 
     def journal(start: Version, version: Version) -> Sequence[Slice]:
@@ -89,7 +113,9 @@ def test_a_journal_narrows_a_difference_down_to_its_slice(tmp_path_factory: pyte
     assert (code, wrong(said)) == (1, [("log", "clicks[0]", [first, last])])
 
 
-def test_slices_are_read_from_the_journal_between_two_places_and_a_broken_frame_is_a_difference(tmp_path: Path) -> None:
+def test_slices_are_read_from_the_journal_between_two_places_and_a_broken_frame_is_a_difference(
+    tmp_path: Path,
+) -> None:
     log = clicks(40, 0)
     first, second = consumed(tmp_path, log, [{A: 5}, {A: 35}])
     (tmp_path / "journal" / SEGMENT).unlink()
@@ -99,17 +125,35 @@ def test_slices_are_read_from_the_journal_between_two_places_and_a_broken_frame_
         places.append(journal.place)
         turns = []
         for start in (number * 10, number * 10 + 5):
-            turns.append(Turn((Slice(*A, start, start + 5, 5, sum(map(hasher, log.records[A][start : start + 5])) % 2**64),)))
+            turns.append(
+                Turn(
+                    (
+                        Slice(
+                            *A,
+                            start,
+                            start + 5,
+                            5,
+                            sum(map(hasher, log.records[A][start : start + 5])) % 2**64,
+                        ),
+                    )
+                )
+            )
         journal.append(Step(number, (Part(tuple(turns), "full"),)))
     for version, place in ((first, places[0]), (second, places[3])):
-        change(tmp_path, version.name, journal={"segment": place.segment, "byte": place.byte, "skip": [1]})
+        change(
+            tmp_path,
+            version.name,
+            journal={"segment": place.segment, "byte": place.byte, "skip": [1]},
+        )
     store = Store(tmp_path)
 
     def slices(start: Version, version: Version) -> Sequence[Slice]:
         return history.slices(store, start, version)
 
     found = slices(store.version(first.name), store.version(second.name))
-    assert [(part.start, part.end) for part in found] == [(start, start + 5) for start in range(5, 35, 5)]
+    assert [(part.start, part.end) for part in found] == [
+        (start, start + 5) for start in range(5, 35, 5)
+    ]
     assert run(tmp_path, log, journal=slices)[0] == 0
     log.records[A][17] = replaced(log.records[A][17], b"x")
     assert wrong(run(tmp_path, log, journal=slices)[1]) == [("log", "clicks[0]", [15, 20])]
@@ -121,7 +165,9 @@ def test_slices_are_read_from_the_journal_between_two_places_and_a_broken_frame_
 
 
 @pytest.mark.parametrize("changed", [{"num_records": 41}, {"sum64": 7}])
-def test_a_record_that_counted_twice_or_never_is_a_difference(tmp_path: Path, changed: Mapping[str, int]) -> None:
+def test_a_record_that_counted_twice_or_never_is_a_difference(
+    tmp_path: Path, changed: Mapping[str, int]
+) -> None:
     log = clicks(50, 40)
     consumed(tmp_path, log, CUTS)
     written = audit(log, CUTS[-1])
@@ -133,7 +179,9 @@ def test_a_record_that_counted_twice_or_never_is_a_difference(tmp_path: Path, ch
     assert ("log", "clicks[0]", [20, 40]) in wrong(said)
 
 
-def test_every_record_that_is_read_again_waits_for_its_turn_when_a_difference_is_narrowed_down_too(tmp_path: Path) -> None:
+def test_every_record_that_is_read_again_waits_for_its_turn_when_a_difference_is_narrowed_down_too(
+    tmp_path: Path,
+) -> None:
     log, clock = clicks(50, 40), ManualClock(0.0)
     consumed(tmp_path, log, CUTS)
     throttle = Throttle(10, clock=clock, sleep=clock.advance)
@@ -149,13 +197,25 @@ def test_a_verdict_is_left_in_the_store_with_when_all_was_equal_last(tmp_path: P
     consumed(tmp_path, log, CUTS)
     assert run(tmp_path, log, clock=clock)[0] == 0
     equal = verdict.read(tmp_path, Disk())
-    assert equal == Verdict(version="v000005", since="v000002", num_differences=0, at_us=1_000_000_000, equal_us=1_000_000_000)
+    assert equal == Verdict(
+        version="v000005",
+        since="v000002",
+        num_differences=0,
+        at_us=1_000_000_000,
+        equal_us=1_000_000_000,
+    )
     for tp, at in ((A, 3), (B, 17)):
         log.records[tp][at] = replaced(log.records[tp][at], b"another")
     clock.advance(60)
     assert run(tmp_path, log, clock=clock)[0] == 1
     differs = verdict.read(tmp_path, Disk())
-    assert differs == Verdict(version="v000005", since="v000002", num_differences=2, at_us=1_060_000_000, equal_us=1_000_000_000)
+    assert differs == Verdict(
+        version="v000005",
+        since="v000002",
+        num_differences=2,
+        at_us=1_060_000_000,
+        equal_us=1_000_000_000,
+    )
 
 
 def test_what_cannot_be_decided_leaves_the_verdict_before(tmp_path: Path) -> None:
@@ -169,15 +229,24 @@ def test_what_cannot_be_decided_leaves_the_verdict_before(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("code", [0, 1])
-def test_a_store_that_may_not_be_written_to_is_told_in_one_line_and_changes_no_exit_code(tmp_path: Path, code: int) -> None:
+def test_a_store_that_may_not_be_written_to_is_told_in_one_line_and_changes_no_exit_code(
+    tmp_path: Path, code: int
+) -> None:
     log, paper = clicks(50, 40), Paper()
     consumed(tmp_path, log, CUTS)
     log.records[B][17] = replaced(log.records[B][17], b"another") if code else log.records[B][17]
-    asked = verify.Log(topics=["clicks"], beginning_offsets=lambda topics: log.beginnings, open=lambda: contextlib.closing(log.reader()))
+    asked = verify.Log(
+        topics=["clicks"],
+        beginning_offsets=lambda topics: log.beginnings,
+        open=lambda: contextlib.closing(log.reader()),
+    )
     disk = FaultyDisk(on("create", 0, Fail(errno.EACCES)))
     assert verify.run(Store(tmp_path), asked, paper.output(as_json=True), disk=disk) == code
     (told,) = paper.told
-    assert told == f"{tmp_path}/control/verified.json: injected: the verdict is not left in the store; /metrics keeps the one before"
+    assert (
+        told
+        == f"{tmp_path}/control/verified.json: injected: the verdict is not left in the store; /metrics keeps the one before"
+    )
     assert verdict.read(tmp_path, Disk()) is None
 
 
@@ -244,8 +313,15 @@ def test_records_that_a_manifest_names_as_a_gap_are_not_expected(tmp_path: Path)
     lost = log.records[A][25:30]
     written["clicks"]["0"]["num_records"] -= 5
     written["clicks"]["0"]["outcomes"] = {"accepted": 35}
-    written["clicks"]["0"]["sum64"] = (written["clicks"]["0"]["sum64"] - sum(map(hasher, lost))) % 2**64
-    change(tmp_path, "v000005", audit=written, gaps=[{"topic": "clicks", "partition": 0, "start": 25, "end": 30, "reason": "reset"}])
+    written["clicks"]["0"]["sum64"] = (
+        written["clicks"]["0"]["sum64"] - sum(map(hasher, lost))
+    ) % 2**64
+    change(
+        tmp_path,
+        "v000005",
+        audit=written,
+        gaps=[{"topic": "clicks", "partition": 0, "start": 25, "end": 30, "reason": "reset"}],
+    )
     assert run(tmp_path, log)[0] == 0
 
 
@@ -279,7 +355,11 @@ def test_a_difference_is_told_to_a_person_with_its_offsets(tmp_path: Path) -> No
     consumed(tmp_path, log, CUTS)
     log.records[A][3] = replaced(log.records[A][3], b"x")
     paper = Paper()
-    asked = verify.Log(topics=["clicks"], beginning_offsets=lambda topics: log.beginnings, open=lambda: contextlib.closing(log.reader()))
+    asked = verify.Log(
+        topics=["clicks"],
+        beginning_offsets=lambda topics: log.beginnings,
+        open=lambda: contextlib.closing(log.reader()),
+    )
     assert verify.run(Store(tmp_path), asked, replace(paper.output())) == 1
     assert paper.written[1].startswith("X  log: clicks[0]@0-10: the log has 40 records")
     assert paper.written[-1] == "different"

@@ -40,7 +40,16 @@ def test_every_duplicate_key_is_told_with_its_line() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["a: [1", "a: 1\n---\nb: 2", "!!python/object/apply:os.getcwd []", "a: &x [*x]", "? [a]\n: 1", "a: \x00", "a: *nobody", "\t- a: b: c"],
+    [
+        "a: [1",
+        "a: 1\n---\nb: 2",
+        "!!python/object/apply:os.getcwd []",
+        "a: &x [*x]",
+        "? [a]\n: 1",
+        "a: \x00",
+        "a: *nobody",
+        "\t- a: b: c",
+    ],
 )
 def test_a_broken_document_is_one_problem_and_never_an_exception(text: str) -> None:
     value, problems = parse(text)
@@ -50,4 +59,7 @@ def test_a_broken_document_is_one_problem_and_never_an_exception(text: str) -> N
 
 
 def test_numbers_that_are_none_are_texts() -> None:
-    assert parse("a: 1_000\nb: 0x1F\nc: +\nd: .") == ({"a": "1_000", "b": "0x1F", "c": "+", "d": "."}, [])
+    assert parse("a: 1_000\nb: 0x1F\nc: +\nd: .") == (
+        {"a": "1_000", "b": "0x1F", "c": "+", "d": "."},
+        [],
+    )

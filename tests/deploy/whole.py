@@ -40,7 +40,14 @@ SETTINGS = replace(
     kafka=LogConfig(topics=Topics(items=None)),
     join=WINDOWS,
     learner=LearnerConfig(
-        model="random:1x32", tuning="full", dropout=0.1, batch=24, flush_seconds=5, publish_every_seconds=4, max_tokens=16, lr=1e-3
+        model="random:1x32",
+        tuning="full",
+        dropout=0.1,
+        batch=24,
+        flush_seconds=5,
+        publish_every_seconds=4,
+        max_tokens=16,
+        lr=1e-3,
     ),
 )
 
@@ -56,16 +63,32 @@ class Shop:
     def invented(cls, seed: int, num_events: int) -> Shop:
         log = shop(seed, num_events)
         windows = {
-            name: getattr(WINDOWS, name) for name in ("click_window_us", "observation_window_us", "attribution_window_us", "grace_us")
+            name: getattr(WINDOWS, name)
+            for name in (
+                "click_window_us",
+                "observation_window_us",
+                "attribution_window_us",
+                "grace_us",
+            )
         }
         names = oracle(log.records, **windows).samples
-        total = sum(int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "little") for name in names)
+        total = sum(
+            int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "little")
+            for name in names
+        )
         for _, partition in [tp for tp in log.records if tp[0] == "clicks"]:
             client = f"end-{partition}"
             last = {"client_id": client, "query_id": client, "time_us": START_US + 86_400 * SECOND}
             exposure = encode_exposure(**last, user_query="end", hits=["SKU-1"])  # type: ignore[arg-type]
-            click, purchase = encode_click(**last, object_id="SKU-1"), encode_purchase(**last, object_id="SKU-1")  # type: ignore[arg-type]
-            for topic, value in (("exposures", exposure), ("clicks", click), ("purchases", purchase)):
+            click, purchase = (
+                encode_click(**last, object_id="SKU-1"),
+                encode_purchase(**last, object_id="SKU-1"),
+            )  # type: ignore[arg-type]
+            for topic, value in (
+                ("exposures", exposure),
+                ("clicks", click),
+                ("purchases", purchase),
+            ):
                 log.append(topic, partition, value, key=client.encode())
         return cls(log, (len(names), total % (1 << 64)))
 
@@ -95,8 +118,12 @@ def live(
     trainer = Trainer(settings.learner, Weigher(settings.weighting))
     batch = BatchConfig(size=settings.learner.batch, flush_seconds=settings.learner.flush_seconds)
     bench = Bench(log.reader(max_records=25, random=random), batch=batch, clock=clock)
-    identity = Identity(config_sha256=config_sha256(named), fingerprint=fingerprint(named, OneRank()), inputs={})
-    new = cut(0, offsets={}, config_sha256=identity.config_sha256, fingerprint=dict(identity.fingerprint))
+    identity = Identity(
+        config_sha256=config_sha256(named), fingerprint=fingerprint(named, OneRank()), inputs={}
+    )
+    new = cut(
+        0, offsets={}, config_sha256=identity.config_sha256, fingerprint=dict(identity.fingerprint)
+    )
     try:
         acquired = own.acquire(journal, cut_for_new_store=new, keep_tail=keep_tail)
         writer = _WaitedFor(own, keep=1000)

@@ -11,7 +11,9 @@ from consumers.source import TopicPartition
 class Brokers:
     """Groups without members, unless told otherwise; `times` answers for a partition, and None is no record."""
 
-    def __init__(self, ends: Mapping[TopicPartition, int], begins: Mapping[TopicPartition, int] | None = None) -> None:
+    def __init__(
+        self, ends: Mapping[TopicPartition, int], begins: Mapping[TopicPartition, int] | None = None
+    ) -> None:
         self.ends = dict(ends)
         self.begins = {**dict.fromkeys(ends, 0), **(begins or {})}
         self.times: dict[TopicPartition, tuple[int, int] | None] = {}

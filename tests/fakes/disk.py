@@ -36,7 +36,9 @@ class Call:
     target: Path | None = None
 
     def __str__(self) -> str:
-        return f"{self.op} {self.path.name}" + (f" -> {self.target.parent.name}/{self.target.name}" if self.target else "")
+        return f"{self.op} {self.path.name}" + (
+            f" -> {self.target.parent.name}/{self.target.name}" if self.target else ""
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,12 @@ class FaultyDisk(Disk):
     def write(self, fd: int, data: memoryview) -> int:
         torn = data[: len(data) // 2]
         self._unsynced_data.setdefault(self._open[fd], os.fstat(fd).st_size)
-        return self._do("write", self._open[fd], lambda: Disk.write(self, fd, data), torn=lambda: Disk.write(self, fd, torn))
+        return self._do(
+            "write",
+            self._open[fd],
+            lambda: Disk.write(self, fd, data),
+            torn=lambda: Disk.write(self, fd, torn),
+        )
 
     def fsync(self, fd: int) -> None:
         self._do("fsync", self._open[fd], lambda: None)
@@ -195,7 +202,15 @@ class FaultyDisk(Disk):
                 if replaced is not None:
                     target.write_bytes(replaced)
 
-    def _do(self, op: str, path: Path, real: Callable[[], T], *, target: Path | None = None, torn: Callable[[], T] | None = None) -> T:
+    def _do(
+        self,
+        op: str,
+        path: Path,
+        real: Callable[[], T],
+        *,
+        target: Path | None = None,
+        torn: Callable[[], T] | None = None,
+    ) -> T:
         if self._dead:
             raise Crash(f"{op} {path} after death")
         call = Call(len(self.calls), op, self._nth.get(op, 0), path, target)
@@ -221,4 +236,8 @@ class FaultyDisk(Disk):
 
 def tree(root: Path) -> Mapping[str, bytes]:
     """Return every file below a folder with its bytes; temporary ones too."""
-    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }

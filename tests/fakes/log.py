@@ -11,7 +11,13 @@ from consumers.source import Record, TopicPartition
 class Log:
     """Appended records, delivered in bounded polls; with a `random`, which partitions a poll reads and how far is shuffled."""
 
-    def __init__(self, partitions: Iterable[TopicPartition], *, max_records: int = 500, random: Random | None = None) -> None:
+    def __init__(
+        self,
+        partitions: Iterable[TopicPartition],
+        *,
+        max_records: int = 500,
+        random: Random | None = None,
+    ) -> None:
         self.records: dict[TopicPartition, list[Record]] = {tp: [] for tp in sorted(partitions)}
         self.beginnings: dict[TopicPartition, int] = dict.fromkeys(self.records, 0)
         self.paused: set[TopicPartition] = set()
@@ -97,7 +103,13 @@ class Shelf:
         self.sent: list[tuple[str, bytes | None, bytes | None, dict[str, bytes]]] = []
         self.num_flushes = 0
 
-    def send(self, topic: str, key: bytes | None, value: bytes | None, headers: Iterable[tuple[str, bytes]] = ()) -> None:
+    def send(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Iterable[tuple[str, bytes]] = (),
+    ) -> None:
         self.sent.append((topic, key, value, dict(headers)))
 
     def flush(self) -> None:

@@ -18,7 +18,12 @@ class Paper:
         self._answer = answer
 
     def output(self, *, as_json: bool = False) -> Output:
-        return Output(write=self.written.append, tell=self.told.append, as_json=as_json, ask=None if self._answer is None else self._ask)
+        return Output(
+            write=self.written.append,
+            tell=self.told.append,
+            as_json=as_json,
+            ask=None if self._answer is None else self._ask,
+        )
 
     @property
     def objects(self) -> list[Any]:

@@ -35,11 +35,18 @@ class Proxy:
     def __enter__(self) -> Self:
         listening = socket.create_server(("127.0.0.1", 0))
         self.port = listening.getsockname()[1]
-        self._server = self._loop.run_until_complete(asyncio.start_server(self._serve, sock=listening))
+        self._server = self._loop.run_until_complete(
+            asyncio.start_server(self._serve, sock=listening)
+        )
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(30)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(30)
@@ -85,7 +92,11 @@ class Proxy:
             if self.delay_seconds:
                 await asyncio.sleep(self.delay_seconds)
             num_bytes += len(data)
-            if self.fault is not None and num_bytes > self.fault_after_bytes and self.num_faults_left > 0:
+            if (
+                self.fault is not None
+                and num_bytes > self.fault_after_bytes
+                and self.num_faults_left > 0
+            ):
                 self.num_faults_left -= 1
                 client.write(data[: len(data) // 2])  # a frame that is torn
                 await client.drain()
@@ -95,7 +106,9 @@ class Proxy:
             await client.drain()
         client.write_eof()
 
-    async def _break(self, fault: Fault, broker: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
+    async def _break(
+        self, fault: Fault, broker: asyncio.StreamReader, client: asyncio.StreamWriter
+    ) -> None:
         if fault == "reset":
             connection = client.get_extra_info("socket")
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

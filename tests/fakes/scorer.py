@@ -32,7 +32,9 @@ def make_version(seq: int, *, event_time_us: int | None = 1_795_471_692_000_000)
 class FakeScorer:
     """Scores a document by its text, or else by the version's number / 1000: so an answer tells which version gave it."""
 
-    def __init__(self, version: str, by_text: Mapping[str, float] | None = None, *, purchase: float = 0.5) -> None:
+    def __init__(
+        self, version: str, by_text: Mapping[str, float] | None = None, *, purchase: float = 0.5
+    ) -> None:
         """`score` waits for `gate`, where one is set, and `fault` may raise."""
         self.version = version
         self.calls: list[list[Request]] = []
@@ -51,10 +53,19 @@ class FakeScorer:
 
     def _scores(self, request: Request) -> Scores:
         click = np.array(
-            [self._by_text.get(document.text, int(self.version[1:]) / 1000) for document in request.documents], dtype=np.float64
+            [
+                self._by_text.get(document.text, int(self.version[1:]) / 1000)
+                for document in request.documents
+            ],
+            dtype=np.float64,
         )
         purchase: NDArray[np.float64] = np.full_like(click, self._purchase)
-        return Scores(click=click, purchase=purchase, score=click.copy(), prior={"click": 0.25, "purchase": 0.125})
+        return Scores(
+            click=click,
+            purchase=purchase,
+            score=click.copy(),
+            prior={"click": 0.25, "purchase": 0.125},
+        )
 
 
 class FakeStore:
@@ -68,10 +79,20 @@ class FakeStore:
         self.failure: Exception | None = None
         self.on_load: Callable[[str], None] = lambda name: None
         self._versions: dict[str, Version] = {}
-        self._aliases: dict[str, str | None] = {"champion": None, "challenger": None, "previous": None}
+        self._aliases: dict[str, str | None] = {
+            "champion": None,
+            "challenger": None,
+            "previous": None,
+        }
         self._announced: str | None = None
 
-    def add(self, seq: int, scorer: Scorer | None = None, *, event_time_us: int | None = 1_795_471_692_000_000) -> Version:
+    def add(
+        self,
+        seq: int,
+        scorer: Scorer | None = None,
+        *,
+        event_time_us: int | None = 1_795_471_692_000_000,
+    ) -> Version:
         version = make_version(seq, event_time_us=event_time_us)
         self._versions[version.name] = version
         self.scorers[version.name] = scorer or FakeScorer(version.name)
@@ -97,7 +118,9 @@ class FakeStore:
 
     def load(self, version: Version, *, threads: int = 1) -> Scorer:
         if version.name in self.corrupt:
-            raise Corrupt(f"{version.name}/model.safetensors", expected="sha256 aaaa", found="sha256 bbbb")
+            raise Corrupt(
+                f"{version.name}/model.safetensors", expected="sha256 aaaa", found="sha256 bbbb"
+            )
         self.loaded.append(version.name)
         self.on_load(version.name)
         return self.scorers[version.name]
@@ -111,8 +134,17 @@ class FakeStore:
     def promote(self, version: Version) -> None:
         if self._aliases.get("pinned") not in (None, version.name):
             return
-        self._aliases = {**self._aliases, "champion": version.name, "previous": self._aliases["champion"]}
+        self._aliases = {
+            **self._aliases,
+            "champion": version.name,
+            "previous": self._aliases["champion"],
+        }
 
     def fresh_events(self, after: str | None, upto: str) -> list[tuple[int, int]]:
         floor = 0 if after is None else int(after[1:])
-        return sorted(pair for name, pairs in self.fresh.items() if floor < int(name[1:]) <= int(upto[1:]) for pair in pairs)
+        return sorted(
+            pair
+            for name, pairs in self.fresh.items()
+            if floor < int(name[1:]) <= int(upto[1:])
+            for pair in pairs
+        )

@@ -69,7 +69,9 @@ def broker(pytestconfig: pytest.Config) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="module")
-def harmed(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harmed]:
+def harmed(
+    pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Harmed]:
     """One node of our own for a module, with a second listener that is advertised as the proxy (K1)."""
     port, proxied, controller = free_ports(3)
     with Proxy(proxied) as proxy:
@@ -100,11 +102,15 @@ def three(pytestconfig: pytest.Config) -> Iterator[BrokerCluster]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whatever asks for a broker bears the mark `kafka`."""
     for item in items:
-        if isinstance(item, pytest.Function) and {"broker", "harmed", "three"} & set(item.fixturenames):
+        if isinstance(item, pytest.Function) and {"broker", "harmed", "three"} & set(
+            item.fixturenames
+        ):
             item.add_marker(pytest.mark.kafka)
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
     """A skip for want of a broker is not one dot among many."""
     if reason := config.stash.get(NO_BROKER, None):
         terminalreporter.write_sep("!", "NOTHING WAS TESTED AGAINST KAFKA", red=True, bold=True)

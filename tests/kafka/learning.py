@@ -64,8 +64,14 @@ class Shop:
         """Write the rest, then one event per partition so much later that every window before it has closed."""
         last: list[Write] = []
         for client in last_clients(self.num_partitions):
-            given: dict[str, Any] = {"client_id": client, "query_id": f"end-{client}", "time_us": LONG_AFTER_US}
-            last.append(("exposures", client, encode_exposure(**given, user_query="shoes", hits=["SKU-1"])))
+            given: dict[str, Any] = {
+                "client_id": client,
+                "query_id": f"end-{client}",
+                "time_us": LONG_AFTER_US,
+            }
+            last.append(
+                ("exposures", client, encode_exposure(**given, user_query="shoes", hits=["SKU-1"]))
+            )
             last.append(("clicks", client, encode_click(**given, object_id="SKU-1")))
             last.append(("purchases", client, encode_purchase(**given, object_id="SKU-1")))
         self._send([*self.written, *last])
@@ -75,7 +81,12 @@ class Shop:
         named = {topic.split("-")[0]: topic for topic in self.settings.kafka.topics.kinds()}
         sink = KafkaSink(self.settings.kafka, list(named.values())).start()
         for topic, client, value in written:
-            self.log.append(named[topic], partition_of(client.encode(), self.num_partitions), value, key=client.encode())
+            self.log.append(
+                named[topic],
+                partition_of(client.encode(), self.num_partitions),
+                value,
+                key=client.encode(),
+            )
             sink.send(named[topic], client.encode(), value)
         sink.flush()
         sink.close()
@@ -88,9 +99,15 @@ class Shop:
 
     def trained(self, without: str | None = None) -> Trained:
         """What a learner that has read all of it has trained on, as the oracle has it; the windows of the last events are still open."""
-        left_out = [b'"query_id":"end-'] + ([] if without is None else [f'"client_id":"{without}"'.encode()])
+        left_out = [b'"query_id":"end-'] + (
+            [] if without is None else [f'"client_id":"{without}"'.encode()]
+        )
         records = {
-            tp: [record for record in of_one if not any(part in (record.value or b"") for part in left_out)]
+            tp: [
+                record
+                for record in of_one
+                if not any(part in (record.value or b"") for part in left_out)
+            ]
             for tp, of_one in self.log.records.items()
         }
         wanted = oracle(
@@ -100,7 +117,10 @@ class Shop:
             attribution_window_us=WINDOWS.attribution_window_us,
             grace_us=WINDOWS.grace_us,
         )
-        hashes = (int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "little") for name in wanted.samples)
+        hashes = (
+            int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "little")
+            for name in wanted.samples
+        )
         return Trained(num=len(wanted.samples), sum64=sum(hashes) % (1 << 64))
 
 
@@ -114,19 +134,26 @@ def open_shop(broker: Cluster, *, num_events: int, num_partitions: int = 2, seed
             admin.create_topic(topic, num_partitions)
         admin.create_topic(topics.dead_letter, 1)
     log = Log([(topic, p) for topic in topics.kinds() for p in range(num_partitions)])
-    written = [write[1:] for write in sorted(writes(Random(seed), num_events), key=lambda write: write[0])]
+    written = [
+        write[1:] for write in sorted(writes(Random(seed), num_events), key=lambda write: write[0])
+    ]
     return Shop(settings, log, num_partitions, written)
 
 
 def last_clients(num_partitions: int) -> list[str]:
     """One client of each partition."""
-    return [next(f"c-{n}" for n in range(100) if partition_of(f"c-{n}".encode(), num_partitions) == p) for p in range(num_partitions)]
+    return [
+        next(f"c-{n}" for n in range(100) if partition_of(f"c-{n}".encode(), num_partitions) == p)
+        for p in range(num_partitions)
+    ]
 
 
 class Learner:
     """A role `learn` that runs in a thread while the context lasts; leaving it stops it, and raises what ended it before."""
 
-    def __init__(self, settings: Settings, each: Each = lambda report, trainer: None, **given: Any) -> None:
+    def __init__(
+        self, settings: Settings, each: Each = lambda report, trainer: None, **given: Any
+    ) -> None:
         self.store = Store(settings.store.root)
         self.role = LearnRole(settings, **given)
         self._each = each
@@ -143,7 +170,12 @@ class Learner:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.role.stop()
         self.join()
 
@@ -178,7 +210,12 @@ class Learner:
         return self.until(look)
 
 
-def until(found: Callable[[], T | None], over: Callable[[], bool] = lambda: False, *, seconds: float = 60.0) -> T:
+def until(
+    found: Callable[[], T | None],
+    over: Callable[[], bool] = lambda: False,
+    *,
+    seconds: float = 60.0,
+) -> T:
     """Look again and again until something is there."""
     deadline, again = monotonic() + seconds, Event()
     while True:
@@ -203,10 +240,16 @@ def words(settings: Settings) -> list[str]:
         "kafka.stall": f"{kafka.stall_seconds:.0f}s",
         "observability.metrics_port": 0,
         **{f"kafka.options.{name}": value for name, value in kafka.options.items()},
-        **{f"kafka.topics.{name}": getattr(kafka.topics, name) for name in ("exposures", "clicks", "purchases", "dead_letter")},
+        **{
+            f"kafka.topics.{name}": getattr(kafka.topics, name)
+            for name in ("exposures", "clicks", "purchases", "dead_letter")
+        },
         "kafka.topics.items": "null",
         **{f"join.{name}": f"{getattr(join, f'{name}_us') // SECOND}s" for name in windows},
-        **{f"learner.{name}": getattr(learner, name) for name in ("model", "tuning", "batch", "max_tokens")},
+        **{
+            f"learner.{name}": getattr(learner, name)
+            for name in ("model", "tuning", "batch", "max_tokens")
+        },
         "learner.flush": f"{learner.flush_seconds * 1000:.0f}ms",
         "learner.publish_every": f"{learner.publish_every_seconds * 1000:.0f}ms",
     }
@@ -216,7 +259,9 @@ def words(settings: Settings) -> list[str]:
 def told() -> tuple[Output, list[Any]]:
     """An output for programs, and what was written to it."""
     written: list[Any] = []
-    return Output(write=lambda line: written.append(json.loads(line)), tell=lambda line: None, as_json=True), written
+    return Output(
+        write=lambda line: written.append(json.loads(line)), tell=lambda line: None, as_json=True
+    ), written
 
 
 def trained(version: Version) -> Trained:
@@ -233,13 +278,25 @@ def early(store: Store) -> Version:
 def give(settings: Settings, **request: Any) -> int:
     """Order a replay; return the order's number."""
     out, written = told()
-    assert operators.replay(settings, out, replay.Request(execute=True, yes=True, **request), learn="steelyard learn") == 0
+    assert (
+        operators.replay(
+            settings,
+            out,
+            replay.Request(execute=True, yes=True, **request),
+            learn="steelyard learn",
+        )
+        == 0
+    )
     return int(written[-1]["order"])
 
 
 def contents(version: Version) -> dict[str, object]:
     """Every file of a version by its digest; not those of the turns that no batch has named yet, which follow the polls."""
-    return {path: digest for path, digest in version.files.items() if not path.startswith("training/rank-")}
+    return {
+        path: digest
+        for path, digest in version.files.items()
+        if not path.startswith("training/rank-")
+    }
 
 
 def outcomes(version: Version) -> Counter[str]:

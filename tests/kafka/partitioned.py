@@ -31,8 +31,14 @@ NOBODY = "02:00:00:00:00:99"
 NO_BROKER = 77  #: exit code
 CUTS: dict[str, tuple[str, str]] = {  # ip's words behind `there` or `here`, to cut and to mend
     "both ways, the link is down": ("there link set there down", "there link set there up"),
-    "what the broker answers is lost": (f"here neigh replace {LEARNER} lladdr {NOBODY} dev here", f"here neigh del {LEARNER} dev here"),
-    "what the learner asks is lost": (f"there neigh replace {BROKER} lladdr {NOBODY} dev there", f"there neigh del {BROKER} dev there"),
+    "what the broker answers is lost": (
+        f"here neigh replace {LEARNER} lladdr {NOBODY} dev here",
+        f"here neigh del {LEARNER} dev here",
+    ),
+    "what the learner asks is lost": (
+        f"there neigh replace {BROKER} lladdr {NOBODY} dev there",
+        f"there neigh del {BROKER} dev there",
+    ),
 }
 
 
@@ -41,9 +47,18 @@ class Wire:
 
     def __enter__(self) -> Self:
         own = Path("/proc/self/ns/net").stat().st_ino
-        self._holder = subprocess.Popen(["unshare", "--net", "cat"], stdin=subprocess.PIPE)  # it is there as long as somebody is in it
-        self.there = [shutil.which("nsenter") or "nsenter", "--target", str(self._holder.pid), "--net"]
-        until(lambda: True if Path(f"/proc/{self._holder.pid}/ns/net").stat().st_ino != own else None)
+        self._holder = subprocess.Popen(
+            ["unshare", "--net", "cat"], stdin=subprocess.PIPE
+        )  # it is there as long as somebody is in it
+        self.there = [
+            shutil.which("nsenter") or "nsenter",
+            "--target",
+            str(self._holder.pid),
+            "--net",
+        ]
+        until(
+            lambda: True if Path(f"/proc/{self._holder.pid}/ns/net").stat().st_ino != own else None
+        )
         self.do("here link set lo up")
         self.do("here link add here type veth peer name there")
         self.do(f"here link set there netns {self._holder.pid}")
@@ -53,7 +68,12 @@ class Wire:
             self.do(f"{side} link set {side} up")
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._holder.communicate()
 
     def do(self, words: str) -> None:
@@ -72,7 +92,12 @@ class Process:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if self._child.poll() is None:
             os.killpg(self._child.pid, signal.SIGKILL)
         self._child.wait()
@@ -91,7 +116,11 @@ class Process:
 
         def look() -> Version | None:
             newest = next(iter(self._store.versions()[-1:]), None)
-            return newest if newest is not None and newest.step >= step and trained(newest).num >= num_samples else None
+            return (
+                newest
+                if newest is not None and newest.step >= step and trained(newest).num >= num_samples
+                else None
+            )
 
         return until(look, self._has_ended)
 
@@ -114,7 +143,13 @@ def main(folder: Path) -> None:
         shop = open_shop(GivenCluster(f"{BROKER}:{port}"), num_events=3000)
         settings = shop.at(folder / "store", batch=32)
         # A request that nobody answers is given up after two seconds instead of thirty.
-        options = small("", max_poll_records=20, max_partition_fetch_bytes=4_000, fetch_max_bytes=8_000, request_timeout_ms=2000).options
+        options = small(
+            "",
+            max_poll_records=20,
+            max_partition_fetch_bytes=4_000,
+            fetch_max_bytes=8_000,
+            request_timeout_ms=2000,
+        ).options
         settings = replace(settings, kafka=replace(settings.kafka, options=options))
         learn = [sys.executable, "-c", "from deploy.cli import main; main()", "learn"]
         with Process([*wire.there, *learn, *words(settings)], store, folder / "log") as learner:

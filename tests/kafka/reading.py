@@ -45,10 +45,17 @@ class Shop:
         return {tp: len(records) for tp, records in self.records.items()}
 
 
-def shop_on(bootstrap_servers: str, num_events: int, *, seed: int = 5, replication: int = -1) -> Shop:
+def shop_on(
+    bootstrap_servers: str, num_events: int, *, seed: int = 5, replication: int = -1
+) -> Shop:
     """Write the events of an invented shop, all acknowledged."""
     tag = uuid.uuid4()
-    topics = Topics(exposures=f"exposures-{tag}", clicks=f"clicks-{tag}", purchases=f"purchases-{tag}", items=None)
+    topics = Topics(
+        exposures=f"exposures-{tag}",
+        clicks=f"clicks-{tag}",
+        purchases=f"purchases-{tag}",
+        items=None,
+    )
     config = KafkaConfig(bootstrap_servers=bootstrap_servers)
     with KafkaAdmin(config) as admin:
         for topic in topics.kinds():
@@ -56,8 +63,12 @@ def shop_on(bootstrap_servers: str, num_events: int, *, seed: int = 5, replicati
     named = {topic.split("-")[0]: topic for topic in topics.kinds()}
     log = Log([(named[topic], p) for topic in TOPICS for p in range(NUM_PARTITIONS)])
     sink = KafkaSink(config, list(named.values())).start()
-    for _, topic, client, value in sorted(writes(Random(seed), num_events), key=lambda write: write[0]):
-        log.append(named[topic], partition_of(client.encode(), NUM_PARTITIONS), value, key=client.encode())
+    for _, topic, client, value in sorted(
+        writes(Random(seed), num_events), key=lambda write: write[0]
+    ):
+        log.append(
+            named[topic], partition_of(client.encode(), NUM_PARTITIONS), value, key=client.encode()
+        )
         sink.send(named[topic], client.encode(), value)
     sink.flush()
     sink.close()
@@ -81,7 +92,13 @@ def small(bootstrap_servers: str, **options: Any) -> KafkaConfig:
     """Settings under which a few thousand records take many polls and many fetches."""
     return KafkaConfig(
         bootstrap_servers=bootstrap_servers,
-        options={"max_poll_records": 60, "max_partition_fetch_bytes": 20_000, "fetch_max_bytes": 60_000, "fetch_min_bytes": 1, **options},
+        options={
+            "max_poll_records": 60,
+            "max_partition_fetch_bytes": 20_000,
+            "fetch_max_bytes": 60_000,
+            "fetch_min_bytes": 1,
+            **options,
+        },
     )
 
 
@@ -101,7 +118,9 @@ def all_samples(source: Source, shop: Shop, at: Callable[[int], None] = nothing)
     samples: list[Sample] = []
     deadline = time.monotonic() + DEADLINE_SECONDS
     for batch in pipeline.batches():
-        assert time.monotonic() < deadline, f"reading stands at {pipeline.next_offsets()} of {shop.ends}"
+        assert time.monotonic() < deadline, (
+            f"reading stands at {pipeline.next_offsets()} of {shop.ends}"
+        )
         samples += batch.samples if batch is not None else ()
         offsets = pipeline.next_offsets()
         at(sum(offsets.values()))

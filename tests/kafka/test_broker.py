@@ -36,7 +36,9 @@ def write(bootstrap_servers: str, topic: str, values: list[bytes]) -> None:
 def read(bootstrap_servers: str, topic: str) -> list[bytes]:
     """All values of partition 0 up to its end offset."""
     partition = TopicPartition(topic, 0)
-    consumer = KafkaConsumer(bootstrap_servers=bootstrap_servers, enable_auto_commit=False, auto_offset_reset="none")
+    consumer = KafkaConsumer(
+        bootstrap_servers=bootstrap_servers, enable_auto_commit=False, auto_offset_reset="none"
+    )
     consumer.assign([partition])
     consumer.seek(partition, 0)
     values: list[bytes] = []
@@ -63,10 +65,10 @@ def test_a_mistyped_topic_is_not_created_in_silence(broker: Cluster) -> None:
 
 
 def test_the_broker_is_gone_when_its_parent_is_killed(tmp_path: Path) -> None:
-    code = (
-        "import pathlib, sys; from deploy.broker import Broker; print(Broker(pathlib.Path(sys.argv[1])).start().pid, flush=True); input()"
+    code = "import pathlib, sys; from deploy.broker import Broker; print(Broker(pathlib.Path(sys.argv[1])).start().pid, flush=True); input()"
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
-    parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert parent.stdout is not None
     assert parent.stdin is not None
     broker_pid = os.pidfd_open(int(parent.stdout.readline()))
@@ -100,14 +102,19 @@ def test_a_port_in_use_is_one_sentence_and_nothing_is_started() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         broker = Broker(port=port)
-        with pytest.raises(PortTaken, match=rf"^cannot listen on 127\.0\.0\.1:{port} \(Address already in use\)\. .*set --port"):
+        with pytest.raises(
+            PortTaken,
+            match=rf"^cannot listen on 127\.0\.0\.1:{port} \(Address already in use\)\. .*set --port",
+        ):
             broker.start()
     assert broker.pid is None
 
 
 def test_a_broker_that_cannot_start_says_why(tmp_path: Path) -> None:
     (tmp_path / "topics").mkdir()
-    (tmp_path / "topics" / "meta.properties").write_text("node.id=7\nversion=1\ncluster.id=x\n")  # another node's
+    (tmp_path / "topics" / "meta.properties").write_text(
+        "node.id=7\nversion=1\ncluster.id=x\n"
+    )  # another node's
     broker = Broker(tmp_path)
     with pytest.raises(BrokerFailed, match=r"(?s)while starting.*Stored node id 7"):
         broker.start()

@@ -17,7 +17,15 @@ from tests.kafka.conftest import Cluster
 def test_the_broker_answers_where_it_says_and_ends_by_sigterm(broker: Cluster) -> None:
     if not isinstance(broker, Broker):
         pytest.skip("needs the packages of our own broker")
-    command = [sys.executable, "-c", "from deploy.cli import main; main()", "broker", "--port", "0", "--json"]
+    command = [
+        sys.executable,
+        "-c",
+        "from deploy.cli import main; main()",
+        "broker",
+        "--port",
+        "0",
+        "--json",
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     where = json.loads(process.stdout.readline())["bootstrap_servers"]

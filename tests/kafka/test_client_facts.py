@@ -77,7 +77,12 @@ def test_fact_there_is_no_timeout_for_all_calls_so_each_must_be_given_one() -> N
 
 
 def test_fact_the_transactional_calls_take_no_timeout() -> None:
-    for name in ("init_transactions", "send_offsets_to_transaction", "commit_transaction", "abort_transaction"):
+    for name in (
+        "init_transactions",
+        "send_offsets_to_transaction",
+        "commit_transaction",
+        "abort_transaction",
+    ):
         assert "timeout_ms" not in inspect.signature(getattr(KafkaProducer, name)).parameters
 
 
@@ -87,11 +92,15 @@ def test_fact_transactions_end_without_kip_890() -> None:
 
 def test_fact_a_revocation_list_cannot_be_given_but_through_a_context_of_our_own() -> None:
     with pytest.raises(TypeError, match="crl"):
-        KafkaSSLTransport._build_ssl_context({**KafkaSSLTransport.DEFAULT_CONFIG, "ssl_crlfile": "revoked.pem"})
+        KafkaSSLTransport._build_ssl_context(
+            {**KafkaSSLTransport.DEFAULT_CONFIG, "ssl_crlfile": "revoked.pem"}
+        )
 
 
 def test_fact_missing_credentials_are_not_refused() -> None:
-    SaslMechanismScram(sasl_mechanism="SCRAM-SHA-512", sasl_plain_username="", sasl_plain_password="")
+    SaslMechanismScram(
+        sasl_mechanism="SCRAM-SHA-512", sasl_plain_username="", sasl_plain_password=""
+    )
 
 
 # --- with one -------------------------------------------------------------------------------------------------------------------------
@@ -134,14 +143,20 @@ os._exit(0)
 """
 
 
-def test_fact_after_an_exception_in_a_deserializer_the_next_poll_never_returns_unless_we_seek(broker: Cluster, topic: str) -> None:
+def test_fact_after_an_exception_in_a_deserializer_the_next_poll_never_returns_unless_we_seek(
+    broker: Cluster, topic: str
+) -> None:
     command = [sys.executable, "-c", SPIN, broker.bootstrap_servers, topic]
-    said = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout.splitlines()
+    said = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, check=True
+    ).stdout.splitlines()
     raised = f"raised after {list(range(7))}"
     assert said == [raised, "never returned", raised, "after seek [8]"]
 
 
-def test_fact_a_position_cannot_be_restored_with_its_leader_epoch(broker: Cluster, topic: str) -> None:
+def test_fact_a_position_cannot_be_restored_with_its_leader_epoch(
+    broker: Cluster, topic: str
+) -> None:
     consumer = consumer_of(broker.bootstrap_servers, topic)
     with pytest.raises(ValueError, match="int"):
         consumer.seek(TopicPartition(topic, 0), OffsetAndMetadata(3, "", 0))
@@ -149,13 +164,17 @@ def test_fact_a_position_cannot_be_restored_with_its_leader_epoch(broker: Cluste
     consumer.close()
 
 
-def test_fact_the_policy_earliest_reads_history_again_without_a_word(broker: Cluster, topic: str) -> None:
+def test_fact_the_policy_earliest_reads_history_again_without_a_word(
+    broker: Cluster, topic: str
+) -> None:
     consumer = consumer_of(broker.bootstrap_servers, topic, 1000, auto_offset_reset="earliest")
     assert polled(consumer, 1)[0].offset == 0
     consumer.close()
 
 
-def test_fact_a_client_that_knows_the_version_is_made_without_asking_anybody(broker: Cluster, topic: str) -> None:
+def test_fact_a_client_that_knows_the_version_is_made_without_asking_anybody(
+    broker: Cluster, topic: str
+) -> None:
     first = consumer_of(broker.bootstrap_servers, topic)
     version = first.config["api_version"]
     first.close()
@@ -167,7 +186,9 @@ def test_fact_a_client_that_knows_the_version_is_made_without_asking_anybody(bro
     second.close()
 
 
-def test_fact_a_topic_that_was_made_again_is_read_on_by_name_until_somebody_compares_its_id(broker: Cluster, topic: str) -> None:
+def test_fact_a_topic_that_was_made_again_is_read_on_by_name_until_somebody_compares_its_id(
+    broker: Cluster, topic: str
+) -> None:
     consumer = consumer_of(broker.bootstrap_servers, topic)
     polled(consumer, 20)
     first_id = consumer._cluster.topic_id(topic)
@@ -194,14 +215,20 @@ class CommitsWhereItMustNot(ConsumerRebalanceListener):  # type: ignore[misc]
 
     def on_partitions_assigned(self, assigned: Any) -> None:
         try:
-            self.consumer.commit({partition: OffsetAndMetadata(0, "", -1) for partition in assigned}, timeout_ms=2000)
+            self.consumer.commit(
+                {partition: OffsetAndMetadata(0, "", -1) for partition in assigned}, timeout_ms=2000
+            )
         except RuntimeError as error:
             self.raised.append(error)
 
 
 def test_fact_a_synchronous_rebalance_listener_must_not_commit(broker: Cluster, topic: str) -> None:
     listener = CommitsWhereItMustNot()
-    consumer = KafkaConsumer(bootstrap_servers=broker.bootstrap_servers, group_id=f"g-{uuid.uuid4()}", enable_auto_commit=False)
+    consumer = KafkaConsumer(
+        bootstrap_servers=broker.bootstrap_servers,
+        group_id=f"g-{uuid.uuid4()}",
+        enable_auto_commit=False,
+    )
     listener.consumer = consumer
     consumer.subscribe([topic], listener=listener)
     deadline = time.monotonic() + 90
@@ -221,7 +248,9 @@ def hung(harmed: Harmed) -> Iterator[tuple[Any, str]]:
     deadline = time.monotonic() + 60
     while True:
         try:
-            consumer.commit({TopicPartition(topic, 0): OffsetAndMetadata(20, "", -1)}, timeout_ms=5000)
+            consumer.commit(
+                {TopicPartition(topic, 0): OffsetAndMetadata(20, "", -1)}, timeout_ms=5000
+            )
             break
         except KafkaTimeoutError:  # the first commit of a cluster makes the topic for it
             assert time.monotonic() < deadline
@@ -231,7 +260,9 @@ def hung(harmed: Harmed) -> Iterator[tuple[Any, str]]:
     consumer.close(autocommit=False, timeout_ms=1000)
 
 
-def test_fact_a_broker_that_hangs_lets_poll_and_commit_return_and_all_heals_by_itself(hung: tuple[Any, str], harmed: Harmed) -> None:
+def test_fact_a_broker_that_hangs_lets_poll_and_commit_return_and_all_heals_by_itself(
+    hung: tuple[Any, str], harmed: Harmed
+) -> None:
     consumer, topic = hung
     assert consumer.poll(timeout_ms=500) == {}
     with pytest.raises(KafkaTimeoutError):

@@ -16,7 +16,14 @@ from kafka.errors import OffsetOutOfRangeError
 from prometheus_client import CollectorRegistry
 
 from consumers.dead_letter import DeadLetters
-from consumers.errors import CommitFailed, OffsetLost, OptionRefused, SinkUnavailable, SourceUnavailable, TopicMissing
+from consumers.errors import (
+    CommitFailed,
+    OffsetLost,
+    OptionRefused,
+    SinkUnavailable,
+    SourceUnavailable,
+    TopicMissing,
+)
 from consumers.kafka_admin import KafkaAdmin, partition_of
 from consumers.kafka_options import GUARDED, KafkaConfig
 from consumers.kafka_sink import KafkaSink
@@ -56,10 +63,18 @@ def topic(admin: KafkaAdmin) -> str:
 def names() -> Topics:
     """Topics of one test alone."""
     tag = uuid.uuid4()
-    return Topics(exposures=f"exposures-{tag}", clicks=f"clicks-{tag}", purchases=f"purchases-{tag}", items=None, dead_letter=f"dead-{tag}")
+    return Topics(
+        exposures=f"exposures-{tag}",
+        clicks=f"clicks-{tag}",
+        purchases=f"purchases-{tag}",
+        items=None,
+        dead_letter=f"dead-{tag}",
+    )
 
 
-def until(source: Source, done: Callable[[list[Record]], bool], *, seconds: float = 60) -> list[Record]:
+def until(
+    source: Source, done: Callable[[list[Record]], bool], *, seconds: float = 60
+) -> list[Record]:
     """Poll until enough was read; a deadline fails a hang."""
     deadline, records = time.monotonic() + seconds, list[Record]()
     while not done(records):
@@ -69,7 +84,9 @@ def until(source: Source, done: Callable[[list[Record]], bool], *, seconds: floa
 
 
 def sockets() -> list[socket.socket]:
-    return [found for found in gc.get_objects() if issubclass(type(found), socket.socket)]  # isinstance would wake deprecated proxies
+    return [
+        found for found in gc.get_objects() if issubclass(type(found), socket.socket)
+    ]  # isinstance would wake deprecated proxies
 
 
 def fill(config: KafkaConfig, topic: str, num_records: int) -> None:
@@ -80,7 +97,9 @@ def fill(config: KafkaConfig, topic: str, num_records: int) -> None:
     sink.close()
 
 
-def test_a_hundred_thousand_events_come_out_as_exactly_the_samples_of_the_oracle(config: KafkaConfig, admin: KafkaAdmin) -> None:
+def test_a_hundred_thousand_events_come_out_as_exactly_the_samples_of_the_oracle(
+    config: KafkaConfig, admin: KafkaAdmin
+) -> None:
     topics = names()
     log = shop(11, NUM_EVENTS, num_partitions=NUM_PARTITIONS, seconds_between=0.05)
     for name in (topics.exposures, topics.clicks, topics.purchases):
@@ -99,7 +118,13 @@ def test_a_hundred_thousand_events_come_out_as_exactly_the_samples_of_the_oracle
     telemetry = Telemetry(CollectorRegistry())
     dead_letters = DeadLetters(sink, topics.dead_letter, telemetry)
     pipeline = Pipeline(
-        source, topics=topics, join=WINDOWS, batch=BatchConfig(size=512), clock=time.time, dead_letters=dead_letters, telemetry=telemetry
+        source,
+        topics=topics,
+        join=WINDOWS,
+        batch=BatchConfig(size=512),
+        clock=time.time,
+        dead_letters=dead_letters,
+        telemetry=telemetry,
     )
     ends = source.end_offsets()
     assert sum(ends.values()) > NUM_EVENTS
@@ -134,7 +159,9 @@ def test_a_hundred_thousand_events_come_out_as_exactly_the_samples_of_the_oracle
     letters = KafkaSource(config, [topics.dead_letter]).start()
     letters.seek(topics.dead_letter, 0, 0)
     set_aside = until(letters, lambda records: len(records) >= len(wanted.unreadable))
-    assert {r.key for r in set_aside} == {f"{t}-{p}-{offset}".encode() for t, p, offset in wanted.unreadable}
+    assert {r.key for r in set_aside} == {
+        f"{t}-{p}-{offset}".encode() for t, p, offset in wanted.unreadable
+    }
     for letter in set_aside:
         headers = dict(letter.headers)
         assert headers["steelyard-reason"]
@@ -145,7 +172,9 @@ def test_a_hundred_thousand_events_come_out_as_exactly_the_samples_of_the_oracle
         connection.close()
 
 
-def test_a_stopped_pipeline_resumes_from_its_snapshot_where_it_was(config: KafkaConfig, admin: KafkaAdmin) -> None:
+def test_a_stopped_pipeline_resumes_from_its_snapshot_where_it_was(
+    config: KafkaConfig, admin: KafkaAdmin
+) -> None:
     topics = names()
     log = shop(12, 2000, num_partitions=2)
     for name in topics.kinds():
@@ -153,8 +182,15 @@ def test_a_stopped_pipeline_resumes_from_its_snapshot_where_it_was(config: Kafka
     sink = KafkaSink(config, list(topics.kinds())).start()
     for (name, _), records in log.records.items():
         for record in records:
-            if record.value is not None and record.value[:1] == b"{" and len(record.value) < 10_000 and len(record.value) > 10:
-                sink.send(next(t for t in topics.kinds() if t.startswith(name)), record.key, record.value)
+            if (
+                record.value is not None
+                and record.value[:1] == b"{"
+                and len(record.value) < 10_000
+                and len(record.value) > 10
+            ):
+                sink.send(
+                    next(t for t in topics.kinds() if t.startswith(name)), record.key, record.value
+                )
     sink.flush()
 
     def fresh() -> tuple[KafkaSource, Pipeline]:
@@ -162,10 +198,18 @@ def test_a_stopped_pipeline_resumes_from_its_snapshot_where_it_was(config: Kafka
         telemetry = Telemetry(CollectorRegistry())
         letters = DeadLetters(sink, topics.dead_letter, telemetry)
         return source, Pipeline(
-            source, topics=topics, join=WINDOWS, batch=BatchConfig(size=64), clock=time.time, dead_letters=letters, telemetry=telemetry
+            source,
+            topics=topics,
+            join=WINDOWS,
+            batch=BatchConfig(size=64),
+            clock=time.time,
+            dead_letters=letters,
+            telemetry=telemetry,
         )
 
-    def run(source: KafkaSource, pipeline: Pipeline, num_batches: int | None = None) -> list[Sample]:
+    def run(
+        source: KafkaSource, pipeline: Pipeline, num_batches: int | None = None
+    ) -> list[Sample]:
         samples: list[Sample] = []
         ends = source.end_offsets()
         for batch in pipeline.batches():
@@ -177,7 +221,9 @@ def test_a_stopped_pipeline_resumes_from_its_snapshot_where_it_was(config: Kafka
             if num_batches == 0:
                 return samples
             if batch is None and pipeline.next_offsets() == ends:
-                return samples + [sample for batch in pipeline.drain(2**60) for sample in batch.samples]
+                return samples + [
+                    sample for batch in pipeline.drain(2**60) for sample in batch.samples
+                ]
         raise AssertionError
 
     source, pipeline = fresh()
@@ -197,9 +243,14 @@ def test_a_stopped_pipeline_resumes_from_its_snapshot_where_it_was(config: Kafka
 # --- what is missing or down --------------------------------------------------------------------------------------------------------
 
 
-def test_a_missing_topic_is_named_with_its_remedy_and_not_created(config: KafkaConfig, admin: KafkaAdmin) -> None:
+def test_a_missing_topic_is_named_with_its_remedy_and_not_created(
+    config: KafkaConfig, admin: KafkaAdmin
+) -> None:
     name = f"missing-{uuid.uuid4()}"
-    with pytest.raises(TopicMissing, match=rf"topic '{name}' does not exist at .*Create it .*{name} --num-partitions N"):
+    with pytest.raises(
+        TopicMissing,
+        match=rf"topic '{name}' does not exist at .*Create it .*{name} --num-partitions N",
+    ):
         KafkaSource(config, [name]).start()
     with pytest.raises(TopicMissing, match=name):
         KafkaSink(config, [name]).start()
@@ -210,12 +261,17 @@ def test_a_missing_topic_is_named_with_its_remedy_and_not_created(config: KafkaC
 
 
 @pytest.mark.parametrize("kind", [KafkaSource, KafkaSink])
-def test_a_broker_that_is_down_is_named_with_its_remedy_before_the_deadline(kind: type[KafkaSource] | type[KafkaSink]) -> None:
+def test_a_broker_that_is_down_is_named_with_its_remedy_before_the_deadline(
+    kind: type[KafkaSource] | type[KafkaSink],
+) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound and not listening: refused
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         config = KafkaConfig(bootstrap_servers=address, connect_timeout_seconds=5)
-        with pytest.raises(SourceUnavailable, match=rf"no Kafka broker answered at {address} within 5 s .*Start the broker") as raised:
+        with pytest.raises(
+            SourceUnavailable,
+            match=rf"no Kafka broker answered at {address} within 5 s .*Start the broker",
+        ) as raised:
             kind(config, ["clicks"]).start()
         with pytest.raises(SourceUnavailable, match=address):
             KafkaAdmin(config).start()
@@ -233,7 +289,9 @@ def test_a_broker_that_goes_away_gives_nothing_until_it_is_back_and_then_everyth
     broker: Cluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     if isinstance(broker, GivenCluster):
-        pytest.skip("this test must kill a broker, and KAFKA_BOOTSTRAP_SERVERS names one that is not ours")
+        pytest.skip(
+            "this test must kill a broker, and KAFKA_BOOTSTRAP_SERVERS names one that is not ours"
+        )
     known = set(sockets())
     own = Broker(tmp_path / "data")
     own.start()
@@ -256,26 +314,37 @@ def test_a_broker_that_goes_away_gives_nothing_until_it_is_back_and_then_everyth
         after = until(source, lambda records: len(records) == 10)
         assert [r.offset for r in before + after] == list(range(20))
         assert [source.end_offsets() for _ in range(2)] == [{("t", 0): 20}] * 2
-        ours = [(record.levelname, record.message) for record in caplog.records if record.name == "consumers.kafka_source"]
+        ours = [
+            (record.levelname, record.message)
+            for record in caplog.records
+            if record.name == "consumers.kafka_source"
+        ]
         assert ours == [("WARNING", "broker unreachable"), ("INFO", "broker back")]
         source.close()
     finally:
         own.close()
-        for forgotten in set(sockets()) - known:  # the client leaves each refused attempt to the collector
+        for forgotten in (
+            set(sockets()) - known
+        ):  # the client leaves each refused attempt to the collector
             forgotten.close()
 
 
 # --- offsets ------------------------------------------------------------------------------------------------------------------------
 
 
-def test_an_offset_below_the_retained_range_is_lost_by_name(config: KafkaConfig, admin: KafkaAdmin, topic: str) -> None:
+def test_an_offset_below_the_retained_range_is_lost_by_name(
+    config: KafkaConfig, admin: KafkaAdmin, topic: str
+) -> None:
     fill(config, topic, 20)
     partition = partition_of(b"key", 2)
     admin.delete_records({(topic, partition): 12})
     source = KafkaSource(config, [topic]).start()
     source.seek(topic, 1 - partition, 0)
     source.seek(topic, partition, 3)
-    with pytest.raises(OffsetLost, match=rf"{topic}\[{partition}\]: next offset 3 is outside of the retained range \[12, 20\); 9 records"):
+    with pytest.raises(
+        OffsetLost,
+        match=rf"{topic}\[{partition}\]: next offset 3 is outside of the retained range \[12, 20\); 9 records",
+    ):
         until(source, lambda records: False)
     source.close()
 
@@ -286,12 +355,17 @@ def test_an_offset_beyond_the_end_is_lost_by_name(config: KafkaConfig, topic: st
     source = KafkaSource(config, [topic]).start()
     source.seek(topic, 1 - partition, 0)
     source.seek(topic, partition, 9)
-    with pytest.raises(OffsetLost, match=r"next offset 9 is outside of the retained range \[0, 5\); the log was truncated"):
+    with pytest.raises(
+        OffsetLost,
+        match=r"next offset 9 is outside of the retained range \[0, 5\); the log was truncated",
+    ):
         until(source, lambda records: False)
     source.close()
 
 
-def test_positions_pauses_and_records_are_those_of_the_log(config: KafkaConfig, admin: KafkaAdmin, topic: str) -> None:
+def test_positions_pauses_and_records_are_those_of_the_log(
+    config: KafkaConfig, admin: KafkaAdmin, topic: str
+) -> None:
     fill(config, topic, 10)
     partition = partition_of(b"key", 2)
     source = KafkaSource(config, [topic]).start()
@@ -305,7 +379,9 @@ def test_positions_pauses_and_records_are_those_of_the_log(config: KafkaConfig, 
     assert source.poll(0.2) == []
     source.resume([(topic, partition)])
     records = until(source, lambda records: len(records) == 10)
-    assert [(r.partition, r.offset, r.key, r.value) for r in records] == [(partition, n, b"key", str(n).encode()) for n in range(10)]
+    assert [(r.partition, r.offset, r.key, r.value) for r in records] == [
+        (partition, n, b"key", str(n).encode()) for n in range(10)
+    ]
     assert all(abs(r.timestamp_us / 1e6 - time.time()) < 600 for r in records)
     assert source.position(topic, partition) == 10
     assert [r.value for r in admin.sample(topic, 3)] == [b"7", b"8", b"9"]
@@ -325,7 +401,9 @@ def test_advisory_commits_can_be_read_by_lag_tools(admin: KafkaAdmin, topic: str
     assert admin.committed(group) == {(topic, 0): 8, (topic, 1): 9}
 
 
-def test_a_topic_has_an_id_that_changes_when_it_is_made_again(admin: KafkaAdmin, topic: str) -> None:
+def test_a_topic_has_an_id_that_changes_when_it_is_made_again(
+    admin: KafkaAdmin, topic: str
+) -> None:
     first = admin.topic_ids()[topic]
     assert not admin.create_topic(topic, 2)
     assert admin.topics()[topic] == 2
@@ -339,17 +417,27 @@ def test_a_topic_has_an_id_that_changes_when_it_is_made_again(admin: KafkaAdmin,
     assert admin.topic_ids()[topic] != first
 
 
-def test_how_long_records_are_kept_is_told_of_topics_that_do_not_keep_them_for_ever(admin: KafkaAdmin, topic: str) -> None:
-    configs = {"hour": {"retention.ms": "3600000"}, "ever": {"retention.ms": "-1"}, "compacted": {"cleanup.policy": "compact"}}
+def test_how_long_records_are_kept_is_told_of_topics_that_do_not_keep_them_for_ever(
+    admin: KafkaAdmin, topic: str
+) -> None:
+    configs = {
+        "hour": {"retention.ms": "3600000"},
+        "ever": {"retention.ms": "-1"},
+        "compacted": {"cleanup.policy": "compact"},
+    }
     for name, config in configs.items():
         admin.create_topic(f"{topic}-{name}", 1, config=config)
-    assert admin.retention_seconds(f"{topic}-{name}" for name in [*configs, "nowhere"]) == {f"{topic}-hour": 3600}
+    assert admin.retention_seconds(f"{topic}-{name}" for name in [*configs, "nowhere"]) == {
+        f"{topic}-hour": 3600
+    }
 
 
 # --- the sink -----------------------------------------------------------------------------------------------------------------------
 
 
-def test_flush_raises_when_something_was_not_acknowledged(config: KafkaConfig, admin: KafkaAdmin) -> None:
+def test_flush_raises_when_something_was_not_acknowledged(
+    config: KafkaConfig, admin: KafkaAdmin
+) -> None:
     name = f"t-{uuid.uuid4()}"
     admin.create_topic(name, 1, config={"max.message.bytes": "1000"})
     sink = KafkaSink(config, [name]).start()
@@ -364,10 +452,16 @@ def test_flush_raises_when_something_was_not_acknowledged(config: KafkaConfig, a
 # --- facts of the client that we rely on ---------------------------------------------------------------------------------------------
 
 
-def test_fact_without_an_offset_policy_the_client_raises_and_with_one_it_jumps_silently(config: KafkaConfig, topic: str) -> None:
+def test_fact_without_an_offset_policy_the_client_raises_and_with_one_it_jumps_silently(
+    config: KafkaConfig, topic: str
+) -> None:
     fill(config, topic, 5)
     tp = KafkaTopicPartition(topic, partition_of(b"key", 2))
-    common = {"bootstrap_servers": config.bootstrap_servers, "enable_auto_commit": False, "group_id": None}
+    common = {
+        "bootstrap_servers": config.bootstrap_servers,
+        "enable_auto_commit": False,
+        "group_id": None,
+    }
     strict = KafkaConsumer(auto_offset_reset="none", **common)
     strict.assign([tp])
     strict.seek(tp, 1000)

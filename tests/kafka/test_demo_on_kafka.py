@@ -40,7 +40,15 @@ def refuse(constant: str) -> float:
 def test_the_demo_ends_by_itself_swaps_versions_and_fails_no_request(broker: Cluster) -> None:
     with KafkaAdmin(KafkaConfig(bootstrap_servers=broker.bootstrap_servers)) as admin:
         before = set(admin.topics())
-        command = [sys.executable, "-c", "from deploy.cli import main; main()", "demo", "--seconds", "15", "--json"]
+        command = [
+            sys.executable,
+            "-c",
+            "from deploy.cli import main; main()",
+            "demo",
+            "--seconds",
+            "15",
+            "--json",
+        ]
         done = subprocess.run(
             [*command, "--bootstrap-servers", broker.bootstrap_servers],
             capture_output=True,
@@ -57,7 +65,13 @@ def test_the_demo_ends_by_itself_swaps_versions_and_fails_no_request(broker: Clu
         assert result["versions_published"] >= result["versions_swapped"]
         assert result["samples"] >= result["events"] / 2 > 100
         assert min(result["duplicates"], result["dead_letters"]) >= 0
-        for key in ("normalized_entropy", "weight_ess_ratio", "prior", "auc_first_quarter", "auc_last_quarter"):
+        for key in (
+            "normalized_entropy",
+            "weight_ess_ratio",
+            "prior",
+            "auc_first_quarter",
+            "auc_last_quarter",
+        ):
             assert 0 < result[key] < 5
         assert 0 < result["freshness_p50_seconds"] <= result["freshness_p99_seconds"]
         stream = result["ndcg10"]["stream"]
@@ -68,4 +82,6 @@ def test_the_demo_ends_by_itself_swaps_versions_and_fails_no_request(broker: Clu
             assert math.isclose(value, stream["served"] - stream[opponent], abs_tol=1e-9)
         assert set(admin.topics()) - before == set()
     assert "Traceback" not in done.stderr
-    assert "versions published" in done.stderr  # the summary is for people; standard output is for programs
+    assert (
+        "versions published" in done.stderr
+    )  # the summary is for people; standard output is for programs

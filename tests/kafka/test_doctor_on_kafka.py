@@ -29,7 +29,11 @@ def log(broker: Cluster) -> LogConfig:
     """Topics of this test alone, healthy, with one exposure and one purchase for every client."""
     run = uuid.uuid4().hex[:8]
     topics = Topics(
-        exposures=f"exposures-{run}", clicks=f"clicks-{run}", purchases=f"purchases-{run}", items=f"items-{run}", dead_letter=f"dead-{run}"
+        exposures=f"exposures-{run}",
+        clicks=f"clicks-{run}",
+        purchases=f"purchases-{run}",
+        items=f"items-{run}",
+        dead_letter=f"dead-{run}",
     )
     log = LogConfig(bootstrap_servers=broker.bootstrap_servers, topics=topics)
     with KafkaAdmin(log) as admin:
@@ -40,9 +44,20 @@ def log(broker: Cluster) -> LogConfig:
             assert topic is not None
             admin.create_topic(topic, 1, config={"cleanup.policy": "compact"})
     now_us = int(time.time() * 1e6)
-    shown = [encode_exposure(query_id=f"q-{c}", client_id=c, time_us=now_us, user_query="shoes", hits=["SKU-7"]) for c in clients()]
+    shown = [
+        encode_exposure(
+            query_id=f"q-{c}", client_id=c, time_us=now_us, user_query="shoes", hits=["SKU-7"]
+        )
+        for c in clients()
+    ]
     bought = [
-        encode_purchase(client_id=client, object_id="SKU-7", time_us=now_us, query_id=f"q-{client}", event_id=f"p-{client}")
+        encode_purchase(
+            client_id=client,
+            object_id="SKU-7",
+            time_us=now_us,
+            query_id=f"q-{client}",
+            event_id=f"p-{client}",
+        )
         for client in clients()
     ]
     assert topics.exposures is not None
@@ -58,32 +73,60 @@ def clients() -> list[str]:
 def clicks() -> list[bytes]:
     now_us = int(time.time() * 1e6)
     return [
-        encode_click(client_id=client, object_id="SKU-7", time_us=now_us, query_id=f"q-{client}", event_id=f"e-{client}")
+        encode_click(
+            client_id=client,
+            object_id="SKU-7",
+            time_us=now_us,
+            query_id=f"q-{client}",
+            event_id=f"e-{client}",
+        )
         for client in clients()
     ]
 
 
-def write(log: LogConfig, topic: str, values: Sequence[bytes], partitions: Sequence[int | None] | None = None) -> None:
+def write(
+    log: LogConfig,
+    topic: str,
+    values: Sequence[bytes],
+    partitions: Sequence[int | None] | None = None,
+) -> None:
     producer = KafkaProducer(bootstrap_servers=log.bootstrap_servers)
-    for client, value, partition in zip(clients(), values, partitions or [None] * NUM_CLIENTS, strict=True):
+    for client, value, partition in zip(
+        clients(), values, partitions or [None] * NUM_CLIENTS, strict=True
+    ):
         producer.send(topic, key=client.encode(), value=value, partition=partition)
     producer.flush()
     producer.close()
 
 
 def troubles(log: LogConfig, root: Path) -> list[Finding]:
-    settings = replace(Settings(), kafka=log, store=StoreConfig(root=root), serving=ServingConfig(port=0))
-    return [finding for finding in examine(settings) if finding.area in ("Kafka", "time") and finding.mark != "ok"]
+    settings = replace(
+        Settings(), kafka=log, store=StoreConfig(root=root), serving=ServingConfig(port=0)
+    )
+    return [
+        finding
+        for finding in examine(settings)
+        if finding.area in ("Kafka", "time") and finding.mark != "ok"
+    ]
 
 
-def test_keys_by_murmur2_pass_and_a_healthy_cluster_gets_no_mark(log: LogConfig, tmp_path: Path) -> None:
+def test_keys_by_murmur2_pass_and_a_healthy_cluster_gets_no_mark(
+    log: LogConfig, tmp_path: Path
+) -> None:
     write(log, log.topics.clicks, clicks())
     assert troubles(log, tmp_path) == []
 
 
-def test_the_default_partitioner_of_librdkafka_is_found_on_a_live_topic(log: LogConfig, tmp_path: Path) -> None:
+def test_the_default_partitioner_of_librdkafka_is_found_on_a_live_topic(
+    log: LogConfig, tmp_path: Path
+) -> None:
     """Librdkafka's default, `consistent_random`, takes the CRC32 of the key modulo the partition count (its CONFIGURATION.md)."""
-    write(log, log.topics.clicks, clicks(), [zlib.crc32(client.encode()) % NUM_PARTITIONS for client in clients()])
+    write(
+        log,
+        log.topics.clicks,
+        clicks(),
+        [zlib.crc32(client.encode()) % NUM_PARTITIONS for client in clients()],
+    )
     (found,) = troubles(log, tmp_path)
     assert found.mark == "X"
     assert found.text.startswith(f"{log.topics.clicks}: partitioner: ")
@@ -92,7 +135,12 @@ def test_the_default_partitioner_of_librdkafka_is_found_on_a_live_topic(log: Log
 
 
 def test_what_is_wrong_with_the_topics_is_found(log: LogConfig, tmp_path: Path) -> None:
-    wrong = replace(log, topics=replace(log.topics, items=log.topics.clicks + "-missing", dead_letter=log.topics.purchases))
+    wrong = replace(
+        log,
+        topics=replace(
+            log.topics, items=log.topics.clicks + "-missing", dead_letter=log.topics.purchases
+        ),
+    )
     texts = [finding.text for finding in troubles(wrong, tmp_path)]
     assert f"topic {log.topics.clicks}-missing is missing" in texts
     assert f"{log.topics.purchases}: cleanup.policy is delete, expected compact" in texts

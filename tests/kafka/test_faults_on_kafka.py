@@ -33,7 +33,9 @@ from tests.fakes.proxy import Fault
 from tests.kafka.conftest import Cluster, Harmed
 from tests.kafka.reading import all_samples, assert_each_once, shop_on, small, source_of
 
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")  # the client leaves refused attempts to the collector
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:unclosed <socket:ResourceWarning"
+)  # the client leaves refused attempts to the collector
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +45,9 @@ def closed_sockets() -> Iterator[None]:
     gc.collect()
 
 
-def until(source: Source, done: Callable[[list[Record]], bool], *, seconds: float = 120) -> list[Record]:
+def until(
+    source: Source, done: Callable[[list[Record]], bool], *, seconds: float = 120
+) -> list[Record]:
     """Poll until enough was read; a deadline fails a hang."""
     deadline, records = time.monotonic() + seconds, list[Record]()
     while not done(records):
@@ -120,7 +124,9 @@ def test_a_broker_that_is_down_keeps_nobody_busy(harmed: Harmed) -> None:
     source.close()
 
 
-def test_a_broker_that_hangs_lets_nothing_escape_and_a_new_consumer_goes_on_where_we_stand(harmed: Harmed) -> None:
+def test_a_broker_that_hangs_lets_nothing_escape_and_a_new_consumer_goes_on_where_we_stand(
+    harmed: Harmed,
+) -> None:
     topic = one_partition(harmed.bootstrap_servers, 2000)
     clock, ended, causes = ManualClock(), list[int](), list[str]()
     progress = Progress(clock)
@@ -188,11 +194,17 @@ def test_a_bad_network_makes_it_slower_and_still_right(harmed: Harmed, fault: An
     proxy = harmed.proxy
     known: list[Fault] = ["reset", "half-close", "silence"]
     if fault in known:
-        proxy.fault, proxy.fault_after_bytes, proxy.num_faults_left = fault, 4_000, 2 if fault == "silence" else 4
+        proxy.fault, proxy.fault_after_bytes, proxy.num_faults_left = (
+            fault,
+            4_000,
+            2 if fault == "silence" else 4,
+        )
     else:
         proxy.delay_seconds, proxy.chunk_bytes = 0.01, 700
     # A request that nobody answers is given up after two seconds instead of thirty.
-    config = small(f"127.0.0.1:{proxy.port}", request_timeout_ms=2000, max_partition_fetch_bytes=4_000)
+    config = small(
+        f"127.0.0.1:{proxy.port}", request_timeout_ms=2000, max_partition_fetch_bytes=4_000
+    )
     try:
         source = KafkaSource(config, [topic]).start()
         source.seek(topic, 0, 0)
@@ -222,11 +234,15 @@ class Resolver(KafkaNetSocket):  # type: ignore[misc]
         return super().dns_lookup(host, port, raise_error)
 
 
-def test_a_name_lookup_that_stalls_holds_the_loop_but_not_the_watchdog(harmed: Harmed, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_name_lookup_that_stalls_holds_the_loop_but_not_the_watchdog(
+    harmed: Harmed, caplog: pytest.LogCaptureFixture
+) -> None:
     """The loop is this thread; the clock is moved, and the broker and the resolver are let go, by another."""
     topic = one_partition(harmed.bootstrap_servers, 100)
     Resolver.free.set()
-    source = KafkaSource(small(f"127.0.0.1:{harmed.proxy.port}", proxy_url="stalling://x"), [topic]).start()
+    source = KafkaSource(
+        small(f"127.0.0.1:{harmed.proxy.port}", proxy_url="stalling://x"), [topic]
+    ).start()
     source.seek(topic, 0, 0)
     read = until(source, lambda records: len(records) >= 60)
     clock, ended = ManualClock(), list[int]()
@@ -268,21 +284,30 @@ def test_a_name_lookup_that_stalls_holds_the_loop_but_not_the_watchdog(harmed: H
 # --- the log --------------------------------------------------------------------------------------------------------------------------
 
 
-def test_records_deleted_under_the_next_offset_are_named_and_an_operator_can_go_on_behind_them(broker: Cluster) -> None:
+def test_records_deleted_under_the_next_offset_are_named_and_an_operator_can_go_on_behind_them(
+    broker: Cluster,
+) -> None:
     topic = one_partition(broker.bootstrap_servers, 500)
-    source = KafkaSource(small(broker.bootstrap_servers, max_partition_fetch_bytes=1000), [topic]).start()
+    source = KafkaSource(
+        small(broker.bootstrap_servers, max_partition_fetch_bytes=1000), [topic]
+    ).start()
     source.seek(topic, 0, 0)
     read = until(source, lambda records: len(records) >= 60)
     with KafkaAdmin(KafkaConfig(bootstrap_servers=broker.bootstrap_servers)) as admin:
         admin.delete_records({(topic, 0): 400})
 
-    with pytest.raises(OffsetLost, match=rf"{topic}\[0\]: next offset \d+ is outside of the retained range \[400, 500\)") as lost:
+    with pytest.raises(
+        OffsetLost,
+        match=rf"{topic}\[0\]: next offset \d+ is outside of the retained range \[400, 500\)",
+    ) as lost:
         until(source, lambda records: False)
     assert lost.value.expired
     assert len(read) <= lost.value.next_offset < 400
     assert source.position(topic, 0) == lost.value.next_offset
     source.seek(topic, 0, 400)
-    assert [r.offset for r in until(source, lambda records: len(records) == 100)] == list(range(400, 500))
+    assert [r.offset for r in until(source, lambda records: len(records) == 100)] == list(
+        range(400, 500)
+    )
     source.close()
 
 
@@ -296,7 +321,9 @@ def test_a_topic_that_is_made_again_while_we_read_stops_us(broker: Cluster) -> N
         admin.delete_topic(topic)
         assert any(admin.create_topic(topic, 1) for _ in range(200))  # deletion is asynchronous
         new_id = admin.topic_ids()[topic]
-    fill(broker.bootstrap_servers, topic, 60)  # more than before: the next offset exists, and means another record
+    fill(
+        broker.bootstrap_servers, topic, 60
+    )  # more than before: the next offset exists, and means another record
     old_id = source.topic_ids()[topic]
     assert old_id != new_id
     with pytest.raises(TopicRecreated, match=rf"its id was {old_id} and is {new_id}"):
@@ -313,13 +340,18 @@ def test_an_offset_past_the_end_is_no_gap_of_retention(broker: Cluster) -> None:
     topic = one_partition(broker.bootstrap_servers, 5)
     source = KafkaSource(small(broker.bootstrap_servers), [topic]).start()
     source.seek(topic, 0, 9)
-    with pytest.raises(OffsetLost, match=r"next offset 9 is outside of the retained range \[0, 5\); the log was truncated") as lost:
+    with pytest.raises(
+        OffsetLost,
+        match=r"next offset 9 is outside of the retained range \[0, 5\); the log was truncated",
+    ) as lost:
         until(source, bool)
     assert not lost.value.expired
     source.close()
 
 
-def test_a_batch_that_rotted_on_the_brokers_disk_stops_us_and_an_operator_can_go_on_behind_it(harmed: Harmed) -> None:
+def test_a_batch_that_rotted_on_the_brokers_disk_stops_us_and_an_operator_can_go_on_behind_it(
+    harmed: Harmed,
+) -> None:
     topic = one_partition(harmed.bootstrap_servers, 200)
     segment = harmed.data / "topics" / f"{topic}-0" / f"{0:020}.log"
     with segment.open("r+b") as file:
@@ -334,13 +366,23 @@ def test_a_batch_that_rotted_on_the_brokers_disk_stops_us_and_an_operator_can_go
         until(source, lambda records: False)
     assert source.position(topic, 0) == 100
     source.seek(topic, 0, 150)
-    assert [r.offset for r in until(source, lambda records: len(records) == 50)] == list(range(150, 200))
+    assert [r.offset for r in until(source, lambda records: len(records) == 50)] == list(
+        range(150, 200)
+    )
     source.close()
 
 
-def test_poison_is_set_aside_on_kafka_with_its_stage_and_the_rest_is_trained(broker: Cluster) -> None:
+def test_poison_is_set_aside_on_kafka_with_its_stage_and_the_rest_is_trained(
+    broker: Cluster,
+) -> None:
     tag = uuid.uuid4()
-    topics = Topics(exposures=None, clicks=f"clicks-{tag}", purchases=f"purchases-{tag}", items=None, dead_letter=f"dead-{tag}")
+    topics = Topics(
+        exposures=None,
+        clicks=f"clicks-{tag}",
+        purchases=f"purchases-{tag}",
+        items=None,
+        dead_letter=f"dead-{tag}",
+    )
     config = KafkaConfig(bootstrap_servers=broker.bootstrap_servers)
     with KafkaAdmin(config) as admin:
         for topic in (*topics.kinds(), topics.dead_letter):
@@ -353,7 +395,13 @@ def test_poison_is_set_aside_on_kafka_with_its_stage_and_the_rest_is_trained(bro
     telemetry = Telemetry(CollectorRegistry())
     letters = DeadLetters(sink, topics.dead_letter, telemetry)
     pipeline = Pipeline(
-        source, topics=topics, join=WINDOWS, batch=BatchConfig(), clock=time.time, dead_letters=letters, telemetry=telemetry
+        source,
+        topics=topics,
+        join=WINDOWS,
+        batch=BatchConfig(),
+        clock=time.time,
+        dead_letters=letters,
+        telemetry=telemetry,
     )
     deadline = time.monotonic() + 60
     for batch in pipeline.batches():
@@ -366,19 +414,26 @@ def test_poison_is_set_aside_on_kafka_with_its_stage_and_the_rest_is_trained(bro
     reader = KafkaSource(config, [topics.dead_letter]).start()
     reader.seek(topics.dead_letter, 0, 0)
     aside = [dict(r.headers) for r in until(reader, lambda records: len(records) >= len(POISON))]
-    found = [(headers["steelyard-stage"].decode(), headers["steelyard-reason"].decode()) for headers in aside]
+    found = [
+        (headers["steelyard-stage"].decode(), headers["steelyard-reason"].decode())
+        for headers in aside
+    ]
     assert found == [(stage, reason) for _, stage, reason in POISON.values()]
     for connection in (source, reader, sink):
         connection.close()
 
 
 @pytest.mark.long
-def test_a_log_that_an_unclean_election_truncated_stops_us_though_it_has_grown_again(three: BrokerCluster) -> None:
+def test_a_log_that_an_unclean_election_truncated_stops_us_though_it_has_grown_again(
+    three: BrokerCluster,
+) -> None:
     topic = f"t-{uuid.uuid4()}"
     first, second, _ = three.nodes
     admin = KafkaAdminClient(bootstrap_servers=three.bootstrap_servers)
     unclean = {"unclean.leader.election.enable": "true", "min.insync.replicas": "1"}
-    admin.create_topics({topic: {"assignments": {0: [1, 2]}, "configs": unclean}}, wait_for_metadata=True)
+    admin.create_topics(
+        {topic: {"assignments": {0: [1, 2]}, "configs": unclean}}, wait_for_metadata=True
+    )
     admin.close()
     fill(three.bootstrap_servers, topic, 100)
     second.kill()
@@ -393,7 +448,10 @@ def test_a_log_that_an_unclean_election_truncated_stops_us_though_it_has_grown_a
         fill(three.bootstrap_servers, topic, 80)
         sources[1].rebuild("stall")  # a new client must see it as well
         for source in sources:
-            with pytest.raises(LogTruncated, match=rf"{topic}\[0\]: .* truncated at or before offset 100, and we have read up to 150"):
+            with pytest.raises(
+                LogTruncated,
+                match=rf"{topic}\[0\]: .* truncated at or before offset 100, and we have read up to 150",
+            ):
                 until(source, lambda records: False)
             assert source.position(topic, 0) == 150
     finally:

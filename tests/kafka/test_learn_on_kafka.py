@@ -55,7 +55,9 @@ class Shop:
 
     def at(self, root: Path) -> Settings:
         return replace(
-            self.settings, store=StoreConfig(root=root), kafka=replace(self.settings.kafka, group_id=f"steelyard-{uuid.uuid4()}")
+            self.settings,
+            store=StoreConfig(root=root),
+            kafka=replace(self.settings.kafka, group_id=f"steelyard-{uuid.uuid4()}"),
         )
 
 
@@ -73,14 +75,27 @@ def settings_for(broker: Cluster, topics: Topics) -> Settings:
         Settings(),
         kafka=LogConfig(bootstrap_servers=broker.bootstrap_servers, topics=topics),
         join=WINDOWS,
-        learner=LearnerConfig(model="random:1x32", tuning="full", batch=64, flush_seconds=0.2, publish_every_seconds=0.5, max_tokens=16),
+        learner=LearnerConfig(
+            model="random:1x32",
+            tuning="full",
+            batch=64,
+            flush_seconds=0.2,
+            publish_every_seconds=0.5,
+            max_tokens=16,
+        ),
         observability=ObservabilityConfig(metrics_port=0),
     )
 
 
 def names() -> Topics:
     tag = uuid.uuid4()
-    return Topics(exposures=f"exposures-{tag}", clicks=f"clicks-{tag}", purchases=f"purchases-{tag}", items=None, dead_letter=f"dead-{tag}")
+    return Topics(
+        exposures=f"exposures-{tag}",
+        clicks=f"clicks-{tag}",
+        purchases=f"purchases-{tag}",
+        items=None,
+        dead_letter=f"dead-{tag}",
+    )
 
 
 @pytest.fixture(scope="module")
@@ -106,10 +121,21 @@ def shop(broker: Cluster) -> Shop:
         attribution_window_us=WINDOWS.attribution_window_us,
         grace_us=WINDOWS.grace_us,
     )
-    clients = [next(f"c-{n}" for n in range(100) if partition_of(f"c-{n}".encode(), NUM_PARTITIONS) == p) for p in range(NUM_PARTITIONS)]
+    clients = [
+        next(f"c-{n}" for n in range(100) if partition_of(f"c-{n}".encode(), NUM_PARTITIONS) == p)
+        for p in range(NUM_PARTITIONS)
+    ]
     for client in clients:
-        last: dict[str, Any] = {"client_id": client, "query_id": f"end-{client}", "time_us": LONG_AFTER_US}
-        sink.send(named["exposures"], client.encode(), encode_exposure(**last, user_query="shoes", hits=["SKU-1"]))
+        last: dict[str, Any] = {
+            "client_id": client,
+            "query_id": f"end-{client}",
+            "time_us": LONG_AFTER_US,
+        }
+        sink.send(
+            named["exposures"],
+            client.encode(),
+            encode_exposure(**last, user_query="shoes", hits=["SKU-1"]),
+        )
         sink.send(named["clicks"], client.encode(), encode_click(**last, object_id="SKU-1"))
         sink.send(named["purchases"], client.encode(), encode_purchase(**last, object_id="SKU-1"))
     sink.flush()
@@ -117,7 +143,9 @@ def shop(broker: Cluster) -> Shop:
     return Shop(settings_for(broker, topics), len(wanted.samples), len(wanted.unreadable))
 
 
-def learn(settings: Settings, each: Each = lambda report, trainer: None, *, until: int | None = None) -> Version:
+def learn(
+    settings: Settings, each: Each = lambda report, trainer: None, *, until: int | None = None
+) -> Version:
     """Run the role until it has so many samples (or `each` ends it); return what it left in the store."""
     role = LearnRole(settings)
     heard: queue.Queue[int | BaseException] = queue.Queue()
@@ -148,27 +176,41 @@ def learn(settings: Settings, each: Each = lambda report, trainer: None, *, unti
     return Store(settings.store.root).versions()[-1]
 
 
-def test_what_a_learner_trained_on_is_exactly_what_the_log_holds(shop: Shop, tmp_path: Path) -> None:
+def test_what_a_learner_trained_on_is_exactly_what_the_log_holds(
+    shop: Shop, tmp_path: Path
+) -> None:
     settings = shop.at(tmp_path)
     version = learn(settings, until=shop.num_samples)
     assert version.num_samples == shop.num_samples
     Store(tmp_path).verify(version)
     assert Store(tmp_path).announced() == version.name
-    assert sum(count for _, count in Store(tmp_path).fresh_events(None, version.name)) == shop.num_samples
+    assert (
+        sum(count for _, count in Store(tmp_path).fresh_events(None, version.name))
+        == shop.num_samples
+    )
     with KafkaAdmin(settings.kafka) as admin:
         topics = list(settings.kafka.topics.kinds())
         assert version.next_offsets == admin.end_offsets(topics)
-        assert admin.committed(settings.kafka.group_id) == version.next_offsets  # advisory: for dashboards
-        assert sum(admin.end_offsets([settings.kafka.topics.dead_letter]).values()) == shop.num_unreadable
+        assert (
+            admin.committed(settings.kafka.group_id) == version.next_offsets
+        )  # advisory: for dashboards
+        assert (
+            sum(admin.end_offsets([settings.kafka.topics.dead_letter]).values())
+            == shop.num_unreadable
+        )
 
 
 @pytest.mark.parametrize("end", ["stopped", "killed"])
-def test_a_learner_that_ended_goes_on_where_its_checkpoint_was(shop: Shop, tmp_path: Path, end: str) -> None:
+def test_a_learner_that_ended_goes_on_where_its_checkpoint_was(
+    shop: Shop, tmp_path: Path, end: str
+) -> None:
     settings = shop.at(tmp_path)
     for times in (1, 2):
         role, base = LearnRole(settings), len(Store(tmp_path).versions())
 
-        def each(report: StepReport, trainer: Trainer, role: LearnRole = role, base: int = base) -> None:
+        def each(
+            report: StepReport, trainer: Trainer, role: LearnRole = role, base: int = base
+        ) -> None:
             if len(Store(tmp_path).versions()) > base and trainer.num_samples > 0:
                 if end == "killed":
                     raise Killed
@@ -186,13 +228,20 @@ def test_a_learner_that_ended_goes_on_where_its_checkpoint_was(shop: Shop, tmp_p
     assert version.num_samples == shop.num_samples
     with KafkaAdmin(settings.kafka) as admin:
         assert version.next_offsets == admin.end_offsets(list(settings.kafka.topics.kinds()))
-    assert sum(count for _, count in Store(tmp_path).fresh_events(None, version.name)) == shop.num_samples
+    assert (
+        sum(count for _, count in Store(tmp_path).fresh_events(None, version.name))
+        == shop.num_samples
+    )
     assert version.epoch == 3
 
 
-def test_a_learner_that_is_told_to_stop_leaves_its_last_step_in_a_version(shop: Shop, tmp_path: Path) -> None:
+def test_a_learner_that_is_told_to_stop_leaves_its_last_step_in_a_version(
+    shop: Shop, tmp_path: Path
+) -> None:
     settings = shop.at(tmp_path)
-    role = LearnRole(replace(settings, learner=replace(settings.learner, publish_every_seconds=3600.0)))
+    role = LearnRole(
+        replace(settings, learner=replace(settings.learner, publish_every_seconds=3600.0))
+    )
     steps: list[int] = []
 
     def each(report: StepReport, trainer: Trainer) -> None:
@@ -216,16 +265,24 @@ def test_a_broker_that_is_down_is_one_sentence_with_its_remedy(tmp_path: Path) -
             store=StoreConfig(root=tmp_path),
             observability=ObservabilityConfig(metrics_port=0),
         )
-        with pytest.raises(SourceUnavailable, match=rf"no Kafka broker answered at {where}.*Start the broker"):
+        with pytest.raises(
+            SourceUnavailable, match=rf"no Kafka broker answered at {where}.*Start the broker"
+        ):
             LearnRole(settings).run()
 
 
 def test_a_topic_that_is_missing_is_named(broker: Cluster, tmp_path: Path) -> None:
     settings = settings_for(broker, names())
-    settings = replace(settings, store=StoreConfig(root=tmp_path), kafka=replace(settings.kafka, connect_timeout_seconds=2.0))
+    settings = replace(
+        settings,
+        store=StoreConfig(root=tmp_path),
+        kafka=replace(settings.kafka, connect_timeout_seconds=2.0),
+    )
     topics = settings.kafka.topics
     with KafkaAdmin(settings.kafka) as admin:
-        with pytest.raises(TopicMissing, match=r"topic '(exposures|clicks|purchases)-.*' does not exist"):
+        with pytest.raises(
+            TopicMissing, match=r"topic '(exposures|clicks|purchases)-.*' does not exist"
+        ):
             LearnRole(settings).run()
         for topic in topics.kinds():
             admin.create_topic(topic, NUM_PARTITIONS)
@@ -235,14 +292,25 @@ def test_a_topic_that_is_missing_is_named(broker: Cluster, tmp_path: Path) -> No
     assert not (tmp_path / "epoch").exists()
 
 
-def test_a_start_that_is_refused_leaves_the_running_learner_its_store(shop: Shop, tmp_path: Path) -> None:
+def test_a_start_that_is_refused_leaves_the_running_learner_its_store(
+    shop: Shop, tmp_path: Path
+) -> None:
     settings = shop.at(tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         refused = [
             (replace(settings, learner=replace(settings.learner, model="/no/such")), ModelMissing),
-            (replace(settings, kafka=replace(settings.kafka, bootstrap_servers=f"127.0.0.1:{port + 1}")), SourceUnavailable),
-            (replace(settings, observability=replace(settings.observability, metrics_port=port)), PortTaken),
+            (
+                replace(
+                    settings,
+                    kafka=replace(settings.kafka, bootstrap_servers=f"127.0.0.1:{port + 1}"),
+                ),
+                SourceUnavailable,
+            ),
+            (
+                replace(settings, observability=replace(settings.observability, metrics_port=port)),
+                PortTaken,
+            ),
         ]
         for wrong, error in refused:
             with pytest.raises(error):

@@ -39,14 +39,21 @@ class Shop:
                 admin.create_topic(topic, 2)
         sink = KafkaSink(self.config, [self.topic]).start()
         for number in range(NUM_CLICKS):
-            value = encode_click(client_id=f"c-{number}", object_id="SKU-7", time_us=int(time.time() * 1e6), event_id=f"e-{number}")
+            value = encode_click(
+                client_id=f"c-{number}",
+                object_id="SKU-7",
+                time_us=int(time.time() * 1e6),
+                event_id=f"e-{number}",
+            )
             sink.send(self.topic, f"c-{number}".encode(), value)
         sink.flush()
         sink.close()
         deadline = time.monotonic() + 60
         with KafkaAdmin(self.config) as admin:
             self.ends = admin.end_offsets([self.topic])
-            while True:  # a broker that has just started makes its coordinator at the first question
+            while (
+                True
+            ):  # a broker that has just started makes its coordinator at the first question
                 try:
                     admin.group_state(f"ours-{self.run}")
                     break
@@ -54,8 +61,16 @@ class Shop:
                     assert time.monotonic() < deadline
 
     def steelyard(self, *arguments: str, code: int = 0) -> str:
-        given = {"store.root": str(self.root), "kafka.group_id": f"ours-{self.run}", "kafka.topics.clicks": self.topic}
-        given |= {"kafka.topics.purchases": f"purchases-{self.run}", "kafka.topics.exposures": "null", "kafka.topics.items": "null"}
+        given = {
+            "store.root": str(self.root),
+            "kafka.group_id": f"ours-{self.run}",
+            "kafka.topics.clicks": self.topic,
+        }
+        given |= {
+            "kafka.topics.purchases": f"purchases-{self.run}",
+            "kafka.topics.exposures": "null",
+            "kafka.topics.items": "null",
+        }
         sets = [word for key, value in given.items() for word in ("--set", f"{key}={value}")]
         command = [sys.executable, "-c", "from deploy.cli import main; main()", *arguments, *sets]
         command += ["--bootstrap-servers", self.config.bootstrap_servers]
@@ -87,26 +102,50 @@ def test_a_foreign_group_is_moved_exactly_as_planned_and_read_back(shop: Shop) -
     assert shop.json("offsets", "describe", "--group", group, code=1)["state"] == "Dead"
     shop.steelyard("offsets", "reset", *scope, "--to-latest", "--execute", "--yes")
     described = shop.json("offsets", "describe", "--group", group)
-    assert {(shop.topic, row["partition"]): row["committed"] for row in described["partitions"]} == shop.ends
+    assert {
+        (shop.topic, row["partition"]): row["committed"] for row in described["partitions"]
+    } == shop.ends
     plan = shop.steelyard("offsets", "reset", *scope, "--shift-by", "-3", "--export")
-    assert [row["lag"] for row in shop.json("offsets", "describe", "--group", group)["partitions"]] == [0, 0], "a plan writes nothing"
+    assert [
+        row["lag"] for row in shop.json("offsets", "describe", "--group", group)["partitions"]
+    ] == [0, 0], "a plan writes nothing"
     file = shop.root.with_name("plan.csv")
     file.write_text(plan)
-    done = shop.json("offsets", "reset", "--group", group, "--from-file", str(file), "--execute", "--yes")
+    done = shop.json(
+        "offsets", "reset", "--group", group, "--from-file", str(file), "--execute", "--yes"
+    )
     assert (done["ok"], [row["delta"] for row in done["partitions"]]) == (True, [-3, -3])
-    assert [row["lag"] for row in shop.json("offsets", "describe", "--group", group)["partitions"]] == [3, 3]
+    assert [
+        row["lag"] for row in shop.json("offsets", "describe", "--group", group)["partitions"]
+    ] == [3, 3]
 
 
 def test_a_group_with_members_is_refused(shop: Shop) -> None:
     from kafka import KafkaConsumer
 
     group = f"busy-{shop.run}"
-    consumer = KafkaConsumer(shop.topic, bootstrap_servers=shop.config.bootstrap_servers, group_id=group, auto_offset_reset="earliest")
+    consumer = KafkaConsumer(
+        shop.topic,
+        bootstrap_servers=shop.config.bootstrap_servers,
+        group_id=group,
+        auto_offset_reset="earliest",
+    )
     try:
         deadline = time.monotonic() + 30
         while not consumer.poll(timeout_ms=500) and time.monotonic() < deadline:
             pass
-        said = shop.steelyard("offsets", "reset", "--group", group, "--topic", shop.topic, "--to-latest", "--execute", "--yes", code=3)
+        said = shop.steelyard(
+            "offsets",
+            "reset",
+            "--group",
+            group,
+            "--topic",
+            shop.topic,
+            "--to-latest",
+            "--execute",
+            "--yes",
+            code=3,
+        )
         assert "Stop them first" in said
     finally:
         consumer.close(autocommit=False)
@@ -119,17 +158,27 @@ def test_a_time_is_an_offset_or_a_refusal(shop: Shop) -> None:
     assert all(row["at"] for row in back["partitions"])
     with KafkaAdmin(shop.config) as admin:
         later = int(time.time() * 1e6) + 3_600_000_000
-        assert admin.offsets_for_times(dict.fromkeys(shop.ends, later)) == dict.fromkeys(sorted(shop.ends)), "no record is no offset"
+        assert admin.offsets_for_times(dict.fromkeys(shop.ends, later)) == dict.fromkeys(
+            sorted(shop.ends)
+        ), "no record is no offset"
     empty = ["--group", f"timed-{shop.run}", "--topic", f"purchases-{shop.run}"]
-    assert "no record at or after" in shop.steelyard("offsets", "reset", *empty, "--by-duration", "P1D", "--execute", "--yes", code=3)
+    assert "no record at or after" in shop.steelyard(
+        "offsets", "reset", *empty, "--by-duration", "P1D", "--execute", "--yes", code=3
+    )
 
 
 def test_a_replay_is_planned_ordered_and_refused_below_retention(shop: Shop) -> None:
     a, b = sorted(shop.ends)
     consumed(shop.root, shop.read(), [{a: 0, b: 0}, {a: 5, b: 5}, {a: 9, b: 9}])
     plan = shop.json("replay", "--from-checkpoint", "v000003")
-    assert [(row["restart"], row["end"]) for row in plan["partitions"]] == [(5, shop.ends[a]), (5, shop.ends[b])]
-    assert shop.json("replay", "--from-checkpoint", "v000003", "--execute", "--yes")["digest"] == plan["digest"]
+    assert [(row["restart"], row["end"]) for row in plan["partitions"]] == [
+        (5, shop.ends[a]),
+        (5, shop.ends[b]),
+    ]
+    assert (
+        shop.json("replay", "--from-checkpoint", "v000003", "--execute", "--yes")["digest"]
+        == plan["digest"]
+    )
     order = orders.pending(shop.root, 0)
     assert order is not None
     assert order.digest == plan["digest"]

@@ -22,7 +22,20 @@ from learner.config import StoreConfig
 from learner.errors import Diverged
 from learner.trainer import StepReport, Trainer
 from tests.kafka.conftest import Cluster
-from tests.kafka.learning import NEWCOMER, Learner, Shop, contents, early, files_of, give, last_clients, open_shop, outcomes, told, trained
+from tests.kafka.learning import (
+    NEWCOMER,
+    Learner,
+    Shop,
+    contents,
+    early,
+    files_of,
+    give,
+    last_clients,
+    open_shop,
+    outcomes,
+    told,
+    trained,
+)
 from weighting.sample import Sample
 
 
@@ -77,11 +90,17 @@ def test_a_running_learner_goes_back_and_repeats_it_bit_by_bit(shop: Shop, root:
 
         learner.until(look)
         after = learner.version(lambda version: version.epoch == 3)
-        progress = learner.role.registry.get_sample_value("steelyard_replay_progress_ratio", {"target": "live"})
+        progress = learner.role.registry.get_sample_value(
+            "steelyard_replay_progress_ratio", {"target": "live"}
+        )
     assert progress == 1
     assert states == [orders.TAKEN] * (before.step - version.step), "each step was done again, once"
     assert announced == sorted(announced, key=str), "what serves did not go back"
-    assert (after.step, trained(after), after.next_offsets) == (before.step, trained(before), shop.ends)
+    assert (after.step, trained(after), after.next_offsets) == (
+        before.step,
+        trained(before),
+        shop.ends,
+    )
     assert contents(after) == contents(before)
     assert after.standing.bit_exact
     (restore,) = [found for found in store.manifests() if found.kind == "restore"]
@@ -89,7 +108,9 @@ def test_a_running_learner_goes_back_and_repeats_it_bit_by_bit(shop: Shop, root:
     assert before.name not in {kept.name for kept in store.lineage(after.name)}
 
 
-def test_an_order_given_while_nobody_learns_is_taken_at_the_next_start_also_under_other_settings(shop: Shop, root: Path) -> None:
+def test_an_order_given_while_nobody_learns_is_taken_at_the_next_start_also_under_other_settings(
+    shop: Shop, root: Path
+) -> None:
     store = Store(root)
     before = store.versions()[-1]
     settings = shop.at(root, lr=1e-4)
@@ -110,7 +131,9 @@ def test_an_order_given_while_nobody_learns_is_taken_at_the_next_start_also_unde
     assert store.announced() == after.name
 
 
-def test_who_is_excluded_is_in_nothing_that_was_trained_on_from_then_on(shop: Shop, root: Path, tmp_path: Path) -> None:
+def test_who_is_excluded_is_in_nothing_that_was_trained_on_from_then_on(
+    shop: Shop, root: Path, tmp_path: Path
+) -> None:
     store = Store(root)
     oldest = next(version for version in store.versions() if version.step > 0)
     assert NEWCOMER not in last_clients(2)
@@ -129,7 +152,9 @@ def test_who_is_excluded_is_in_nothing_that_was_trained_on_from_then_on(shop: Sh
     exclusions = after.standing.exclusions
     assert exclusions is not None
     assert (exclusions.num, exclusions.order) == (1, order)
-    assert not any(NEWCOMER.encode() in data for path, data in files_of(root / "control")), "a list names nobody"
+    assert not any(NEWCOMER.encode() in data for path, data in files_of(root / "control")), (
+        "a list names nobody"
+    )
     with Learner(settings) as learner:  # after a restart it holds, for a replay as well
         assert learner.version(lambda version: version.epoch == 4).standing.exclusions == exclusions
         learner.answered(give(settings, version=after.name, mode="as-it-was"), orders.DONE)
@@ -140,25 +165,36 @@ def test_who_is_excluded_is_in_nothing_that_was_trained_on_from_then_on(shop: Sh
     assert again.standing.exclusions.sha256 == exclusions.sha256
 
 
-def test_offsets_moved_back_are_read_again_and_what_dedup_still_knows_counts_once(shop: Shop, root: Path) -> None:
+def test_offsets_moved_back_are_read_again_and_what_dedup_still_knows_counts_once(
+    shop: Shop, root: Path
+) -> None:
     settings, store = shop.at(root), Store(root)
     topic = settings.kafka.topics.exposures
     assert topic is not None
     with Learner(settings) as learner:
         before = learner.version(lambda version: version.epoch == 2)
         group = settings.kafka.group_id
-        request = offsets.Request(scope=Scope(topics=(topic,)), target=Target(name="shift-by", value="-1"), execute=True, yes=True)
+        request = offsets.Request(
+            scope=Scope(topics=(topic,)),
+            target=Target(name="shift-by", value="-1"),
+            execute=True,
+            yes=True,
+        )
         out, written = told()
         assert operators.reset(settings, out, group, request) == 0
         learner.answered(written[-1]["order"], orders.DONE)
-        after = learner.version(lambda version: version.epoch == 3 and version.next_offsets == shop.ends)
+        after = learner.version(
+            lambda version: version.epoch == 3 and version.next_offsets == shop.ends
+        )
     assert outcomes(after) - outcomes(before) == {"duplicate": 2}
     assert trained(after) == trained(before)
     with Learner(settings) as learner:
         later = learner.version(lambda version: version.epoch == 4)
     for version in (after, later):
         (reset,) = version.standing.resets
-        assert reset.offsets == {topic: {p: (shop.ends[topic, p], shop.ends[topic, p] - 1) for p in range(2)}}
+        assert reset.offsets == {
+            topic: {p: (shop.ends[topic, p], shop.ends[topic, p] - 1) for p in range(2)}
+        }
     assert store.announced() == later.name
 
 
@@ -185,7 +221,9 @@ def test_a_replay_that_is_cancelled_ends_where_it_began(shop: Shop, root: Path) 
     assert store.announced() == after.name
 
 
-def test_an_order_that_is_not_what_was_planned_is_refused_and_the_learner_goes_on(shop: Shop, root: Path) -> None:
+def test_an_order_that_is_not_what_was_planned_is_refused_and_the_learner_goes_on(
+    shop: Shop, root: Path
+) -> None:
     settings, store = shop.at(root), Store(root)
     with Learner(settings) as learner:
         before = learner.version(lambda version: version.epoch == 2)
@@ -199,7 +237,9 @@ def test_an_order_that_is_not_what_was_planned_is_refused_and_the_learner_goes_o
             ({"exclude": "0" * 64}, "exclusions"),
         ]
         for changes, reason in wrong:
-            order = orders.write(root, Disk(), "replay", plan | changes, now_us=int(time.time() * 1e6))
+            order = orders.write(
+                root, Disk(), "replay", plan | changes, now_us=int(time.time() * 1e6)
+            )
             assert reason in learner.answered(order.id, orders.REFUSED)["reason"]
         beyond = {"offsets": {settings.kafka.topics.clicks: {"0": 1 << 40}}}
         order = orders.write(root, Disk(), "reset", beyond, now_us=int(time.time() * 1e6))
@@ -208,11 +248,17 @@ def test_an_order_that_is_not_what_was_planned_is_refused_and_the_learner_goes_o
         last = give(settings, version=newest.name)
         learner.answered(last, orders.DONE)
     after = store.versions()[-1]
-    assert (trained(after), after.next_offsets, after.standing.orders_taken) == (trained(before), shop.ends, last)
+    assert (trained(after), after.next_offsets, after.standing.orders_taken) == (
+        trained(before),
+        shop.ends,
+        last,
+    )
 
 
 @pytest.mark.parametrize("mode", ["as-it-was", "anew"])
-def test_a_shadow_is_learned_to_its_end_and_the_live_store_is_left_alone(shop: Shop, root: Path, tmp_path: Path, mode: str) -> None:
+def test_a_shadow_is_learned_to_its_end_and_the_live_store_is_left_alone(
+    shop: Shop, root: Path, tmp_path: Path, mode: str
+) -> None:
     before = dict(files_of(root))
     version = early(Store(root))
     shadow = tmp_path / "shadow"
@@ -230,7 +276,9 @@ def test_a_shadow_is_learned_to_its_end_and_the_live_store_is_left_alone(shop: S
     assert dict(files_of(root)) == before
 
 
-def test_a_model_that_diverges_goes_back_and_leaves_those_steps_out(shop: Shop, tmp_path: Path) -> None:
+def test_a_model_that_diverges_goes_back_and_leaves_those_steps_out(
+    shop: Shop, tmp_path: Path
+) -> None:
     bad: list[int] = []
 
     class Spiky(Trainer):
@@ -239,12 +287,18 @@ def test_a_model_that_diverges_goes_back_and_leaves_those_steps_out(shop: Shop, 
         def step(self, samples: Sequence[Sample]) -> StepReport:
             if not bad and self.step_number >= 8:
                 bad.append(self.step_number + 1)
-                raise Diverged(first_step=bad[0], last_step=bad[0], reason="a loss far beyond the others")
+                raise Diverged(
+                    first_step=bad[0], last_step=bad[0], reason="a loss far beyond the others"
+                )
             return super().step(samples)
 
     root = tmp_path / "store"
     with Learner(shop.at(root), trainer=Spiky) as learner:
-        learner.version(lambda version: version.next_offsets == shop.ends and version.num_samples == shop.trained().num)
+        learner.version(
+            lambda version: (
+                version.next_offsets == shop.ends and version.num_samples == shop.trained().num
+            )
+        )
     after = Store(root).versions()[-1]
     assert after.standing.quarantine == ((bad[0], bad[0] + 1),)
     assert 0 < trained(after).num < shop.trained().num
@@ -253,7 +307,9 @@ def test_a_model_that_diverges_goes_back_and_leaves_those_steps_out(shop: Shop, 
     assert Store(root).announced() == after.name
 
 
-def test_steps_under_other_settings_are_not_done_again_unless_told_and_then_each_event_counts_once(shop: Shop, tmp_path: Path) -> None:
+def test_steps_under_other_settings_are_not_done_again_unless_told_and_then_each_event_counts_once(
+    shop: Shop, tmp_path: Path
+) -> None:
     settings = shop.at(tmp_path / "store")
 
     def each(report: StepReport, trainer: Trainer) -> None:
@@ -261,12 +317,17 @@ def test_steps_under_other_settings_are_not_done_again_unless_told_and_then_each
             raise Killed
 
     with pytest.raises(Killed):
-        LearnRole(replace(settings, learner=replace(settings.learner, publish_every_seconds=3600.0))).run(each)
+        LearnRole(
+            replace(settings, learner=replace(settings.learner, publish_every_seconds=3600.0))
+        ).run(each)
     other = replace(settings, learner=replace(settings.learner, lr=1e-4))
     with pytest.raises(Unsafe, match="--accept-config"):
         LearnRole(other).run()
     with pytest.raises(Killed):  # and again, before there is a checkpoint under them
-        LearnRole(replace(other, learner=replace(other.learner, publish_every_seconds=3600.0)), accept_config=True).run(each)
+        LearnRole(
+            replace(other, learner=replace(other.learner, publish_every_seconds=3600.0)),
+            accept_config=True,
+        ).run(each)
     with Learner(other) as learner:
         learner.version(lambda version: trained(version).num >= shop.trained().num)
     after = Store(tmp_path / "store").versions()[-1]

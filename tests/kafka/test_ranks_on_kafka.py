@@ -20,7 +20,20 @@ from deploy.settings import Settings
 from deploy.targets import Scope, Target
 from learner.artifact import Store, Version
 from tests.kafka.conftest import Cluster
-from tests.kafka.learning import NEWCOMER, Shop, contents, early, give, last_clients, open_shop, outcomes, told, trained, until, words
+from tests.kafka.learning import (
+    NEWCOMER,
+    Shop,
+    contents,
+    early,
+    give,
+    last_clients,
+    open_shop,
+    outcomes,
+    told,
+    trained,
+    until,
+    words,
+)
 
 NUM_PARTITIONS = 3
 
@@ -38,7 +51,11 @@ class Group:
 
         def look() -> Version | None:
             for found in self.store.versions()[-1:]:
-                if found.standing.world_size == world and trained(found).num >= num_samples and found.epoch >= epoch:
+                if (
+                    found.standing.world_size == world
+                    and trained(found).num >= num_samples
+                    and found.epoch >= epoch
+                ):
                     return found
             return None
 
@@ -50,24 +67,58 @@ class Group:
     def done(self, order: int) -> None:
         """Wait until an order has been carried out."""
         until(
-            lambda: True if (orders.answered(self.store.root, order) or {}).get("state") == orders.DONE else None,
+            lambda: (
+                True
+                if (orders.answered(self.store.root, order) or {}).get("state") == orders.DONE
+                else None
+            ),
             lambda: self.launcher.poll() is not None,
         )
 
     def pids(self) -> list[int]:
         """Of the ranks, in no order."""
-        children = Path(f"/proc/{self.launcher.pid}/task/{self.launcher.pid}/children").read_text().split()
-        return [pid for pid in map(int, children) if b"learn" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        children = (
+            Path(f"/proc/{self.launcher.pid}/task/{self.launcher.pid}/children").read_text().split()
+        )
+        return [
+            pid
+            for pid in map(int, children)
+            if b"learn" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        ]
 
 
 @contextmanager
 def ranks(settings: Settings, num_ranks: int, log: Path) -> Iterator[Group]:
     """Run `steelyard learn` in so many ranks; leaving it sends SIGTERM, and every rank must end in good order."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(num_ranks), "--max_restarts", "3"]
-    command += ["--monitor_interval", "0.1", "--standalone", "--local_addr", "127.0.0.1", "--no_python"]
-    command += [sys.executable, "-c", "from deploy.cli import main; main()", "learn", *words(settings)]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        str(num_ranks),
+        "--max_restarts",
+        "3",
+    ]
+    command += [
+        "--monitor_interval",
+        "0.1",
+        "--standalone",
+        "--local_addr",
+        "127.0.0.1",
+        "--no_python",
+    ]
+    command += [
+        sys.executable,
+        "-c",
+        "from deploy.cli import main; main()",
+        "learn",
+        *words(settings),
+    ]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    with log.open("ab") as written, subprocess.Popen(command, stdout=written, stderr=written, env=env) as launcher:
+    with (
+        log.open("ab") as written,
+        subprocess.Popen(command, stdout=written, stderr=written, env=env) as launcher,
+    ):
         try:
             yield Group(launcher, Store(settings.store.root), log)
         finally:
@@ -83,7 +134,13 @@ def kill_one(group: Group) -> None:
     """SIGKILL to one rank: the others cannot go on without it, and all are started again."""
     before = group.pids()
     os.kill(before[-1], signal.SIGKILL)
-    until(lambda: True if (now := group.pids()) and not set(now) & set(before) and len(now) == len(before) else None)
+    until(
+        lambda: (
+            True
+            if (now := group.pids()) and not set(now) & set(before) and len(now) == len(before)
+            else None
+        )
+    )
 
 
 def check(shop: Shop, version: Version) -> None:
@@ -97,7 +154,9 @@ def check(shop: Shop, version: Version) -> None:
     assert trained(version) == shop.trained()
 
 
-def test_two_ranks_of_which_one_is_killed_learn_each_event_once_and_go_back_by_order(broker: Cluster, tmp_path: Path) -> None:
+def test_two_ranks_of_which_one_is_killed_learn_each_event_once_and_go_back_by_order(
+    broker: Cluster, tmp_path: Path
+) -> None:
     shop = open_shop(broker, num_events=1200, num_partitions=NUM_PARTITIONS)
     settings, store = shop.at(tmp_path / "store"), Store(tmp_path / "store")
     shop.begin()
@@ -115,7 +174,9 @@ def test_two_ranks_of_which_one_is_killed_learn_each_event_once_and_go_back_by_o
 
 
 @pytest.mark.long
-def test_from_one_rank_to_two_to_three_and_back_with_a_kill_between_each_event_counts_once(broker: Cluster, tmp_path: Path) -> None:
+def test_from_one_rank_to_two_to_three_and_back_with_a_kill_between_each_event_counts_once(
+    broker: Cluster, tmp_path: Path
+) -> None:
     shop = open_shop(broker, num_events=3000, num_partitions=NUM_PARTITIONS)
     settings, store = shop.at(tmp_path / "store"), Store(tmp_path / "store")
     num = 0
@@ -130,7 +191,9 @@ def test_from_one_rank_to_two_to_three_and_back_with_a_kill_between_each_event_c
     with ranks(settings, 1, tmp_path / "log") as group:
         shop.end()
         check(shop, group.version(world=1, num_samples=shop.trained().num))
-    assert not store.versions()[-1].standing.bit_exact, "another number of ranks adds up in another order"
+    assert not store.versions()[-1].standing.bit_exact, (
+        "another number of ranks adds up in another order"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -178,26 +241,46 @@ def test_two_ranks_go_back_and_repeat_it_bit_by_bit(shop: Shop, root: Path, tmp_
 
 
 @pytest.mark.long
-def test_offsets_moved_back_are_read_again_by_the_ranks_that_own_them_and_count_once(shop: Shop, root: Path, tmp_path: Path) -> None:
+def test_offsets_moved_back_are_read_again_by_the_ranks_that_own_them_and_count_once(
+    shop: Shop, root: Path, tmp_path: Path
+) -> None:
     settings, store = shop.at(root), Store(root)
     topic = settings.kafka.topics.exposures
     assert topic is not None
     with ranks(settings, 2, tmp_path / "log") as group:
         group.version(world=2, num_samples=1, epoch=2)
-        request = offsets.Request(scope=Scope(topics=(topic,)), target=Target(name="shift-by", value="-1"), execute=True, yes=True)
+        request = offsets.Request(
+            scope=Scope(topics=(topic,)),
+            target=Target(name="shift-by", value="-1"),
+            execute=True,
+            yes=True,
+        )
         out, written = told()
         assert operators.reset(settings, out, settings.kafka.group_id, request) == 0
         group.done(written[-1]["order"])
-        after = until(lambda: next((found for found in store.versions() if found.epoch == 3 and found.next_offsets == shop.ends), None))
+        after = until(
+            lambda: next(
+                (
+                    found
+                    for found in store.versions()
+                    if found.epoch == 3 and found.next_offsets == shop.ends
+                ),
+                None,
+            )
+        )
     before = before_the_order(store, "reset")
     assert outcomes(after) - outcomes(before) == {"duplicate": NUM_PARTITIONS}
     assert trained(after) == trained(before) == shop.trained()
     (reset,) = store.versions()[-1].standing.resets
-    assert reset.offsets == {topic: {p: (shop.ends[topic, p], shop.ends[topic, p] - 1) for p in range(NUM_PARTITIONS)}}
+    assert reset.offsets == {
+        topic: {p: (shop.ends[topic, p], shop.ends[topic, p] - 1) for p in range(NUM_PARTITIONS)}
+    }
 
 
 @pytest.mark.long
-def test_who_is_excluded_is_in_nothing_that_two_ranks_trained_on(shop: Shop, root: Path, tmp_path: Path) -> None:
+def test_who_is_excluded_is_in_nothing_that_two_ranks_trained_on(
+    shop: Shop, root: Path, tmp_path: Path
+) -> None:
     settings, store = shop.at(root), Store(root)
     without = shop.trained(without=NEWCOMER)
     assert NEWCOMER not in last_clients(NUM_PARTITIONS)

@@ -34,18 +34,32 @@ def shop(harmed: Harmed) -> Shop:
 def slow(shop: Shop, root: Path, port: int) -> Settings:
     """A learner that takes the log in small bites, by way of a port."""
     settings = shop.at(root, batch=32)
-    options = small("", max_poll_records=10, max_partition_fetch_bytes=4_000, fetch_max_bytes=8_000).options
+    options = small(
+        "", max_poll_records=10, max_partition_fetch_bytes=4_000, fetch_max_bytes=8_000
+    ).options
     return replace(
         settings,
-        kafka=replace(settings.kafka, bootstrap_servers=f"127.0.0.1:{port}", stall_seconds=STALL_SECONDS, options=options),
+        kafka=replace(
+            settings.kafka,
+            bootstrap_servers=f"127.0.0.1:{port}",
+            stall_seconds=STALL_SECONDS,
+            options=options,
+        ),
     )
 
 
 @contextmanager
-def process(settings: Settings, command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def process(
+    settings: Settings, command: Sequence[str], log: Path
+) -> Iterator[subprocess.Popen[bytes]]:
     with log.open("wb") as written:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        child = subprocess.Popen([sys.executable, *command, *words(settings)], stdout=written, stderr=written, env=environment)
+        child = subprocess.Popen(
+            [sys.executable, *command, *words(settings)],
+            stdout=written,
+            stderr=written,
+            env=environment,
+        )
         try:
             yield child
         finally:
@@ -67,11 +81,21 @@ def learn_the_rest(settings: Settings, shop: Shop) -> None:
 def test_a_learner_that_reads_nothing_though_records_wait_exits_75_and_the_next_one_learns_each_event_once(
     harmed: Harmed, shop: Shop, tmp_path: Path
 ) -> None:
-    settings, store, log = slow(shop, tmp_path / "store", harmed.proxy.port), Store(tmp_path / "store"), tmp_path / "log"
+    settings, store, log = (
+        slow(shop, tmp_path / "store", harmed.proxy.port),
+        Store(tmp_path / "store"),
+        tmp_path / "log",
+    )
     try:
         with process(settings, LEARN, log) as child:
-            until(lambda: True if any(found.step for found in store.versions()) else None, lambda: child.poll() is not None)
-            harmed.proxy.fault, harmed.proxy.num_faults_left = "silence", 1 << 30  # a black hole, also for the new consumer
+            until(
+                lambda: True if any(found.step for found in store.versions()) else None,
+                lambda: child.poll() is not None,
+            )
+            harmed.proxy.fault, harmed.proxy.num_faults_left = (
+                "silence",
+                1 << 30,
+            )  # a black hole, also for the new consumer
             until(child.poll)
             assert child.returncode == STALLED, log.read_text()
     finally:

@@ -13,8 +13,15 @@ import pytest
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "tmpfs"
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)], capture_output=True, text=True, check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if mounted.returncode:
-        pytest.skip(f"NOT RUN: mounting a tmpfs is not permitted here ({mounted.stderr.strip()}); injected ENOSPC covers the same calls")
+        pytest.skip(
+            f"NOT RUN: mounting a tmpfs is not permitted here ({mounted.stderr.strip()}); injected ENOSPC covers the same calls"
+        )
     yield folder
     subprocess.run(["umount", str(folder)], check=True)

@@ -40,7 +40,12 @@ class Log:
 
     @classmethod
     def invented(cls, *sizes: int) -> Log:
-        return cls(tuple(tuple(f"{p}@{offset}".encode() for offset in range(size)) for p, size in enumerate(sizes)))
+        return cls(
+            tuple(
+                tuple(f"{p}@{offset}".encode() for offset in range(size))
+                for p, size in enumerate(sizes)
+            )
+        )
 
     def num_records(self) -> int:
         return sum(map(len, self.partitions))
@@ -74,7 +79,9 @@ class State:
     def apply(self, step: Step) -> None:
         assert list(step.parts[0].turns) == self.pending
         assert step.step == self.step + 1
-        self.digest = hashlib.sha256(f"{self.digest} step {step.step} {step.parts[0].cause}".encode()).hexdigest()
+        self.digest = hashlib.sha256(
+            f"{self.digest} step {step.step} {step.parts[0].cause}".encode()
+        ).hexdigest()
         self.step, self.pending = step.step, []
         self.history.append(step)
 
@@ -89,9 +96,16 @@ class State:
     def read(cls, checkpointer: Checkpointer, version: Version) -> State:
         small = json.loads(checkpointer.read(version, "state.json"))
         history, pending = msgspec.msgpack.decode(
-            checkpointer.read(version, "training/history.msgpack"), type=tuple[list[Step], list[Turn]]
+            checkpointer.read(version, "training/history.msgpack"),
+            type=tuple[list[Step], list[Turn]],
         )
-        return cls(small["digest"], small["step"], {int(p): at for p, at in small["next"].items()}, pending, history)
+        return cls(
+            small["digest"],
+            small["step"],
+            {int(p): at for p, at in small["next"].items()},
+            pending,
+            history,
+        )
 
 
 def no_order(newest: Version | None) -> Directive | None:
@@ -145,12 +159,16 @@ class Learner:
         return self.state
 
     def _start(self) -> None:
-        acquired = self.acquired = self.checkpointer.acquire(self.journal, cut_for_new_store=self._cut(None), directive=self.directive)
+        acquired = self.acquired = self.checkpointer.acquire(
+            self.journal, cut_for_new_store=self._cut(None), directive=self.directive
+        )
         if acquired.version is not None:
             self.state = State.read(self.checkpointer, acquired.version)
         before = {(TOPIC, p): self.state.next.get(p, 0) for p in range(len(self.log.partitions))}
         assert before == acquired.next_offsets or acquired.standing.resets
-        self.state.next.update({p: offset for (_, p), offset in acquired.next_offsets.items() if offset})
+        self.state.next.update(
+            {p: offset for (_, p), offset in acquired.next_offsets.items() if offset}
+        )
         (skip,) = acquired.journal.skip or (0,)
         assert len(self.state.pending) == skip
         for place, record in acquired.tail:
@@ -174,7 +192,14 @@ class Learner:
                 slices.append(Slice(TOPIC, p, start, end, end - start, 0))
         if slices:
             return Turn(tuple(slices))
-        return self._poll() if any(self.state.next.get(p, 0) < len(records) for p, records in enumerate(self.log.partitions)) else None
+        return (
+            self._poll()
+            if any(
+                self.state.next.get(p, 0) < len(records)
+                for p, records in enumerate(self.log.partitions)
+            )
+            else None
+        )
 
     def _step(self, cause: str) -> None:
         step = Step(self.state.step + 1, (Part(tuple(self.state.pending), cause),))
@@ -194,7 +219,9 @@ class Learner:
         skip = (len(self.state.pending),)
         return cut(
             self.state.step,
-            offsets={TOPIC: {p: self.state.next.get(p, 0) for p in range(len(self.log.partitions))}},
+            offsets={
+                TOPIC: {p: self.state.next.get(p, 0) for p in range(len(self.log.partitions))}
+            },
             journal=place and Journaled(segment=place.segment, byte=place.byte, skip=skip),
         )
 
@@ -212,17 +239,23 @@ def check(root: Path, log: Log, *, whole_journal: bool = True) -> State:
     clean = State()
     for step in state.history:
         for turn in step.parts[0].turns:
-            clean.consume(log, turn, newest.standing.resets)  # each slice goes on where the one before ended
+            clean.consume(
+                log, turn, newest.standing.resets
+            )  # each slice goes on where the one before ended
         clean.apply(step)
     assert clean == state
-    assert {p: at for p, at in state.next.items() if at} == {p: len(records) for p, records in enumerate(log.partitions) if records}
+    assert {p: at for p, at in state.next.items() if at} == {
+        p: len(records) for p, records in enumerate(log.partitions) if records
+    }
 
     first = newest.timeline[0]
     told = tail(root, Disk(), newest.timeline, Place(first.segment, first.start))
     assert told.damage is None or not whole_journal
     records = [record for _, record in told.records]
     first_step = records[0].step if records else 0
-    assert records == [step for step in state.history if first_step <= step.step < first_step + len(records)]
+    assert records == [
+        step for step in state.history if first_step <= step.step < first_step + len(records)
+    ]
     assert told.damage is not None or not records or state.history[-1] == records[-1]
     assert newest.journal is not None
     assert tail(root, Disk(), newest.timeline, newest.journal.place).records == []

@@ -26,7 +26,9 @@ from tests.learner.fast import Learner, Log
 
 LOG = Log.invented(110, 80)
 PATIENCE_SECONDS = 60.0  #: fails a hang
-_nursery = multiprocessing.get_context("forkserver")  # what is imported once need not be for each of hundreds of owners
+_nursery = multiprocessing.get_context(
+    "forkserver"
+)  # what is imported once need not be for each of hundreds of owners
 _nursery.set_forkserver_preload([__name__])
 
 
@@ -46,7 +48,9 @@ class Moment:
     nth: int = 0
 
 
-def _live(root: Path, seed: int, tell: Connection | None, moment: Moment | None, said: Path) -> None:
+def _live(
+    root: Path, seed: int, tell: Connection | None, moment: Moment | None, said: Path
+) -> None:
     """What runs in the process; it ends as `steelyard learn` does."""
     passed = 0
 
@@ -54,10 +58,18 @@ def _live(root: Path, seed: int, tell: Connection | None, moment: Moment | None,
         nonlocal passed
         if tell is not None:
             os.write(tell.fileno(), b".")
-        if moment is None or call.op != moment.op or moment.name not in f"{call.path} {call.target}":
+        if (
+            moment is None
+            or call.op != moment.op
+            or moment.name not in f"{call.path} {call.target}"
+        ):
             return None
         passed += 1
-        return Meanwhile(lambda: os.kill(os.getpid(), signal.SIGSTOP)) if passed == moment.nth + 1 else None
+        return (
+            Meanwhile(lambda: os.kill(os.getpid(), signal.SIGSTOP))
+            if passed == moment.nth + 1
+            else None
+        )
 
     try:
         Learner(root, ToldDisk(plan), LOG, seed).run()
@@ -72,9 +84,13 @@ def _live(root: Path, seed: int, tell: Connection | None, moment: Moment | None,
 class Owner:
     """One process. `epoch` is that of its claim, 0 before it has made one."""
 
-    def __init__(self, root: Path, seed: int, tell: Connection | None = None, moment: Moment | None = None) -> None:
+    def __init__(
+        self, root: Path, seed: int, tell: Connection | None = None, moment: Moment | None = None
+    ) -> None:
         self._root, self._said = root, root.with_name(f"{root.name}-{seed}.error")
-        self._process = _nursery.Process(target=_live, args=(root, seed, tell, moment, self._said), daemon=True)
+        self._process = _nursery.Process(
+            target=_live, args=(root, seed, tell, moment, self._said), daemon=True
+        )
         self._process.start()
         assert self._process.pid is not None
         self.pid = self._process.pid
@@ -164,7 +180,11 @@ def of_later(root: Path, epoch: int) -> dict[str, bytes]:
             found[str(mark)] = mark.read_bytes()
     paths = [(int(path.name), path) for path in (root / "epoch").glob("[0-9]*")]
     paths += [(segment_epoch(path.name), path) for path in (root / "journal").iterdir()]
-    paths += [(int(path.relative_to(root).parts[1].partition("-")[0]), path) for path in (root / "blobs").rglob("*") if path.is_file()]
+    paths += [
+        (int(path.relative_to(root).parts[1].partition("-")[0]), path)
+        for path in (root / "blobs").rglob("*")
+        if path.is_file()
+    ]
     return found | {str(path): path.read_bytes() for made_by, path in paths if made_by > epoch}
 
 
@@ -180,7 +200,9 @@ class Told:
     stops: int = 0
     kills: int = 0
     zombies: int = 0  #: woken when a successor had fenced them
-    ended: list[tuple[int | None, str]] = field(default_factory=list)  #: of those that were not killed
+    ended: list[tuple[int | None, str]] = field(
+        default_factory=list
+    )  #: of those that were not killed
 
 
 class Storm:
@@ -207,7 +229,11 @@ class Storm:
         """Until all have lived."""
         calls_at_once = self._chance.choice((4, 30, 120))
         while self._num_left or self._alive:
-            if self._num_left and len(self._alive) < self._at_once and (not self._alive or self._chance.random() < 0.5):
+            if (
+                self._num_left
+                and len(self._alive) < self._at_once
+                and (not self._alive or self._chance.random() < 0.5)
+            ):
                 self._num_left -= 1
                 self._alive.append(Owner(self._root, next(self._seeds), self._tell))
             self._pass(int(self._chance.expovariate(1 / calls_at_once)) + 1)
@@ -224,7 +250,9 @@ class Storm:
         elif not owner.is_stopped:
             owner.stop()
             self.told.stops += owner.is_stopped
-        elif not (epoch := owner.epoch) or not any(version.epoch > epoch for version in Store(self._root).manifests()):
+        elif not (epoch := owner.epoch) or not any(
+            version.epoch > epoch for version in Store(self._root).manifests()
+        ):
             owner.wake()
         else:
             self._wake_zombie(owner, epoch)
@@ -240,7 +268,9 @@ class Storm:
         while not zombie.has_ended:
             self._pass(1, zombie)
         assert of_later(self._root, epoch) == before, f"owner {epoch} touched its successor's files"
-        assert made_by(self._root, epoch) <= own, f"owner {epoch} made a version though it had a successor"
+        assert made_by(self._root, epoch) <= own, (
+            f"owner {epoch} made a version though it had a successor"
+        )
         for owner in others:
             owner.wake()
 

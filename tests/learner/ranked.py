@@ -45,21 +45,37 @@ class Ended(msgspec.Struct, kw_only=True):
     parameters: dict[str, list[float]] = {}
 
 
-def learner(ranks: Ranks | None = None, scoring: Callable[[int], None] = lambda num_samples: None, **changes: Any) -> Trainer:
-    torch.set_num_threads(1)  # and small steps: AdamW makes a whole one of a gradient that is next to nothing but rounding
-    return Trainer(config(model="random:1x32", lr=1e-4, head_lr=1e-3, **changes), Weigher(), ranks, scoring=scoring)
+def learner(
+    ranks: Ranks | None = None,
+    scoring: Callable[[int], None] = lambda num_samples: None,
+    **changes: Any,
+) -> Trainer:
+    torch.set_num_threads(
+        1
+    )  # and small steps: AdamW makes a whole one of a gradient that is next to nothing but rounding
+    return Trainer(
+        config(model="random:1x32", lr=1e-4, head_lr=1e-3, **changes),
+        Weigher(),
+        ranks,
+        scoring=scoring,
+    )
 
 
 def shares(step: int, busy: int, world: int) -> list[list[Sample]]:
     """What each rank brings to a step: whole lists, dealt out to the first `busy` ranks; the others have none."""
     samples = lists(6, seed=step, start=6 * step)
-    return [[s for s in samples if int(s.list_id.removeprefix("list-")) % busy == rank] for rank in range(world)]
+    return [
+        [s for s in samples if int(s.list_id.removeprefix("list-")) % busy == rank]
+        for rank in range(world)
+    ]
 
 
 def told(own: Trainer, ended: Ended) -> Ended:
     ended.trained = own.trained
     ended.digests = {name: hashlib.sha256(data).hexdigest() for name, data in own.files().items()}
-    ended.parameters = {name: p.detach().flatten().tolist() for name, p in own.ranker.named_parameters()}
+    ended.parameters = {
+        name: p.detach().flatten().tolist() for name, p in own.ranker.named_parameters()
+    }
     return ended
 
 
@@ -85,7 +101,9 @@ def spoiled(ranks: Ranks, name: str, value: float) -> Ended:
     ended = Ended()
     for step in range(3):
         kept = own.ranker.heads()[name].detach().clone()
-        clicks = [s for s in shares(step, ranks.world, ranks.world)[ranks.rank] if s.task == "click"]
+        clicks = [
+            s for s in shares(step, ranks.world, ranks.world)[ranks.rank] if s.task == "click"
+        ]
         ended.results.append(own.step(clicks).result)
         if step == 1:
             with torch.no_grad():
@@ -102,7 +120,9 @@ def tight(ranks: Ranks) -> Ended:
         if ranks.rank == ranks.world - 1 and number[0] > 2 and num_samples > 4:
             raise torch.OutOfMemoryError
 
-    return steps(learner(ranks, scoring), lambda step: shares(step, ranks.world, ranks.world)[ranks.rank])
+    return steps(
+        learner(ranks, scoring), lambda step: shares(step, ranks.world, ranks.world)[ranks.rank]
+    )
 
 
 def as_told(ranks: Ranks, numbers: list[int]) -> Ended:
@@ -118,7 +138,12 @@ def as_told(ranks: Ranks, numbers: list[int]) -> Ended:
 
 def seeded(ranks: Ranks) -> Ended:
     learner(ranks).step(shares(0, ranks.world, ranks.world)[ranks.rank])
-    return Ended(num_micro_batches=[int.from_bytes(seed, "little") for seed in ranks.gather(torch.initial_seed().to_bytes(8, "little"))])
+    return Ended(
+        num_micro_batches=[
+            int.from_bytes(seed, "little")
+            for seed in ranks.gather(torch.initial_seed().to_bytes(8, "little"))
+        ]
+    )
 
 
 def skipped(ranks: Ranks) -> Ended:
@@ -135,7 +160,9 @@ def talked(ranks: Ranks) -> Ended:
     assert ranks.broadcast(b"from nought" if ranks.rank == 0 else None) == b"from nought"
     assert ranks.broadcast(b"" if ranks.rank == 0 else None) == b""
     draw, sums = np.random.default_rng(ranks.rank), set()
-    wild = torch.from_numpy((draw.normal(size=50_001) * 10.0 ** draw.integers(-6, 7, 50_001)).astype(np.float32))
+    wild = torch.from_numpy(
+        (draw.normal(size=50_001) * 10.0 ** draw.integers(-6, 7, 50_001)).astype(np.float32)
+    )
     for _ in range(20):
         first, second = wild[:40_000].clone().view(400, 100), wild[40_000:].clone()
         ranks.sum_([first, second])
@@ -149,9 +176,20 @@ def scenarios(ranks: Ranks) -> Iterator[tuple[str, Ended]]:
     world = ranks.world
     yield "talked", talked(ranks)
     for name, kind in KINDS.items():
-        yield name, steps(learner(ranks, **kind), lambda step: shares(step, world, world)[ranks.rank])
-    yield "full again", steps(learner(ranks, **KINDS["full"]), lambda step: shares(step, world, world)[ranks.rank])
-    yield "one is empty", steps(learner(ranks, **KINDS["full"]), lambda step: shares(step, world - 1, world)[ranks.rank])
+        yield (
+            name,
+            steps(learner(ranks, **kind), lambda step: shares(step, world, world)[ranks.rank]),
+        )
+    yield (
+        "full again",
+        steps(learner(ranks, **KINDS["full"]), lambda step: shares(step, world, world)[ranks.rank]),
+    )
+    yield (
+        "one is empty",
+        steps(
+            learner(ranks, **KINDS["full"]), lambda step: shares(step, world - 1, world)[ranks.rank]
+        ),
+    )
     yield "all are empty", steps(learner(ranks), lambda step: [])
     yield "a score", spoiled(ranks, "bias", math.nan)
     yield "a gradient", spoiled(ranks, "purchase_scale", math.inf)
@@ -164,7 +202,12 @@ def scenarios(ranks: Ranks) -> Iterator[tuple[str, Ended]]:
 
 def run(rank: int, world: int, port: int, folder: str) -> None:
     """One rank: every scenario, then the last rank goes without a word and the others find out."""
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {
+        "RANK": str(rank),
+        "WORLD_SIZE": str(world),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     ranks = GlooRanks(timeout_seconds=60)
     ranks.start()
@@ -183,7 +226,9 @@ def together(world: int, folder: Path) -> list[dict[str, Ended]]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     spawn = multiprocessing.get_context("spawn")
-    processes = [spawn.Process(target=run, args=(rank, world, port, str(folder))) for rank in range(world)]
+    processes = [
+        spawn.Process(target=run, args=(rank, world, port, str(folder))) for rank in range(world)
+    ]
     for process in processes:
         process.start()
     for process in processes:
@@ -194,4 +239,7 @@ def together(world: int, folder: Path) -> list[dict[str, Ended]]:
         process.join()
         process.close()
     assert codes == [0] * world
-    return [msgspec.msgpack.decode((folder / f"{rank}.msgpack").read_bytes(), type=dict[str, Ended]) for rank in range(world)]
+    return [
+        msgspec.msgpack.decode((folder / f"{rank}.msgpack").read_bytes(), type=dict[str, Ended])
+        for rank in range(world)
+    ]

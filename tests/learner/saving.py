@@ -52,7 +52,9 @@ def start(checkpointer: Checkpointer, root: Path, disk: Disk, **options: Any) ->
         journal.close()
 
 
-def owner(root: Path, disk: Disk | None = None, *, now: float = 1_700_000_100.0, **options: Any) -> Checkpointer:
+def owner(
+    root: Path, disk: Disk | None = None, *, now: float = 1_700_000_100.0, **options: Any
+) -> Checkpointer:
     """An owner that has acquired the store."""
     disk = disk or FaultyDisk()
     checkpointer = Checkpointer(root, disk, lambda: now)
@@ -92,8 +94,12 @@ def recover(root: Path) -> Version | None:
     next_owner.announce(after)
     assert_whole(root, after)
     assert store.announced() == after.name
-    assert after.manifest["parent"] == (found.version and {"version": found.version.name, "self": found.version.manifest["self"]})
-    assert {path.name for path in (root / "blobs").iterdir()} == {version.path.name for version in store.versions()}
+    assert after.manifest["parent"] == (
+        found.version and {"version": found.version.name, "self": found.version.manifest["self"]}
+    )
+    assert {path.name for path in (root / "blobs").iterdir()} == {
+        version.path.name for version in store.versions()
+    }
     assert not [path for path in tree(root) if path.endswith(".tmp")]
     return found.version
 

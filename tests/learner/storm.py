@@ -67,7 +67,9 @@ class Told:
     ended: list[BaseException | None] = field(default_factory=list)
 
 
-def storm(seed: int, live: Callable[[FaultyDisk, int], None], *, num_owners: int = 6, at_once: int = 3) -> Told:
+def storm(
+    seed: int, live: Callable[[FaultyDisk, int], None], *, num_owners: int = 6, at_once: int = 3
+) -> Told:
     """Let so many owners live, up to `at_once` of them at the same time; the last ones are killed where they stand."""
     chance, told = random.Random(seed), Told()
     calls_at_once = chance.choice((3, 40, 120))

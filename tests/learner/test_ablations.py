@@ -56,7 +56,9 @@ def broken(root: Path, make: type[FaultyDisk], every: int) -> list[str]:
     return found
 
 
-def test_what_is_told_survives_a_loss_of_power_only_since_files_and_folders_are_synced_first(tmp_path: Path) -> None:
+def test_what_is_told_survives_a_loss_of_power_only_since_files_and_folders_are_synced_first(
+    tmp_path: Path,
+) -> None:
     assert broken(tmp_path / "ours", FaultyDisk, 17) == []
     assert broken(tmp_path / "files", NoFsyncOfFiles, 17)
     assert broken(tmp_path / "folders", NoFsyncOfFolders, 17)
@@ -65,7 +67,9 @@ def test_what_is_told_survives_a_loss_of_power_only_since_files_and_folders_are_
 class Reusing(Checkpointer):
     """Gives a number again after any failure."""
 
-    def save(self, files: Mapping[str, bytes], cut: Cut, standing: Standing | None = None) -> Version:
+    def save(
+        self, files: Mapping[str, bytes], cut: Cut, standing: Standing | None = None
+    ) -> Version:
         seq = self._next_seq
         try:
             return super().save(files, cut, standing)

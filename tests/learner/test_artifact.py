@@ -73,7 +73,8 @@ def test_a_damaged_file_is_refused_by_name(tmp_path: Path, damage: Damage) -> No
     store = Store(tmp_path)
     damage(version.path / "model.safetensors")
     with pytest.raises(
-        Corrupt, match=r"blobs/000001-00000003/model.safetensors: expected sha256 [0-9a-f]{64}, 5000 bytes, found "
+        Corrupt,
+        match=r"blobs/000001-00000003/model.safetensors: expected sha256 [0-9a-f]{64}, 5000 bytes, found ",
     ) as raised:
         store.verify(version)
     assert raised.value.expected != raised.value.found
@@ -119,7 +120,9 @@ def test_a_commit_mark_that_is_a_link_is_refused(tmp_path: Path) -> None:
         Store(tmp_path).version("v000002")
 
 
-@pytest.mark.parametrize("path", ["../../../etc/passwd", "/etc/passwd", "blobs/000001-00000002/../../control/x"])
+@pytest.mark.parametrize(
+    "path", ["../../../etc/passwd", "/etc/passwd", "blobs/000001-00000002/../../control/x"]
+)
 def test_a_forged_manifest_opens_nothing_outside_its_folder(tmp_path: Path, path: str) -> None:
     (version,) = saved(tmp_path, 1)
     rewrite(tmp_path, version, files={path: {"sha256": "0" * 64, "size": 1}})
@@ -141,14 +144,20 @@ def test_a_version_whose_parent_was_exchanged_is_refused(tmp_path: Path) -> None
         Store(tmp_path).verify(second)
 
 
-@pytest.mark.parametrize("name", ["v000010", "v1", "../man/M-00000002", "v000002/", "@champion", "@nobody", "", "@"])
-def test_a_name_that_is_no_version_is_refused_and_the_known_ones_are_named(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["v000010", "v1", "../man/M-00000002", "v000002/", "@champion", "@nobody", "", "@"]
+)
+def test_a_name_that_is_no_version_is_refused_and_the_known_ones_are_named(
+    tmp_path: Path, name: str
+) -> None:
     saved(tmp_path, 1, 2)
     with pytest.raises(VersionMissing, match="v000002, v000003"):
         Store(tmp_path).version(name)
 
 
-@pytest.mark.parametrize("written", [b"", b"[]", b'{"version":"../x"}', b'{"version":null}', b"[" * 70_000])
+@pytest.mark.parametrize(
+    "written", [b"", b"[]", b'{"version":"../x"}', b'{"version":null}', b"[" * 70_000]
+)
 def test_a_damaged_announcement_is_refused(tmp_path: Path, written: bytes) -> None:
     saved(tmp_path, 1)
     (tmp_path / "control" / "announced.json").write_bytes(written)
@@ -160,10 +169,20 @@ def test_promoting_moves_champion_and_previous_and_twice_is_once(tmp_path: Path)
     first, second = saved(tmp_path, 1, 2)
     store = Store(tmp_path)
     store.promote(first)
-    assert store.aliases() == {"pinned": None, "champion": "v000002", "challenger": None, "previous": None}
+    assert store.aliases() == {
+        "pinned": None,
+        "champion": "v000002",
+        "challenger": None,
+        "previous": None,
+    }
     store.promote(second)
     store.promote(second)
-    assert store.aliases() == {"pinned": None, "champion": "v000003", "challenger": None, "previous": "v000002"}
+    assert store.aliases() == {
+        "pinned": None,
+        "champion": "v000003",
+        "challenger": None,
+        "previous": "v000002",
+    }
     assert store.version("@champion").name == "v000003"
     assert store.version("@previous").name == "v000002"
 
@@ -173,11 +192,23 @@ def test_what_was_ordered_is_pinned_until_the_announced_version_is_ordered(tmp_p
     store = Store(tmp_path)
     store.promote(third)
     store.promote(first, ordered=True)
-    assert store.aliases() == {"pinned": "v000002", "champion": "v000002", "challenger": None, "previous": "v000004"}
+    assert store.aliases() == {
+        "pinned": "v000002",
+        "champion": "v000002",
+        "challenger": None,
+        "previous": "v000004",
+    }
     store.promote(second)
-    assert store.aliases()["champion"] == "v000002", "only an order moves the champion away from what was ordered"
+    assert store.aliases()["champion"] == "v000002", (
+        "only an order moves the champion away from what was ordered"
+    )
     store.promote(third, ordered=True)
-    assert store.aliases() == {"pinned": None, "champion": "v000004", "challenger": None, "previous": "v000002"}
+    assert store.aliases() == {
+        "pinned": None,
+        "champion": "v000004",
+        "challenger": None,
+        "previous": "v000002",
+    }
 
 
 def test_a_challenger_is_named_without_moving_the_champion(tmp_path: Path) -> None:
@@ -185,7 +216,12 @@ def test_a_challenger_is_named_without_moving_the_champion(tmp_path: Path) -> No
     store = Store(tmp_path)
     store.promote(first)
     store.promote(second, alias="challenger", ordered=True)
-    assert store.aliases() == {"pinned": None, "champion": "v000002", "challenger": "v000003", "previous": None}
+    assert store.aliases() == {
+        "pinned": None,
+        "champion": "v000002",
+        "challenger": "v000003",
+        "previous": None,
+    }
 
 
 def test_a_version_that_is_gone_is_not_promoted(tmp_path: Path) -> None:
@@ -242,10 +278,24 @@ def test_a_fence_is_the_newest_manifest_but_no_version(tmp_path: Path) -> None:
     store = Store(tmp_path)
     newest = store.newest()
     assert newest is not None
-    assert (newest.name, newest.kind, newest.parent, newest.files) == ("v000004", "fence", second.name, {})
-    assert (newest.step, newest.next_offsets, newest.timeline[-1].end) == (second.step, second.next_offsets, None)
+    assert (newest.name, newest.kind, newest.parent, newest.files) == (
+        "v000004",
+        "fence",
+        second.name,
+        {},
+    )
+    assert (newest.step, newest.next_offsets, newest.timeline[-1].end) == (
+        second.step,
+        second.next_offsets,
+        None,
+    )
     assert [version.name for version in store.versions()] == [first.name, second.name]
-    assert [found.kind for found in store.manifests()] == ["fence", "checkpoint", "checkpoint", "fence"]
+    assert [found.kind for found in store.manifests()] == [
+        "fence",
+        "checkpoint",
+        "checkpoint",
+        "fence",
+    ]
     for no_version in (store.version, lambda name: list(store.lineage(name))):
         with pytest.raises(VersionMissing, match=r"v000002, v000003 \(2 in all\)"):
             no_version("v000004")

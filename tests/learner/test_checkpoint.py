@@ -21,8 +21,31 @@ from learner.checkpoint import Acquired, BackgroundWriter, Checkpointer
 from learner.errors import Corrupt, Fenced, FormatUnknown, StoreFailed
 from learner.journal import Journal, Part, Span, Step
 from learner.manifest import Cut, Journaled, Standing
-from tests.fakes.disk import Call, Crash, Die, Fail, FailAfter, Fault, FaultyDisk, Meanwhile, at, on, tree
-from tests.learner.saving import LONG_AFTER, Boastful, assert_whole, cut, files, owner, recover, rewrite, saved, start
+from tests.fakes.disk import (
+    Call,
+    Crash,
+    Die,
+    Fail,
+    FailAfter,
+    Fault,
+    FaultyDisk,
+    Meanwhile,
+    at,
+    on,
+    tree,
+)
+from tests.learner.saving import (
+    LONG_AFTER,
+    Boastful,
+    assert_whole,
+    cut,
+    files,
+    owner,
+    recover,
+    rewrite,
+    saved,
+    start,
+)
 from tests.learner.test_artifact import DAMAGES, Damage, flip, remove, truncate
 
 LOSSES = [(False, False), (True, False), (False, True), (True, True)]
@@ -51,7 +74,9 @@ def num_calls(tmp_path: Path) -> int:
 
 @pytest.mark.parametrize("when", ["before", "middle", "after"])
 @pytest.mark.parametrize(("data", "names"), LOSSES)
-def test_a_crash_at_every_call_leaves_the_old_or_the_new_checkpoint_whole(tmp_path: Path, when: str, data: bool, names: bool) -> None:
+def test_a_crash_at_every_call_leaves_the_old_or_the_new_checkpoint_whole(
+    tmp_path: Path, when: str, data: bool, names: bool
+) -> None:
     found = []
     for index in range(num_calls(tmp_path)):
         root = tmp_path / f"{index}"
@@ -62,14 +87,18 @@ def test_a_crash_at_every_call_leaves_the_old_or_the_new_checkpoint_whole(tmp_pa
         version = recover(root)
         name = version.name if version else None
         assert name in (None, "v000002", "v000003")
-        assert (name or "") >= max([*told, announced or ""], default=""), f"died {when} {disk.calls[-1]}"
+        assert (name or "") >= max([*told, announced or ""], default=""), (
+            f"died {when} {disk.calls[-1]}"
+        )
         found.append(name)
     assert found == sorted(found, key=lambda name: name or "")
     assert set(found) == {None, "v000002", "v000003"}
 
 
 @pytest.mark.parametrize(("data", "names"), [LOSSES[0], LOSSES[3]])
-def test_a_second_and_a_third_crash_in_recovery_change_nothing(tmp_path: Path, data: bool, names: bool) -> None:
+def test_a_second_and_a_third_crash_in_recovery_change_nothing(
+    tmp_path: Path, data: bool, names: bool
+) -> None:
     total = num_calls(tmp_path)
     for index, again in itertools.product(range(7, total, 17), range(0, total, 7)):
         root = tmp_path / f"{index}-{again}"
@@ -82,7 +111,9 @@ def test_a_second_and_a_third_crash_in_recovery_change_nothing(tmp_path: Path, d
         assert (version.name if version else "") >= max(told, default="")
 
 
-def test_a_reader_at_any_moment_of_a_save_sees_the_old_or_the_new_version_whole(tmp_path: Path) -> None:
+def test_a_reader_at_any_moment_of_a_save_sees_the_old_or_the_new_version_whole(
+    tmp_path: Path,
+) -> None:
     saved(tmp_path, 1)
     seen = set()
 
@@ -107,7 +138,9 @@ def save_and_announce(checkpointer: Checkpointer, step: int) -> StoreFailed | No
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EACCES])
-def test_a_save_that_fails_at_any_call_leaves_the_old_checkpoint_and_the_next_save_succeeds(tmp_path: Path, code: int) -> None:
+def test_a_save_that_fails_at_any_call_leaves_the_old_checkpoint_and_the_next_save_succeeds(
+    tmp_path: Path, code: int
+) -> None:
     probe = FaultyDisk()
     checkpointer = owner(tmp_path / "probe", probe)
     first = len(probe.calls)
@@ -147,7 +180,9 @@ def test_a_save_without_room_for_twice_its_size_writes_nothing(tmp_path: Path) -
     assert not [call for call in disk.calls[first:] if call.op in ("create", "mkdir")]
 
 
-def test_a_disk_that_is_really_full_keeps_the_old_checkpoint_and_recovers_when_there_is_room(small_disk: Path) -> None:
+def test_a_disk_that_is_really_full_keeps_the_old_checkpoint_and_recovers_when_there_is_room(
+    small_disk: Path,
+) -> None:
     root = small_disk / "store"
     saved(root, 1)
     checkpointer = owner(root, Boastful())
@@ -159,7 +194,9 @@ def test_a_disk_that_is_really_full_keeps_the_old_checkpoint_and_recovers_when_t
     assert_whole(root, Store(root).version("v000004"))
 
 
-def test_every_name_is_given_after_the_fsync_of_its_bytes_and_made_durable_before_anyone_hears(tmp_path: Path) -> None:
+def test_every_name_is_given_after_the_fsync_of_its_bytes_and_made_durable_before_anyone_hears(
+    tmp_path: Path,
+) -> None:
     disk = FaultyDisk()
     checkpointer = owner(tmp_path, disk)
     first = len(disk.calls)
@@ -168,7 +205,10 @@ def test_every_name_is_given_after_the_fsync_of_its_bytes_and_made_durable_befor
     checkpointer.announce(version)
     calls = disk.calls[first:end_of_save]
     mark = next(call for call in calls if call.op == "link")
-    assert (mark.path, mark.target) == (version.path / "manifest.json", tmp_path / "man" / "M-00000002")
+    assert (mark.path, mark.target) == (
+        version.path / "manifest.json",
+        tmp_path / "man" / "M-00000002",
+    )
 
     for rename in [call for call in disk.calls[first:] if call.op == "rename"]:
         own = [call.op for call in disk.calls[first : rename.index] if call.path == rename.path]
@@ -180,13 +220,25 @@ def test_every_name_is_given_after_the_fsync_of_its_bytes_and_made_durable_befor
     }  # fmt: skip
     for name in named:  # C5, C7: each folder after its last name and before the mark
         folder = (name.target or name.path).parent
-        assert any(call.op == "fsync_folder" and call.path == folder and name.index < call.index < mark.index for call in calls), name
+        assert any(
+            call.op == "fsync_folder"
+            and call.path == folder
+            and name.index < call.index < mark.index
+            for call in calls
+        ), name
     manifest = next(call for call in named if call.target == version.path / "manifest.json")
     assert all(call.index < manifest.index for call in named if call != manifest)
-    assert any(call.op == "fsync_folder" and call.path == tmp_path / "blobs" and call.index < manifest.index for call in calls)
+    assert any(
+        call.op == "fsync_folder"
+        and call.path == tmp_path / "blobs"
+        and call.index < manifest.index
+        for call in calls
+    )
     claims = [call for call in calls if call.op == "listdir" and call.path == tmp_path / "epoch"]
     assert manifest.index < claims[-1].index < mark.index  # C8 just before C9
-    assert [(call.op, call.path) for call in calls if call.index > mark.index] == [("fsync_folder", tmp_path / "man")]  # C10
+    assert [(call.op, call.path) for call in calls if call.index > mark.index] == [
+        ("fsync_folder", tmp_path / "man")
+    ]  # C10
     assert disk.calls[-1].op == "fsync_folder"  # C11
     assert disk.calls[-1].path == tmp_path / "control"
 
@@ -208,30 +260,54 @@ def test_the_system_is_really_asked_for_each_fsync_in_that_order(tmp_path: Path)
     root, log = (tmp_path / "store").resolve(), tmp_path / "calls"
     calls = "fsync,link,linkat,rename,renameat,renameat2"
     traced = subprocess.run(
-        ["strace", "-f", "-y", "-e", f"trace={calls}", "-e", "signal=none", "-o", str(log), sys.executable, "-c", TRACED, str(root)],
+        [
+            "strace",
+            "-f",
+            "-y",
+            "-e",
+            f"trace={calls}",
+            "-e",
+            "signal=none",
+            "-o",
+            str(log),
+            sys.executable,
+            "-c",
+            TRACED,
+            str(root),
+        ],
         capture_output=True,
         text=True,
         check=False,
     )
     if traced.returncode and "ptrace" in traced.stderr:
-        pytest.skip(f"NOT RUN: strace is not permitted here ({traced.stderr.strip().splitlines()[0]})")
+        pytest.skip(
+            f"NOT RUN: strace is not permitted here ({traced.stderr.strip().splitlines()[0]})"
+        )
     assert traced.returncode == 0, traced.stderr
     fsync = re.compile(r"fsync\(\d+<(.*)>\)")
     lines = [line for line in log.read_text().splitlines() if str(root) in line]
-    found = [match[1] if (match := fsync.search(line)) else "link" if "link" in line else "rename" for line in lines]
+    found = [
+        match[1] if (match := fsync.search(line)) else "link" if "link" in line else "rename"
+        for line in lines
+    ]
 
     disk = FaultyDisk()
     checkpointer = owner(tmp_path / "seam", disk)
     checkpointer.announce(checkpointer.save(files(1), cut(1)))
     asked = [call for call in disk.calls if call.op in ("fsync", "fsync_folder", "link", "rename")]
     assert asked[0].path == tmp_path  # of the folder above the store, which the lines do not name
-    expected = [str(root / call.path.relative_to(tmp_path / "seam")) if "fsync" in call.op else call.op for call in asked[1:]]
+    expected = [
+        str(root / call.path.relative_to(tmp_path / "seam")) if "fsync" in call.op else call.op
+        for call in asked[1:]
+    ]
     hidden = re.compile(r"\.[0-9a-f]+\.tmp")
     assert [hidden.sub("*", name) for name in found] == [hidden.sub("*", name) for name in expected]
 
 
 @pytest.mark.parametrize("damage", [*DAMAGES, "manifest flipped", "manifest emptied"])
-def test_a_damaged_checkpoint_is_passed_over_loudly_for_the_one_before(tmp_path: Path, damage: Damage | str) -> None:
+def test_a_damaged_checkpoint_is_passed_over_loudly_for_the_one_before(
+    tmp_path: Path, damage: Damage | str
+) -> None:
     _, newest = saved(tmp_path, 1, 2)
     mark = tmp_path / "man" / "M-00000003"
     if damage == "manifest flipped":
@@ -247,18 +323,25 @@ def test_a_damaged_checkpoint_is_passed_over_loudly_for_the_one_before(tmp_path:
     assert found.version is not None
     assert found.version.name == "v000002"
     assert [skipped.name for skipped in found.skipped] == ["v000003"]
-    assert "model.safetensors" in found.skipped[0].reason or "man/M-00000003" in found.skipped[0].reason
+    assert (
+        "model.safetensors" in found.skipped[0].reason
+        or "man/M-00000003" in found.skipped[0].reason
+    )
     checkpointer.sweep()
     after = checkpointer.save(files(3), cut(3))
     assert after.name == "v000005"  # the number of the damaged one is not used again
     assert after.parent == "v000002"
     assert before.items() <= tree(tmp_path).items()  # evidence stays
-    assert damage is remove or [path.name for path in (tmp_path / "quarantine").iterdir()] == [found.skipped[0].path.replace("/", "+")]
+    assert damage is remove or [path.name for path in (tmp_path / "quarantine").iterdir()] == [
+        found.skipped[0].path.replace("/", "+")
+    ]
     again = start(checkpointer, tmp_path, Disk())
     assert (again.version and again.version.name, again.skipped) == (after.name, ())
 
 
-def test_two_damaged_checkpoints_are_passed_over_and_a_store_with_none_left_says_so(tmp_path: Path) -> None:
+def test_two_damaged_checkpoints_are_passed_over_and_a_store_with_none_left_says_so(
+    tmp_path: Path,
+) -> None:
     first, second, third = saved(tmp_path, 1, 2, 3)
     truncate(third.path / "config.json")
     remove(second.path / "training" / "rng.safetensors")
@@ -272,18 +355,24 @@ def test_two_damaged_checkpoints_are_passed_over_and_a_store_with_none_left_says
     assert [skipped.name for skipped in found.skipped] == ["v000002"]  # of the others was told
     for fence in [fence for fence in Store(tmp_path).manifests() if fence.kind == "fence"]:
         flip(tmp_path / "man" / f"M-{fence.seq:08d}")
-    with pytest.raises(Corrupt, match="man: expected one wholly valid checkpoint, found 6 damaged ones"):
+    with pytest.raises(
+        Corrupt, match="man: expected one wholly valid checkpoint, found 6 damaged ones"
+    ):
         owner(tmp_path)
 
 
 def test_a_store_that_cannot_be_read_for_now_is_not_taken_for_a_damaged_one(tmp_path: Path) -> None:
     saved(tmp_path, 1, 2)
-    checkpointer = Checkpointer(tmp_path, FaultyDisk(on("open", 0, Fail(errno.EMFILE))), lambda: LONG_AFTER)
+    checkpointer = Checkpointer(
+        tmp_path, FaultyDisk(on("open", 0, Fail(errno.EMFILE))), lambda: LONG_AFTER
+    )
     with pytest.raises(StoreFailed, match="A4 failed with EMFILE"):
         start(checkpointer, tmp_path, Disk())
 
 
-def test_a_checkpoint_of_a_newer_release_stops_the_start_instead_of_falling_back(tmp_path: Path) -> None:
+def test_a_checkpoint_of_a_newer_release_stops_the_start_instead_of_falling_back(
+    tmp_path: Path,
+) -> None:
     _, second = saved(tmp_path, 1, 2)
     rewrite(tmp_path, second, format=3)
     with pytest.raises(FormatUnknown, match="run that one"):
@@ -324,7 +413,9 @@ def test_an_owner_that_slept_before_the_link_loses_to_the_one_that_linked(tmp_pa
     assert other[0].save(files(3), cut(3)).name == "v000004"
 
 
-def test_an_owner_that_wakes_after_its_successor_has_started_can_take_no_number(tmp_path: Path) -> None:
+def test_an_owner_that_wakes_after_its_successor_has_started_can_take_no_number(
+    tmp_path: Path,
+) -> None:
     """Not even between its last look (C8) and its link (C9): the successor's fence has the number."""
     saved(tmp_path, 1)
     disk = FaultyDisk()
@@ -337,13 +428,17 @@ def test_an_owner_that_wakes_after_its_successor_has_started_can_take_no_number(
     assert Store(tmp_path).announced() == "v000002"
 
 
-def test_a_start_whose_number_an_older_owner_takes_at_the_last_moment_goes_on_from_what_that_one_saved(tmp_path: Path) -> None:
+def test_a_start_whose_number_an_older_owner_takes_at_the_last_moment_goes_on_from_what_that_one_saved(
+    tmp_path: Path,
+) -> None:
     disk = FaultyDisk()
     sleeper = owner(tmp_path, disk)
     found: list[Acquired] = []
 
     def wake_up() -> None:
-        (tmp_path / "man" / "M-00000002").hardlink_to(tmp_path / "blobs" / "000001-00000002" / "manifest.json")
+        (tmp_path / "man" / "M-00000002").hardlink_to(
+            tmp_path / "blobs" / "000001-00000002" / "manifest.json"
+        )
 
     def overtake() -> None:
         other = FaultyDisk(on("link", 0, Meanwhile(wake_up)))
@@ -360,7 +455,9 @@ def test_a_start_whose_number_an_older_owner_takes_at_the_last_moment_goes_on_fr
     assert (newest.name, newest.kind, newest.parent) == ("v000003", "fence", "v000002")
 
 
-def test_an_owner_whose_successor_retired_what_it_is_about_to_load_is_fenced_and_reports_no_damage(tmp_path: Path) -> None:
+def test_an_owner_whose_successor_retired_what_it_is_about_to_load_is_fenced_and_reports_no_damage(
+    tmp_path: Path,
+) -> None:
     (version,) = saved(tmp_path, 1)
     sleeper = owner(tmp_path)
     successor = owner(tmp_path)
@@ -371,7 +468,9 @@ def test_an_owner_whose_successor_retired_what_it_is_about_to_load_is_fenced_and
         sleeper.read(version, "model.safetensors")
 
 
-def test_owners_that_start_at_the_same_time_get_different_epochs_and_the_newer_one_wins(tmp_path: Path) -> None:
+def test_owners_that_start_at_the_same_time_get_different_epochs_and_the_newer_one_wins(
+    tmp_path: Path,
+) -> None:
     disk = FaultyDisk(on("create", 0, Meanwhile(lambda: owner(tmp_path))))
     assert start(Checkpointer(tmp_path, disk, lambda: 0.0), tmp_path, disk).epoch == 2
     assert sorted(path.name for path in (tmp_path / "epoch").iterdir()) == ["000001", "000002"]
@@ -380,11 +479,21 @@ def test_owners_that_start_at_the_same_time_get_different_epochs_and_the_newer_o
         owner(tmp_path, disk)
 
 
-def test_a_start_makes_its_claim_its_fence_and_its_segment_durable_in_that_order(tmp_path: Path) -> None:
+def test_a_start_makes_its_claim_its_fence_and_its_segment_durable_in_that_order(
+    tmp_path: Path,
+) -> None:
     disk = FaultyDisk()
     owner(tmp_path, disk)
-    claim, mark, segment = tmp_path / "epoch" / "000001", tmp_path / "man" / "M-00000001", tmp_path / "journal" / "000001-0000"
-    asked = [call for call in disk.calls if call.op in ("create", "fsync", "fsync_folder", "link", "unlink")]
+    claim, mark, segment = (
+        tmp_path / "epoch" / "000001",
+        tmp_path / "man" / "M-00000001",
+        tmp_path / "journal" / "000001-0000",
+    )
+    asked = [
+        call
+        for call in disk.calls
+        if call.op in ("create", "fsync", "fsync_folder", "link", "unlink")
+    ]
     fence = next(call.path for call in asked if call.op == "link")
     steps = [(call.op, call.target or call.path) for call in asked]
     assert steps[steps.index(("create", claim)) :] == [
@@ -411,7 +520,9 @@ def test_a_mark_that_may_be_there_is_never_overwritten(tmp_path: Path) -> None:
         assert_whole(tmp_path, version)
 
 
-@pytest.mark.parametrize("path", ["manifest.json", "../x", "/x", "a//b", ".hidden", "", "training/../x"])
+@pytest.mark.parametrize(
+    "path", ["manifest.json", "../x", "/x", "a//b", ".hidden", "", "training/../x"]
+)
 def test_a_file_outside_the_versions_folder_is_not_saved(tmp_path: Path, path: str) -> None:
     checkpointer = owner(tmp_path)
     with pytest.raises(ValueError, match="checkpoint file"):
@@ -419,7 +530,9 @@ def test_a_file_outside_the_versions_folder_is_not_saved(tmp_path: Path, path: s
     assert list((tmp_path / "blobs").iterdir()) == []
 
 
-def test_a_cut_that_could_not_be_read_back_is_refused_before_anything_is_visible(tmp_path: Path) -> None:
+def test_a_cut_that_could_not_be_read_back_is_refused_before_anything_is_visible(
+    tmp_path: Path,
+) -> None:
     checkpointer = owner(tmp_path)
     with pytest.raises(ValueError, match="evaluation"):
         checkpointer.save(files(1), cut(1, evaluation={"auc": float("nan")}))
@@ -442,7 +555,15 @@ def test_pruning_keeps_the_newest_the_aliased_and_the_announced(tmp_path: Path) 
     Store(tmp_path).promote(versions[2])
     checkpointer = owner(tmp_path)
     assert checkpointer.prune(5) == ["v000003", "v000005"]
-    assert names(tmp_path) == ["v000002", "v000004", "v000006", "v000007", "v000008", "v000009", "v000010"]
+    assert names(tmp_path) == [
+        "v000002",
+        "v000004",
+        "v000006",
+        "v000007",
+        "v000008",
+        "v000009",
+        "v000010",
+    ]
     for version in Store(tmp_path).versions():
         assert_whole(tmp_path, version)
     with pytest.raises(ValueError, match="keep: got 4"):
@@ -505,7 +626,9 @@ def test_a_segment_that_the_journal_begins_while_others_are_retired_stays(tmp_pa
     disk.plan = lambda call: rotate if (call.op, call.path.name) == ("listdir", "journal") else None
     checkpointer.prune(5)
     journal.close()
-    assert [path.name for path in sorted((tmp_path / "journal").iterdir())] == [span.segment for span in journal.spans]
+    assert [path.name for path in sorted((tmp_path / "journal").iterdir())] == [
+        span.segment for span in journal.spans
+    ]
     assert len(journal.spans) == 2
 
 
@@ -571,8 +694,16 @@ def test_a_failed_background_save_is_an_outcome_and_training_can_go_on(tmp_path:
     assert_whole(tmp_path, again.version)
 
 
-def test_a_version_that_could_not_be_announced_is_told_as_durable_with_the_error(tmp_path: Path) -> None:
-    disk = FaultyDisk(lambda call: Fail(errno.EROFS) if call.op == "create" and call.path.parent.name == "control" else None)
+def test_a_version_that_could_not_be_announced_is_told_as_durable_with_the_error(
+    tmp_path: Path,
+) -> None:
+    disk = FaultyDisk(
+        lambda call: (
+            Fail(errno.EROFS)
+            if call.op == "create" and call.path.parent.name == "control"
+            else None
+        )
+    )
     writer = BackgroundWriter(owner(tmp_path, disk))
     writer.submit(lambda: files(1), cut(1))
     outcome = writer.close()
@@ -602,21 +733,29 @@ LARGE = bytes(range(256)) * 4096
 
 
 def frozen(step: int) -> dict[str, bytes]:
-    return {**files(step), "model.safetensors": LARGE, "tokenizer.json": b"small, and always the same"}
+    return {
+        **files(step),
+        "model.safetensors": LARGE,
+        "tokenizer.json": b"small, and always the same",
+    }
 
 
 def inode(version: Version, path: str) -> int:
     return (version.path / path).stat().st_ino
 
 
-def test_a_large_file_that_has_not_changed_is_not_written_again_and_at_most_four_versions_share_it(tmp_path: Path) -> None:
+def test_a_large_file_that_has_not_changed_is_not_written_again_and_at_most_four_versions_share_it(
+    tmp_path: Path,
+) -> None:
     disk = FaultyDisk()
     checkpointer = owner(tmp_path, disk)
     versions = [checkpointer.save(frozen(step), cut(step)) for step in range(1, 7)]
     inodes = [inode(version, "model.safetensors") for version in versions]
     assert [inodes.count(each) for each in dict.fromkeys(inodes)] == [4, 2]
     assert len({inode(version, "tokenizer.json") for version in versions}) == 6
-    written = sum(call.op == "create" and call.path.parent == versions[1].path for call in disk.calls)
+    written = sum(
+        call.op == "create" and call.path.parent == versions[1].path for call in disk.calls
+    )
     assert written == 3  # configuration, tokenizer, manifest
     for version in versions:
         Store(tmp_path).verify(version)
@@ -624,7 +763,9 @@ def test_a_large_file_that_has_not_changed_is_not_written_again_and_at_most_four
     assert inode(shared, "model.safetensors") not in inodes
 
 
-def test_damage_to_a_shared_file_shows_in_every_version_that_shares_it_and_the_next_ones_are_fallen_back_to(tmp_path: Path) -> None:
+def test_damage_to_a_shared_file_shows_in_every_version_that_shares_it_and_the_next_ones_are_fallen_back_to(
+    tmp_path: Path,
+) -> None:
     checkpointer = owner(tmp_path)
     versions = [checkpointer.save(frozen(step), cut(step)) for step in range(1, 7)]
     flip(versions[-1].path / "model.safetensors")
@@ -643,7 +784,9 @@ def test_a_file_that_cannot_be_shared_is_written(tmp_path: Path) -> None:
     checkpointer = owner(tmp_path, disk)
     first = checkpointer.save(frozen(1), cut(1))
     for code in (errno.EMLINK, errno.EPERM, errno.EXDEV):
-        disk.plan = lambda call, code=code: Fail(code) if call.op == "link" and call.path.name == "model.safetensors" else None  # type: ignore[misc]
+        disk.plan = lambda call, code=code: (
+            Fail(code) if call.op == "link" and call.path.name == "model.safetensors" else None
+        )  # type: ignore[misc]
         version = checkpointer.save(frozen(2), cut(2))
         assert inode(version, "model.safetensors") != inode(first, "model.safetensors")
         Store(tmp_path).verify(version)
@@ -663,14 +806,19 @@ def test_a_pruned_version_leaves_the_files_that_others_share(tmp_path: Path) -> 
         Store(tmp_path).verify(version)
 
 
-def test_fences_go_once_the_next_one_stands_on_the_same_state_or_enough_checkpoints_are_newer(tmp_path: Path) -> None:
+def test_fences_go_once_the_next_one_stands_on_the_same_state_or_enough_checkpoints_are_newer(
+    tmp_path: Path,
+) -> None:
     for _ in range(4):
         owner(tmp_path)
     checkpointer = owner(tmp_path)
     version = checkpointer.save(files(1), cut(1))
     checkpointer.prune(5)
     kinds = [(found.seq, found.kind) for found in Store(tmp_path).manifests()]
-    assert kinds == [(5, "fence"), (6, "checkpoint")]  # the origin stays as long as it could be needed
+    assert kinds == [
+        (5, "fence"),
+        (6, "checkpoint"),
+    ]  # the origin stays as long as it could be needed
     checkpointer = owner(tmp_path)
     for step in range(2, 7):
         checkpointer.save(files(step), cut(step))
@@ -693,7 +841,9 @@ def test_pinned_versions_and_those_of_orders_that_are_not_taken_yet_stay(tmp_pat
     assert checkpointer.prune(5) == [versions[2].name]
 
 
-def test_what_is_damaged_is_kept_in_quarantine_when_retention_takes_its_version(tmp_path: Path) -> None:
+def test_what_is_damaged_is_kept_in_quarantine_when_retention_takes_its_version(
+    tmp_path: Path,
+) -> None:
     versions = saved(tmp_path, 1, 2)
     flip(versions[1].path / "model.safetensors")
     damaged = (versions[1].path / "model.safetensors").read_bytes()
@@ -722,7 +872,11 @@ def test_a_store_of_the_first_format_goes_on(tmp_path: Path) -> None:
     journal = Journal(tmp_path, Disk())
     found = Checkpointer(tmp_path, Disk(), lambda: 0.0).acquire(journal, cut_for_new_store=cut(0))
     assert found.version is not None
-    assert (found.version.name, found.tail, found.standing.timeline) == (version.name, [], (Span("000002-0000", 0, None),))
+    assert (found.version.name, found.tail, found.standing.timeline) == (
+        version.name,
+        [],
+        (Span("000002-0000", 0, None),),
+    )
     journal.append(Step(2, (Part((), "full"),)))
     journal.close()
     again = start(Checkpointer(tmp_path, Disk(), lambda: 0.0), tmp_path, Disk())
@@ -739,7 +893,9 @@ class Slow(Checkpointer):
 
     gate: Gate
 
-    def save(self, files: Mapping[str, bytes], cut: Cut, standing: Standing | None = None) -> Version:
+    def save(
+        self, files: Mapping[str, bytes], cut: Cut, standing: Standing | None = None
+    ) -> Version:
         self.gate.pass_through()
         return super().save(files, cut, standing)
 

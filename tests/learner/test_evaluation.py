@@ -19,7 +19,9 @@ streams = st.lists(st.tuples(st.integers(-190, 190), st.integers(0, 1)), min_siz
 
 def centred(rows: list[tuple[int, int]]) -> tuple[Array, Array]:
     """Logits in the middle of a bin, so that bins lose nothing."""
-    return np.array([(place + 0.5) * BIN for place, _ in rows]), np.array([float(label) for _, label in rows])
+    return np.array([(place + 0.5) * BIN for place, _ in rows]), np.array(
+        [float(label) for _, label in rows]
+    )
 
 
 def random_stream(number: int, seed: int = 0) -> tuple[Array, Array]:
@@ -37,7 +39,9 @@ def evaluated(logit: Array, label: Array, *, chunk: int = 10_000, prior: float =
 
 @settings(deadline=None, max_examples=50)
 @given(streams, st.integers(1, 70))
-def test_auc_is_the_share_of_pairs_in_the_right_order_with_ties_as_one_half(rows: list[tuple[int, int]], chunk: int) -> None:
+def test_auc_is_the_share_of_pairs_in_the_right_order_with_ties_as_one_half(
+    rows: list[tuple[int, int]], chunk: int
+) -> None:
     logit, label = centred(rows)
     found = evaluated(logit, label, chunk=chunk).get()
     positive, negative = logit[label == 1], logit[label == 0]
@@ -50,7 +54,9 @@ def test_auc_is_the_share_of_pairs_in_the_right_order_with_ties_as_one_half(rows
 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.tuples(st.floats(-30, 30), st.integers(0, 1)), min_size=1, max_size=200))
-def test_log_loss_entropy_and_calibration_ratio_are_those_of_the_formulas(rows: list[tuple[float, int]]) -> None:
+def test_log_loss_entropy_and_calibration_ratio_are_those_of_the_formulas(
+    rows: list[tuple[float, int]],
+) -> None:
     logit, label = np.array([z for z, _ in rows]), np.array([float(y) for _, y in rows])
     found = evaluated(logit, label).get()
     loss = sum(math.log1p(math.exp(-z if y else z)) for z, y in rows) / len(rows)
@@ -61,7 +67,9 @@ def test_log_loss_entropy_and_calibration_ratio_are_those_of_the_formulas(rows: 
     if 0 < rate < 1:
         entropy = -(rate * math.log(rate) + (1 - rate) * math.log(1 - rate))
         assert found["normalized_entropy"] == pytest.approx(loss / entropy)
-        assert found["predicted_to_observed"] == pytest.approx(sum(1 / (1 + math.exp(-z)) for z, _ in rows) / label.sum())
+        assert found["predicted_to_observed"] == pytest.approx(
+            sum(1 / (1 + math.exp(-z)) for z, _ in rows) / label.sum()
+        )
 
 
 def test_a_calibrated_score_has_no_calibration_error_and_a_shifted_one_has() -> None:
@@ -80,7 +88,9 @@ def test_merging_blocks_keeps_every_sample_once_whatever_the_size_of_an_update(c
     found = evaluation.get()
     assert found["num_samples"] == len(logit)
     assert found["positive_ratio"] == pytest.approx(label.mean())
-    assert found["log_loss"] == pytest.approx(np.logaddexp(0, np.where(label > 0, -logit, logit)).mean())
+    assert found["log_loss"] == pytest.approx(
+        np.logaddexp(0, np.where(label > 0, -logit, logit)).mean()
+    )
     assert sum(part["num_samples"] for part in evaluation.quarters()) == len(logit)
     assert len(evaluation.snapshot()) < 1_000_000
 
@@ -103,7 +113,9 @@ def test_the_latest_part_forgets_what_was_long_ago() -> None:
 
 @settings(deadline=None, max_examples=20)
 @given(st.integers(0, 12_000), st.integers(1, 500))
-def test_a_restored_evaluation_has_the_same_bytes_and_goes_on_in_the_same_way(number: int, more: int) -> None:
+def test_a_restored_evaluation_has_the_same_bytes_and_goes_on_in_the_same_way(
+    number: int, more: int
+) -> None:
     logit, label = random_stream(number)
     live, again = evaluated(logit, label, chunk=300), Evaluation()
     again.restore(live.snapshot())

@@ -18,7 +18,19 @@ from hypothesis import strategies as st
 
 from learner.blobs import Disk
 from learner.errors import JournalFailed
-from learner.journal import MAGIC, Fingerprint, Journal, Outcome, Part, Place, Record, Span, Step, cut, tail
+from learner.journal import (
+    MAGIC,
+    Fingerprint,
+    Journal,
+    Outcome,
+    Part,
+    Place,
+    Record,
+    Span,
+    Step,
+    cut,
+    tail,
+)
 from tests.fakes.disk import Crash, Die, Fail, FaultyDisk, at, on
 from weighting.sample import Slice, Turn
 
@@ -26,7 +38,10 @@ FINGERPRINT: Fingerprint = {"torch": "2.13.0", "threads": 1}
 
 
 def step(number: int) -> Step:
-    turn = Turn((Slice("clicks", 0, number, number + 3, 3, 2**64 - 1), Slice("items", 1, 0, 2, 1, 0)), (("clicks", 1),))
+    turn = Turn(
+        (Slice("clicks", 0, number, number + 3, 3, 2**64 - 1), Slice("items", 1, 0, 2, 1, 0)),
+        (("clicks", 1),),
+    )
     return Step(number, (Part((turn, turn), "full"), Part((), None)))
 
 
@@ -34,7 +49,9 @@ def steps(*numbers: int) -> list[Record]:
     return [step(number) for number in numbers]
 
 
-def journal(root: Path, disk: Disk | None = None, *, epoch: int = 1, segment_bytes: int = 64 << 20) -> Journal:
+def journal(
+    root: Path, disk: Disk | None = None, *, epoch: int = 1, segment_bytes: int = 64 << 20
+) -> Journal:
     (root / "journal").mkdir(exist_ok=True)
     own = Journal(root, disk or FaultyDisk(), segment_bytes=segment_bytes)
     own.start(epoch, FINGERPRINT)
@@ -76,7 +93,9 @@ def test_records_come_back_in_order_with_the_place_behind_each(tmp_path: Path) -
     own.close()
 
 
-def test_a_record_is_on_the_disk_before_append_returns_and_its_segment_has_its_name(tmp_path: Path) -> None:
+def test_a_record_is_on_the_disk_before_append_returns_and_its_segment_has_its_name(
+    tmp_path: Path,
+) -> None:
     disk = FaultyDisk()
     own = journal(tmp_path, disk, segment_bytes=150)
     assert [call.op for call in disk.calls] == ["create", "write", "fsync", "fsync_folder"]
@@ -90,13 +109,18 @@ def test_a_record_is_on_the_disk_before_append_returns_and_its_segment_has_its_n
     assert len(own.spans) > 1
 
 
-def test_a_full_segment_is_followed_by_another_and_the_open_span_goes_on_in_it(tmp_path: Path) -> None:
+def test_a_full_segment_is_followed_by_another_and_the_open_span_goes_on_in_it(
+    tmp_path: Path,
+) -> None:
     own = written(tmp_path, *steps(*range(1, 10)), segment_bytes=200)
     names = sorted(path.name for path in (tmp_path / "journal").iterdir())
     assert names == [f"000001-{number:04d}" for number in range(len(names))]
     assert len(names) > 3
     assert [span.segment for span in own.spans] == names
-    assert [span.end for span in own.spans] == [*(segment(tmp_path, name).stat().st_size for name in names[:-1]), None]
+    assert [span.end for span in own.spans] == [
+        *(segment(tmp_path, name).stat().st_size for name in names[:-1]),
+        None,
+    ]
     known_at_the_start = [Span("000001-0000", 0, None)]
     assert read(tmp_path, own.spans) == read(tmp_path, known_at_the_start) == steps(*range(1, 10))
     closed = tail(tmp_path, Disk(), known_at_the_start, Place("000001-0000", 0)).timeline
@@ -129,7 +153,9 @@ def test_an_owner_that_never_wrote_leaves_nothing_and_no_damage(tmp_path: Path) 
 
 @pytest.mark.parametrize("zeros", [False, True])
 @pytest.mark.parametrize("when", ["before", "middle", "after"])
-def test_a_crash_at_every_call_loses_at_most_the_record_that_was_being_written(tmp_path: Path, when: str, zeros: bool) -> None:
+def test_a_crash_at_every_call_loses_at_most_the_record_that_was_being_written(
+    tmp_path: Path, when: str, zeros: bool
+) -> None:
     def life(root: Path, disk: FaultyDisk) -> list[Record]:
         done: list[Record] = []
         try:
@@ -156,7 +182,9 @@ def test_a_crash_at_every_call_loses_at_most_the_record_that_was_being_written(t
 
 @pytest.mark.parametrize("op", ["write", "fsync", "create", "fsync_folder"])
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EROFS])
-def test_what_cannot_be_made_durable_stops_the_owner_for_good_and_no_fsync_is_repeated(tmp_path: Path, op: str, code: int) -> None:
+def test_what_cannot_be_made_durable_stops_the_owner_for_good_and_no_fsync_is_repeated(
+    tmp_path: Path, op: str, code: int
+) -> None:
     disk = FaultyDisk()
     own = journal(tmp_path, disk, segment_bytes=100)
     own.append(step(1))
@@ -176,15 +204,27 @@ def test_what_cannot_be_made_durable_stops_the_owner_for_good_and_no_fsync_is_re
 def damaged(root: Path, timeline: Sequence[Span]) -> tuple[list[Record], str]:
     found = tail(root, Disk(), timeline, Place(timeline[0].segment, 0))
     assert found.damage is not None
-    assert found.timeline[-1].end == found.damage.place.byte or found.timeline[-1].segment != found.damage.place.segment
+    assert (
+        found.timeline[-1].end == found.damage.place.byte
+        or found.timeline[-1].segment != found.damage.place.segment
+    )
     return [record for _, record in found.records], found.damage.reason
 
 
 def test_junk_behind_the_last_record_is_torn_and_junk_inside_is_damage(tmp_path: Path) -> None:
     own = written(tmp_path, *steps(1, 2, 3))
-    places = [place.byte for place, _ in tail(tmp_path, Disk(), own.spans, Place("000001-0000", 0)).records]
+    places = [
+        place.byte
+        for place, _ in tail(tmp_path, Disk(), own.spans, Place("000001-0000", 0)).records
+    ]
     healthy = segment(tmp_path).read_bytes()
-    for junk in (b"\0", bytes(500), os.urandom(300), b"\xff" * 9, healthy[places[0] : places[1] - 1]):
+    for junk in (
+        b"\0",
+        bytes(500),
+        os.urandom(300),
+        b"\xff" * 9,
+        healthy[places[0] : places[1] - 1],
+    ):
         segment(tmp_path).write_bytes(healthy + junk)
         assert read(tmp_path, own.spans) == steps(1, 2, 3)
     for place in range(places[0], places[1]):
@@ -195,12 +235,16 @@ def test_junk_behind_the_last_record_is_torn_and_junk_inside_is_damage(tmp_path:
     for place in range(places[1], places[2]):
         segment(tmp_path).write_bytes(healthy[:place])
         assert read(tmp_path, own.spans) == steps(1, 2)
-        assert damaged(tmp_path, [Span("000001-0000", 0, places[2])])[0] == steps(1, 2)  # a span that was closed must be whole
+        assert damaged(tmp_path, [Span("000001-0000", 0, places[2])])[0] == steps(
+            1, 2
+        )  # a span that was closed must be whole
     segment(tmp_path).write_bytes(healthy[: places[0]] + healthy[places[1] :])
     assert damaged(tmp_path, own.spans) == (steps(1), "expected record number 2, found 3")
 
 
-def test_a_segment_that_is_gone_short_or_another_is_damage_and_nothing_behind_it_is_read(tmp_path: Path) -> None:
+def test_a_segment_that_is_gone_short_or_another_is_damage_and_nothing_behind_it_is_read(
+    tmp_path: Path,
+) -> None:
     first = written(tmp_path, *steps(1, 2))
     second = written(tmp_path, *steps(3, 4), epoch=2)
     timeline = (Span("000001-0000", 0, first.num_bytes), *second.spans)
@@ -220,13 +264,20 @@ def test_a_segment_that_is_gone_short_or_another_is_damage_and_nothing_behind_it
     beyond = Place("000002-0000", 100)
     assert tail(tmp_path, Disk(), timeline, beyond).damage is not None
     written(tmp_path, epoch=2)
-    assert tail(tmp_path, Disk(), timeline, beyond).damage is not None  # a checkpoint says that there were a hundred bytes
+    assert (
+        tail(tmp_path, Disk(), timeline, beyond).damage is not None
+    )  # a checkpoint says that there were a hundred bytes
 
 
 def test_a_segment_that_cannot_be_read_for_now_is_not_taken_for_damage(tmp_path: Path) -> None:
     own = written(tmp_path, *steps(1))
     with pytest.raises(OSError, match="injected"):
-        tail(tmp_path, FaultyDisk(on("open", 0, Fail(errno.EMFILE))), own.spans, Place("000001-0000", 0))
+        tail(
+            tmp_path,
+            FaultyDisk(on("open", 0, Fail(errno.EMFILE))),
+            own.spans,
+            Place("000001-0000", 0),
+        )
 
 
 def frame(payload: bytes) -> bytes:
@@ -265,7 +316,9 @@ def test_lengths_that_lie_cost_no_memory_and_no_time(tmp_path: Path) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(data=st.data())
-def test_fuzzed_bytes_never_give_a_record_that_was_not_written(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+def test_fuzzed_bytes_never_give_a_record_that_was_not_written(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
     root = tmp_path_factory.mktemp("fuzz")
     own = written(root, *steps(*range(1, 6)))
     content = bytearray(segment(root).read_bytes())
@@ -280,7 +333,9 @@ def test_fuzzed_bytes_never_give_a_record_that_was_not_written(tmp_path_factory:
     shutil.rmtree(root)
 
 
-@pytest.mark.parametrize("name", ["../man/M-00000001", "000001", "000001-0000/..", "/etc/passwd", "1-0"])
+@pytest.mark.parametrize(
+    "name", ["../man/M-00000001", "000001", "000001-0000/..", "/etc/passwd", "1-0"]
+)
 def test_a_name_that_is_no_segment_never_becomes_a_path(name: str) -> None:
     for kind, value in itertools.product((Place, Span), ([name, 0], [name, 0, None])):
         with pytest.raises(msgspec.ValidationError):

@@ -55,7 +55,11 @@ class Learner:
         self.publisher = Publisher(
             self.trainer,
             self.writer(checkpointer),
-            lambda: IngestState(parts={"part-0": b"joins"}, offsets={"clicks": {0: self.num_consumed}}, watermark_us=self.num_consumed),
+            lambda: IngestState(
+                parts={"part-0": b"joins"},
+                offsets={"clicks": {0: self.num_consumed}},
+                watermark_us=self.num_consumed,
+            ),
             self.telemetry,
             clock=self.clock,
             identity=Identity(config_sha256="0" * 64, fingerprint={"threads": 1}, inputs={}),
@@ -66,7 +70,11 @@ class Learner:
     def source(self, stream: Iterable[list[Sample] | None]) -> Iterator[Batch | None]:
         for samples in stream:
             self.num_consumed += 1
-            yield None if samples is None else Batch(samples=tuple(samples), turns=(), cause="full", watermark_us=0)
+            yield (
+                None
+                if samples is None
+                else Batch(samples=tuple(samples), turns=(), cause="full", watermark_us=0)
+            )
 
     def run(self, *stream: list[Sample] | None, seconds: float = 0.0) -> list[StepReport | None]:
         """Train on these; the clock moves so much before each."""
@@ -76,7 +84,11 @@ class Learner:
                 self.clock.advance(seconds)
                 yield samples
 
-        return list(train(self.source(ticking()), self.trainer, self.publisher, self.telemetry, self.journal))
+        return list(
+            train(
+                self.source(ticking()), self.trainer, self.publisher, self.telemetry, self.journal
+            )
+        )
 
     def count(self, series: str, **labels: str) -> float | None:
         return self.registry.get_sample_value(f"steelyard_{series}", labels)
@@ -140,7 +152,10 @@ def test_a_version_says_what_it_contains(tmp_path: Path) -> None:
     assert second.manifest["event_time"] == {"min": 0, "max": STREAM[1][-1].event_time_us}
     assert third.event_time_us == STREAM[2][-1].event_time_us == 11 * SECOND
     seen = Store(tmp_path).fresh_events(first.name, third.name)
-    assert seen == [(i * SECOND, sum(s.event_time_us == i * SECOND for batch in STREAM[1:3] for s in batch)) for i in range(4, 12)]
+    assert seen == [
+        (i * SECOND, sum(s.event_time_us == i * SECOND for batch in STREAM[1:3] for s in batch))
+        for i in range(4, 12)
+    ]
     assert Store(tmp_path).read(third, "training/part-0.msgpack") == b"joins"
     assert third.evaluation["click_num_samples"] == 60
 
@@ -161,11 +176,16 @@ def test_one_checkpoint_is_in_flight_and_training_goes_on_beside_it(tmp_path: Pa
     gate.set()
     learner.publisher.close()
     assert [v.step for v in learner.versions()] == [1, 6]
-    assert [num_fresh(v) for v in learner.versions()] == [len(STREAM[0]), sum(map(len, STREAM[1:6]))]
+    assert [num_fresh(v) for v in learner.versions()] == [
+        len(STREAM[0]),
+        sum(map(len, STREAM[1:6])),
+    ]
 
 
 @pytest.mark.parametrize("op", ["create", "write", "fsync", "link"])
-def test_a_full_disk_is_counted_and_the_next_cut_tells_what_the_failed_one_would_have_told(tmp_path: Path, op: str) -> None:
+def test_a_full_disk_is_counted_and_the_next_cut_tells_what_the_failed_one_would_have_told(
+    tmp_path: Path, op: str
+) -> None:
     learner = Learner(tmp_path)
     learner.run(STREAM[0], None)
     learner.disk.plan = full(op)
@@ -189,7 +209,9 @@ def test_a_full_disk_is_counted_and_the_next_cut_tells_what_the_failed_one_would
 def test_a_version_that_is_durable_but_was_not_announced_is_not_told_twice(tmp_path: Path) -> None:
     learner = Learner(tmp_path)
     learner.run(STREAM[0], None)
-    learner.disk.plan = lambda call: Fail(errno.ENOSPC) if call.op == "rename" and call.path.parent.name == "control" else None
+    learner.disk.plan = lambda call: (
+        Fail(errno.ENOSPC) if call.op == "rename" and call.path.parent.name == "control" else None
+    )
     learner.run(STREAM[1], seconds=31.0)
     learner.run(None)
     assert learner.publishes("failed") == 1
@@ -200,7 +222,9 @@ def test_a_version_that_is_durable_but_was_not_announced_is_not_told_twice(tmp_p
     assert Store(tmp_path).announced() == "v000004"
 
 
-def test_a_refused_weight_is_counted_its_batch_changes_nothing_and_training_goes_on(tmp_path: Path) -> None:
+def test_a_refused_weight_is_counted_its_batch_changes_nothing_and_training_goes_on(
+    tmp_path: Path,
+) -> None:
     learner = Learner(tmp_path)
     learner.run(STREAM[0], None)
     before = weights_of(learner.trainer)
@@ -213,7 +237,10 @@ def test_a_refused_weight_is_counted_its_batch_changes_nothing_and_training_goes
     assert report.step == 3, "the refused one has a number, for the journal has it"
     learner.publisher.close()
     newest = learner.versions()[-1]
-    assert (num_fresh(newest), newest.num_samples) == (len(STREAM[2]), len(STREAM[0]) + len(bad) + len(STREAM[2]))
+    assert (num_fresh(newest), newest.num_samples) == (
+        len(STREAM[2]),
+        len(STREAM[0]) + len(bad) + len(STREAM[2]),
+    )
 
 
 def test_closing_makes_the_last_state_durable(tmp_path: Path) -> None:
@@ -252,7 +279,10 @@ def test_a_restart_goes_on_with_the_span_of_event_times_that_it_found(tmp_path: 
     again = Learner(tmp_path)
     again.publisher.restore(learner.versions()[-1])
     again.run(STREAM[1], None)
-    assert again.versions()[-1].manifest["event_time"] == {"min": 0, "max": STREAM[1][-1].event_time_us}
+    assert again.versions()[-1].manifest["event_time"] == {
+        "min": 0,
+        "max": STREAM[1][-1].event_time_us,
+    }
 
 
 def test_the_series_tell_what_a_step_saw(tmp_path: Path) -> None:
@@ -263,7 +293,12 @@ def test_the_series_tell_what_a_step_saw(tmp_path: Path) -> None:
     assert learner.count("learner_steps_total", result="nonfinite") == 0
     assert learner.count("learner_samples_total") == len(STREAM[0])
     assert learner.count("learner_loss") == report.loss
-    assert learner.count("learner_last_event_timestamp_seconds") == STREAM[0][-1].event_time_us / SECOND
+    assert (
+        learner.count("learner_last_event_timestamp_seconds")
+        == STREAM[0][-1].event_time_us / SECOND
+    )
     assert learner.count("weight_effective_sample_ratio") == report.weighted.ess_ratio
     assert learner.count("importance_weight_count", label="click") == 20
-    assert learner.count("label_prior_ratio", label="click") == learner.trainer.weigher.prior(STREAM[0][0].task)
+    assert learner.count("label_prior_ratio", label="click") == learner.trainer.weigher.prior(
+        STREAM[0][0].task
+    )

@@ -100,7 +100,15 @@ def test_any_bytes_are_refused_by_name(data: bytes) -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"[" * 100_000, b'{"a":NaN}', b'{"a":' + b"9" * 5000 + b"}", b'"\\ud800"', b"[]", b'{"self":1}', b'{"format":1,"format":1}'],
+    [
+        b"[" * 100_000,
+        b'{"a":NaN}',
+        b'{"a":' + b"9" * 5000 + b"}",
+        b'"\\ud800"',
+        b"[]",
+        b'{"self":1}',
+        b'{"format":1,"format":1}',
+    ],
     ids=["deep", "nan", "long number", "surrogate", "list", "self of another type", "key twice"],
 )
 def test_hostile_json_is_refused_by_name(data: bytes) -> None:
@@ -156,7 +164,9 @@ def test_a_field_that_is_not_what_it_should_be_is_refused(changes: dict[str, Any
 
 
 @pytest.mark.parametrize("changes", [{"format": 3}, {"format": None}, {"kind": "merge"}])
-def test_another_format_or_kind_is_refused_as_such_and_not_as_damage(changes: dict[str, Any]) -> None:
+def test_another_format_or_kind_is_refused_as_such_and_not_as_damage(
+    changes: dict[str, Any],
+) -> None:
     raw = {**json.loads(encode(example())), **changes}
     with pytest.raises(FormatUnknown, match="run that one"):
         decode(signed(raw), where="man/M-00000012")
@@ -176,22 +186,42 @@ STANDING = Standing(
 )
 JOURNALED = {
     "journal": Journaled(segment="000003-0001", byte=8, skip=(2, 0)),
-    "audit": {"clicks": {0: Audited(num_records=9, sum64=2**64 - 1, outcomes={"accepted": 8, "late": 1}, last=(8, 2**63))}},
+    "audit": {
+        "clicks": {
+            0: Audited(
+                num_records=9, sum64=2**64 - 1, outcomes={"accepted": 8, "late": 1}, last=(8, 2**63)
+            )
+        }
+    },
     "inputs": {"clicks": Input(id="x", num_partitions=2)},
     "trained": Trained(num=8, sum64=2**64 - 1),
 }
 
 
 @pytest.mark.parametrize("kind", ["checkpoint", "fence", "restore", "reset"])
-def test_what_holds_from_one_manifest_to_the_next_comes_back_and_stands_among_the_other_fields(kind: str) -> None:
-    whole = example(kind=kind, standing=STANDING, files={} if kind != "checkpoint" else example().files, **JOURNALED)
+def test_what_holds_from_one_manifest_to_the_next_comes_back_and_stands_among_the_other_fields(
+    kind: str,
+) -> None:
+    whole = example(
+        kind=kind,
+        standing=STANDING,
+        files={} if kind != "checkpoint" else example().files,
+        **JOURNALED,
+    )
     back, raw = decode(encode(whole), where="man/M-00000012")
     assert back == whole
     assert back.journal is not None
     assert back.journal.place == journal.Place("000003-0001", 8)
     assert raw["timeline"] == [["000003-0000", 0, 17], ["000003-0001", 0, None]]
-    assert (raw["orders_taken"], raw["quarantine"], raw["replay"]["mode"], "standing" in raw) == (2, [[3, 5]], "anew", False)
-    assert manifest.cut(raw) == Cut(**{name: getattr(whole, name) for name in Cut.__struct_fields__})
+    assert (raw["orders_taken"], raw["quarantine"], raw["replay"]["mode"], "standing" in raw) == (
+        2,
+        [[3, 5]],
+        "anew",
+        False,
+    )
+    assert manifest.cut(raw) == Cut(
+        **{name: getattr(whole, name) for name in Cut.__struct_fields__}
+    )
 
 
 def test_a_manifest_that_is_no_checkpoint_has_no_files() -> None:
@@ -213,8 +243,14 @@ def test_a_manifest_of_the_first_format_is_read() -> None:
 def test_fuzzed_manifests_whose_digest_holds_are_read_or_refused(data: st.DataObject) -> None:
     raw = json.loads(encode(example(standing=STANDING, **JOURNALED)))
     junk = st.recursive(
-        st.none() | st.booleans() | st.integers() | st.text(max_size=9) | st.sampled_from(["../x", "/etc/passwd", 2**80, -1]),
-        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.text(max_size=9)
+        | st.sampled_from(["../x", "/etc/passwd", 2**80, -1]),
+        lambda inner: (
+            st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+        ),
         max_leaves=6,
     )
     for key in data.draw(st.lists(st.sampled_from(sorted(raw)), min_size=1, max_size=3)):
@@ -233,7 +269,9 @@ def test_a_field_that_a_later_minor_release_adds_is_ignored() -> None:
     assert decode(signed(raw), where="man/M-00000012")[0] == example()
 
 
-@pytest.mark.parametrize("changes", [{"evaluation": {"auc": float("nan")}}, {"step": -1}, {"config_sha256": "\ud800"}])
+@pytest.mark.parametrize(
+    "changes", [{"evaluation": {"auc": float("nan")}}, {"step": -1}, {"config_sha256": "\ud800"}]
+)
 def test_what_could_not_be_read_back_is_not_written(changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(changes))):
         encode(example(**changes))

@@ -65,10 +65,14 @@ def test_a_text_has_one_vector_whatever_it_is_encoded_with(tuning: str) -> None:
 @pytest.mark.parametrize("tuning", ["top:1", "frozen"])
 def test_a_kept_text_has_the_vector_that_it_had_when_it_was_new(tuning: str) -> None:
     encoder, tokenizer = tiny(tuning=tuning)
-    np.testing.assert_array_equal(vectors(encoder, tokenizer, TEXTS), vectors(encoder, tokenizer, TEXTS))
+    np.testing.assert_array_equal(
+        vectors(encoder, tokenizer, TEXTS), vectors(encoder, tokenizer, TEXTS)
+    )
     forgetful, _ = tiny(tuning=tuning, cache=PrefixCache(max_bytes=1))
     vectors(forgetful, tokenizer, TEXTS)
-    np.testing.assert_array_equal(vectors(forgetful, tokenizer, TEXTS[::-1])[::-1], vectors(encoder, tokenizer, TEXTS))
+    np.testing.assert_array_equal(
+        vectors(forgetful, tokenizer, TEXTS[::-1])[::-1], vectors(encoder, tokenizer, TEXTS)
+    )
 
 
 def test_frozen_and_top_and_full_agree_within_half_precision() -> None:
@@ -99,7 +103,9 @@ def test_the_pooling_is_the_first_token_or_the_mean_over_the_real_ones() -> None
         with torch.no_grad():
             hidden = encoder.model(input_ids=ids).last_hidden_state[0]  # no padding at all
         plain = hidden[0] if pooling == "cls" else hidden.mean(0)
-        np.testing.assert_allclose(vectors(encoder, tokenizer, ["red shoes"])[0], plain / plain.norm(), atol=1e-6)
+        np.testing.assert_allclose(
+            vectors(encoder, tokenizer, ["red shoes"])[0], plain / plain.norm(), atol=1e-6
+        )
 
 
 def test_a_sentence_transformers_folder_says_its_own_pooling(tmp_path: Path) -> None:
@@ -113,19 +119,35 @@ def test_a_sentence_transformers_folder_says_its_own_pooling(tmp_path: Path) -> 
 
 
 def test_layers_that_cannot_be_reached_one_by_one_are_refused_by_name() -> None:
-    small = DistilBertModel(DistilBertConfig(vocab_size=len(letter_tokenizer()), dim=32, n_layers=2, n_heads=2, hidden_dim=64))
-    with pytest.raises(TuningUnsupported, match=r"learner\.tuning: top:1 needs an encoder with encoder\.layer, DistilBertModel has none"):
+    small = DistilBertModel(
+        DistilBertConfig(
+            vocab_size=len(letter_tokenizer()), dim=32, n_layers=2, n_heads=2, hidden_dim=64
+        )
+    )
+    with pytest.raises(
+        TuningUnsupported,
+        match=r"learner\.tuning: top:1 needs an encoder with encoder\.layer, DistilBertModel has none",
+    ):
         Encoder(small, tuning="top:1")
-    with pytest.raises(TuningUnsupported, match=r"learner\.tuning: got top:3, the encoder has 2 layers"):
+    with pytest.raises(
+        TuningUnsupported, match=r"learner\.tuning: got top:3, the encoder has 2 layers"
+    ):
         tiny(tuning="top:3")
     for tuning in ("full", "frozen"):
-        np.testing.assert_allclose(np.linalg.norm(vectors(Encoder(small, tuning=tuning), letter_tokenizer(), TEXTS), axis=1), 1, atol=1e-3)
+        np.testing.assert_allclose(
+            np.linalg.norm(
+                vectors(Encoder(small, tuning=tuning), letter_tokenizer(), TEXTS), axis=1
+            ),
+            1,
+            atol=1e-3,
+        )
 
 
 def test_a_model_that_is_not_there_is_one_error_that_says_what_would_do(tmp_path: Path) -> None:
     for name in (str(tmp_path / "nothing"), "sentence-transformers/all-MiniLM-L6-v2"):
         with pytest.raises(
-            ModelMissing, match=r"learner\.model: got '.*', expected minilm-l6.*an existing folder.*learner\.download: true"
+            ModelMissing,
+            match=r"learner\.model: got '.*', expected minilm-l6.*an existing folder.*learner\.download: true",
         ):
             load_pretrained(name)
     with pytest.raises(ModelMissing, match=rf"learner\.model: '{tmp_path}' cannot be loaded"):
@@ -139,7 +161,9 @@ def test_a_model_folder_without_its_tokenizer_is_refused(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(("model", "tuning"), [("random:2x64", "full"), ("minilm-l6:2", "top:1")])
-def test_the_folder_of_a_version_opens_with_plain_transformers_and_gives_the_same_vectors(tmp_path: Path, model: str, tuning: str) -> None:
+def test_the_folder_of_a_version_opens_with_plain_transformers_and_gives_the_same_vectors(
+    tmp_path: Path, model: str, tuning: str
+) -> None:
     learner = trainer(model=model, tuning=tuning, max_tokens=64)
     learner.step(batches(1)[0])
     folder = published(learner, tmp_path).path
@@ -147,20 +171,34 @@ def test_the_folder_of_a_version_opens_with_plain_transformers_and_gives_the_sam
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     encoded = tokenizer(TEXTS, padding=True, truncation=True, max_length=64, return_tensors="pt")
     with torch.no_grad():
-        hidden = plain(input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"]).last_hidden_state
+        hidden = plain(
+            input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"]
+        ).last_hidden_state
     real = encoded["attention_mask"][:, :, None].float()
     mean = (hidden * real).sum(1) / real.sum(1)
     with torch.no_grad():
         ours = learner.ranker.encoder([learner.ranker.texts.ids(s) for s in TEXTS])
-    np.testing.assert_allclose(ours.numpy(), torch.nn.functional.normalize(mean, dim=-1).numpy(), atol=1e-5 if tuning == "full" else 2e-3)
+    np.testing.assert_allclose(
+        ours.numpy(),
+        torch.nn.functional.normalize(mean, dim=-1).numpy(),
+        atol=1e-5 if tuning == "full" else 2e-3,
+    )
 
 
 @pytest.mark.parametrize("interaction", ["towers", "cross"])
 @pytest.mark.parametrize("tuning", ["top:1", "frozen"])
-def test_before_any_training_the_ranking_is_that_of_the_cosine(interaction: str, tuning: str) -> None:
+def test_before_any_training_the_ranking_is_that_of_the_cosine(
+    interaction: str, tuning: str
+) -> None:
     model, tokenizer, pooling = minilm()
     encoder = Encoder(model, tuning=tuning, pooling=pooling)
-    ranker = Ranker(encoder, Texts(tokenizer, max_tokens=64), QueryResidual(encoder.width), interaction=interaction, scale=8.0).eval()
+    ranker = Ranker(
+        encoder,
+        Texts(tokenizer, max_tokens=64),
+        QueryResidual(encoder.width),
+        interaction=interaction,
+        scale=8.0,
+    ).eval()
     with torch.inference_mode():
         scored = ranker(["running shoes"] * len(TEXTS), TEXTS)
     query, *items = vectors(encoder, tokenizer, ["running shoes", *TEXTS])
@@ -176,12 +214,16 @@ def test_a_saved_tokenizer_gives_the_same_ids(tmp_path: Path) -> None:
         tokenizer.save_pretrained(tmp_path)
         again = Texts(load_tokenizer(tmp_path), max_tokens=16)
         for string in TEXTS:
-            assert again.ids(string).tolist() == Texts(tokenizer, max_tokens=16).ids(string).tolist()
+            assert (
+                again.ids(string).tolist() == Texts(tokenizer, max_tokens=16).ids(string).tolist()
+            )
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.text(max_size=60), st.text(max_size=60), st.integers(4, 32))
-def test_no_text_and_no_pair_is_longer_than_its_budget(first: str, second: str, max_tokens: int) -> None:
+def test_no_text_and_no_pair_is_longer_than_its_budget(
+    first: str, second: str, max_tokens: int
+) -> None:
     for tokenizer in (minilm()[1], letter_tokenizer()):
         texts = Texts(tokenizer, max_tokens=max_tokens)
         assert 2 <= len(texts.ids(first)) <= max_tokens

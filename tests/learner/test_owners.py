@@ -63,8 +63,12 @@ def stormy(root: Path, seed: int) -> Told:
     return told
 
 
-@pytest.mark.parametrize(("first", "num"), [(0, 20), pytest.param(1000, 120, marks=pytest.mark.long)])
-def test_processes_that_are_stopped_woken_and_killed_at_any_time_leave_one_history(tmp_path: Path, first: int, num: int) -> None:
+@pytest.mark.parametrize(
+    ("first", "num"), [(0, 20), pytest.param(1000, 120, marks=pytest.mark.long)]
+)
+def test_processes_that_are_stopped_woken_and_killed_at_any_time_leave_one_history(
+    tmp_path: Path, first: int, num: int
+) -> None:
     told = [stormy(tmp_path / f"{seed}", seed) for seed in range(first, first + num)]
     assert sum(each.stops for each in told) > 4 * num
     assert sum(each.kills for each in told) > num

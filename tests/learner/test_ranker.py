@@ -19,7 +19,13 @@ def ranker(interaction: str = "towers", *, tuning: str = "full") -> Ranker:
     torch.set_num_threads(1)
     model, tokenizer, _ = load_pretrained("random:2x64")
     encoder = Encoder(model, tuning=tuning)
-    return Ranker(encoder, Texts(tokenizer, max_tokens=24), QueryResidual(encoder.width), interaction=interaction, scale=8.0).eval()
+    return Ranker(
+        encoder,
+        Texts(tokenizer, max_tokens=24),
+        QueryResidual(encoder.width),
+        interaction=interaction,
+        scale=8.0,
+    ).eval()
 
 
 def order(own: Ranker, query: str) -> list[int]:
@@ -33,11 +39,20 @@ def learn(own: Ranker, query: str, clicked: int) -> None:
     with torch.no_grad():
         scored = own([query] * len(ITEMS), ITEMS)
     clicks = [50.0 if i == clicked else 0.0 for i in range(len(ITEMS))]
-    own.residual.learn(query, ITEMS, scored.items.numpy(), scored.base.double().numpy(), clicks, [50.0] * len(ITEMS))
+    own.residual.learn(
+        query,
+        ITEMS,
+        scored.items.numpy(),
+        scored.base.double().numpy(),
+        clicks,
+        [50.0] * len(ITEMS),
+    )
 
 
 @pytest.mark.parametrize("interaction", ["towers", "cross"])
-def test_a_query_never_seen_keeps_exactly_the_order_and_the_logits_of_the_encoder(interaction: str) -> None:
+def test_a_query_never_seen_keeps_exactly_the_order_and_the_logits_of_the_encoder(
+    interaction: str,
+) -> None:
     untouched, taught = ranker(interaction), ranker(interaction)
     worst = order(taught, "red shoe")[-1]
     for _ in range(20):
@@ -46,7 +61,10 @@ def test_a_query_never_seen_keeps_exactly_the_order_and_the_logits_of_the_encode
     with torch.inference_mode():
         asked = ["blue lamp"] * len(ITEMS)
         assert torch.equal(taught(asked, ITEMS).click, untouched(asked, ITEMS).click)
-        assert torch.equal(taught(["red shoe"] * len(ITEMS), ITEMS).base, untouched(["red shoe"] * len(ITEMS), ITEMS).base)
+        assert torch.equal(
+            taught(["red shoe"] * len(ITEMS), ITEMS).base,
+            untouched(["red shoe"] * len(ITEMS), ITEMS).base,
+        )
 
 
 @pytest.mark.parametrize("interaction", ["towers", "cross"])
@@ -58,7 +76,9 @@ def test_both_interactions_start_as_the_cosine(interaction: str) -> None:
         items = own.encoder([own.texts.ids(item) for item in ITEMS])
     cosine = items @ query
     torch.testing.assert_close(scored.click, 8.0 * cosine + own.bias.detach())
-    torch.testing.assert_close(scored.purchase, own.purchase_scale.detach() * cosine + own.purchase_bias.detach())
+    torch.testing.assert_close(
+        scored.purchase, own.purchase_scale.detach() * cosine + own.purchase_bias.detach()
+    )
     torch.testing.assert_close(scored.items, items)
 
 
@@ -81,7 +101,9 @@ def taught(interaction: str) -> Ranker:
     learn(own, "red shoe", 3)
     if own.cross is not None:
         with torch.no_grad():
-            own.cross.weight.copy_(torch.randn(own.cross.weight.shape, generator=torch.Generator().manual_seed(0)))
+            own.cross.weight.copy_(
+                torch.randn(own.cross.weight.shape, generator=torch.Generator().manual_seed(0))
+            )
     return own
 
 
@@ -89,7 +111,9 @@ def test_a_pair_has_one_logit_whatever_it_is_scored_with() -> None:
     for interaction in ("towers", "cross"):
         own, fresh = taught(interaction), taught(interaction)
         with torch.inference_mode():
-            together = own(["red shoe", "blue lamp"] * len(ITEMS), [item for item in ITEMS for _ in range(2)])
+            together = own(
+                ["red shoe", "blue lamp"] * len(ITEMS), [item for item in ITEMS for _ in range(2)]
+            )
             alone = [fresh([q], [item]) for item in ITEMS for q in ("red shoe", "blue lamp")]
         assert torch.equal(together.click, torch.cat([one.click for one in alone]))
         assert torch.equal(together.purchase, torch.cat([one.purchase for one in alone]))

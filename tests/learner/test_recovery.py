@@ -63,12 +63,18 @@ def calls(root: Path, seed: int) -> list[Call]:
 
 def points(made: Sequence[Call], when: str) -> list[int]:
     """Every call; but in the middle there is one of a write only, and before a call is after the one before it, so some will do."""
-    return [call.index for call in made if when == "after" or (when == "middle" and call.op == "write") or call.index % 8 == 0]
+    return [
+        call.index
+        for call in made
+        if when == "after" or (when == "middle" and call.op == "write") or call.index % 8 == 0
+    ]
 
 
 @pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.long)])
 @pytest.mark.parametrize("when", ["before", "middle", "after"])
-def test_a_crash_at_every_call_and_two_more_in_recovery_change_nothing(begun: Path, tmp_path: Path, when: str, every: int) -> None:
+def test_a_crash_at_every_call_and_two_more_in_recovery_change_nothing(
+    begun: Path, tmp_path: Path, when: str, every: int
+) -> None:
     made = calls(shutil.copytree(begun, tmp_path / "probe"), 2)
     total = len(made)
     for index in points(made, when)[::every]:
@@ -82,7 +88,11 @@ def known(root: Path) -> list[Step]:
     if not root.exists():
         return []
     found = Checkpointer(root, Disk(), lambda: 0.0).look(cut_for_new_store=cut(0))
-    history = State.read(Checkpointer(root, Disk(), lambda: 0.0), found.version).history if found.version else []
+    history = (
+        State.read(Checkpointer(root, Disk(), lambda: 0.0), found.version).history
+        if found.version
+        else []
+    )
     return [*history, *(record for _, record in found.tail if isinstance(record, Step))]
 
 
@@ -98,15 +108,21 @@ def crash_and_finish(root: Path, places: Sequence[int], when: str, loss: int) ->
 
 
 @pytest.mark.parametrize("when", ["before", "middle", "after"])
-def test_a_crash_at_every_call_of_the_first_start_changes_nothing(tmp_path: Path, when: str) -> None:
+def test_a_crash_at_every_call_of_the_first_start_changes_nothing(
+    tmp_path: Path, when: str
+) -> None:
     made = calls(tmp_path / "probe", 2)
     total = len(made)
     for index in points(made, when):
-        crash_and_finish(tmp_path / f"{index}", (index, min(index + 5, 60), (index * 13) % total), when, index)
+        crash_and_finish(
+            tmp_path / f"{index}", (index, min(index + 5, 60), (index * 13) % total), when, index
+        )
 
 
 def stormy(root: Path, seed: int) -> Told:
-    told = storm(seed, lambda disk, number: keep(Learner(root, disk, LOG, seed * 100 + number).run(15)))
+    told = storm(
+        seed, lambda disk, number: keep(Learner(root, disk, LOG, seed * 100 + number).run(15))
+    )
     for error in told.ended:
         assert error is None or isinstance(error, Fenced), repr(error)
     finish(root, LOG)
@@ -118,7 +134,9 @@ def keep(state: State) -> None:
 
 
 @pytest.mark.parametrize("first", [0, pytest.param(1000, marks=pytest.mark.long)])
-def test_owners_that_are_stopped_woken_and_killed_at_any_call_leave_one_history(tmp_path: Path, first: int) -> None:
+def test_owners_that_are_stopped_woken_and_killed_at_any_call_leave_one_history(
+    tmp_path: Path, first: int
+) -> None:
     told = [stormy(tmp_path / f"{seed}", seed) for seed in range(first, first + (first or 40))]
     assert sum(each.stops for each in told) > 500
     assert sum(each.kills for each in told) > 20
@@ -192,7 +210,9 @@ DAMAGED: dict[str, Callable[[Path], None]] = {
 
 
 @pytest.mark.parametrize("what", DAMAGED)
-def test_what_is_damaged_is_never_loaded_and_the_history_stays_one(begun: Path, tmp_path: Path, what: str) -> None:
+def test_what_is_damaged_is_never_loaded_and_the_history_stays_one(
+    begun: Path, tmp_path: Path, what: str
+) -> None:
     for seed in range(4):
         root = shutil.copytree(begun, tmp_path / f"{seed}")
         Learner(root, FaultyDisk(), LOG, seed).run(9)
@@ -201,8 +221,13 @@ def test_what_is_damaged_is_never_loaded_and_the_history_stays_one(begun: Path, 
         finish(root, LOG, seed, whole_journal=False)
 
 
-@pytest.mark.parametrize("what", ["blob flipped", "manifest, and the blob before", "the journal flipped inside, and a blob"])
-def test_crashes_while_a_start_passes_over_damage_change_nothing(begun: Path, tmp_path: Path, what: str) -> None:
+@pytest.mark.parametrize(
+    "what",
+    ["blob flipped", "manifest, and the blob before", "the journal flipped inside, and a blob"],
+)
+def test_crashes_while_a_start_passes_over_damage_change_nothing(
+    begun: Path, tmp_path: Path, what: str
+) -> None:
     damaged = shutil.copytree(begun, tmp_path / "damaged")
     Learner(damaged, FaultyDisk(), LOG, 5).run(9)
     DAMAGED[what](damaged)
@@ -238,34 +263,79 @@ def test_a_disk_that_fails_at_any_call_stops_the_owner_or_one_checkpoint_and_not
             outcomes["not loaded"] += 1
         failed = [call for call in disk.failed if call.op == "fsync"]
         for call in failed:
-            assert not [later for later in disk.calls if later.op == "fsync" and later.path == call.path and later.index > call.index]
-        for call in [call for call in disk.failed if call.path.parent.name == "journal" and call.op in ("write", "fsync")]:
-            assert not [later for later in disk.calls if later.path == call.path and later.op == "write" and later.index > call.index]
+            assert not [
+                later
+                for later in disk.calls
+                if later.op == "fsync" and later.path == call.path and later.index > call.index
+            ]
+        for call in [
+            call
+            for call in disk.failed
+            if call.path.parent.name == "journal" and call.op in ("write", "fsync")
+        ]:
+            assert not [
+                later
+                for later in disk.calls
+                if later.path == call.path and later.op == "write" and later.index > call.index
+            ]
         finish(root, LOG)
-    assert min(outcomes[kind] for kind in ("failed checkpoint", "StoreFailed True", "JournalFailed True")) > 0, outcomes
+    assert (
+        min(
+            outcomes[kind]
+            for kind in ("failed checkpoint", "StoreFailed True", "JournalFailed True")
+        )
+        > 0
+    ), outcomes
 
 
-def test_a_disk_that_is_really_full_stops_and_with_more_room_goes_on_where_it_was(small_disk: Path) -> None:
+def test_a_disk_that_is_really_full_stops_and_with_more_room_goes_on_where_it_was(
+    small_disk: Path,
+) -> None:
     root, log = small_disk / "store", Log.invented(5000, 4000)
-    with pytest.raises(JournalFailed, match="ENOSPC"):  # it goes on without checkpoints until there is no room for the journal
+    with pytest.raises(
+        JournalFailed, match="ENOSPC"
+    ):  # it goes on without checkpoints until there is no room for the journal
         Learner(root, Boastful(), log, 3).run()
     subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
     finish(root, log)
 
 
-def test_every_name_of_a_whole_life_is_given_after_the_fsync_of_its_bytes_and_made_durable(begun: Path, tmp_path: Path) -> None:
+def test_every_name_of_a_whole_life_is_given_after_the_fsync_of_its_bytes_and_made_durable(
+    begun: Path, tmp_path: Path
+) -> None:
     disk = FaultyDisk()
     Learner(shutil.copytree(begun, tmp_path / "store"), disk, LOG, 2).run(12)
     for call in disk.calls:
         if call.op == "link" or (call.op == "rename" and call.path.name.endswith(".tmp")):
-            written = next((made.path for made in disk.calls if made.op == "rename" and made.target == call.path), call.path)
-            assert any(made.op == "fsync" and made.path == written for made in disk.calls[: call.index]), call
-        if call.op in ("link", "rename") or (call.op in ("create", "mkdir") and call.path.parent.name in ("epoch", "journal", "blobs")):
+            written = next(
+                (
+                    made.path
+                    for made in disk.calls
+                    if made.op == "rename" and made.target == call.path
+                ),
+                call.path,
+            )
+            assert any(
+                made.op == "fsync" and made.path == written for made in disk.calls[: call.index]
+            ), call
+        if call.op in ("link", "rename") or (
+            call.op in ("create", "mkdir")
+            and call.path.parent.name in ("epoch", "journal", "blobs")
+        ):
             folder = (call.target or call.path).parent
-            assert any(later.op == "fsync_folder" and later.path == folder for later in disk.calls[call.index :]), call
+            assert any(
+                later.op == "fsync_folder" and later.path == folder
+                for later in disk.calls[call.index :]
+            ), call
 
 
-def life(root: Path, seed: int, num_polls: int, order: Directive | None = None, disk: FaultyDisk | None = None) -> Learner:
+def life(
+    root: Path,
+    seed: int,
+    num_polls: int,
+    order: Directive | None = None,
+    disk: FaultyDisk | None = None,
+) -> Learner:
     learner = Learner(root, disk or FaultyDisk(), LOG, seed, directive=pending(order), keep=50)
     learner.run(num_polls)
     return learner
@@ -281,11 +351,15 @@ def pending(order: Directive | None) -> Callable[[Version | None], Directive | N
     return ask
 
 
-def test_a_restore_as_it_was_comes_back_to_the_same_states_and_goes_on_from_the_end(tmp_path: Path) -> None:
+def test_a_restore_as_it_was_comes_back_to_the_same_states_and_goes_on_from_the_end(
+    tmp_path: Path,
+) -> None:
     before = life(tmp_path, 1, 40)
     back = Store(tmp_path).versions()[3]
     replay = Replay(mode="as-it-was", until={TOPIC: dict(before.state.next)}, order=1)
-    after = life(tmp_path, 2, 3, Directive(kind="restore", version=back.name, orders_taken=1, replay=replay))
+    after = life(
+        tmp_path, 2, 3, Directive(kind="restore", version=back.name, orders_taken=1, replay=replay)
+    )
     assert after.acquired is not None
     assert after.acquired.version is not None
     assert after.acquired.version.name == back.name
@@ -293,29 +367,43 @@ def test_a_restore_as_it_was_comes_back_to_the_same_states_and_goes_on_from_the_
     assert len(after.acquired.tail) == before.state.step - back.step > 5
     assert after.state.history[: before.state.step] == before.state.history
     restored = Store(tmp_path).read_manifest(before.told[-1].seq + 1)
-    assert (restored.kind, restored.parent, restored.standing.orders_taken, restored.standing.replay) == ("restore", back.name, 1, replay)
+    assert (
+        restored.kind,
+        restored.parent,
+        restored.standing.orders_taken,
+        restored.standing.replay,
+    ) == ("restore", back.name, 1, replay)
     assert restored.standing.superseded == ((back.seq + 1, restored.seq),)
     again = life(tmp_path, 3, 3, Directive(kind="restore", version=back.name, orders_taken=1))
     assert again.acquired is not None
     assert again.acquired.resumed_by is None  # once
     assert again.acquired.standing.orders_taken == 1
     assert again.acquired.standing.superseded == restored.standing.superseded
-    assert [version.name for version in Store(tmp_path).lineage(again.told[-1].name)].count(before.told[-1].name) == 0
+    assert [version.name for version in Store(tmp_path).lineage(again.told[-1].name)].count(
+        before.told[-1].name
+    ) == 0
     finish(tmp_path, LOG)
 
 
-def test_a_restore_anew_ends_the_timeline_at_the_versions_cut_and_each_record_counts_once_again(tmp_path: Path) -> None:
+def test_a_restore_anew_ends_the_timeline_at_the_versions_cut_and_each_record_counts_once_again(
+    tmp_path: Path,
+) -> None:
     before = life(tmp_path, 1, 40)
     back = Store(tmp_path).versions()[3]
     exclusions = Exclusions(sha256="e" * 64, num=3, order=1)
-    order = Directive(kind="restore", version=back.name, as_it_was=False, orders_taken=1, exclusions=exclusions)
+    order = Directive(
+        kind="restore", version=back.name, as_it_was=False, orders_taken=1, exclusions=exclusions
+    )
     after = life(tmp_path, 7, 10, order)
     assert after.acquired is not None
     assert after.acquired.tail == []
     assert back.journal is not None
     assert after.acquired.standing.timeline[-2].end == back.journal.byte
     assert after.state.history[: back.step] == before.state.history[: back.step]
-    assert after.state.history[back.step :] != before.state.history[back.step : len(after.state.history)]
+    assert (
+        after.state.history[back.step :]
+        != before.state.history[back.step : len(after.state.history)]
+    )
     finish(tmp_path, LOG)
     newest = Store(tmp_path).newest()
     assert newest is not None
@@ -325,20 +413,29 @@ def test_a_restore_anew_ends_the_timeline_at_the_versions_cut_and_each_record_co
 def test_what_a_restore_left_behind_is_never_fallen_back_to(tmp_path: Path) -> None:
     life(tmp_path, 1, 40)
     back, *behind = Store(tmp_path).versions()[3:]
-    after = life(tmp_path, 7, 4, Directive(kind="restore", version=back.name, as_it_was=False, orders_taken=1))
+    after = life(
+        tmp_path,
+        7,
+        4,
+        Directive(kind="restore", version=back.name, as_it_was=False, orders_taken=1),
+    )
     for version in after.told:
         flip(version.path / "state.json")
     again = life(tmp_path, 8, 4)
     assert again.acquired is not None
     assert again.acquired.version is not None
     assert again.acquired.version.name == back.name
-    assert {skipped.name for skipped in again.acquired.skipped} == {version.name for version in after.told}
+    assert {skipped.name for skipped in again.acquired.skipped} == {
+        version.name for version in after.told
+    }
     assert len(again.acquired.tail) == after.state.step - back.step
     assert len(behind) > 3
     finish(tmp_path, LOG)
 
 
-def test_a_reset_keeps_the_state_moves_the_offsets_and_stands_in_every_later_manifest(tmp_path: Path) -> None:
+def test_a_reset_keeps_the_state_moves_the_offsets_and_stands_in_every_later_manifest(
+    tmp_path: Path,
+) -> None:
     before = life(tmp_path, 1, 30)
     at_partition_1 = before.state.next[1]
     order = Directive(kind="reset", offsets={TOPIC: {0: 5}}, orders_taken=1)
@@ -349,8 +446,14 @@ def test_a_reset_keeps_the_state_moves_the_offsets_and_stands_in_every_later_man
     assert after.state.history[: before.state.step] == before.state.history
     for version in [*after.told, *life(tmp_path, 3, 2).told]:
         (reset,) = version.standing.resets
-        assert (reset.order, reset.step, reset.offsets) == (1, before.state.step, {TOPIC: {0: (before.state.next[0], 5)}})
-    for version in Store(tmp_path).versions()[-6:]:  # back beyond the reset: it is made again, in its place in the journal
+        assert (reset.order, reset.step, reset.offsets) == (
+            1,
+            before.state.step,
+            {TOPIC: {0: (before.state.next[0], 5)}},
+        )
+    for version in Store(tmp_path).versions()[
+        -6:
+    ]:  # back beyond the reset: it is made again, in its place in the journal
         flip(version.path / "state.json")
     crossing = life(tmp_path, 4, 2)
     assert crossing.acquired is not None
@@ -358,19 +461,28 @@ def test_a_reset_keeps_the_state_moves_the_offsets_and_stands_in_every_later_man
     finish(tmp_path, LOG)
 
 
-def test_a_reset_that_crashed_before_anything_was_learned_is_found_by_the_next_start(tmp_path: Path) -> None:
+def test_a_reset_that_crashed_before_anything_was_learned_is_found_by_the_next_start(
+    tmp_path: Path,
+) -> None:
     before = life(tmp_path, 1, 30)
     order = Directive(kind="reset", offsets={TOPIC: {1: 2}}, orders_taken=1)
     Checkpointer(tmp_path, FaultyDisk(), lambda: 0.0).acquire(
         Journal(tmp_path, FaultyDisk()), cut_for_new_store=cut(0), directive=pending(order)
     )
-    acquired = start(Checkpointer(tmp_path, FaultyDisk(), lambda: 0.0), tmp_path, FaultyDisk(), directive=pending(order))
+    acquired = start(
+        Checkpointer(tmp_path, FaultyDisk(), lambda: 0.0),
+        tmp_path,
+        FaultyDisk(),
+        directive=pending(order),
+    )
     assert acquired.next_offsets == {(TOPIC, 0): before.state.next[0], (TOPIC, 1): 2}
     assert (acquired.resumed_by, len(acquired.standing.resets)) == (None, 1)
 
 
 ORDERS: dict[str, Callable[[str], Directive]] = {
-    "as it was": lambda back: Directive(kind="restore", version=back, orders_taken=1, quarantine=((12, 14),)),
+    "as it was": lambda back: Directive(
+        kind="restore", version=back, orders_taken=1, quarantine=((12, 14),)
+    ),
     "anew": lambda back: Directive(kind="restore", version=back, as_it_was=False, orders_taken=1),
     "reset": lambda back: Directive(kind="reset", offsets={TOPIC: {0: 3}}, orders_taken=1),
 }
@@ -399,7 +511,9 @@ def test_an_order_is_taken_once_whatever_crashes(tmp_path: Path, kind: str) -> N
         assert newest.standing.quarantine == order.quarantine
 
 
-def test_other_ranks_do_not_replay_what_these_journaled_and_it_is_not_bit_exact_any_more(tmp_path: Path) -> None:
+def test_other_ranks_do_not_replay_what_these_journaled_and_it_is_not_bit_exact_any_more(
+    tmp_path: Path,
+) -> None:
     before = life(tmp_path, 1, 10)
     disk = FaultyDisk(on("link", 1, Die()))
     with pytest.raises(Crash):
@@ -407,7 +521,9 @@ def test_other_ranks_do_not_replay_what_these_journaled_and_it_is_not_bit_exact_
     assert Store(tmp_path).versions()[-1].name == before.told[-1].name
     found = Checkpointer(tmp_path, Disk(), lambda: 0.0).look(cut_for_new_store=cut(0))
     assert (len(found.tail) > 0, found.standing.bit_exact) == (True, True)
-    acquired = start(Checkpointer(tmp_path, FaultyDisk(), lambda: 0.0), tmp_path, FaultyDisk(), world_size=2)
+    acquired = start(
+        Checkpointer(tmp_path, FaultyDisk(), lambda: 0.0), tmp_path, FaultyDisk(), world_size=2
+    )
     assert acquired.tail == []
     assert (acquired.standing.world_size, acquired.standing.bit_exact) == (2, False)
     assert acquired.next_offsets == {(TOPIC, p): before.state.next[p] for p in (0, 1)}
@@ -418,7 +534,11 @@ def test_another_environment_is_not_bit_exact_but_replays(tmp_path: Path) -> Non
     life(tmp_path, 1, 10)
     with pytest.raises(Crash):
         life(tmp_path, 2, 10, None, FaultyDisk(on("link", 1, Die())))
-    found = Checkpointer(tmp_path, Disk(), lambda: 0.0).look(cut_for_new_store=cut(0, fingerprint={"torch": "9"}))
+    found = Checkpointer(tmp_path, Disk(), lambda: 0.0).look(
+        cut_for_new_store=cut(0, fingerprint={"torch": "9"})
+    )
     assert (len(found.tail) > 0, found.standing.bit_exact) == (True, False)
-    dropped = Checkpointer(tmp_path, Disk(), lambda: 0.0).look(cut_for_new_store=cut(0), keep_tail=False)
+    dropped = Checkpointer(tmp_path, Disk(), lambda: 0.0).look(
+        cut_for_new_store=cut(0), keep_tail=False
+    )
     assert (dropped.tail, len(dropped.standing.timeline)) == ([], 1)

@@ -16,16 +16,27 @@ WIDTH = 16
 
 def unit(draw: np.random.Generator, number: int) -> NDArray[np.float32]:
     vectors = draw.normal(size=(number, WIDTH))
-    found: NDArray[np.float32] = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    found: NDArray[np.float32] = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(
+        np.float32
+    )
     return found
 
 
-def learned(config: ResidualConfig | None = None, *, rounds: int = 40, query: str = "shoes") -> tuple[QueryResidual, NDArray[np.float32]]:
+def learned(
+    config: ResidualConfig | None = None, *, rounds: int = 40, query: str = "shoes"
+) -> tuple[QueryResidual, NDArray[np.float32]]:
     """Ten items, of which the first three are always clicked, ten exposures each round."""
     vectors = unit(np.random.default_rng(0), 10)
     residual = QueryResidual(WIDTH, config)
     for _ in range(rounds):
-        residual.learn(query, [f"SKU-{i}" for i in range(10)], vectors, np.full(10, -2.0), [8.0] * 3 + [0.0] * 7, [10.0] * 10)
+        residual.learn(
+            query,
+            [f"SKU-{i}" for i in range(10)],
+            vectors,
+            np.full(10, -2.0),
+            [8.0] * 3 + [0.0] * 7,
+            [10.0] * 10,
+        )
     return residual, vectors
 
 
@@ -92,7 +103,14 @@ def test_counts_fade_so_that_what_was_clicked_long_ago_stops_counting() -> None:
     residual, vectors = learned(ResidualConfig(max_exposure=50.0))
     before = residual.get("shoes") @ vectors[0]
     for _ in range(40):  # the taste turns round
-        residual.learn("shoes", [f"SKU-{i}" for i in range(10)], vectors, np.full(10, -2.0), [0.0] * 7 + [8.0] * 3, [10.0] * 10)
+        residual.learn(
+            "shoes",
+            [f"SKU-{i}" for i in range(10)],
+            vectors,
+            np.full(10, -2.0),
+            [0.0] * 7 + [8.0] * 3,
+            [10.0] * 10,
+        )
     r = residual.get("shoes")
     assert r @ vectors[0] < before / 2
     assert (vectors[7:] @ r).min() > (vectors[:3] @ r).max()
@@ -100,7 +118,9 @@ def test_counts_fade_so_that_what_was_clicked_long_ago_stops_counting() -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 12), st.integers(0, 2**32 - 1))
-def test_a_restored_residual_has_the_same_bytes_and_goes_on_in_the_same_way(rounds: int, seed: int) -> None:
+def test_a_restored_residual_has_the_same_bytes_and_goes_on_in_the_same_way(
+    rounds: int, seed: int
+) -> None:
     draw = np.random.default_rng(seed)
     vectors = unit(draw, 6)
 
@@ -109,7 +129,12 @@ def test_a_restored_residual_has_the_same_bytes_and_goes_on_in_the_same_way(roun
         query = f"query {draw.integers(4)}"
         clicks = draw.random(len(places))
         residual.learn(
-            query, [f"SKU-{i}" for i in places], vectors[places], np.full(len(places), -1.0), clicks.tolist(), [1.0] * len(places)
+            query,
+            [f"SKU-{i}" for i in places],
+            vectors[places],
+            np.full(len(places), -1.0),
+            clicks.tolist(),
+            [1.0] * len(places),
         )
 
     live = QueryResidual(WIDTH, ResidualConfig(max_queries=3, max_exposure=3.0))
@@ -132,5 +157,7 @@ def test_counts_and_vectors_that_do_not_belong_together_are_refused() -> None:
         QueryResidual(WIDTH).restore(counts, np.zeros((2, WIDTH), np.float32))
     with pytest.raises(Corrupt, match="width 8"):
         QueryResidual(8).restore(counts, vectors)
-    with pytest.raises(ValueError, match=r"learner\.residual\.steps: got -1, expected a number >= 0"):
+    with pytest.raises(
+        ValueError, match=r"learner\.residual\.steps: got -1, expected a number >= 0"
+    ):
         ResidualConfig(steps=-1)

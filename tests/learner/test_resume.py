@@ -13,7 +13,11 @@ import torch
 
 from tests.learner.resumed import Job, Kind, digests, learner, stream
 
-KINDS = [Kind(tuning=tuning, dropout=dropout) for tuning in ("frozen", "top:1", "full") for dropout in (0.0, 0.1)]
+KINDS = [
+    Kind(tuning=tuning, dropout=dropout)
+    for tuning in ("frozen", "top:1", "full")
+    for dropout in (0.0, 0.1)
+]
 STOPS = (1, 17, 32)
 
 
@@ -38,25 +42,44 @@ def resumed(jobs: list[Job], root: Path) -> list[dict[str, str]]:
     paths = [root / f"job-{i}.json" for i in range(len(jobs))]
     for path, job in zip(paths, jobs, strict=True):
         path.write_bytes(msgspec.json.encode(job))
-    done = subprocess.run([sys.executable, "-m", "tests.learner.resumed", *map(str, paths)], capture_output=True, check=True, timeout=600)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.learner.resumed", *map(str, paths)],
+        capture_output=True,
+        check=True,
+        timeout=600,
+    )
     found: list[dict[str, str]] = msgspec.json.decode(done.stdout)
     return found
 
 
-@pytest.fixture(scope="module", params=[1, pytest.param(2, marks=pytest.mark.long)], ids="{} threads".format)
-def history(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Job, dict[str, str]]]:
+@pytest.fixture(
+    scope="module", params=[1, pytest.param(2, marks=pytest.mark.long)], ids="{} threads".format
+)
+def history(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[Job, dict[str, str]]]:
     """What each job must end on."""
     root, threads = tmp_path_factory.mktemp("history"), request.param
     found: dict[Job, dict[str, str]] = {}
     for i, kind in enumerate(KINDS):
         end = uninterrupted(kind, root / str(i), threads)
         for stop in STOPS:
-            found[Job(tuning=kind.tuning, dropout=kind.dropout, after=stop, folder=str(root / str(i) / str(stop)), threads=threads)] = end
+            found[
+                Job(
+                    tuning=kind.tuning,
+                    dropout=kind.dropout,
+                    after=stop,
+                    folder=str(root / str(i) / str(stop)),
+                    threads=threads,
+                )
+            ] = end
     yield found
     torch.set_num_threads(1)
 
 
-def test_a_learner_that_was_stopped_ends_on_the_bytes_of_one_that_was_not(history: dict[Job, dict[str, str]], tmp_path: Path) -> None:
+def test_a_learner_that_was_stopped_ends_on_the_bytes_of_one_that_was_not(
+    history: dict[Job, dict[str, str]], tmp_path: Path
+) -> None:
     for job, found in zip(history, resumed(list(history), tmp_path), strict=True):
         assert found == history[job], job
 
@@ -66,8 +89,12 @@ def test_without_the_state_of_the_random_numbers_the_bytes_are_others_under_drop
 ) -> None:
     jobs = [job for job in history if job.after == STOPS[-1]]
     for job in jobs:
-        progress = Path(job.folder) / "training/progress.json"  # a step is seeded by its number: that is all the state there is
-        progress.write_bytes(msgspec.json.encode({**msgspec.json.decode(progress.read_bytes()), "step": 0}))
+        progress = (
+            Path(job.folder) / "training/progress.json"
+        )  # a step is seeded by its number: that is all the state there is
+        progress.write_bytes(
+            msgspec.json.encode({**msgspec.json.decode(progress.read_bytes()), "step": 0})
+        )
     for job, found in zip(jobs, resumed(jobs, tmp_path), strict=True):
         differs = found["model.safetensors"] != history[job]["model.safetensors"]
         assert differs == (job.dropout > 0 and job.tuning != "frozen"), job

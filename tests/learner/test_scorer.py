@@ -33,9 +33,17 @@ def requests(number: int = 8) -> list[Request]:
     found = []
     for i in range(number):
         documents = [
-            Document(text=text(item), id=f"SKU-{item}", attributes={"category": "shoes", "price": 49.9}) for item in range(i, 40, i + 1)
+            Document(
+                text=text(item), id=f"SKU-{item}", attributes={"category": "shoes", "price": 49.9}
+            )
+            for item in range(i, 40, i + 1)
         ]
-        found.append(Request(query=f"query {WORDS[i % 5]}", documents=(*documents, Document(text=f"never seen {i}"))))
+        found.append(
+            Request(
+                query=f"query {WORDS[i % 5]}",
+                documents=(*documents, Document(text=f"never seen {i}")),
+            )
+        )
     return found
 
 
@@ -57,7 +65,9 @@ def assert_equal(found: Scores, expected: Scores) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
-def test_a_version_loaded_from_the_store_scores_as_the_learner_that_wrote_it(tmp_path: Path, kind: dict[str, Any]) -> None:
+def test_a_version_loaded_from_the_store_scores_as_the_learner_that_wrote_it(
+    tmp_path: Path, kind: dict[str, Any]
+) -> None:
     own = learned(**kind)
     version = published(own, tmp_path)
     scorer = Store(tmp_path).load(version)
@@ -68,17 +78,27 @@ def test_a_version_loaded_from_the_store_scores_as_the_learner_that_wrote_it(tmp
 
 
 @pytest.mark.parametrize("kind", KINDS[:4], ids=str)
-def test_a_request_is_scored_the_same_alone_and_batched_with_others(tmp_path: Path, kind: dict[str, Any]) -> None:
+def test_a_request_is_scored_the_same_alone_and_batched_with_others(
+    tmp_path: Path, kind: dict[str, Any]
+) -> None:
     version, asked = published(learned(**kind), tmp_path), requests()
     together = Store(tmp_path).load(version).score(asked)
     backwards = Store(tmp_path).load(version).score(asked[::-1])[::-1]
     scorer = Store(tmp_path).load(version)
     for i in (0, 3, 7):
         fresh = Store(tmp_path).load(version).score([asked[i]])[0]
-        for other in (fresh, backwards[i], scorer.score([asked[i]])[0], scorer.score([asked[i]])[0]):
+        for other in (
+            fresh,
+            backwards[i],
+            scorer.score([asked[i]])[0],
+            scorer.score([asked[i]])[0],
+        ):
             assert_equal(other, together[i])
     one = asked[2].documents[-1]
-    assert scorer.score([Request(query=asked[2].query, documents=(one,))])[0].score[0] == together[2].score[-1]
+    assert (
+        scorer.score([Request(query=asked[2].query, documents=(one,))])[0].score[0]
+        == together[2].score[-1]
+    )
 
 
 def test_a_request_without_documents_has_no_scores(tmp_path: Path) -> None:
@@ -102,22 +122,35 @@ def test_versions_of_one_store_keep_apart_what_they_share(tmp_path: Path, tuning
     scorers = [shared.load(version) for version in versions]
     for _ in range(2):
         for version, scorer in zip(versions, scorers, strict=True):
-            for found, expected in zip(scorer.score(requests()), Store(tmp_path).load(version).score(requests()), strict=True):
+            for found, expected in zip(
+                scorer.score(requests()),
+                Store(tmp_path).load(version).score(requests()),
+                strict=True,
+            ):
                 assert_equal(found, expected)
-    assert not np.array_equal(scorers[0].score(requests())[0].score, scorers[2].score(requests())[0].score)
+    assert not np.array_equal(
+        scorers[0].score(requests())[0].score, scorers[2].score(requests())[0].score
+    )
 
 
 @pytest.mark.parametrize("exponent", [0.0, 0.5, 1.0])
-def test_a_served_logit_is_half_the_inverted_encoder_and_half_the_memory_before_the_stacker_learns(exponent: float) -> None:
+def test_a_served_logit_is_half_the_inverted_encoder_and_half_the_memory_before_the_stacker_learns(
+    exponent: float,
+) -> None:
     own = trainer(WeigherConfig(exponent=exponent))
     asked = requests()[1]
     with torch.no_grad():
         logits = own.ranker([asked.query] * len(asked.documents), [d.text for d in asked.documents])
     found = live(own).score([asked])[0]
-    for task, logit, p in ((Task.CLICK, logits.click, found.click), (Task.PURCHASE, logits.purchase, found.purchase)):
+    for task, logit, p in (
+        (Task.CLICK, logits.click, found.click),
+        (Task.PURCHASE, logits.purchase, found.purchase),
+    ):
         pi = found.prior[task]
         inverted = (logit.double().numpy() + exponent * np.log(pi / (1 - pi))) / (1 + exponent)
-        served = 0.5 * inverted + 0.5 * own.weigher.memory_logits(task, asked.query, asked.documents)
+        served = 0.5 * inverted + 0.5 * own.weigher.memory_logits(
+            task, asked.query, asked.documents
+        )
         np.testing.assert_allclose(p, 1 / (1 + np.exp(-served)), rtol=1e-6)
     np.testing.assert_array_equal(found.score, found.click * found.purchase)
 

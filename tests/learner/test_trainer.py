@@ -16,7 +16,16 @@ import torch
 from learner.divergence import LossWatch
 from learner.errors import Diverged, OutOfMemory
 from learner.trainer import StepReport, Trainer
-from tests.learner.training import batches, config, flipped, lists, reader, same, trainer, weights_of
+from tests.learner.training import (
+    batches,
+    config,
+    flipped,
+    lists,
+    reader,
+    same,
+    trainer,
+    weights_of,
+)
 from weighting.clip import ClipConfig
 from weighting.errors import WeightError
 from weighting.sample import Sample, Task
@@ -37,14 +46,18 @@ class Changed(Weigher):
     """Weighs as any other, then lets a test change how much each sample counts."""
 
     def __init__(self, factor: Callable[[Sequence[Sample]], Any]) -> None:
-        super().__init__(WeigherConfig(clip=ClipConfig(normalise="raw")))  # no sample's weight depends on the others'
+        super().__init__(
+            WeigherConfig(clip=ClipConfig(normalise="raw"))
+        )  # no sample's weight depends on the others'
         self._factor = factor
 
     def weigh(self, samples: Sequence[Sample]) -> WeightedBatch:
         found = super().weigh(samples)
         factor = np.asarray(self._factor(samples), dtype=np.float32)
         with np.errstate(invalid="ignore"):  # 0 x Inf
-            return dataclasses.replace(found, a=found.a * factor, b=found.b * factor, weight=found.weight * factor)
+            return dataclasses.replace(
+                found, a=found.a * factor, b=found.b * factor, weight=found.weight * factor
+            )
 
 
 def first_step(factor: Callable[[Sequence[Sample]], Any], samples: list[Sample]) -> StepReport:
@@ -62,7 +75,16 @@ def test_what_is_evaluated_on_a_batch_does_not_depend_on_its_labels(kind: dict[s
         report = own.step(last)
         clicks = own.evaluations[Task.CLICK]
         predicted, _, number = clicks.calibration()
-        seen.append((predicted, number, report.weighted.p_positive, report.weighted.memory_logit_at_position, weights_of(own), own))
+        seen.append(
+            (
+                predicted,
+                number,
+                report.weighted.p_positive,
+                report.weighted.memory_logit_at_position,
+                weights_of(own),
+                own,
+            )
+        )
     for honest, other in zip(seen[0][:4], seen[1][:4], strict=True):
         np.testing.assert_array_equal(honest, other)
     assert not same(seen[0][4], seen[1][4])  # and yet the labels are learned
@@ -73,10 +95,14 @@ def test_the_first_evaluation_is_of_the_untrained_model() -> None:
     own, batch = trainer(), batches(1)[0]
     clicks = [s for s in batch if s.task is Task.CLICK]
     with torch.no_grad():
-        logit = own.ranker([s.query for s in clicks], [s.text for s in clicks]).click.double().numpy()
+        logit = (
+            own.ranker([s.query for s in clicks], [s.text for s in clicks]).click.double().numpy()
+        )
     memory = Weigher().weigh(clicks).memory_logit_at_position
     prior = own.weigher.prior(Task.CLICK)
-    served = 0.5 * (logit + math.log(prior / (1 - prior))) / 2 + 0.5 * memory  # the exponent is 1; both parts start with one half
+    served = (
+        0.5 * (logit + math.log(prior / (1 - prior))) / 2 + 0.5 * memory
+    )  # the exponent is 1; both parts start with one half
     own.step(batch)
     label = np.array([s.label for s in clicks])
     loss = np.logaddexp(0, np.where(label > 0, -served, served)).mean()
@@ -84,7 +110,9 @@ def test_the_first_evaluation_is_of_the_untrained_model() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
-def test_a_step_after_a_restore_is_bit_for_bit_the_step_that_would_have_been(kind: dict[str, Any]) -> None:
+def test_a_step_after_a_restore_is_bit_for_bit_the_step_that_would_have_been(
+    kind: dict[str, Any],
+) -> None:
     stream = batches(5)
     live = trainer(**kind)
     for batch in stream[:3]:
@@ -95,12 +123,22 @@ def test_a_step_after_a_restore_is_bit_for_bit_the_step_that_would_have_been(kin
     assert again.files() == files
     for batch in stream[3:]:
         expected, found = live.step(batch), again.step(batch)
-        assert (found.step, found.loss, found.gradient_norm) == (expected.step, expected.loss, expected.gradient_norm)
+        assert (found.step, found.loss, found.gradient_norm) == (
+            expected.step,
+            expected.loss,
+            expected.gradient_norm,
+        )
         assert again.files() == live.files()
-    assert again.files()["training/optimizer.safetensors"] != files["training/optimizer.safetensors"]
+    assert (
+        again.files()["training/optimizer.safetensors"] != files["training/optimizer.safetensors"]
+    )
 
 
-@pytest.mark.parametrize("kind", [{"tuning": "full"}, {"tuning": "top:1"}, {"tuning": "full", "loss": "listwise"}], ids=str)
+@pytest.mark.parametrize(
+    "kind",
+    [{"tuning": "full"}, {"tuning": "top:1"}, {"tuning": "full", "loss": "listwise"}],
+    ids=str,
+)
 def test_a_stream_is_learned_and_the_same_stream_gives_the_same_bytes(kind: dict[str, Any]) -> None:
     runs = []
     for _ in range(2):
@@ -119,7 +157,9 @@ def test_a_gradient_that_is_not_finite_moves_nothing_and_the_next_step_learns() 
     clicks = [s for s in lists(4, seed=3, start=50) if s.task is Task.CLICK]
     scale = own.ranker.purchase_scale.detach().clone()
     with torch.no_grad():
-        own.ranker.purchase_scale.fill_(math.inf)  # no purchase in the batch: the loss is finite, 0 x inf in its gradient is not
+        own.ranker.purchase_scale.fill_(
+            math.inf
+        )  # no purchase in the batch: the loss is finite, 0 x inf in its gradient is not
     before, optimizer = weights_of(own), own.files()["training/optimizer.safetensors"]
     report = own.step(clicks)
     assert report.result == "nonfinite"
@@ -143,7 +183,9 @@ def test_a_score_that_is_not_finite_moves_nothing_and_is_not_evaluated() -> None
     assert report.result == "nonfinite"
     assert learner.evaluations[Task.CLICK].get()["num_samples"] == 0
     assert len(learner.ranker.residual) == 0
-    assert {name for name, own in weights_of(learner).items() if not torch.equal(own, before[name])} <= {"bias"}  # NaN equals nothing
+    assert {
+        name for name, own in weights_of(learner).items() if not torch.equal(own, before[name])
+    } <= {"bias"}  # NaN equals nothing
 
 
 def test_the_loss_is_the_mean_of_each_sample_s_weight_times_its_cross_entropy() -> None:
@@ -153,7 +195,9 @@ def test_the_loss_is_the_mean_of_each_sample_s_weight_times_its_cross_entropy() 
     report = own.step(batch)
     total = 0.0
     for i, s in enumerate(batch):
-        f = report.weighted.seen[i] / (1 + math.exp(-float((scored.click if s.task is Task.CLICK else scored.purchase)[i])))
+        f = report.weighted.seen[i] / (
+            1 + math.exp(-float((scored.click if s.task is Task.CLICK else scored.purchase)[i]))
+        )
         total += float(report.weighted.weight[i]) * (-math.log(f) if s.label else -math.log(1 - f))
     assert report.loss == pytest.approx(total / len(batch), rel=1e-4)
     assert len({round(float(w), 4) for w in report.weighted.weight}) > 3
@@ -174,8 +218,12 @@ def test_a_sample_of_weight_zero_moves_no_parameter() -> None:
 
     without = [s for s in batch if s is not batch[2]]
     muted, absent = first_step(all_but_one, batch), first_step(lambda samples: 1.0, without)
-    assert muted.gradient_norm * len(batch) == pytest.approx(absent.gradient_norm * len(without), rel=1e-3)
-    assert muted.gradient_norm != pytest.approx(first_step(lambda samples: 1.0, batch).gradient_norm, rel=1e-3)
+    assert muted.gradient_norm * len(batch) == pytest.approx(
+        absent.gradient_norm * len(without), rel=1e-3
+    )
+    assert muted.gradient_norm != pytest.approx(
+        first_step(lambda samples: 1.0, batch).gradient_norm, rel=1e-3
+    )
     nothing = Trainer(config(weight_decay=0.0), Changed(lambda samples: 0.0))
     before = weights_of(nothing)
     nothing.step(batch)
@@ -224,7 +272,12 @@ def test_a_frozen_encoder_keeps_its_bytes_while_heads_and_residuals_move() -> No
         own.step(batch)
     after = own.files()
     assert after["model.safetensors"] == before["model.safetensors"]
-    for moved in ("heads.safetensors", "residual.safetensors", "estimator.msgpack", "stackers.msgpack"):
+    for moved in (
+        "heads.safetensors",
+        "residual.safetensors",
+        "estimator.msgpack",
+        "stackers.msgpack",
+    ):
         assert after[moved] != before[moved], moved
 
 
@@ -233,7 +286,9 @@ def test_a_top_layer_moves_and_the_layers_below_keep_their_bytes() -> None:
     before = weights_of(own)
     own.step(batches(1)[0])
     moved = {name for name, p in weights_of(own).items() if not torch.equal(p, before[name])}
-    assert {name.split(".")[4] for name in moved if name.startswith("encoder.model.encoder")} == {"1"}
+    assert {name.split(".")[4] for name in moved if name.startswith("encoder.model.encoder")} == {
+        "1"
+    }
     assert not [name for name in moved if "embeddings" in name]
 
 
@@ -254,7 +309,13 @@ def test_a_pull_holds_the_encoder_near_its_start() -> None:
         start = weights_of(own)
         for batch in batches(6):
             own.step(batch)
-        moved.append(sum(float((p - start[name]).norm()) for name, p in weights_of(own).items() if name.startswith("encoder.")))
+        moved.append(
+            sum(
+                float((p - start[name]).norm())
+                for name, p in weights_of(own).items()
+                if name.startswith("encoder.")
+            )
+        )
     assert moved[1] < 0.5 * moved[0]
 
 
@@ -263,7 +324,12 @@ def test_the_evaluation_of_a_version_names_task_and_figure() -> None:
     for batch in batches(4):
         own.step(batch)
     told = own.evaluation()
-    assert {"click_auc", "click_log_loss", "click_normalized_entropy", "purchase_num_samples"} <= set(told)
+    assert {
+        "click_auc",
+        "click_log_loss",
+        "click_normalized_entropy",
+        "purchase_num_samples",
+    } <= set(told)
     assert told["click_num_samples"] == 80
 
 
@@ -281,7 +347,10 @@ def test_what_was_trained_is_counted_and_digested_whatever_the_batches() -> None
         for start in range(0, len(stream), size):
             own.step(stream[start : start + size])
         digests.add(own.trained)
-    hashes = [int.from_bytes(hashlib.blake2b(s.sample_id.encode(), digest_size=8).digest(), "little") for s in stream]
+    hashes = [
+        int.from_bytes(hashlib.blake2b(s.sample_id.encode(), digest_size=8).digest(), "little")
+        for s in stream
+    ]
     assert digests == {(len(stream), sum(hashes) % 2**64)}
     again = trainer(tuning="frozen")
     again.restore(reader(own.files()))
@@ -300,7 +369,9 @@ def test_a_step_that_is_skipped_has_a_number_and_nothing_is_learned_from_it() ->
     before = own.files()
     own.skip(lists(4, seed=8, start=40))
     after = own.files()
-    assert {name for name, data in after.items() if data != before[name]} == {"training/progress.json"}
+    assert {name for name, data in after.items() if data != before[name]} == {
+        "training/progress.json"
+    }
     assert (own.step_number, own.trained) == (2, (len(batches(1)[0]), own.trained[1]))
     twin.restore(reader(after))
     assert twin.step(batches(3)[2]).loss == own.step(batches(3)[2]).loss
@@ -309,7 +380,9 @@ def test_a_step_that_is_skipped_has_a_number_and_nothing_is_learned_from_it() ->
 def test_a_checkpoint_that_does_not_tell_what_was_trained_is_still_read() -> None:
     own = trainer()
     own.step(batches(1)[0])
-    own.restore(reader({**own.files(), "training/progress.json": b'{"format":1,"num_samples":23,"step":1}'}))
+    own.restore(
+        reader({**own.files(), "training/progress.json": b'{"format":1,"num_samples":23,"step":1}'})
+    )
     assert (own.step_number, own.num_samples, own.trained) == (1, 23, (0, 0))
 
 
@@ -329,7 +402,9 @@ def with_memory_for(num_samples: int, told: list[int], **changes: Any) -> Traine
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if "dropout" not in kind], ids=str)
-def test_a_step_that_ran_out_of_memory_is_the_same_step_in_more_parts_and_the_next_one_keeps_them(kind: dict[str, Any]) -> None:
+def test_a_step_that_ran_out_of_memory_is_the_same_step_in_more_parts_and_the_next_one_keeps_them(
+    kind: dict[str, Any],
+) -> None:
     told: list[int] = []
     tight, ample = with_memory_for(6, told, **kind), trainer(**kind)
     for batch in batches(3):
@@ -338,7 +413,9 @@ def test_a_step_that_ran_out_of_memory_is_the_same_step_in_more_parts_and_the_ne
         assert found.loss == pytest.approx(expected.loss, abs=1e-6)
         assert found.gradient_norm == pytest.approx(expected.gradient_norm, rel=1e-5)
         assert found.result == "ok"
-    assert 2 ** len([asked for asked in told if asked > 6]) == tight.num_micro_batches  # what was found out once is kept
+    assert (
+        2 ** len([asked for asked in told if asked > 6]) == tight.num_micro_batches
+    )  # what was found out once is kept
     for name, parameter in weights_of(tight).items():
         torch.testing.assert_close(parameter, weights_of(ample)[name], atol=1e-4, rtol=1e-3)
     again = trainer(**kind)
@@ -362,8 +439,12 @@ def test_a_list_is_never_cut_under_the_listwise_loss_and_a_sample_never() -> Non
         own = with_memory_for(least, told, loss=kind)
         own.step([s for s in lists(4) if s.task is Task.CLICK])
         assert told[-(20 // least) :] == [least] * (20 // least)
-        with pytest.raises(OutOfMemory, match=rf"step 1: out of memory on cpu with {least} sample\(s\) at once"):
-            with_memory_for(least - 1, [], loss=kind).step([s for s in lists(4) if s.task is Task.CLICK])
+        with pytest.raises(
+            OutOfMemory, match=rf"step 1: out of memory on cpu with {least} sample\(s\) at once"
+        ):
+            with_memory_for(least - 1, [], loss=kind).step(
+                [s for s in lists(4) if s.task is Task.CLICK]
+            )
 
 
 def test_three_steps_in_a_row_that_are_not_finite_are_too_many() -> None:
@@ -375,7 +456,10 @@ def test_three_steps_in_a_row_that_are_not_finite_are_too_many() -> None:
         assert own.step(batch).result == ("ok" if bad == 1.0 else "nonfinite")
     before = weights_of(own)
     factor[0] = math.inf
-    with pytest.raises(Diverged, match="steps 4 to 6: 3 steps in a row whose scores, loss or gradient are not finite") as refused:
+    with pytest.raises(
+        Diverged,
+        match="steps 4 to 6: 3 steps in a row whose scores, loss or gradient are not finite",
+    ) as refused:
         own.step(stream[5])
     assert (refused.value.first_step, refused.value.last_step) == (4, 6)
     assert same(weights_of(own), before)
@@ -384,7 +468,9 @@ def test_three_steps_in_a_row_that_are_not_finite_are_too_many() -> None:
 
 def usual(own: Trainer) -> Trainer:
     """Restored as if it had taken two hundred steps more with losses like that of the next one."""
-    watch = LossWatch(num_steps=200, num_samples=4000.0, mean=own.step(lists(8, seed=1)).loss, variance=0.5)
+    watch = LossWatch(
+        num_steps=200, num_samples=4000.0, mean=own.step(lists(8, seed=1)).loss, variance=0.5
+    )
     progress = {**msgspec.json.decode(own.files()["training/progress.json"]), "losses": watch}
     own.restore(reader({**own.files(), "training/progress.json": msgspec.json.encode(progress)}))
     return own
@@ -399,7 +485,9 @@ def test_a_loss_far_beyond_the_recent_ones_is_refused_before_anything_moves() ->
     again.restore(reader(own.files()))
     factor[0] = 50.0
     for resumed in (own, again):
-        with pytest.raises(Diverged, match=r"step 3: loss .* is above .*, 6 standard deviations beyond the mean") as refused:
+        with pytest.raises(
+            Diverged, match=r"step 3: loss .* is above .*, 6 standard deviations beyond the mean"
+        ) as refused:
             resumed.step(lists(8, seed=3))
     assert (refused.value.first_step, refused.value.last_step) == (3, 3)
     assert same(weights_of(own), before)

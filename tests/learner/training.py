@@ -23,7 +23,9 @@ WORDS = ("red", "blue", "shoe", "lamp", "wool", "steel", "small", "grand", "oak"
 
 def config(**changes: Any) -> LearnerConfig:
     """Settings of a BERT of two layers of width 64 that moves fast enough to be seen moving."""
-    return LearnerConfig(**{"model": "random:2x64", "tuning": "full", "lr": 1e-3, "max_tokens": 24, **changes})
+    return LearnerConfig(
+        **{"model": "random:2x64", "tuning": "full", "lr": 1e-3, "max_tokens": 24, **changes}
+    )
 
 
 def trainer(weighting: WeigherConfig | None = None, **changes: Any) -> Trainer:
@@ -56,7 +58,10 @@ def lists(number: int, *, seed: int = 0, start: int = 0, size: int = 5) -> list[
             samples.append(msgspec.structs.replace(of_list, list_id=f"list-{i}"))
         if draw.random() < 0.7:
             bought = msgspec.structs.replace(
-                samples[-size + clicked], sample_id=f"b{i}", task=Task.PURCHASE, label=int(draw.random() < 0.5)
+                samples[-size + clicked],
+                sample_id=f"b{i}",
+                task=Task.PURCHASE,
+                label=int(draw.random() < 0.5),
             )
             samples.append(bought)
     return samples
@@ -79,7 +84,9 @@ def weights_of(trainer: Trainer) -> dict[str, torch.Tensor]:
 
 def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
     """Whether they are equal bit by bit."""
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+    return first.keys() == second.keys() and all(
+        torch.equal(first[name], second[name]) for name in first
+    )
 
 
 def reader(files: dict[str, bytes]) -> Callable[[str], bytes]:

@@ -61,7 +61,9 @@ class House:
         self.store = store or FakeStore()
         self.slot = Slot()
         self.clock, self.wall_clock = ManualClock(), ManualClock(1_795_471_700.0)
-        self.batcher = Batcher(batching or BatcherConfig(window_seconds=0.0), self.telemetry, clock=self.clock)
+        self.batcher = Batcher(
+            batching or BatcherConfig(window_seconds=0.0), self.telemetry, clock=self.clock
+        )
         self.watcher = Watcher(
             self.store,
             self.slot,

@@ -22,10 +22,15 @@ def serving(scorer: FakeScorer) -> Serving:
     return Serving(version=make_version(int(scorer.version[1:])), scorer=scorer)
 
 
-async def admitted(house: House, *calls: tuple[FakeScorer, tuple[Request, ...]]) -> list[asyncio.Task[Answer]]:
+async def admitted(
+    house: House, *calls: tuple[FakeScorer, tuple[Request, ...]]
+) -> list[asyncio.Task[Answer]]:
     """Admit each call, in order, before the inference thread runs."""
     loaded = {id(scorer): serving(scorer) for scorer, _ in calls}
-    tasks = [asyncio.create_task(house.batcher.score(loaded[id(scorer)], requests)) for scorer, requests in calls]
+    tasks = [
+        asyncio.create_task(house.batcher.score(loaded[id(scorer)], requests))
+        for scorer, requests in calls
+    ]
     await until(lambda: house.value("serving_inflight_requests") == len(calls))
     return tasks
 
@@ -34,23 +39,33 @@ def test_requests_waiting_together_go_in_one_forward_pass() -> None:
     house, scorer = House(), FakeScorer("v000001", {"a": 0.1, "b": 0.2, "c": 0.3})
 
     async def run() -> list[Answer]:
-        tasks = await admitted(house, (scorer, ask("a")), (scorer, ask("b", "c")), (scorer, ask("c")))
+        tasks = await admitted(
+            house, (scorer, ask("a")), (scorer, ask("b", "c")), (scorer, ask("c"))
+        )
         house.batcher.start()
         return list(await asyncio.gather(*tasks))
 
     answers = asyncio.run(run())
     house.batcher.close()
-    assert [[document.text for request in call for document in request.documents] for call in scorer.calls] == [["a", "b", "c", "c"]]
+    assert [
+        [document.text for request in call for document in request.documents]
+        for call in scorer.calls
+    ] == [["a", "b", "c", "c"]]
     assert [answer.scores[0].score.tolist() for answer in answers] == [[0.1], [0.2, 0.3], [0.3]]
 
 
 def test_enough_candidates_close_the_window_before_its_time() -> None:
-    house, scorer = House(batching=BatcherConfig(window_seconds=3600.0, max_candidates=3)), FakeScorer("v000001")
+    house, scorer = (
+        House(batching=BatcherConfig(window_seconds=3600.0, max_candidates=3)),
+        FakeScorer("v000001"),
+    )
 
     async def run() -> None:
         house.batcher.start()
         serves = serving(scorer)
-        await asyncio.gather(house.batcher.score(serves, ask("a")), house.batcher.score(serves, ask("b", "c")))
+        await asyncio.gather(
+            house.batcher.score(serves, ask("a")), house.batcher.score(serves, ask("b", "c"))
+        )
 
     asyncio.run(run())
     house.batcher.close()
@@ -58,7 +73,9 @@ def test_enough_candidates_close_the_window_before_its_time() -> None:
 
 
 def test_a_window_that_is_over_takes_what_is_there_and_waits_for_none() -> None:
-    house = House(batching=BatcherConfig(window_seconds=3600.0, max_candidates=100, deadline_seconds=7200.0))
+    house = House(
+        batching=BatcherConfig(window_seconds=3600.0, max_candidates=100, deadline_seconds=7200.0)
+    )
     scorer = FakeScorer("v000001")
 
     async def run() -> None:
@@ -128,7 +145,9 @@ def test_a_request_that_breaks_the_model_fails_alone() -> None:
     scorer.fault = fault
 
     async def run() -> list[Answer | BaseException]:
-        tasks = await admitted(house, (scorer, ask("a")), (scorer, ask("poison")), (scorer, ask("c")))
+        tasks = await admitted(
+            house, (scorer, ask("a")), (scorer, ask("poison")), (scorer, ask("c"))
+        )
         house.batcher.start()
         return list(await asyncio.gather(*tasks, return_exceptions=True))
 

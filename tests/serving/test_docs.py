@@ -28,10 +28,22 @@ def test_every_documented_route_answers_and_its_examples_are_good(client: TestCl
             if method == "get":
                 assert client.get(path).status_code == 200, path
                 continue
-            for example in operation["requestBody"]["content"]["application/json"]["examples"].values():
+            for example in operation["requestBody"]["content"]["application/json"][
+                "examples"
+            ].values():
                 answer = client.post(path, json=example["value"])
                 assert answer.status_code == 200, answer.text
-            assert set(operation["responses"]) == {"200", "400", "404", "413", "415", "424", "429", "503", "504"}
+            assert set(operation["responses"]) == {
+                "200",
+                "400",
+                "404",
+                "413",
+                "415",
+                "424",
+                "429",
+                "503",
+                "504",
+            }
 
 
 def test_every_reference_in_the_document_resolves(client: TestClient[Any]) -> None:
@@ -55,7 +67,11 @@ def test_the_page_asks_nothing_of_other_hosts(client: TestClient[Any]) -> None:
 
 
 def test_vendored_files_are_the_ones_that_their_origin_names() -> None:
-    lines = [line.split() for line in (STATIC / "README").read_text().splitlines() if line.startswith("sha256:")]
+    lines = [
+        line.split()
+        for line in (STATIC / "README").read_text().splitlines()
+        if line.startswith("sha256:")
+    ]
     named = {name: digest for _, digest, name in lines}
     assert len(named) == 2
     for name, digest in named.items():
@@ -70,13 +86,23 @@ def test_files_outside_the_static_folder_are_not_served(client: TestClient[Any])
 def asked_by_the_page(net_log: str, address: str) -> set[str]:
     """Return the addresses that the page asked for; what the browser asks on its own account has no page as its initiator."""
     events = json.loads(net_log)["events"]
-    return {event["params"]["url"] for event in events if event.get("params", {}).get("initiator") == address}
+    return {
+        event["params"]["url"]
+        for event in events
+        if event.get("params", {}).get("initiator") == address
+    }
 
 
 def test_a_browser_shows_the_page_and_asks_only_loopback(house: House, tmp_path: Path) -> None:
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    chromium = (
+        shutil.which("chromium")
+        or shutil.which("chromium-browser")
+        or shutil.which("google-chrome")
+    )
     if chromium is None:
-        pytest.skip("no chromium on PATH (apt-get install chromium): the page was not opened in a browser")
+        pytest.skip(
+            "no chromium on PATH (apt-get install chromium): the page was not opened in a browser"
+        )
     listener = socket.create_server(("127.0.0.1", 0))
     address = f"http://127.0.0.1:{listener.getsockname()[1]}"
     server = uvicorn.Server(uvicorn.Config(house.app, log_config=None))
@@ -94,8 +120,17 @@ def test_a_browser_shows_the_page_and_asks_only_loopback(house: House, tmp_path:
                     "--disable-dev-shm-usage",
                     f"--user-data-dir={tmp_path / 'profile'}",
                 ),
-                *("--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-proxy-server"),
-                *("--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1", f"--log-net-log={net_log}"),
+                *(
+                    "--no-first-run",
+                    "--disable-background-networking",
+                    "--disable-component-update",
+                    "--disable-sync",
+                    "--no-proxy-server",
+                ),
+                *(
+                    "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
+                    f"--log-net-log={net_log}",
+                ),
                 *("--virtual-time-budget=20000", "--dump-dom", f"{address}/docs"),
             ],
             capture_output=True,
@@ -110,5 +145,11 @@ def test_a_browser_shows_the_page_and_asks_only_loopback(house: House, tmp_path:
     assert "/v2/rerank" in shown.stdout
     assert "Order documents" in shown.stdout
     asked = asked_by_the_page(net_log.read_text(), address)
-    assert {urlsplit(url).path for url in asked} >= {"/openapi.json", "/static/swagger-ui-bundle.js", "/static/swagger-ui.css"}
-    assert {url for url in asked if not url.startswith(f"{address}/") and not url.startswith("data:")} == set()
+    assert {urlsplit(url).path for url in asked} >= {
+        "/openapi.json",
+        "/static/swagger-ui-bundle.js",
+        "/static/swagger-ui.css",
+    }
+    assert {
+        url for url in asked if not url.startswith(f"{address}/") and not url.startswith("data:")
+    } == set()

@@ -24,7 +24,9 @@ def swapped(house: House, seq: int, *events: tuple[float, int]) -> None:
     house.watcher.poll()
 
 
-def test_freshness_is_observed_at_the_first_answer_for_each_newly_contained_event(client: TestClient[Any], house: House) -> None:
+def test_freshness_is_observed_at_the_first_answer_for_each_newly_contained_event(
+    client: TestClient[Any], house: House
+) -> None:
     answer_at(house, client, 0.0)
     swapped(house, 2, (9.0, 2), (5.0, 1))
     assert house.value("freshness_seconds_count") == 0
@@ -32,29 +34,42 @@ def test_freshness_is_observed_at_the_first_answer_for_each_newly_contained_even
     answer_at(house, client, 99.0)
     house.watcher.poll()
     house.watcher.poll()
-    assert (house.value("freshness_seconds_count"), house.value("freshness_seconds_sum")) == (3, 7.0)
+    assert (house.value("freshness_seconds_count"), house.value("freshness_seconds_sum")) == (
+        3,
+        7.0,
+    )
     info = client.get("/info").json()
     assert (info["freshness_p50_seconds"], info["freshness_p99_seconds"]) == (1.0, 5.0)
     assert (info["version"], info["swaps"]) == ("v000002", 2)
 
 
-def test_a_version_without_an_answer_leaves_its_events_to_the_next(client: TestClient[Any], house: House) -> None:
+def test_a_version_without_an_answer_leaves_its_events_to_the_next(
+    client: TestClient[Any], house: House
+) -> None:
     answer_at(house, client, 0.0)
     swapped(house, 2, (1.0, 1))
     swapped(house, 3, (2.0, 1))
     answer_at(house, client, 4.0)
     house.watcher.poll()
-    assert (house.value("freshness_seconds_count"), house.value("freshness_seconds_sum")) == (2, 5.0)
+    assert (house.value("freshness_seconds_count"), house.value("freshness_seconds_sum")) == (
+        2,
+        5.0,
+    )
 
 
-def test_an_answer_just_before_a_swap_counts_with_its_own_time(client: TestClient[Any], house: House) -> None:
+def test_an_answer_just_before_a_swap_counts_with_its_own_time(
+    client: TestClient[Any], house: House
+) -> None:
     answer_at(house, client, 0.0)
     swapped(house, 2, (1.0, 1))
     house.store.on_load = lambda name: answer_at(house, client, 3.0)
     swapped(house, 3, (2.0, 1))
     answer_at(house, client, 7.0)
     house.watcher.poll()
-    assert (house.value("freshness_seconds_count"), house.value("freshness_seconds_sum")) == (2, 2.0 + 5.0)
+    assert (house.value("freshness_seconds_count"), house.value("freshness_seconds_sum")) == (
+        2,
+        2.0 + 5.0,
+    )
 
 
 def test_what_was_answered_before_a_restart_is_not_fresh_again() -> None:
@@ -91,4 +106,7 @@ def test_a_rollback_makes_nothing_fresh_twice(client: TestClient[Any], house: Ho
     swapped(house, 4, (59.0, 1))
     answer_at(house, client, 60.0)
     house.watcher.poll()
-    assert (house.value("freshness_seconds_count"), house.value("freshness_seconds_sum")) == (3, 1.0 + 1.0 + 1.0)
+    assert (house.value("freshness_seconds_count"), house.value("freshness_seconds_sum")) == (
+        3,
+        1.0 + 1.0 + 1.0,
+    )

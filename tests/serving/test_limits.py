@@ -31,7 +31,9 @@ BODY = {"query": "q", "documents": ["a"]}
         (WatcherConfig, {"max_shift_ratio": 1.5}),
     ],
 )
-def test_a_setting_that_answers_nobody_is_refused_by_name_and_value(config: Callable[..., object], values: dict[str, float]) -> None:
+def test_a_setting_that_answers_nobody_is_refused_by_name_and_value(
+    config: Callable[..., object], values: dict[str, float]
+) -> None:
     ((name, value),) = values.items()
     with pytest.raises(ValueError, match=rf"\.{name}: got {value}, expected"):
         config(**values)
@@ -46,7 +48,11 @@ def test_before_the_first_model_every_answer_says_when_to_come_back() -> None:
             client.post("/v2/rerank", json=BODY),
             client.post("/v1/score", json={"instances": [{"query": "q", "document": "a"}]}),
         ):
-            assert (answer.status_code, answer.headers["Retry-After"], answer.json()["error_type"]) == (503, "1", "unhealthy")
+            assert (
+                answer.status_code,
+                answer.headers["Retry-After"],
+                answer.json()["error_type"],
+            ) == (503, "1", "unhealthy")
             assert answer.headers["X-Model-Version"] == "none"
         assert client.get("/livez").status_code == 200
         assert client.get("/info").json()["version"] is None
@@ -55,7 +61,9 @@ def test_before_the_first_model_every_answer_says_when_to_come_back() -> None:
         assert client.get("/readyz").json() == {"status": "ok"}
 
 
-def test_above_the_in_flight_limit_requests_are_refused_at_once_and_the_admitted_ones_are_answered() -> None:
+def test_above_the_in_flight_limit_requests_are_refused_at_once_and_the_admitted_ones_are_answered() -> (
+    None
+):
     gate = threading.Event()
     house = House(batching=BatcherConfig(window_seconds=0.0, max_in_flight=3))
     scorer = FakeScorer("v000001")
@@ -74,20 +82,29 @@ def test_above_the_in_flight_limit_requests_are_refused_at_once_and_the_admitted
 
     refused, admitted = asyncio.run(flood())
     house.batcher.close()
-    assert (refused.status_code, refused.headers["Retry-After"], refused.json()["error_type"]) == (429, "1", "overloaded")
+    assert (refused.status_code, refused.headers["Retry-After"], refused.json()["error_type"]) == (
+        429,
+        "1",
+        "overloaded",
+    )
     assert [answer.status_code for answer in admitted] == [200, 200, 200]
     assert house.value("serving_inflight_requests") == 0
     assert house.value("serving_requests_total", route="/v2/rerank", code="429") == 1
 
 
-def test_past_the_deadline_the_answer_is_504_and_the_place_is_freed_only_when_the_work_is_done() -> None:
+def test_past_the_deadline_the_answer_is_504_and_the_place_is_freed_only_when_the_work_is_done() -> (
+    None
+):
     house = House(batching=BatcherConfig(window_seconds=0.0, max_in_flight=1, deadline_seconds=0.0))
     house.store.publish(1)
     house.watcher.poll()
 
     async def late() -> list[httpx.Response]:
         async with house.client() as client:
-            answers = [await client.post("/v2/rerank", json=BODY), await client.post("/v2/rerank", json=BODY)]
+            answers = [
+                await client.post("/v2/rerank", json=BODY),
+                await client.post("/v2/rerank", json=BODY),
+            ]
             house.batcher.start()
             await until(lambda: house.value("serving_inflight_requests") == 0)
             return [*answers, await client.post("/v2/rerank", json=BODY)]
@@ -130,20 +147,28 @@ def test_too_many_documents_and_too_large_a_body_are_413() -> None:
         body = client.post("/v2/rerank", json={"query": "q" * 1000, "documents": ["a"]})
     house.batcher.close()
     assert [answer.status_code for answer in (most, documents, texts, body)] == [200, 413, 413, 413]
-    assert documents.json()["detail"].startswith("Expected at most 2 items, got 3 - at `$.documents`")
+    assert documents.json()["detail"].startswith(
+        "Expected at most 2 items, got 3 - at `$.documents`"
+    )
     assert "`$.texts`" in texts.json()["detail"]
     assert body.json()["error_type"] == "validation"
 
 
 @pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", ""])
 @pytest.mark.parametrize("path", ["/v2/rerank", "/v1/rerank", "/rerank", "/v1/score"])
-def test_another_content_type_than_json_is_415(client: TestClient[Any], path: str, content_type: str) -> None:
-    answer = client.post(path, content='{"query":"q","documents":["a"]}', headers={"Content-Type": content_type})
+def test_another_content_type_than_json_is_415(
+    client: TestClient[Any], path: str, content_type: str
+) -> None:
+    answer = client.post(
+        path, content='{"query":"q","documents":["a"]}', headers={"Content-Type": content_type}
+    )
     assert (answer.status_code, answer.json()["error_type"]) == (415, "validation")
     assert "application/json" in answer.json()["detail"]
 
 
-def test_a_failing_model_is_424_without_its_own_words_and_the_next_request_is_answered(client: TestClient[Any], house: House) -> None:
+def test_a_failing_model_is_424_without_its_own_words_and_the_next_request_is_answered(
+    client: TestClient[Any], house: House
+) -> None:
     def fault(requests: object) -> None:
         raise RuntimeError("secret path")
 
@@ -157,7 +182,9 @@ def test_a_failing_model_is_424_without_its_own_words_and_the_next_request_is_an
     assert client.post("/v2/rerank", json=BODY).status_code == 200
 
 
-def test_scores_that_are_no_numbers_never_reach_the_wire(client: TestClient[Any], house: House) -> None:
+def test_scores_that_are_no_numbers_never_reach_the_wire(
+    client: TestClient[Any], house: House
+) -> None:
     house.store.publish(2, FakeScorer("v000002", {"a": float("nan")}))
     house.watcher.poll()
     answer = client.post("/v2/rerank", json=BODY)
@@ -178,7 +205,9 @@ def test_an_unknown_route_and_a_wrong_method_are_problems_too(client: TestClient
     assert (wrong.status_code, wrong.headers["Content-Type"]) == (405, "application/problem+json")
 
 
-def test_our_own_mistake_is_500_without_a_stack_trace(client: TestClient[Any], house: House) -> None:
+def test_our_own_mistake_is_500_without_a_stack_trace(
+    client: TestClient[Any], house: House
+) -> None:
     def broken() -> dict[str, str | None]:
         raise ZeroDivisionError("inside")
 

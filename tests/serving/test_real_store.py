@@ -18,10 +18,14 @@ class FirstIsFake(Store):
     """Checks and loads as the real one, but for the first version, whose files are no model."""
 
     def load(self, version: Version, *, threads: int = 1) -> Scorer:
-        return FakeScorer(version.name) if version.seq == 2 else super().load(version, threads=threads)
+        return (
+            FakeScorer(version.name) if version.seq == 2 else super().load(version, threads=threads)
+        )
 
 
-def test_a_flipped_byte_on_disk_is_refused_by_file_and_the_version_before_stays(tmp_path: Path) -> None:
+def test_a_flipped_byte_on_disk_is_refused_by_file_and_the_version_before_stays(
+    tmp_path: Path,
+) -> None:
     learner, store, slot = owner(tmp_path), FirstIsFake(tmp_path), Slot()
     watcher = Watcher(store, slot, Telemetry(CollectorRegistry()), WatcherConfig())
     watcher.poll()

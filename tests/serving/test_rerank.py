@@ -40,38 +40,65 @@ def answered(client: TestClient[Any], path: str, body: str) -> Any:
 
 
 @pytest.mark.usefixtures("shoes")
-@pytest.mark.parametrize(("path", "version"), [("/v2/rerank", "2"), ("/v1/rerank", "1"), ("/rerank", "2")])
-def test_cohere_and_jina_clients_get_their_shape(client: TestClient[Any], path: str, version: str) -> None:
+@pytest.mark.parametrize(
+    ("path", "version"), [("/v2/rerank", "2"), ("/v1/rerank", "1"), ("/rerank", "2")]
+)
+def test_cohere_and_jina_clients_get_their_shape(
+    client: TestClient[Any], path: str, version: str
+) -> None:
     assert answered(client, path, COHERE) == {
         "id": "0f6c",
         "model": "v000002",
-        "results": [{"index": 1, "relevance_score": 0.375, "id": "SKU-0007"}, {"index": 2, "relevance_score": 0.25, "id": "12"}],
-        "meta": {"api_version": {"version": version}, "model_event_time": "2026-11-23T22:08:12Z", "cached": False, "ranker": "model"},
+        "results": [
+            {"index": 1, "relevance_score": 0.375, "id": "SKU-0007"},
+            {"index": 2, "relevance_score": 0.25, "id": "12"},
+        ],
+        "meta": {
+            "api_version": {"version": version},
+            "model_event_time": "2026-11-23T22:08:12Z",
+            "cached": False,
+            "ranker": "model",
+        },
     }
 
 
 @pytest.mark.usefixtures("shoes")
 def test_documents_come_back_when_asked_for(client: TestClient[Any]) -> None:
-    answer = answered(client, "/v1/rerank", '{"query":"q","documents":["mug",{"text":"shoe"}],"return_documents":true,"top_n":1}')
-    assert answer["results"] == [{"index": 1, "relevance_score": 0.75, "document": {"text": "shoe"}}]
+    answer = answered(
+        client,
+        "/v1/rerank",
+        '{"query":"q","documents":["mug",{"text":"shoe"}],"return_documents":true,"top_n":1}',
+    )
+    assert answer["results"] == [
+        {"index": 1, "relevance_score": 0.75, "document": {"text": "shoe"}}
+    ]
 
 
 @pytest.mark.usefixtures("shoes")
 def test_tei_clients_get_a_bare_array(client: TestClient[Any]) -> None:
     body = '{"query":"q","texts":["mug","shoe"],"raw_scores":false,"return_text":true,"truncate":true,"truncation_direction":"right"}'
-    assert answered(client, "/rerank", body) == [{"index": 1, "score": 0.75, "text": "shoe"}, {"index": 0, "score": 0.25, "text": "mug"}]
+    assert answered(client, "/rerank", body) == [
+        {"index": 1, "score": 0.75, "text": "shoe"},
+        {"index": 0, "score": 0.25, "text": "mug"},
+    ]
 
 
 @pytest.mark.usefixtures("shoes")
 def test_raw_scores_are_log_odds(client: TestClient[Any]) -> None:
-    (first, second) = answered(client, "/rerank", '{"query":"q","texts":["mug","shoe"],"raw_scores":true}')
+    (first, second) = answered(
+        client, "/rerank", '{"query":"q","texts":["mug","shoe"],"raw_scores":true}'
+    )
     assert first == {"index": 1, "score": pytest.approx(math.log(3))}
     assert second == {"index": 0, "score": pytest.approx(-math.log(3))}
 
 
 @pytest.mark.usefixtures("shoes")
-@pytest.mark.parametrize(("objective", "score"), [(None, 0.75), ("ctr", 0.75), ("cvr", 0.5), ("ctcvr", 0.375)])
-def test_the_objective_says_what_is_ordered_by(client: TestClient[Any], objective: str | None, score: float) -> None:
+@pytest.mark.parametrize(
+    ("objective", "score"), [(None, 0.75), ("ctr", 0.75), ("cvr", 0.5), ("ctcvr", 0.375)]
+)
+def test_the_objective_says_what_is_ordered_by(
+    client: TestClient[Any], objective: str | None, score: float
+) -> None:
     body = json.dumps({"query": "q", "documents": ["shoe"], "objective": objective})
     assert answered(client, "/v2/rerank", body)["results"][0]["relevance_score"] == score
 
@@ -83,8 +110,16 @@ def test_scores_come_with_their_priors_and_their_ratio(client: TestClient[Any]) 
     assert answered(client, "/v1/score", body) == {
         "model": "v000002",
         "predictions": [
-            {"p": {"click": 0.75, "purchase": 0.5}, "prior": prior, "weight": {"click": 3.0, "purchase": 4.0}},
-            {"p": {"click": 0.25, "purchase": 0.5}, "prior": prior, "weight": {"click": 1.0, "purchase": 4.0}},
+            {
+                "p": {"click": 0.75, "purchase": 0.5},
+                "prior": prior,
+                "weight": {"click": 3.0, "purchase": 4.0},
+            },
+            {
+                "p": {"click": 0.25, "purchase": 0.5},
+                "prior": prior,
+                "weight": {"click": 1.0, "purchase": 4.0},
+            },
         ],
     }
 
@@ -93,7 +128,9 @@ def test_the_scorer_sees_ids_and_attributes(client: TestClient[Any], shoes: Fake
     answered(client, "/v2/rerank", COHERE)
     request = shoes.calls[-1][0]
     assert request.query == "red running shoes"
-    assert [(document.id, document.text, document.attributes) for document in request.documents] == [
+    assert [
+        (document.id, document.text, document.attributes) for document in request.documents
+    ] == [
         ("", "mug", {}),
         ("SKU-0007", "shoe", {"price": 59.9}),
         ("12", "sock", {}),
@@ -111,22 +148,42 @@ def test_the_scorer_sees_ids_and_attributes(client: TestClient[Any], shoes: Fake
         ("/v1/rerank", '{"documents":["a"]}', "`query`"),
         ("/v2/rerank", '{"query":"q","documents":["a"],"top_n":0}', "`$.top_n`"),
         ("/v2/rerank", '{"query":"q","documents":["a"],"objective":"revenue"}', "`$.objective`"),
-        ("/v2/rerank", '{"query":"q","documents":["a"],"context":{"query_id":"' + "x" * 101 + '"}}', "`$.context.query_id`"),
+        (
+            "/v2/rerank",
+            '{"query":"q","documents":["a"],"context":{"query_id":"' + "x" * 101 + '"}}',
+            "`$.context.query_id`",
+        ),
         ("/rerank", '{"query":"q"}', "`documents` (Cohere, Jina) or `texts` (TEI)"),
-        ("/rerank", '{"query":"q","documents":["a"],"texts":["a"]}', "`documents` (Cohere, Jina) or `texts` (TEI)"),
+        (
+            "/rerank",
+            '{"query":"q","documents":["a"],"texts":["a"]}',
+            "`documents` (Cohere, Jina) or `texts` (TEI)",
+        ),
         ("/rerank", '{"query":"q","texts":["a",null]}', "`$.texts[1]`"),
         ("/rerank", '{"query":"q","texts":["a"],"truncate":false}', "`$.truncate`"),
-        ("/v1/score", '{"instances":[{"query":"q","document":{}}]}', "`$.instances[0].document.text`"),
+        (
+            "/v1/score",
+            '{"instances":[{"query":"q","document":{}}]}',
+            "`$.instances[0].document.text`",
+        ),
         ("/v1/score", '{"instances":[{"query":"q","document":"a","surprise":1}]}', "`surprise`"),
         ("/v2/rerank", '{"query":"q",', "truncated"),
         ("/v2/rerank", b'{"query":"\xff\xfe","documents":["a"]}', "utf-8"),
-        ("/v2/rerank", '{"query":"q","documents":[{"text":"a","more":' + "[" * 100_000, "nested too deeply"),
+        (
+            "/v2/rerank",
+            '{"query":"q","documents":[{"text":"a","more":' + "[" * 100_000,
+            "nested too deeply",
+        ),
         ("/rerank", '{"query":"q","more":' + "[" * 100_000, "nested too deeply"),
         ("/v2/rerank", "", "truncated"),
     ],
 )
-def test_a_bad_request_names_the_field(client: TestClient[Any], path: str, body: str | bytes, detail: str) -> None:
-    response = client.post(path, content=body, headers={"Content-Type": "application/json", "X-Request-Id": "mine"})
+def test_a_bad_request_names_the_field(
+    client: TestClient[Any], path: str, body: str | bytes, detail: str
+) -> None:
+    response = client.post(
+        path, content=body, headers={"Content-Type": "application/json", "X-Request-Id": "mine"}
+    )
     problem = response.json()
     assert response.headers["Content-Type"] == "application/problem+json"
     assert detail in problem.pop("detail")
@@ -140,7 +197,10 @@ def test_a_bad_request_names_the_field(client: TestClient[Any], path: str, body:
     }
 
 
-@pytest.mark.parametrize(("path", "field"), [("/v2/rerank", "documents"), ("/rerank", "texts"), ("/v1/score", "instances")])
+@pytest.mark.parametrize(
+    ("path", "field"),
+    [("/v2/rerank", "documents"), ("/rerank", "texts"), ("/v1/score", "instances")],
+)
 def test_nothing_to_score_is_said_so(client: TestClient[Any], path: str, field: str) -> None:
     body = {"instances": []} if field == "instances" else {"query": "q", field: []}
     response = client.post(path, json=body)
@@ -148,19 +208,31 @@ def test_nothing_to_score_is_said_so(client: TestClient[Any], path: str, field: 
     assert f"`$.{field}`" in response.json()["detail"]
 
 
-def test_an_unknown_model_is_answered_with_the_known_names(client: TestClient[Any], house: House) -> None:
+def test_an_unknown_model_is_answered_with_the_known_names(
+    client: TestClient[Any], house: House
+) -> None:
     house.store.publish(2)
     house.watcher.poll()
-    response = client.post("/v2/rerank", json={"model": "rerank-v3.5", "query": "q", "documents": ["a"]})
+    response = client.post(
+        "/v2/rerank", json={"model": "rerank-v3.5", "query": "q", "documents": ["a"]}
+    )
     assert (response.status_code, response.json()["error_type"]) == (404, "not_found")
     assert response.json()["detail"].endswith("Known: champion, previous, v000001, v000002")
 
 
 @pytest.mark.parametrize(
     ("model", "version"),
-    [("champion", "v000002"), ("@champion", "v000002"), ("v000002", "v000002"), ("previous", "v000001"), ("v000001", "v000001")],
+    [
+        ("champion", "v000002"),
+        ("@champion", "v000002"),
+        ("v000002", "v000002"),
+        ("previous", "v000001"),
+        ("v000001", "v000001"),
+    ],
 )
-def test_a_model_is_asked_for_by_alias_or_version(client: TestClient[Any], house: House, model: str, version: str) -> None:
+def test_a_model_is_asked_for_by_alias_or_version(
+    client: TestClient[Any], house: House, model: str, version: str
+) -> None:
     house.store.publish(2)
     house.watcher.poll()
     response = client.post("/v2/rerank", json={"model": model, "query": "q", "documents": ["a"]})
@@ -168,7 +240,9 @@ def test_a_model_is_asked_for_by_alias_or_version(client: TestClient[Any], house
     assert response.json()["results"][0]["relevance_score"] == int(version[1:]) / 1000
 
 
-def test_every_answer_says_which_version_which_request_and_how_long(client: TestClient[Any]) -> None:
+def test_every_answer_says_which_version_which_request_and_how_long(
+    client: TestClient[Any],
+) -> None:
     answers = [
         client.post("/v2/rerank", json={"query": "q", "documents": ["a"]}),
         client.post("/v2/rerank", json={"query": 1}),
@@ -176,7 +250,16 @@ def test_every_answer_says_which_version_which_request_and_how_long(client: Test
         client.delete("/v2/rerank"),
         *(
             client.get(path)
-            for path in ("/livez", "/readyz", "/info", "/metrics", "/v1/models", "/openapi.json", "/docs", "/static/docs.js")
+            for path in (
+                "/livez",
+                "/readyz",
+                "/info",
+                "/metrics",
+                "/v1/models",
+                "/openapi.json",
+                "/docs",
+                "/static/docs.js",
+            )
         ),
     ]
     assert [answer.status_code for answer in answers] == [200, 400, 404, 405] + [200] * 8
@@ -189,8 +272,15 @@ def test_every_answer_says_which_version_which_request_and_how_long(client: Test
 
 
 def test_a_request_id_is_repeated_unless_it_could_hide_something(client: TestClient[Any]) -> None:
-    assert client.get("/livez", headers={"X-Request-Id": "trace-1"}).headers["X-Request-Id"] == "trace-1"
-    assert client.get("/livez", headers={"X-Request-Id": "a b\tc"}).headers["X-Request-Id"].startswith("id-")
+    assert (
+        client.get("/livez", headers={"X-Request-Id": "trace-1"}).headers["X-Request-Id"]
+        == "trace-1"
+    )
+    assert (
+        client.get("/livez", headers={"X-Request-Id": "a b\tc"})
+        .headers["X-Request-Id"]
+        .startswith("id-")
+    )
 
 
 @given(st.lists(st.sampled_from([0.1, 0.2, 0.3]), min_size=1), st.integers(1, 20))

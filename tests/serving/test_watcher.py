@@ -47,8 +47,12 @@ def test_swaps_under_load_mix_no_versions_and_fail_no_request(house: House) -> N
     for answer in answers:
         model = answer.json()["model"]
         assert answer.headers["X-Model-Version"] == model
-        assert {result["relevance_score"] for result in answer.json()["results"]} == {int(model[1:]) / 1000}
-    assert len({answer.json()["model"] for answer in answers}) > 2, "no swap happened while requests were in flight"
+        assert {result["relevance_score"] for result in answer.json()["results"]} == {
+            int(model[1:]) / 1000
+        }
+    assert len({answer.json()["model"] for answer in answers}) > 2, (
+        "no swap happened while requests were in flight"
+    )
 
 
 def test_a_request_ends_on_the_version_that_it_began_with(house: House) -> None:
@@ -67,7 +71,10 @@ def test_a_request_ends_on_the_version_that_it_began_with(house: House) -> None:
             return await began, await client.post("/v2/rerank", json=BODY)
 
     first, second = asyncio.run(run())
-    assert (first.headers["X-Model-Version"], second.headers["X-Model-Version"]) == ("v000001", "v000002")
+    assert (first.headers["X-Model-Version"], second.headers["X-Model-Version"]) == (
+        "v000001",
+        "v000002",
+    )
 
 
 def test_a_version_is_promoted_only_after_it_is_in_use(house: House) -> None:
@@ -82,10 +89,16 @@ def test_a_version_is_promoted_only_after_it_is_in_use(house: House) -> None:
     house.store.publish(2)
     house.watcher.poll()
     assert seen == [("v000002", "v000001")]
-    assert house.store.aliases() == {"champion": "v000002", "challenger": None, "previous": "v000001"}
+    assert house.store.aliases() == {
+        "champion": "v000002",
+        "challenger": None,
+        "previous": "v000001",
+    }
 
 
-def test_a_corrupt_version_is_refused_never_loaded_and_the_old_one_stays(client: TestClient[Any], house: House) -> None:
+def test_a_corrupt_version_is_refused_never_loaded_and_the_old_one_stays(
+    client: TestClient[Any], house: House
+) -> None:
     house.store.corrupt = {"v000002"}
     house.store.publish(2)
     for _ in range(3):
@@ -93,10 +106,15 @@ def test_a_corrupt_version_is_refused_never_loaded_and_the_old_one_stays(client:
     assert client.post("/v2/rerank", json=BODY).headers["X-Model-Version"] == "v000001"
     assert house.store.loaded == ["v000001"]
     assert house.store.aliases()["champion"] == "v000001"
-    assert house.value("serving_swaps_total", result="rejected") == 1, "a refused version must not be tried again"
+    assert house.value("serving_swaps_total", result="rejected") == 1, (
+        "a refused version must not be tried again"
+    )
     assert house.value("serving_gate_checks_total", check="load", result="failed") == 1
     assert "model.safetensors" in client.get("/info").json()["refused"]["v000002"]
-    assert [model["state"] for model in client.get("/v1/models").json()["models"]] == ["champion", "refused"]
+    assert [model["state"] for model in client.get("/v1/models").json()["models"]] == [
+        "champion",
+        "refused",
+    ]
     house.store.publish(3)
     house.watcher.poll()
     assert served(house) == "v000003"
@@ -108,7 +126,10 @@ def raising(requests: Any) -> None:
 
 class Short(FakeScorer):
     def score(self, requests: Any) -> list[Scores]:
-        return [Scores(click=s.click[1:], purchase=s.purchase, score=s.score, prior=s.prior) for s in super().score(requests)]
+        return [
+            Scores(click=s.click[1:], purchase=s.purchase, score=s.score, prior=s.prior)
+            for s in super().score(requests)
+        ]
 
 
 def broken(version: str) -> FakeScorer:
@@ -127,7 +148,9 @@ def broken(version: str) -> FakeScorer:
         ("golden", FakeScorer("v000002", purchase=0.0)),
     ],
 )
-def test_an_unfit_version_is_refused_by_the_name_of_the_check(check: str, scorer: FakeScorer) -> None:
+def test_an_unfit_version_is_refused_by_the_name_of_the_check(
+    check: str, scorer: FakeScorer
+) -> None:
     house = House(watching=WatcherConfig(max_shift_ratio=0.4))
     house.store.publish(1)
     house.watcher.poll()
@@ -138,18 +161,28 @@ def test_an_unfit_version_is_refused_by_the_name_of_the_check(check: str, scorer
     assert house.value("serving_gate_checks_total", check=check, result="failed") == 1
 
 
-def test_a_new_version_is_warmed_with_recent_requests_before_it_is_used(client: TestClient[Any], house: House) -> None:
-    client.post("/v2/rerank", json={"query": "warm", "documents": [str(number) for number in range(40)]})
+def test_a_new_version_is_warmed_with_recent_requests_before_it_is_used(
+    client: TestClient[Any], house: House
+) -> None:
+    client.post(
+        "/v2/rerank", json={"query": "warm", "documents": [str(number) for number in range(40)]}
+    )
     new = FakeScorer("v000002")
     house.store.publish(2, new)
     house.watcher.poll()
     assert new.calls == [
-        [Request(query="warm", documents=tuple(Document(text=str(number)) for number in range(32)))],
+        [
+            Request(
+                query="warm", documents=tuple(Document(text=str(number)) for number in range(32))
+            )
+        ],
         list(GOLDEN),
     ]
 
 
-def test_the_last_version_is_kept_and_an_operators_promote_goes_back_to_it_without_loading(house: House) -> None:
+def test_the_last_version_is_kept_and_an_operators_promote_goes_back_to_it_without_loading(
+    house: House,
+) -> None:
     house.store.publish(2)
     house.watcher.poll()
     house.store.promote(house.store.version("v000001"))
@@ -159,7 +192,9 @@ def test_the_last_version_is_kept_and_an_operators_promote_goes_back_to_it_witho
     assert house.value("serving_rollbacks_total", reason="operator") == 1
     assert house.store.aliases()["champion"] == "v000001"
     house.watcher.poll()
-    assert served(house) == "v000001", "what was rolled back from came again without a new announcement"
+    assert served(house) == "v000001", (
+        "what was rolled back from came again without a new announcement"
+    )
     house.store.publish(3)
     house.watcher.poll()
     assert served(house) == "v000003"
@@ -205,14 +240,18 @@ def test_a_champion_that_is_damaged_at_start_is_replaced_by_the_one_before() -> 
     store.corrupt = {"v000002"}
     house = restarted(store)
     assert served(house) == "v000001"
-    assert house.value("serving_swaps_total", result="rejected") == 1, "it was also the announced one, and must be judged once"
+    assert house.value("serving_swaps_total", result="rejected") == 1, (
+        "it was also the announced one, and must be judged once"
+    )
     assert store.aliases()["champion"] == "v000002", "only an order moves the alias back"
 
 
 def test_an_alias_that_another_replica_has_moved_further_is_not_moved_back(house: House) -> None:
     house.store.publish(2)
     house.store.add(3)
-    house.store.on_load = lambda name: house.store.promote(house.store.version("v000003")) if name == "v000002" else None
+    house.store.on_load = lambda name: (
+        house.store.promote(house.store.version("v000003")) if name == "v000002" else None
+    )
     house.watcher.poll()
     assert (served(house), house.store.aliases()["champion"]) == ("v000002", "v000003")
     house.watcher.poll()
@@ -232,7 +271,9 @@ def test_an_alias_that_cannot_be_moved_stops_no_swap(house: House) -> None:
     assert served(house) == "v000002"
 
 
-def test_a_store_that_cannot_be_read_is_said_once_and_looked_at_again(house: House, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_store_that_cannot_be_read_is_said_once_and_looked_at_again(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
     house.store.publish(2)
     house.store.failure = OSError("stale file handle")
     with caplog.at_level(logging.WARNING, "steelyard.serving"):
@@ -253,7 +294,9 @@ def order(house: House, seq: int) -> None:
     house.store.pin(None if version.name == house.store.announced() else version.name)
 
 
-def test_what_an_operator_went_back_to_stays_in_use_whatever_the_learner_announces(house: House) -> None:
+def test_what_an_operator_went_back_to_stays_in_use_whatever_the_learner_announces(
+    house: House,
+) -> None:
     house.store.publish(2)
     house.watcher.poll()
     order(house, 1)
@@ -319,7 +362,10 @@ def test_a_loader_that_has_ended_by_itself_is_not_alive() -> None:
             thread.join()
     with TestClient(house.app) as client:
         answer = client.get("/livez")
-    assert (answer.status_code, answer.json()["detail"]) == (503, "the loader thread has ended. Try again in 1 s")
+    assert (answer.status_code, answer.json()["detail"]) == (
+        503,
+        "the loader thread has ended. Try again in 1 s",
+    )
 
 
 def test_the_thread_polls_whenever_its_wait_ends() -> None:

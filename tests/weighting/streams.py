@@ -106,7 +106,16 @@ class ClickLog:
             self.clicks[query, shown] += clicked
             self.looked[query, shown] += theta
             yield [
-                sample(int(y), query=f"query {query}", item_id=f"{query}-{i}", text="", attributes={}, position=k, at=t * SECOND, offset=t)
+                sample(
+                    int(y),
+                    query=f"query {query}",
+                    item_id=f"{query}-{i}",
+                    text="",
+                    attributes={},
+                    position=k,
+                    at=t * SECOND,
+                    offset=t,
+                )
                 for k, (i, y) in enumerate(zip(shown, clicked, strict=True), 1)
             ]
 
@@ -121,5 +130,7 @@ class ClickLog:
         values = []
         for score, gain in zip(scores, self.attractiveness, strict=True):
             best = np.argsort(-score, kind="stable")[:10]
-            values.append(float((gain[best] * discount).sum() / (np.sort(gain)[::-1][:10] * discount).sum()))
+            values.append(
+                float((gain[best] * discount).sum() / (np.sort(gain)[::-1][:10] * discount).sum())
+            )
         return float(np.mean(values))

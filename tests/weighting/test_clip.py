@@ -22,7 +22,9 @@ columns = st.lists(st.tuples(st.floats(0.01, 1), st.floats(0, 100)), min_size=1,
 
 
 @given(columns, st.sampled_from(get_args(Normalise)))
-def test_no_weight_leaves_its_bounds_and_every_clip_is_counted(batch: Columns, mode: Normalise) -> None:
+def test_no_weight_leaves_its_bounds_and_every_clip_is_counted(
+    batch: Columns, mode: Normalise
+) -> None:
     r, u = batch
     clipped = clip(r, u, ClipConfig(cap=3.0, normalise=mode))
     assert ((clipped.weight >= 0) & (clipped.weight <= 3.0)).all()
@@ -42,24 +44,36 @@ def test_the_stream_weighted_mean_of_the_normalised_ratio_is_one(batch: Columns)
 @given(columns)
 def test_self_normalised_weights_have_mean_one(batch: Columns) -> None:
     r, u = batch
-    assert float(clip(r, u, ClipConfig(cap=1e9, normalise="self")).weight.mean()) == pytest.approx(1)
+    assert float(clip(r, u, ClipConfig(cap=1e9, normalise="self")).weight.mean()) == pytest.approx(
+        1
+    )
 
 
 @given(columns, st.sampled_from(get_args(Normalise)))
-def test_a_weight_does_not_depend_on_where_in_the_step_its_sample_stands(batch: Columns, mode: Normalise) -> None:
+def test_a_weight_does_not_depend_on_where_in_the_step_its_sample_stands(
+    batch: Columns, mode: Normalise
+) -> None:
     """Hence any split of the step into micro-batches, in any order, sums to the same loss."""
     r, u = batch
     order = np.random.default_rng(len(r)).permutation(len(r))
     config = ClipConfig(normalise=mode)
-    np.testing.assert_allclose(clip(r[order], u[order], config).weight, clip(r, u, config).weight[order], rtol=1e-12)
+    np.testing.assert_allclose(
+        clip(r[order], u[order], config).weight, clip(r, u, config).weight[order], rtol=1e-12
+    )
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -0.5])
 @pytest.mark.parametrize("factor", ["stream law", "ratio"])
-def test_a_factor_that_is_nan_infinite_or_negative_is_refused_by_name_and_index(bad: float, factor: str) -> None:
+def test_a_factor_that_is_nan_infinite_or_negative_is_refused_by_name_and_index(
+    bad: float, factor: str
+) -> None:
     good, other = np.ones(3), np.array([1.0, 1.0, bad])
     with pytest.raises(WeightError, match=f"sample 2: {factor}") as caught:
-        clip(other if factor == "stream law" else good, other if factor == "ratio" else good, ClipConfig())
+        clip(
+            other if factor == "stream law" else good,
+            other if factor == "ratio" else good,
+            ClipConfig(),
+        )
     assert not caught.value.retriable
 
 
@@ -75,7 +89,12 @@ def test_an_empty_batch_has_no_weights() -> None:
 
 @pytest.mark.parametrize(
     ("values", "key"),
-    [({"low": 5.0, "high": 0.1}, "clip"), ({"low": -1.0}, "clip"), ({"cap": 0.0}, "clip.cap"), ({"normalise": "mean"}, "clip.normalise")],
+    [
+        ({"low": 5.0, "high": 0.1}, "clip"),
+        ({"low": -1.0}, "clip"),
+        ({"cap": 0.0}, "clip.cap"),
+        ({"normalise": "mean"}, "clip.normalise"),
+    ],
 )
 def test_impossible_bounds_are_refused_by_key(values: dict[str, object], key: str) -> None:
     with pytest.raises(ValueError, match=key):

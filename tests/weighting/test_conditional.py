@@ -28,7 +28,9 @@ def conditional(config: ConditionalConfig = SMALL) -> Conditional:
 
 
 def learn(model: Conditional, samples: list[Sample]) -> None:
-    model.learn(model.predict(samples), np.array([float(s.label) for s in samples]), np.ones(len(samples)))
+    model.learn(
+        model.predict(samples), np.array([float(s.label) for s in samples]), np.ones(len(samples))
+    )
 
 
 def test_a_batch_gives_the_numbers_of_the_river_pipeline_one_by_one() -> None:
@@ -36,10 +38,16 @@ def test_a_batch_gives_the_numbers_of_the_river_pipeline_one_by_one() -> None:
     fast, reference = conditional(), conditional()
     weights = np.random.default_rng(0).uniform(0, 1, len(samples))
     labels = np.array([float(s.label) for s in samples])
-    raw = [{"query": s.query, "id": s.item_id, "text": s.text, "attributes": s.attributes} for s in samples]
+    raw = [
+        {"query": s.query, "id": s.item_id, "text": s.text, "attributes": s.attributes}
+        for s in samples
+    ]
 
     prediction = fast.predict(samples)
-    expected = [reference.pipeline.predict_proba_one(x, seen=t)[True] for x, t in zip(raw, prediction.seen.tolist(), strict=True)]
+    expected = [
+        reference.pipeline.predict_proba_one(x, seen=t)[True]
+        for x, t in zip(raw, prediction.seen.tolist(), strict=True)
+    ]
     np.testing.assert_allclose(1 / (1 + np.exp(-prediction.logit)), expected, rtol=1e-9)
 
     fast.learn(prediction, labels, weights)
@@ -63,11 +71,19 @@ def test_hashes_are_the_same_in_every_process() -> None:
     )
     outputs = {
         subprocess.run(
-            [sys.executable, "-c", program], env={**os.environ, "PYTHONHASHSEED": seed}, check=True, capture_output=True, text=True
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            check=True,
+            capture_output=True,
+            text=True,
         ).stdout
         for seed in ("1", "2")
     }
-    here = sorted(Fields(FieldConfig()).fields("Red  shoes", "SKU-7", "Red shoe", {"category": "a", "price": 9.5}).items())
+    here = sorted(
+        Fields(FieldConfig())
+        .fields("Red  shoes", "SKU-7", "Red shoe", {"category": "a", "price": 9.5})
+        .items()
+    )
     assert outputs == {f"{here}\n"}
 
 
@@ -83,7 +99,12 @@ def test_a_document_without_an_id_is_known_by_its_text() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "key"), [({"hash_bits": 3}, "hash_bits"), ({"pair": -1.0}, "fields.pair"), ({"bias": math.nan}, "fields.bias")]
+    ("values", "key"),
+    [
+        ({"hash_bits": 3}, "hash_bits"),
+        ({"pair": -1.0}, "fields.pair"),
+        ({"bias": math.nan}, "fields.bias"),
+    ],
 )
 def test_impossible_fields_are_refused_by_key(values: dict[str, object], key: str) -> None:
     with pytest.raises(ValueError, match=key):
@@ -92,7 +113,9 @@ def test_impossible_fields_are_refused_by_key(values: dict[str, object], key: st
 
 @settings(deadline=None)
 @given(st.floats(-8, 8), st.floats(0, 1e6), st.booleans(), st.floats(0.01, 1))
-def test_no_weight_makes_a_step_pass_its_own_mode(start: float, w: float, y: bool, seen: float) -> None:
+def test_no_weight_makes_a_step_pass_its_own_mode(
+    start: float, w: float, y: bool, seen: float
+) -> None:
     model = DiagonalLogistic(num_buckets=2, offset=start)
     model.learn_one({0: 1.0, 1: 2.0}, y, w=w, seen=seen)
     m, s = model.belief_one({0: 1.0, 1: 2.0})
@@ -136,7 +159,12 @@ def test_the_memory_ranks_a_position_biased_log_as_well_as_click_counts() -> Non
     lists = list(log.lists(4000))
     for i in range(0, len(lists), 8):
         weigher.weigh([s for shown in lists[i : i + 8] for s in shown])
-    memory = np.array([weigher.memory_logits(Task.CLICK, f"query {q}", log.docs(q)) for q in range(log.num_queries)])
+    memory = np.array(
+        [
+            weigher.memory_logits(Task.CLICK, f"query {q}", log.docs(q))
+            for q in range(log.num_queries)
+        ]
+    )
     assert log.ndcg(memory) >= log.ndcg(log.counts()) - 0.01
 
 

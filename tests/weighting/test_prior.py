@@ -50,8 +50,13 @@ def test_after_a_long_silence_the_prior_returns_to_the_long_run() -> None:
     assert prior.get() == pytest.approx(prior.maximum_likelihood(), abs=0.01)
 
 
-@given(st.lists(st.tuples(st.integers(0, 3 * DAY), st.booleans()), min_size=6, max_size=30), st.integers(1, 5))
-def test_a_split_into_batches_and_disorder_within_them_change_nothing(events: list[tuple[int, bool]], cut: int) -> None:
+@given(
+    st.lists(st.tuples(st.integers(0, 3 * DAY), st.booleans()), min_size=6, max_size=30),
+    st.integers(1, 5),
+)
+def test_a_split_into_batches_and_disorder_within_them_change_nothing(
+    events: list[tuple[int, bool]], cut: int
+) -> None:
     """Late samples included: time never runs backwards, and an old sample counts as faded as it is."""
     at, y = np.array([t for t, _ in events]), np.array([float(label) for _, label in events])
     whole, split = Prior(PriorConfig()), Prior(PriorConfig())

@@ -42,7 +42,9 @@ def tilt(p: float, pi: float, exponent: float) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize(("p", "s"), CASES)
-def test_the_delay_factor_restores_p_on_an_observed_and_re_emitted_stream(p: float, s: float) -> None:
+def test_the_delay_factor_restores_p_on_an_observed_and_re_emitted_stream(
+    p: float, s: float
+) -> None:
     """Copies per example: an in-window positive p(1-S), a late positive pS, a first negative 1-p+pS (late positives among them)."""
     positive = (p * (1 - s) + p * s) * factor(1, p, s)
     negative = (1 - p + p * s) * factor(0, p, s)
@@ -51,8 +53,12 @@ def test_the_delay_factor_restores_p_on_an_observed_and_re_emitted_stream(p: flo
 
 def test_without_the_factor_the_same_stream_misses_p() -> None:
     p, s = 0.3, 0.8
-    assert fixed_point(p, 1 - p + p * s) == pytest.approx(0.2419, abs=1e-4)  # re-emitted, unweighted
-    assert fixed_point(p * (1 - s), 1 - p * (1 - s)) == pytest.approx(0.06, abs=1e-4)  # never re-emitted
+    assert fixed_point(p, 1 - p + p * s) == pytest.approx(
+        0.2419, abs=1e-4
+    )  # re-emitted, unweighted
+    assert fixed_point(p * (1 - s), 1 - p * (1 - s)) == pytest.approx(
+        0.06, abs=1e-4
+    )  # never re-emitted
 
 
 @given(probabilities, st.floats(0, 1))
@@ -75,7 +81,9 @@ def test_without_late_positives_every_delay_factor_is_one(p: float, label: float
 @pytest.mark.parametrize("exponent", [-0.5, 0.0, 0.5, 1.0, 2.0])
 @pytest.mark.parametrize(("p", "s"), CASES)
 @pytest.mark.parametrize("delayed", [False, True])
-def test_inversion_gives_back_p_after_training_under_the_ratio(exponent: float, p: float, s: float, delayed: bool) -> None:
+def test_inversion_gives_back_p_after_training_under_the_ratio(
+    exponent: float, p: float, s: float, delayed: bool
+) -> None:
     pi = 0.137
     s = s if delayed else 0.0
     u = tilt(p, pi, exponent)
@@ -85,9 +93,13 @@ def test_inversion_gives_back_p_after_training_under_the_ratio(exponent: float, 
 
 
 @given(st.floats(-0.5, 2), probabilities, probabilities)
-def test_inversion_is_the_inverse_of_the_tilted_minimiser(exponent: float, p: float, pi: float) -> None:
+def test_inversion_is_the_inverse_of_the_tilted_minimiser(
+    exponent: float, p: float, pi: float
+) -> None:
     m, prior = math.log(p / (1 - p)), math.log(pi / (1 - pi))
-    assert float(invert(np.array([(1 + exponent) * m - exponent * prior]), exponent, pi)[0]) == pytest.approx(m, abs=1e-9)
+    assert float(
+        invert(np.array([(1 + exponent) * m - exponent * prior]), exponent, pi)[0]
+    ) == pytest.approx(m, abs=1e-9)
 
 
 @pytest.mark.parametrize("exponent", [-0.9, -1.0, -3.0, math.nan, math.inf])
@@ -118,11 +130,17 @@ def test_the_mean_weight_is_one_plus_the_chi_squared_dependence_and_at_most_two(
     assert u1.max() <= 1 / pi
 
 
-@pytest.mark.parametrize(("exponent", "expected"), [(0.25, 0.994), (0.5, 0.974), (1.0, 0.870), (-0.5, 0.973)])
-def test_the_effective_sample_size_of_the_ratio_is_the_known_one(exponent: float, expected: float) -> None:
+@pytest.mark.parametrize(
+    ("exponent", "expected"), [(0.25, 0.994), (0.5, 0.974), (1.0, 0.870), (-0.5, 0.973)]
+)
+def test_the_effective_sample_size_of_the_ratio_is_the_known_one(
+    exponent: float, expected: float
+) -> None:
     p, mass = population(0.13)
     pi = float((mass * p).sum())
-    u1, u0 = (ratio(q, np.full_like(p, r), exponent=exponent) for q, r in ((p, pi), (1 - p, 1 - pi)))
+    u1, u0 = (
+        ratio(q, np.full_like(p, r), exponent=exponent) for q, r in ((p, pi), (1 - p, 1 - pi))
+    )
     first = float((mass * (p * u1 + (1 - p) * u0)).sum())
     second = float((mass * (p * u1**2 + (1 - p) * u0**2)).sum())
     assert first**2 / second == pytest.approx(expected, abs=0.01)

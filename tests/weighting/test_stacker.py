@@ -52,16 +52,28 @@ def test_neither_part_is_ever_switched_off_or_turned_round() -> None:
     a, b, _ = trained(Stacker(), 5000, -1.0, -0.5, 0.0).coefficients()
     assert 0.2 <= a < 0.21
     assert 0.01 <= b < 0.02
-    a, b, _ = trained(trained(Stacker(), 5000, -1.0, -0.5, 0.0), 40_000, 1.0, 0.5, 0.0).coefficients()
+    a, b, _ = trained(
+        trained(Stacker(), 5000, -1.0, -0.5, 0.0), 40_000, 1.0, 0.5, 0.0
+    ).coefficients()
     assert a > 0.5
     assert b > 0.2
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(st.tuples(st.floats(-40, 40), st.floats(-40, 40), st.booleans(), st.floats(0, 1e4)), min_size=1, max_size=20))
-def test_no_input_or_weight_throws_the_stacker_off(rows: list[tuple[float, float, bool, float]]) -> None:
+@given(
+    st.lists(
+        st.tuples(st.floats(-40, 40), st.floats(-40, 40), st.booleans(), st.floats(0, 1e4)),
+        min_size=1,
+        max_size=20,
+    )
+)
+def test_no_input_or_weight_throws_the_stacker_off(
+    rows: list[tuple[float, float, bool, float]],
+) -> None:
     stacker = Stacker()
-    encoder, memory, label, weight = (np.array(column, dtype=float) for column in zip(*rows, strict=True))
+    encoder, memory, label, weight = (
+        np.array(column, dtype=float) for column in zip(*rows, strict=True)
+    )
     for _ in range(3):
         stacker.learn(encoder, memory, label, weight)
     a, b, c = stacker.coefficients()
@@ -82,25 +94,39 @@ def test_a_restored_stacker_goes_on_with_the_same_bits() -> None:
     original = trained(Stacker(), 1000, 0.7, 0.4, -0.3)
     resumed = Stacker()
     resumed.restore(original.snapshot())
-    assert trained(resumed, 500, 0.7, 0.4, -0.3, 2).snapshot() == trained(original, 500, 0.7, 0.4, -0.3, 2).snapshot()
+    assert (
+        trained(resumed, 500, 0.7, 0.4, -0.3, 2).snapshot()
+        == trained(original, 500, 0.7, 0.4, -0.3, 2).snapshot()
+    )
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"\xc1", msgspec.msgpack.encode({"format": 0}), msgspec.msgpack.encode({"format": 1}), msgspec.msgpack.encode(7)]
+    "data",
+    [
+        b"",
+        b"\xc1",
+        msgspec.msgpack.encode({"format": 0}),
+        msgspec.msgpack.encode({"format": 1}),
+        msgspec.msgpack.encode(7),
+    ],
 )
 def test_bytes_that_are_no_stacker_are_refused(data: bytes) -> None:
     with pytest.raises(SnapshotError, match="snapshot"):
         Stacker().restore(data)
 
 
-@pytest.mark.parametrize("values", [{"encoder": 0.0}, {"memory": 100.0}, {"deviation": 0.0}, {"half_life_samples": -1.0}])
+@pytest.mark.parametrize(
+    "values", [{"encoder": 0.0}, {"memory": 100.0}, {"deviation": 0.0}, {"half_life_samples": -1.0}]
+)
 def test_an_impossible_start_is_refused_by_key(values: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=f"stacker.{next(iter(values))}"):
         StackerConfig(**values)
 
 
 @pytest.mark.parametrize("truth", [(1.0, 0.5, -0.5), (-1.0, 0.5, -0.5), (-0.3, -0.3, 1.0)])
-def test_one_batch_lands_on_the_mode_inside_the_bounds_that_a_general_optimiser_finds(truth: tuple[float, float, float]) -> None:
+def test_one_batch_lands_on_the_mode_inside_the_bounds_that_a_general_optimiser_finds(
+    truth: tuple[float, float, float],
+) -> None:
     encoder, memory, label = draw(200, *truth)
     bounds = [(0.1, 9.0), (0.1, 9.0), (-9.0, 9.0)]
     model = RecursiveLogistic((0.5, 0.5, 0.0), (4.0, 4.0, 0.25), *zip(*bounds, strict=True))
@@ -108,10 +134,19 @@ def test_one_batch_lands_on_the_mode_inside_the_bounds_that_a_general_optimiser_
     def loss(theta: Array) -> float:
         logit = theta[0] * encoder + theta[1] * memory + theta[2]
         away = theta - [0.5, 0.5, 0.0]
-        return float((np.logaddexp(0, logit) - label * logit).sum() + 0.5 * (np.array([4, 4, 0.25]) * away**2).sum())
+        return float(
+            (np.logaddexp(0, logit) - label * logit).sum()
+            + 0.5 * (np.array([4, 4, 0.25]) * away**2).sum()
+        )
 
     model.learn((encoder, memory, np.ones(200)), label, np.ones(200))
-    best = minimize(loss, np.full(3, 0.5), method="L-BFGS-B", bounds=bounds, options={"ftol": 1e-15, "gtol": 1e-9}).x
+    best = minimize(
+        loss,
+        np.full(3, 0.5),
+        method="L-BFGS-B",
+        bounds=bounds,
+        options={"ftol": 1e-15, "gtol": 1e-9},
+    ).x
     assert model.mean == pytest.approx(best, abs=1e-4)
 
 
@@ -132,7 +167,9 @@ def test_calibration_starts_as_the_identity_and_keeps_its_slope_in_bounds() -> N
     assert calibration.predict(np.array([-3.0, 0.5])).tolist() == [-3.0, 0.5]
     logit = np.linspace(-5, 5, 100)
     for i in range(200):
-        calibration.learn(np.full(100, i, dtype=np.int64), logit, (logit < 0).astype(float), np.ones(100))
+        calibration.learn(
+            np.full(100, i, dtype=np.int64), logit, (logit < 0).astype(float), np.ones(100)
+        )
     assert calibration.get()[0] == 0.25
 
 

@@ -23,7 +23,18 @@ from weighting.sample import Position, Sample, Task
 from weighting.weigher import Weigher, WeigherConfig, WeightedBatch
 
 SMALL = ConditionalConfig(fields=FieldConfig(hash_bits=12))
-COLUMNS = ("weight", "a", "b", "law", "raw", "p_y_given_x", "p_y", "p_positive", "memory_logit", "memory_logit_at_position")
+COLUMNS = (
+    "weight",
+    "a",
+    "b",
+    "law",
+    "raw",
+    "p_y_given_x",
+    "p_y",
+    "p_positive",
+    "memory_logit",
+    "memory_logit_at_position",
+)
 
 
 def weigher(**options: object) -> Weigher:
@@ -54,15 +65,21 @@ def test_prediction_is_possible_before_any_learning_and_starts_at_the_prior() ->
     batch = fresh.weigh([sample(1), sample(0, task=Task.PURCHASE)])
     assert batch.p_positive == pytest.approx([0.1, 0.05])
     assert batch.p_y == pytest.approx([0.1, 0.95])
-    assert np.isfinite(weigher().memory_logits(Task.CLICK, "never seen", [Doc("1"), Doc("", "text only")])).all()
+    assert np.isfinite(
+        weigher().memory_logits(Task.CLICK, "never seen", [Doc("1"), Doc("", "text only")])
+    ).all()
 
 
 def test_predicting_changes_no_state() -> None:
     trained = weigher()
     run(trained, stream(300))
     before = trained.snapshot()
-    first = trained.memory_logits(Task.CLICK, "query 1", [Doc("SKU-1"), Doc("new", "a new text", {"new": True})])
-    second = trained.memory_logits(Task.CLICK, "query 1", [Doc("SKU-1"), Doc("new", "a new text", {"new": True})])
+    first = trained.memory_logits(
+        Task.CLICK, "query 1", [Doc("SKU-1"), Doc("new", "a new text", {"new": True})]
+    )
+    second = trained.memory_logits(
+        Task.CLICK, "query 1", [Doc("SKU-1"), Doc("new", "a new text", {"new": True})]
+    )
     trained.weigh([])
     assert trained.snapshot() == before
     assert first.tobytes() == second.tobytes()
@@ -95,7 +112,10 @@ def test_an_unknown_place_is_taken_as_looked_at() -> None:
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 49), st.integers(0, 1000))
 def test_flipping_a_label_changes_no_probability_of_its_batch(index: int, seed: int) -> None:
-    samples = [msgspec.structs.replace(s, label=int(s.label or s.copy_kind == "late_positive")) for s in stream(50, seed)]
+    samples = [
+        msgspec.structs.replace(s, label=int(s.label or s.copy_kind == "late_positive"))
+        for s in stream(50, seed)
+    ]
     if samples[index].copy_kind == "late_positive":
         return
     flipped = list(samples)
@@ -133,11 +153,21 @@ def test_a_snapshot_of_other_settings_or_other_bytes_is_refused_and_changes_noth
     trained = weigher()
     run(trained, stream(100))
     before = trained.snapshot()
-    other = Weigher(WeigherConfig(conditional=ConditionalConfig(fields=FieldConfig(hash_bits=13)))).snapshot()
+    other = Weigher(
+        WeigherConfig(conditional=ConditionalConfig(fields=FieldConfig(hash_bits=13)))
+    ).snapshot()
     older = msgspec.msgpack.encode({**msgspec.msgpack.decode(before), "format": 0})
     short = msgspec.msgpack.decode(before)
     short["tasks"]["click"]["conditional"]["logistic"]["mean"] = b""
-    for data in (other, older, b"", b"\xc1", before[:-10], msgspec.msgpack.encode([]), msgspec.msgpack.encode(short)):
+    for data in (
+        other,
+        older,
+        b"",
+        b"\xc1",
+        before[:-10],
+        msgspec.msgpack.encode([]),
+        msgspec.msgpack.encode(short),
+    ):
         with pytest.raises(SnapshotError, match="snapshot"):
             trained.restore(data)
     assert trained.snapshot() == before
@@ -146,7 +176,17 @@ def test_a_snapshot_of_other_settings_or_other_bytes_is_refused_and_changes_noth
 def test_new_vanished_and_strange_features_are_survived() -> None:
     strange = [
         sample(1, attributes={}, text="", query="", item_id=""),
-        sample(0, attributes={"n": float("nan"), "i": float("inf"), "j": -float("inf"), "big": 10**400, "b": True, "s": "x" * 100_000}),
+        sample(
+            0,
+            attributes={
+                "n": float("nan"),
+                "i": float("inf"),
+                "j": -float("inf"),
+                "big": 10**400,
+                "b": True,
+                "s": "x" * 100_000,
+            },
+        ),
         sample(1, query="\ud800 ✨ 手机", text="手机 壳\x00", item_id="\udfff"),
         sample(0, attributes={f"a{i}": i for i in range(1000)}, position=10**9),
         sample(0, position=0),
@@ -158,9 +198,21 @@ def test_new_vanished_and_strange_features_are_survived() -> None:
 
 def test_memory_is_bounded_by_the_hash_space() -> None:
     tiny = Weigher(WeigherConfig(conditional=ConditionalConfig(fields=FieldConfig(hash_bits=6))))
-    run(tiny, [sample(i % 2, item_id=f"item {i}", query=f"query {i}", text=f"text {i}", offset=i) for i in range(500)])
+    run(
+        tiny,
+        [
+            sample(i % 2, item_id=f"item {i}", query=f"query {i}", text=f"text {i}", offset=i)
+            for i in range(500)
+        ],
+    )
     size = len(tiny.snapshot())
-    run(tiny, [sample(i % 2, item_id=f"item {i}", query=f"query {i}", text=f"text {i}", offset=i) for i in range(500, 1000)])
+    run(
+        tiny,
+        [
+            sample(i % 2, item_id=f"item {i}", query=f"query {i}", text=f"text {i}", offset=i)
+            for i in range(500, 1000)
+        ],
+    )
     assert len(tiny.snapshot()) <= size + 100
 
 
@@ -189,7 +241,9 @@ def test_with_exponent_zero_only_the_stream_law_is_left() -> None:
 
 
 def test_a_label_that_was_final_when_it_was_first_emitted_has_no_delay_factor() -> None:
-    batch = weigher().weigh([sample(0, task=Task.PURCHASE), sample(0, task=Task.PURCHASE, window=7 * DAY)])
+    batch = weigher().weigh(
+        [sample(0, task=Task.PURCHASE), sample(0, task=Task.PURCHASE, window=7 * DAY)]
+    )
     assert batch.law[0] < 1 == batch.law[1]
 
 
@@ -213,7 +267,9 @@ def test_tasks_in_one_batch_do_not_touch_each_other() -> None:
 
 
 @pytest.mark.parametrize(("label", "late"), [(2, False), (-1, False), (0, True)])
-def test_a_label_that_is_none_is_refused_with_its_position_and_nothing_is_learned(label: int, late: bool) -> None:
+def test_a_label_that_is_none_is_refused_with_its_position_and_nothing_is_learned(
+    label: int, late: bool
+) -> None:
     fresh = weigher()
     before = fresh.snapshot()
     bad = sample(label, task=Task.PURCHASE, late=late, offset=171_004)
@@ -225,7 +281,14 @@ def test_a_label_that_is_none_is_refused_with_its_position_and_nothing_is_learne
 
 
 @pytest.mark.parametrize(
-    "options", [{"denoise": -0.1}, {"denoise": 1.5}, {"denoise": math.nan}, {"exponent": -0.95}, {"exponent": math.nan}]
+    "options",
+    [
+        {"denoise": -0.1},
+        {"denoise": 1.5},
+        {"denoise": math.nan},
+        {"exponent": -0.95},
+        {"exponent": math.nan},
+    ],
 )
 def test_a_setting_without_meaning_is_refused_by_key(options: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
@@ -245,14 +308,23 @@ def test_the_estimators_learn_the_true_rates_of_a_delayed_stream() -> None:
         options = {"task": Task.PURCHASE, "item_id": f"SKU-{item}", "position": None}
         samples.append((at, sample(int(buys and not late), at=at, **options)))  # type: ignore[arg-type]
         if late:
-            due.append((at + 3600 * SECOND, sample(1, late=True, at=at, window=3600 * SECOND, **options)))  # type: ignore[arg-type]
+            due.append(
+                (at + 3600 * SECOND, sample(1, late=True, at=at, window=3600 * SECOND, **options))
+            )  # type: ignore[arg-type]
     ordered = [s for _, s in sorted(samples + due, key=lambda pair: pair[0])]
     run(trained, ordered)
     assert trained.late_ratio(Task.PURCHASE) == pytest.approx(0.5, abs=0.05)
     assert trained.prior(Task.PURCHASE) == pytest.approx(0.2, abs=0.03)
     low, high = trained.interval(Task.PURCHASE)
     assert low < trained.prior(Task.PURCHASE) < high
-    probe = trained.weigh([sample(0, task=Task.PURCHASE, item_id=f"SKU-{i}", position=None, at=12_000 * 30 * SECOND) for i in (0, 1)])
+    probe = trained.weigh(
+        [
+            sample(
+                0, task=Task.PURCHASE, item_id=f"SKU-{i}", position=None, at=12_000 * 30 * SECOND
+            )
+            for i in (0, 1)
+        ]
+    )
     assert probe.p_positive == pytest.approx([0.1, 0.3], abs=0.04)
     assert probe.normalization_ratio[Task.PURCHASE] == pytest.approx((1, 1), abs=0.15)
 
@@ -267,7 +339,9 @@ def test_probabilities_and_memory_logits_are_calibrated_on_the_stream() -> None:
     assert (slope, shift) != pytest.approx((1, 0), abs=1e-3)
     assert plain.calibration(Task.CLICK) == pytest.approx((1, 0), abs=1e-6)
     one, other = calibrated.weigh(samples[:20]), plain.weigh(samples[:20])
-    np.testing.assert_allclose(logit(one.p_positive), slope * logit(other.p_positive) + shift, atol=0.05)
+    np.testing.assert_allclose(
+        logit(one.p_positive), slope * logit(other.p_positive) + shift, atol=0.05
+    )
     np.testing.assert_allclose(one.memory_logit, slope * other.memory_logit + shift, atol=0.05)
 
 
