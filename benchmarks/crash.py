@@ -56,11 +56,11 @@ from kafka import KafkaConsumer, TopicPartition
 
 from consumers.errors import ConsumersError
 from consumers.events import encode_click, encode_exposure, encode_purchase
-from consumers.kafka_admin import KafkaAdmin, partition_of
-from consumers.kafka_options import KafkaConfig
-from consumers.kafka_sink import KafkaSink
+from consumers.kafka.admin import KafkaAdmin, partition_of
+from consumers.kafka.options import KafkaConfig
+from consumers.kafka.sink import KafkaSink
 from consumers.source import Record
-from deploy.broker import Broker, free_ports, spawn
+from deploy.broker.node import Broker, free_ports, spawn
 from tests.consumers.oracle import oracle
 
 NUM_PARTITIONS = 2
@@ -80,7 +80,7 @@ MALFORMED = (b"{", b'{"a":1}', b"\xff\xfe", None, b"\x00\x00\x00\x00\x01avro", b
 DUPLICATE, LATE, UNREADABLE = 0.05, 0.02, 0.01
 SECONDS_PER_KILL = 5.0  # about; paces the log
 PATIENCE_SECONDS = 180.0
-_COMMAND = "from deploy.cli import main; main()"
+_COMMAND = "from deploy.cli.app import main; main()"
 _MODULUS = 1 << 64
 
 LEARNER, BROKER, SERVING = "learner", "broker", "serving"

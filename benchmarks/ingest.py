@@ -27,13 +27,13 @@ from prometheus_client import CollectorRegistry
 from consumers.dead_letter import DeadLetters
 from consumers.events import encode_click, encode_exposure, encode_purchase
 from consumers.join import JoinConfig
-from consumers.kafka_admin import KafkaAdmin
-from consumers.kafka_options import KafkaConfig
-from consumers.kafka_sink import KafkaSink
-from consumers.kafka_source import KafkaSource
+from consumers.kafka.admin import KafkaAdmin
+from consumers.kafka.options import KafkaConfig
+from consumers.kafka.sink import KafkaSink
+from consumers.kafka.source import KafkaSource
 from consumers.pipeline import BatchConfig, Pipeline, Topics
 from consumers.telemetry import Telemetry
-from deploy.broker import Broker
+from deploy.broker.node import Broker
 
 NUM_PARTITIONS = 4
 NUM_HITS = 10
@@ -43,7 +43,7 @@ JOIN = JoinConfig(grace_us=5_000_000)
 
 #: Where time goes, by the file that spends it; the rest is `other`.
 STAGES = {
-    "client": ("/kafka/", "kafka_source.py"),
+    "client": ("/kafka/", "kafka/source.py"),
     "decode": ("codec.py",),
     "clock and dedup": ("clock.py", "dedup.py"),
     "join": ("join.py", "items.py"),

@@ -28,9 +28,10 @@ from learner.request import Document, Request
 from learner.residual import ResidualConfig
 from learner.scorer import ModelScorer
 from learner.trainer import Trainer
-from weighting.conditional import ConditionalConfig
+from weighting.estimators.conditional import ConditionalConfig
 from weighting.features import FieldConfig
-from weighting.sample import CopyKind, Sample, Task
+from weighting.sample import CopyKind, Sample
+from weighting.tasks import CLICK, PURCHASE
 from weighting.weigher import Weigher, WeigherConfig
 
 _SECOND = 1_000_000
@@ -44,12 +45,12 @@ def samples_of(visit: Visit, number: int) -> Iterator[Sample]:
         zip(visit.shown, visit.clicked, visit.bought, strict=True), 1
     ):
         product = visit.query.products[i]
-        for task in (Task.CLICK, Task.PURCHASE) if clicked else (Task.CLICK,):
+        for task in (CLICK, PURCHASE) if clicked else (CLICK,):
             yield Sample(
                 sample_id=f"{number}/{place}/{task}",
                 task=task,
                 copy_kind=CopyKind.FIRST,
-                label=int(clicked if task is Task.CLICK else bought),
+                label=int(clicked if task == CLICK else bought),
                 list_id=str(number),
                 list_size=len(visit.shown),
                 query=visit.query.text,
@@ -103,12 +104,12 @@ def curve(
             now = {query.text: score(trainer, query) for query in world.queries}
             judged = judge(
                 world,
-                served=lambda q, now=now: now[q.text],
+                served=lambda q, now=now: now[q.text],  # type: ignore[misc]
                 zero_shot=lambda q: cosine[q.text],
                 counts=counts,
-            )  # type: ignore[misc]
+            )
             alone = {name: _alone(trainer, world, name) for name in ("encoder", "memory")}
-            quarters = trainer.evaluations[Task.CLICK].quarters()
+            quarters = trainer.evaluations[CLICK].quarters()
             yield {
                 "lists": number,
                 "seconds": round(seconds, 1),
@@ -120,11 +121,10 @@ def curve(
                     round(q.get("normalized_entropy", 0.0), 4) for q in quarters
                 ],
                 "pcoc": round(
-                    trainer.evaluations[Task.CLICK].latest().get("predicted_to_observed", 0.0), 3
+                    trainer.evaluations[CLICK].latest().get("predicted_to_observed", 0.0), 3
                 ),
                 "stacker": {
-                    t.value: [round(x, 3) for x in s.coefficients()]
-                    for t, s in trainer.stackers.items()
+                    t: [round(x, 3) for x in s.coefficients()] for t, s in trainer.stackers.items()
                 },
                 "bias": round(float(trainer.ranker.bias.detach()), 3),
             }
@@ -138,7 +138,7 @@ def _alone(trainer: Trainer, world: World, part: str) -> dict[str, float]:
             Document(id=p.id, text=p.text, attributes=dict(p.attributes)) for p in query.products
         )
         if part == "memory":
-            scores = trainer.weigher.memory_logits(Task.CLICK, query.text, documents)
+            scores = trainer.weigher.memory_logits(CLICK, query.text, documents)
         else:
             with torch.inference_mode():
                 scores = (

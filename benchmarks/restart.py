@@ -33,9 +33,9 @@ from benchmarks.crash import (
     is_live,
     newest_segment,
 )
-from consumers.kafka_admin import KafkaAdmin
-from consumers.kafka_options import KafkaConfig
-from deploy.broker import Broker, free_ports
+from consumers.kafka.admin import KafkaAdmin
+from consumers.kafka.options import KafkaConfig
+from deploy.broker.node import Broker, free_ports
 
 _PATIENCE_SECONDS = 120.0
 _SERIES = ("checkpoint_stall_seconds", "learner_step_duration_seconds")

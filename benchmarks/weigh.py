@@ -16,7 +16,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from weighting.sample import Attribute, CopyKind, Position, Sample, Task
+from weighting.provenance import Position
+from weighting.sample import Attribute, CopyKind, Sample
+from weighting.tasks import CLICK, PURCHASE
 from weighting.weigher import Weigher, WeigherConfig
 
 _WORDS = (
@@ -70,13 +72,13 @@ def samples(n: int, seed: int = 0) -> list[Sample]:
         query = queries[int(rng.integers(len(queries)))]
         for position, i in enumerate(rng.integers(len(items), size=10), 1):
             click = bool(rng.random() < 0.3 / position)
-            for task in (Task.CLICK, Task.PURCHASE) if click else (Task.CLICK,):
+            for task in (CLICK, PURCHASE) if click else (CLICK,):
                 stream.append(
                     Sample(
                         sample_id=f"{len(stream)}",
                         task=task,
                         copy_kind=CopyKind.FIRST,
-                        label=int(click if task is Task.CLICK else rng.random() < 0.1),
+                        label=int(click if task == CLICK else rng.random() < 0.1),
                         list_id=f"q{at}",
                         list_size=10,
                         query=query,
@@ -120,7 +122,7 @@ def main() -> None:
     times = []
     for _ in range(200):
         started = time.process_time()
-        weigher.memory_logits(Task.CLICK, stream[0].query, documents)
+        weigher.memory_logits(CLICK, stream[0].query, documents)
         times.append(1e3 * (time.process_time() - started))
 
     started = time.process_time()

@@ -28,7 +28,8 @@ from consumers.events import (
     WireAttributes,
 )
 from consumers.source import Record
-from weighting.sample import Attribute, Position
+from weighting.provenance import Position
+from weighting.sample import Attribute
 
 #: Every reason that a dead letter can have; the metric label.
 REASONS = (

@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from weighting.sample import Position
+from weighting.provenance import Position
 
 
 class ConsumersError(Exception):

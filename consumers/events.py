@@ -13,7 +13,8 @@ from typing import Annotated, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from weighting.sample import Attribute, Position
+from weighting.provenance import Position
+from weighting.sample import Attribute
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

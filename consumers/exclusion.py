@@ -8,7 +8,7 @@ from hashlib import sha256
 import msgspec
 
 from consumers.events import Click, Exposure, Other, Purchase
-from weighting.sample import Slice
+from weighting.provenance import Slice
 
 FORMAT = 1
 _MAX_KNOWN = 100_000

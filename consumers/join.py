@@ -21,7 +21,9 @@ from msgspec.structs import replace
 from consumers.clock import BEGINNING_US
 from consumers.events import Click, Exposure, ItemUpdate, Purchase
 from consumers.items import Items
-from weighting.sample import Attribute, CopyKind, Position, Sample, Task
+from weighting.provenance import Position
+from weighting.sample import Attribute, CopyKind, Sample
+from weighting.tasks import CLICK, PURCHASE, TaskName
 
 #: How many of a client's exposures, newest first, are searched for a click without a query id.
 _MAX_INFERRED_EXPOSURES = 1000
@@ -175,10 +177,8 @@ class Join:
         self._config = config
         self._items = items
         # Samples are made from these by `replace`, a few fields at a time: building one from its 19 keywords takes five times as long.
-        self._shown = _blank(Task.CLICK, config.click_window_us, config.attribution_window_us)
-        self._clicked = _blank(
-            Task.PURCHASE, config.observation_window_us, config.attribution_window_us
-        )
+        self._shown = _blank(CLICK, config.click_window_us, config.attribution_window_us)
+        self._clicked = _blank(PURCHASE, config.observation_window_us, config.attribution_window_us)
         self._parts: dict[int, _Part] = {}
         self._events: list[_Pending] = []  # those before `_next_event` were processed
         self._next_event = 0
@@ -666,7 +666,7 @@ class Join:
             self._wait(*update)
 
 
-def _blank(task: Task, window_us: int, attribution_us: int) -> Sample:
+def _blank(task: TaskName, window_us: int, attribution_us: int) -> Sample:
     return Sample(
         sample_id="",
         task=task,

@@ -27,7 +27,8 @@ from consumers.join import Join, JoinConfig, OpenPart
 from consumers.replay import Replay
 from consumers.source import Record, Source, TopicPartition
 from consumers.telemetry import Telemetry
-from weighting.sample import Attribute, Batch, Sample, Slice, Turn
+from weighting.provenance import Poll, Slice
+from weighting.sample import Attribute, Batch, Sample
 
 FULL, FLUSH, END = "full", "flush", "end"  #: why a batch closed
 STOP, RECORD = (
@@ -86,7 +87,7 @@ class BatchConfig:
 class Replayed(NamedTuple):
     """What a journal says of one batch; or, without a cause, that an operator moved offsets here."""
 
-    turns: Sequence[Turn]
+    polls: Sequence[Poll]
     cause: str | None
     moved: Sequence[tuple[str, int, int]] = ()  #: (topic, partition, next offset)
 
@@ -148,7 +149,7 @@ class _RankState(msgspec.Struct, array_like=True):
     watermark_us: int
     now_us: int
     samples: list[Sample]  # emitted and not yet in a batch
-    turns: list[Turn]  # consumed and not yet in a batch
+    polls: list[Poll]  # consumed and not yet in a batch
     items: dict[str, tuple[str, dict[str, Attribute]]]
     pending_items: list[tuple[int, ItemUpdate]]
     item_offsets: list[tuple[str, int, int]]
@@ -254,7 +255,7 @@ class Pipeline:
         ] = {}  # offset and hash of the record consumed last, where it is retained
         self._opened = False
         self._paused: list[TopicPartition] = []
-        self._turns: list[Turn] = []  # consumed since the last batch
+        self._polls: list[Poll] = []  # consumed since the last batch
         self._waiting_since: float | None = (
             None  # when the oldest sample that waits was emitted, on the injected clock
         )
@@ -340,7 +341,7 @@ class Pipeline:
         for tp, (offset, known) in self._known.items():
             reader = self._readers[tp]
             for record in (
-                yield from replay.read(Turn((Slice(*tp, offset, offset + 1, 1, known),), ()))
+                yield from replay.read(Poll((Slice(*tp, offset, offset + 1, 1, known),), ()))
             ):
                 if reader.hasher(record) != known:
                     raise LogTruncated(*tp, reader.next_offset, offset)
@@ -378,16 +379,16 @@ class Pipeline:
 
     def _again(self, tail: Iterable[Replayed], replay: Replay) -> Iterator[Batch | None]:
         """What a journal says: the same turns, and the same flushes."""
-        for turns, cause, moved in tail:
+        for polls, cause, moved in tail:
             for topic, partition, offset in moved:
                 replay.move((topic, partition), offset)
                 self._readers[topic, partition].next_offset = offset
-            for turn in turns:
-                records = yield from replay.read(turn)
-                ends = {(part.topic, part.partition): part.end for part in turn.slices}
-                for part in turn.slices:  # past what was lost before it
+            for poll in polls:
+                records = yield from replay.read(poll)
+                ends = {(part.topic, part.partition): part.end for part in poll.slices}
+                for part in poll.slices:  # past what was lost before it
                     self._readers[part.topic, part.partition].next_offset = part.start
-                yield from self._advance(self._consume(records, ends, self._clock()), turn.idle)
+                yield from self._advance(self._consume(records, ends, self._clock()), poll.idle)
             if cause == FLUSH:
                 yield self._close(FLUSH)
         replay.close()
@@ -580,7 +581,7 @@ class Pipeline:
         for tp in idle:
             self._watermarks.set_idle(tp)
         if consumed or idle:
-            self._turns.append(Turn(consumed, idle))
+            self._polls.append(Poll(consumed, idle))
         self._hold_back()
         yield from self._process(self._watermarks.advance())
 
@@ -593,11 +594,11 @@ class Pipeline:
         self._tell_join()
 
     def _close(self, cause: str) -> Batch:
-        samples, turns = tuple(self._join.samples), tuple(self._turns)
+        samples, polls = tuple(self._join.samples), tuple(self._polls)
         self._join.samples.clear()
-        self._turns.clear()
+        self._polls.clear()
         self._waiting_since = None
-        return Batch(samples=samples, turns=turns, cause=cause, watermark_us=self._join.now_us)
+        return Batch(samples=samples, polls=polls, cause=cause, watermark_us=self._join.now_us)
 
     def _hold_back(self) -> None:
         """Pause partitions that are ahead of the watermark while too many events wait for it; nothing but memory depends on it."""
@@ -731,7 +732,7 @@ class Pipeline:
                 self._watermarks.watermark_us,
                 self._join.now_us,
                 self._join.samples,
-                self._turns,
+                self._polls,
                 self._items.snapshot(),
                 self._join.pending_items(),
                 [(topic, p, reader.next_offset) for topic, p, reader in items],
@@ -741,9 +742,9 @@ class Pipeline:
         )
         return parts
 
-    def num_turns(self) -> int:
+    def num_polls(self) -> int:
         """Return how many turns the snapshot contains that no batch has named yet."""
-        return len(self._turns)
+        return len(self._polls)
 
     def audits(self) -> dict[TopicPartition, Audit]:
         """Return what was consumed of every partition, as the manifest tells it."""
@@ -790,7 +791,7 @@ class Pipeline:
             opened.append(state.open)
         if same_ranks:
             rank = _decode(parts[f"rank-{self._rank}"], _RankState)
-            self._turns.extend(rank.turns)
+            self._polls.extend(rank.polls)
             self._dead_letters.restore(rank.breaker)
         else:
             rank = self._merged([_decode(parts[name], _RankState) for name in ranks])
@@ -832,13 +833,13 @@ class Pipeline:
         return ((tp, self._readers[tp]) for tp in self._event_partitions)
 
 
-def turns_of(part: bytes) -> list[Turn]:
+def polls_of(part: bytes) -> list[Poll]:
     """Return the turns that a `rank-<r>` part of a snapshot contains and no batch has named yet.
 
     Raises:
         SnapshotRefused: the part is of another format.
     """
-    return _decode(part, _RankState).turns
+    return _decode(part, _RankState).polls
 
 
 def _decode(data: bytes, kind: type[_S]) -> _S:

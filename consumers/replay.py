@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Generator, Mapping
 
 from consumers.source import Record, Source, TopicPartition
-from weighting.sample import Turn
+from weighting.provenance import Poll
 
 _POLL_TIMEOUT_SECONDS = 0.1
 _MAX_BUFFERED = 50_000  #: records of one partition; beyond it the partition is paused
@@ -22,10 +22,10 @@ class Replay:
         self._buffers: dict[TopicPartition, deque[Record]] = {tp: deque() for tp in next_offsets}
         self._paused: set[TopicPartition] = set()
 
-    def read(self, turn: Turn) -> Generator[None, None, list[Record]]:
+    def read(self, poll: Poll) -> Generator[None, None, list[Record]]:
         """Return the records of one turn; yields None while the log has not given them."""
         records: list[Record] = []
-        for part in turn.slices:
+        for part in poll.slices:
             tp = (part.topic, part.partition)
             buffer = self._buffers[tp]
             if (

@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from learner import blobs, manifest
-from learner.blobs import Digest, Disk
 from learner.errors import Corrupt, FormatUnknown, StoreFailed, VersionMissing
-from learner.journal import Span
-from learner.manifest import CHECKPOINT, Journaled, Standing
 from learner.request import Document, Request, Scorer, Scores
+from learner.store import blobs, manifest
+from learner.store.blobs import Digest, Disk
+from learner.store.journal import Span
+from learner.store.manifest import CHECKPOINT, Journaled, RunState
 
 __all__ = [
     "Corrupt",
@@ -66,14 +66,14 @@ class Version:
     kind: str = CHECKPOINT  #: or fence, restore, reset
     parent: str | None = None  #: the version that it went on from
     journal: Journaled | None = None  #: where the journal goes on from it
-    standing: Standing = field(
-        default_factory=Standing
+    run_state: RunState = field(
+        default_factory=RunState
     )  #: timeline, gaps, resets and what else holds from one manifest to the next
 
     @property
     def timeline(self) -> tuple[Span, ...]:
         """The parts of the journal that count, from the oldest version on that was kept when this was made."""
-        return self.standing.timeline
+        return self.run_state.timeline
 
 
 class Store:
@@ -218,7 +218,7 @@ class Store:
             files={path.removeprefix(f"{folder}/"): digest for path, digest in whole.files.items()},
             parent=whole.parent.version if whole.parent else None,
             journal=whole.journal,
-            standing=whole.standing,
+            run_state=whole.run_state,
             manifest=raw,
             path=self.root / folder,
         )

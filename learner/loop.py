@@ -24,11 +24,11 @@ from dataclasses import dataclass
 import msgspec
 
 from learner.artifact import Version
-from learner.checkpoint import BackgroundWriter, Saved
-from learner.distributed import OneRank, Ranks
 from learner.errors import Fenced, LogRewritten
-from learner.journal import Journal, Outcome, Part, Place, Record, Step
-from learner.manifest import Audited, Cut, Gap, Input, Journaled, Span, Trained
+from learner.process_group import ProcessGroup, SingleProcess
+from learner.store.checkpoint import BackgroundWriter, Saved
+from learner.store.journal import Journal, Outcome, Part, Place, Record, Step
+from learner.store.manifest import Audited, CheckpointMetadata, Gap, Input, Journaled, Span, Trained
 from learner.telemetry import Telemetry
 from learner.trainer import StepReport, Trainer
 from weighting.errors import WeightError
@@ -45,7 +45,7 @@ class IngestState(msgspec.Struct, frozen=True, kw_only=True):
     parts: dict[str, bytes]
     offsets: dict[str, dict[int, int]]  #: topic -> partition -> next offset
     watermark_us: int | None
-    num_turns: int = 0  #: turns that the parts contain and no batch has named yet
+    num_polls: int = 0  #: turns that the parts contain and no batch has named yet
     audit: dict[str, dict[int, Audited]] = {}
     gaps: tuple[Gap, ...] = ()  #: found since the start
     live: bool = True  #: whether the log is read as it grows; false while it is replayed
@@ -73,7 +73,7 @@ class Publisher:
         clock: Callable[[], float],
         identity: Identity,
         journal: Journaled,
-        ranks: Ranks | None = None,
+        ranks: ProcessGroup | None = None,
         published: Callable[[Version], None] = lambda version: None,
         replaying: bool = False,
         live: Callable[[], bool] = lambda: True,
@@ -100,7 +100,7 @@ class Publisher:
         self._clock = clock
         self._identity = identity
         self._place = Place(journal.segment, journal.byte)
-        self._ranks: Ranks = ranks or OneRank()
+        self._ranks: ProcessGroup = ranks or SingleProcess()
         self._gaps: tuple[Gap, ...] = ()
         self._published = published
         self._replaying = replaying
@@ -168,7 +168,7 @@ class Publisher:
         }
         config = self._trainer.weigher.config
         num, sum64 = self._trainer.trained
-        cut = Cut(
+        cut = CheckpointMetadata(
             step=self._trainer.step_number,
             samples=self._trainer.num_samples,
             offsets=ingest.offsets,
@@ -182,7 +182,7 @@ class Publisher:
             journal=Journaled(
                 segment=self._place.segment,
                 byte=self._place.byte,
-                skip=tuple(state.num_turns for state in states),
+                skip=tuple(state.num_polls for state in states),
             ),
             audit=ingest.audit,
             inputs=dict(self._identity.inputs),
@@ -254,7 +254,7 @@ class Publisher:
             )
             return
         assert saved.version is not None
-        self._replaying = saved.version.standing.replay is not None
+        self._replaying = saved.version.run_state.replay is not None
         self._telemetry.publishes.labels("ok").inc()
         self._telemetry.publish_duration.observe(max(0.0, self._clock() - self._began))
         self._telemetry.last_publish.set(self._clock())
@@ -287,7 +287,7 @@ def train(
     *,
     tail: Sequence[tuple[Place, Record]] = (),
     quarantine: Sequence[tuple[int, int]] = (),
-    ranks: Ranks | None = None,
+    ranks: ProcessGroup | None = None,
 ) -> Iterator[StepReport | None]:
     """Step on every batch, publish when due; yields each step's report, and None whenever nothing was ready.
 
@@ -309,12 +309,12 @@ def train(
         LogRewritten: the log no longer gives what the journal says of it.
         Diverged: the model is about to be lost; nothing of the step was applied.
     """
-    ranks = ranks or OneRank()
+    ranks = ranks or SingleProcess()
     stream, again = iter(batches), _Tail(tail)
     while True:
         batch, over = again.pull(stream, ranks.rank)
         due = not again.left and publisher.due(more=batch is not None)
-        mine = _Said(_NOTHING if batch is None else Part(batch.turns, batch.cause), over, due)
+        mine = _Said(_NOTHING if batch is None else Part(batch.polls, batch.cause), over, due)
         said = [mine]
         if ranks.world > 1:
             said = [
@@ -421,14 +421,14 @@ class _Tail:
         return place
 
 
-_OVER = Batch(samples=(), turns=(), cause="over", watermark_us=0)
+_OVER = Batch(samples=(), polls=(), cause="over", watermark_us=0)
 
 
 def _told(step: Step) -> str:
     """Return a step as a person reads it: its batches, with slices, numbers of records and sums."""
     told = []
     for part in step.parts:
-        slices = [s for turn in part.turns for s in turn.slices]
+        slices = [s for poll in part.polls for s in poll.slices]
         told.append(
             f"{part.cause}: "
             + ", ".join(

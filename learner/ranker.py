@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from learner.model import Encoder, PrefixCache
+from learner.encoder.model import Encoder, PrefixCache
+from learner.encoder.tokens import Texts
 from learner.residual import QueryResidual
-from learner.text import Texts
 
 _KEPT_BYTES = 256 << 20
 

@@ -15,15 +15,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from learner import blobs
-from learner.model import Encoder, PrefixCache, load_saved
+from learner.encoder.model import Encoder, PrefixCache, load_saved
+from learner.encoder.tokens import Texts, load_tokenizer
 from learner.ranker import Ranker
 from learner.request import Request, Scores
 from learner.residual import QueryResidual
-from learner.text import Texts, load_tokenizer
+from learner.store import blobs
+from weighting.estimators.stacker import Stacker
 from weighting.ratio import invert
-from weighting.sample import Task
-from weighting.stacker import Stacker
+from weighting.tasks import CLICK, PURCHASE, TASKS, TaskName
 from weighting.weigher import Weigher, WeigherConfig
 
 Array = NDArray[np.float64]
@@ -63,10 +63,10 @@ def load_scorer(
     with torch.no_grad():
         for name, parameter in ranker.heads().items():
             parameter.copy_(tensors[name])
-    stackers = {task: Stacker() for task in Task}
+    stackers = {task: Stacker() for task in TASKS}
     kept: dict[str, bytes] = msgspec.msgpack.decode((path / "stackers.msgpack").read_bytes())
     for task, stacker in stackers.items():
-        stacker.restore(kept[task.value])
+        stacker.restore(kept[task])
     return ModelScorer(version, ranker, weigher, stackers)
 
 
@@ -74,7 +74,7 @@ class ModelScorer:
     """Encoder, memory and stacker of one version; confined to the thread that uses it."""
 
     def __init__(
-        self, version: str, ranker: Ranker, weigher: Weigher, stackers: dict[Task, Stacker]
+        self, version: str, ranker: Ranker, weigher: Weigher, stackers: dict[TaskName, Stacker]
     ) -> None:
         """Take the parts; nothing is encoded yet."""
         self._version = version
@@ -94,28 +94,28 @@ class ModelScorer:
         with torch.inference_mode():
             logits = self._ranker(queries, items)
         encoder = {
-            Task.CLICK: logits.click.double().numpy(),
-            Task.PURCHASE: logits.purchase.double().numpy(),
+            CLICK: logits.click.double().numpy(),
+            PURCHASE: logits.purchase.double().numpy(),
         }
-        prior = {task.value: self._weigher.prior(task) for task in Task}
+        prior = {task: self._weigher.prior(task) for task in TASKS}
         answers, start = [], 0
         for request in requests:
             here = slice(start, start := start + len(request.documents))
             p = {
                 task: 1 / (1 + np.exp(-self._served(task, request, encoder[task][here])))
-                for task in Task
+                for task in TASKS
             }
             answers.append(
                 Scores(
-                    click=p[Task.CLICK],
-                    purchase=p[Task.PURCHASE],
-                    score=p[Task.CLICK] * p[Task.PURCHASE],
+                    click=p[CLICK],
+                    purchase=p[PURCHASE],
+                    score=p[CLICK] * p[PURCHASE],
                     prior=prior,
                 )
             )
         return answers
 
-    def _served(self, task: Task, request: Request, encoder: Array) -> Array:
+    def _served(self, task: TaskName, request: Request, encoder: Array) -> Array:
         """Stacked logits (N,) of one request's documents."""
         memory = self._weigher.memory_logits(task, request.query, request.documents)
         encoder = invert(encoder, self._weigher.config.exponent, self._weigher.prior(task))

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
-from learner import verdict
-from learner.blobs import Disk
 from learner.evaluation import Evaluation
+from learner.store import verdict
+from learner.store.blobs import Disk
 from learner.trainer import StepReport, Trainer
-from weighting.sample import Task
+from weighting.tasks import TASKS, TaskName
 
 _LATENCY = (
     0.001,
@@ -163,7 +163,7 @@ class Telemetry:
         for reason in ("weight", "quarantine"):
             self.refused.labels(reason)
         self.step_duration.labels("step")
-        for task in Task:
+        for task in TASKS:
             self.weight.labels(task)
 
     def watch_verdicts(self, root: Path, disk: Disk) -> None:
@@ -194,13 +194,13 @@ class Telemetry:
         self.exponent.set(weighted.exponent)
         for task, (_, positive) in weighted.normalization_ratio.items():
             self.normalization.labels(task).set(positive)
-        for task in Task:
+        for task in TASKS:
             self.prior.labels(task).set(trainer.weigher.prior(task))
             for bound, value in zip(("low", "high"), trainer.weigher.interval(task), strict=True):
                 self.prior_bound.labels(task, bound).set(value)
         self._evaluated(trainer.evaluations)
 
-    def _evaluated(self, evaluations: Mapping[Task, Evaluation]) -> None:
+    def _evaluated(self, evaluations: Mapping[TaskName, Evaluation]) -> None:
         for task, evaluation in evaluations.items():
             latest = evaluation.latest()
             for name, key in _QUALITY.items():

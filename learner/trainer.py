@@ -26,20 +26,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from learner import blobs
 from learner.config import LearnerConfig
-from learner.distributed import OneRank, Ranks
 from learner.divergence import LossWatch
+from learner.encoder.model import Encoder, load_pretrained
+from learner.encoder.tokens import Texts
 from learner.errors import OutOfMemory
 from learner.evaluation import Evaluation
 from learner.loss import listwise, pointwise
-from learner.model import Encoder, load_pretrained
+from learner.process_group import ProcessGroup, SingleProcess
 from learner.ranker import PairLogits, Ranker
 from learner.residual import QueryResidual
-from learner.text import Texts
+from learner.store import blobs
+from weighting.estimators.stacker import Stacker
 from weighting.ratio import invert
-from weighting.sample import CopyKind, Sample, Task
-from weighting.stacker import Stacker
+from weighting.sample import CopyKind, Sample
+from weighting.tasks import CLICK, PURCHASE, TASKS
 from weighting.weigher import Weigher, WeightedBatch
 
 Array = NDArray[np.float64]
@@ -109,7 +110,7 @@ class Trainer:
         self,
         config: LearnerConfig,
         weigher: Weigher,
-        ranks: Ranks | None = None,
+        ranks: ProcessGroup | None = None,
         *,
         scoring: Callable[[int], None] = lambda num_samples: None,
     ) -> None:
@@ -127,10 +128,10 @@ class Trainer:
         """
         self.config = config
         self.weigher = weigher
-        self.ranks: Ranks = ranks or OneRank()
+        self.ranks: ProcessGroup = ranks or SingleProcess()
         self._scoring = scoring
-        self.stackers = {task: Stacker() for task in Task}
-        self.evaluations = {task: Evaluation() for task in Task}
+        self.stackers = {task: Stacker() for task in TASKS}
+        self.evaluations = {task: Evaluation() for task in TASKS}
         self.step_number = 0
         self.num_samples = 0
         self.trained = (
@@ -321,8 +322,8 @@ class Trainer:
             torch.from_numpy(column[places]).float()
             for column in (weighted.a, weighted.b, weighted.seen)
         )
-        click = [i for i, s in enumerate(samples) if s.task is Task.CLICK]
-        purchase = [i for i, s in enumerate(samples) if s.task is Task.PURCHASE]
+        click = [i for i, s in enumerate(samples) if s.task == CLICK]
+        purchase = [i for i, s in enumerate(samples) if s.task == PURCHASE]
         if self.config.loss == "listwise":
             total = listwise(
                 logits.click[click], a[click], seen[click], [samples[i].list_id for i in click]
@@ -355,9 +356,9 @@ class Trainer:
 
     def _stack(self, weighted: WeightedBatch, scored: _Scored) -> None:
         """Evaluate the logit that would have been served where each sample was shown; then the stackers learn."""
-        for task, logits in ((Task.CLICK, scored.click), (Task.PURCHASE, scored.purchase)):
+        for task, logits in ((CLICK, scored.click), (PURCHASE, scored.purchase)):
             places = np.array(
-                [i for i, s in enumerate(weighted.samples) if s.task is task], dtype=np.intp
+                [i for i, s in enumerate(weighted.samples) if s.task == task], dtype=np.intp
             )
             if not len(places):
                 continue
@@ -376,13 +377,13 @@ class Trainer:
         samples = weighted.samples
         per_query: dict[str, dict[str, list[float]]] = {}
         for i, s in enumerate(samples):
-            if s.task is not Task.CLICK:
+            if s.task != CLICK:
                 continue
             row = per_query.setdefault(s.query, {}).setdefault(s.item_id or s.text, [i, 0.0, 0.0])
             weight = float(weighted.law[i])
             row[1] += weight * s.label
             row[2] += weighted.seen[i] if s.copy_kind is CopyKind.FIRST else 0.0
-        prior = weighted.prior.get(Task.CLICK, self.weigher.prior(Task.CLICK))
+        prior = weighted.prior.get(CLICK, self.weigher.prior(CLICK))
         base = invert(scored.base.astype(np.float64), weighted.exponent, prior)
         for query, items in per_query.items():
             rows = [int(row[0]) for row in items.values()]
@@ -419,8 +420,8 @@ class Trainer:
         }
         heads = {name: _copy(p) for name, p in ranker.heads().items()}
         optimizer = {name: _copy(tensor) for name, tensor in self._optimizer_tensors().items()}
-        stackers = {task.value: own.snapshot() for task, own in self.stackers.items()}
-        evaluations = {task.value: own.snapshot() for task, own in self.evaluations.items()}
+        stackers = {task: own.snapshot() for task, own in self.stackers.items()}
+        evaluations = {task: own.snapshot() for task, own in self.evaluations.items()}
         progress = _Progress(
             step=self.step_number,
             num_samples=self.num_samples,
@@ -478,7 +479,7 @@ class Trainer:
         ):
             kept: Mapping[str, bytes] = msgspec.msgpack.decode(read(name))
             for task, own in owners.items():
-                own.restore(kept[task.value])
+                own.restore(kept[task])
         self._restore_optimizer(blobs.tensors_from_bytes(read("training/optimizer.safetensors")))
         progress = msgspec.json.decode(read("training/progress.json"), type=_Progress)
         self.step_number, self.num_samples, self.trained = (
@@ -528,7 +529,7 @@ def _cut(
     units: dict[str | int, list[int]] = {}
     for i in places:
         units.setdefault(
-            samples[i].list_id if whole_lists and samples[i].task is Task.CLICK else i, []
+            samples[i].list_id if whole_lists and samples[i].task == CLICK else i, []
         ).append(i)
     parts: dict[int, list[int]] = {}
     start = 0
@@ -540,7 +541,7 @@ def _cut(
 
 def _finite(samples: Sequence[Sample], scored: _Scored) -> bool:
     """Whether every sample's logit of its own task is a number."""
-    click = np.array([s.task is Task.CLICK for s in samples], dtype=bool)
+    click = np.array([s.task == CLICK for s in samples], dtype=bool)
     return bool(np.isfinite(np.where(click, scored.click, scored.purchase)).all())
 
 

@@ -12,7 +12,7 @@ from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.errors import NotJson
-from serving.slot import NO_VERSION, Slot
+from serving.inference.slot import NO_VERSION, Slot
 from serving.telemetry import Telemetry
 
 REQUEST_ID = re.compile(

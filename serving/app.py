@@ -18,16 +18,16 @@ from litestar.static_files import create_static_files_router
 from litestar.types import ASGIApp
 
 from serving.access import Observed
-from serving.batcher import Batcher
 from serving.errors import NotReady, Problem, ServingError, problem
-from serving.openapi import document
-from serving.protocol import HealthAnswer, InfoAnswer, ModelEntry, ModelsAnswer
-from serving.rerank import rerank_routes
-from serving.score import score_route
-from serving.scoring import Limits, Scoring
-from serving.slot import Slot, rfc3339
+from serving.inference.batcher import Batcher
+from serving.inference.scoring import Limits, Scoring
+from serving.inference.slot import Slot, rfc3339
+from serving.rollout.watcher import Store, Watcher
 from serving.telemetry import CONTENT_TYPE, Telemetry
-from serving.watcher import Store, Watcher
+from serving.wire.openapi import document
+from serving.wire.protocol import HealthAnswer, InfoAnswer, ModelEntry, ModelsAnswer
+from serving.wire.rerank import rerank_routes
+from serving.wire.score import score_route
 
 log = logging.getLogger("steelyard.serving")
 STATIC = Path(__file__).parent / "static"

@@ -19,7 +19,7 @@ DOOR_MODULES = (
     "consumers/pipeline.py",
     "learner/artifact.py",
     "serving/app.py",
-    "deploy/broker.py",
+    "deploy/broker/node.py",
 )
 """What another folder, or a user's own program, imports."""
 
@@ -66,13 +66,13 @@ def commands() -> Iterator[str]:
     import typer
 
     yield from _commands(
-        typer.main.get_command(importlib.import_module("deploy.cli").app), "steelyard"
+        typer.main.get_command(importlib.import_module("deploy.cli.app").app), "steelyard"
     )
 
 
 def settings() -> Iterator[str]:
     """Every settings key, with its default."""
-    module = importlib.import_module("deploy.settings")
+    module = importlib.import_module("deploy.settings.tree")
     yield from (
         f"{entry.key} = {json.dumps(entry.value, default=str)}"
         for entry in module.describe(module.Settings())
@@ -86,7 +86,7 @@ def event_schemas() -> Iterator[str]:
 
 def http() -> Iterator[str]:
     """The OpenAPI document, without the version number of the package."""
-    document = importlib.import_module("serving.openapi").document()
+    document = importlib.import_module("serving.wire.openapi").document()
     yield _pretty(
         document
         | {"info": {key: value for key, value in document["info"].items() if key != "version"}}
@@ -96,10 +96,10 @@ def http() -> Iterator[str]:
 SURFACES: Mapping[str, tuple[str, Callable[[], Iterator[str]]]] = {
     "doors.txt": ("weighting/sample.py", doors),
     "series.txt": ("consumers/telemetry.py", series),
-    "commands.txt": ("deploy/cli.py", commands),
-    "settings.txt": ("deploy/settings.py", settings),
+    "commands.txt": ("deploy/cli/app.py", commands),
+    "settings.txt": ("deploy/settings/tree.py", settings),
     "events.json": ("consumers/codec.py", event_schemas),
-    "http.json": ("serving/openapi.py", http),
+    "http.json": ("serving/wire/openapi.py", http),
 }
 """golden file -> (the module without which there is nothing to compare, the surface)."""
 

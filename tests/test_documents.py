@@ -20,10 +20,10 @@ from typer.testing import CliRunner
 from consumers.codec import REASONS, decode
 from consumers.events import Click, Exposure, ItemUpdate, Kind, Purchase
 from consumers.source import Record
-from deploy.cli import app
-from deploy.events import validate
-from deploy.settings import Settings, describe, load
-from deploy.terminal import Output
+from deploy.admin.events import validate
+from deploy.cli.app import app
+from deploy.process.terminal import Output
+from deploy.settings.tree import Settings, describe, load
 from learner.artifact import Store
 from serving.telemetry import ROUTES
 from tests.layering import DOORS, modules

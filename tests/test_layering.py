@@ -15,21 +15,21 @@ CLEAN = {
     "weighting/sample.py": '"""A sample."""\nimport msgspec\n',
     "consumers/__init__.py": '"""Bytes to samples."""',
     "consumers/join.py": '"""Join."""\nfrom weighting.sample import Sample\nfrom weighting import sample\n',
-    "consumers/kafka_source.py": '"""Kafka."""\nimport kafka\n',
+    "consumers/kafka/source.py": '"""Kafka."""\nimport kafka\n',
     "learner/__init__.py": '"""Learns."""',
-    "learner/model.py": '"""Model."""\nimport torch.nn\nimport weighting.sample\n',
+    "learner/encoder/model.py": '"""Model."""\nimport torch.nn\nimport weighting.sample\n',
 }
 
 PLANTED = {
     "a folder knows one above it": (
         "consumers/join.py",
-        "from learner.model import Encoder",
-        "consumers may import weighting.sample of ours",
+        "from learner.encoder.model import Encoder",
+        "consumers may import weighting.provenance, weighting.sample, weighting.tasks of ours",
     ),
     "a folder goes around a door": (
         "consumers/join.py",
         "import weighting.ratio",
-        "consumers may import weighting.sample of ours",
+        "consumers may import weighting.provenance, weighting.sample, weighting.tasks of ours",
     ),
     "a lazy import counts": (
         "weighting/sample.py",
@@ -44,13 +44,17 @@ PLANTED = {
     "a library escapes its module": (
         "consumers/join.py",
         "from kafka import KafkaConsumer",
-        "kafka belongs to consumers.kafka_admin",
+        "kafka belongs to consumers.kafka.admin",
     ),
-    "pickle is nowhere": ("learner/model.py", "import pickle", "pickle belongs to nothing"),
-    "an undeclared library": ("learner/model.py", "import requests", "in no table"),
-    "a relative import": ("learner/model.py", "from .text import Text", "imports are absolute"),
+    "pickle is nowhere": ("learner/encoder/model.py", "import pickle", "pickle belongs to nothing"),
+    "an undeclared library": ("learner/encoder/model.py", "import requests", "in no table"),
+    "a relative import": (
+        "learner/encoder/model.py",
+        "from .text import Text",
+        "imports are absolute",
+    ),
     "source knows its tests": (
-        "learner/model.py",
+        "learner/encoder/model.py",
         "import tests.fakes",
         "source does not know its tests",
     ),
@@ -132,7 +136,9 @@ def test_a_planted_pickle_by_another_name_is_found(tmp_path: Path, call: str) ->
             layering.pickles(
                 tree(
                     tmp_path,
-                    {"learner/model.py": f"def f(model):\n    model.eval()\n    return {call}\n"},
+                    {
+                        "learner/encoder/model.py": f"def f(model):\n    model.eval()\n    return {call}\n"
+                    },
                 )
             )
         )
@@ -174,5 +180,5 @@ def test_the_server_loads_neither_kafka_nor_the_consumers() -> None:
 
 @pytest.mark.skipif(not (ROOT / "deploy/cli.py").exists(), reason="no command line yet")
 def test_help_is_shown_without_loading_torch() -> None:
-    help_ = "import sys\nsys.argv = ['steelyard', '--help']\nfrom deploy.cli import main\ntry:\n    main()\nexcept SystemExit:\n    pass"
+    help_ = "import sys\nsys.argv = ['steelyard', '--help']\nfrom deploy.cli.app import main\ntry:\n    main()\nexcept SystemExit:\n    pass"
     assert not loaded_after(help_) & {"torch", "transformers", "river", "kafka"}

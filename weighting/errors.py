@@ -9,7 +9,7 @@ A bad configuration is a plain ValueError that names key, value and expectation.
 
 from __future__ import annotations
 
-from weighting.sample import Position
+from weighting.provenance import Position
 
 
 class WeightingError(Exception):

@@ -10,14 +10,10 @@ from typing import TypeAlias
 
 import msgspec
 
+from weighting.provenance import Poll, Position
+from weighting.tasks import TaskName
+
 Attribute: TypeAlias = str | int | float | bool
-
-
-class Task(enum.StrEnum):
-    """What is asked of an (item, context) pair."""
-
-    CLICK = "click"  #: shown -> clicked
-    PURCHASE = "purchase"  #: clicked -> bought
 
 
 class CopyKind(enum.StrEnum):
@@ -29,36 +25,6 @@ class CopyKind(enum.StrEnum):
     )
 
 
-class Position(msgspec.Struct, frozen=True, order=True, array_like=True, gc=False):
-    """Where a record stands in the log; prints as ``clicks[3]@171004``."""
-
-    topic: str
-    partition: int
-    offset: int
-
-    def __str__(self) -> str:
-        """Return ``topic[partition]@offset``."""
-        return f"{self.topic}[{self.partition}]@{self.offset}"
-
-
-class Slice(msgspec.Struct, frozen=True, order=True, array_like=True):
-    """A half-open run of offsets ``[start, end)`` of one partition."""
-
-    topic: str
-    partition: int
-    start: int
-    end: int
-    num_records: int
-    sum64: int  #: sum mod 2^64 of the hashes of its records
-
-
-class Turn(msgspec.Struct, frozen=True, array_like=True):
-    """What was consumed at once: the records of one poll, and the partitions that were found to be idle with it."""
-
-    slices: tuple[Slice, ...]
-    idle: tuple[tuple[str, int], ...] = ()  #: (topic, partition)
-
-
 class Sample(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One labelled (query, item) pair, with the features as they were when the item was shown.
 
@@ -66,7 +32,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """
 
     sample_id: str  #: unique per (event, task, copy)
-    task: Task
+    task: TaskName
     copy_kind: CopyKind
     label: int  #: 0 or 1
     list_id: str  #: the exposure (query id) it was shown in; "" when none is known
@@ -90,6 +56,6 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     """Samples stepped together, and what was consumed since the batch before it."""
 
     samples: tuple[Sample, ...]
-    turns: tuple[Turn, ...]
+    polls: tuple[Poll, ...]
     cause: str  #: why it closed: full, flush, end
     watermark_us: int  #: event-time watermark when it closed

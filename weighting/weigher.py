@@ -18,17 +18,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from weighting.calibration import Calibration, CalibrationConfig
 from weighting.clip import ClipConfig, clip
-from weighting.conditional import Conditional, ConditionalConfig, Prediction
-from weighting.delay import ArrivalRatio
+from weighting.delay_correction import delay_factor
 from weighting.diagnostics import effective_sample_ratio, normalization_ratio
 from weighting.errors import SnapshotError, WeightError
+from weighting.estimators.calibration import Calibration, CalibrationConfig
+from weighting.estimators.conditional import Conditional, ConditionalConfig, Prediction
+from weighting.estimators.delayed_positives import ArrivalRatio
+from weighting.estimators.prior import Prior, PriorConfig
 from weighting.features import Document
-from weighting.prior import Prior, PriorConfig
 from weighting.ratio import check_exponent, ratio
-from weighting.sample import CopyKind, Sample, Task
-from weighting.stream_law import delay_factor
+from weighting.sample import CopyKind, Sample
+from weighting.tasks import CLICK, TASKS, TaskName
 
 Array = NDArray[np.float64]
 FORMAT = 1
@@ -124,20 +125,20 @@ class WeightedBatch:
     num_clipped: dict[str, int]
     ess_ratio: float
     exponent: float
-    prior: dict[Task, float]
-    normalization_ratio: dict[Task, tuple[float, float]]
+    prior: dict[TaskName, float]
+    normalization_ratio: dict[TaskName, tuple[float, float]]
 
 
 class _Estimators:
     """All that one task's weights are made from."""
 
-    def __init__(self, task: Task, config: WeigherConfig) -> None:
-        own = config.click if task is Task.CLICK else config.purchase
+    def __init__(self, task: TaskName, config: WeigherConfig) -> None:
+        own = config.click if task == CLICK else config.purchase
         self.prior = Prior(own.prior)
         self.late = ArrivalRatio(own.late)
         self.calibration = Calibration(config.calibration)
         self.conditional = Conditional(
-            config.conditional, initial=own.prior.initial, with_position=task is Task.CLICK
+            config.conditional, initial=own.prior.initial, with_position=task == CLICK
         )
 
     def learn(self, group: _Group) -> None:
@@ -185,7 +186,7 @@ class Weigher:
     """Weighs batches of samples with a set of online estimators per task, and keeps them learning.
 
     >>> weigher = Weigher(WeigherConfig(exponent=0.0))
-    >>> weigher.prior(Task.CLICK)
+    >>> weigher.prior(CLICK)
     0.1
     >>> weigher.weigh([]).ess_ratio
     1.0
@@ -194,7 +195,7 @@ class Weigher:
     def __init__(self, config: WeigherConfig | None = None) -> None:
         """Start untrained."""
         self.config = config or WeigherConfig()
-        self._estimators = {task: _Estimators(task, self.config) for task in Task}
+        self._estimators = {task: _Estimators(task, self.config) for task in TASKS}
 
     def weigh(self, samples: Sequence[Sample]) -> WeightedBatch:
         """Predict, weigh, clip, and only then learn, N samples in event order.
@@ -203,8 +204,8 @@ class Weigher:
             WeightError: a label or a factor was refused; names the sample's position, the factor and its value. Nothing was learned.
         """
         groups = {}
-        for task in Task:  # 1. predict and weigh every task ...
-            places = [i for i, s in enumerate(samples) if s.task is task]
+        for task in TASKS:  # 1. predict and weigh every task ...
+            places = [i for i, s in enumerate(samples) if s.task == task]
             if places:
                 try:
                     groups[task] = self._group(task, np.array(places), [samples[i] for i in places])
@@ -223,7 +224,7 @@ class Weigher:
             self._estimators[task].learn(group)
         return batch
 
-    def memory_logits(self, task: Task, query: str, documents: Sequence[Document]) -> Array:
+    def memory_logits(self, task: TaskName, query: str, documents: Sequence[Document]) -> Array:
         """What is remembered of N documents under a query: calibrated logits (N,) of p(y=1|x), each as if shown first.
 
         The estimator speaks as far as it has seen the pair (`Conditional.predict_first`): 0 beyond the base rate for what was never shown.
@@ -234,23 +235,23 @@ class Weigher:
             estimators.conditional.predict_first(query, documents)
         )
 
-    def prior(self, task: Task) -> float:
+    def prior(self, task: TaskName) -> float:
         """p(y=1), now."""
         return self._estimators[task].prior.get()
 
-    def interval(self, task: Task) -> tuple[float, float]:
+    def interval(self, task: TaskName) -> tuple[float, float]:
         """95 % interval of p(y=1)."""
         return self._estimators[task].prior.interval()
 
-    def maximum_likelihood(self, task: Task) -> float:
+    def maximum_likelihood(self, task: TaskName) -> float:
         """Undecayed share of positives over everything seen."""
         return self._estimators[task].prior.maximum_likelihood()
 
-    def late_ratio(self, task: Task) -> float:
+    def late_ratio(self, task: TaskName) -> float:
         """S: the share of positives that arrive after their first copy."""
         return self._estimators[task].late.get()
 
-    def calibration(self, task: Task) -> tuple[float, float]:
+    def calibration(self, task: TaskName) -> tuple[float, float]:
         """A and B of logit p = A logit p_estimated + B."""
         return self._estimators[task].calibration.get()
 
@@ -258,7 +259,7 @@ class Weigher:
         """State after the last batch learned, as msgpack; equal state gives equal bytes."""
         state = {
             "format": FORMAT,
-            "tasks": {task.value: own.snapshot() for task, own in self._estimators.items()},
+            "tasks": {task: own.snapshot() for task, own in self._estimators.items()},
         }
         return msgspec.msgpack.encode(state, order="sorted")
 
@@ -268,18 +269,18 @@ class Weigher:
         Raises:
             SnapshotError: it is of another format or configuration, or damaged.
         """
-        estimators = {task: _Estimators(task, self.config) for task in Task}
+        estimators = {task: _Estimators(task, self.config) for task in TASKS}
         try:
             state = msgspec.msgpack.decode(data)
             if state["format"] != FORMAT:
                 raise SnapshotError("format", state["format"], FORMAT)
             for task, own in estimators.items():
-                own.restore(state["tasks"][task.value])
+                own.restore(state["tasks"][task])
         except (msgspec.DecodeError, KeyError, TypeError) as error:
             raise SnapshotError("weigher", repr(error), "a weigher's snapshot") from error
         self._estimators = estimators
 
-    def _group(self, task: Task, places: NDArray[np.intp], samples: Sequence[Sample]) -> _Group:
+    def _group(self, task: TaskName, places: NDArray[np.intp], samples: Sequence[Sample]) -> _Group:
         """Weigh one task's samples from the state as it is; learns nothing."""
         estimators = self._estimators[task]
         late = np.array([s.copy_kind is CopyKind.LATE_POSITIVE for s in samples])
@@ -321,7 +322,9 @@ class Weigher:
             normalization_ratio=normalization_ratio(p[~late], pi) if not late.all() else None,
         )
 
-    def _batch(self, samples: tuple[Sample, ...], groups: Mapping[Task, _Group]) -> WeightedBatch:
+    def _batch(
+        self, samples: tuple[Sample, ...], groups: Mapping[TaskName, _Group]
+    ) -> WeightedBatch:
         """Put the tasks' columns back into the order of the samples, and make the loss pair."""
         column = {name: _scatter(len(samples), groups, name) for name in _COLUMNS}
         weight, label = column["weight"], column.pop("label")
@@ -361,7 +364,7 @@ _COLUMNS = (
 )
 
 
-def _scatter(n: int, groups: Mapping[Task, _Group], name: str) -> Array:
+def _scatter(n: int, groups: Mapping[TaskName, _Group], name: str) -> Array:
     column = np.zeros(n)
     for group in groups.values():
         column[group.places] = getattr(group, name)

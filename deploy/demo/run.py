@@ -29,11 +29,11 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from consumers.kafka_admin import KafkaAdmin
-from consumers.kafka_options import KafkaConfig
-from consumers.kafka_sink import KafkaSink
+from consumers.kafka.admin import KafkaAdmin
+from consumers.kafka.options import KafkaConfig
+from consumers.kafka.sink import KafkaSink
 from consumers.pipeline import Topics
-from deploy.broker import Broker, free_ports, spawn
+from deploy.broker.node import Broker, free_ports, spawn
 from deploy.demo.catalog import load_catalog
 from deploy.demo.judge import Array, ClickCounts, judge, ndcg, summary
 from deploy.demo.shop import invented_shop
@@ -41,11 +41,11 @@ from deploy.demo.show import Show
 from deploy.demo.traffic import Producer, Requests, rerank, send_items
 from deploy.demo.world import Query, Shoppers, World
 from deploy.errors import DeployError
-from deploy.observability import scrape
+from deploy.process.observability import scrape
 from learner.artifact import Store
 from learner.config import LearnerConfig
 from learner.evaluation import Evaluation
-from weighting.stacker import StackerConfig
+from weighting.estimators.stacker import StackerConfig
 from weighting.weigher import WeigherConfig
 
 _PARTITIONS = 4
@@ -54,7 +54,7 @@ _END_SECONDS = 300.0
 _REQUESTS_PER_SECOND = 20.0
 #: Nothing learned, the click logit served is a s cos / (1 + b) + constant: the stacker's start, the scale, the exponent's inversion.
 _UNTRAINED_SLOPE = StackerConfig().encoder * LearnerConfig().scale / (1 + WeigherConfig().exponent)
-_COMMAND = "from deploy.cli import main; main()"
+_COMMAND = "from deploy.cli.app import main; main()"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from consumers.events import encode_click, encode_exposure, encode_item, encode_purchase
-from consumers.kafka_sink import KafkaSink
+from consumers.kafka.sink import KafkaSink
 from consumers.pipeline import Topics
 from deploy.demo.judge import ClickCounts
 from deploy.demo.world import Product, Query, Shoppers, Visit, World

@@ -9,7 +9,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from consumers.source import Record
-from weighting.sample import CopyKind, Position, Sample, Task
+from weighting.provenance import Position
+from weighting.sample import CopyKind, Sample
+from weighting.tasks import CLICK, PURCHASE, TaskName
 
 FOREVER = 2**62
 EPOCH = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
@@ -97,14 +99,14 @@ def oracle(
     ] = {}  # any way in which something can be found, oldest first
 
     def sample(
-        task: Task,
+        task: TaskName,
         copy: CopyKind,
         of: dict[str, Any],
         key: int,
         positive: dict[str, Any] | None,
         index: int = 0,
     ) -> None:
-        click = task is Task.CLICK
+        click = task == CLICK
         sample_id = f"{of['position']}{f'/{index}' if click else ''}/{task}/{copy}"
         assert sample_id not in outcome.samples
         exposure = of if click else of["exposure"]
@@ -197,7 +199,7 @@ def oracle(
             positive = exposure["positives"].get(index)
             in_time = positive is not None and positive["key"] <= exposure["observed"]
             sample(
-                Task.CLICK,
+                CLICK,
                 CopyKind.FIRST,
                 exposure,
                 exposure["observed"],
@@ -205,15 +207,11 @@ def oracle(
                 index,
             )
             if positive is not None and not in_time:
-                sample(
-                    Task.CLICK, CopyKind.LATE_POSITIVE, exposure, positive["key"], positive, index
-                )
+                sample(CLICK, CopyKind.LATE_POSITIVE, exposure, positive["key"], positive, index)
     for click in clicked:
         purchase = click["purchase"]
         in_time = purchase is not None and purchase["key"] <= click["observed"]
-        sample(
-            Task.PURCHASE, CopyKind.FIRST, click, click["observed"], purchase if in_time else None
-        )
+        sample(PURCHASE, CopyKind.FIRST, click, click["observed"], purchase if in_time else None)
         if purchase is not None and not in_time:
-            sample(Task.PURCHASE, CopyKind.LATE_POSITIVE, click, purchase["key"], purchase)
+            sample(PURCHASE, CopyKind.LATE_POSITIVE, click, purchase["key"], purchase)
     return outcome

@@ -23,7 +23,7 @@ from consumers.events import (
     encode_purchase,
 )
 from consumers.source import Record
-from weighting.sample import Position
+from weighting.provenance import Position
 
 NOW_US = 1_795_471_710_120_000  # 2026-11-23T22:08:30.120Z
 HEADERS = (("ce_source", b"shop/1"), ("ce_id", b"17"))

@@ -14,9 +14,9 @@ from consumers.dead_letter import WINDOW_RECORDS, DeadLetters, Policy
 from consumers.errors import DeadLetterFlood, Invalid, SnapshotRefused, Unreadable
 from consumers.source import Record
 from consumers.telemetry import Telemetry
-from deploy.cli import UNSAFE, exit_code
+from deploy.cli.app import UNSAFE, exit_code
 from tests.fakes.log import Shelf
-from weighting.sample import Position
+from weighting.provenance import Position
 
 MAX_UNREADABLE = WINDOW_RECORDS // 20
 

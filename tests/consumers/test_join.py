@@ -13,7 +13,9 @@ from tests.consumers.bench import Bench
 from tests.consumers.shop import SECOND, START_US, TOPICS, WINDOWS
 from tests.consumers.test_pipeline import buy, click, empty, show
 from tests.fakes.log import Log
-from weighting.sample import CopyKind, Position, Sample, Task
+from weighting.provenance import Position
+from weighting.sample import CopyKind, Sample
+from weighting.tasks import CLICK, PURCHASE, TaskName
 
 
 def run(log: Log, *, join: JoinConfig = WINDOWS) -> tuple[list[Sample], Bench]:
@@ -21,8 +23,8 @@ def run(log: Log, *, join: JoinConfig = WINDOWS) -> tuple[list[Sample], Bench]:
     return bench.run(), bench
 
 
-def of(samples: list[Sample], task: Task, item: str = "A") -> list[Sample]:
-    return [s for s in samples if s.task is task and s.item_id == item]
+def of(samples: list[Sample], task: TaskName, item: str = "A") -> list[Sample]:
+    return [s for s in samples if s.task == task and s.item_id == item]
 
 
 def result(bench: Bench, event: str, name: str) -> float:
@@ -37,7 +39,7 @@ def test_every_candidate_becomes_one_sample_with_the_label_so_far() -> None:
     show(log, "q", 0)
     click(log, "q", "B", 4)
     samples, bench = run(log)
-    shown = [s for s in samples if s.task is Task.CLICK]
+    shown = [s for s in samples if s.task == CLICK]
     assert [(s.item_id, s.position, s.label, s.copy_kind) for s in shown] == [
         ("A", 1, 0, CopyKind.FIRST),
         ("B", 2, 1, CopyKind.FIRST),
@@ -59,7 +61,7 @@ def test_the_click_window_is_closed_at_its_end(at: float, labels: list[int]) -> 
     show(log, "q", 0)
     click(log, "q", "A", at)
     samples, _ = run(log)
-    assert [s.label for s in of(samples, Task.CLICK)] == labels
+    assert [s.label for s in of(samples, CLICK)] == labels
 
 
 def test_a_click_after_the_window_is_a_late_positive_of_that_candidate_with_the_same_features() -> (
@@ -68,7 +70,7 @@ def test_a_click_after_the_window_is_a_late_positive_of_that_candidate_with_the_
     log = empty()
     show(log, "q", 0)
     click(log, "q", "A", 100)
-    first, late = of(run(log)[0], Task.CLICK)
+    first, late = of(run(log)[0], CLICK)
     assert (first.label, late.label, late.copy_kind, late.delay_us) == (
         0,
         1,
@@ -105,7 +107,7 @@ def test_a_second_click_of_the_same_candidate_is_a_duplicate() -> None:
     click(log, "q", "A", 1)
     click(log, "q", "A", 2)
     samples, bench = run(log)
-    assert len(of(samples, Task.CLICK)) == len(of(samples, Task.PURCHASE)) == 1
+    assert len(of(samples, CLICK)) == len(of(samples, PURCHASE)) == 1
     assert result(bench, "click", "duplicate") == 1
 
 
@@ -117,7 +119,7 @@ def test_a_click_that_arrives_before_its_exposure_waits_for_it() -> None:
     assert [next(batches) for _ in range(3)] == [None, None, None]
     show(log, "q", 0)
     samples = bench.run()
-    assert [s.label for s in of(samples, Task.CLICK)] == [1]
+    assert [s.label for s in of(samples, CLICK)] == [1]
 
 
 def test_a_click_without_query_id_is_inferred_from_the_newest_exposure_of_that_client() -> None:
@@ -128,8 +130,8 @@ def test_a_click_without_query_id_is_inferred_from_the_newest_exposure_of_that_c
     show(log, "stranger", 3, client="other")
     click(log, None, "A", 5)
     samples, bench = run(log)
-    assert [(s.list_id, s.inferred) for s in of(samples, Task.CLICK) if s.label] == [("new", True)]
-    assert [(s.list_id, s.inferred) for s in of(samples, Task.PURCHASE)] == [("new", True)]
+    assert [(s.list_id, s.inferred) for s in of(samples, CLICK) if s.label] == [("new", True)]
+    assert [(s.list_id, s.inferred) for s in of(samples, PURCHASE)] == [("new", True)]
     assert result(bench, "click", "inferred") == 1
 
 
@@ -154,7 +156,7 @@ def test_a_click_of_an_item_that_its_list_did_not_show_is_an_orphan_that_still_w
         timestamp_us=START_US,
     )
     samples, bench = run(log)
-    (sample,) = of(samples, Task.PURCHASE, "Z")
+    (sample,) = of(samples, PURCHASE, "Z")
     assert (sample.position, sample.list_size, sample.list_id, sample.inferred) == (
         None,
         0,
@@ -172,7 +174,7 @@ def test_the_ordinal_tells_which_of_two_equal_hits_was_clicked() -> None:
         client_id="c", query_id="q", object_id="A", time_us=START_US + SECOND, ordinal=3
     )
     log.append("clicks", 0, value, key=b"c", timestamp_us=START_US)
-    assert [(s.position, s.label) for s in of(run(log)[0], Task.CLICK)] == [(1, 0), (3, 1)]
+    assert [(s.position, s.label) for s in of(run(log)[0], CLICK)] == [(1, 0), (3, 1)]
 
 
 # --- purchase task ------------------------------------------------------------------------------------------------------------------
@@ -183,7 +185,7 @@ def test_a_purchase_inside_the_observation_window_makes_the_first_copy_positive(
     show(log, "q", 0)
     click(log, "q", "A", 4)
     buy(log, "q", "A", 64)
-    (sample,) = of(run(log)[0], Task.PURCHASE)
+    (sample,) = of(run(log)[0], PURCHASE)
     assert (sample.label, sample.copy_kind, sample.delay_us, sample.elapsed_us) == (
         1,
         CopyKind.FIRST,
@@ -217,7 +219,7 @@ def test_a_late_purchase_reaches_the_features_of_its_exposure() -> None:
     click(log, "q", "A", 4)
     buy(log, "q", "A", 500)
     samples, bench = run(log)
-    first, late = of(samples, Task.PURCHASE)
+    first, late = of(samples, PURCHASE)
     assert (first.label, late.label, late.copy_kind, late.delay_us) == (
         0,
         1,
@@ -246,7 +248,7 @@ def test_a_purchase_is_credited_late_or_an_orphan_by_its_distance_from_the_click
     buy(log, "q", "A", 4 + after)
     samples, bench = run(log)
     assert result(bench, "purchase", name) == 1
-    assert sum(s.label for s in of(samples, Task.PURCHASE)) == (name == "matched")
+    assert sum(s.label for s in of(samples, PURCHASE)) == (name == "matched")
 
 
 def test_the_first_purchase_wins_and_later_ones_are_duplicates() -> None:
@@ -256,7 +258,7 @@ def test_the_first_purchase_wins_and_later_ones_are_duplicates() -> None:
     buy(log, "q", "A", 100)
     buy(log, "q", "A", 200)
     samples, bench = run(log)
-    assert [s.delay_us for s in of(samples, Task.PURCHASE) if s.label] == [96 * SECOND]
+    assert [s.delay_us for s in of(samples, PURCHASE) if s.label] == [96 * SECOND]
     assert result(bench, "purchase", "duplicate") == 1
 
 
@@ -265,7 +267,7 @@ def test_a_purchase_without_a_click_is_an_orphan_and_never_a_label() -> None:
     show(log, "q", 0)
     buy(log, "q", "A", 10)
     samples, bench = run(log)
-    assert of(samples, Task.PURCHASE) == []
+    assert of(samples, PURCHASE) == []
     assert result(bench, "purchase", "orphan") == 1
 
 
@@ -276,9 +278,7 @@ def test_a_purchase_without_query_id_is_inferred_from_the_newest_click_of_that_c
         click(log, query_id, "A", at + 1)
     buy(log, None, "A", 30)
     samples, bench = run(log)
-    assert [(s.list_id, s.inferred) for s in of(samples, Task.PURCHASE) if s.label] == [
-        ("new", True)
-    ]
+    assert [(s.list_id, s.inferred) for s in of(samples, PURCHASE) if s.label] == [("new", True)]
     assert result(bench, "purchase", "inferred") == 1
 
 
@@ -301,10 +301,10 @@ def test_a_late_event_is_counted_and_still_joined() -> None:
     click(log, None, "Z", 50)
     click(log, "q", "A", 10)
     samples, bench = run(log)
-    assert [s.label for s in of(samples, Task.CLICK)] == [0, 1], (
+    assert [s.label for s in of(samples, CLICK)] == [0, 1], (
         "its key is behind the click window, so the first copy was negative"
     )
-    assert of(samples, Task.CLICK)[1].delay_us == 10 * SECOND
+    assert of(samples, CLICK)[1].delay_us == 10 * SECOND
     assert bench.count("consumer_events_total", event="click", outcome="late") == 1
 
 
@@ -315,7 +315,7 @@ def test_what_is_final_stays_final_for_an_event_that_arrives_behind_it() -> None
     click(log, None, "Z", 605.5)
     click(log, "q", "A", 590)
     samples, bench = run(log)
-    assert sum(s.label for s in of(samples, Task.CLICK)) == 0
+    assert sum(s.label for s in of(samples, CLICK)) == 0
     assert result(bench, "click", "orphan") == 2
 
 
@@ -325,7 +325,7 @@ def test_an_exposure_that_arrives_very_late_is_not_credited_beyond_its_attributi
     show(log, "q", 0)
     click(log, "q", "A", 700)
     samples, bench = run(log)
-    assert sum(s.label for s in of(samples, Task.CLICK)) == 0
+    assert sum(s.label for s in of(samples, CLICK)) == 0
     assert result(bench, "click", "orphan") == 1
 
 
@@ -335,7 +335,7 @@ def test_a_click_that_arrives_very_late_is_not_credited_beyond_its_attribution_w
     click(log, None, "A", 0)
     buy(log, None, "A", 700)
     samples, bench = run(log)
-    assert sum(s.label for s in of(samples, Task.PURCHASE)) == 0
+    assert sum(s.label for s in of(samples, PURCHASE)) == 0
     assert result(bench, "purchase", "late") == 1
 
 

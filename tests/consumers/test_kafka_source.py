@@ -16,8 +16,8 @@ from kafka.errors import CorruptRecordError, LogTruncationError, OffsetOutOfRang
 from kafka.structs import OffsetAndMetadata
 
 from consumers.errors import LogCorrupt, LogTruncated, OffsetLost, TopicRecreated
-from consumers.kafka_options import KafkaConfig
-from consumers.kafka_source import KafkaSource, everything, own
+from consumers.kafka.options import KafkaConfig
+from consumers.kafka.source import KafkaSource, everything, own
 from consumers.source import Record
 from tests.fakes.clock import ManualClock
 

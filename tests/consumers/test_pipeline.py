@@ -18,7 +18,8 @@ from tests.consumers.oracle import Outcome, oracle
 from tests.consumers.shop import MALFORMED, SECOND, START_US, TOPICS, WINDOWS, shop
 from tests.fakes.clock import ManualClock
 from tests.fakes.log import Log
-from weighting.sample import Batch, Sample, Task
+from weighting.sample import Batch, Sample
+from weighting.tasks import PURCHASE
 
 SLOW = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 OUTCOMES = ("accepted", "duplicate", "ignored", "invalid", "late", "miskeyed")
@@ -198,7 +199,7 @@ def test_slices_cover_every_record_once_across_a_resume(seed: int, cut: int) -> 
     batches += list(second.pipeline.drain(2**60))
     reached = dict.fromkeys(log.records, 0)
     for batch in batches:
-        for part in (part for turn in batch.turns for part in turn.slices):
+        for part in (part for poll in batch.polls for part in poll.slices):
             assert part.start == reached[part.topic, part.partition]
             assert part.num_records == part.end - part.start
             reached[part.topic, part.partition] = part.end
@@ -620,7 +621,7 @@ def test_clicks_and_purchases_alone_make_purchase_samples() -> None:
     bench = Bench(log, topics=Topics(exposures=None, items=None))
     (sample,) = bench.run()
     assert (sample.task, sample.label, sample.position, sample.list_size) == (
-        Task.PURCHASE,
+        PURCHASE,
         1,
         None,
         0,

@@ -38,9 +38,9 @@ def live(bench: Bench, random: Random, num: int) -> list[Batch]:
 
 def again(bench: Bench, batches: list[Batch], skip: int = 0) -> list[Batch]:
     """The batches that the journal of these gives."""
-    tail = [Replayed(batch.turns, batch.cause) for batch in batches]
+    tail = [Replayed(batch.polls, batch.cause) for batch in batches]
     if tail and skip:
-        tail[0] = Replayed(tail[0].turns[skip:], tail[0].cause)
+        tail[0] = Replayed(tail[0].polls[skip:], tail[0].cause)
     replayed: list[Batch] = []
     for batch in bench.pipeline.batches(tail):
         replayed += [batch] if batch is not None else []
@@ -66,7 +66,7 @@ def test_a_journal_read_again_gives_the_same_batches_and_the_same_bytes(
     parts, offsets, skip = (
         first.pipeline.snapshot(),
         first.pipeline.next_offsets(),
-        first.pipeline.num_turns(),
+        first.pipeline.num_polls(),
     )
     stream = first.pipeline.batches()
     after, random = [], Random(polls + 1)
@@ -81,7 +81,7 @@ def test_a_journal_read_again_gives_the_same_batches_and_the_same_bytes(
     second.pipeline.restore(parts, offsets)
     replayed = again(second, after, skip)
     assert [b.samples for b in replayed] == [b.samples for b in after]
-    assert [b.turns for b in replayed] == [b.turns for b in after]
+    assert [b.polls for b in replayed] == [b.polls for b in after]
 
     third = wild(log, polls + 3, batch)
     from_nothing = again(third, before + after)
@@ -130,8 +130,8 @@ def test_the_canonical_order_depends_on_the_log_alone(
 def test_a_slice_says_what_was_in_it_so_that_a_rewritten_log_shows() -> None:
     log = shop(3, 60)
     bench = Bench(log.reader(max_records=20))
-    turns = [turn for batch in bench.live() for turn in batch.turns]
-    for part in (part for turn in turns for part in turn.slices):
+    polls = [poll for batch in bench.live() for poll in batch.polls]
+    for part in (part for poll in polls for part in poll.slices):
         hasher = Hasher(part.topic, part.partition)
         records = log.records[part.topic, part.partition][part.start : part.end]
         assert part.num_records == len(records)

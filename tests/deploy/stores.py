@@ -9,8 +9,8 @@ from typing import Any
 from consumers.audit import Hasher
 from consumers.events import encode_click
 from consumers.source import TopicPartition
-from learner import journal
 from learner.artifact import Store, Version
+from learner.store import journal
 from tests.fakes.log import Log
 from tests.learner.saving import cut, files, owner, rewrite
 

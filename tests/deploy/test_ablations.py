@@ -10,9 +10,9 @@ import msgspec
 import pytest
 
 from learner.artifact import Version
-from learner.blobs import Disk
-from learner.checkpoint import Checkpointer
-from learner.manifest import Cut, Standing
+from learner.store.blobs import Disk
+from learner.store.checkpoint import Checkpointer
+from learner.store.manifest import CheckpointMetadata, RunState
 from tests.deploy.whole import Shop, live, trained
 from tests.fakes.disk import Crash, Die, FaultyDisk, at
 
@@ -26,10 +26,10 @@ class Apart(Checkpointer):
 
     def __init__(self, root: Path, disk: Disk, clock: Callable[[], float]) -> None:
         super().__init__(root, disk, clock)
-        self._before: tuple[Mapping[str, bytes], Cut] | None = None
+        self._before: tuple[Mapping[str, bytes], CheckpointMetadata] | None = None
 
     def save(
-        self, files: Mapping[str, bytes], cut: Cut, standing: Standing | None = None
+        self, files: Mapping[str, bytes], cut: CheckpointMetadata, run_state: RunState | None = None
     ) -> Version:
         files_before, cut_before = self._before or (files, cut)
         older, newer = (files, files_before) if self.offsets_first else (files_before, files)
@@ -43,10 +43,10 @@ class Apart(Checkpointer):
             msgspec.structs.replace(
                 cut, offsets=place.offsets, journal=place.journal, audit=place.audit
             ),
-            standing,
+            run_state,
         )
         self._before = files, cut
-        return super().save(files, cut, standing)
+        return super().save(files, cut, run_state)
 
 
 class OffsetsFirst(Apart):

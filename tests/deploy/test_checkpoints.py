@@ -6,13 +6,14 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from deploy import checkpoints, orders
+from deploy.admin import checkpoints
 from deploy.errors import Unsafe, UsageError
 from learner.artifact import Corrupt, Scorer, Store, Version, VersionMissing
-from learner.blobs import Disk
-from serving.slot import Slot
+from learner.store import commands
+from learner.store.blobs import Disk
+from serving.inference.slot import Slot
+from serving.rollout.watcher import Watcher, WatcherConfig
 from serving.telemetry import Telemetry
-from serving.watcher import Watcher, WatcherConfig
 from tests.fakes.paper import Paper
 from tests.fakes.scorer import FakeScorer
 from tests.learner.saving import cut, files, owner, saved
@@ -197,7 +198,7 @@ def test_old_versions_are_retired_but_for_those_that_something_names(tmp_path: P
     saved(tmp_path, *range(1, 10))
     store = Store(tmp_path)
     store.promote(store.version("v000003"), ordered=True)
-    orders.write(tmp_path, Disk(), "replay", {"version": "v000004"}, now_us=0)
+    commands.write(tmp_path, Disk(), "replay", {"version": "v000004"}, now_us=0)
     paper = Paper()
     assert checkpoints.prune(store, paper.output(as_json=True), keep=5, yes=True) == 0
     assert paper.objects[0]["retired"] == ["v000002", "v000005"]

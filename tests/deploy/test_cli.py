@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from consumers.errors import OptionRefused, SourceUnavailable, TopicMissing
-from deploy.cli import app, exit_code
+from deploy.cli.app import app, exit_code
 from deploy.errors import PortTaken, SettingsError, Unsafe, UsageError
 from learner.artifact import Store
 from learner.errors import Corrupt, Fenced, StoreFailed
@@ -54,7 +54,7 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """The program as a user runs it."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("STEELYARD_")}
-    command = [sys.executable, "-c", "from deploy.cli import main; main()", *arguments]
+    command = [sys.executable, "-c", "from deploy.cli.app import main; main()", *arguments]
     return subprocess.run(
         command, input=stdin, capture_output=True, text=True, check=False, env=clean | (env or {})
     )
@@ -64,7 +64,7 @@ def test_help_loads_nothing_heavy() -> None:
     code = f"""
 import sys
 from typer.testing import CliRunner
-from deploy.cli import app
+from deploy.cli.app import app
 for command in {COMMANDS!r}:
     result = CliRunner().invoke(app, [*command.split(), "--help"])
     assert result.exit_code == 0, (command, result.output)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.deep import Unlearnable, relearn
+from deploy.verification.relearn import Unlearnable, relearn
 from learner.artifact import Corrupt, Store
 from learner.errors import LogRewritten
 from tests.deploy.whole import SETTINGS, Shop, live, trained, versions

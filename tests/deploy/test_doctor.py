@@ -15,22 +15,22 @@ import pytest
 from consumers.errors import SourceUnavailable
 from consumers.events import encode_click, encode_exposure, encode_item, encode_purchase
 from consumers.join import JoinConfig
-from consumers.kafka_admin import partition_of
-from consumers.kafka_options import KafkaConfig
+from consumers.kafka.admin import partition_of
+from consumers.kafka.options import KafkaConfig
 from consumers.pipeline import Topics
 from consumers.source import Record, TopicPartition
-from deploy.config import LogConfig, ServingConfig
-from deploy.doctor import examine
-from deploy.doctor_kafka import Admin, examine_kafka
-from deploy.doctor_machine import SAFE, examine_machine, examine_model, examine_port, examine_store
-from deploy.finding import Finding, Mark, render
-from deploy.serve import ServingRole
-from deploy.settings import Settings
-from learner.blobs import Disk
-from learner.checkpoint import Checkpointer
+from deploy.doctor.check_result import CheckResult, Mark, render
+from deploy.doctor.kafka import Admin, examine_kafka
+from deploy.doctor.machine import SAFE, examine_machine, examine_model, examine_port, examine_store
+from deploy.doctor.report import examine
+from deploy.roles.serve import ServingRole
+from deploy.settings.config import LogConfig, ServingConfig
+from deploy.settings.tree import Settings
 from learner.config import LearnerConfig, StoreConfig
-from learner.journal import Journal
-from learner.manifest import Cut
+from learner.store.blobs import Disk
+from learner.store.checkpoint import Checkpointer
+from learner.store.journal import Journal
+from learner.store.manifest import CheckpointMetadata
 
 NOW_US = 1_795_000_000_000_000
 WEEKS_MS = str(30 * 86_400_000)
@@ -144,7 +144,7 @@ def look(
     next_offsets: Mapping[TopicPartition, int] | None = None,
     now_us: int = NOW_US,
     reach: Callable[[str], str | None] = lambda _: None,
-) -> list[Finding]:
+) -> list[CheckResult]:
     log = log or LogConfig(bootstrap_servers="broker-1:9092")
     return list(
         examine_kafka(
@@ -158,11 +158,11 @@ def look(
     )
 
 
-def troubles(findings: Sequence[Finding]) -> list[tuple[str, str]]:
+def troubles(findings: Sequence[CheckResult]) -> list[tuple[str, str]]:
     return [(finding.mark, finding.text) for finding in findings if finding.mark != "ok"]
 
 
-def remedy_of(findings: Sequence[Finding]) -> str:
+def remedy_of(findings: Sequence[CheckResult]) -> str:
     (finding,) = [finding for finding in findings if finding.mark != "ok"]
     return finding.remedy
 
@@ -395,7 +395,7 @@ def test_everything_is_looked_at_in_one_order(tmp_path: Path) -> None:
 
 def checkpoint(root: Path) -> Checkpointer:
     checkpointer = Checkpointer(root, Disk(), lambda: NOW_US / 1e6)
-    cut = Cut(
+    cut = CheckpointMetadata(
         step=1,
         samples=1,
         offsets={"clicks": {0: 150}},
@@ -407,14 +407,14 @@ def checkpoint(root: Path) -> Checkpointer:
         config_sha256="",
         fingerprint={},
     )
-    checkpointer.acquire(Journal(root, Disk()), cut_for_new_store=cut)
+    checkpointer.acquire(Journal(root, Disk()), initial=cut)
     checkpointer.save({"model.safetensors": b"the model"}, cut)
     return checkpointer
 
 
 def test_a_store_that_works_says_so_and_nothing_is_left_in_it(tmp_path: Path) -> None:
     findings = list(examine_store(StoreConfig(root=tmp_path)))
-    assert findings[0] == Finding(
+    assert findings[0] == CheckResult(
         area="store", mark="ok", text=f"{tmp_path}: writable, link and fsync work"
     )
     assert list(tmp_path.iterdir()) == []
@@ -534,8 +534,8 @@ def test_a_port_on_which_steelyard_answers_is_well(tmp_path: Path) -> None:
 
 def test_a_report_is_one_line_a_finding_with_its_remedy_below() -> None:
     findings = [
-        Finding(area="Kafka", mark="ok", text="a"),
-        Finding(area="Kafka", mark="X", text="b", remedy="do c"),
+        CheckResult(area="Kafka", mark="ok", text="a"),
+        CheckResult(area="Kafka", mark="X", text="b", remedy="do c"),
     ]
     assert render(findings) == "Kafka\n  ok a\n  X  b\n     Fix: do c\n1 to be put right"
 
@@ -551,6 +551,6 @@ def test_a_report_is_one_line_a_finding_with_its_remedy_below() -> None:
 )
 def test_the_last_line_of_a_report_counts_what_is_marked(marks: str, last: str) -> None:
     report = render(
-        [Finding(area="Kafka", mark=cast(Mark, mark), text="a") for mark in marks.split()]
+        [CheckResult(area="Kafka", mark=cast(Mark, mark), text="a") for mark in marks.split()]
     )
     assert report.splitlines()[-1] == last

@@ -12,12 +12,12 @@ from consumers.events import encode_click, encode_exposure, encode_item
 from consumers.pipeline import Topics
 from consumers.source import Record, TopicPartition
 from consumers.telemetry import Telemetry
-from deploy import events
+from deploy.admin import events
 from deploy.errors import UsageError
-from deploy.observability import new_registry
-from deploy.terminal import Output
+from deploy.process.observability import new_registry
+from deploy.process.terminal import Output
 from tests.fakes.log import Log, Shelf
-from weighting.sample import Position
+from weighting.provenance import Position
 
 CLICK = encode_click(client_id="c-1", object_id="SKU-7", time_us=0, query_id="q")
 EXPOSURE = encode_exposure(

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from deploy.broker.jars import Jar, obtain, pinned
 from deploy.errors import BrokerFailed, BrokerUnavailable
-from deploy.jars import Jar, obtain, pinned
 
 CONTENT = b"the bytes that were pinned"
 JAR = Jar(coordinate="org.example:thing:1.0", sha256=hashlib.sha256(CONTENT).hexdigest())

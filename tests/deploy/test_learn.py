@@ -7,14 +7,14 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from consumers.errors import CommitFailed
-from consumers.kafka_admin import KafkaAdmin
-from consumers.kafka_options import KafkaConfig
+from consumers.kafka.admin import KafkaAdmin
+from consumers.kafka.options import KafkaConfig
 from consumers.source import TopicPartition
 from consumers.telemetry import Telemetry
-from deploy.learn import AdvisoryCommit, LearnRole
-from deploy.settings import load
-from learner import verdict
-from learner.blobs import Disk
+from deploy.roles.learn import AdvisoryCommit, LearnRole
+from deploy.settings.tree import load
+from learner.store import verdict
+from learner.store.blobs import Disk
 from tests.learner.saving import saved
 
 

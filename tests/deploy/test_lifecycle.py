@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consumers.source import TopicPartition
-from deploy.lifecycle import STALLED, Progress, Watchdog
+from deploy.process.lifecycle import STALLED, Progress, Watchdog
 from tests.fakes.clock import ManualClock
 
 A: TopicPartition = ("clicks", 0)

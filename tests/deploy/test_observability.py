@@ -12,7 +12,12 @@ import structlog
 from prometheus_client import Counter
 
 from deploy.errors import PortTaken
-from deploy.observability import ObservabilityConfig, configure_logging, new_registry, start_metrics
+from deploy.process.observability import (
+    ObservabilityConfig,
+    configure_logging,
+    new_registry,
+    start_metrics,
+)
 
 
 @pytest.fixture(autouse=True)

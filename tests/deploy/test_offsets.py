@@ -7,10 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy import offsets, orders
-from deploy.errors import Unsafe, UsageError
-from deploy.offsets import Group, Request
-from deploy.targets import (
+from deploy.admin import offsets
+from deploy.admin.offsets import Group, Request
+from deploy.admin.targets import (
     Scope,
     Target,
     moves,
@@ -20,8 +19,10 @@ from deploy.targets import (
     read_csv,
     to_csv,
 )
+from deploy.errors import Unsafe, UsageError
 from learner.artifact import Store
-from learner.blobs import Disk
+from learner.store import commands
+from learner.store.blobs import Disk
 from tests.fakes.brokers import Brokers
 from tests.fakes.paper import Paper
 from tests.learner.saving import saved
@@ -236,7 +237,7 @@ def test_our_own_group_is_planned_from_the_checkpoint_and_moved_by_an_order(tmp_
         )
         == 0
     )
-    order = orders.pending(tmp_path, 0)
+    order = commands.pending(tmp_path, 0)
     assert order is not None
     assert (order.kind, order.plan["offsets"]) == ("reset", {"clicks": {"0": 20, "1": 25}})
     assert (paper.objects[-1]["digest"], paper.objects[-1]["order"]) == (order.digest, order.id)
@@ -270,7 +271,7 @@ def test_our_own_group_is_warned_and_told_the_replay_that_counts_nothing_twice(
         as_json=False,
     )
     assert "steelyard replay --by-duration PT2H" in paper.text
-    assert orders.newest(tmp_path, Disk()) is None
+    assert commands.newest(tmp_path, Disk()) is None
 
 
 def test_skipping_forwards_says_that_it_loses(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deploy.admin.rate import Throttle, parse
 from deploy.errors import UsageError
-from deploy.rate import Throttle, parse
 from tests.fakes.clock import ManualClock
 
 

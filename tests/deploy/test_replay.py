@@ -12,12 +12,13 @@ import pytest
 from consumers.codec import decode
 from consumers.events import Kind
 from consumers.exclusion import Exclusions
-from deploy import checkpoints, exclusions, orders, replay
+from deploy.admin import checkpoints, exclusions, replay
+from deploy.admin.replay import ANEW, AS_IT_WAS, Log, Request
+from deploy.admin.targets import Target
 from deploy.errors import Unsafe, UsageError
-from deploy.replay import ANEW, AS_IT_WAS, Log, Request
-from deploy.targets import Target
 from learner.artifact import Store
-from learner.blobs import Disk
+from learner.store import commands
+from learner.store.blobs import Disk
 from tests.deploy.stores import SEGMENT, A, B, change, clicks, consumed
 from tests.fakes.brokers import Brokers
 from tests.fakes.disk import tree
@@ -108,7 +109,7 @@ def test_a_person_reads_the_same_as_a_table(house: House) -> None:
 def test_what_is_ordered_is_what_was_planned(house: House) -> None:
     plan = house.run(version="v000003")
     done = house.run(version="v000003", execute=True, yes=True)
-    order = orders.pending(house.root, 0)
+    order = commands.pending(house.root, 0)
     assert order is not None
     assert (order.kind, order.digest, done["order"]) == ("replay", plan["digest"], 1)
     assert order.plan["version"] == "v000003"
@@ -136,7 +137,7 @@ def test_a_partition_without_a_record_since_then_is_a_refusal_that_names_what_fi
     house.brokers.silent = True
     with pytest.raises(Unsafe, match="Without an answer nothing is assumed"):
         house.run(target=AGO, execute=True, yes=True)
-    assert orders.pending(house.root, 0) is None
+    assert commands.pending(house.root, 0) is None
 
 
 def test_a_time_before_every_version_is_refused_with_the_oldest_that_works(house: House) -> None:
@@ -282,7 +283,7 @@ def test_a_shadow_is_a_store_of_its_own_with_the_order_in_it_and_the_live_one_is
     assert [version.name for version in shadow.versions()] == ["v000003", "v000005"]
     for version in shadow.versions():
         shadow.verify(version)
-    order = orders.pending(root, 0)
+    order = commands.pending(root, 0)
     assert order is not None
     assert (order.plan["version"], order.plan["into"]) == ("v000003", "shadow")
     assert f"--set store.root={root}" in done["command"]
@@ -300,7 +301,7 @@ def test_a_shadow_is_a_store_of_its_own_with_the_order_in_it_and_the_live_one_is
 def test_an_order_that_was_not_taken_is_withdrawn(house: House) -> None:
     house.run(version="v000003", execute=True, yes=True)
     assert house.cancel() == {"order": 1, "state": "withdrawn"}
-    assert orders.pending(house.root, 0) is None
+    assert commands.pending(house.root, 0) is None
 
 
 def test_a_replay_that_goes_on_is_ended_by_going_back_to_the_last_checkpoint_before_it(
@@ -311,7 +312,7 @@ def test_a_replay_that_goes_on_is_ended_by_going_back_to_the_last_checkpoint_bef
     change(house.root, "v000005", orders_taken=1, replay=going_on)
     done = house.cancel()
     assert (done["version"], done["cancels"], done["order"]) == ("v000004", 1, 2)
-    order = orders.pending(house.root, 1)
+    order = commands.pending(house.root, 1)
     assert order is not None
     assert order.plan["until"] == {"clicks": {"0": 20, "1": 12}} == order.plan["restart"], (
         "nothing is read again before it is live"

@@ -14,10 +14,10 @@ from threading import Thread
 import httpx
 import pytest
 
-from deploy.config import ServingConfig
 from deploy.errors import PortTaken
-from deploy.serve import ServingRole
-from deploy.settings import Settings
+from deploy.roles.serve import ServingRole
+from deploy.settings.config import ServingConfig
+from deploy.settings.tree import Settings
 from learner.config import StoreConfig
 
 
@@ -64,7 +64,7 @@ def test_a_signal_ends_it_with_its_exit_code(
     command = [
         sys.executable,
         "-c",
-        "from deploy.cli import main; main()",
+        "from deploy.cli.app import main; main()",
         "serve",
         "--set",
         "serving.port=0",

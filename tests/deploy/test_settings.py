@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from deploy.errors import SettingsError
-from deploy.settings import Settings, describe, json_schema, load, starter
-from deploy.yaml_strict import parse
+from deploy.settings.tree import Settings, describe, json_schema, load, starter
+from deploy.settings.yaml import parse
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy.units import UNITS
+from deploy.settings.units import UNITS
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-COMMAND = [sys.executable, "-c", "from deploy.cli import main; main()", "up"]
+COMMAND = [sys.executable, "-c", "from deploy.cli.app import main; main()", "up"]
 
 
 def up(root: Path, *more: str, role: str = "learn,serve") -> subprocess.Popen[str]:

@@ -15,19 +15,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consumers.audit import Hasher
-from deploy import history, verify
-from deploy.rate import Throttle
-from learner import verdict
+from deploy.admin import lineage
+from deploy.admin.rate import Throttle
+from deploy.verification import recount
 from learner.artifact import Store, Version
-from learner.blobs import Disk
-from learner.journal import Journal, Part, Step
-from learner.verdict import Verdict
+from learner.store import verdict
+from learner.store.blobs import Disk
+from learner.store.journal import Journal, Part, Step
+from learner.store.verdict import Verdict
 from tests.deploy.stores import SEGMENT, A, B, audit, change, clicks, consumed
 from tests.fakes.clock import ManualClock
 from tests.fakes.disk import Fail, FaultyDisk, on
 from tests.fakes.log import Log
 from tests.fakes.paper import Paper
-from weighting.sample import Slice, Turn
+from weighting.provenance import Poll, Slice
 
 CUTS = [{A: 0, B: 0}, {A: 10, B: 5}, {A: 20, B: 12}, {A: 40, B: 30}]
 
@@ -36,13 +37,13 @@ def run(
     root: Path, log: Log, pace: Callable[[], None] = lambda: None, **given: Any
 ) -> tuple[int, dict[str, Any]]:
     paper = Paper()
-    asked = verify.Log(
+    asked = recount.Log(
         topics=["clicks"],
         beginning_offsets=lambda topics: log.beginnings,
         open=lambda: contextlib.closing(log.reader()),
         pace=pace,
     )
-    code = verify.run(Store(root), asked, paper.output(as_json=True), **given)
+    code = recount.run(Store(root), asked, paper.output(as_json=True), **given)
     return code, paper.objects[0]
 
 
@@ -123,10 +124,10 @@ def test_slices_are_read_from_the_journal_between_two_places_and_a_broken_frame_
     journal.start(1, {})
     for number in range(4):  # a turn of 5 records at a time, two turns a step
         places.append(journal.place)
-        turns = []
+        polls = []
         for start in (number * 10, number * 10 + 5):
-            turns.append(
-                Turn(
+            polls.append(
+                Poll(
                     (
                         Slice(
                             *A,
@@ -138,7 +139,7 @@ def test_slices_are_read_from_the_journal_between_two_places_and_a_broken_frame_
                     )
                 )
             )
-        journal.append(Step(number, (Part(tuple(turns), "full"),)))
+        journal.append(Step(number, (Part(tuple(polls), "full"),)))
     for version, place in ((first, places[0]), (second, places[3])):
         change(
             tmp_path,
@@ -148,7 +149,7 @@ def test_slices_are_read_from_the_journal_between_two_places_and_a_broken_frame_
     store = Store(tmp_path)
 
     def slices(start: Version, version: Version) -> Sequence[Slice]:
-        return history.slices(store, start, version)
+        return lineage.slices(store, start, version)
 
     found = slices(store.version(first.name), store.version(second.name))
     assert [(part.start, part.end) for part in found] == [
@@ -235,13 +236,13 @@ def test_a_store_that_may_not_be_written_to_is_told_in_one_line_and_changes_no_e
     log, paper = clicks(50, 40), Paper()
     consumed(tmp_path, log, CUTS)
     log.records[B][17] = replaced(log.records[B][17], b"another") if code else log.records[B][17]
-    asked = verify.Log(
+    asked = recount.Log(
         topics=["clicks"],
         beginning_offsets=lambda topics: log.beginnings,
         open=lambda: contextlib.closing(log.reader()),
     )
     disk = FaultyDisk(on("create", 0, Fail(errno.EACCES)))
-    assert verify.run(Store(tmp_path), asked, paper.output(as_json=True), disk=disk) == code
+    assert recount.run(Store(tmp_path), asked, paper.output(as_json=True), disk=disk) == code
     (told,) = paper.told
     assert (
         told
@@ -339,8 +340,8 @@ def test_deep_is_one_more_check(tmp_path: Path) -> None:
     log = clicks(50, 40)
     consumed(tmp_path, log, CUTS)
 
-    def deep(start: Version, version: Version) -> verify.Check:
-        return verify.Check(step="state", outcome="differs", text=f"{start.name} {version.name}")
+    def deep(start: Version, version: Version) -> recount.Check:
+        return recount.Check(step="state", outcome="differs", text=f"{start.name} {version.name}")
 
     code, said = run(tmp_path, log, deep=deep)
     assert (code, said["checks"][2]["text"]) == (1, "v000002 v000005")
@@ -355,11 +356,11 @@ def test_a_difference_is_told_to_a_person_with_its_offsets(tmp_path: Path) -> No
     consumed(tmp_path, log, CUTS)
     log.records[A][3] = replaced(log.records[A][3], b"x")
     paper = Paper()
-    asked = verify.Log(
+    asked = recount.Log(
         topics=["clicks"],
         beginning_offsets=lambda topics: log.beginnings,
         open=lambda: contextlib.closing(log.reader()),
     )
-    assert verify.run(Store(tmp_path), asked, replace(paper.output())) == 1
+    assert recount.run(Store(tmp_path), asked, replace(paper.output())) == 1
     assert paper.written[1].startswith("X  log: clicks[0]@0-10: the log has 40 records")
     assert paper.written[-1] == "different"

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from deploy.yaml_strict import parse
+from deploy.settings.yaml import parse
 
 
 @pytest.mark.parametrize(

@@ -13,16 +13,16 @@ from prometheus_client import CollectorRegistry
 
 from consumers.events import encode_click, encode_exposure, encode_purchase
 from consumers.pipeline import BatchConfig, Replayed, Topics
-from deploy.config import LogConfig
-from deploy.settings import Settings
-from deploy.wiring import config_sha256, fingerprint, ingest_state, restore
+from deploy.roles.wiring import config_sha256, fingerprint, ingest_state, restore
+from deploy.settings.config import LogConfig
+from deploy.settings.tree import Settings
 from learner.artifact import Store, Version
-from learner.blobs import Disk
-from learner.checkpoint import BackgroundWriter, Checkpointer, Saved
 from learner.config import LearnerConfig
-from learner.distributed import OneRank
-from learner.journal import Journal, Step
 from learner.loop import Identity, Publisher, train
+from learner.process_group import SingleProcess
+from learner.store.blobs import Disk
+from learner.store.checkpoint import BackgroundWriter, Checkpointer, Saved
+from learner.store.journal import Journal, Step
 from learner.telemetry import Telemetry
 from learner.trainer import Trainer
 from tests.consumers.bench import Bench
@@ -80,10 +80,8 @@ class Shop:
             client = f"end-{partition}"
             last = {"client_id": client, "query_id": client, "time_us": START_US + 86_400 * SECOND}
             exposure = encode_exposure(**last, user_query="end", hits=["SKU-1"])  # type: ignore[arg-type]
-            click, purchase = (
-                encode_click(**last, object_id="SKU-1"),
-                encode_purchase(**last, object_id="SKU-1"),
-            )  # type: ignore[arg-type]
+            click = encode_click(**last, object_id="SKU-1")  # type: ignore[arg-type]
+            purchase = encode_purchase(**last, object_id="SKU-1")  # type: ignore[arg-type]
             for topic, value in (
                 ("exposures", exposure),
                 ("clicks", click),
@@ -119,13 +117,15 @@ def live(
     batch = BatchConfig(size=settings.learner.batch, flush_seconds=settings.learner.flush_seconds)
     bench = Bench(log.reader(max_records=25, random=random), batch=batch, clock=clock)
     identity = Identity(
-        config_sha256=config_sha256(named), fingerprint=fingerprint(named, OneRank()), inputs={}
+        config_sha256=config_sha256(named),
+        fingerprint=fingerprint(named, SingleProcess()),
+        inputs={},
     )
     new = cut(
         0, offsets={}, config_sha256=identity.config_sha256, fingerprint=dict(identity.fingerprint)
     )
     try:
-        acquired = own.acquire(journal, cut_for_new_store=new, keep_tail=keep_tail)
+        acquired = own.acquire(journal, initial=new, keep_tail=keep_tail)
         writer = _WaitedFor(own, keep=1000)
         telemetry = Telemetry(CollectorRegistry())
         publisher = Publisher(
@@ -145,7 +145,7 @@ def live(
         tail = []
         for _, record in acquired.tail:
             assert isinstance(record, Step)
-            tail.append(Replayed(record.parts[0].turns[skip:], record.parts[0].cause))
+            tail.append(Replayed(record.parts[0].polls[skip:], record.parts[0].cause))
             skip = 0
 
         def batches() -> Iterator[Batch | None]:

@@ -1,6 +1,6 @@
 """A file system that fails, tears, dies or loses power at any call, and remembers every call.
 
-It works on a real folder, through the seam of `learner.blobs.Disk`. What a loss of power may take is what no fsync has covered: bytes
+It works on a real folder, through the seam of `learner.store.blobs.Disk`. What a loss of power may take is what no fsync has covered: bytes
 written since the file's last fsync, and names made, moved or linked since the folder's. Its own fsyncs only take note, so
 that thousands of crashes stay cheap.
 """
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from learner.blobs import Disk
+from learner.store.blobs import Disk
 
 T = TypeVar("T")
 _tokens = itertools.count()

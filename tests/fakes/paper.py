@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from deploy.terminal import Output
+from deploy.process.terminal import Output
 
 
 class Paper:

@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 
 import pytest
 
-from deploy.broker import Broker, BrokerCluster, free_ports
+from deploy.broker.node import Broker, BrokerCluster, free_ports
 from deploy.errors import BrokerUnavailable
 from tests.fakes.proxy import Proxy
 

@@ -15,16 +15,17 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from consumers.events import encode_click, encode_exposure, encode_purchase
-from consumers.kafka_admin import KafkaAdmin, partition_of
-from consumers.kafka_sink import KafkaSink
+from consumers.kafka.admin import KafkaAdmin, partition_of
+from consumers.kafka.sink import KafkaSink
 from consumers.source import TopicPartition
-from deploy import operators, orders, replay
-from deploy.learn import LearnRole
-from deploy.settings import Settings
-from deploy.terminal import Output
+from deploy.admin import operators, replay
+from deploy.process.terminal import Output
+from deploy.roles.learn import LearnRole
+from deploy.settings.tree import Settings
 from learner.artifact import Store, Version
 from learner.config import StoreConfig
-from learner.manifest import Trained
+from learner.store import commands
+from learner.store.manifest import Trained
 from learner.trainer import StepReport, Trainer
 from tests.consumers.oracle import oracle
 from tests.consumers.shop import SECOND, START_US, WINDOWS, writes
@@ -204,7 +205,7 @@ class Learner:
         """Wait for an answer to an order."""
 
         def look() -> dict[str, Any] | None:
-            said = orders.answered(self.store.root, order_id)
+            said = commands.answered(self.store.root, order_id)
             return said if said is not None and said["state"] == state else None
 
         return self.until(look)

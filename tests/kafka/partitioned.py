@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from deploy.broker import Broker, free_ports, spawn
+from deploy.broker.node import Broker, free_ports, spawn
 from deploy.errors import BrokerUnavailable
 from learner.artifact import Store, Version
 from tests.kafka.conftest import GivenCluster
@@ -151,7 +151,7 @@ def main(folder: Path) -> None:
             request_timeout_ms=2000,
         ).options
         settings = replace(settings, kafka=replace(settings.kafka, options=options))
-        learn = [sys.executable, "-c", "from deploy.cli import main; main()", "learn"]
+        learn = [sys.executable, "-c", "from deploy.cli.app import main; main()", "learn"]
         with Process([*wire.there, *learn, *words(settings)], store, folder / "log") as learner:
             step = 0
             for cut, mend in CUTS.values():

@@ -12,10 +12,10 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from consumers.dead_letter import DeadLetters
-from consumers.kafka_admin import KafkaAdmin, partition_of
-from consumers.kafka_options import KafkaConfig
-from consumers.kafka_sink import KafkaSink
-from consumers.kafka_source import KafkaSource
+from consumers.kafka.admin import KafkaAdmin, partition_of
+from consumers.kafka.options import KafkaConfig
+from consumers.kafka.sink import KafkaSink
+from consumers.kafka.source import KafkaSource
 from consumers.pipeline import BatchConfig, Pipeline, Topics
 from consumers.source import Record, Source, TopicPartition
 from consumers.telemetry import Telemetry

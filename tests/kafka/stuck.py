@@ -6,8 +6,8 @@ import sys
 from collections.abc import Sequence
 from threading import Event
 
-from deploy.learn import LearnRole
-from deploy.settings import load
+from deploy.roles.learn import LearnRole
+from deploy.settings.tree import load
 from learner.trainer import StepReport, Trainer
 from weighting.sample import Sample
 

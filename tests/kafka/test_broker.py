@@ -12,7 +12,7 @@ import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import NewTopic
 
-from deploy.broker import Broker
+from deploy.broker.node import Broker
 from deploy.errors import BrokerFailed, PortTaken
 from tests.kafka.conftest import Cluster
 

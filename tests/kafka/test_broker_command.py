@@ -8,9 +8,9 @@ import sys
 import pytest
 
 from consumers.errors import SourceUnavailable
-from consumers.kafka_admin import KafkaAdmin
-from consumers.kafka_options import KafkaConfig
-from deploy.broker import Broker
+from consumers.kafka.admin import KafkaAdmin
+from consumers.kafka.options import KafkaConfig
+from deploy.broker.node import Broker
 from tests.kafka.conftest import Cluster
 
 
@@ -20,7 +20,7 @@ def test_the_broker_answers_where_it_says_and_ends_by_sigterm(broker: Cluster) -
     command = [
         sys.executable,
         "-c",
-        "from deploy.cli import main; main()",
+        "from deploy.cli.app import main; main()",
         "broker",
         "--port",
         "0",

@@ -22,8 +22,8 @@ from kafka.net.transport import KafkaSSLTransport
 from kafka.producer.transaction_manager import EndTxnHandler
 from kafka.structs import OffsetAndMetadata
 
-from consumers.kafka_admin import KafkaAdmin
-from consumers.kafka_options import KafkaConfig
+from consumers.kafka.admin import KafkaAdmin
+from consumers.kafka.options import KafkaConfig
 from tests.kafka.conftest import Cluster, Harmed
 
 

@@ -24,14 +24,14 @@ from consumers.errors import (
     SourceUnavailable,
     TopicMissing,
 )
-from consumers.kafka_admin import KafkaAdmin, partition_of
-from consumers.kafka_options import GUARDED, KafkaConfig
-from consumers.kafka_sink import KafkaSink
-from consumers.kafka_source import KafkaSource
+from consumers.kafka.admin import KafkaAdmin, partition_of
+from consumers.kafka.options import GUARDED, KafkaConfig
+from consumers.kafka.sink import KafkaSink
+from consumers.kafka.source import KafkaSource
 from consumers.pipeline import BatchConfig, Pipeline, Topics
 from consumers.source import Record, Source
 from consumers.telemetry import Telemetry
-from deploy.broker import Broker
+from deploy.broker.node import Broker
 from tests.consumers.oracle import oracle
 from tests.consumers.shop import WINDOWS, shop
 from tests.kafka.conftest import Cluster, GivenCluster
@@ -300,7 +300,7 @@ def test_a_broker_that_goes_away_gives_nothing_until_it_is_back_and_then_everyth
         with KafkaAdmin(config) as admin:
             admin.create_topic("t", 1)
         fill(config, "t", 10)
-        caplog.set_level("INFO", "consumers.kafka_source")
+        caplog.set_level("INFO", "consumers.kafka.source")
         source = KafkaSource(config, ["t"]).start()
         source.seek("t", 0, 0)
         before = until(source, lambda records: len(records) == 10)
@@ -317,7 +317,7 @@ def test_a_broker_that_goes_away_gives_nothing_until_it_is_back_and_then_everyth
         ours = [
             (record.levelname, record.message)
             for record in caplog.records
-            if record.name == "consumers.kafka_source"
+            if record.name == "consumers.kafka.source"
         ]
         assert ours == [("WARNING", "broker unreachable"), ("INFO", "broker back")]
         source.close()

@@ -8,8 +8,8 @@ import os
 import subprocess
 import sys
 
-from consumers.kafka_admin import KafkaAdmin
-from consumers.kafka_options import KafkaConfig
+from consumers.kafka.admin import KafkaAdmin
+from consumers.kafka.options import KafkaConfig
 from tests.kafka.conftest import Cluster
 
 KEYS = {
@@ -43,7 +43,7 @@ def test_the_demo_ends_by_itself_swaps_versions_and_fails_no_request(broker: Clu
         command = [
             sys.executable,
             "-c",
-            "from deploy.cli import main; main()",
+            "from deploy.cli.app import main; main()",
             "demo",
             "--seconds",
             "15",

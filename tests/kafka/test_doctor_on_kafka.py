@@ -11,12 +11,12 @@ import pytest
 from kafka import KafkaProducer
 
 from consumers.events import encode_click, encode_exposure, encode_purchase
-from consumers.kafka_admin import KafkaAdmin
+from consumers.kafka.admin import KafkaAdmin
 from consumers.pipeline import Topics
-from deploy.config import LogConfig, ServingConfig
-from deploy.doctor import examine
-from deploy.finding import Finding
-from deploy.settings import Settings
+from deploy.doctor.check_result import CheckResult
+from deploy.doctor.report import examine
+from deploy.settings.config import LogConfig, ServingConfig
+from deploy.settings.tree import Settings
 from learner.config import StoreConfig
 from tests.kafka.conftest import Cluster
 
@@ -99,7 +99,7 @@ def write(
     producer.close()
 
 
-def troubles(log: LogConfig, root: Path) -> list[Finding]:
+def troubles(log: LogConfig, root: Path) -> list[CheckResult]:
     settings = replace(
         Settings(), kafka=log, store=StoreConfig(root=root), serving=ServingConfig(port=0)
     )

@@ -9,14 +9,14 @@ from pathlib import Path
 from consumers.dead_letter import DeadLetters
 from consumers.errors import Invalid
 from consumers.events import encode_click
-from consumers.kafka_admin import KafkaAdmin, partition_of
-from consumers.kafka_options import KafkaConfig
-from consumers.kafka_sink import KafkaSink
+from consumers.kafka.admin import KafkaAdmin, partition_of
+from consumers.kafka.options import KafkaConfig
+from consumers.kafka.sink import KafkaSink
 from consumers.source import Record
 from consumers.telemetry import Telemetry
-from deploy.observability import new_registry
+from deploy.process.observability import new_registry
 from tests.kafka.conftest import Cluster
-from weighting.sample import Position
+from weighting.provenance import Position
 
 CLICKS = [
     encode_click(client_id=f"c-{number}", object_id="SKU-7", time_us=0) for number in range(20)
@@ -27,7 +27,7 @@ def steelyard(broker: Cluster, *arguments: str, code: int = 0) -> str:
     command = [
         sys.executable,
         "-c",
-        "from deploy.cli import main; main()",
+        "from deploy.cli.app import main; main()",
         *arguments,
         "--bootstrap-servers",
         broker.bootstrap_servers,

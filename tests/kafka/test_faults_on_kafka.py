@@ -17,15 +17,15 @@ from prometheus_client import CollectorRegistry
 
 from consumers.dead_letter import DeadLetters
 from consumers.errors import LogCorrupt, LogTruncated, OffsetLost, TopicRecreated
-from consumers.kafka_admin import KafkaAdmin
-from consumers.kafka_options import KafkaConfig
-from consumers.kafka_sink import KafkaSink
-from consumers.kafka_source import KafkaSource
+from consumers.kafka.admin import KafkaAdmin
+from consumers.kafka.options import KafkaConfig
+from consumers.kafka.sink import KafkaSink
+from consumers.kafka.source import KafkaSource
 from consumers.pipeline import BatchConfig, Pipeline, Topics
 from consumers.source import Record, Source
 from consumers.telemetry import Telemetry
-from deploy.broker import BrokerCluster
-from deploy.lifecycle import STALLED, Progress, Watchdog
+from deploy.broker.node import BrokerCluster
+from deploy.process.lifecycle import STALLED, Progress, Watchdog
 from tests.consumers.shop import WINDOWS
 from tests.consumers.test_faults import POISON, poisoned
 from tests.fakes.clock import ManualClock

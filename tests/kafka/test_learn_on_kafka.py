@@ -17,15 +17,15 @@ import pytest
 
 from consumers.errors import SourceUnavailable, TopicMissing
 from consumers.events import encode_click, encode_exposure, encode_purchase
-from consumers.kafka_admin import KafkaAdmin, partition_of
-from consumers.kafka_options import KafkaConfig
-from consumers.kafka_sink import KafkaSink
+from consumers.kafka.admin import KafkaAdmin, partition_of
+from consumers.kafka.options import KafkaConfig
+from consumers.kafka.sink import KafkaSink
 from consumers.pipeline import Topics
-from deploy.config import LogConfig
 from deploy.errors import PortTaken
-from deploy.learn import LearnRole
-from deploy.observability import ObservabilityConfig
-from deploy.settings import Settings
+from deploy.process.observability import ObservabilityConfig
+from deploy.roles.learn import LearnRole
+from deploy.settings.config import LogConfig
+from deploy.settings.tree import Settings
 from learner.artifact import Store, Version
 from learner.config import LearnerConfig, StoreConfig
 from learner.errors import ModelMissing

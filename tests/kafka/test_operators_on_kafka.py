@@ -14,12 +14,12 @@ import pytest
 
 from consumers.errors import SourceUnavailable
 from consumers.events import encode_click
-from consumers.kafka_admin import KafkaAdmin
-from consumers.kafka_options import KafkaConfig
-from consumers.kafka_sink import KafkaSink
-from consumers.kafka_source import KafkaSource
-from deploy import orders
-from deploy.reread import between
+from consumers.kafka.admin import KafkaAdmin
+from consumers.kafka.options import KafkaConfig
+from consumers.kafka.sink import KafkaSink
+from consumers.kafka.source import KafkaSource
+from deploy.verification.reread import between
+from learner.store import commands
 from tests.deploy.stores import consumed
 from tests.fakes.log import Log
 from tests.kafka.conftest import Cluster
@@ -72,7 +72,13 @@ class Shop:
             "kafka.topics.items": "null",
         }
         sets = [word for key, value in given.items() for word in ("--set", f"{key}={value}")]
-        command = [sys.executable, "-c", "from deploy.cli import main; main()", *arguments, *sets]
+        command = [
+            sys.executable,
+            "-c",
+            "from deploy.cli.app import main; main()",
+            *arguments,
+            *sets,
+        ]
         command += ["--bootstrap-servers", self.config.bootstrap_servers]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == code, done.stderr + done.stdout
@@ -179,7 +185,7 @@ def test_a_replay_is_planned_ordered_and_refused_below_retention(shop: Shop) -> 
         shop.json("replay", "--from-checkpoint", "v000003", "--execute", "--yes")["digest"]
         == plan["digest"]
     )
-    order = orders.pending(shop.root, 0)
+    order = commands.pending(shop.root, 0)
     assert order is not None
     assert order.digest == plan["digest"]
     with KafkaAdmin(shop.config) as admin:

@@ -12,14 +12,15 @@ from typing import Any
 
 import pytest
 
-from deploy import offsets, operators, orders
+from deploy.admin import offsets, operators
+from deploy.admin.targets import Scope, Target
 from deploy.errors import Unsafe
-from deploy.learn import LearnRole
-from deploy.targets import Scope, Target
+from deploy.roles.learn import LearnRole
 from learner.artifact import Store
-from learner.blobs import Disk
 from learner.config import StoreConfig
 from learner.errors import Diverged
+from learner.store import commands
+from learner.store.blobs import Disk
 from learner.trainer import StepReport, Trainer
 from tests.kafka.conftest import Cluster
 from tests.kafka.learning import (
@@ -74,7 +75,7 @@ def test_a_running_learner_goes_back_and_repeats_it_bit_by_bit(shop: Shop, root:
     states: list[Any] = []
 
     def each(report: StepReport, trainer: Trainer) -> None:
-        states.append((orders.answered(root, 1) or {}).get("state"))
+        states.append((commands.answered(root, 1) or {}).get("state"))
 
     with Learner(settings, each) as learner:
         before = learner.version(lambda version: version.epoch == 2)
@@ -85,8 +86,8 @@ def test_a_running_learner_goes_back_and_repeats_it_bit_by_bit(shop: Shop, root:
 
         def look() -> str | None:
             announced.append(store.announced())
-            said = orders.answered(root, 1) or {}
-            return "over" if said.get("state") == orders.DONE else None
+            said = commands.answered(root, 1) or {}
+            return "over" if said.get("state") == commands.DONE else None
 
         learner.until(look)
         after = learner.version(lambda version: version.epoch == 3)
@@ -94,7 +95,9 @@ def test_a_running_learner_goes_back_and_repeats_it_bit_by_bit(shop: Shop, root:
             "steelyard_replay_progress_ratio", {"target": "live"}
         )
     assert progress == 1
-    assert states == [orders.TAKEN] * (before.step - version.step), "each step was done again, once"
+    assert states == [commands.TAKEN] * (before.step - version.step), (
+        "each step was done again, once"
+    )
     assert announced == sorted(announced, key=str), "what serves did not go back"
     assert (after.step, trained(after), after.next_offsets) == (
         before.step,
@@ -102,9 +105,9 @@ def test_a_running_learner_goes_back_and_repeats_it_bit_by_bit(shop: Shop, root:
         shop.ends,
     )
     assert contents(after) == contents(before)
-    assert after.standing.bit_exact
+    assert after.run_state.bit_exact
     (restore,) = [found for found in store.manifests() if found.kind == "restore"]
-    assert (restore.parent, restore.standing.orders_taken) == (version.name, 1)
+    assert (restore.parent, restore.run_state.orders_taken) == (version.name, 1)
     assert before.name not in {kept.name for kept in store.lineage(after.name)}
 
 
@@ -124,7 +127,7 @@ def test_an_order_given_while_nobody_learns_is_taken_at_the_next_start_also_unde
     with pytest.raises(Killed):
         LearnRole(settings).run(each)
     with Learner(settings) as learner:  # a crash in the middle of it
-        learner.answered(order, orders.DONE)
+        learner.answered(order, commands.DONE)
     after = store.versions()[-1]
     assert (trained(after), after.next_offsets) == (trained(before), shop.ends)
     assert contents(after)["model.safetensors"] != contents(before)["model.safetensors"]
@@ -145,24 +148,26 @@ def test_who_is_excluded_is_in_nothing_that_was_trained_on_from_then_on(
     with Learner(settings) as learner:
         learner.version(lambda version: version.epoch == 2)
         order = give(settings, exclude=listed)
-        learner.answered(order, orders.DONE)
+        learner.answered(order, commands.DONE)
     after = store.versions()[-1]
     assert (trained(after), after.next_offsets) == (without, shop.ends)
     assert outcomes(after)["excluded"] > 0
-    exclusions = after.standing.exclusions
+    exclusions = after.run_state.exclusions
     assert exclusions is not None
     assert (exclusions.num, exclusions.order) == (1, order)
     assert not any(NEWCOMER.encode() in data for path, data in files_of(root / "control")), (
         "a list names nobody"
     )
     with Learner(settings) as learner:  # after a restart it holds, for a replay as well
-        assert learner.version(lambda version: version.epoch == 4).standing.exclusions == exclusions
-        learner.answered(give(settings, version=after.name, mode="as-it-was"), orders.DONE)
-        learner.answered(give(settings, version=oldest.name, mode="anew"), orders.DONE)
+        assert (
+            learner.version(lambda version: version.epoch == 4).run_state.exclusions == exclusions
+        )
+        learner.answered(give(settings, version=after.name, mode="as-it-was"), commands.DONE)
+        learner.answered(give(settings, version=oldest.name, mode="anew"), commands.DONE)
     again = store.versions()[-1]
     assert trained(again) == without
-    assert again.standing.exclusions is not None
-    assert again.standing.exclusions.sha256 == exclusions.sha256
+    assert again.run_state.exclusions is not None
+    assert again.run_state.exclusions.sha256 == exclusions.sha256
 
 
 def test_offsets_moved_back_are_read_again_and_what_dedup_still_knows_counts_once(
@@ -182,7 +187,7 @@ def test_offsets_moved_back_are_read_again_and_what_dedup_still_knows_counts_onc
         )
         out, written = told()
         assert operators.reset(settings, out, group, request) == 0
-        learner.answered(written[-1]["order"], orders.DONE)
+        learner.answered(written[-1]["order"], commands.DONE)
         after = learner.version(
             lambda version: version.epoch == 3 and version.next_offsets == shop.ends
         )
@@ -191,7 +196,7 @@ def test_offsets_moved_back_are_read_again_and_what_dedup_still_knows_counts_onc
     with Learner(settings) as learner:
         later = learner.version(lambda version: version.epoch == 4)
     for version in (after, later):
-        (reset,) = version.standing.resets
+        (reset,) = version.run_state.resets
         assert reset.offsets == {
             topic: {p: (shop.ends[topic, p], shop.ends[topic, p] - 1) for p in range(2)}
         }
@@ -213,9 +218,9 @@ def test_a_replay_that_is_cancelled_ends_where_it_began(shop: Shop, root: Path) 
         out, written = told()
         assert operators.cancel(settings, out, yes=True) == 0
         cancelled.set()
-        learner.answered(written[-1]["order"], orders.DONE)
-        learner.answered(1, orders.WITHDRAWN)
-        after = learner.version(lambda version: version.standing.orders_taken == 2)
+        learner.answered(written[-1]["order"], commands.DONE)
+        learner.answered(1, commands.WITHDRAWN)
+        after = learner.version(lambda version: version.run_state.orders_taken == 2)
     assert (trained(after), after.next_offsets) == (trained(before), shop.ends)
     assert contents(after) == contents(before)
     assert store.announced() == after.name
@@ -228,8 +233,8 @@ def test_an_order_that_is_not_what_was_planned_is_refused_and_the_learner_goes_o
     with Learner(settings) as learner:
         before = learner.version(lambda version: version.epoch == 2)
         first = give(settings, version=early(store).name)
-        plan = orders.read(root, Disk(), first).plan
-        learner.answered(first, orders.DONE)
+        plan = commands.read(root, Disk(), first).plan
+        learner.answered(first, commands.DONE)
         wrong: list[tuple[dict[str, Any], str]] = [
             ({"self": "0" * 64}, "not the one that was planned with"),
             ({"version": "v999999"}, "v999999"),
@@ -237,18 +242,18 @@ def test_an_order_that_is_not_what_was_planned_is_refused_and_the_learner_goes_o
             ({"exclude": "0" * 64}, "exclusions"),
         ]
         for changes, reason in wrong:
-            order = orders.write(
+            order = commands.write(
                 root, Disk(), "replay", plan | changes, now_us=int(time.time() * 1e6)
             )
-            assert reason in learner.answered(order.id, orders.REFUSED)["reason"]
+            assert reason in learner.answered(order.id, commands.REFUSED)["reason"]
         beyond = {"offsets": {settings.kafka.topics.clicks: {"0": 1 << 40}}}
-        order = orders.write(root, Disk(), "reset", beyond, now_us=int(time.time() * 1e6))
-        assert "is not between" in learner.answered(order.id, orders.REFUSED)["reason"]
-        newest = learner.version(lambda version: version.standing.orders_taken == first)
+        order = commands.write(root, Disk(), "reset", beyond, now_us=int(time.time() * 1e6))
+        assert "is not between" in learner.answered(order.id, commands.REFUSED)["reason"]
+        newest = learner.version(lambda version: version.run_state.orders_taken == first)
         last = give(settings, version=newest.name)
-        learner.answered(last, orders.DONE)
+        learner.answered(last, commands.DONE)
     after = store.versions()[-1]
-    assert (trained(after), after.next_offsets, after.standing.orders_taken) == (
+    assert (trained(after), after.next_offsets, after.run_state.orders_taken) == (
         trained(before),
         shop.ends,
         last,
@@ -271,7 +276,7 @@ def test_a_shadow_is_learned_to_its_end_and_the_live_store_is_left_alone(
         assert contents(after) == contents(Store(root).versions()[-1])
     else:  # what waits for the rest of its batch is in the state, and stays there
         assert 0 <= shop.trained().num - trained(after).num < settings.learner.batch
-    assert orders.answered(shadow, 1) == {"state": orders.DONE}
+    assert commands.answered(shadow, 1) == {"state": commands.DONE}
     assert Store(shadow).announced() == after.name
     assert dict(files_of(root)) == before
 
@@ -300,7 +305,7 @@ def test_a_model_that_diverges_goes_back_and_leaves_those_steps_out(
             )
         )
     after = Store(root).versions()[-1]
-    assert after.standing.quarantine == ((bad[0], bad[0] + 1),)
+    assert after.run_state.quarantine == ((bad[0], bad[0] + 1),)
     assert 0 < trained(after).num < shop.trained().num
     (restore,) = [found for found in Store(root).manifests() if found.kind == "restore"]
     assert restore.step < bad[0]

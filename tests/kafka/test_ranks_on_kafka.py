@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 
 from consumers.audit import Hasher
-from deploy import offsets, operators, orders
-from deploy.settings import Settings
-from deploy.targets import Scope, Target
+from deploy.admin import offsets, operators
+from deploy.admin.targets import Scope, Target
+from deploy.settings.tree import Settings
 from learner.artifact import Store, Version
+from learner.store import commands
 from tests.kafka.conftest import Cluster
 from tests.kafka.learning import (
     NEWCOMER,
@@ -52,7 +53,7 @@ class Group:
         def look() -> Version | None:
             for found in self.store.versions()[-1:]:
                 if (
-                    found.standing.world_size == world
+                    found.run_state.world_size == world
                     and trained(found).num >= num_samples
                     and found.epoch >= epoch
                 ):
@@ -69,7 +70,7 @@ class Group:
         until(
             lambda: (
                 True
-                if (orders.answered(self.store.root, order) or {}).get("state") == orders.DONE
+                if (commands.answered(self.store.root, order) or {}).get("state") == commands.DONE
                 else None
             ),
             lambda: self.launcher.poll() is not None,
@@ -110,7 +111,7 @@ def ranks(settings: Settings, num_ranks: int, log: Path) -> Iterator[Group]:
     command += [
         sys.executable,
         "-c",
-        "from deploy.cli import main; main()",
+        "from deploy.cli.app import main; main()",
         "learn",
         *words(settings),
     ]
@@ -169,7 +170,7 @@ def test_two_ranks_of_which_one_is_killed_learn_each_event_once_and_go_back_by_o
         give(settings, version=first.name, mode="anew")
         group.done(1)
         version = group.version(world=2, num_samples=wanted.num)
-    assert version.standing.orders_taken == 1
+    assert version.run_state.orders_taken == 1
     check(shop, store.versions()[-1])
 
 
@@ -191,7 +192,7 @@ def test_from_one_rank_to_two_to_three_and_back_with_a_kill_between_each_event_c
     with ranks(settings, 1, tmp_path / "log") as group:
         shop.end()
         check(shop, group.version(world=1, num_samples=shop.trained().num))
-    assert not store.versions()[-1].standing.bit_exact, (
+    assert not store.versions()[-1].run_state.bit_exact, (
         "another number of ranks adds up in another order"
     )
 
@@ -235,7 +236,7 @@ def test_two_ranks_go_back_and_repeat_it_bit_by_bit(shop: Shop, root: Path, tmp_
     after, before = store.versions()[-1], before_the_order(store, "restore")
     assert after.step == before.step > back.step + 5
     assert contents(after) == contents(before)
-    assert after.standing.bit_exact
+    assert after.run_state.bit_exact
     assert before.name not in {kept.name for kept in store.lineage(after.name)}
     check(shop, after)
 
@@ -271,7 +272,7 @@ def test_offsets_moved_back_are_read_again_by_the_ranks_that_own_them_and_count_
     before = before_the_order(store, "reset")
     assert outcomes(after) - outcomes(before) == {"duplicate": NUM_PARTITIONS}
     assert trained(after) == trained(before) == shop.trained()
-    (reset,) = store.versions()[-1].standing.resets
+    (reset,) = store.versions()[-1].run_state.resets
     assert reset.offsets == {
         topic: {p: (shop.ends[topic, p], shop.ends[topic, p] - 1) for p in range(NUM_PARTITIONS)}
     }
@@ -294,5 +295,5 @@ def test_who_is_excluded_is_in_nothing_that_two_ranks_trained_on(
     after = store.versions()[-1]
     assert (trained(after), after.next_offsets) == (without, shop.ends)
     assert outcomes(after)["excluded"] > 0
-    assert after.standing.exclusions is not None
-    assert (after.standing.exclusions.num, after.standing.exclusions.order) == (1, order)
+    assert after.run_state.exclusions is not None
+    assert (after.run_state.exclusions.num, after.run_state.exclusions.order) == (1, order)

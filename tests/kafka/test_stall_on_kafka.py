@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from deploy.lifecycle import STALLED
-from deploy.settings import Settings
+from deploy.process.lifecycle import STALLED
+from deploy.settings.tree import Settings
 from learner.artifact import Store
 from tests.kafka.conftest import Harmed
 from tests.kafka.learning import Learner, Shop, open_shop, trained, until, words
 from tests.kafka.reading import small
 
-LEARN = ("-c", "from deploy.cli import main; main()", "learn")
+LEARN = ("-c", "from deploy.cli.app import main; main()", "learn")
 STALL_SECONDS = 5.0  #: the least that there is
 
 

@@ -18,14 +18,14 @@ from pathlib import Path
 import msgspec
 
 from learner.artifact import Store, Version
-from learner.blobs import Disk
-from learner.checkpoint import Acquired, Checkpointer, Directive
 from learner.errors import StoreFailed
-from learner.journal import Journal, Part, Place, Step, tail
-from learner.manifest import Cut, Journaled, Reset
+from learner.store.blobs import Disk
+from learner.store.checkpoint import Acquired, Checkpointer, RecoveryPlan
+from learner.store.journal import Journal, Part, Place, Step, tail
+from learner.store.manifest import CheckpointMetadata, Journaled, Reset
 from tests.fakes.disk import FaultyDisk
 from tests.learner.saving import cut
-from weighting.sample import Slice, Turn
+from weighting.provenance import Poll, Slice
 
 NOW = 1_700_000_000.0  #: before any file was made: nothing is ever old enough to be thrown away
 TOPIC = "clicks"
@@ -58,7 +58,7 @@ class State:
     digest: str = ""
     step: int = 0
     next: dict[int, int] = field(default_factory=dict)
-    pending: list[Turn] = field(default_factory=list)
+    pending: list[Poll] = field(default_factory=list)
     history: list[Step] = field(default_factory=list)
 
     def move(self, resets: Iterable[Reset]) -> None:
@@ -67,17 +67,17 @@ class State:
             if (reset.step, sum(reset.skip)) == (self.step, len(self.pending)):
                 self.next.update({p: after for p, (_, after) in reset.offsets[TOPIC].items()})
 
-    def consume(self, log: Log, turn: Turn, resets: Iterable[Reset] = ()) -> None:
+    def consume(self, log: Log, poll: Poll, resets: Iterable[Reset] = ()) -> None:
         self.move(resets)
-        for piece in turn.slices:
+        for piece in poll.slices:
             assert self.next.get(piece.partition, 0) == piece.start, "not where the state stands"
             records = log.partitions[piece.partition][piece.start : piece.end]
             self.digest = hashlib.sha256(repr((self.digest, piece, records)).encode()).hexdigest()
             self.next[piece.partition] = piece.end
-        self.pending.append(turn)
+        self.pending.append(poll)
 
     def apply(self, step: Step) -> None:
-        assert list(step.parts[0].turns) == self.pending
+        assert list(step.parts[0].polls) == self.pending
         assert step.step == self.step + 1
         self.digest = hashlib.sha256(
             f"{self.digest} step {step.step} {step.parts[0].cause}".encode()
@@ -97,7 +97,7 @@ class State:
         small = json.loads(checkpointer.read(version, "state.json"))
         history, pending = msgspec.msgpack.decode(
             checkpointer.read(version, "training/history.msgpack"),
-            type=tuple[list[Step], list[Turn]],
+            type=tuple[list[Step], list[Poll]],
         )
         return cls(
             small["digest"],
@@ -108,7 +108,7 @@ class State:
         )
 
 
-def no_order(newest: Version | None) -> Directive | None:
+def no_order(newest: Version | None) -> RecoveryPlan | None:
     return None
 
 
@@ -123,7 +123,7 @@ class Learner:
         seed: int,
         *,
         keep: int = 5,
-        directive: Callable[[Version | None], Directive | None] = no_order,
+        recovery_plan: Callable[[Version | None], RecoveryPlan | None] = no_order,
     ) -> None:
         self.root = root
         self.log = log
@@ -133,7 +133,7 @@ class Learner:
         self.keep = keep
         self.checkpointer = Checkpointer(root, disk, lambda: NOW)
         self.journal = Journal(root, disk, segment_bytes=SEGMENT_BYTES)
-        self.directive = directive
+        self.recovery_plan = recovery_plan
         self.state = State()
         self.acquired: Acquired | None = None
 
@@ -144,9 +144,9 @@ class Learner:
         """
         try:
             self._start()
-            while num_polls and (turn := self._poll()):
+            while num_polls and (poll := self._poll()):
                 num_polls -= 1
-                self.state.consume(self.log, turn)
+                self.state.consume(self.log, poll)
                 if self.random.random() < 0.6:
                     self._step("full")
                 if self.random.random() < 0.3:
@@ -160,12 +160,12 @@ class Learner:
 
     def _start(self) -> None:
         acquired = self.acquired = self.checkpointer.acquire(
-            self.journal, cut_for_new_store=self._cut(None), directive=self.directive
+            self.journal, initial=self._cut(None), recovery_plan=self.recovery_plan
         )
         if acquired.version is not None:
             self.state = State.read(self.checkpointer, acquired.version)
         before = {(TOPIC, p): self.state.next.get(p, 0) for p in range(len(self.log.partitions))}
-        assert before == acquired.next_offsets or acquired.standing.resets
+        assert before == acquired.next_offsets or acquired.run_state.resets
         self.state.next.update(
             {p: offset for (_, p), offset in acquired.next_offsets.items() if offset}
         )
@@ -173,8 +173,8 @@ class Learner:
         assert len(self.state.pending) == skip
         for place, record in acquired.tail:
             assert isinstance(record, Step)
-            for turn in record.parts[0].turns[len(self.state.pending) :]:
-                self.state.consume(self.log, turn, acquired.resets)
+            for poll in record.parts[0].polls[len(self.state.pending) :]:
+                self.state.consume(self.log, poll, acquired.resets)
             self.state.apply(record)
             if self.random.random() < 0.1:
                 self._publish(place)
@@ -183,7 +183,7 @@ class Learner:
         if acquired.version is not None:
             self.checkpointer.announce(acquired.version)
 
-    def _poll(self) -> Turn | None:
+    def _poll(self) -> Poll | None:
         slices = []
         for p, records in enumerate(self.log.partitions):
             start = self.state.next.get(p, 0)
@@ -191,7 +191,7 @@ class Learner:
             if end > start:
                 slices.append(Slice(TOPIC, p, start, end, end - start, 0))
         if slices:
-            return Turn(tuple(slices))
+            return Poll(tuple(slices))
         return (
             self._poll()
             if any(
@@ -215,7 +215,7 @@ class Learner:
         except StoreFailed:
             self.num_failed += 1
 
-    def _cut(self, place: Place | None) -> Cut:
+    def _cut(self, place: Place | None) -> CheckpointMetadata:
         skip = (len(self.state.pending),)
         return cut(
             self.state.step,
@@ -238,9 +238,9 @@ def check(root: Path, log: Log, *, whole_journal: bool = True) -> State:
 
     clean = State()
     for step in state.history:
-        for turn in step.parts[0].turns:
+        for poll in step.parts[0].polls:
             clean.consume(
-                log, turn, newest.standing.resets
+                log, poll, newest.run_state.resets
             )  # each slice goes on where the one before ended
         clean.apply(step)
     assert clean == state

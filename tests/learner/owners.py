@@ -17,10 +17,10 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Self
 
-from deploy.cli import exit_code
+from deploy.cli.app import exit_code
 from learner.artifact import Store
-from learner.blobs import Disk
-from learner.journal import segment_epoch
+from learner.store.blobs import Disk
+from learner.store.journal import segment_epoch
 from tests.fakes.disk import Call, Fault, FaultyDisk, Meanwhile
 from tests.learner.fast import Learner, Log
 

@@ -16,8 +16,8 @@ import msgspec
 import numpy as np
 import torch
 
-from learner.distributed import GlooRanks, Ranks
 from learner.errors import RankLost
+from learner.process_group import GlooGroup, ProcessGroup
 from learner.trainer import Trainer
 from tests.learner.training import config, lists
 from weighting.sample import Sample
@@ -46,7 +46,7 @@ class Ended(msgspec.Struct, kw_only=True):
 
 
 def learner(
-    ranks: Ranks | None = None,
+    ranks: ProcessGroup | None = None,
     scoring: Callable[[int], None] = lambda num_samples: None,
     **changes: Any,
 ) -> Trainer:
@@ -89,7 +89,7 @@ def steps(own: Trainer, bring: Callable[[int], list[Sample]], number: int = NUM_
     return told(own, ended)
 
 
-def spoiled(ranks: Ranks, name: str, value: float) -> Ended:
+def spoiled(ranks: ProcessGroup, name: str, value: float) -> Ended:
     """In its second step the last rank alone has a parameter of the heads that is not finite; afterwards it is as before."""
 
     def spoil(num_samples: int) -> None:
@@ -111,7 +111,7 @@ def spoiled(ranks: Ranks, name: str, value: float) -> Ended:
     return told(own, ended)
 
 
-def tight(ranks: Ranks) -> Ended:
+def tight(ranks: ProcessGroup) -> Ended:
     """The last rank alone runs out of memory, in the third step."""
     number = [0]
 
@@ -125,7 +125,7 @@ def tight(ranks: Ranks) -> Ended:
     )
 
 
-def as_told(ranks: Ranks, numbers: list[int]) -> Ended:
+def as_told(ranks: ProcessGroup, numbers: list[int]) -> Ended:
     """Steps in as many parts as a journal tells, without running out of memory."""
     own = learner(ranks)
 
@@ -136,7 +136,7 @@ def as_told(ranks: Ranks, numbers: list[int]) -> Ended:
     return steps(own, bring)
 
 
-def seeded(ranks: Ranks) -> Ended:
+def seeded(ranks: ProcessGroup) -> Ended:
     learner(ranks).step(shares(0, ranks.world, ranks.world)[ranks.rank])
     return Ended(
         num_micro_batches=[
@@ -146,14 +146,14 @@ def seeded(ranks: Ranks) -> Ended:
     )
 
 
-def skipped(ranks: Ranks) -> Ended:
+def skipped(ranks: ProcessGroup) -> Ended:
     own = learner(ranks)
     own.step(shares(0, ranks.world, ranks.world)[ranks.rank])
     own.skip(shares(1, ranks.world, ranks.world)[ranks.rank])
     return told(own, Ended(num_micro_batches=[own.step_number, own.num_samples]))
 
 
-def talked(ranks: Ranks) -> Ended:
+def talked(ranks: ProcessGroup) -> Ended:
     """Bytes of any length arrive in rank order; a sum of numbers whose order counts is the same bits every time and everywhere."""
     assert ranks.gather(bytes(ranks.rank) * 3) == [bytes(rank) * 3 for rank in range(ranks.world)]
     assert ranks.gather(b"") == [b""] * ranks.world
@@ -172,7 +172,7 @@ def talked(ranks: Ranks) -> Ended:
     return Ended()
 
 
-def scenarios(ranks: Ranks) -> Iterator[tuple[str, Ended]]:
+def scenarios(ranks: ProcessGroup) -> Iterator[tuple[str, Ended]]:
     world = ranks.world
     yield "talked", talked(ranks)
     for name, kind in KINDS.items():
@@ -209,7 +209,7 @@ def run(rank: int, world: int, port: int, folder: str) -> None:
         "MASTER_PORT": str(port),
     }
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    ranks = GlooRanks(timeout_seconds=60)
+    ranks = GlooGroup(timeout_seconds=60)
     ranks.start()
     found = dict(scenarios(ranks))
     (Path(folder) / f"{rank}.msgpack").write_bytes(msgspec.msgpack.encode(found))

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from learner.artifact import Store, Version
-from learner.blobs import Disk
-from learner.checkpoint import Acquired, Checkpointer
-from learner.journal import Journal
-from learner.manifest import Cut, Span, canonical
+from learner.store.blobs import Disk
+from learner.store.checkpoint import Acquired, Checkpointer
+from learner.store.journal import Journal
+from learner.store.manifest import CheckpointMetadata, Span, canonical
 from tests.fakes.disk import FaultyDisk, tree
 
 LONG_AFTER = 4_000_000_000.0
@@ -27,7 +27,7 @@ def files(step: int) -> dict[str, bytes]:
     }
 
 
-def cut(step: int, **changes: Any) -> Cut:
+def cut(step: int, **changes: Any) -> CheckpointMetadata:
     fields: dict[str, Any] = {
         "step": step,
         "samples": step * 32,
@@ -40,14 +40,14 @@ def cut(step: int, **changes: Any) -> Cut:
         "config_sha256": "0" * 64,
         "fingerprint": {"torch": "2.13.0", "threads": 1},
     }
-    return Cut(**{**fields, **changes})
+    return CheckpointMetadata(**{**fields, **changes})
 
 
 def start(checkpointer: Checkpointer, root: Path, disk: Disk, **options: Any) -> Acquired:
     """Acquire the store, with a journal that nothing is written to."""
     journal = Journal(root, disk)
     try:
-        return checkpointer.acquire(journal, **{"cut_for_new_store": cut(0), **options})
+        return checkpointer.acquire(journal, **{"initial": cut(0), **options})
     finally:
         journal.close()
 

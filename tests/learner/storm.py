@@ -20,7 +20,7 @@ class Owner:
     """One that waits for its turn."""
 
     live: Callable[[FaultyDisk], None]
-    turn: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    poll: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     waits: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     killed: bool = False
     done: bool = False
@@ -33,7 +33,7 @@ class Owner:
 
     def go_on(self) -> None:
         """Let it do one call."""
-        self.turn.release()
+        self.poll.release()
         self.waits.acquire()
 
     def kill(self) -> None:
@@ -44,7 +44,7 @@ class Owner:
 
     def _wait(self, call: Call | None) -> Fault | None:
         self.waits.release()
-        self.turn.acquire()
+        self.poll.acquire()
         return Die() if self.killed else None
 
     def _run(self) -> None:

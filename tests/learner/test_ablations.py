@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from learner.artifact import Store, Version
-from learner.checkpoint import Checkpointer
 from learner.errors import Corrupt, Fenced, StoreFailed
-from learner.manifest import Cut, Standing
+from learner.store.checkpoint import Checkpointer
+from learner.store.manifest import CheckpointMetadata, RunState
 from tests.fakes.disk import Crash, Die, Fail, FailAfter, FaultyDisk, Plan, at, on
 from tests.learner.fast import Learner, Log, finish
 from tests.learner.saving import assert_whole, cut, files, start
@@ -68,11 +68,11 @@ class Reusing(Checkpointer):
     """Gives a number again after any failure."""
 
     def save(
-        self, files: Mapping[str, bytes], cut: Cut, standing: Standing | None = None
+        self, files: Mapping[str, bytes], cut: CheckpointMetadata, run_state: RunState | None = None
     ) -> Version:
         seq = self._next_seq
         try:
-            return super().save(files, cut, standing)
+            return super().save(files, cut, run_state)
         except StoreFailed:
             self._next_seq = seq
             raise

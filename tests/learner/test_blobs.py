@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learner import blobs
-from learner.blobs import Disk
 from learner.errors import Corrupt
+from learner.store import blobs
+from learner.store.blobs import Disk
 from tests.fakes.disk import Fail, FaultyDisk, on
 
 
@@ -108,6 +108,6 @@ def test_tensors_and_arrays_come_back_as_they_were_and_give_the_same_bytes_in_an
 
 
 def test_the_door_loads_no_torch() -> None:
-    code = "import sys, learner.artifact, learner.checkpoint; print([m for m in ('torch', 'transformers', 'safetensors') if m in sys.modules])"
+    code = "import sys, learner.artifact, learner.store.checkpoint; print([m for m in ('torch', 'transformers', 'safetensors') if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"

@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 
 from learner.artifact import Store, Version
-from learner.blobs import Disk
-from learner.checkpoint import Acquired, BackgroundWriter, Checkpointer
 from learner.errors import Corrupt, Fenced, FormatUnknown, StoreFailed
-from learner.journal import Journal, Part, Span, Step
-from learner.manifest import Cut, Journaled, Standing
+from learner.store.blobs import Disk
+from learner.store.checkpoint import Acquired, BackgroundWriter, Checkpointer
+from learner.store.journal import Journal, Part, Span, Step
+from learner.store.manifest import CheckpointMetadata, Journaled, RunState
 from tests.fakes.disk import (
     Call,
     Crash,
@@ -246,7 +246,7 @@ def test_every_name_is_given_after_the_fsync_of_its_bytes_and_made_durable_befor
 TRACED = """
 import sys
 from pathlib import Path
-from learner.blobs import Disk
+from learner.store.blobs import Disk
 from tests.learner.saving import cut, files, owner
 checkpointer = owner(Path(sys.argv[1]), Disk())
 checkpointer.announce(checkpointer.save(files(1), cut(1)))
@@ -621,7 +621,7 @@ def test_a_crash_while_pruning_never_leaves_a_version_without_its_files(tmp_path
 def test_a_segment_that_the_journal_begins_while_others_are_retired_stays(tmp_path: Path) -> None:
     disk, journal = FaultyDisk(), Journal(tmp_path, Disk(), segment_bytes=1)
     checkpointer = Checkpointer(tmp_path, disk, lambda: LONG_AFTER)
-    checkpointer.acquire(journal, cut_for_new_store=cut(0))
+    checkpointer.acquire(journal, initial=cut(0))
     rotate = Meanwhile(lambda: journal.append(Step(1, (Part((), "full"),))))
     disk.plan = lambda call: rotate if (call.op, call.path.name) == ("listdir", "journal") else None
     checkpointer.prune(5)
@@ -862,7 +862,7 @@ def test_what_is_damaged_is_kept_in_quarantine_when_retention_takes_its_version(
 
 def test_a_store_of_the_first_format_goes_on(tmp_path: Path) -> None:
     (version,) = saved(tmp_path, 1)
-    for name in (*Standing.__struct_fields__, "journal", "audit", "inputs", "trained"):
+    for name in (*RunState.__struct_fields__, "journal", "audit", "inputs", "trained"):
         version.manifest.pop(name)
     rewrite(tmp_path, version, format=1)
     (tmp_path / "man" / "M-00000001").unlink()
@@ -870,9 +870,9 @@ def test_a_store_of_the_first_format_goes_on(tmp_path: Path) -> None:
     old = Store(tmp_path).version(version.name)
     assert (old.journal, old.timeline) == (None, ())
     journal = Journal(tmp_path, Disk())
-    found = Checkpointer(tmp_path, Disk(), lambda: 0.0).acquire(journal, cut_for_new_store=cut(0))
+    found = Checkpointer(tmp_path, Disk(), lambda: 0.0).acquire(journal, initial=cut(0))
     assert found.version is not None
-    assert (found.version.name, found.tail, found.standing.timeline) == (
+    assert (found.version.name, found.tail, found.run_state.timeline) == (
         version.name,
         [],
         (Span("000002-0000", 0, None),),
@@ -894,10 +894,10 @@ class Slow(Checkpointer):
     gate: Gate
 
     def save(
-        self, files: Mapping[str, bytes], cut: Cut, standing: Standing | None = None
+        self, files: Mapping[str, bytes], cut: CheckpointMetadata, run_state: RunState | None = None
     ) -> Version:
         self.gate.pass_through()
-        return super().save(files, cut, standing)
+        return super().save(files, cut, run_state)
 
 
 def test_what_stands_is_handed_over_with_the_cut(tmp_path: Path) -> None:
@@ -913,5 +913,5 @@ def test_what_stands_is_handed_over_with_the_cut(tmp_path: Path) -> None:
     done = writer.close()
     assert done is not None
     assert done.version is not None
-    assert done.version.standing.quarantine == ((3, 4),)
-    assert checkpointer.save(files(2), cut(2)).standing.quarantine == ()
+    assert done.version.run_state.quarantine == ((3, 4),)
+    assert checkpointer.save(files(2), cut(2)).run_state.quarantine == ()

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from learner.distributed import OneRank, Ranks
+from learner.process_group import ProcessGroup, SingleProcess
 from tests.learner.ranked import KINDS, NUM_STEPS, Ended, learner, shares, steps, together
 from weighting.sample import Sample
 
@@ -117,7 +117,7 @@ def test_a_step_left_out_counts_the_samples_of_all_ranks(found: Found) -> None:
 
 
 def test_one_rank_hears_itself() -> None:
-    ranks: Ranks = OneRank()
+    ranks: ProcessGroup = SingleProcess()
     assert (ranks.rank, ranks.world, ranks.gather(b"own"), ranks.broadcast(b"own")) == (
         0,
         1,

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learner.blobs import Disk
 from learner.errors import JournalFailed
-from learner.journal import (
+from learner.store.blobs import Disk
+from learner.store.journal import (
     MAGIC,
     Fingerprint,
     Journal,
@@ -32,17 +32,17 @@ from learner.journal import (
     tail,
 )
 from tests.fakes.disk import Crash, Die, Fail, FaultyDisk, at, on
-from weighting.sample import Slice, Turn
+from weighting.provenance import Poll, Slice
 
 FINGERPRINT: Fingerprint = {"torch": "2.13.0", "threads": 1}
 
 
 def step(number: int) -> Step:
-    turn = Turn(
+    poll = Poll(
         (Slice("clicks", 0, number, number + 3, 3, 2**64 - 1), Slice("items", 1, 0, 2, 1, 0)),
         (("clicks", 1),),
     )
-    return Step(number, (Part((turn, turn), "full"), Part((), None)))
+    return Step(number, (Part((poll, poll), "full"), Part((), None)))
 
 
 def steps(*numbers: int) -> list[Record]:

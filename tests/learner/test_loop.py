@@ -13,10 +13,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from learner.artifact import Store, Version
-from learner.checkpoint import BackgroundWriter, Checkpointer, Saved
 from learner.errors import Fenced
-from learner.journal import Journal
 from learner.loop import Identity, IngestState, Publisher, train
+from learner.store.checkpoint import BackgroundWriter, Checkpointer, Saved
+from learner.store.journal import Journal
 from learner.telemetry import Telemetry
 from learner.trainer import StepReport, Trainer
 from tests.fakes.clock import ManualClock
@@ -51,7 +51,7 @@ class Learner:
         self.num_consumed = 0
         self.journal = Journal(self.root, self.disk)
         checkpointer = Checkpointer(self.root, self.disk, lambda: 1_700_000_100.0)
-        acquired = checkpointer.acquire(self.journal, cut_for_new_store=cut(0))
+        acquired = checkpointer.acquire(self.journal, initial=cut(0))
         self.publisher = Publisher(
             self.trainer,
             self.writer(checkpointer),
@@ -73,7 +73,7 @@ class Learner:
             yield (
                 None
                 if samples is None
-                else Batch(samples=tuple(samples), turns=(), cause="full", watermark_us=0)
+                else Batch(samples=tuple(samples), polls=(), cause="full", watermark_us=0)
             )
 
     def run(self, *stream: list[Sample] | None, seconds: float = 0.0) -> list[StepReport | None]:

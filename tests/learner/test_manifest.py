@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learner import journal, manifest
-from learner.blobs import Digest
 from learner.errors import Corrupt, FormatUnknown
-from learner.manifest import (
+from learner.store import journal, manifest
+from learner.store.blobs import Digest
+from learner.store.manifest import (
     Audited,
-    Cut,
+    CheckpointMetadata,
     Exclusions,
     Gap,
     Input,
@@ -24,7 +24,7 @@ from learner.manifest import (
     Parent,
     Replay,
     Reset,
-    Standing,
+    RunState,
     Trained,
     canonical,
     decode,
@@ -38,7 +38,7 @@ DIGEST = Digest(sha256="a" * 64, size=7)
 
 def example(**changes: Any) -> Manifest:
     fields: dict[str, Any] = {
-        **{name: getattr(cut(5), name) for name in manifest.Cut.__struct_fields__},
+        **{name: getattr(cut(5), name) for name in manifest.CheckpointMetadata.__struct_fields__},
         "format": 2,
         "kind": "checkpoint",
         "version": "v000012",
@@ -172,7 +172,7 @@ def test_another_format_or_kind_is_refused_as_such_and_not_as_damage(
         decode(signed(raw), where="man/M-00000012")
 
 
-STANDING = Standing(
+STANDING = RunState(
     timeline=(journal.Span("000003-0000", 0, 17), journal.Span("000003-0001", 0, None)),
     gaps=(Gap(topic="clicks", partition=1, start=5, end=9, reason="retention"),),
     resets=(Reset(order=2, step=4, skip=(1,), offsets={"clicks": {0: (9, 5)}}),),
@@ -204,7 +204,7 @@ def test_what_holds_from_one_manifest_to_the_next_comes_back_and_stands_among_th
 ) -> None:
     whole = example(
         kind=kind,
-        standing=STANDING,
+        run_state=STANDING,
         files={} if kind != "checkpoint" else example().files,
         **JOURNALED,
     )
@@ -213,14 +213,14 @@ def test_what_holds_from_one_manifest_to_the_next_comes_back_and_stands_among_th
     assert back.journal is not None
     assert back.journal.place == journal.Place("000003-0001", 8)
     assert raw["timeline"] == [["000003-0000", 0, 17], ["000003-0001", 0, None]]
-    assert (raw["orders_taken"], raw["quarantine"], raw["replay"]["mode"], "standing" in raw) == (
+    assert (raw["orders_taken"], raw["quarantine"], raw["replay"]["mode"], "run_state" in raw) == (
         2,
         [[3, 5]],
         "anew",
         False,
     )
-    assert manifest.cut(raw) == Cut(
-        **{name: getattr(whole, name) for name in Cut.__struct_fields__}
+    assert manifest.cut(raw) == CheckpointMetadata(
+        **{name: getattr(whole, name) for name in CheckpointMetadata.__struct_fields__}
     )
 
 
@@ -232,7 +232,7 @@ def test_a_manifest_that_is_no_checkpoint_has_no_files() -> None:
 
 def test_a_manifest_of_the_first_format_is_read() -> None:
     raw = json.loads(encode(example()))
-    for name in (*Standing.__struct_fields__, *JOURNALED):
+    for name in (*RunState.__struct_fields__, *JOURNALED):
         del raw[name]
     back, _ = decode(signed({**raw, "format": 1}), where="man/M-00000012")
     assert back == example(format=1)
@@ -241,7 +241,7 @@ def test_a_manifest_of_the_first_format_is_read() -> None:
 @settings(max_examples=300, deadline=None)
 @given(data=st.data())
 def test_fuzzed_manifests_whose_digest_holds_are_read_or_refused(data: st.DataObject) -> None:
-    raw = json.loads(encode(example(standing=STANDING, **JOURNALED)))
+    raw = json.loads(encode(example(run_state=STANDING, **JOURNALED)))
     junk = st.recursive(
         st.none()
         | st.booleans()
@@ -261,7 +261,7 @@ def test_fuzzed_manifests_whose_digest_holds_are_read_or_refused(data: st.DataOb
         return
     assert encode(whole)
     assert not any(manifest.check_path(path) for path in whole.files)
-    assert all(journal.segment_epoch(span.segment) for span in whole.standing.timeline)
+    assert all(journal.segment_epoch(span.segment) for span in whole.run_state.timeline)
 
 
 def test_a_field_that_a_later_minor_release_adds_is_ignored() -> None:

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from transformers import AutoModel, AutoTokenizer, DistilBertConfig, DistilBertModel
 
+from learner.encoder.model import Encoder, PrefixCache, load_pretrained
+from learner.encoder.tokens import Texts, letter_tokenizer, load_tokenizer
 from learner.errors import ModelMissing, TuningUnsupported
-from learner.model import Encoder, PrefixCache, load_pretrained
 from learner.ranker import Ranker
 from learner.residual import QueryResidual
-from learner.text import Texts, letter_tokenizer, load_tokenizer
 from tests.learner.training import batches, published, text, trainer
 
 TEXTS = [

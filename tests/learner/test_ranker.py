@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from learner.model import Encoder, load_pretrained
+from learner.encoder.model import Encoder, load_pretrained
+from learner.encoder.tokens import Texts
 from learner.ranker import Ranker
 from learner.residual import QueryResidual
-from learner.text import Texts
 from tests.learner.training import text
 
 ITEMS = [text(i) for i in range(0, 400, 20)]

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from learner.artifact import Store, Version
-from learner.blobs import Disk
-from learner.checkpoint import Checkpointer, Directive
 from learner.errors import Corrupt, Fenced, JournalFailed, StoreFailed
-from learner.journal import Journal, Step
-from learner.manifest import Exclusions, Replay
+from learner.store.blobs import Disk
+from learner.store.checkpoint import Checkpointer, RecoveryPlan
+from learner.store.journal import Journal, Step
+from learner.store.manifest import Exclusions, Replay
 from tests.fakes.disk import Call, Crash, Die, Fail, FailAfter, FaultyDisk, at, on
 from tests.learner.fast import TOPIC, Learner, Log, State, check, finish
 from tests.learner.saving import Boastful, cut, start
@@ -42,7 +42,7 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for nth in range(3, 9):
         begun = shutil.copytree(root, root.with_name(f"{nth}"))
         live(begun, FaultyDisk(on("link", nth, Die())), 2, 1_000_000)
-        if len(Checkpointer(begun, Disk(), lambda: 0.0).look(cut_for_new_store=cut(0)).tail) > 1:
+        if len(Checkpointer(begun, Disk(), lambda: 0.0).look(initial=cut(0)).tail) > 1:
             return begun
     raise AssertionError("no owner died with steps that no checkpoint covers")
 
@@ -87,7 +87,7 @@ def known(root: Path) -> list[Step]:
     """What a store without damage knows, by its newest version and its journal."""
     if not root.exists():
         return []
-    found = Checkpointer(root, Disk(), lambda: 0.0).look(cut_for_new_store=cut(0))
+    found = Checkpointer(root, Disk(), lambda: 0.0).look(initial=cut(0))
     history = (
         State.read(Checkpointer(root, Disk(), lambda: 0.0), found.version).history
         if found.version
@@ -333,19 +333,19 @@ def life(
     root: Path,
     seed: int,
     num_polls: int,
-    order: Directive | None = None,
+    order: RecoveryPlan | None = None,
     disk: FaultyDisk | None = None,
 ) -> Learner:
-    learner = Learner(root, disk or FaultyDisk(), LOG, seed, directive=pending(order), keep=50)
+    learner = Learner(root, disk or FaultyDisk(), LOG, seed, recovery_plan=pending(order), keep=50)
     learner.run(num_polls)
     return learner
 
 
-def pending(order: Directive | None) -> Callable[[Version | None], Directive | None]:
+def pending(order: RecoveryPlan | None) -> Callable[[Version | None], RecoveryPlan | None]:
     """An order is taken by the first start that finds it; orders are numbered."""
 
-    def ask(newest: Version | None) -> Directive | None:
-        taken = newest.standing.orders_taken if newest else 0
+    def ask(newest: Version | None) -> RecoveryPlan | None:
+        taken = newest.run_state.orders_taken if newest else 0
         return order if order is not None and (order.orders_taken or 0) > taken else None
 
     return ask
@@ -358,7 +358,10 @@ def test_a_restore_as_it_was_comes_back_to_the_same_states_and_goes_on_from_the_
     back = Store(tmp_path).versions()[3]
     replay = Replay(mode="as-it-was", until={TOPIC: dict(before.state.next)}, order=1)
     after = life(
-        tmp_path, 2, 3, Directive(kind="restore", version=back.name, orders_taken=1, replay=replay)
+        tmp_path,
+        2,
+        3,
+        RecoveryPlan(kind="restore", version=back.name, orders_taken=1, replay=replay),
     )
     assert after.acquired is not None
     assert after.acquired.version is not None
@@ -370,15 +373,15 @@ def test_a_restore_as_it_was_comes_back_to_the_same_states_and_goes_on_from_the_
     assert (
         restored.kind,
         restored.parent,
-        restored.standing.orders_taken,
-        restored.standing.replay,
+        restored.run_state.orders_taken,
+        restored.run_state.replay,
     ) == ("restore", back.name, 1, replay)
-    assert restored.standing.superseded == ((back.seq + 1, restored.seq),)
-    again = life(tmp_path, 3, 3, Directive(kind="restore", version=back.name, orders_taken=1))
+    assert restored.run_state.superseded == ((back.seq + 1, restored.seq),)
+    again = life(tmp_path, 3, 3, RecoveryPlan(kind="restore", version=back.name, orders_taken=1))
     assert again.acquired is not None
     assert again.acquired.resumed_by is None  # once
-    assert again.acquired.standing.orders_taken == 1
-    assert again.acquired.standing.superseded == restored.standing.superseded
+    assert again.acquired.run_state.orders_taken == 1
+    assert again.acquired.run_state.superseded == restored.run_state.superseded
     assert [version.name for version in Store(tmp_path).lineage(again.told[-1].name)].count(
         before.told[-1].name
     ) == 0
@@ -391,14 +394,14 @@ def test_a_restore_anew_ends_the_timeline_at_the_versions_cut_and_each_record_co
     before = life(tmp_path, 1, 40)
     back = Store(tmp_path).versions()[3]
     exclusions = Exclusions(sha256="e" * 64, num=3, order=1)
-    order = Directive(
+    order = RecoveryPlan(
         kind="restore", version=back.name, as_it_was=False, orders_taken=1, exclusions=exclusions
     )
     after = life(tmp_path, 7, 10, order)
     assert after.acquired is not None
     assert after.acquired.tail == []
     assert back.journal is not None
-    assert after.acquired.standing.timeline[-2].end == back.journal.byte
+    assert after.acquired.run_state.timeline[-2].end == back.journal.byte
     assert after.state.history[: back.step] == before.state.history[: back.step]
     assert (
         after.state.history[back.step :]
@@ -407,7 +410,7 @@ def test_a_restore_anew_ends_the_timeline_at_the_versions_cut_and_each_record_co
     finish(tmp_path, LOG)
     newest = Store(tmp_path).newest()
     assert newest is not None
-    assert newest.standing.exclusions == exclusions  # named for good
+    assert newest.run_state.exclusions == exclusions  # named for good
 
 
 def test_what_a_restore_left_behind_is_never_fallen_back_to(tmp_path: Path) -> None:
@@ -417,7 +420,7 @@ def test_what_a_restore_left_behind_is_never_fallen_back_to(tmp_path: Path) -> N
         tmp_path,
         7,
         4,
-        Directive(kind="restore", version=back.name, as_it_was=False, orders_taken=1),
+        RecoveryPlan(kind="restore", version=back.name, as_it_was=False, orders_taken=1),
     )
     for version in after.told:
         flip(version.path / "state.json")
@@ -438,14 +441,14 @@ def test_a_reset_keeps_the_state_moves_the_offsets_and_stands_in_every_later_man
 ) -> None:
     before = life(tmp_path, 1, 30)
     at_partition_1 = before.state.next[1]
-    order = Directive(kind="reset", offsets={TOPIC: {0: 5}}, orders_taken=1)
+    order = RecoveryPlan(kind="reset", offsets={TOPIC: {0: 5}}, orders_taken=1)
     after = life(tmp_path, 2, 2, order)
     assert after.acquired is not None
     assert after.acquired.next_offsets == {(TOPIC, 0): 5, (TOPIC, 1): at_partition_1}
     assert after.acquired.tail == []
     assert after.state.history[: before.state.step] == before.state.history
     for version in [*after.told, *life(tmp_path, 3, 2).told]:
-        (reset,) = version.standing.resets
+        (reset,) = version.run_state.resets
         assert (reset.order, reset.step, reset.offsets) == (
             1,
             before.state.step,
@@ -465,26 +468,28 @@ def test_a_reset_that_crashed_before_anything_was_learned_is_found_by_the_next_s
     tmp_path: Path,
 ) -> None:
     before = life(tmp_path, 1, 30)
-    order = Directive(kind="reset", offsets={TOPIC: {1: 2}}, orders_taken=1)
+    order = RecoveryPlan(kind="reset", offsets={TOPIC: {1: 2}}, orders_taken=1)
     Checkpointer(tmp_path, FaultyDisk(), lambda: 0.0).acquire(
-        Journal(tmp_path, FaultyDisk()), cut_for_new_store=cut(0), directive=pending(order)
+        Journal(tmp_path, FaultyDisk()), initial=cut(0), recovery_plan=pending(order)
     )
     acquired = start(
         Checkpointer(tmp_path, FaultyDisk(), lambda: 0.0),
         tmp_path,
         FaultyDisk(),
-        directive=pending(order),
+        recovery_plan=pending(order),
     )
     assert acquired.next_offsets == {(TOPIC, 0): before.state.next[0], (TOPIC, 1): 2}
-    assert (acquired.resumed_by, len(acquired.standing.resets)) == (None, 1)
+    assert (acquired.resumed_by, len(acquired.run_state.resets)) == (None, 1)
 
 
-ORDERS: dict[str, Callable[[str], Directive]] = {
-    "as it was": lambda back: Directive(
+ORDERS: dict[str, Callable[[str], RecoveryPlan]] = {
+    "as it was": lambda back: RecoveryPlan(
         kind="restore", version=back, orders_taken=1, quarantine=((12, 14),)
     ),
-    "anew": lambda back: Directive(kind="restore", version=back, as_it_was=False, orders_taken=1),
-    "reset": lambda back: Directive(kind="reset", offsets={TOPIC: {0: 3}}, orders_taken=1),
+    "anew": lambda back: RecoveryPlan(
+        kind="restore", version=back, as_it_was=False, orders_taken=1
+    ),
+    "reset": lambda back: RecoveryPlan(kind="reset", offsets={TOPIC: {0: 3}}, orders_taken=1),
 }
 
 
@@ -506,9 +511,9 @@ def test_an_order_is_taken_once_whatever_crashes(tmp_path: Path, kind: str) -> N
         check(root, LOG)
         newest = Store(root).newest()
         assert newest is not None
-        assert newest.standing.orders_taken == 1
-        assert len(newest.standing.resets) == (kind == "reset")
-        assert newest.standing.quarantine == order.quarantine
+        assert newest.run_state.orders_taken == 1
+        assert len(newest.run_state.resets) == (kind == "reset")
+        assert newest.run_state.quarantine == order.quarantine
 
 
 def test_other_ranks_do_not_replay_what_these_journaled_and_it_is_not_bit_exact_any_more(
@@ -519,13 +524,13 @@ def test_other_ranks_do_not_replay_what_these_journaled_and_it_is_not_bit_exact_
     with pytest.raises(Crash):
         life(tmp_path, 2, 10, None, disk)
     assert Store(tmp_path).versions()[-1].name == before.told[-1].name
-    found = Checkpointer(tmp_path, Disk(), lambda: 0.0).look(cut_for_new_store=cut(0))
-    assert (len(found.tail) > 0, found.standing.bit_exact) == (True, True)
+    found = Checkpointer(tmp_path, Disk(), lambda: 0.0).look(initial=cut(0))
+    assert (len(found.tail) > 0, found.run_state.bit_exact) == (True, True)
     acquired = start(
         Checkpointer(tmp_path, FaultyDisk(), lambda: 0.0), tmp_path, FaultyDisk(), world_size=2
     )
     assert acquired.tail == []
-    assert (acquired.standing.world_size, acquired.standing.bit_exact) == (2, False)
+    assert (acquired.run_state.world_size, acquired.run_state.bit_exact) == (2, False)
     assert acquired.next_offsets == {(TOPIC, p): before.state.next[p] for p in (0, 1)}
     finish(tmp_path, LOG)
 
@@ -535,10 +540,8 @@ def test_another_environment_is_not_bit_exact_but_replays(tmp_path: Path) -> Non
     with pytest.raises(Crash):
         life(tmp_path, 2, 10, None, FaultyDisk(on("link", 1, Die())))
     found = Checkpointer(tmp_path, Disk(), lambda: 0.0).look(
-        cut_for_new_store=cut(0, fingerprint={"torch": "9"})
+        initial=cut(0, fingerprint={"torch": "9"})
     )
-    assert (len(found.tail) > 0, found.standing.bit_exact) == (True, False)
-    dropped = Checkpointer(tmp_path, Disk(), lambda: 0.0).look(
-        cut_for_new_store=cut(0), keep_tail=False
-    )
-    assert (dropped.tail, len(dropped.standing.timeline)) == ([], 1)
+    assert (len(found.tail) > 0, found.run_state.bit_exact) == (True, False)
+    dropped = Checkpointer(tmp_path, Disk(), lambda: 0.0).look(initial=cut(0), keep_tail=False)
+    assert (dropped.tail, len(dropped.run_state.timeline)) == ([], 1)

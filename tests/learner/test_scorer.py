@@ -16,7 +16,7 @@ from learner.scorer import ModelScorer
 from learner.trainer import Trainer
 from tests.learner.saving import cut, owner
 from tests.learner.training import WORDS, batches, published, text, trainer
-from weighting.sample import Task
+from weighting.tasks import CLICK, PURCHASE
 from weighting.weigher import WeigherConfig
 
 KINDS: list[dict[str, Any]] = [
@@ -143,8 +143,8 @@ def test_a_served_logit_is_half_the_inverted_encoder_and_half_the_memory_before_
         logits = own.ranker([asked.query] * len(asked.documents), [d.text for d in asked.documents])
     found = live(own).score([asked])[0]
     for task, logit, p in (
-        (Task.CLICK, logits.click, found.click),
-        (Task.PURCHASE, logits.purchase, found.purchase),
+        (CLICK, logits.click, found.click),
+        (PURCHASE, logits.purchase, found.purchase),
     ):
         pi = found.prior[task]
         inverted = (logit.double().numpy() + exponent * np.log(pi / (1 - pi))) / (1 + exponent)

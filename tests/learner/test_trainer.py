@@ -28,7 +28,8 @@ from tests.learner.training import (
 )
 from weighting.clip import ClipConfig
 from weighting.errors import WeightError
-from weighting.sample import Sample, Task
+from weighting.sample import Sample
+from weighting.tasks import CLICK, PURCHASE
 from weighting.weigher import Weigher, WeigherConfig, WeightedBatch
 
 KINDS: list[dict[str, Any]] = [
@@ -73,7 +74,7 @@ def test_what_is_evaluated_on_a_batch_does_not_depend_on_its_labels(kind: dict[s
         for batch in known:
             own.step(batch)
         report = own.step(last)
-        clicks = own.evaluations[Task.CLICK]
+        clicks = own.evaluations[CLICK]
         predicted, _, number = clicks.calibration()
         seen.append(
             (
@@ -93,20 +94,20 @@ def test_what_is_evaluated_on_a_batch_does_not_depend_on_its_labels(kind: dict[s
 
 def test_the_first_evaluation_is_of_the_untrained_model() -> None:
     own, batch = trainer(), batches(1)[0]
-    clicks = [s for s in batch if s.task is Task.CLICK]
+    clicks = [s for s in batch if s.task == CLICK]
     with torch.no_grad():
         logit = (
             own.ranker([s.query for s in clicks], [s.text for s in clicks]).click.double().numpy()
         )
     memory = Weigher().weigh(clicks).memory_logit_at_position
-    prior = own.weigher.prior(Task.CLICK)
+    prior = own.weigher.prior(CLICK)
     served = (
         0.5 * (logit + math.log(prior / (1 - prior))) / 2 + 0.5 * memory
     )  # the exponent is 1; both parts start with one half
     own.step(batch)
     label = np.array([s.label for s in clicks])
     loss = np.logaddexp(0, np.where(label > 0, -served, served)).mean()
-    assert own.evaluations[Task.CLICK].get()["log_loss"] == pytest.approx(loss, rel=1e-5)
+    assert own.evaluations[CLICK].get()["log_loss"] == pytest.approx(loss, rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
@@ -154,7 +155,7 @@ def test_a_stream_is_learned_and_the_same_stream_gives_the_same_bytes(kind: dict
 def test_a_gradient_that_is_not_finite_moves_nothing_and_the_next_step_learns() -> None:
     own = trainer()
     own.step(batches(1)[0])
-    clicks = [s for s in lists(4, seed=3, start=50) if s.task is Task.CLICK]
+    clicks = [s for s in lists(4, seed=3, start=50) if s.task == CLICK]
     scale = own.ranker.purchase_scale.detach().clone()
     with torch.no_grad():
         own.ranker.purchase_scale.fill_(
@@ -181,7 +182,7 @@ def test_a_score_that_is_not_finite_moves_nothing_and_is_not_evaluated() -> None
     before = weights_of(learner)
     report = learner.step(lists(4))
     assert report.result == "nonfinite"
-    assert learner.evaluations[Task.CLICK].get()["num_samples"] == 0
+    assert learner.evaluations[CLICK].get()["num_samples"] == 0
     assert len(learner.ranker.residual) == 0
     assert {
         name for name, own in weights_of(learner).items() if not torch.equal(own, before[name])
@@ -196,7 +197,7 @@ def test_the_loss_is_the_mean_of_each_sample_s_weight_times_its_cross_entropy() 
     total = 0.0
     for i, s in enumerate(batch):
         f = report.weighted.seen[i] / (
-            1 + math.exp(-float((scored.click if s.task is Task.CLICK else scored.purchase)[i]))
+            1 + math.exp(-float((scored.click if s.task == CLICK else scored.purchase)[i]))
         )
         total += float(report.weighted.weight[i]) * (-math.log(f) if s.label else -math.log(1 - f))
     assert report.loss == pytest.approx(total / len(batch), rel=1e-4)
@@ -231,7 +232,7 @@ def test_a_sample_of_weight_zero_moves_no_parameter() -> None:
 
 
 def test_a_batch_of_purchases_alone_is_learned_under_either_loss() -> None:
-    bought = [s for s in lists(20) if s.task is Task.PURCHASE]
+    bought = [s for s in lists(20) if s.task == PURCHASE]
     for loss in ("pointwise", "listwise"):
         own = trainer(loss=loss)
         report = own.step(bought)
@@ -437,14 +438,12 @@ def test_a_list_is_never_cut_under_the_listwise_loss_and_a_sample_never() -> Non
     for kind, least in (("pointwise", 1), ("listwise", 5)):
         told: list[int] = []
         own = with_memory_for(least, told, loss=kind)
-        own.step([s for s in lists(4) if s.task is Task.CLICK])
+        own.step([s for s in lists(4) if s.task == CLICK])
         assert told[-(20 // least) :] == [least] * (20 // least)
         with pytest.raises(
             OutOfMemory, match=rf"step 1: out of memory on cpu with {least} sample\(s\) at once"
         ):
-            with_memory_for(least - 1, [], loss=kind).step(
-                [s for s in lists(4) if s.task is Task.CLICK]
-            )
+            with_memory_for(least - 1, [], loss=kind).step([s for s in lists(4) if s.task == CLICK])
 
 
 def test_three_steps_in_a_row_that_are_not_finite_are_too_many() -> None:

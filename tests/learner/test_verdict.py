@@ -6,8 +6,8 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
-from learner import verdict
-from learner.blobs import Disk
+from learner.store import verdict
+from learner.store.blobs import Disk
 from learner.telemetry import Telemetry
 
 

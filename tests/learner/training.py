@@ -15,7 +15,8 @@ from learner.config import LearnerConfig
 from learner.trainer import Trainer
 from tests.learner.saving import cut, owner
 from tests.weighting.streams import SECOND, sample
-from weighting.sample import Sample, Task
+from weighting.sample import Sample
+from weighting.tasks import PURCHASE
 from weighting.weigher import Weigher, WeigherConfig
 
 WORDS = ("red", "blue", "shoe", "lamp", "wool", "steel", "small", "grand", "oak", "silk")
@@ -60,7 +61,7 @@ def lists(number: int, *, seed: int = 0, start: int = 0, size: int = 5) -> list[
             bought = msgspec.structs.replace(
                 samples[-size + clicked],
                 sample_id=f"b{i}",
-                task=Task.PURCHASE,
+                task=PURCHASE,
                 label=int(draw.random() < 0.5),
             )
             samples.append(bought)

@@ -13,11 +13,11 @@ from litestar.types import ASGIApp
 from prometheus_client import CollectorRegistry
 
 from serving.app import create
-from serving.batcher import Batcher, BatcherConfig
-from serving.scoring import Limits
-from serving.slot import Slot
+from serving.inference.batcher import Batcher, BatcherConfig
+from serving.inference.scoring import Limits
+from serving.inference.slot import Slot
+from serving.rollout.watcher import Watcher, WatcherConfig
 from serving.telemetry import Telemetry
-from serving.watcher import Watcher, WatcherConfig
 from tests.fakes.scorer import FakeStore
 
 

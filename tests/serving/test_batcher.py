@@ -7,9 +7,9 @@ import asyncio
 import pytest
 
 from learner.artifact import Document, Request
-from serving.batcher import Answer, BatcherConfig
 from serving.errors import BackendFailed, NotReady
-from serving.slot import Serving
+from serving.inference.batcher import Answer, BatcherConfig
+from serving.inference.slot import Serving
 from tests.fakes.scorer import FakeScorer, make_version
 from tests.serving.conftest import House, until
 

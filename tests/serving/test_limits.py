@@ -11,9 +11,9 @@ import httpx
 import pytest
 from litestar.testing import TestClient
 
-from serving.batcher import BatcherConfig
-from serving.scoring import Limits
-from serving.watcher import WatcherConfig
+from serving.inference.batcher import BatcherConfig
+from serving.inference.scoring import Limits
+from serving.rollout.watcher import WatcherConfig
 from tests.fakes.scorer import FakeScorer
 from tests.serving.conftest import House, until
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 
 from learner.artifact import Scorer, Store, Version
-from serving.slot import Slot
+from serving.inference.slot import Slot
+from serving.rollout.watcher import Watcher, WatcherConfig
 from serving.telemetry import Telemetry
-from serving.watcher import Watcher, WatcherConfig
 from tests.fakes.scorer import FakeScorer
 from tests.learner.saving import cut, files, owner
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from litestar.testing import TestClient
 
-from serving.ranker import order
+from serving.wire.ordering import order
 from tests.fakes.scorer import FakeScorer
 from tests.serving.conftest import House
 

@@ -12,8 +12,8 @@ import pytest
 from litestar.testing import TestClient
 
 from learner.artifact import Document, Request, Scores
-from serving.gate import GOLDEN
-from serving.watcher import Watcher, WatcherConfig
+from serving.rollout.gate import GOLDEN
+from serving.rollout.watcher import Watcher, WatcherConfig
 from tests.fakes.scorer import FakeScorer, FakeStore
 from tests.serving.conftest import House, until
 

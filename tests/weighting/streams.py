@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from weighting.sample import Attribute, CopyKind, Position, Sample, Task
+from weighting.provenance import Position
+from weighting.sample import Attribute, CopyKind, Sample
+from weighting.tasks import CLICK, PURCHASE, TaskName
 
 SECOND = 1_000_000
 DAY = 86_400 * SECOND
@@ -24,7 +26,7 @@ class Doc:
 def sample(
     label: int = 0,
     *,
-    task: Task = Task.CLICK,
+    task: TaskName = CLICK,
     late: bool = False,
     query: str = "red shoes",
     item_id: str = "SKU-7",
@@ -68,7 +70,7 @@ def stream(n: int, seed: int = 0) -> list[Sample]:
         samples.append(
             sample(
                 label,
-                task=Task.PURCHASE if rng.random() < 0.3 else Task.CLICK,
+                task=PURCHASE if rng.random() < 0.3 else CLICK,
                 late=bool(label and rng.random() < 0.2),
                 query=f"query {rng.integers(5)}",
                 item_id=f"SKU-{rng.integers(20)}",

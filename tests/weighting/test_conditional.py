@@ -13,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.weighting.streams import ClickLog, Doc, sample, stream
-from weighting.conditional import Conditional, ConditionalConfig
+from weighting.estimators.conditional import Conditional, ConditionalConfig
+from weighting.estimators.logistic import DiagonalLogistic
+from weighting.estimators.propensity import Propensity, PropensityConfig
 from weighting.features import FieldConfig, Fields
-from weighting.logistic import DiagonalLogistic
-from weighting.propensity import Propensity, PropensityConfig
-from weighting.sample import Sample, Task
+from weighting.sample import Sample
+from weighting.tasks import CLICK
 from weighting.weigher import Weigher, WeigherConfig
 
 SMALL = ConditionalConfig(fields=FieldConfig(hash_bits=14))
@@ -160,10 +161,7 @@ def test_the_memory_ranks_a_position_biased_log_as_well_as_click_counts() -> Non
     for i in range(0, len(lists), 8):
         weigher.weigh([s for shown in lists[i : i + 8] for s in shown])
     memory = np.array(
-        [
-            weigher.memory_logits(Task.CLICK, f"query {q}", log.docs(q))
-            for q in range(log.num_queries)
-        ]
+        [weigher.memory_logits(CLICK, f"query {q}", log.docs(q)) for q in range(log.num_queries)]
     )
     assert log.ndcg(memory) >= log.ndcg(log.counts()) - 0.01
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from scipy.stats import beta
 
 from tests.weighting.streams import DAY
-from weighting.delay import ArrivalRatio
-from weighting.prior import Prior, PriorConfig
+from weighting.estimators.delayed_positives import ArrivalRatio
+from weighting.estimators.prior import Prior, PriorConfig
 
 
 def times(n: int, at: int = 0) -> NDArray[np.int64]:

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
+from weighting.delay_correction import delay_factor
 from weighting.errors import WeightError
 from weighting.ratio import invert, ratio
-from weighting.stream_law import delay_factor
 
 P = (0.02, 0.1, 0.3, 0.6)
 S = (0.9, 0.6, 0.8, 0.4)

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from tests.weighting.streams import DAY
-from weighting.calibration import Calibration, CalibrationConfig
 from weighting.errors import SnapshotError
-from weighting.recursive import RecursiveLogistic
-from weighting.stacker import Stacker, StackerConfig
+from weighting.estimators.calibration import Calibration, CalibrationConfig
+from weighting.estimators.recursive import RecursiveLogistic
+from weighting.estimators.stacker import Stacker, StackerConfig
 
 Array = NDArray[np.float64]
 

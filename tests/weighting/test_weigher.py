@@ -14,12 +14,14 @@ from hypothesis import strategies as st
 from scipy.special import logit
 
 from tests.weighting.streams import DAY, SECOND, Doc, sample, stream
-from weighting.calibration import CalibrationConfig
 from weighting.clip import ClipConfig
-from weighting.conditional import ConditionalConfig
 from weighting.errors import SnapshotError, WeightError
+from weighting.estimators.calibration import CalibrationConfig
+from weighting.estimators.conditional import ConditionalConfig
 from weighting.features import FieldConfig
-from weighting.sample import Position, Sample, Task
+from weighting.provenance import Position
+from weighting.sample import Sample
+from weighting.tasks import CLICK, PURCHASE
 from weighting.weigher import Weigher, WeigherConfig, WeightedBatch
 
 SMALL = ConditionalConfig(fields=FieldConfig(hash_bits=12))
@@ -62,11 +64,11 @@ def test_every_column_has_one_finite_value_per_sample_in_the_order_given() -> No
 
 def test_prediction_is_possible_before_any_learning_and_starts_at_the_prior() -> None:
     fresh = weigher()
-    batch = fresh.weigh([sample(1), sample(0, task=Task.PURCHASE)])
+    batch = fresh.weigh([sample(1), sample(0, task=PURCHASE)])
     assert batch.p_positive == pytest.approx([0.1, 0.05])
     assert batch.p_y == pytest.approx([0.1, 0.95])
     assert np.isfinite(
-        weigher().memory_logits(Task.CLICK, "never seen", [Doc("1"), Doc("", "text only")])
+        weigher().memory_logits(CLICK, "never seen", [Doc("1"), Doc("", "text only")])
     ).all()
 
 
@@ -75,10 +77,10 @@ def test_predicting_changes_no_state() -> None:
     run(trained, stream(300))
     before = trained.snapshot()
     first = trained.memory_logits(
-        Task.CLICK, "query 1", [Doc("SKU-1"), Doc("new", "a new text", {"new": True})]
+        CLICK, "query 1", [Doc("SKU-1"), Doc("new", "a new text", {"new": True})]
     )
     second = trained.memory_logits(
-        Task.CLICK, "query 1", [Doc("SKU-1"), Doc("new", "a new text", {"new": True})]
+        CLICK, "query 1", [Doc("SKU-1"), Doc("new", "a new text", {"new": True})]
     )
     trained.weigh([])
     assert trained.snapshot() == before
@@ -96,7 +98,7 @@ def test_memory_logits_are_what_the_batch_says_of_the_same_documents_as_if_shown
     trained = weigher()
     run(trained, stream(600))
     s = sample(0, query="query 1", item_id="SKU-3", position=9)
-    served = trained.memory_logits(Task.CLICK, s.query, [Doc(s.item_id, s.text, s.attributes)])
+    served = trained.memory_logits(CLICK, s.query, [Doc(s.item_id, s.text, s.attributes)])
     batch = trained.weigh([s])
     assert batch.memory_logit == pytest.approx(served)
     assert batch.memory_logit_at_position[0] < batch.memory_logit[0]
@@ -241,9 +243,7 @@ def test_with_exponent_zero_only_the_stream_law_is_left() -> None:
 
 
 def test_a_label_that_was_final_when_it_was_first_emitted_has_no_delay_factor() -> None:
-    batch = weigher().weigh(
-        [sample(0, task=Task.PURCHASE), sample(0, task=Task.PURCHASE, window=7 * DAY)]
-    )
+    batch = weigher().weigh([sample(0, task=PURCHASE), sample(0, task=PURCHASE, window=7 * DAY)])
     assert batch.law[0] < 1 == batch.law[1]
 
 
@@ -258,12 +258,12 @@ def test_tasks_in_one_batch_do_not_touch_each_other() -> None:
     samples = stream(200)
     together, alone = weigher(), weigher()
     batch = together.weigh(samples)
-    clicks = [i for i, s in enumerate(samples) if s.task is Task.CLICK]
+    clicks = [i for i, s in enumerate(samples) if s.task == CLICK]
     only = alone.weigh([samples[i] for i in clicks])
     for name in COLUMNS:
         assert getattr(batch, name)[clicks].tobytes() == getattr(only, name).tobytes()
-    assert set(batch.prior) == set(batch.normalization_ratio) == {Task.CLICK, Task.PURCHASE}
-    assert set(only.prior) == {Task.CLICK}
+    assert set(batch.prior) == set(batch.normalization_ratio) == {CLICK, PURCHASE}
+    assert set(only.prior) == {CLICK}
 
 
 @pytest.mark.parametrize(("label", "late"), [(2, False), (-1, False), (0, True)])
@@ -272,7 +272,7 @@ def test_a_label_that_is_none_is_refused_with_its_position_and_nothing_is_learne
 ) -> None:
     fresh = weigher()
     before = fresh.snapshot()
-    bad = sample(label, task=Task.PURCHASE, late=late, offset=171_004)
+    bad = sample(label, task=PURCHASE, late=late, offset=171_004)
     with pytest.raises(WeightError, match=r"clicks\[3\]@171004: label: got") as caught:
         fresh.weigh([sample(0), sample(1), bad])
     assert caught.value.where == Position("clicks", 3, 171_004)
@@ -305,39 +305,36 @@ def test_the_estimators_learn_the_true_rates_of_a_delayed_stream() -> None:
         at, item = i * 30 * SECOND, i % 2
         buys = rng.random() < (0.1, 0.3)[item]
         late = buys and rng.random() < 0.5
-        options = {"task": Task.PURCHASE, "item_id": f"SKU-{item}", "position": None}
+        options = {"task": PURCHASE, "item_id": f"SKU-{item}", "position": None}
         samples.append((at, sample(int(buys and not late), at=at, **options)))  # type: ignore[arg-type]
         if late:
-            due.append(
-                (at + 3600 * SECOND, sample(1, late=True, at=at, window=3600 * SECOND, **options))
-            )  # type: ignore[arg-type]
+            copy = sample(1, late=True, at=at, window=3600 * SECOND, **options)  # type: ignore[arg-type]
+            due.append((at + 3600 * SECOND, copy))
     ordered = [s for _, s in sorted(samples + due, key=lambda pair: pair[0])]
     run(trained, ordered)
-    assert trained.late_ratio(Task.PURCHASE) == pytest.approx(0.5, abs=0.05)
-    assert trained.prior(Task.PURCHASE) == pytest.approx(0.2, abs=0.03)
-    low, high = trained.interval(Task.PURCHASE)
-    assert low < trained.prior(Task.PURCHASE) < high
+    assert trained.late_ratio(PURCHASE) == pytest.approx(0.5, abs=0.05)
+    assert trained.prior(PURCHASE) == pytest.approx(0.2, abs=0.03)
+    low, high = trained.interval(PURCHASE)
+    assert low < trained.prior(PURCHASE) < high
     probe = trained.weigh(
         [
-            sample(
-                0, task=Task.PURCHASE, item_id=f"SKU-{i}", position=None, at=12_000 * 30 * SECOND
-            )
+            sample(0, task=PURCHASE, item_id=f"SKU-{i}", position=None, at=12_000 * 30 * SECOND)
             for i in (0, 1)
         ]
     )
     assert probe.p_positive == pytest.approx([0.1, 0.3], abs=0.04)
-    assert probe.normalization_ratio[Task.PURCHASE] == pytest.approx((1, 1), abs=0.15)
+    assert probe.normalization_ratio[PURCHASE] == pytest.approx((1, 1), abs=0.15)
 
 
 def test_probabilities_and_memory_logits_are_calibrated_on_the_stream() -> None:
     stiff = CalibrationConfig(slope_deviation=1e-9, shift_deviation=1e-9)
     calibrated, plain = weigher(exponent=0.0), weigher(exponent=0.0, calibration=stiff)
-    samples = [s for s in stream(2000) if s.task is Task.CLICK and s.copy_kind == "first"]
+    samples = [s for s in stream(2000) if s.task == CLICK and s.copy_kind == "first"]
     run(calibrated, samples)
     run(plain, samples)
-    slope, shift = calibrated.calibration(Task.CLICK)
+    slope, shift = calibrated.calibration(CLICK)
     assert (slope, shift) != pytest.approx((1, 0), abs=1e-3)
-    assert plain.calibration(Task.CLICK) == pytest.approx((1, 0), abs=1e-6)
+    assert plain.calibration(CLICK) == pytest.approx((1, 0), abs=1e-6)
     one, other = calibrated.weigh(samples[:20]), plain.weigh(samples[:20])
     np.testing.assert_allclose(
         logit(one.p_positive), slope * logit(other.p_positive) + shift, atol=0.05

@@ -1,0 +1,334 @@
+"""Topics, ids, partitions, configurations; beginning, end and committed offsets: what doctor, operators and tests ask of the brokers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from kafka import KafkaConsumer
+from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient, OffsetSpec
+from kafka.errors import (
+    GroupIdNotFoundError,
+    KafkaError,
+    NoError,
+    TopicAlreadyExistsError,
+    UnknownTopicOrPartitionError,
+)
+from kafka.partitioner.default import murmur2
+from kafka.structs import OffsetAndMetadata
+from kafka.structs import TopicPartition as KafkaTopicPartition
+
+from consumers.errors import CommitFailed, SourceUnavailable, TopicMissing
+from consumers.kafka.options import KafkaConfig
+from consumers.source import Record, TopicPartition
+
+_log = logging.getLogger(__name__)
+
+
+class KafkaAdmin:
+    """What the brokers know; a context manager that connects and lets go."""
+
+    def __init__(self, config: KafkaConfig) -> None:
+        """Take the address; `start` connects."""
+        self._config = config
+        self._client: Any = None
+
+    def start(self) -> Self:
+        """Connect.
+
+        Raises:
+            SourceUnavailable: no broker answered before the deadline.
+        """
+        self._config.reach()
+        try:
+            self._client = KafkaAdminClient(
+                **self._config.options_for(KafkaAdminClient.DEFAULT_CONFIG)
+            )
+        except KafkaError as error:
+            raise SourceUnavailable(
+                self._config.bootstrap_servers, self._config.connect_timeout_seconds, str(error)
+            ) from error
+        return self
+
+    def close(self) -> None:
+        """Let go of connections; safe to repeat."""
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    def __enter__(self) -> Self:
+        """`start`."""
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """`close`."""
+        self.close()
+
+    # --- topics -----------------------------------------------------------------------------------------------------------------
+
+    def topics(self) -> dict[str, int]:
+        """Return every topic, but for the brokers' own, with its partition count."""
+        return {
+            t["name"]: len(t["partitions"])
+            for t in self._client.describe_topics()
+            if not t["is_internal"]
+        }
+
+    def topic_ids(self) -> dict[str, str]:
+        """Return the id of every topic; a topic that was recreated has another one."""
+        return {
+            t["name"]: str(t["topic_id"])
+            for t in self._client.describe_topics()
+            if not t["is_internal"]
+        }
+
+    def topic_config(self, topic: str) -> dict[str, str]:
+        """Return the whole configuration of a topic, defaults included.
+
+        Raises:
+            TopicMissing: it does not exist.
+        """
+        resource = ConfigResource(ConfigResourceType.TOPIC, topic)
+        entries = self._client.describe_configs([resource], config_filter="all")["topic"][topic]
+        if not entries:
+            raise TopicMissing(topic, self._config.bootstrap_servers)
+        return {key: str(entry["value"]) for key, entry in entries.items()}
+
+    def retention_seconds(self, topics: Iterable[str]) -> dict[str, float]:
+        """Return how long topics keep their records: those that do not keep them for ever, and of which we are told (DescribeConfigs)."""
+        resources = [ConfigResource(ConfigResourceType.TOPIC, topic) for topic in topics]
+        try:
+            found = self._client.describe_configs(resources, config_filter="all")["topic"]
+        except KafkaError as error:
+            _log.info(
+                "how long topics keep their records is not known", extra={"error": str(error)}
+            )
+            return {}
+        kept = {}
+        for topic, entries in found.items():
+            retention_ms = (
+                int(entries["retention.ms"]["value"]) if "retention.ms" in entries else -1
+            )
+            if retention_ms >= 0 and "delete" in entries["cleanup.policy"]["value"]:
+                kept[topic] = retention_ms / 1000
+        return kept
+
+    def create_topic(
+        self,
+        topic: str,
+        num_partitions: int,
+        *,
+        config: Mapping[str, str] | None = None,
+        replication: int = -1,
+    ) -> bool:
+        """Create a topic and wait until it can be used; return False when it was there already, whatever its configuration."""
+        options = {
+            "num_partitions": num_partitions,
+            "replication_factor": replication,
+            "configs": dict(config or {}),
+        }
+        try:
+            self._client.create_topics({topic: options}, wait_for_metadata=True)
+        except TopicAlreadyExistsError:
+            return False
+        return True
+
+    def delete_topic(self, topic: str) -> None:
+        """Delete a topic with all its records.
+
+        Raises:
+            TopicMissing: it does not exist.
+        """
+        try:
+            self._client.delete_topics([topic])
+        except UnknownTopicOrPartitionError as error:
+            raise TopicMissing(topic, self._config.bootstrap_servers) from error
+
+    def delete_records(self, before: Mapping[TopicPartition, int]) -> None:
+        """Delete the records below an offset, as retention does."""
+        self._client.delete_records(
+            {KafkaTopicPartition(*tp): offset for tp, offset in before.items()}
+        )
+
+    # --- offsets ----------------------------------------------------------------------------------------------------------------
+
+    def beginning_offsets(self, topics: Iterable[str]) -> dict[TopicPartition, int]:
+        """Return the oldest retained offset of every partition of these topics."""
+        return self._offsets(topics, OffsetSpec.EARLIEST)
+
+    def end_offsets(self, topics: Iterable[str]) -> dict[TopicPartition, int]:
+        """Return the offset that the next record gets, of every partition of these topics."""
+        return self._offsets(topics, OffsetSpec.LATEST)
+
+    def commit(self, group: str, offsets: Mapping[TopicPartition, int]) -> None:
+        """Write next offsets into a consumer group without members: advisory, for lag tools; never read back by us.
+
+        Raises:
+            CommitFailed: the group has members, or its coordinator is not there yet.
+        """
+        wanted = {
+            KafkaTopicPartition(*tp): OffsetAndMetadata(offset, "", -1)
+            for tp, offset in offsets.items()
+        }
+        try:
+            answers = self._client.alter_group_offsets(group, wanted)
+        except KafkaError as error:
+            raise CommitFailed(group, str(error)) from error
+        for tp, answer in answers.items():
+            if answer is not NoError:
+                raise CommitFailed(group, f"{tp.topic}[{tp.partition}]: {answer.__name__}")
+
+    def committed(self, group: str) -> dict[TopicPartition, int]:
+        """Return the offsets of a consumer group.
+
+        Raises:
+            SourceUnavailable: its coordinator did not tell; a broker that has just started has none yet.
+        """
+        try:
+            listed = self._client.list_group_offsets(group)[group]
+        except KafkaError as error:
+            raise self._no_coordinator(group, error) from error
+        return {
+            (tp.topic, tp.partition): committed.offset
+            for tp, committed in listed.items()
+            if committed.offset >= 0
+        }
+
+    def group_state(self, group: str) -> tuple[str, int]:
+        """Return the state of a consumer group in Kafka's words (Stable, Empty, Dead where there is none, ...), and its number of members.
+
+        Raises:
+            SourceUnavailable: its coordinator did not tell.
+        """
+        try:
+            described = self._client.describe_groups([group])[group]
+        except KafkaError as error:
+            raise self._no_coordinator(group, error) from error
+        if (refused := described["error"]) and GroupIdNotFoundError.__name__ not in refused:
+            raise self._no_coordinator(group, refused)
+        return ("Dead" if refused else str(described["group_state"]), len(described["members"]))
+
+    def _no_coordinator(self, group: str, cause: object) -> SourceUnavailable:
+        return SourceUnavailable(
+            self._config.bootstrap_servers,
+            self._config.connect_timeout_seconds,
+            f"group {group}: {cause}",
+        )
+
+    def offsets_for_times(
+        self, times_us: Mapping[TopicPartition, int], *, timeout_seconds: float = 10.0
+    ) -> dict[TopicPartition, tuple[int, int] | None]:
+        """Return the first record at or after a time, of each partition: (offset, record time in microseconds); None where there is none.
+
+        None is no offset: whether it means the end, or that nobody knows, is not for Kafka to say.
+
+        Raises:
+            SourceUnavailable: not every partition was answered for before the deadline.
+        """
+        consumer = self._consumer()
+        wanted = {KafkaTopicPartition(*tp): -(-time_us // 1000) for tp, time_us in times_us.items()}
+        try:
+            found = consumer.offsets_for_times(dict(wanted), timeout_ms=int(timeout_seconds * 1000))
+        except KafkaError as error:
+            raise SourceUnavailable(
+                self._config.bootstrap_servers, timeout_seconds, f"offsets for times: {error}"
+            ) from error
+        finally:
+            consumer.close(autocommit=False)
+        if missing := [f"{tp.topic}[{tp.partition}]" for tp in wanted if tp not in found]:
+            raise SourceUnavailable(
+                self._config.bootstrap_servers,
+                timeout_seconds,
+                f"no offset for a time of {', '.join(missing)}",
+            )
+        answers = {(tp.topic, tp.partition): at for tp, at in found.items()}
+        return {
+            tp: None if at is None or at.offset < 0 else (at.offset, at.timestamp * 1000)
+            for tp, at in sorted(answers.items())
+        }
+
+    def sample(self, topic: str, num_records: int) -> list[Record]:
+        """Return up to `num_records` of the newest records of each partition of a topic, in order.
+
+        Raises:
+            TopicMissing: it does not exist.
+        """
+        begins, ends = self.beginning_offsets([topic]), self.end_offsets([topic])
+        consumer = self._consumer()
+        records: list[Record] = []
+        try:
+            consumer.assign([KafkaTopicPartition(*tp) for tp in ends])
+            for tp, end in ends.items():
+                consumer.seek(KafkaTopicPartition(*tp), max(end - num_records, begins[tp]))
+            num_idle = 0
+            while num_idle < 10 and any(
+                consumer.position(KafkaTopicPartition(*tp)) < end for tp, end in ends.items()
+            ):
+                polled = consumer.poll(timeout_ms=500)
+                num_idle = 0 if polled else num_idle + 1
+                for tp, fetched in polled.items():
+                    records.extend(
+                        Record(
+                            tp.topic,
+                            tp.partition,
+                            r.offset,
+                            r.timestamp * 1000,
+                            r.key,
+                            r.value,
+                            tuple(r.headers),
+                        )
+                        for r in fetched
+                    )
+        finally:
+            consumer.close(autocommit=False)
+        return sorted(records, key=lambda r: (r.partition, r.offset))
+
+    def _consumer(self) -> Any:
+        """A reader without a group, for a moment."""
+        return KafkaConsumer(
+            **self._config.options_for(KafkaConsumer.DEFAULT_CONFIG),
+            group_id=None,
+            auto_offset_reset="none",
+            enable_auto_commit=False,
+            allow_auto_create_topics=False,
+        )
+
+    def _offsets(self, topics: Iterable[str], spec: Any) -> dict[TopicPartition, int]:
+        specs = {
+            KafkaTopicPartition(topic, p): spec for topic in topics for p in self._partitions(topic)
+        }
+        return {
+            (tp.topic, tp.partition): found.offset
+            for tp, found in sorted(self._client.list_partition_offsets(specs).items())
+        }
+
+    def _partitions(self, topic: str) -> Sequence[int]:
+        for described in self._client.describe_topics([topic]):
+            if described["name"] == topic and described["partitions"]:
+                return sorted(p["partition_index"] for p in described["partitions"])
+        raise TopicMissing(topic, self._config.bootstrap_servers)
+
+    # --- the cluster ------------------------------------------------------------------------------------------------------------
+
+    def brokers(self) -> list[str]:
+        """Return the addresses that the brokers advertise, `host:port`, sorted."""
+        return sorted(
+            f"{broker['host']}:{broker['port']}"
+            for broker in self._client.describe_cluster()["brokers"]
+        )
+
+    def broker_version(self) -> str:
+        """Return the newest Kafka version whose protocol the brokers speak, as far as the client knows it; such as `4.2`."""
+        return ".".join(map(str, self._client._manager.broker_version))
+
+
+def partition_of(key: bytes, num_partitions: int) -> int:
+    """Return where a key belongs: murmur2 without its sign, modulo, as Java's producer and ours do."""
+    return int((murmur2(key) & 0x7FFFFFFF) % num_partitions)

@@ -1,0 +1,336 @@
+"""The versions of a store: list them, look at one, compare two, move what serves, retire old ones."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from deploy.admin import lineage
+from deploy.errors import Unsafe, UsageError
+from deploy.process.terminal import Output, table
+from deploy.settings.units import format_time
+from learner.artifact import Corrupt, Store, Version
+from learner.errors import StoreFailed
+from learner.store import commands
+from learner.store.blobs import Disk
+from learner.store.retention import retire
+
+ANNOUNCED = "@announced"
+_SHOWN = (
+    "format",
+    "kind",
+    "version",
+    "epoch",
+    "seq",
+    "parent",
+    "step",
+    "samples",
+    "offsets",
+    "journal",
+    "timeline",
+    "watermark",
+)
+_HONESTY = ("bit_exact", "gaps", "resets", "quarantine", "exclusions", "orders_taken", "replay")
+
+
+def find(store: Store, name: str) -> Version:
+    """Return a version by name, alias, or `@announced`.
+
+    Raises:
+        VersionMissing: there is none; names the known ones.
+    """
+    return store.version(store.announced() or name if name == ANNOUNCED else name)
+
+
+def list_(store: Store, out: Output) -> int:
+    """Write every version, newest last: where it stands, what names it, whether the newest state went through it."""
+    head = lineage.newest(store)
+    living = {version.name for version in lineage.lineage(store, head)} if head else set()
+    names = _names(store)
+    rows, said = [], []
+    for version in store.versions():
+        marks = [*names.get(version.name, ())] + ([] if version.name in living else ["superseded"])
+        size = sum(digest.size for digest in version.files.values())
+        newest_event = None if version.event_time_us is None else format_time(version.event_time_us)
+        said.append(
+            {
+                "version": version.name,
+                "created": format_time(version.created_us),
+                "step": version.step,
+                "samples": version.num_samples,
+                "event_time": newest_event,
+                "bytes": size,
+                "evaluation": version.evaluation,
+                "aliases": names.get(version.name, []),
+                "superseded": version.name not in living,
+            }
+        )
+        rows.append(
+            (
+                version.name,
+                format_time(version.created_us),
+                version.step,
+                version.num_samples,
+                newest_event,
+                size,
+                " ".join(marks),
+            )
+        )
+    header = ("VERSION", "CREATED", "STEP", "SAMPLES", "NEWEST EVENT", "BYTES", "")
+    damaged = store.damaged()
+    lines = table(header, rows) if rows else [f"{store.root}: no version yet"]
+    out.give(
+        {"versions": said, "damaged": damaged},
+        [*lines, *(f"{name}: damaged: {reason}" for name, reason in damaged.items())],
+    )
+    return 0
+
+
+def show(store: Store, name: str, out: Output, *, path: bool = False) -> int:
+    """Write one version as its manifest tells it; with `path`, only its folder."""
+    version = find(store, name)
+    if path:
+        out.give({"path": str(version.path)}, [str(version.path)])
+        return 0
+    lines = [
+        f"{key}: {_said(version.manifest[key])}"
+        for key in (*_SHOWN, *_HONESTY)
+        if key in version.manifest
+    ]
+    lines += [f"evaluation.{key}: {value:.6g}" for key, value in sorted(version.evaluation.items())]
+    lines += [
+        f"aliases: {' '.join(_names(store).get(version.name, ['none']))}",
+        f"path: {version.path}",
+    ]
+    out.give(
+        version.manifest
+        | {"path": str(version.path), "aliases": _names(store).get(version.name, [])},
+        lines,
+    )
+    return 0
+
+
+def diff(store: Store, first: str, second: str, out: Output) -> int:
+    """Write what lies between two versions: records, steps, outcomes, evaluation, and what else their manifests say differently."""
+    a, b = find(store, first), find(store, second)
+    partitions = sorted({*a.next_offsets, *b.next_offsets})
+    offsets = [(*tp, a.next_offsets.get(tp), b.next_offsets.get(tp)) for tp in partitions]
+    rows = [
+        (*row, None if row[2] is None or row[3] is None else row[3] - row[2]) for row in offsets
+    ]
+    outcomes = _outcomes(b)
+    for word, count in _outcomes(a).items():
+        outcomes[word] = outcomes.get(word, 0) - count
+    evaluation = {
+        key: [a.evaluation.get(key), b.evaluation.get(key)]
+        for key in sorted({*a.evaluation, *b.evaluation})
+    }
+    other = {
+        key: [a.manifest.get(key), b.manifest.get(key)]
+        for key in ("config_sha256", "fingerprint", "weighting", *_HONESTY)
+        if a.manifest.get(key) != b.manifest.get(key)
+    }
+    said = {
+        "versions": [a.name, b.name],
+        "step": b.step - a.step,
+        "samples": b.num_samples - a.num_samples,
+        "seconds": (b.created_us - a.created_us) / 1e6,
+        "offsets": [
+            dict(zip(("topic", "partition", a.name, b.name, "delta"), row, strict=True))
+            for row in rows
+        ],
+        "outcomes": outcomes,
+        "evaluation": evaluation,
+        "differs": other,
+    }
+    lines = [
+        f"{a.name} -> {b.name}: {b.step - a.step:+,} steps, {b.num_samples - a.num_samples:+,} samples"
+    ]
+    lines += table(("TOPIC", "PART", a.name, b.name, "DELTA"), rows)
+    lines += [f"outcome {word}: {count:+,}" for word, count in sorted(outcomes.items()) if count]
+    lines += [
+        f"evaluation.{key}: {_said(before)} -> {_said(after)}"
+        for key, (before, after) in evaluation.items()
+    ]
+    lines += [f"{key}: {_said(before)} -> {_said(after)}" for key, (before, after) in other.items()]
+    out.give(said, lines)
+    return 0
+
+
+def promote(
+    store: Store, name: str, out: Output, *, alias: str = "champion", yes: bool = False
+) -> int:
+    """Let an alias name a version; a server takes a new champion within its poll, and stays on it. Return the exit code.
+
+    Raises:
+        UsageError: there is no such alias, or nobody to ask.
+        Corrupt: the version is damaged; nothing was moved.
+    """
+    if alias not in ("champion", "challenger"):
+        raise UsageError(f"--alias: got {alias!r}, expected champion or challenger")
+    version = find(store, name)
+    return _move(store, version, out, alias=alias, yes=yes)
+
+
+def rollback(store: Store, out: Output, *, to: str = "@previous", yes: bool = False) -> int:
+    """Let the champion be an older version again; a server takes it within its poll, and stays on it. Return the exit code.
+
+    Raises:
+        Unsafe: there is no previous version, or `to` is not older than what serves.
+    """
+    aliases = store.aliases()
+    if to == "@previous" and aliases["previous"] is None:
+        raise Unsafe(
+            "no version served before this one: there is no way back. `steelyard checkpoints list` shows what there is."
+        )
+    version, champion = find(store, to), aliases["champion"]
+    if champion is not None and version.name >= champion:
+        raise Unsafe(
+            f"{version.name} is not older than {champion}, which serves. Further back: steelyard checkpoints rollback --to VERSION; "
+            f"forwards: steelyard checkpoints promote {version.name}"
+        )
+    return _move(store, version, out, alias="champion", yes=yes)
+
+
+def prune(
+    store: Store,
+    out: Output,
+    *,
+    keep: int | None = None,
+    superseded: bool = False,
+    yes: bool = False,
+    clock: Callable[[], float] = time.time,
+    disk: Disk | None = None,
+) -> int:
+    """Retire versions: all but the newest `keep`, or those that the newest state did not go through. Return the exit code.
+
+    What an alias, the announcement, an order that is not over or the newest state needs, stays. Commit mark first, then files, by rename
+    into `trash/`, which the learner empties an hour later; journal segments that nothing needs any more go with its next pass.
+
+    Raises:
+        UsageError: not exactly one of the two, or nobody to ask.
+        StoreFailed: some are not retired; the next call goes on from there.
+    """
+    if (keep is None) == (not superseded):
+        raise UsageError("prune: expected exactly one of --keep N, --superseded")
+    disk = disk or Disk()
+    versions, head = store.versions(), lineage.newest(store)
+    living = {version.name for version in lineage.lineage(store, head)} if head else set()
+    needed = _needed(store, versions, head, disk)
+    old = (
+        versions[:-keep]
+        if keep
+        else [version for version in versions if version.name not in living]
+    )
+    retired = [version for version in old if version.name not in needed]
+    names = [version.name for version in retired]
+    size = sum(digest.size for version in retired for digest in version.files.values())
+    if not retired:
+        out.give({"retired": [], "bytes": 0}, ["nothing to retire"])
+        return 0
+    if not out.confirmed(
+        f"Retire {len(names)} versions, {size:,} bytes: {', '.join(names)}?", yes=yes
+    ):
+        return 1
+    try:
+        for version in retired:
+            retire(store.root, disk, version, int(clock() * 1e6))
+    except OSError as error:
+        raise StoreFailed(step="prune", path=store.root / "trash", cause=error) from error
+    out.give(
+        {"retired": names, "bytes": size},
+        [f"{len(names)} versions retired, {size:,} bytes: {', '.join(names)}"],
+    )
+    return 0
+
+
+def verify(store: Store, name: str | None, out: Output) -> int:
+    """Read every file of one version, or of all, and compare its digest. Return the exit code."""
+    damaged = {}
+    versions = [find(store, name)] if name else store.versions()
+    with out.progress(
+        "bytes read", sum(digest.size for version in versions for digest in version.files.values())
+    ) as advance:
+        for version in versions:
+            try:
+                store.verify(version)
+            except Corrupt as error:
+                damaged[version.name] = str(error)
+            advance(sum(digest.size for digest in version.files.values()))
+    if not name:
+        damaged |= store.damaged()
+    lines = [f"{version}: {reason}" for version, reason in damaged.items()] or [
+        f"{len(versions)} versions whole"
+    ]
+    out.give({"versions": [version.name for version in versions], "damaged": damaged}, lines)
+    return 1 if damaged else 0
+
+
+def _move(store: Store, version: Version, out: Output, *, alias: str, yes: bool) -> int:
+    store.verify(version)
+    before = store.aliases()
+    if not out.confirmed(
+        f"Let {alias} be {version.name} (now {before[alias] or 'none'})?", yes=yes
+    ):
+        return 1
+    store.promote(version, alias=alias, ordered=True)
+    after = store.aliases()
+    lines = [f"{alias}: {before[alias] or 'none'} -> {after[alias]}"]
+    if alias == "champion":
+        if after["pinned"]:
+            lines.append(
+                f"serving stays on {after['pinned']} until: steelyard checkpoints promote {ANNOUNCED}"
+            )
+        else:
+            lines.append("serving follows what the learner announces")
+    out.give({"aliases": after, "before": before}, lines)
+    return 0
+
+
+def _needed(
+    store: Store, versions: Sequence[Version], head: Version | None, disk: Disk
+) -> set[str | None]:
+    """What may not be retired, whatever was asked."""
+    needed: set[str | None] = {
+        *store.aliases().values(),
+        store.announced(),
+        *(version.name for version in versions[-1:]),
+    }
+    if head is not None:
+        needed |= {version.name for version in lineage.lineage(store, head)[:1]}
+    taken = lineage.orders_taken(head)
+    if order := commands.pending(store.root, taken, disk):
+        needed.add(order.plan.get("version"))
+    if head is not None and (going_on := head.manifest.get("replay")):
+        before = [
+            version.name
+            for version in versions
+            if lineage.orders_taken(version) < int(going_on["order"])
+        ]
+        needed |= {*before[-1:]}  # the way back
+    return needed
+
+
+def _names(store: Store) -> dict[str, list[str]]:
+    names: dict[str, list[str]] = {}
+    for alias, name in {**store.aliases(), "announced": store.announced()}.items():
+        if name is not None:
+            names.setdefault(name, []).append(f"@{alias}")
+    return names
+
+
+def _outcomes(version: Version) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for audit in lineage.audits(version).values():
+        for word, count in audit.outcomes.items():
+            found[word] = found.get(word, 0) + count
+    return found
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_said(part)}" for key, part in value.items()) or "none"
+    return "none" if value is None or value == [] else str(value)

@@ -1,0 +1,1 @@
+"""Apache Kafka from packages, for machines that have none."""

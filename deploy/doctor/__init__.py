@@ -1,0 +1,1 @@
+"""Checks of the environment before anything runs."""

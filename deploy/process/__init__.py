@@ -1,0 +1,1 @@
+"""Process life: signals, logs, metrics, terminal output."""

@@ -1,0 +1,96 @@
+"""The role `serve`: what answers over HTTP, wired together and run until a signal or `stop`."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+from threading import current_thread, main_thread
+
+import uvicorn
+
+from deploy.errors import PortTaken
+from deploy.process.observability import new_registry
+from deploy.settings.tree import Settings
+from learner.artifact import Store
+from serving.app import create
+from serving.inference.batcher import Batcher
+from serving.inference.slot import Slot
+from serving.rollout.watcher import Watcher
+from serving.telemetry import Telemetry
+
+log = logging.getLogger("steelyard.serving")
+
+
+class ServingRole:
+    """One replica: takes its port when made, serves in `run`, ends by SIGTERM, SIGINT or `stop`."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Wire the parts and take the port; nothing runs yet.
+
+        Raises:
+            PortTaken: somebody else listens there.
+        """
+        config, telemetry, slot, store = (
+            settings.serving,
+            Telemetry(new_registry()),
+            Slot(),
+            Store(settings.store.root),
+        )
+        self._root = settings.store.root
+        self._batcher = Batcher(config.batcher, telemetry)
+        self._watcher = Watcher(store, slot, telemetry, config.watcher, recent=self._batcher.recent)
+        app = create(
+            store=store,
+            slot=slot,
+            batcher=self._batcher,
+            watcher=self._watcher,
+            telemetry=telemetry,
+            limits=config.limits,
+        )
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                app,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=max(1, round(config.drain_seconds)),
+            )
+        )
+        try:
+            self._socket = socket.create_server((config.host, config.port))
+        except OSError as error:
+            raise PortTaken(config.host, config.port, "serving.port", error) from error
+        self.url = f"http://{config.host}:{self._socket.getsockname()[1]}"
+
+    def run(self) -> None:
+        """Serve until told to end: take no new connection, answer what is in flight, end the threads.
+
+        Raises:
+            KeyboardInterrupt: it was SIGINT; everything has ended in good order.
+        """
+        log.info("listening", extra={"url": self.url, "store": str(self._root)})
+        self._batcher.start()
+        self._watcher.start()
+        try:
+            if current_thread() is main_thread():
+                signal.signal(
+                    signal.SIGINT, signal.default_int_handler
+                )  # a shell's background job inherits it ignored
+                signal.signal(
+                    signal.SIGTERM, lambda *_: None
+                )  # uvicorn ends by it, then raises it once more: that one is ours
+            self._server.run(sockets=[self._socket])
+        finally:
+            self._watcher.close()
+            self._batcher.close()
+            self._socket.close()
+
+    def stop(self) -> None:
+        """Tell `run` to end; from any thread."""
+        self._server.should_exit = True
+
+
+def run(settings: Settings) -> None:
+    """Serve until a signal."""
+    ServingRole(settings).run()

@@ -1,0 +1,161 @@
+"""Settings to the parts of a learner, and a version to their state: the same for one that learns and one that checks it.
+
+The parts are what decides the bytes of a version; whoever wires them another way learns something else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, replace
+from importlib.metadata import version as installed
+
+from consumers.dead_letter import DeadLetters
+from consumers.exclusion import Exclusions
+from consumers.pipeline import BatchConfig, Pipeline
+from consumers.source import Sink, Source, TopicPartition
+from consumers.telemetry import Telemetry
+from deploy.admin import exclusions
+from deploy.settings.tree import Settings
+from learner.artifact import Version
+from learner.loop import IngestState
+from learner.process_group import ProcessGroup
+from learner.store.blobs import Disk
+from learner.store.manifest import Audited, Gap, RunState
+from learner.trainer import Trainer, cpu_capability
+
+
+def new_pipeline(
+    settings: Settings,
+    source: Source,
+    sink: Sink,
+    telemetry: Telemetry,
+    *,
+    clock: Callable[[], float],
+    rank: int = 0,
+    excluded: Exclusions | None = None,
+    retention_seconds: Mapping[str, float] = {},
+    observe: Callable[
+        [Mapping[TopicPartition, int], Mapping[TopicPartition, int], Collection[TopicPartition]],
+        object,
+    ] = lambda *_: None,
+) -> tuple[Pipeline, DeadLetters]:
+    """Return the pipeline of these settings, and where it sets records aside; see `Pipeline` for the arguments.
+
+    Raises:
+        PartitionsMismatch: topics that are joined have different partition counts.
+    """
+    topics, learner = settings.kafka.topics, settings.learner
+    dead_letters = DeadLetters(sink, topics.dead_letter, telemetry, settings.kafka.dead_letters)
+    pipeline = Pipeline(
+        source,
+        topics=topics,
+        join=settings.join,
+        batch=BatchConfig(size=learner.batch, flush_seconds=learner.flush_seconds),
+        clock=clock,
+        dead_letters=dead_letters,
+        telemetry=telemetry,
+        rank=rank,
+        excluded=excluded,
+        on_gap=settings.kafka.on_gap,
+        retention_seconds=retention_seconds,
+        observe=observe,
+    )
+    return pipeline, dead_letters
+
+
+def restore(
+    version: Version,
+    read: Callable[[Version, str], bytes],
+    trainer: Trainer,
+    pipeline: Pipeline,
+    next_offsets: Mapping[TopicPartition, int],
+    *,
+    num_ranks: int = 1,
+) -> None:
+    """Take model, estimators, joins and next offsets from one version.
+
+    Args:
+        version: whose state.
+        read: gives a file of a version by its path, or raises `Corrupt`.
+        trainer: of the same settings.
+        pipeline: that has read nothing yet.
+        next_offsets: those of the version, or those that an operator moved them to.
+        num_ranks: how many share the partitions now.
+
+    Raises:
+        SnapshotRefused: the state is of another format or of other partitions.
+    """
+    trainer.restore(lambda path: read(version, path))
+    parts = {
+        path.removeprefix("training/").removesuffix(".msgpack"): read(version, path)
+        for path in version.files
+        if path.startswith(("training/part-", "training/rank-"))
+    }
+    pipeline.restore(
+        parts, next_offsets, same_ranks=sum(name.startswith("rank-") for name in parts) == num_ranks
+    )
+
+
+def ingest_state(pipeline: Pipeline, dead_letters: DeadLetters) -> IngestState:
+    """Return ingest's part of a cut; every dead letter below it is acknowledged first."""
+    dead_letters.flush()
+    offsets: dict[str, dict[int, int]] = {}
+    audit: dict[str, dict[int, Audited]] = {}
+    audits = pipeline.audits()
+    for (topic, partition), offset in sorted(pipeline.next_offsets().items()):
+        offsets.setdefault(topic, {})[partition] = offset
+        read = audits[topic, partition]
+        audit.setdefault(topic, {})[partition] = Audited(
+            num_records=read.num_records,
+            sum64=read.sum64,
+            outcomes=dict(read.outcomes),
+            last=read.last,
+        )
+    return IngestState(
+        parts=pipeline.snapshot(),
+        offsets=offsets,
+        watermark_us=pipeline.watermark_us(),
+        num_polls=pipeline.num_polls(),
+        audit=audit,
+        gaps=tuple(Gap(**gap._asdict()) for gap in pipeline.gaps),
+        live=pipeline.live,
+    )
+
+
+def excluded(settings: Settings, run_state: RunState) -> Exclusions | None:
+    """Return whose events the store says are left out."""
+    named = run_state.exclusions
+    if named is None:
+        return None
+    root, disk = settings.store.root, Disk()
+    return Exclusions(exclusions.load(root, disk, named.sha256), exclusions.key_of(root, disk))
+
+
+def config_sha256(settings: Settings) -> str:
+    """Return the digest of every setting that what is learned depends on."""
+    learner = replace(
+        settings.learner, publish_every_seconds=30.0, flush_seconds=1.0, download=False
+    )
+    return hashlib.sha256(
+        repr((asdict(learner), asdict(settings.join), asdict(settings.weighting))).encode()
+    ).hexdigest()
+
+
+def fingerprint(
+    settings: Settings, ranks: ProcessGroup
+) -> dict[str, str | int | float | bool | None]:
+    """Return what bit-identical recovery depends on."""
+    libraries = {
+        name: installed(name)
+        for name in ("torch", "numpy", "river", "transformers", "kafka-python", "msgspec")
+    }
+    return {
+        **libraries,
+        "python": platform.python_version(),
+        "threads": settings.learner.threads,
+        "device": settings.learner.device,
+        "cpu": cpu_capability(),
+        "world_size": ranks.world,
+    }

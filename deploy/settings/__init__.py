@@ -1,0 +1,1 @@
+"""All settings: defaults, file, environment, command line."""

@@ -1,0 +1,1 @@
+"""Recomputing what was learned, from Kafka and the journal."""

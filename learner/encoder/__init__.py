@@ -1,0 +1,1 @@
+"""Text to unit vectors through a Hugging Face encoder."""

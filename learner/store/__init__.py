@@ -1,0 +1,1 @@
+"""Checkpoints on disk: durable, verified, owned by one learner at a time."""

@@ -1,0 +1,60 @@
+"""What the last verification found, left in the store by whoever verifies for whoever watches: ``control/verified.json``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from learner.errors import Corrupt
+from learner.store import blobs
+from learner.store.blobs import Disk
+from learner.store.manifest import canonical
+
+FILE = "control/verified.json"
+_MAX_BYTES = 64 << 10
+
+
+class Verdict(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    rename={"num_differences": "differences", "at_us": "at", "equal_us": "last_equal"},
+):
+    """A verification that decided something. Times are microseconds since the Unix epoch."""
+
+    version: str
+    since: str | None  #: the version that it was counted from
+    num_differences: int  #: 0: equal
+    at_us: int
+    equal_us: int  #: the last one that found no difference; 0: none yet
+
+
+def read(root: Path, disk: Disk) -> Verdict | None:
+    """Return the last verdict of a store; None if there is none that can be read."""
+    try:
+        return msgspec.json.decode(
+            blobs.read_small(disk, root, FILE, max_bytes=_MAX_BYTES), type=Verdict
+        )
+    except (OSError, Corrupt, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def leave(
+    root: Path, disk: Disk, *, version: str, since: str | None, num_differences: int, now_us: int
+) -> None:
+    """Put a verdict in place of the one before, durably; when all was equal last is kept.
+
+    Raises:
+        OSError: the store cannot be written to; the verdict before stands.
+    """
+    before = read(root, disk)
+    equal_us = before.equal_us if num_differences and before else 0 if num_differences else now_us
+    verdict = Verdict(
+        version=version,
+        since=since,
+        num_differences=num_differences,
+        at_us=now_us,
+        equal_us=equal_us,
+    )
+    blobs.replace(disk, root / FILE, canonical(msgspec.to_builtins(verdict)))

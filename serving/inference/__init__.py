@@ -1,0 +1,1 @@
+"""Forward passes for requests that arrive together."""

@@ -1,0 +1,247 @@
+"""Requests wait a little so that they can go together: the window opens with the first, closes by candidates or time; one inference thread.
+
+The bound on requests in flight counts each until the inference thread is done with it, also where its caller has given up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from learner.artifact import Request, Scores
+from serving.errors import BackendFailed, DeadlinePassed, NotReady, Overloaded, ServingError
+from serving.inference.slot import Serving
+from serving.rollout.gate import check_finite, check_shape
+from serving.telemetry import Telemetry
+
+log = logging.getLogger("steelyard.serving")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatcherConfig:
+    """How long requests wait for each other, and how many may."""
+
+    window_seconds: float = 0.002
+    max_candidates: int = (
+        256  #: documents that close the window; one larger request still goes whole
+    )
+    max_in_flight: int = 512
+    deadline_seconds: float = 10.0
+    retry_after_seconds: int = 1
+    num_recent: int = 16  #: newest requests kept, to warm the next version with
+
+    def __post_init__(self) -> None:
+        """Refuse what would answer nobody.
+
+        Raises:
+            ValueError: names key, value and expectation.
+        """
+        for name in ("max_candidates", "max_in_flight", "retry_after_seconds", "num_recent"):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"batcher.{name}: got {getattr(self, name)}, expected a number of at least 1"
+                )
+        for name in ("window_seconds", "deadline_seconds"):
+            if getattr(self, name) < 0:
+                raise ValueError(
+                    f"batcher.{name}: got {getattr(self, name)}, expected 0 or more seconds"
+                )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """Scores, one per request asked, all from the same version."""
+
+    serving: Serving
+    scores: Sequence[Scores]
+    queue_seconds: float
+    forward_seconds: float
+
+
+Outcome: TypeAlias = Answer | ServingError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Work:
+    """One call of `score`, on its way through the inference thread."""
+
+    serving: Serving
+    requests: tuple[Request, ...]
+    enqueued_seconds: float
+    deliver: Callable[[Outcome], None]
+
+    @property
+    def num_candidates(self) -> int:
+        return sum(len(request.documents) for request in self.requests)
+
+
+class Batcher:
+    """One inference thread in front of whatever scorer each request was admitted with."""
+
+    def __init__(
+        self,
+        config: BatcherConfig,
+        telemetry: Telemetry,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Take the collaborators; `start` starts the thread. `clock` is monotonic, in seconds."""
+        self.config = config
+        self._telemetry, self._clock = telemetry, clock
+        self._inbox: queue.Queue[_Work | None] = queue.Queue()
+        self._thread: threading.Thread | None = None
+        self._closing = False
+        self._in_flight = 0
+        self._recent: tuple[Request, ...] = ()
+
+    def start(self) -> None:
+        """Start the inference thread."""
+        self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Admit nothing more, answer what was admitted, end the thread."""
+        self._closing = True
+        self._inbox.put(None)
+        if self._thread is not None:
+            self._thread.join()
+
+    @property
+    def open(self) -> bool:
+        """Whether requests are admitted."""
+        return not self._closing
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the inference thread turns, has not been started, or was told to end."""
+        return self._thread is None or self._closing or self._thread.is_alive()
+
+    def recent(self) -> Sequence[Request]:
+        """Return the newest requests that were scored, oldest first."""
+        return self._recent
+
+    async def score(self, serving: Serving, requests: tuple[Request, ...]) -> Answer:
+        """Score `requests` with `serving`, together with whatever else waits for it.
+
+        Raises:
+            Overloaded: too many in flight.
+            NotReady: closing.
+            DeadlinePassed: no answer in time.
+            BackendFailed: the scorer raised, or its answer is no score.
+        """
+        if self._closing:
+            raise NotReady("this process is draining", self.config.retry_after_seconds)
+        if self._in_flight >= self.config.max_in_flight:
+            raise Overloaded(self._in_flight, self.config.retry_after_seconds)
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Answer] = loop.create_future()
+
+        def settle(outcome: Outcome) -> None:
+            self._count(-1)
+            if future.done():
+                return
+            if isinstance(outcome, Answer):
+                future.set_result(outcome)
+            else:
+                future.set_exception(outcome)
+
+        def deliver(outcome: Outcome) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits any more
+                loop.call_soon_threadsafe(settle, outcome)
+
+        self._count(+1)
+        self._inbox.put(
+            _Work(
+                serving=serving, requests=requests, enqueued_seconds=self._clock(), deliver=deliver
+            )
+        )
+        try:
+            return await asyncio.wait_for(future, self.config.deadline_seconds)
+        except TimeoutError:
+            raise DeadlinePassed(self.config.deadline_seconds) from None
+
+    def _count(self, change: int) -> None:
+        self._in_flight += change  # event loop only
+        self._telemetry.inflight.set(self._in_flight)
+
+    def _run(self) -> None:
+        while (first := self._inbox.get()) is not None:
+            batch, last = self._collect(first)
+            self._score(batch)
+            if last:
+                break
+        while not self._inbox.empty():
+            if (work := self._inbox.get()) is not None:
+                work.deliver(NotReady("this process is draining", self.config.retry_after_seconds))
+
+    def _collect(self, first: _Work) -> tuple[list[_Work], bool]:
+        """Return what goes with `first`, and whether it is the last batch; a window that is over takes what is there, waiting for none."""
+        batch, num_candidates = [first], first.num_candidates
+        closes = first.enqueued_seconds + self.config.window_seconds
+        while num_candidates < self.config.max_candidates:
+            try:
+                work = self._inbox.get(timeout=max(0.0, closes - self._clock()))
+            except queue.Empty:
+                break
+            if work is None:
+                return batch, True
+            batch.append(work)
+            num_candidates += work.num_candidates
+        return batch, False
+
+    def _score(self, batch: Sequence[_Work]) -> None:
+        """Score a batch, one forward pass per version in it (two only around a swap)."""
+        now = self._clock()
+        by_version: dict[int, list[_Work]] = {}
+        for work in batch:
+            if now - work.enqueued_seconds >= self.config.deadline_seconds:
+                work.deliver(DeadlinePassed(self.config.deadline_seconds))
+            else:
+                by_version.setdefault(id(work.serving), []).append(work)
+        for works in by_version.values():
+            self._score_together(works[0].serving, works)
+
+    def _score_together(self, serving: Serving, works: Sequence[_Work]) -> None:
+        """Score with one version; when that fails, each alone, so that one bad request fails only itself."""
+        requests = [request for work in works for request in work.requests]
+        started = self._clock()
+        try:
+            scores = serving.scorer.score(requests)
+            check_shape(requests, scores)
+            check_finite(scores)
+        except Exception as error:  # whatever a model may raise is an answer to its caller, never the end of the thread
+            if len(works) > 1:
+                for work in works:
+                    self._score_together(serving, [work])
+                return
+            log.warning(
+                "backend failed",
+                extra={"version": serving.name, "error": f"{type(error).__name__}: {error}"},
+            )
+            works[0].deliver(BackendFailed(serving.name, error))
+            return
+        forward_seconds = self._clock() - started
+        self._telemetry.batch_candidates.observe(sum(work.num_candidates for work in works))
+        self._telemetry.stage_duration.labels("forward").observe(forward_seconds)
+        self._recent = (*self._recent, *requests)[-self.config.num_recent :]
+        begin = 0
+        for work in works:
+            end = begin + len(work.requests)
+            queue_seconds = started - work.enqueued_seconds
+            self._telemetry.stage_duration.labels("queue").observe(queue_seconds)
+            work.deliver(
+                Answer(
+                    serving=serving,
+                    scores=scores[begin:end],
+                    queue_seconds=queue_seconds,
+                    forward_seconds=forward_seconds,
+                )
+            )
+            begin = end

@@ -1,0 +1,1 @@
+"""New versions: found, checked, swapped in or refused."""

@@ -1,0 +1,42 @@
+"""Scores to an order: best first, ties as they were asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from learner.artifact import Scores
+from serving.wire.protocol import Objective
+
+
+def relevance(scores: Scores, objective: Objective | None) -> npt.NDArray[np.float64]:
+    """Return what to order by.
+
+    Args:
+        scores: of one request, (N,) each.
+        objective: ``ctr`` = p(click), ``cvr`` = p(purchase | click), ``ctcvr`` = their product; None = the published score.
+
+    Returns:
+        (N,), larger is better.
+    """
+    match objective:
+        case None:
+            return scores.score
+        case "ctr":
+            return scores.click
+        case "cvr":
+            return scores.purchase
+        case "ctcvr":
+            return scores.click * scores.purchase
+
+
+def order(values: npt.NDArray[np.float64], top_n: int | None = None) -> Sequence[int]:
+    """Return the indices of the `top_n` largest `values` (N,), largest first; equal ones keep their order.
+
+    >>> order(np.array([0.1, 0.7, 0.1, 0.9]), top_n=3)
+    [3, 1, 0]
+    """
+    ordered: list[int] = np.argsort(-values, kind="stable")[:top_n].tolist()
+    return ordered

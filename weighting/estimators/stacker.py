@@ -1,0 +1,125 @@
+"""The encoder's logit and the memory's into one served logit: two coefficients and an intercept, learned before either part learns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from weighting.errors import SnapshotError
+from weighting.estimators.recursive import RecursiveLogistic
+
+Array = NDArray[np.float64]
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StackerConfig:
+    """Where the stacker starts and how long it remembers.
+
+    Attributes:
+        encoder: a before any sample. With a + b = 1 the served logit is the two parts' mean: calibrated if they are.
+        memory: b before any sample.
+        deviation: standard deviation of a and b around that.
+        intercept_deviation: standard deviation of c around 0, in logits.
+        least_encoder: least a. What is shown was chosen by the shop's own search, so among shown items the encoder looks less telling than
+            it is among all: a regression on them alone would switch it off.
+        least: least b.
+        largest: largest a and b.
+        half_life_samples: samples after which what was learned counts half.
+    """
+
+    encoder: float = 0.5
+    memory: float = 0.5
+    deviation: float = 0.5
+    intercept_deviation: float = 2.0
+    least_encoder: float = 0.2
+    least: float = 0.01
+    largest: float = 50.0
+    half_life_samples: float = 20_000.0
+
+    def __post_init__(self) -> None:
+        """Refuse a start outside the bounds.
+
+        Raises:
+            ValueError: names key, value and expectation.
+        """
+        for key, least in (("encoder", self.least_encoder), ("memory", self.least)):
+            if not 0 < least <= getattr(self, key) <= self.largest < float("inf"):
+                raise ValueError(
+                    f"stacker.{key}: got {getattr(self, key)!r}, expected 0 < {least!r} (its least) <= {key} <= largest"
+                )
+        for key in ("deviation", "intercept_deviation", "half_life_samples"):
+            if not 0 < getattr(self, key) < float("inf"):
+                raise ValueError(
+                    f"stacker.{key}: got {getattr(self, key)!r}, expected a number > 0"
+                )
+
+
+class Stacker:
+    """Served logit = a encoder + b memory + c, with a, b > 0; a recursive Bayesian logistic regression with forgetting.
+
+    `learn` takes the memory's logit where the sample was shown and the encoder's as if shown first, before either part learned it: the
+    place comes in through the memory alone. `get` takes both as if shown first.
+
+    >>> Stacker().get(np.array([2.0]), np.array([-1.0])).tolist()
+    [0.5]
+    """
+
+    def __init__(self, config: StackerConfig | None = None) -> None:
+        """Start at the configured mixture."""
+        self.config = c = config or StackerConfig()
+        self._model = RecursiveLogistic(
+            mean=(c.encoder, c.memory, 0.0),
+            precision=(c.deviation**-2, c.deviation**-2, c.intercept_deviation**-2),
+            low=(c.least_encoder, c.least, -50.0),
+            high=(c.largest, c.largest, 50.0),
+        )
+
+    def coefficients(self) -> tuple[float, float, float]:
+        """a, b and c."""
+        a, b, c = self._model.mean
+        return float(a), float(b), float(c)
+
+    def get(self, encoder_logit: Array, memory_logit: Array) -> Array:
+        """Stacked logits (N,) of two parts' logits (N,). Pure."""
+        return self._model.predict(_columns(encoder_logit, memory_logit))
+
+    def learn(self, encoder_logit: Array, memory_logit: Array, label: Array, weight: Array) -> None:
+        """Learn N samples at once: logits, labels (0 to 1) and weights >= 0, (N,) each. Order within the call does not count."""
+        if not len(label):
+            return
+        keep = 2.0 ** (-len(label) / self.config.half_life_samples)
+        self._model.learn(
+            _columns(encoder_logit, memory_logit),
+            np.asarray(label, np.float64),
+            np.asarray(weight, np.float64),
+            keep=keep,
+        )
+
+    def snapshot(self) -> bytes:
+        """State after the last `learn`, as msgpack; equal state gives equal bytes."""
+        return msgspec.msgpack.encode(
+            {"format": FORMAT, "model": self._model.snapshot()}, order="sorted"
+        )
+
+    def restore(self, data: bytes) -> None:
+        """Resume after the `learn` that the snapshot was taken behind.
+
+        Raises:
+            SnapshotError: the bytes are not such a snapshot.
+        """
+        try:
+            state = msgspec.msgpack.decode(data)
+            if state["format"] != FORMAT:
+                raise SnapshotError("format", state["format"], FORMAT)
+            self._model.restore(state["model"])
+        except (msgspec.DecodeError, KeyError, TypeError) as error:
+            raise SnapshotError("stacker", repr(error), "a stacker's snapshot") from error
+
+
+def _columns(encoder_logit: Array, memory_logit: Array) -> tuple[Array, Array, Array]:
+    encoder = np.asarray(encoder_logit, dtype=np.float64)
+    return encoder, np.asarray(memory_logit, dtype=np.float64), np.ones_like(encoder)

@@ -1,0 +1,89 @@
+"""Places in the log: positions, slices, polls, next offsets, gaps and audits of what was read.
+
+Values only, shared by those who read the log and those who remember how far it was read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TypeAlias
+
+import msgspec
+
+TopicPartition: TypeAlias = tuple[str, int]
+
+
+class Position(msgspec.Struct, frozen=True, order=True, array_like=True, gc=False):
+    """One record's place in the log; prints as ``clicks[3]@171004``."""
+
+    topic: str
+    partition: int
+    offset: int
+
+    def __str__(self) -> str:
+        """Return ``topic[partition]@offset``."""
+        return f"{self.topic}[{self.partition}]@{self.offset}"
+
+
+class Slice(msgspec.Struct, frozen=True, order=True, array_like=True):
+    """A half-open run of offsets ``[start, end)`` of one partition."""
+
+    topic: str
+    partition: int
+    start: int
+    end: int
+    num_records: int
+    sum64: int  #: sum mod 2^64 of the hashes of its records
+
+
+class Poll(msgspec.Struct, frozen=True, array_like=True):
+    """The records that one poll gave, and the partitions that were idle with it."""
+
+    slices: tuple[Slice, ...]
+    idle: tuple[TopicPartition, ...] = ()
+
+
+class Offsets(Mapping[TopicPartition, int]):
+    """Next offset of each partition; written as ``{topic: {partition: offset}}``."""
+
+    __slots__ = ("_offsets",)
+
+    def __init__(
+        self, offsets: Mapping[TopicPartition, int] | Iterable[tuple[TopicPartition, int]] = ()
+    ) -> None:
+        """Copy pairs of partition and next offset."""
+        self._offsets: dict[TopicPartition, int] = dict(offsets)
+
+    @classmethod
+    def from_nested(cls, nested: Mapping[str, Mapping[int, int]]) -> Offsets:
+        """Return what `nested` wrote."""
+        return cls(
+            ((topic, p), offset) for topic, parts in nested.items() for p, offset in parts.items()
+        )
+
+    def nested(self) -> dict[str, dict[int, int]]:
+        """Return ``{topic: {partition: offset}}``, sorted."""
+        nested: dict[str, dict[int, int]] = {}
+        for (topic, partition), offset in sorted(self._offsets.items()):
+            nested.setdefault(topic, {})[partition] = offset
+        return nested
+
+    def moved(self, changes: Mapping[TopicPartition, int]) -> Offsets:
+        """Return these with `changes` in their place."""
+        return Offsets({**self._offsets, **changes})
+
+    def __getitem__(self, partition: TopicPartition) -> int:
+        """Return the next offset of one partition."""
+        return self._offsets[partition]
+
+    def __iter__(self) -> Iterator[TopicPartition]:
+        """Iterate over the partitions."""
+        return iter(self._offsets)
+
+    def __len__(self) -> int:
+        """Return the number of partitions."""
+        return len(self._offsets)
+
+    def __repr__(self) -> str:
+        """Return the partitions with their next offsets."""
+        return f"Offsets({self._offsets!r})"

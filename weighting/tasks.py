@@ -1,0 +1,56 @@
+"""The tasks that are learned, declared as data: a new task is a new entry here.
+
+Nothing else in the source names a task. Code asks a task what it needs: whose positives are its
+examples, how long its label is awaited, which loss it takes, whether the place in a list matters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+TaskName: TypeAlias = str
+CLICK: TaskName = "click"
+PURCHASE: TaskName = "purchase"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One question about an (item, context) pair, answered by a label of 0 or 1.
+
+    Attributes:
+        name: as written in samples, series and files.
+        parent: task whose positives are the examples of this one; None for shown items.
+        window: setting of the observation window, after which the first copy is emitted.
+        loss: ``configured`` (`learner.loss`), or always ``pointwise``.
+        position_matters: whether the place in the list changes the chance of a positive label.
+    """
+
+    name: TaskName
+    parent: TaskName | None
+    window: str
+    loss: Literal["configured", "pointwise"]
+    position_matters: bool
+
+
+TASKS: Mapping[TaskName, Task] = {
+    task.name: task
+    for task in (
+        Task(
+            name=CLICK,
+            parent=None,
+            window="join.click_window",
+            loss="configured",
+            position_matters=True,
+        ),
+        Task(
+            name=PURCHASE,
+            parent=CLICK,
+            window="join.observation_window",
+            loss="pointwise",
+            position_matters=False,
+        ),
+    )
+}
+"""name -> task; a parent stands before its children."""
