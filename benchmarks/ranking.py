@@ -24,7 +24,7 @@ from deploy.demo.judge import ClickCounts, judge, ndcg, summary
 from deploy.demo.shop import invented_shop
 from deploy.demo.world import Query, Shoppers, Visit, World
 from learner.config import LearnerConfig
-from learner.request import Document, Request
+from learner.request import Document, ScoringInput
 from learner.residual import ResidualConfig
 from learner.scorer import ModelScorer
 from learner.trainer import Trainer
@@ -76,7 +76,7 @@ def score(trainer: Trainer, query: Query) -> NDArray[np.float64]:
     )
     trainer.ranker.forget()
     scorer = ModelScorer("now", trainer.ranker, trainer.weigher, trainer.stackers)
-    return scorer.score([Request(query=query.text, documents=documents)])[0].score
+    return scorer.score([ScoringInput(query=query.text, documents=documents)])[0].score
 
 
 def curve(

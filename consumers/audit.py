@@ -10,39 +10,9 @@ from __future__ import annotations
 from hashlib import blake2b
 from struct import Struct
 
-import msgspec
-
 from consumers.source import Record
 
-_MODULUS = 1 << 64
 _PLACE = Struct("<qq")
-
-
-class Audit(msgspec.Struct, array_like=True):
-    """Everything consumed from one partition so far; every record has exactly one outcome."""
-
-    num_records: int = 0
-    sum64: int = 0  #: sum mod 2^64 of the records' hashes
-    outcomes: dict[str, int] = {}
-    last: tuple[int, int] | None = None  #: offset and hash of the record consumed last
-
-    def add(self, num_records: int, sum64: int, last: tuple[int, int]) -> None:
-        """Count records that were consumed together."""
-        self.num_records += num_records
-        self.sum64 = (self.sum64 + sum64) % _MODULUS
-        self.last = last
-
-    def count(self, outcome: str, num_records: int) -> None:
-        """Say what became of some of them."""
-        known = outcome in self.outcomes
-        self.outcomes[outcome] = self.outcomes.get(outcome, 0) + num_records
-        if not known:
-            self.outcomes = dict(sorted(self.outcomes.items()))  # equal audits are equal bytes
-
-    @property
-    def num_unaccounted(self) -> int:
-        """How many records have no outcome; 0, or something is wrong with us."""
-        return self.num_records - sum(self.outcomes.values())
 
 
 class Hasher:

@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from consumers.audit import Audit, Hasher
+from consumers.audit import Hasher
 from consumers.clock import BEGINNING_US, Watermarks
 from consumers.codec import decode
 from consumers.dead_letter import DeadLetters
@@ -27,7 +27,7 @@ from consumers.join import Join, JoinConfig, OpenPart
 from consumers.replay import Replay
 from consumers.source import Record, Source, TopicPartition
 from consumers.telemetry import Telemetry
-from weighting.provenance import Poll, Slice
+from weighting.provenance import Audit, Gap, Poll, Slice
 from weighting.sample import Attribute, Batch, Sample
 
 FULL, FLUSH, END = "full", "flush", "end"  #: why a batch closed
@@ -90,17 +90,6 @@ class Replayed(NamedTuple):
     polls: Sequence[Poll]
     cause: str | None
     moved: Sequence[tuple[str, int, int]] = ()  #: (topic, partition, next offset)
-
-
-class Gap(NamedTuple):
-    """Records ``[start, end)`` of a partition that can never be read."""
-
-    topic: str
-    partition: int
-    start: int
-    end: int
-    reason: str
-    policy: str
 
 
 class _Reader:
@@ -466,17 +455,20 @@ class Pipeline:
             raise lost
         self.gaps.append(
             Gap(
-                lost.topic,
-                lost.partition,
-                lost.next_offset,
-                lost.beginning,
-                "retention",
-                self._on_gap,
+                topic=lost.topic,
+                partition=lost.partition,
+                start=lost.next_offset,
+                end=lost.beginning,
+                reason="retention",
+                policy=self._on_gap,
             )
         )
         _log.error(
             "%s[%d]: records [%d, %d) are lost to retention; going on behind them, as kafka.on_gap says.",
-            *self.gaps[-1][:4],
+            lost.topic,
+            lost.partition,
+            lost.next_offset,
+            lost.beginning,
         )
         return lost.beginning
 

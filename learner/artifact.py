@@ -16,19 +16,19 @@ from pathlib import Path
 from typing import Any
 
 from learner.errors import Corrupt, FormatUnknown, StoreFailed, VersionMissing
-from learner.request import Document, Request, Scorer, Scores
+from learner.request import Document, Scorer, Scores, ScoringInput
 from learner.store import blobs, manifest
 from learner.store.blobs import Digest, Disk
-from learner.store.journal import Span
-from learner.store.manifest import CHECKPOINT, Journaled, RunState
+from learner.store.journal import JournalRange
+from learner.store.manifest import CHECKPOINT, ResumePoint, RunState
 
 __all__ = [
     "Corrupt",
     "Document",
     "FormatUnknown",
-    "Request",
     "Scorer",
     "Scores",
+    "ScoringInput",
     "Store",
     "StoreFailed",
     "Version",
@@ -65,13 +65,13 @@ class Version:
     path: Path  #: its folder
     kind: str = CHECKPOINT  #: or fence, restore, reset
     parent: str | None = None  #: the version that it went on from
-    journal: Journaled | None = None  #: where the journal goes on from it
+    journal: ResumePoint | None = None  #: where the journal goes on from it
     run_state: RunState = field(
         default_factory=RunState
     )  #: timeline, gaps, resets and what else holds from one manifest to the next
 
     @property
-    def timeline(self) -> tuple[Span, ...]:
+    def timeline(self) -> tuple[JournalRange, ...]:
         """The parts of the journal that count, from the oldest version on that was kept when this was made."""
         return self.run_state.timeline
 

@@ -27,11 +27,12 @@ from learner.artifact import Version
 from learner.errors import Fenced, LogRewritten
 from learner.process_group import ProcessGroup, SingleProcess
 from learner.store.checkpoint import BackgroundWriter, Saved
-from learner.store.journal import Journal, Outcome, Part, Place, Record, Step
-from learner.store.manifest import Audited, CheckpointMetadata, Gap, Input, Journaled, Span, Trained
+from learner.store.journal import Journal, JournalPosition, JournalRecord, Outcome, Part, Step
+from learner.store.manifest import CheckpointMetadata, EventTimeRange, Input, ResumePoint, Trained
 from learner.telemetry import Telemetry
 from learner.trainer import StepReport, Trainer
 from weighting.errors import WeightError
+from weighting.provenance import Audit, Gap
 from weighting.sample import Batch, Sample
 
 log = logging.getLogger("steelyard.learner")
@@ -46,7 +47,7 @@ class IngestState(msgspec.Struct, frozen=True, kw_only=True):
     offsets: dict[str, dict[int, int]]  #: topic -> partition -> next offset
     watermark_us: int | None
     num_polls: int = 0  #: turns that the parts contain and no batch has named yet
-    audit: dict[str, dict[int, Audited]] = {}
+    audit: dict[str, dict[int, Audit]] = {}
     gaps: tuple[Gap, ...] = ()  #: found since the start
     live: bool = True  #: whether the log is read as it grows; false while it is replayed
 
@@ -72,7 +73,7 @@ class Publisher:
         *,
         clock: Callable[[], float],
         identity: Identity,
-        journal: Journaled,
+        journal: ResumePoint,
         ranks: ProcessGroup | None = None,
         published: Callable[[Version], None] = lambda version: None,
         replaying: bool = False,
@@ -99,7 +100,7 @@ class Publisher:
         self._telemetry = telemetry
         self._clock = clock
         self._identity = identity
-        self._place = Place(journal.segment, journal.byte)
+        self._place = JournalPosition(journal.segment, journal.byte)
         self._ranks: ProcessGroup = ranks or SingleProcess()
         self._gaps: tuple[Gap, ...] = ()
         self._published = published
@@ -125,7 +126,7 @@ class Publisher:
                 (at, at) if self._span is None else (min(self._span[0], at), max(self._span[1], at))
             )
 
-    def stepped(self, place: Place) -> None:
+    def stepped(self, place: JournalPosition) -> None:
         """Note where the journal goes on behind the step that was just done."""
         self._place = place
 
@@ -172,14 +173,14 @@ class Publisher:
             step=self._trainer.step_number,
             samples=self._trainer.num_samples,
             offsets=ingest.offsets,
-            event_time=Span(min=self._span[0], max=self._span[1]) if self._span else None,
+            event_time=EventTimeRange(min=self._span[0], max=self._span[1]) if self._span else None,
             watermark_us=ingest.watermark_us,
             weighting={"scheme": "ratio", "exponent": config.exponent, "denoise": config.denoise},
             evaluation=evaluation,
             fresh_events=tuple(sorted(self._fresh.items())),
             config_sha256=self._identity.config_sha256,
             fingerprint=dict(self._identity.fingerprint),
-            journal=Journaled(
+            journal=ResumePoint(
                 segment=self._place.segment,
                 byte=self._place.byte,
                 skip=tuple(state.num_polls for state in states),
@@ -285,7 +286,7 @@ def train(
     telemetry: Telemetry,
     journal: Journal | None,
     *,
-    tail: Sequence[tuple[Place, Record]] = (),
+    tail: Sequence[tuple[JournalPosition, JournalRecord]] = (),
     quarantine: Sequence[tuple[int, int]] = (),
     ranks: ProcessGroup | None = None,
 ) -> Iterator[StepReport | None]:
@@ -324,7 +325,7 @@ def train(
         report = None
         if any(each.part.cause is not None for each in said):
             record = Step(trainer.step_number + 1, tuple(each.part for each in said))
-            place: Place | None
+            place: JournalPosition | None
             if again.left:
                 place = again.confirm(record, trainer)
                 telemetry.replayed.inc()
@@ -373,7 +374,9 @@ def _step(
     return report
 
 
-def _write(journal: Journal | None, record: Record, telemetry: Telemetry) -> Place | None:
+def _write(
+    journal: Journal | None, record: JournalRecord, telemetry: Telemetry
+) -> JournalPosition | None:
     if journal is None:
         return None
     journal.append(record)
@@ -385,8 +388,8 @@ def _write(journal: Journal | None, record: Record, telemetry: Telemetry) -> Pla
 class _Tail:
     """What was journaled behind the state, and what of it is left to be done again."""
 
-    def __init__(self, records: Sequence[tuple[Place, Record]]) -> None:
-        self._steps: deque[tuple[Place, Step, Outcome | None]] = deque()
+    def __init__(self, records: Sequence[tuple[JournalPosition, JournalRecord]]) -> None:
+        self._steps: deque[tuple[JournalPosition, Step, Outcome | None]] = deque()
         for place, record in records:
             if isinstance(record, Step):
                 self._steps.append((place, record, None))
@@ -411,7 +414,7 @@ class _Tail:
                 return batch, False
         return None, True
 
-    def confirm(self, record: Step, trainer: Trainer) -> Place:
+    def confirm(self, record: Step, trainer: Trainer) -> JournalPosition:
         """Return the place behind the next step, if the log still gives what was journaled of it."""
         place, was, outcome = self._steps.popleft()
         if record != was:
@@ -444,7 +447,7 @@ def _merged(states: Sequence[IngestState]) -> IngestState:
     if len(states) == 1:
         return states[0]
     offsets: dict[str, dict[int, int]] = {}
-    audit: dict[str, dict[int, Audited]] = {}
+    audit: dict[str, dict[int, Audit]] = {}
     for state in states:
         for topic, parts in state.offsets.items():
             for partition, offset in parts.items():

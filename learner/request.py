@@ -24,7 +24,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     attributes: dict[str, Attribute] = {}
 
 
-class Request(msgspec.Struct, frozen=True, kw_only=True):
+class ScoringInput(msgspec.Struct, frozen=True, kw_only=True):
     """A query and the documents to score against it."""
 
     query: str
@@ -48,5 +48,5 @@ class Scorer(Protocol):
     def version(self) -> str:
         """The name of the version, such as ``v000012``."""
 
-    def score(self, requests: Sequence[Request]) -> list[Scores]:
+    def score(self, requests: Sequence[ScoringInput]) -> list[Scores]:
         """Score each request; what a request gets does not depend on what it is batched with."""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from learner.encoder.model import Encoder, PrefixCache, load_saved
 from learner.encoder.tokens import Texts, load_tokenizer
 from learner.ranker import Ranker
-from learner.request import Request, Scores
+from learner.request import Scores, ScoringInput
 from learner.residual import QueryResidual
 from learner.store import blobs
 from weighting.estimators.stacker import Stacker
@@ -87,7 +87,7 @@ class ModelScorer:
         """The name of the version."""
         return self._version
 
-    def score(self, requests: Sequence[Request]) -> list[Scores]:
+    def score(self, requests: Sequence[ScoringInput]) -> list[Scores]:
         """Score each request's documents; their texts are encoded together, each distinct one once."""
         queries = [request.query for request in requests for _ in request.documents]
         items = [document.text for request in requests for document in request.documents]
@@ -115,7 +115,7 @@ class ModelScorer:
             )
         return answers
 
-    def _served(self, task: TaskName, request: Request, encoder: Array) -> Array:
+    def _served(self, task: TaskName, request: ScoringInput, encoder: Array) -> Array:
         """Stacked logits (N,) of one request's documents."""
         memory = self._weigher.memory_logits(task, request.query, request.documents)
         encoder = invert(encoder, self._weigher.config.exponent, self._weigher.prior(task))

@@ -6,11 +6,13 @@ Values only, shared by those who read the log and those who remember how far it 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
 import msgspec
 
 TopicPartition: TypeAlias = tuple[str, int]
+Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
+_MODULUS = 1 << 64
 
 
 class Position(msgspec.Struct, frozen=True, order=True, array_like=True, gc=False):
@@ -41,6 +43,48 @@ class Poll(msgspec.Struct, frozen=True, array_like=True):
 
     slices: tuple[Slice, ...]
     idle: tuple[TopicPartition, ...] = ()
+
+
+class Audit(msgspec.Struct, array_like=True):
+    """Everything consumed from one partition so far; every record has exactly one outcome."""
+
+    num_records: Count = 0
+    sum64: Count = 0  #: sum mod 2^64 of the records' hashes
+    outcomes: dict[str, Count] = {}
+    last: tuple[Count, Count] | None = None  #: offset and hash of the record consumed last
+
+    def add(self, num_records: int, sum64: int, last: tuple[int, int]) -> None:
+        """Count records that were consumed together."""
+        self.num_records += num_records
+        self.sum64 = (self.sum64 + sum64) % _MODULUS
+        self.last = last
+
+    def count(self, outcome: str, num_records: int) -> None:
+        """Say what became of some of them."""
+        known = outcome in self.outcomes
+        self.outcomes[outcome] = self.outcomes.get(outcome, 0) + num_records
+        if not known:
+            self.outcomes = dict(sorted(self.outcomes.items()))  # equal audits are equal bytes
+
+    @property
+    def num_unaccounted(self) -> int:
+        """How many records have no outcome; 0, or something is wrong with us."""
+        return self.num_records - sum(self.outcomes.values())
+
+    def copy(self) -> Audit:
+        """Return an equal audit that later counts do not change."""
+        return Audit(self.num_records, self.sum64, dict(self.outcomes), self.last)
+
+
+class Gap(msgspec.Struct, frozen=True, kw_only=True):
+    """Records ``[start, end)`` of a partition that can never be read."""
+
+    topic: str
+    partition: int
+    start: int
+    end: int
+    reason: str
+    policy: str = ""
 
 
 class Offsets(Mapping[TopicPartition, int]):

@@ -59,3 +59,10 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     polls: tuple[Poll, ...]
     cause: str  #: why it closed: full, flush, end
     watermark_us: int  #: event-time watermark when it closed
+
+
+class Signal(enum.Enum):
+    """What a stream of batches yields in place of a batch."""
+
+    IDLE = "idle"  #: nothing is ready: do other things, then ask again
+    ENDED = "ended"  #: no batch follows

@@ -299,14 +299,14 @@ def _needed(
     }
     if head is not None:
         needed |= {version.name for version in lineage.lineage(store, head)[:1]}
-    taken = lineage.orders_taken(head)
+    taken = lineage.commands_taken(head)
     if order := commands.pending(store.root, taken, disk):
         needed.add(order.plan.get("version"))
     if head is not None and (going_on := head.manifest.get("replay")):
         before = [
             version.name
             for version in versions
-            if lineage.orders_taken(version) < int(going_on["order"])
+            if lineage.commands_taken(version) < int(going_on["order"])
         ]
         needed |= {*before[-1:]}  # the way back
     return needed

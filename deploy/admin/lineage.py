@@ -7,13 +7,12 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from consumers.audit import Audit
 from consumers.source import TopicPartition
 from learner.artifact import Corrupt, Store, Version, VersionMissing
 from learner.store import journal
 from learner.store.blobs import Disk
-from learner.store.manifest import Journaled
-from weighting.provenance import Poll, Slice
+from learner.store.manifest import ResumePoint
+from weighting.provenance import Audit, Poll, Slice
 
 
 def newest(store: Store) -> Version | None:
@@ -70,9 +69,9 @@ def about(num_records: int, rate: float | None) -> str:
     )
 
 
-def orders_taken(version: Version | None) -> int:
+def commands_taken(version: Version | None) -> int:
     """Return the number of the newest order that a manifest contains; 0 before the first."""
-    return version.run_state.orders_taken if version else 0
+    return version.run_state.commands_taken if version else 0
 
 
 def audits(version: Version) -> dict[TopicPartition, Audit]:
@@ -127,11 +126,11 @@ def slices(store: Store, since: Version, version: Version) -> list[Slice]:
     return [part for poll in polls for part in poll.slices]
 
 
-def _skipped(at: Journaled, rank: int) -> int:
+def _skipped(at: ResumePoint, rank: int) -> int:
     """How many turns of the next record a state contains already."""
     return at.skip[rank] if rank < len(at.skip) else 0
 
 
-def _place(place: journal.Place) -> tuple[str, int]:
+def _place(place: journal.JournalPosition) -> tuple[str, int]:
     """Later owners and later segments have greater names."""
     return place.segment, place.byte

@@ -39,7 +39,7 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class ResetRequest:
     """What `offsets reset` was asked; without a target the file has the offsets."""
 
     scope: Scope
@@ -194,7 +194,7 @@ def describe(
 
 
 def reset(
-    request: Request,
+    request: ResetRequest,
     group: Group,
     admin: Admin,
     store: Store,
@@ -260,7 +260,9 @@ def reset(
     return 1 if wrong else 0
 
 
-def make_plan(request: Request, group: Group, admin: Admin, store: Store, *, now_us: int) -> Plan:
+def make_plan(
+    request: ResetRequest, group: Group, admin: Admin, store: Store, *, now_us: int
+) -> Plan:
     """Return where each partition would go.
 
     Raises:
@@ -304,7 +306,7 @@ def make_plan(request: Request, group: Group, admin: Admin, store: Store, *, now
 
 
 def _consequences(
-    request: Request, found: Sequence[Move], version: Version, store: Store
+    request: ResetRequest, found: Sequence[Move], version: Version, store: Store
 ) -> tuple[list[str], str | None]:
     """What a reset that keeps the state does to the guarantee, and the command that would not."""
     warnings, replay = [], None
@@ -320,7 +322,9 @@ def _consequences(
     return warnings, replay
 
 
-def _replay(request: Request, found: Sequence[Move], version: Version, store: Store) -> str | None:
+def _replay(
+    request: ResetRequest, found: Sequence[Move], version: Version, store: Store
+) -> str | None:
     if request.target is not None and request.target.name in ("to-datetime", "by-duration"):
         return f"steelyard replay {request.target.shown()}    restores state and offsets together: each record counts once"
     back = lineage.cut(
@@ -347,7 +351,7 @@ def _order_it(plan: Plan, store: Store, out: Output, disk: Disk, now_us: int) ->
         "reset",
         plan.order,
         now_us=now_us,
-        after=lineage.orders_taken(lineage.newest(store)),
+        after=lineage.commands_taken(lineage.newest(store)),
     )
     out.give(plan.to_json() | {"executed": True, "order": order.id}, [commands.given(order)])
     return 0
@@ -357,7 +361,7 @@ def _order(store: Store, disk: Disk, version: Version | None) -> dict[str, Any] 
     order = commands.newest(store.root, disk)
     if order is None:
         return None
-    taken = version is not None and lineage.orders_taken(version) >= order.id
+    taken = version is not None and lineage.commands_taken(version) >= order.id
     answer = commands.answered(store.root, order.id, disk) or {}
     return {
         "id": order.id,

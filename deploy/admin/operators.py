@@ -25,7 +25,7 @@ def describe(settings: Settings, out: Output, group: str | None, *, watch: bool)
         )
 
 
-def reset(settings: Settings, out: Output, group: str, request: offsets.Request) -> int:
+def reset(settings: Settings, out: Output, group: str, request: offsets.ResetRequest) -> int:
     """Plan and move; see `offsets.reset`."""
     with KafkaAdmin(settings.kafka) as admin:
         return offsets.reset(
@@ -33,7 +33,7 @@ def reset(settings: Settings, out: Output, group: str, request: offsets.Request)
         )
 
 
-def replay(settings: Settings, out: Output, request: replays.Request, *, learn: str) -> int:
+def replay(settings: Settings, out: Output, request: replays.ReplayRequest, *, learn: str) -> int:
     """Plan and order; see `replay.run`."""
     with KafkaAdmin(settings.kafka) as admin:
         return replays.run(

@@ -42,7 +42,7 @@ class Admin(targets.Admin, Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class ReplayRequest:
     """What `replay` was asked; exactly one of version, target and (alone) exclude says how far back."""
 
     version: str | None = None
@@ -174,7 +174,7 @@ class Plan:
 
 
 def run(
-    request: Request,
+    request: ReplayRequest,
     log: Log,
     store: Store,
     out: Output,
@@ -221,7 +221,7 @@ def cancel(
     """
     disk, now_us = disk or Disk(), int(clock() * 1e6)
     head = lineage.newest(store)
-    taken = lineage.orders_taken(head)
+    taken = lineage.commands_taken(head)
     pending = commands.pending(store.root, taken, disk)
     if pending is not None and pending.kind == "replay":
         if not out.confirmed(
@@ -230,7 +230,7 @@ def cancel(
             return 1
         if (
             commands.withdraw(store.root, pending.id, disk)
-            and lineage.orders_taken(lineage.newest(store)) < pending.id
+            and lineage.commands_taken(lineage.newest(store)) < pending.id
         ):
             out.give(
                 {"order": pending.id, "state": commands.WITHDRAWN},
@@ -250,7 +250,7 @@ def cancel(
         (
             version
             for version in reversed(store.versions())
-            if lineage.orders_taken(version) < order_id
+            if lineage.commands_taken(version) < order_id
         ),
         None,
     )
@@ -270,12 +270,12 @@ def cancel(
         until=way_back.next_offsets,
         cancels=order_id,
     )
-    request = Request(execute=True, yes=yes)
+    request = ReplayRequest(execute=True, yes=yes)
     return _execute(plan, request, store, out, "", now_us, disk)
 
 
 def make_plan(
-    request: Request, log: Log, store: Store, out: Output, *, now_us: int, disk: Disk
+    request: ReplayRequest, log: Log, store: Store, out: Output, *, now_us: int, disk: Disk
 ) -> Plan:
     """Return what would be restored and read again; nothing is written but, with exclusions, the key of their hashes.
 
@@ -299,7 +299,7 @@ def make_plan(
     return _plan(version, mode, request.into, log, store, head, excluded=excluded)
 
 
-def _check(request: Request) -> None:
+def _check(request: ReplayRequest) -> None:
     given = {
         "--from-checkpoint": request.version is not None,
         "--to-datetime": request.target is not None and request.target.name == "to-datetime",
@@ -321,7 +321,7 @@ def _check(request: Request) -> None:
 
 
 def _version(
-    request: Request,
+    request: ReplayRequest,
     log: Log,
     store: Store,
     head: Version,
@@ -452,7 +452,13 @@ def _plan(
 
 
 def _execute(
-    plan: Plan, request: Request, store: Store, out: Output, learn: str, now_us: int, disk: Disk
+    plan: Plan,
+    request: ReplayRequest,
+    store: Store,
+    out: Output,
+    learn: str,
+    now_us: int,
+    disk: Disk,
 ) -> int:
     if not out.as_json:
         for line in plan.lines():
@@ -472,7 +478,7 @@ def _execute(
         command = f"{learn} --set {shlex.quote(f'store.root={root}')} --set kafka.group_id=steelyard-shadow --set observability.metrics_port=0"
         said |= {"shadow_root": str(root), "command": command}
         lines = [f"shadow in {root}; run it until the end offsets of the plan with", f"  {command}"]
-    after = lineage.orders_taken(lineage.newest(Store(root)))
+    after = lineage.commands_taken(lineage.newest(Store(root)))
     order = commands.write(root, disk, "replay", plan.order, now_us=now_us, after=after)
     out.give(said | {"order": order.id}, [commands.given(order, shadow=plan.into != LIVE), *lines])
     return 0

@@ -375,12 +375,12 @@ def reset_offsets(
     }
     given |= {"by-duration": by_duration, "shift-by": shift_by, "to-offset": to_offset}
     from deploy.admin import operators
-    from deploy.admin.offsets import Request
+    from deploy.admin.offsets import ResetRequest
     from deploy.admin.targets import one_scope, one_target
 
     scope = one_scope(topic or (), all_topics, from_file)
     target = one_target(given, none=from_file is not None)
-    request = Request(scope=scope, target=target, execute=execute, export=export, yes=yes)
+    request = ResetRequest(scope=scope, target=target, execute=execute, export=export, yes=yes)
     raise typer.Exit(operators.reset(settings, _out(as_json), group, request))
 
 
@@ -419,11 +419,11 @@ def replay(
         return
     settings = _settings(config, sets, bootstrap_servers)
     from deploy.admin import operators
-    from deploy.admin.replay import Request
+    from deploy.admin.replay import ReplayRequest
     from deploy.admin.targets import one_target
 
     times = {"to-datetime": to_datetime, "by-duration": by_duration}
-    request = Request(
+    request = ReplayRequest(
         version=from_checkpoint,
         target=one_target(times, none=not any(times.values())),
         exclude=exclude,

@@ -36,8 +36,8 @@ from learner.process_group import GlooGroup, ProcessGroup, SingleProcess
 from learner.store import commands, manifest
 from learner.store.blobs import Disk
 from learner.store.checkpoint import Acquired, BackgroundWriter, Checkpointer, RecoveryPlan
-from learner.store.journal import Journal, Place, Record, Step
-from learner.store.manifest import CheckpointMetadata, Input, Journaled, RunState
+from learner.store.journal import Journal, JournalPosition, JournalRecord, Step
+from learner.store.manifest import CheckpointMetadata, Input, ResumePoint, RunState
 from learner.telemetry import Telemetry
 from learner.trainer import StepReport, Trainer
 from weighting.sample import Batch
@@ -54,8 +54,8 @@ class _Start(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int
     version: str | None
     next_offsets: list[tuple[str, int, int]]
-    journal: Journaled
-    tail: list[tuple[Place, Record]]
+    journal: ResumePoint
+    tail: list[tuple[JournalPosition, JournalRecord]]
     moves: list[
         tuple[int, list[tuple[str, int, int]]]
     ]  #: behind which step, (topic, partition, next offset)
@@ -325,11 +325,11 @@ class LearnRole:
         self._ordered, self._diverged = False, None
         self._tell(acquired)
         before = found.newest.run_state.replay if found.newest else None
-        if before and before.order != (acquired.run_state.replay or before).order:
+        if before and before.command != (acquired.run_state.replay or before).command:
             self._answer(
-                before.order,
+                before.command,
                 commands.WITHDRAWN,
-                reason=f"order {acquired.run_state.orders_taken} came before it was over",
+                reason=f"order {acquired.run_state.commands_taken} came before it was over",
             )
         self._settle(acquired.run_state)
         return _Start(
@@ -352,14 +352,14 @@ class LearnRole:
             run_state=acquired.run_state,
         )
 
-    def _take(self, store: Store, identity: Identity, admin: KafkaAdmin) -> commands.Order | None:
+    def _take(self, store: Store, identity: Identity, admin: KafkaAdmin) -> commands.Command | None:
         """The oldest order that can be carried out exactly as it was planned; what cannot is answered so, and nothing of it is done."""
         root, newest = (
             self._settings.store.root,
             store.newest() if self._settings.store.root.exists() else None,
         )
         while newest is not None:
-            order = commands.pending(root, newest.run_state.orders_taken, self._disk)
+            order = commands.pending(root, newest.run_state.commands_taken, self._disk)
             if order is None:
                 return None
             reason = self._refusal(order, store, newest, identity, admin)
@@ -372,7 +372,7 @@ class LearnRole:
 
     def _refusal(
         self,
-        order: commands.Order,
+        order: commands.Command,
         store: Store,
         newest: Version,
         identity: Identity,
@@ -414,8 +414,8 @@ class LearnRole:
 
     def _settle(self, run_state: RunState) -> None:
         """Say how the order that was taken last stands; said again at every start, as a crash may have come between."""
-        if order_id := run_state.orders_taken:
-            going_on = run_state.replay is not None and run_state.replay.order == order_id
+        if order_id := run_state.commands_taken:
+            going_on = run_state.replay is not None and run_state.replay.command == order_id
             said = commands.answered(self._settings.store.root, order_id, self._disk) or {}
             if said.get("state") != commands.DONE and (
                 not going_on or said.get("state") != commands.TAKEN
@@ -429,7 +429,7 @@ class LearnRole:
             self._settle(version.run_state)
 
     def _recovery_plan(
-        self, checkpointer: Checkpointer, newest: Version | None, order: commands.Order | None
+        self, checkpointer: Checkpointer, newest: Version | None, order: commands.Command | None
     ) -> RecoveryPlan | None:
         """What this start shall do other than go on."""
         if newest is None:
@@ -451,27 +451,27 @@ class LearnRole:
                 quarantine=((bad.first_step, bad.last_step + 1),),
                 replay=newest.run_state.replay,
             )
-        if order is None or order.id <= newest.run_state.orders_taken:
+        if order is None or order.id <= newest.run_state.commands_taken:
             return None
         if order.kind == "reset":
             return RecoveryPlan(
-                kind="reset", offsets=_planned(order, _ResetPlan).offsets, orders_taken=order.id
+                kind="reset", offsets=_planned(order, _ResetPlan).offsets, commands_taken=order.id
             )
         plan = _planned(order, _ReplayPlan)
         excluded = None
         if plan.exclude is not None:
             excluded = manifest.Exclusions(
-                sha256=plan.exclude, num=plan.num_excluded, order=order.id
+                sha256=plan.exclude, num=plan.num_excluded, command=order.id
             )
         return RecoveryPlan(
             kind="restore",
             version=plan.version,
             as_it_was=plan.mode == "as-it-was",
-            orders_taken=order.id,
+            commands_taken=order.id,
             exclusions=excluded,
             undo=plan.cancels is not None,
             replay=manifest.Replay(
-                mode=plan.mode, until=plan.until, order=order.id, into=plan.into
+                mode=plan.mode, until=plan.until, command=order.id, into=plan.into
             ),
         )
 
@@ -509,7 +509,8 @@ class LearnRole:
             self._looked = now
             root = self._settings.store.root
             self._ordered = (
-                commands.pending(root, checkpointer.run_state.orders_taken, self._disk) is not None
+                commands.pending(root, checkpointer.run_state.commands_taken, self._disk)
+                is not None
             )
         return self._ordered
 
@@ -593,7 +594,7 @@ def _checkpoint(newest: Version) -> str:
     return name
 
 
-def _planned(order: commands.Order, kind: type[_P]) -> _P:
+def _planned(order: commands.Command, kind: type[_P]) -> _P:
     return msgspec.convert(order.plan, kind, strict=False, str_keys=True)
 
 

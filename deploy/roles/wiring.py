@@ -22,8 +22,9 @@ from learner.artifact import Version
 from learner.loop import IngestState
 from learner.process_group import ProcessGroup
 from learner.store.blobs import Disk
-from learner.store.manifest import Audited, Gap, RunState
+from learner.store.manifest import RunState
 from learner.trainer import Trainer, cpu_capability
+from weighting.provenance import Audit
 
 
 def new_pipeline(
@@ -102,24 +103,18 @@ def ingest_state(pipeline: Pipeline, dead_letters: DeadLetters) -> IngestState:
     """Return ingest's part of a cut; every dead letter below it is acknowledged first."""
     dead_letters.flush()
     offsets: dict[str, dict[int, int]] = {}
-    audit: dict[str, dict[int, Audited]] = {}
+    audit: dict[str, dict[int, Audit]] = {}
     audits = pipeline.audits()
     for (topic, partition), offset in sorted(pipeline.next_offsets().items()):
         offsets.setdefault(topic, {})[partition] = offset
-        read = audits[topic, partition]
-        audit.setdefault(topic, {})[partition] = Audited(
-            num_records=read.num_records,
-            sum64=read.sum64,
-            outcomes=dict(read.outcomes),
-            last=read.last,
-        )
+        audit.setdefault(topic, {})[partition] = audits[topic, partition].copy()
     return IngestState(
         parts=pipeline.snapshot(),
         offsets=offsets,
         watermark_us=pipeline.watermark_us(),
         num_polls=pipeline.num_polls(),
         audit=audit,
-        gaps=tuple(Gap(**gap._asdict()) for gap in pipeline.gaps),
+        gaps=tuple(pipeline.gaps),
         live=pipeline.live,
     )
 

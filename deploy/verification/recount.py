@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from consumers.audit import Audit, Hasher
+from consumers.audit import Hasher
 from consumers.errors import OffsetLost
 from consumers.source import Record, Source, TopicPartition
 from deploy.admin import checkpoints, lineage
@@ -23,7 +23,7 @@ from deploy.verification.reread import between
 from learner.artifact import Corrupt, Store, Version
 from learner.store import verdict
 from learner.store.blobs import Disk
-from weighting.provenance import Slice
+from weighting.provenance import Audit, Slice
 
 _MODULUS = 1 << 64
 _SIGNS = {"equal": "ok", "differs": "X", "undecided": "?"}

@@ -27,7 +27,7 @@ from learner.errors import LogRewritten
 from learner.process_group import SingleProcess
 from learner.store import blobs, journal
 from learner.store.blobs import Disk
-from learner.store.journal import Outcome, Place, Step
+from learner.store.journal import JournalPosition, Outcome, Step
 from learner.trainer import Trainer
 from weighting.errors import WeightError
 from weighting.provenance import Poll
@@ -36,7 +36,7 @@ from weighting.weigher import Weigher
 
 OFFSETS = "next offsets"  #: stands among the files that differ
 
-_Steps = Sequence[tuple[Place, Step, Outcome | None]]  # with the place behind each
+_Steps = Sequence[tuple[JournalPosition, Step, Outcome | None]]  # with the place behind each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,7 +154,7 @@ class _Again:
         )
         self._since, self._quarantine = since, until.run_state.quarantine
         self._left: dict[
-            Place, dict[int, list[Version]]
+            JournalPosition, dict[int, list[Version]]
         ] = {}  # by place and number of turns of the next record
         for version in passing:
             place, skip = _at(version)
@@ -205,7 +205,7 @@ class _Again:
         self._over = True
 
     def _between(
-        self, place: Place, done: int, polls: Sequence[Poll], number: int
+        self, place: JournalPosition, done: int, polls: Sequence[Poll], number: int
     ) -> Iterator[Replayed]:
         """Do the turns behind step `number` that a checkpoint contains, and compare it."""
         if (
@@ -217,7 +217,7 @@ class _Again:
             self._compare(place, skip)
             done = skip
 
-    def _skips(self, place: Place) -> list[int]:
+    def _skips(self, place: JournalPosition) -> list[int]:
         return sorted(self._left.get(place, {}))
 
     def _step(self, batch: Batch, step: Step, outcome: Outcome | None) -> None:
@@ -236,7 +236,7 @@ class _Again:
         except WeightError:
             self._trainer.skip(batch.samples)
 
-    def _compare(self, place: Place, skip: int) -> None:
+    def _compare(self, place: JournalPosition, skip: int) -> None:
         """Compare the state as it is with the checkpoints of this place; those that are equal are passed."""
         versions = self._left.get(place, {}).get(skip)
         if not versions:
@@ -259,7 +259,7 @@ class _Again:
                 self._passed.append(Compared(version=version.name, differs=()))
                 versions.remove(version)
 
-    def _give_up(self, place: Place) -> None:
+    def _give_up(self, place: JournalPosition) -> None:
         """No more states come at this place: what is left there differs."""
         for versions in self._left.pop(place, {}).values():
             for version in versions:
@@ -326,7 +326,7 @@ def _refuse(settings: Settings, store: Store, since: Version, until: Version) ->
 
 def _steps(
     store: Store, since: Version, until: Version
-) -> list[tuple[Place, Step, Outcome | None]]:
+) -> list[tuple[JournalPosition, Step, Outcome | None]]:
     """Return the journal from one version to the other.
 
     Raises:
@@ -337,7 +337,7 @@ def _steps(
         raise Unlearnable(
             f"the journal behind {since.name} is gone, or {until.name} did not come from it"
         )
-    steps: list[tuple[Place, Step, Outcome | None]] = []
+    steps: list[tuple[JournalPosition, Step, Outcome | None]] = []
     if start == end:
         return steps
     tail = journal.tail(store.root, Disk(), until.timeline, start)
@@ -354,7 +354,7 @@ def _steps(
     )
 
 
-def _at(version: Version) -> tuple[Place, int]:
+def _at(version: Version) -> tuple[JournalPosition, int]:
     """Return where a version stands in the journal, and how many turns of the next record it contains."""
     assert version.journal is not None
     return version.journal.place, sum(version.journal.skip)

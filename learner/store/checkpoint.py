@@ -51,21 +51,29 @@ from learner.errors import Corrupt, Fenced, StoreError, StoreFailed
 from learner.store import blobs, manifest
 from learner.store.blobs import Digest, Disk
 from learner.store.journal import FOLDER as JOURNAL
-from learner.store.journal import Journal, Place, Record, Span, Step, Tail, segment_name
+from learner.store.journal import (
+    Journal,
+    JournalPosition,
+    JournalRange,
+    JournalRecord,
+    Step,
+    Tail,
+    segment_name,
+)
 from learner.store.journal import cut as cut_timeline
 from learner.store.journal import tail as read_tail
 from learner.store.manifest import (
     CheckpointMetadata,
     Exclusions,
-    Gap,
-    Journaled,
     Manifest,
     Parent,
     Replay,
     Reset,
+    ResumePoint,
     RunState,
 )
 from learner.store.retention import Retention, needed
+from weighting.provenance import Gap
 
 MAX_SHARED = 4
 _SHARED_BYTES = 1 << 20
@@ -93,7 +101,7 @@ class RecoveryPlan:
     offsets: Mapping[str, Mapping[int, int]] | None = (
         None  #: of a reset: topic -> partition -> next offset
     )
-    orders_taken: int | None = None
+    commands_taken: int | None = None
     quarantine: tuple[tuple[int, int], ...] = ()  #: added
     gaps: tuple[Gap, ...] = ()  #: added
     exclusions: Exclusions | None = None  #: None: as they were
@@ -108,10 +116,12 @@ class Found:
     newest: Version | None  #: manifest of any kind that gives the timeline; None in a new store
     version: Version | None  #: whose state it is; None before the first checkpoint
     skipped: tuple[Skipped, ...]  #: what is damaged and newer, newest first
-    tail: list[tuple[Place, Record]]  #: journal records to do again, with the place behind each
+    tail: list[
+        tuple[JournalPosition, JournalRecord]
+    ]  #: journal records to do again, with the place behind each
     cut: CheckpointMetadata  #: where the state stands; its offsets are the first ones that are not in the state
     journal: (
-        Journaled | None
+        ResumePoint | None
     )  #: where the tail begins; None: at the beginning of the next owner's own segment
     resets: tuple[Reset, ...]  #: offsets to move during the tail, or behind it if it ends before
     run_state: RunState  #: with the timeline closed
@@ -126,9 +136,11 @@ class Acquired:
     epoch: int
     version: Version | None  #: whose state to take; None: the state before the first checkpoint
     skipped: tuple[Skipped, ...]  #: what is damaged and newer, newest first
-    tail: list[tuple[Place, Record]]  #: journal records to do again, with the place behind each
+    tail: list[
+        tuple[JournalPosition, JournalRecord]
+    ]  #: journal records to do again, with the place behind each
     next_offsets: dict[tuple[str, int], int]  #: of the state, or where a reset moved them
-    journal: Journaled  #: where the state stands in the journal, and how many turns of the next record it contains
+    journal: ResumePoint  #: where the state stands in the journal, and how many turns of the next record it contains
     resets: tuple[Reset, ...]  #: offsets to move during the tail, or behind it if it ends before
     run_state: RunState
     resumed_by: RecoveryPlan | None
@@ -231,7 +243,7 @@ class Checkpointer:
                     self._refuse_if_fenced()
             self._keep_evidence(found.skipped)
             self._journal, self._run_state, self._parent = journal, found.run_state, found.version
-            journaled = found.journal or Journaled(segment=segment_name(self._epoch, 0), byte=0)
+            journaled = found.journal or ResumePoint(segment=segment_name(self._epoch, 0), byte=0)
             if self._fence(found, journaled, initial.config_sha256):  # A6
                 break
         self._next_seq = found.next_seq + 1
@@ -406,7 +418,7 @@ class Checkpointer:
                     found=f"{len(skipped)} damaged ones: {reasons}",
                 )
             run_state = RunState(
-                world_size=world_size, orders_taken=(ordered and ordered.orders_taken) or 0
+                world_size=world_size, commands_taken=(ordered and ordered.commands_taken) or 0
             )
             return Found(
                 newest=None, version=None, skipped=(), tail=[], cut=new, journal=None, resets=(), run_state=run_state,
@@ -423,7 +435,7 @@ class Checkpointer:
             if ordered.kind == "restore":  # what came behind the version never was
                 kept = target.run_state.exclusions if ordered.undo else before.exclusions
                 before = msgspec.structs.replace(
-                    target.run_state, orders_taken=before.orders_taken, exclusions=kept
+                    target.run_state, commands_taken=before.commands_taken, exclusions=kept
                 )
         with self._step("A5", self._root / JOURNAL):
             tail = self._tail(timeline, journaled, world_size, keep_tail)
@@ -536,8 +548,8 @@ class Checkpointer:
 
     def _tail(
         self,
-        timeline: Sequence[Span],
-        journaled: Journaled | None,
+        timeline: Sequence[JournalRange],
+        journaled: ResumePoint | None,
         world_size: int,
         keep_tail: bool,
     ) -> Tail:
@@ -553,7 +565,7 @@ class Checkpointer:
                 return tail
         return Tail(
             records=[],
-            timeline=(Span(place.segment, place.byte, place.byte),) if place else (),
+            timeline=(JournalRange(place.segment, place.byte, place.byte),) if place else (),
             damage=None,
         )
 
@@ -566,13 +578,13 @@ class Checkpointer:
                 )
                 self._disk.fsync_folder(self._root / "quarantine")
 
-    def _fence(self, found: Found, journaled: Journaled, config_sha256: str) -> bool:
+    def _fence(self, found: Found, journaled: ResumePoint, config_sha256: str) -> bool:
         """A6: a manifest without files, by C7 to C10; false if another owner took the number.
 
         The settings that it names are those of the journal records that follow.
         """
         kind = found.resumed_by.kind if found.resumed_by else "fence"
-        own = Span(segment_name(self._epoch, 0), 0, None)
+        own = JournalRange(segment_name(self._epoch, 0), 0, None)
         run_state = msgspec.structs.replace(
             found.run_state, timeline=(*found.run_state.timeline, own)
         )
@@ -801,8 +813,8 @@ def _changed(
         "quarantine": tuple(dict.fromkeys((*run_state.quarantine, *ordered.quarantine))),
         "gaps": tuple(dict.fromkeys((*run_state.gaps, *ordered.gaps))),
     }
-    if ordered.orders_taken is not None:
-        changes["orders_taken"] = ordered.orders_taken
+    if ordered.commands_taken is not None:
+        changes["commands_taken"] = ordered.commands_taken
     if ordered.exclusions is not None:
         changes["exclusions"] = ordered.exclusions
     if ordered.kind != "fence":
@@ -817,7 +829,7 @@ def _changed(
         }
         changes["resets"] = (
             *run_state.resets,
-            Reset(order=ordered.orders_taken or 0, step=cut.step, skip=skip, offsets=moved),
+            Reset(command=ordered.commands_taken or 0, step=cut.step, skip=skip, offsets=moved),
         )
     return msgspec.structs.replace(run_state, **changes)
 

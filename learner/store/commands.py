@@ -32,7 +32,7 @@ _ANSWER = re.compile(r"([0-9]{6,15})\.result\.json")
 _MAX_BYTES = 4 << 20
 
 
-class Order(msgspec.Struct, frozen=True, kw_only=True, rename={"created_us": "created"}):
+class Command(msgspec.Struct, frozen=True, kw_only=True, rename={"created_us": "created"}):
     """One order: what the operator saw is what is carried out, or nothing is."""
 
     id: int
@@ -49,7 +49,7 @@ def digest(plan: Mapping[str, Any]) -> str:
 
 def write(
     root: Path, disk: Disk, kind: Kind, plan: Mapping[str, Any], *, now_us: int, after: int = 0
-) -> Order:
+) -> Command:
     """Give an order: whole, durable, under the next number above `after` and all others.
 
     Raises:
@@ -60,7 +60,7 @@ def write(
         taken = max([after, *_ids(root, disk)])
         while True:
             taken += 1
-            order = Order(
+            order = Command(
                 id=taken, kind=kind, created_us=now_us, plan=dict(plan), digest=digest(plan)
             )
             with contextlib.suppress(
@@ -72,7 +72,7 @@ def write(
         raise StoreFailed(step="order", path=root / _FOLDER, cause=error) from error
 
 
-def given(order: Order, *, shadow: bool = False) -> str:
+def given(order: Command, *, shadow: bool = False) -> str:
     """Return what an operator is told of an order just written; `shadow`: it is for a store beside the live one."""
     who = (
         "the shadow's learner takes it when it starts"
@@ -82,7 +82,7 @@ def given(order: Order, *, shadow: bool = False) -> str:
     return f"order {order.id} written ({order.digest[:8]}): {who}"
 
 
-def read(root: Path, disk: Disk, order_id: int) -> Order:
+def read(root: Path, disk: Disk, order_id: int) -> Command:
     """Return one order.
 
     Raises:
@@ -92,7 +92,7 @@ def read(root: Path, disk: Disk, order_id: int) -> Order:
     path = _path(order_id)
     data = blobs.read_small(disk, root, path, max_bytes=_MAX_BYTES)
     try:
-        order = msgspec.json.decode(data, type=Order)
+        order = msgspec.json.decode(data, type=Command)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Corrupt(path, expected="an order", found=str(error)) from error
     if order.id != order_id or order.digest != digest(order.plan):
@@ -104,7 +104,7 @@ def read(root: Path, disk: Disk, order_id: int) -> Order:
     return order
 
 
-def newest(root: Path, disk: Disk) -> Order | None:
+def newest(root: Path, disk: Disk) -> Command | None:
     """Return the newest order that can be read, None where there is none."""
     for order_id in sorted(_ids(root, disk), reverse=True):
         with contextlib.suppress(Corrupt, FileNotFoundError):
@@ -112,18 +112,18 @@ def newest(root: Path, disk: Disk) -> Order | None:
     return None
 
 
-def pending(root: Path, orders_taken: int, disk: Disk | None = None) -> Order | None:
+def pending(root: Path, commands_taken: int, disk: Disk | None = None) -> Command | None:
     """Return the oldest order that no manifest contains and that stands; one that is damaged is answered as refused and passed over.
 
     Args:
         root: of the store.
-        orders_taken: what the newest manifest says.
+        commands_taken: what the newest manifest says.
         disk: the file system, or a test's.
     """
     disk = disk or Disk()
     answers = set(_ids(root, disk, _ANSWER))
     for order_id in sorted(_ids(root, disk)):
-        if order_id <= orders_taken:
+        if order_id <= commands_taken:
             continue
         try:
             if order_id in answers and (answered(root, order_id, disk) or {}).get("state") != TAKEN:

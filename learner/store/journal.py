@@ -35,21 +35,21 @@ SegmentName: TypeAlias = Annotated[str, msgspec.Meta(pattern=rf"^{_SEGMENT.patte
 Fingerprint: TypeAlias = Mapping[str, str | int | float | bool | None]
 
 
-class Place(msgspec.Struct, frozen=True, array_like=True):
+class JournalPosition(msgspec.Struct, frozen=True, array_like=True):
     """Where a journal record begins."""
 
     segment: SegmentName
     byte: _COUNT
 
 
-class Span(msgspec.Struct, frozen=True, array_like=True):
+class JournalRange(msgspec.Struct, frozen=True, array_like=True):
     """The part ``[start, end)`` of a segment; without an end, all that follows, in this segment and the next ones of the same owner."""
 
     segment: SegmentName
     start: _COUNT
     end: _COUNT | None
 
-    def holds(self, place: Place) -> bool:
+    def holds(self, place: JournalPosition) -> bool:
         """Whether a place lies in it; its end does."""
         return (
             place.segment == self.segment
@@ -87,7 +87,7 @@ class Outcome(msgspec.Struct, frozen=True, array_like=True, tag="outcome"):
     num_micro_batches: int
 
 
-Record: TypeAlias = Step | Outcome
+JournalRecord: TypeAlias = Step | Outcome
 
 
 class _Payload(msgspec.Struct, frozen=True, array_like=True):
@@ -103,7 +103,7 @@ _encoder = msgspec.msgpack.Encoder(order="deterministic")
 class Damage:
     """A frame that is not what was written, though something was written behind it, or a segment that is gone."""
 
-    place: Place  #: what follows is not replayed
+    place: JournalPosition  #: what follows is not replayed
     reason: str
 
 
@@ -111,8 +111,8 @@ class Damage:
 class Tail:
     """What a timeline holds from a place on."""
 
-    records: list[tuple[Place, Record]]  #: with the place behind each
-    timeline: tuple[Span, ...]  #: the whole of it, closed at the last whole record
+    records: list[tuple[JournalPosition, JournalRecord]]  #: with the place behind each
+    timeline: tuple[JournalRange, ...]  #: the whole of it, closed at the last whole record
     damage: Damage | None  #: why it ends earlier than it should; a torn last record is none
 
 
@@ -138,8 +138,8 @@ class Journal:
         self._epoch = 0
         self._fingerprint: dict[str, str | int | float | bool | None] = {}
         self._fd: int | None = None
-        self._closed: tuple[Span, ...] = ()
-        self._place = Place("", 0)
+        self._closed: tuple[JournalRange, ...] = ()
+        self._place = JournalPosition("", 0)
         self._number = 0
         self._failed: JournalFailed | None = None
 
@@ -153,7 +153,7 @@ class Journal:
         self._epoch, self._fingerprint = epoch, dict(fingerprint)
         self._create(0)
 
-    def append(self, record: Record) -> None:
+    def append(self, record: JournalRecord) -> None:
         """Write a record and make it durable; only then may anything of its step be applied.
 
         Raises:
@@ -164,21 +164,21 @@ class Journal:
             raise self._failed
         if self._place.byte >= self._segment_bytes:
             self.close()
-            self._closed = (*self._closed, Span(self._place.segment, 0, self._place.byte))
+            self._closed = (*self._closed, JournalRange(self._place.segment, 0, self._place.byte))
             self._create(len(self._closed))
         self._write(_frame(self._number, record))
 
     @property
-    def place(self) -> Place:
+    def place(self) -> JournalPosition:
         """Where the next record begins."""
         return self._place
 
     @property
-    def spans(self) -> list[Span]:
+    def spans(self) -> list[JournalRange]:
         """All that this owner has written: its full segments, and the one that is open; none before `start`."""
         if not self._epoch:
             return []
-        return [*self._closed, Span(segment_name(self._epoch, len(self._closed)), 0, None)]
+        return [*self._closed, JournalRange(segment_name(self._epoch, len(self._closed)), 0, None)]
 
     def close(self) -> None:
         """Give the file back; nothing is left to be written."""
@@ -188,7 +188,7 @@ class Journal:
 
     def _create(self, number: int) -> None:
         segment = segment_name(self._epoch, number)
-        self._place, self._number = Place(segment, 0), 0
+        self._place, self._number = JournalPosition(segment, 0), 0
         try:
             self._fd = self._disk.create(self._folder / segment)
         except OSError as error:
@@ -206,7 +206,7 @@ class Journal:
             self._disk.fsync(self._fd)
         except OSError as error:
             raise self._fail(error) from error
-        self._place = Place(self._place.segment, self._place.byte + len(data))
+        self._place = JournalPosition(self._place.segment, self._place.byte + len(data))
         self._number += 1
         self.num_bytes += len(data)
 
@@ -226,15 +226,15 @@ def segment_epoch(segment: str) -> int:
     return int(match[1]) if match else 0
 
 
-def cut(timeline: Sequence[Span], place: Place) -> tuple[Span, ...]:
+def cut(timeline: Sequence[JournalRange], place: JournalPosition) -> tuple[JournalRange, ...]:
     """Return a timeline up to a place on it; empty if the place is not on it."""
     for index, span in enumerate(timeline):
         if span.holds(place):
-            return (*timeline[:index], Span(span.segment, span.start, place.byte))
+            return (*timeline[:index], JournalRange(span.segment, span.start, place.byte))
     return ()
 
 
-def tail(root: Path, disk: Disk, timeline: Sequence[Span], start: Place) -> Tail:
+def tail(root: Path, disk: Disk, timeline: Sequence[JournalRange], start: JournalPosition) -> Tail:
     """Return the records of a timeline from `start` on, up to the first frame that is not whole.
 
     Behind damage nothing is read, for it does not follow any more. A torn last record of the open span is no damage: its owner died
@@ -259,26 +259,26 @@ def tail(root: Path, disk: Disk, timeline: Sequence[Span], start: Place) -> Tail
         span = rest.popleft()
         data = _read(root, disk, span.segment)
         if data is None and span.end is None and first == 0 == span.start:
-            span = Span(span.segment, 0, 0)  # its owner died before A7
+            span = JournalRange(span.segment, 0, 0)  # its owner died before A7
         found, end, why = _scan(data, span, first)
         if why is not None and (
             span.end is not None or data is None or end > len(data) or not _torn(data, end)
         ):
-            damage = Damage(place=Place(span.segment, end), reason=why)
+            damage = Damage(place=JournalPosition(span.segment, end), reason=why)
         records += found
         if found or span.holds(start):
-            closed.append(Span(span.segment, span.start, end))
+            closed.append(JournalRange(span.segment, span.start, end))
         if (
             span.end is None
             and why is None
             and (follower := _follower(span.segment)) in _names(root, disk)
         ):
-            rest.append(Span(follower, 0, None))
+            rest.append(JournalRange(follower, 0, None))
         first = 0
     return Tail(records=records, timeline=tuple(closed), damage=damage)
 
 
-def _frame(number: int, record: Open | Record) -> bytes:
+def _frame(number: int, record: Open | JournalRecord) -> bytes:
     payload = _encoder.encode(_Payload(number, record))
     assert len(payload) <= MAX_RECORD_BYTES, (
         "a step's record is small: it names slices and holds no events"
@@ -287,8 +287,8 @@ def _frame(number: int, record: Open | Record) -> bytes:
 
 
 def _scan(
-    data: bytes | None, span: Span, first: int
-) -> tuple[list[tuple[Place, Record]], int, str | None]:
+    data: bytes | None, span: JournalRange, first: int
+) -> tuple[list[tuple[JournalPosition, JournalRecord]], int, str | None]:
     """Return the whole records of a span from byte `first` on, where they end, and why that is not the end of the span or of the file."""
     at = max(first, span.start)
     if at == span.end:
@@ -300,7 +300,7 @@ def _scan(
             return [], 0, f"expected {MAGIC!r}, found {data[: len(MAGIC)]!r}"
         at = len(MAGIC)
     end = len(data) if span.end is None else span.end
-    found: list[tuple[Place, Record]] = []
+    found: list[tuple[JournalPosition, JournalRecord]] = []
     number = None
     while at < end:
         payload, behind = _payload(data, at)
@@ -310,7 +310,7 @@ def _scan(
             return found, at, f"expected record number {number + 1}, found {payload.number}"
         record, number, at = payload.record, payload.number, behind
         if not isinstance(record, Open):
-            found.append((Place(span.segment, at), record))
+            found.append((JournalPosition(span.segment, at), record))
         elif segment_name(record.epoch, record.number) != span.segment or number:
             return (
                 found,

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -21,6 +21,7 @@ import msgspec
 from learner.errors import Corrupt, FormatUnknown
 from learner.store import journal
 from learner.store.blobs import Digest
+from weighting.provenance import Audit, Gap
 
 FORMAT = 2
 FORMATS = (1, 2)
@@ -35,7 +36,7 @@ _NUMBER = Annotated[int, msgspec.Meta(ge=1)]
 _COUNT = Annotated[int, msgspec.Meta(ge=0)]
 
 
-class Span(msgspec.Struct, frozen=True, kw_only=True):
+class EventTimeRange(msgspec.Struct, frozen=True, kw_only=True):
     """Event times of the oldest and the newest sample that the model contains."""
 
     min: int  #: microseconds
@@ -49,7 +50,7 @@ class Parent(msgspec.Struct, frozen=True, kw_only=True, rename={"digest": "self"
     digest: str  #: its `self`
 
 
-class Journaled(msgspec.Struct, frozen=True, kw_only=True):
+class ResumePoint(msgspec.Struct, frozen=True, kw_only=True):
     """Where the journal goes on from a cut."""
 
     segment: journal.SegmentName
@@ -59,18 +60,9 @@ class Journaled(msgspec.Struct, frozen=True, kw_only=True):
     ] = ()  #: by rank: how many turns of the next record the state contains already
 
     @property
-    def place(self) -> journal.Place:
+    def place(self) -> journal.JournalPosition:
         """Without what is skipped."""
-        return journal.Place(self.segment, self.byte)
-
-
-class Audited(msgspec.Struct, frozen=True, kw_only=True):
-    """What was read of one partition, so that it can be read again and compared."""
-
-    num_records: _COUNT
-    sum64: _COUNT  #: sum mod 2^64 of the hashes of its records
-    outcomes: dict[str, _COUNT]  #: word -> records that ended so; they add up to `num_records`
-    last: tuple[_COUNT, _COUNT] | None  #: offset and hash of the newest record
+        return journal.JournalPosition(self.segment, self.byte)
 
 
 class Input(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,21 +79,10 @@ class Trained(msgspec.Struct, frozen=True, kw_only=True):
     sum64: _COUNT = 0  #: sum mod 2^64 of the hashes of their ids
 
 
-class Gap(msgspec.Struct, frozen=True, kw_only=True):
-    """Records ``[start, end)`` that will never be read."""
-
-    topic: str
-    partition: int
-    start: int
-    end: int
-    reason: str
-    policy: str = ""
-
-
-class Reset(msgspec.Struct, frozen=True, kw_only=True):
+class Reset(msgspec.Struct, frozen=True, kw_only=True, rename={"command": "order"}):
     """Offsets that an operator moved behind a step: records in between count twice, or never."""
 
-    order: int
+    command: int
     step: _COUNT  #: it took effect behind this one,
     skip: tuple[_COUNT, ...] = ()  #: and behind so many turns of the next, by rank
     offsets: dict[
@@ -109,28 +90,30 @@ class Reset(msgspec.Struct, frozen=True, kw_only=True):
     ]  #: topic -> partition -> next offset before and after
 
 
-class Exclusions(msgspec.Struct, frozen=True, kw_only=True):
+class Exclusions(msgspec.Struct, frozen=True, kw_only=True, rename={"command": "order"}):
     """A list of what was taken out of the model; the list itself is not kept."""
 
     sha256: str
     num: _COUNT
-    order: int
+    command: int
 
 
-class Replay(msgspec.Struct, frozen=True, kw_only=True):
+class Replay(msgspec.Struct, frozen=True, kw_only=True, rename={"command": "order"}):
     """A replay that is not over."""
 
     mode: str  #: as-it-was, anew
     until: dict[str, dict[int, int]]  #: topic -> partition -> end offset
-    order: int
+    command: int
     into: str = "live"  #: live, or shadow: a store of its own, whose learner ends there
 
 
-class RunState(msgspec.Struct, frozen=True, kw_only=True):
+class RunState(
+    msgspec.Struct, frozen=True, kw_only=True, rename={"commands_taken": "orders_taken"}
+):
     """What holds from one manifest to the next, whatever is learned in between."""
 
     timeline: tuple[
-        journal.Span, ...
+        journal.JournalRange, ...
     ] = ()  #: the parts of the journal that count, from the oldest kept checkpoint on
     gaps: tuple[Gap, ...] = ()
     resets: tuple[Reset, ...] = ()
@@ -141,7 +124,7 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     bit_exact: bool = (
         True  #: false from the first resume under another fingerprint or world size on
     )
-    orders_taken: int = 0  #: the newest order that was carried out
+    commands_taken: int = 0  #: the newest order that was carried out
     world_size: int = 1
     replay: Replay | None = None
     superseded: tuple[
@@ -161,7 +144,7 @@ class CheckpointMetadata(
     step: _COUNT
     samples: _COUNT
     offsets: dict[str, dict[int, int]]  #: topic -> partition -> next offset
-    event_time: Span | None  #: None before the first sample
+    event_time: EventTimeRange | None  #: None before the first sample
     watermark_us: int | None  #: event-time watermark; None before the first record
     weighting: dict[str, str | int | float | bool | list[float] | None]  #: scheme, exponent, clip
     evaluation: dict[str, float]  #: finite numbers only; leave out what is not known yet
@@ -170,8 +153,8 @@ class CheckpointMetadata(
     ]  #: (event time in microseconds, count) newly contained since the parent
     config_sha256: str
     fingerprint: dict[str, str | int | float | bool | None]  #: of the environment (RELIABILITY D7)
-    journal: Journaled | None = None  #: None where nothing is journaled
-    audit: dict[str, dict[int, Audited]] = {}  #: topic -> partition -> what was read
+    journal: ResumePoint | None = None  #: None where nothing is journaled
+    audit: dict[str, dict[int, Audit]] = {}  #: topic -> partition -> what was read
     inputs: dict[str, Input] = {}  #: topic -> as it was read
     trained: Trained = Trained()
 
@@ -256,6 +239,7 @@ def encode(manifest: Manifest) -> bytes:
         ValueError: a field is not what `decode` would accept, such as a number that is not finite; names it.
     """
     fields = msgspec.to_builtins(manifest, str_keys=True)
+    fields["audit"] = _each_audit(fields["audit"], _audit_to_object)
     fields |= fields.pop("run_state")
     try:
         _convert(fields)
@@ -315,11 +299,31 @@ def decode(data: bytes, *, where: str) -> tuple[Manifest, dict[str, Any]]:
 
 def cut(raw: Mapping[str, Any]) -> CheckpointMetadata:
     """Return the cut in a manifest that `decode` gave as it is written."""
-    return msgspec.convert(raw, CheckpointMetadata, str_keys=True)
+    return msgspec.convert(_with_audits(raw), CheckpointMetadata, str_keys=True)
 
 
 def _convert(fields: dict[str, Any]) -> Manifest:
-    return msgspec.convert({**fields, "run_state": fields}, Manifest, str_keys=True)
+    return msgspec.convert({**_with_audits(fields), "run_state": fields}, Manifest, str_keys=True)
+
+
+def _with_audits(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields with audits as `Audit` reads them; on disk they are objects with keys."""
+    try:
+        return {**fields, "audit": _each_audit(fields.get("audit", {}), _audit_from_object)}
+    except (AttributeError, KeyError, TypeError):
+        return dict(fields)  # not what `encode` writes: refused by the conversion that follows
+
+
+def _each_audit(audit: Mapping[str, Any], change: Callable[[Any], object]) -> dict[str, Any]:
+    return {topic: {p: change(one) for p, one in parts.items()} for topic, parts in audit.items()}
+
+
+def _audit_to_object(values: Sequence[object]) -> dict[str, object]:
+    return dict(zip(Audit.__struct_fields__, values, strict=True))
+
+
+def _audit_from_object(values: Mapping[str, object]) -> list[object]:
+    return [values[name] for name in Audit.__struct_fields__]
 
 
 def _check_self(raw: Mapping[str, Any], where: str) -> None:

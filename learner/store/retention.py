@@ -19,7 +19,7 @@ from learner.errors import Corrupt
 from learner.store import blobs, manifest
 from learner.store.blobs import Disk
 from learner.store.journal import FOLDER as JOURNAL
-from learner.store.journal import Span, segment_epoch
+from learner.store.journal import JournalRange, segment_epoch
 from learner.store.manifest import CHECKPOINT, RunState
 
 MIN_KEEP = 5
@@ -43,7 +43,7 @@ class Retention:
     ]  #: returns the own epoch; raises Fenced if there is a newer owner
     first_segment: str = ""  #: the oldest that the last `prune` found needed
 
-    def trimmed(self, timeline: tuple[Span, ...]) -> tuple[Span, ...]:
+    def trimmed(self, timeline: tuple[JournalRange, ...]) -> tuple[JournalRange, ...]:
         """Return a timeline from the oldest segment on that the last `prune` found needed."""
         first = next(
             (index for index, span in enumerate(timeline) if span.segment == self.first_segment), 0
@@ -148,7 +148,7 @@ class Retention:
         named = {
             *self.store.aliases().values(),
             self.store.announced(),
-            *self._named_by_operators(run_state.orders_taken),
+            *self._named_by_operators(run_state.commands_taken),
         }
         named |= {
             found.parent for found in manifests if found.kind != CHECKPOINT and found not in old
@@ -159,7 +159,7 @@ class Retention:
             *old,
         ]
 
-    def _named_by_operators(self, orders_taken: int) -> set[str]:
+    def _named_by_operators(self, commands_taken: int) -> set[str]:
         """Versions that a pin, or an order that is still to be taken, names."""
         names: set[str] = set()
         with contextlib.suppress(FileNotFoundError):
@@ -167,7 +167,7 @@ class Retention:
         with contextlib.suppress(FileNotFoundError):
             for name in self.disk.listdir(self.store.root / "control" / "orders"):
                 number, _, ending = name.partition(".")
-                if ending == "json" and number.isdecimal() and int(number) > orders_taken:
+                if ending == "json" and number.isdecimal() and int(number) > commands_taken:
                     with contextlib.suppress(Corrupt, msgspec.DecodeError):
                         data = blobs.read_small(
                             self.disk,
@@ -196,7 +196,7 @@ class _Order(msgspec.Struct):
     plan: _Plan
 
 
-def needed(timeline: Sequence[Span], kept: Sequence[Version]) -> tuple[Span, ...]:
+def needed(timeline: Sequence[JournalRange], kept: Sequence[Version]) -> tuple[JournalRange, ...]:
     """Return a timeline from the oldest place on that one of these goes on from."""
     places = [found.journal.place for found in kept if found.journal is not None]
     first = next(

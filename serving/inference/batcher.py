@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from learner.artifact import Request, Scores
+from learner.artifact import Scores, ScoringInput
 from serving.errors import BackendFailed, DeadlinePassed, NotReady, Overloaded, ServingError
 from serving.inference.slot import Serving
 from serving.rollout.gate import check_finite, check_shape
@@ -73,7 +73,7 @@ class _Work:
     """One call of `score`, on its way through the inference thread."""
 
     serving: Serving
-    requests: tuple[Request, ...]
+    requests: tuple[ScoringInput, ...]
     enqueued_seconds: float
     deliver: Callable[[Outcome], None]
 
@@ -99,7 +99,7 @@ class Batcher:
         self._thread: threading.Thread | None = None
         self._closing = False
         self._in_flight = 0
-        self._recent: tuple[Request, ...] = ()
+        self._recent: tuple[ScoringInput, ...] = ()
 
     def start(self) -> None:
         """Start the inference thread."""
@@ -123,11 +123,11 @@ class Batcher:
         """Whether the inference thread turns, has not been started, or was told to end."""
         return self._thread is None or self._closing or self._thread.is_alive()
 
-    def recent(self) -> Sequence[Request]:
+    def recent(self) -> Sequence[ScoringInput]:
         """Return the newest requests that were scored, oldest first."""
         return self._recent
 
-    async def score(self, serving: Serving, requests: tuple[Request, ...]) -> Answer:
+    async def score(self, serving: Serving, requests: tuple[ScoringInput, ...]) -> Answer:
         """Score `requests` with `serving`, together with whatever else waits for it.
 
         Raises:

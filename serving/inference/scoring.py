@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from learner.artifact import Request
+from learner.artifact import ScoringInput
 from serving.errors import Empty, TooLarge
 from serving.inference.batcher import Answer, Batcher
 from serving.inference.slot import NO_VERSION, Slot
@@ -45,7 +45,7 @@ class Scoring:
             wall_clock,
         )
 
-    async def score(self, model: str, requests: tuple[Request, ...], *, field: str) -> Answer:
+    async def score(self, model: str, requests: tuple[ScoringInput, ...], *, field: str) -> Answer:
         """Return scores for `requests`, all from the one version that `model` names now.
 
         Args:

@@ -6,21 +6,21 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from learner.artifact import Document, Request, Scores
+from learner.artifact import Document, Scores, ScoringInput
 from serving.errors import Refused
 
 #: Few, small, and odd on purpose: an ordinary search, no query at all, no text at all, other scripts, and a text that must be cut.
-GOLDEN: tuple[Request, ...] = (
-    Request(
+GOLDEN: tuple[ScoringInput, ...] = (
+    ScoringInput(
         query="red running shoes",
         documents=(Document(text="trail running shoe, red"), Document(text="ceramic mug, blue")),
     ),
-    Request(query="", documents=(Document(text="garden hose 20 m"), Document(text=""))),
-    Request(query="téléphone 电话", documents=(Document(text="téléphone sans fil " * 100),)),
+    ScoringInput(query="", documents=(Document(text="garden hose 20 m"), Document(text=""))),
+    ScoringInput(query="téléphone 电话", documents=(Document(text="téléphone sans fil " * 100),)),
 )
 
 
-def check_shape(requests: Sequence[Request], scores: Sequence[Scores]) -> None:
+def check_shape(requests: Sequence[ScoringInput], scores: Sequence[Scores]) -> None:
     """Refuse `scores` unless there is one per request, with one number per document.
 
     Raises:

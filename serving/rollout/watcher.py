@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from learner.artifact import Corrupt, Request, Scorer, Version, VersionMissing
+from learner.artifact import Corrupt, Scorer, ScoringInput, Version, VersionMissing
 from serving.errors import Refused
 from serving.inference.slot import Serving, Slot
 from serving.rollout.freshness import FreshEvents, Freshness
@@ -101,8 +101,8 @@ class Watcher:
         telemetry: Telemetry,
         config: WatcherConfig,
         *,
-        recent: Callable[[], Sequence[Request]] = tuple,
-        golden: Sequence[Request] = GOLDEN,
+        recent: Callable[[], Sequence[ScoringInput]] = tuple,
+        golden: Sequence[ScoringInput] = GOLDEN,
         clock: Callable[[], float] = time.monotonic,
         wait: Callable[[float], bool] | None = None,
     ) -> None:
@@ -238,13 +238,13 @@ class Watcher:
                 check_golden(golden, against.golden, self._config.max_shift_ratio)
         return Serving(version=version, scorer=scorer, golden=golden)
 
-    def _warm_requests(self) -> list[Request]:
+    def _warm_requests(self) -> list[ScoringInput]:
         """Return the newest requests, cut to `warm_candidates` documents together."""
         left, warm = self._config.warm_candidates, []
         for request in reversed(self._recent()):
             if left <= 0:
                 break
-            warm.append(Request(query=request.query, documents=request.documents[:left]))
+            warm.append(ScoringInput(query=request.query, documents=request.documents[:left]))
             left -= len(request.documents)
         return warm
 

@@ -12,7 +12,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import RawBody
 from msgspec import UNSET
 
-from learner.artifact import Document, Request
+from learner.artifact import Document, ScoringInput
 from serving.access import expect_json
 from serving.inference.batcher import Answer
 from serving.inference.scoring import Scoring, headers
@@ -39,7 +39,7 @@ def rerank_routes(scoring: Scoring, *, new_id: Callable[[], str]) -> list[HTTPRo
         documents = tuple(
             document(raw, "$.documents[{}]", index) for index, raw in enumerate(request.documents)
         )
-        asked = Request(query=request.query, documents=documents)
+        asked = ScoringInput(query=request.query, documents=documents)
         answer = await scoring.score(request.model or "champion", (asked,), field="documents")
         name = request.context.query_id if request.context else None
         return Response(
@@ -48,7 +48,7 @@ def rerank_routes(scoring: Scoring, *, new_id: Callable[[], str]) -> list[HTTPRo
         )
 
     async def tei(request: TeiRequest) -> Response[list[TeiResult]]:
-        asked = Request(
+        asked = ScoringInput(
             query=request.query, documents=tuple(Document(text=text) for text in request.texts)
         )
         answer = await scoring.score("champion", (asked,), field="texts")

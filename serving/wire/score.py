@@ -8,7 +8,7 @@ from litestar.datastructures import State
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import RawBody
 
-from learner.artifact import Request, Scores
+from learner.artifact import Scores, ScoringInput
 from serving.access import expect_json
 from serving.inference.scoring import Scoring, headers
 from serving.wire.protocol import PerTask, Prediction, ScoreAnswer, ScoreRequest, decode, document
@@ -24,7 +24,7 @@ def score_route(scoring: Scoring) -> HTTPRouteHandler:
         expect_json(request)
         asked = decode(body, ScoreRequest)
         requests = tuple(
-            Request(
+            ScoringInput(
                 query=instance.query,
                 documents=(document(instance.document, "$.instances[{}].document", index),),
             )

@@ -211,7 +211,8 @@ def test_records_that_retention_took_stop_us_or_are_recorded_for_good() -> None:
     going_on = Bench(reader, on_gap=RECORD)
     going_on.pipeline.restore(parts, offsets)
     next(going_on.pipeline.batches())
-    assert [gap[:4] for gap in going_on.pipeline.gaps] == [("clicks", 0, 0, 5)]
+    (gap,) = going_on.pipeline.gaps
+    assert (gap.topic, gap.partition, gap.start, gap.end) == ("clicks", 0, 0, 5)
     refused = Bench(log.reader())
     refused.log.beginnings["clicks", 0] = 5
     refused.pipeline.restore(parts, offsets)

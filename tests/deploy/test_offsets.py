@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploy.admin import offsets
-from deploy.admin.offsets import Group, Request
+from deploy.admin.offsets import Group, ResetRequest
 from deploy.admin.targets import (
     Scope,
     Target,
@@ -50,7 +50,7 @@ def reset(
     as_json: bool = True,
     **given: object,
 ) -> int:
-    request = Request(**{"scope": CLICKS, "target": target, **given})  # type: ignore[arg-type]
+    request = ResetRequest(**{"scope": CLICKS, "target": target, **given})  # type: ignore[arg-type]
     whose = Group(name=group, own="steelyard", own_topics=OWN)
     return offsets.reset(
         request, whose, asked, Store(root), paper.output(as_json=as_json), clock=lambda: NOW

@@ -13,7 +13,7 @@ from tests.fakes.disk import Crash, Die, Fail, FaultyDisk, Meanwhile, at, on
 PLAN = {"offsets": {"clicks": {"0": 7}}}
 
 
-def order(root: Path, disk: Disk | None = None, *, after: int = 0) -> commands.Order:
+def order(root: Path, disk: Disk | None = None, *, after: int = 0) -> commands.Command:
     return commands.write(
         root, disk or FaultyDisk(), "reset", PLAN, now_us=1_700_000_000_000_000, after=after
     )

@@ -13,7 +13,7 @@ from consumers.codec import decode
 from consumers.events import Kind
 from consumers.exclusion import Exclusions
 from deploy.admin import checkpoints, exclusions, replay
-from deploy.admin.replay import ANEW, AS_IT_WAS, Log, Request
+from deploy.admin.replay import ANEW, AS_IT_WAS, Log, ReplayRequest
 from deploy.admin.targets import Target
 from deploy.errors import Unsafe, UsageError
 from learner.artifact import Store
@@ -49,7 +49,7 @@ class House:
     def run(self, *, as_json: bool = True, **given: Any) -> Any:
         self.paper = Paper()
         code = replay.run(
-            Request(**given),
+            ReplayRequest(**given),
             self.asked(),
             Store(self.root),
             self.paper.output(as_json=as_json),
@@ -309,7 +309,7 @@ def test_a_replay_that_goes_on_is_ended_by_going_back_to_the_last_checkpoint_bef
 ) -> None:
     house.run(version="v000003", execute=True, yes=True)
     going_on = {"mode": AS_IT_WAS, "until": {}, "order": 1}
-    change(house.root, "v000005", orders_taken=1, replay=going_on)
+    change(house.root, "v000005", commands_taken=1, replay=going_on)
     done = house.cancel()
     assert (done["version"], done["cancels"], done["order"]) == ("v000004", 1, 2)
     order = commands.pending(house.root, 1)
@@ -328,7 +328,7 @@ def test_the_way_back_is_not_pruned_while_a_replay_goes_on(house: House) -> None
     change(
         house.root,
         "v000005",
-        orders_taken=1,
+        commands_taken=1,
         replay={"mode": ANEW, "until": {}, "order": 1},
         parent=None,
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from learner.artifact import Corrupt, Request, Scorer, Scores, Version, VersionMissing
+from learner.artifact import Corrupt, Scorer, Scores, ScoringInput, Version, VersionMissing
 
 
 def make_version(seq: int, *, event_time_us: int | None = 1_795_471_692_000_000) -> Version:
@@ -37,13 +37,13 @@ class FakeScorer:
     ) -> None:
         """`score` waits for `gate`, where one is set, and `fault` may raise."""
         self.version = version
-        self.calls: list[list[Request]] = []
+        self.calls: list[list[ScoringInput]] = []
         self.threads: set[int] = set()
         self.gate: threading.Event | None = None
-        self.fault: Callable[[Sequence[Request]], None] = lambda requests: None
+        self.fault: Callable[[Sequence[ScoringInput]], None] = lambda requests: None
         self._by_text, self._purchase = by_text or {}, purchase
 
-    def score(self, requests: Sequence[Request]) -> list[Scores]:
+    def score(self, requests: Sequence[ScoringInput]) -> list[Scores]:
         self.calls.append(list(requests))
         self.threads.add(threading.get_ident())
         if self.gate is not None:
@@ -51,7 +51,7 @@ class FakeScorer:
         self.fault(requests)
         return [self._scores(request) for request in requests]
 
-    def _scores(self, request: Request) -> Scores:
+    def _scores(self, request: ScoringInput) -> Scores:
         click = np.array(
             [
                 self._by_text.get(document.text, int(self.version[1:]) / 1000)

@@ -283,7 +283,7 @@ def give(settings: Settings, **request: Any) -> int:
         operators.replay(
             settings,
             out,
-            replay.Request(execute=True, yes=True, **request),
+            replay.ReplayRequest(execute=True, yes=True, **request),
             learn="steelyard learn",
         )
         == 0

@@ -107,7 +107,7 @@ def test_a_running_learner_goes_back_and_repeats_it_bit_by_bit(shop: Shop, root:
     assert contents(after) == contents(before)
     assert after.run_state.bit_exact
     (restore,) = [found for found in store.manifests() if found.kind == "restore"]
-    assert (restore.parent, restore.run_state.orders_taken) == (version.name, 1)
+    assert (restore.parent, restore.run_state.commands_taken) == (version.name, 1)
     assert before.name not in {kept.name for kept in store.lineage(after.name)}
 
 
@@ -154,7 +154,7 @@ def test_who_is_excluded_is_in_nothing_that_was_trained_on_from_then_on(
     assert outcomes(after)["excluded"] > 0
     exclusions = after.run_state.exclusions
     assert exclusions is not None
-    assert (exclusions.num, exclusions.order) == (1, order)
+    assert (exclusions.num, exclusions.command) == (1, order)
     assert not any(NEWCOMER.encode() in data for path, data in files_of(root / "control")), (
         "a list names nobody"
     )
@@ -179,7 +179,7 @@ def test_offsets_moved_back_are_read_again_and_what_dedup_still_knows_counts_onc
     with Learner(settings) as learner:
         before = learner.version(lambda version: version.epoch == 2)
         group = settings.kafka.group_id
-        request = offsets.Request(
+        request = offsets.ResetRequest(
             scope=Scope(topics=(topic,)),
             target=Target(name="shift-by", value="-1"),
             execute=True,
@@ -220,7 +220,7 @@ def test_a_replay_that_is_cancelled_ends_where_it_began(shop: Shop, root: Path) 
         cancelled.set()
         learner.answered(written[-1]["order"], commands.DONE)
         learner.answered(1, commands.WITHDRAWN)
-        after = learner.version(lambda version: version.run_state.orders_taken == 2)
+        after = learner.version(lambda version: version.run_state.commands_taken == 2)
     assert (trained(after), after.next_offsets) == (trained(before), shop.ends)
     assert contents(after) == contents(before)
     assert store.announced() == after.name
@@ -249,11 +249,11 @@ def test_an_order_that_is_not_what_was_planned_is_refused_and_the_learner_goes_o
         beyond = {"offsets": {settings.kafka.topics.clicks: {"0": 1 << 40}}}
         order = commands.write(root, Disk(), "reset", beyond, now_us=int(time.time() * 1e6))
         assert "is not between" in learner.answered(order.id, commands.REFUSED)["reason"]
-        newest = learner.version(lambda version: version.run_state.orders_taken == first)
+        newest = learner.version(lambda version: version.run_state.commands_taken == first)
         last = give(settings, version=newest.name)
         learner.answered(last, commands.DONE)
     after = store.versions()[-1]
-    assert (trained(after), after.next_offsets, after.run_state.orders_taken) == (
+    assert (trained(after), after.next_offsets, after.run_state.commands_taken) == (
         trained(before),
         shop.ends,
         last,

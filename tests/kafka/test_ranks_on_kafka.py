@@ -170,7 +170,7 @@ def test_two_ranks_of_which_one_is_killed_learn_each_event_once_and_go_back_by_o
         give(settings, version=first.name, mode="anew")
         group.done(1)
         version = group.version(world=2, num_samples=wanted.num)
-    assert version.run_state.orders_taken == 1
+    assert version.run_state.commands_taken == 1
     check(shop, store.versions()[-1])
 
 
@@ -250,7 +250,7 @@ def test_offsets_moved_back_are_read_again_by_the_ranks_that_own_them_and_count_
     assert topic is not None
     with ranks(settings, 2, tmp_path / "log") as group:
         group.version(world=2, num_samples=1, epoch=2)
-        request = offsets.Request(
+        request = offsets.ResetRequest(
             scope=Scope(topics=(topic,)),
             target=Target(name="shift-by", value="-1"),
             execute=True,
@@ -296,4 +296,4 @@ def test_who_is_excluded_is_in_nothing_that_two_ranks_trained_on(
     assert (trained(after), after.next_offsets) == (without, shop.ends)
     assert outcomes(after)["excluded"] > 0
     assert after.run_state.exclusions is not None
-    assert (after.run_state.exclusions.num, after.run_state.exclusions.order) == (1, order)
+    assert (after.run_state.exclusions.num, after.run_state.exclusions.command) == (1, order)

@@ -21,8 +21,8 @@ from learner.artifact import Store, Version
 from learner.errors import StoreFailed
 from learner.store.blobs import Disk
 from learner.store.checkpoint import Acquired, Checkpointer, RecoveryPlan
-from learner.store.journal import Journal, Part, Place, Step, tail
-from learner.store.manifest import CheckpointMetadata, Journaled, Reset
+from learner.store.journal import Journal, JournalPosition, Part, Step, tail
+from learner.store.manifest import CheckpointMetadata, Reset, ResumePoint
 from tests.fakes.disk import FaultyDisk
 from tests.learner.saving import cut
 from weighting.provenance import Poll, Slice
@@ -206,7 +206,7 @@ class Learner:
         self.journal.append(step)
         self.state.apply(step)
 
-    def _publish(self, place: Place) -> None:
+    def _publish(self, place: JournalPosition) -> None:
         try:
             version = self.checkpointer.save(self.state.files(), self._cut(place))
             self.told.append(version)
@@ -215,14 +215,14 @@ class Learner:
         except StoreFailed:
             self.num_failed += 1
 
-    def _cut(self, place: Place | None) -> CheckpointMetadata:
+    def _cut(self, place: JournalPosition | None) -> CheckpointMetadata:
         skip = (len(self.state.pending),)
         return cut(
             self.state.step,
             offsets={
                 TOPIC: {p: self.state.next.get(p, 0) for p in range(len(self.log.partitions))}
             },
-            journal=place and Journaled(segment=place.segment, byte=place.byte, skip=skip),
+            journal=place and ResumePoint(segment=place.segment, byte=place.byte, skip=skip),
         )
 
 
@@ -249,7 +249,7 @@ def check(root: Path, log: Log, *, whole_journal: bool = True) -> State:
     }
 
     first = newest.timeline[0]
-    told = tail(root, Disk(), newest.timeline, Place(first.segment, first.start))
+    told = tail(root, Disk(), newest.timeline, JournalPosition(first.segment, first.start))
     assert told.damage is None or not whole_journal
     records = [record for _, record in told.records]
     first_step = records[0].step if records else 0

@@ -11,7 +11,7 @@ from learner.artifact import Store, Version
 from learner.store.blobs import Disk
 from learner.store.checkpoint import Acquired, Checkpointer
 from learner.store.journal import Journal
-from learner.store.manifest import CheckpointMetadata, Span, canonical
+from learner.store.manifest import CheckpointMetadata, EventTimeRange, canonical
 from tests.fakes.disk import FaultyDisk, tree
 
 LONG_AFTER = 4_000_000_000.0
@@ -32,7 +32,9 @@ def cut(step: int, **changes: Any) -> CheckpointMetadata:
         "step": step,
         "samples": step * 32,
         "offsets": {"clicks": {0: step * 10, 1: step * 11}, "exposures": {0: step * 100}},
-        "event_time": Span(min=1_700_000_000_000_000, max=1_700_000_000_000_000 + step * 1_000_000),
+        "event_time": EventTimeRange(
+            min=1_700_000_000_000_000, max=1_700_000_000_000_000 + step * 1_000_000
+        ),
         "watermark_us": 1_700_000_000_000_000,
         "weighting": {"scheme": "ratio", "exponent": 1.0, "clip": [0.05, 20.0]},
         "evaluation": {"click_log_loss": 0.25},

@@ -19,8 +19,8 @@ from learner.artifact import Store, Version
 from learner.errors import Corrupt, Fenced, FormatUnknown, StoreFailed
 from learner.store.blobs import Disk
 from learner.store.checkpoint import Acquired, BackgroundWriter, Checkpointer
-from learner.store.journal import Journal, Part, Span, Step
-from learner.store.manifest import CheckpointMetadata, Journaled, RunState
+from learner.store.journal import Journal, JournalRange, Part, Step
+from learner.store.manifest import CheckpointMetadata, ResumePoint, RunState
 from tests.fakes.disk import (
     Call,
     Crash,
@@ -837,7 +837,7 @@ def test_pinned_versions_and_those_of_orders_that_are_not_taken_yet_stay(tmp_pat
     (tmp_path / "control" / "orders" / "000002.json").write_text("no order")
     checkpointer = owner(tmp_path)
     assert checkpointer.prune(5) == [versions[1].name, versions[3].name]
-    checkpointer.stand(orders_taken=1)
+    checkpointer.stand(commands_taken=1)
     assert checkpointer.prune(5) == [versions[2].name]
 
 
@@ -875,7 +875,7 @@ def test_a_store_of_the_first_format_goes_on(tmp_path: Path) -> None:
     assert (found.version.name, found.tail, found.run_state.timeline) == (
         version.name,
         [],
-        (Span("000002-0000", 0, None),),
+        (JournalRange("000002-0000", 0, None),),
     )
     journal.append(Step(2, (Part((), "full"),)))
     journal.close()
@@ -885,7 +885,7 @@ def test_a_store_of_the_first_format_goes_on(tmp_path: Path) -> None:
 
 def test_a_cut_whose_place_is_not_on_the_timeline_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="000009-0000@3 is not on the timeline"):
-        owner(tmp_path).save(files(1), cut(1, journal=Journaled(segment="000009-0000", byte=3)))
+        owner(tmp_path).save(files(1), cut(1, journal=ResumePoint(segment="000009-0000", byte=3)))
 
 
 class Slow(Checkpointer):

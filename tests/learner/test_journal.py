@@ -22,11 +22,11 @@ from learner.store.journal import (
     MAGIC,
     Fingerprint,
     Journal,
+    JournalPosition,
+    JournalRange,
+    JournalRecord,
     Outcome,
     Part,
-    Place,
-    Record,
-    Span,
     Step,
     cut,
     tail,
@@ -45,7 +45,7 @@ def step(number: int) -> Step:
     return Step(number, (Part((poll, poll), "full"), Part((), None)))
 
 
-def steps(*numbers: int) -> list[Record]:
+def steps(*numbers: int) -> list[JournalRecord]:
     return [step(number) for number in numbers]
 
 
@@ -58,7 +58,9 @@ def journal(
     return own
 
 
-def written(root: Path, *records: Record, epoch: int = 1, segment_bytes: int = 64 << 20) -> Journal:
+def written(
+    root: Path, *records: JournalRecord, epoch: int = 1, segment_bytes: int = 64 << 20
+) -> Journal:
     own = journal(root, epoch=epoch, segment_bytes=segment_bytes)
     for record in records:
         own.append(record)
@@ -66,8 +68,10 @@ def written(root: Path, *records: Record, epoch: int = 1, segment_bytes: int = 6
     return own
 
 
-def read(root: Path, timeline: Sequence[Span], start: Place | None = None) -> list[Record]:
-    found = tail(root, Disk(), timeline, start or Place(timeline[0].segment, 0))
+def read(
+    root: Path, timeline: Sequence[JournalRange], start: JournalPosition | None = None
+) -> list[JournalRecord]:
+    found = tail(root, Disk(), timeline, start or JournalPosition(timeline[0].segment, 0))
     assert found.damage is None
     return [record for _, record in found.records]
 
@@ -78,15 +82,15 @@ def segment(root: Path, name: str = "000001-0000") -> Path:
 
 def test_records_come_back_in_order_with_the_place_behind_each(tmp_path: Path) -> None:
     own = journal(tmp_path)
-    assert own.spans == [Span("000001-0000", 0, None)]
-    records: list[Record] = [step(1), Outcome(1, 4), step(2)]
+    assert own.spans == [JournalRange("000001-0000", 0, None)]
+    records: list[JournalRecord] = [step(1), Outcome(1, 4), step(2)]
     places = [own.place]
     for record in records:
         own.append(record)
         places.append(own.place)
-    found = tail(tmp_path, Disk(), own.spans, Place("000001-0000", 0))
+    found = tail(tmp_path, Disk(), own.spans, JournalPosition("000001-0000", 0))
     assert found.records == list(zip(places[1:], records, strict=True))
-    assert found.timeline == (Span("000001-0000", 0, places[-1].byte),)
+    assert found.timeline == (JournalRange("000001-0000", 0, places[-1].byte),)
     assert own.num_bytes == places[-1].byte == segment(tmp_path).stat().st_size
     for skipped, place in enumerate(places):
         assert read(tmp_path, own.spans, place) == records[skipped:]
@@ -121,30 +125,32 @@ def test_a_full_segment_is_followed_by_another_and_the_open_span_goes_on_in_it(
         *(segment(tmp_path, name).stat().st_size for name in names[:-1]),
         None,
     ]
-    known_at_the_start = [Span("000001-0000", 0, None)]
+    known_at_the_start = [JournalRange("000001-0000", 0, None)]
     assert read(tmp_path, own.spans) == read(tmp_path, known_at_the_start) == steps(*range(1, 10))
-    closed = tail(tmp_path, Disk(), known_at_the_start, Place("000001-0000", 0)).timeline
+    closed = tail(tmp_path, Disk(), known_at_the_start, JournalPosition("000001-0000", 0)).timeline
     assert read(tmp_path, closed) == steps(*range(1, 10))
 
 
 def test_a_timeline_of_several_owners_is_read_as_one_and_ends_where_it_says(tmp_path: Path) -> None:
     first = written(tmp_path, *steps(1, 2, 3))
-    end_of_second = tail(tmp_path, Disk(), first.spans, Place("000001-0000", 0)).records[1][0]
-    closed = (Span("000001-0000", 0, end_of_second.byte),)
+    end_of_second = tail(tmp_path, Disk(), first.spans, JournalPosition("000001-0000", 0)).records[
+        1
+    ][0]
+    closed = (JournalRange("000001-0000", 0, end_of_second.byte),)
     second = written(tmp_path, *steps(13, 14), epoch=2)
     timeline = (*closed, *second.spans)
     assert read(tmp_path, timeline) == steps(1, 2, 13, 14)
     assert read(tmp_path, timeline, end_of_second) == steps(13, 14)
     assert cut(timeline, end_of_second) == closed
-    assert cut(timeline, Place("000009-0000", 0)) == ()
+    assert cut(timeline, JournalPosition("000009-0000", 0)) == ()
     with pytest.raises(ValueError, match="000001-0000@99999 is not on the timeline"):
-        read(tmp_path, timeline, Place("000001-0000", 99999))
+        read(tmp_path, timeline, JournalPosition("000001-0000", 99999))
 
 
 def test_an_owner_that_never_wrote_leaves_nothing_and_no_damage(tmp_path: Path) -> None:
     first = written(tmp_path, *steps(1))
-    end = Place("000001-0000", first.num_bytes)
-    timeline = (Span("000001-0000", 0, end.byte), Span("000002-0000", 0, None))
+    end = JournalPosition("000001-0000", first.num_bytes)
+    timeline = (JournalRange("000001-0000", 0, end.byte), JournalRange("000002-0000", 0, None))
     found = tail(tmp_path, Disk(), timeline, end)
     assert (found.records, found.timeline, found.damage) == ([], timeline[:1], None)
     written(tmp_path, epoch=2)
@@ -156,8 +162,8 @@ def test_an_owner_that_never_wrote_leaves_nothing_and_no_damage(tmp_path: Path) 
 def test_a_crash_at_every_call_loses_at_most_the_record_that_was_being_written(
     tmp_path: Path, when: str, zeros: bool
 ) -> None:
-    def life(root: Path, disk: FaultyDisk) -> list[Record]:
-        done: list[Record] = []
+    def life(root: Path, disk: FaultyDisk) -> list[JournalRecord]:
+        done: list[JournalRecord] = []
         try:
             own = journal(root, disk, segment_bytes=250)
             for record in steps(*range(1, 7)):
@@ -176,7 +182,7 @@ def test_a_crash_at_every_call_loses_at_most_the_record_that_was_being_written(
         disk = FaultyDisk(at(index, Die(when)))
         done = life(root, disk)
         disk.lose_power(data=True, names=True, zeros=zeros)
-        found = read(root, [Span("000001-0000", 0, None)])
+        found = read(root, [JournalRange("000001-0000", 0, None)])
         assert found in (done, [*done, step(len(done) + 1)]), f"died {when} {disk.calls[-1]}"
 
 
@@ -198,11 +204,11 @@ def test_what_cannot_be_made_durable_stops_the_owner_for_good_and_no_fsync_is_re
         own.append(step(2))
     assert len(disk.calls) == num_calls
     own.close()
-    assert read(tmp_path, [Span("000001-0000", 0, None)]) == steps(1)
+    assert read(tmp_path, [JournalRange("000001-0000", 0, None)]) == steps(1)
 
 
-def damaged(root: Path, timeline: Sequence[Span]) -> tuple[list[Record], str]:
-    found = tail(root, Disk(), timeline, Place(timeline[0].segment, 0))
+def damaged(root: Path, timeline: Sequence[JournalRange]) -> tuple[list[JournalRecord], str]:
+    found = tail(root, Disk(), timeline, JournalPosition(timeline[0].segment, 0))
     assert found.damage is not None
     assert (
         found.timeline[-1].end == found.damage.place.byte
@@ -215,7 +221,7 @@ def test_junk_behind_the_last_record_is_torn_and_junk_inside_is_damage(tmp_path:
     own = written(tmp_path, *steps(1, 2, 3))
     places = [
         place.byte
-        for place, _ in tail(tmp_path, Disk(), own.spans, Place("000001-0000", 0)).records
+        for place, _ in tail(tmp_path, Disk(), own.spans, JournalPosition("000001-0000", 0)).records
     ]
     healthy = segment(tmp_path).read_bytes()
     for junk in (
@@ -235,7 +241,7 @@ def test_junk_behind_the_last_record_is_torn_and_junk_inside_is_damage(tmp_path:
     for place in range(places[1], places[2]):
         segment(tmp_path).write_bytes(healthy[:place])
         assert read(tmp_path, own.spans) == steps(1, 2)
-        assert damaged(tmp_path, [Span("000001-0000", 0, places[2])])[0] == steps(
+        assert damaged(tmp_path, [JournalRange("000001-0000", 0, places[2])])[0] == steps(
             1, 2
         )  # a span that was closed must be whole
     segment(tmp_path).write_bytes(healthy[: places[0]] + healthy[places[1] :])
@@ -247,7 +253,7 @@ def test_a_segment_that_is_gone_short_or_another_is_damage_and_nothing_behind_it
 ) -> None:
     first = written(tmp_path, *steps(1, 2))
     second = written(tmp_path, *steps(3, 4), epoch=2)
-    timeline = (Span("000001-0000", 0, first.num_bytes), *second.spans)
+    timeline = (JournalRange("000001-0000", 0, first.num_bytes), *second.spans)
     assert read(tmp_path, timeline) == steps(1, 2, 3, 4)
     healthy = segment(tmp_path).read_bytes()
     segment(tmp_path).unlink()
@@ -261,7 +267,7 @@ def test_a_segment_that_is_gone_short_or_another_is_damage_and_nothing_behind_it
     assert damaged(tmp_path, timeline)[0] == []
     segment(tmp_path).write_bytes(healthy)
     segment(tmp_path, "000002-0000").unlink()
-    beyond = Place("000002-0000", 100)
+    beyond = JournalPosition("000002-0000", 100)
     assert tail(tmp_path, Disk(), timeline, beyond).damage is not None
     written(tmp_path, epoch=2)
     assert (
@@ -276,7 +282,7 @@ def test_a_segment_that_cannot_be_read_for_now_is_not_taken_for_damage(tmp_path:
             tmp_path,
             FaultyDisk(on("open", 0, Fail(errno.EMFILE))),
             own.spans,
-            Place("000001-0000", 0),
+            JournalPosition("000001-0000", 0),
         )
 
 
@@ -299,7 +305,7 @@ HOSTILE = [
 def test_a_frame_that_holds_but_says_nonsense_is_refused(tmp_path: Path, payload: bytes) -> None:
     own = written(tmp_path, *steps(1))
     segment(tmp_path).write_bytes(segment(tmp_path).read_bytes() + frame(payload) + frame(payload))
-    found = tail(tmp_path, Disk(), own.spans, Place("000001-0000", 0))
+    found = tail(tmp_path, Disk(), own.spans, JournalPosition("000001-0000", 0))
     assert [record for _, record in found.records] == steps(1)
 
 
@@ -307,7 +313,7 @@ def test_lengths_that_lie_cost_no_memory_and_no_time(tmp_path: Path) -> None:
     own = written(tmp_path, *steps(1))
     liar = struct.pack("<II", 1 << 20, 7) + b"\x92"
     segment(tmp_path).write_bytes(segment(tmp_path).read_bytes() + liar * 200_000)
-    found = tail(tmp_path, Disk(), own.spans, Place("000001-0000", 0))
+    found = tail(tmp_path, Disk(), own.spans, JournalPosition("000001-0000", 0))
     assert [record for _, record in found.records] == steps(1)
     assert found.damage is not None
     segment(tmp_path).write_bytes(MAGIC + struct.pack("<II", 0xFFFFFFFF, 0))
@@ -327,7 +333,7 @@ def test_fuzzed_bytes_never_give_a_record_that_was_not_written(
         end = data.draw(st.integers(start, min(len(content), start + 40)))
         content[start:end] = data.draw(st.binary(max_size=40))
     segment(root).write_bytes(content)
-    found = tail(root, Disk(), own.spans, Place("000001-0000", 0))
+    found = tail(root, Disk(), own.spans, JournalPosition("000001-0000", 0))
     records = [record for _, record in found.records]
     assert records == steps(*range(1, len(records) + 1))
     shutil.rmtree(root)
@@ -337,6 +343,8 @@ def test_fuzzed_bytes_never_give_a_record_that_was_not_written(
     "name", ["../man/M-00000001", "000001", "000001-0000/..", "/etc/passwd", "1-0"]
 )
 def test_a_name_that_is_no_segment_never_becomes_a_path(name: str) -> None:
-    for kind, value in itertools.product((Place, Span), ([name, 0], [name, 0, None])):
+    for kind, value in itertools.product(
+        (JournalPosition, JournalRange), ([name, 0], [name, 0, None])
+    ):
         with pytest.raises(msgspec.ValidationError):
             msgspec.convert(value, kind)

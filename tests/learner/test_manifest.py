@@ -14,16 +14,14 @@ from learner.errors import Corrupt, FormatUnknown
 from learner.store import journal, manifest
 from learner.store.blobs import Digest
 from learner.store.manifest import (
-    Audited,
     CheckpointMetadata,
     Exclusions,
-    Gap,
     Input,
-    Journaled,
     Manifest,
     Parent,
     Replay,
     Reset,
+    ResumePoint,
     RunState,
     Trained,
     canonical,
@@ -31,6 +29,7 @@ from learner.store.manifest import (
     encode,
 )
 from tests.learner.saving import cut
+from weighting.provenance import Audit, Gap
 
 FOLDER = "blobs/000003-00000012"
 DIGEST = Digest(sha256="a" * 64, size=7)
@@ -173,22 +172,25 @@ def test_another_format_or_kind_is_refused_as_such_and_not_as_damage(
 
 
 STANDING = RunState(
-    timeline=(journal.Span("000003-0000", 0, 17), journal.Span("000003-0001", 0, None)),
+    timeline=(
+        journal.JournalRange("000003-0000", 0, 17),
+        journal.JournalRange("000003-0001", 0, None),
+    ),
     gaps=(Gap(topic="clicks", partition=1, start=5, end=9, reason="retention"),),
-    resets=(Reset(order=2, step=4, skip=(1,), offsets={"clicks": {0: (9, 5)}}),),
+    resets=(Reset(command=2, step=4, skip=(1,), offsets={"clicks": {0: (9, 5)}}),),
     quarantine=((3, 5),),
-    exclusions=Exclusions(sha256="e" * 64, num=2, order=1),
+    exclusions=Exclusions(sha256="e" * 64, num=2, command=1),
     bit_exact=False,
-    orders_taken=2,
+    commands_taken=2,
     world_size=3,
-    replay=Replay(mode="anew", until={"clicks": {0: 9}}, order=2),
+    replay=Replay(mode="anew", until={"clicks": {0: 9}}, command=2),
     superseded=((4, 7),),
 )
 JOURNALED = {
-    "journal": Journaled(segment="000003-0001", byte=8, skip=(2, 0)),
+    "journal": ResumePoint(segment="000003-0001", byte=8, skip=(2, 0)),
     "audit": {
         "clicks": {
-            0: Audited(
+            0: Audit(
                 num_records=9, sum64=2**64 - 1, outcomes={"accepted": 8, "late": 1}, last=(8, 2**63)
             )
         }
@@ -211,7 +213,7 @@ def test_what_holds_from_one_manifest_to_the_next_comes_back_and_stands_among_th
     back, raw = decode(encode(whole), where="man/M-00000012")
     assert back == whole
     assert back.journal is not None
-    assert back.journal.place == journal.Place("000003-0001", 8)
+    assert back.journal.place == journal.JournalPosition("000003-0001", 8)
     assert raw["timeline"] == [["000003-0000", 0, 17], ["000003-0001", 0, None]]
     assert (raw["orders_taken"], raw["quarantine"], raw["replay"]["mode"], "run_state" in raw) == (
         2,
@@ -232,7 +234,7 @@ def test_a_manifest_that_is_no_checkpoint_has_no_files() -> None:
 
 def test_a_manifest_of_the_first_format_is_read() -> None:
     raw = json.loads(encode(example()))
-    for name in (*RunState.__struct_fields__, *JOURNALED):
+    for name in (*RunState.__struct_encode_fields__, *JOURNALED):
         del raw[name]
     back, _ = decode(signed({**raw, "format": 1}), where="man/M-00000012")
     assert back == example(format=1)

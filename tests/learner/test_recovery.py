@@ -345,8 +345,8 @@ def pending(order: RecoveryPlan | None) -> Callable[[Version | None], RecoveryPl
     """An order is taken by the first start that finds it; orders are numbered."""
 
     def ask(newest: Version | None) -> RecoveryPlan | None:
-        taken = newest.run_state.orders_taken if newest else 0
-        return order if order is not None and (order.orders_taken or 0) > taken else None
+        taken = newest.run_state.commands_taken if newest else 0
+        return order if order is not None and (order.commands_taken or 0) > taken else None
 
     return ask
 
@@ -356,12 +356,12 @@ def test_a_restore_as_it_was_comes_back_to_the_same_states_and_goes_on_from_the_
 ) -> None:
     before = life(tmp_path, 1, 40)
     back = Store(tmp_path).versions()[3]
-    replay = Replay(mode="as-it-was", until={TOPIC: dict(before.state.next)}, order=1)
+    replay = Replay(mode="as-it-was", until={TOPIC: dict(before.state.next)}, command=1)
     after = life(
         tmp_path,
         2,
         3,
-        RecoveryPlan(kind="restore", version=back.name, orders_taken=1, replay=replay),
+        RecoveryPlan(kind="restore", version=back.name, commands_taken=1, replay=replay),
     )
     assert after.acquired is not None
     assert after.acquired.version is not None
@@ -373,14 +373,14 @@ def test_a_restore_as_it_was_comes_back_to_the_same_states_and_goes_on_from_the_
     assert (
         restored.kind,
         restored.parent,
-        restored.run_state.orders_taken,
+        restored.run_state.commands_taken,
         restored.run_state.replay,
     ) == ("restore", back.name, 1, replay)
     assert restored.run_state.superseded == ((back.seq + 1, restored.seq),)
-    again = life(tmp_path, 3, 3, RecoveryPlan(kind="restore", version=back.name, orders_taken=1))
+    again = life(tmp_path, 3, 3, RecoveryPlan(kind="restore", version=back.name, commands_taken=1))
     assert again.acquired is not None
     assert again.acquired.resumed_by is None  # once
-    assert again.acquired.run_state.orders_taken == 1
+    assert again.acquired.run_state.commands_taken == 1
     assert again.acquired.run_state.superseded == restored.run_state.superseded
     assert [version.name for version in Store(tmp_path).lineage(again.told[-1].name)].count(
         before.told[-1].name
@@ -393,9 +393,9 @@ def test_a_restore_anew_ends_the_timeline_at_the_versions_cut_and_each_record_co
 ) -> None:
     before = life(tmp_path, 1, 40)
     back = Store(tmp_path).versions()[3]
-    exclusions = Exclusions(sha256="e" * 64, num=3, order=1)
+    exclusions = Exclusions(sha256="e" * 64, num=3, command=1)
     order = RecoveryPlan(
-        kind="restore", version=back.name, as_it_was=False, orders_taken=1, exclusions=exclusions
+        kind="restore", version=back.name, as_it_was=False, commands_taken=1, exclusions=exclusions
     )
     after = life(tmp_path, 7, 10, order)
     assert after.acquired is not None
@@ -420,7 +420,7 @@ def test_what_a_restore_left_behind_is_never_fallen_back_to(tmp_path: Path) -> N
         tmp_path,
         7,
         4,
-        RecoveryPlan(kind="restore", version=back.name, as_it_was=False, orders_taken=1),
+        RecoveryPlan(kind="restore", version=back.name, as_it_was=False, commands_taken=1),
     )
     for version in after.told:
         flip(version.path / "state.json")
@@ -441,7 +441,7 @@ def test_a_reset_keeps_the_state_moves_the_offsets_and_stands_in_every_later_man
 ) -> None:
     before = life(tmp_path, 1, 30)
     at_partition_1 = before.state.next[1]
-    order = RecoveryPlan(kind="reset", offsets={TOPIC: {0: 5}}, orders_taken=1)
+    order = RecoveryPlan(kind="reset", offsets={TOPIC: {0: 5}}, commands_taken=1)
     after = life(tmp_path, 2, 2, order)
     assert after.acquired is not None
     assert after.acquired.next_offsets == {(TOPIC, 0): 5, (TOPIC, 1): at_partition_1}
@@ -449,7 +449,7 @@ def test_a_reset_keeps_the_state_moves_the_offsets_and_stands_in_every_later_man
     assert after.state.history[: before.state.step] == before.state.history
     for version in [*after.told, *life(tmp_path, 3, 2).told]:
         (reset,) = version.run_state.resets
-        assert (reset.order, reset.step, reset.offsets) == (
+        assert (reset.command, reset.step, reset.offsets) == (
             1,
             before.state.step,
             {TOPIC: {0: (before.state.next[0], 5)}},
@@ -468,7 +468,7 @@ def test_a_reset_that_crashed_before_anything_was_learned_is_found_by_the_next_s
     tmp_path: Path,
 ) -> None:
     before = life(tmp_path, 1, 30)
-    order = RecoveryPlan(kind="reset", offsets={TOPIC: {1: 2}}, orders_taken=1)
+    order = RecoveryPlan(kind="reset", offsets={TOPIC: {1: 2}}, commands_taken=1)
     Checkpointer(tmp_path, FaultyDisk(), lambda: 0.0).acquire(
         Journal(tmp_path, FaultyDisk()), initial=cut(0), recovery_plan=pending(order)
     )
@@ -484,12 +484,12 @@ def test_a_reset_that_crashed_before_anything_was_learned_is_found_by_the_next_s
 
 ORDERS: dict[str, Callable[[str], RecoveryPlan]] = {
     "as it was": lambda back: RecoveryPlan(
-        kind="restore", version=back, orders_taken=1, quarantine=((12, 14),)
+        kind="restore", version=back, commands_taken=1, quarantine=((12, 14),)
     ),
     "anew": lambda back: RecoveryPlan(
-        kind="restore", version=back, as_it_was=False, orders_taken=1
+        kind="restore", version=back, as_it_was=False, commands_taken=1
     ),
-    "reset": lambda back: RecoveryPlan(kind="reset", offsets={TOPIC: {0: 3}}, orders_taken=1),
+    "reset": lambda back: RecoveryPlan(kind="reset", offsets={TOPIC: {0: 3}}, commands_taken=1),
 }
 
 
@@ -511,7 +511,7 @@ def test_an_order_is_taken_once_whatever_crashes(tmp_path: Path, kind: str) -> N
         check(root, LOG)
         newest = Store(root).newest()
         assert newest is not None
-        assert newest.run_state.orders_taken == 1
+        assert newest.run_state.commands_taken == 1
         assert len(newest.run_state.resets) == (kind == "reset")
         assert newest.run_state.quarantine == order.quarantine
 

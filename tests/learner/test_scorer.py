@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from learner.artifact import Corrupt, Document, Request, Scores, Store
+from learner.artifact import Corrupt, Document, Scores, ScoringInput, Store
 from learner.scorer import ModelScorer
 from learner.trainer import Trainer
 from tests.learner.saving import cut, owner
@@ -28,7 +28,7 @@ KINDS: list[dict[str, Any]] = [
 ]
 
 
-def requests(number: int = 8) -> list[Request]:
+def requests(number: int = 8) -> list[ScoringInput]:
     """Queries of the stream and a new one, products shown and never shown, one to forty in a request."""
     found = []
     for i in range(number):
@@ -39,7 +39,7 @@ def requests(number: int = 8) -> list[Request]:
             for item in range(i, 40, i + 1)
         ]
         found.append(
-            Request(
+            ScoringInput(
                 query=f"query {WORDS[i % 5]}",
                 documents=(*documents, Document(text=f"never seen {i}")),
             )
@@ -96,16 +96,16 @@ def test_a_request_is_scored_the_same_alone_and_batched_with_others(
             assert_equal(other, together[i])
     one = asked[2].documents[-1]
     assert (
-        scorer.score([Request(query=asked[2].query, documents=(one,))])[0].score[0]
+        scorer.score([ScoringInput(query=asked[2].query, documents=(one,))])[0].score[0]
         == together[2].score[-1]
     )
 
 
 def test_a_request_without_documents_has_no_scores(tmp_path: Path) -> None:
     scorer = Store(tmp_path).load(published(learned(1), tmp_path))
-    empty, full = scorer.score([Request(query="red", documents=()), requests()[0]])
+    empty, full = scorer.score([ScoringInput(query="red", documents=()), requests()[0]])
     assert (empty.score.shape, len(full.score)) == ((0,), 41)
-    assert scorer.score([Request(query="red", documents=())])[0].score.shape == (0,)
+    assert scorer.score([ScoringInput(query="red", documents=())])[0].score.shape == (0,)
     assert scorer.score([]) == []
 
 

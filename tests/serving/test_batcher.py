@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from learner.artifact import Document, Request
+from learner.artifact import Document, ScoringInput
 from serving.errors import BackendFailed, NotReady
 from serving.inference.batcher import Answer, BatcherConfig
 from serving.inference.slot import Serving
@@ -14,8 +14,8 @@ from tests.fakes.scorer import FakeScorer, make_version
 from tests.serving.conftest import House, until
 
 
-def ask(*texts: str) -> tuple[Request, ...]:
-    return (Request(query="q", documents=tuple(Document(text=text) for text in texts)),)
+def ask(*texts: str) -> tuple[ScoringInput, ...]:
+    return (ScoringInput(query="q", documents=tuple(Document(text=text) for text in texts)),)
 
 
 def serving(scorer: FakeScorer) -> Serving:
@@ -23,7 +23,7 @@ def serving(scorer: FakeScorer) -> Serving:
 
 
 async def admitted(
-    house: House, *calls: tuple[FakeScorer, tuple[Request, ...]]
+    house: House, *calls: tuple[FakeScorer, tuple[ScoringInput, ...]]
 ) -> list[asyncio.Task[Answer]]:
     """Admit each call, in order, before the inference thread runs."""
     loaded = {id(scorer): serving(scorer) for scorer, _ in calls}

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from litestar.testing import TestClient
 
-from learner.artifact import Document, Request, Scores
+from learner.artifact import Document, Scores, ScoringInput
 from serving.rollout.gate import GOLDEN
 from serving.rollout.watcher import Watcher, WatcherConfig
 from tests.fakes.scorer import FakeScorer, FakeStore
@@ -172,7 +172,7 @@ def test_a_new_version_is_warmed_with_recent_requests_before_it_is_used(
     house.watcher.poll()
     assert new.calls == [
         [
-            Request(
+            ScoringInput(
                 query="warm", documents=tuple(Document(text=str(number)) for number in range(32))
             )
         ],
