@@ -309,7 +309,7 @@ def test_a_replay_that_goes_on_is_ended_by_going_back_to_the_last_checkpoint_bef
 ) -> None:
     house.run(version="v000003", execute=True, yes=True)
     going_on = {"mode": AS_IT_WAS, "until": {}, "order": 1}
-    change(house.root, "v000005", commands_taken=1, replay=going_on)
+    change(house.root, "v000005", orders_taken=1, replay=going_on)
     done = house.cancel()
     assert (done["version"], done["cancels"], done["order"]) == ("v000004", 1, 2)
     order = commands.pending(house.root, 1)
@@ -328,7 +328,7 @@ def test_the_way_back_is_not_pruned_while_a_replay_goes_on(house: House) -> None
     change(
         house.root,
         "v000005",
-        commands_taken=1,
+        orders_taken=1,
         replay={"mode": ANEW, "until": {}, "order": 1},
         parent=None,
     )

@@ -862,7 +862,7 @@ def test_what_is_damaged_is_kept_in_quarantine_when_retention_takes_its_version(
 
 def test_a_store_of_the_first_format_goes_on(tmp_path: Path) -> None:
     (version,) = saved(tmp_path, 1)
-    for name in (*RunState.__struct_fields__, "journal", "audit", "inputs", "trained"):
+    for name in (*RunState.__struct_encode_fields__, "journal", "audit", "inputs", "trained"):
         version.manifest.pop(name)
     rewrite(tmp_path, version, format=1)
     (tmp_path / "man" / "M-00000001").unlink()
