@@ -168,11 +168,11 @@ class _Again:
         self._compare(*_at(self._since))
         number = 0
         for batch in self._pipeline.batches(self._feed()):
-            if batch is not None and number == len(
+            if isinstance(batch, Batch) and number == len(
                 self._steps
             ):  # was ready when `until` was cut, and is not journaled
                 self._end()
-            elif batch is not None:
+            elif isinstance(batch, Batch):
                 place, step, outcome = self._steps[number]
                 self._step(batch, step, outcome)
                 self._compare(place, 0)

@@ -45,10 +45,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from learner import artifact
 from learner.artifact import Store, Version
 from learner.errors import Corrupt, Fenced, StoreError, StoreFailed
-from learner.store import blobs, manifest
+from learner.store import aliases, blobs, manifest
 from learner.store.blobs import Digest, Disk
 from learner.store.journal import FOLDER as JOURNAL
 from learner.store.journal import (
@@ -59,8 +58,8 @@ from learner.store.journal import (
     Step,
     Tail,
     segment_name,
+    truncate,
 )
-from learner.store.journal import cut as cut_timeline
 from learner.store.journal import tail as read_tail
 from learner.store.manifest import (
     CheckpointMetadata,
@@ -73,7 +72,7 @@ from learner.store.manifest import (
     RunState,
 )
 from learner.store.retention import Retention, needed
-from weighting.provenance import Gap
+from weighting.provenance import Gap, Offsets
 
 MAX_SHARED = 4
 _SHARED_BYTES = 1 << 20
@@ -139,7 +138,7 @@ class Acquired:
     tail: list[
         tuple[JournalPosition, JournalRecord]
     ]  #: journal records to do again, with the place behind each
-    next_offsets: dict[tuple[str, int], int]  #: of the state, or where a reset moved them
+    next_offsets: Offsets  #: of the state, or where a reset moved them
     journal: ResumePoint  #: where the state stands in the journal, and how many turns of the next record it contains
     resets: tuple[Reset, ...]  #: offsets to move during the tail, or behind it if it ends before
     run_state: RunState
@@ -253,11 +252,7 @@ class Checkpointer:
             version=found.version,
             skipped=found.skipped,
             tail=found.tail,
-            next_offsets={
-                (topic, p): offset
-                for topic, parts in found.cut.offsets.items()
-                for p, offset in parts.items()
-            },
+            next_offsets=found.cut.next_offsets,
             journal=journaled,
             resets=found.resets,
             run_state=self.run_state,
@@ -357,7 +352,7 @@ class Checkpointer:
         """
         with self._step("C11", self._root / "control"):
             self._refuse_if_fenced()
-            artifact.announce(self._disk, self._root, version.name)
+            aliases.announce(self._disk, self._root, version.name)
 
     def sweep(self) -> list[str]:
         """Remove what crashes left behind (R6); as `Retention.sweep`, with StoreFailed for what the system refuses."""
@@ -431,7 +426,7 @@ class Checkpointer:
         timeline, before = newest.timeline, newest.run_state
         if ordered is not None and (ordered.kind == "reset" or not ordered.as_it_was):
             until = target.journal if ordered.version and target.seq != state.seq else journaled
-            timeline = cut_timeline(timeline, until.place) if until else ()
+            timeline = truncate(timeline, until.place) if until else ()
             if ordered.kind == "restore":  # what came behind the version never was
                 kept = target.run_state.exclusions if ordered.undo else before.exclusions
                 before = msgspec.structs.replace(
@@ -448,7 +443,7 @@ class Checkpointer:
                     path=f"{JOURNAL}/{segment}",
                 )
             )
-        cut = manifest.cut(state.manifest)
+        cut = manifest.metadata(state.manifest)
         last_step = max([state.step, *(record.step for _, record in tail.records)])
         run_state = msgspec.structs.replace(
             before,

@@ -1,8 +1,9 @@
-"""What each step will use, made durable before it is used, and read back after a crash.
+"""Write-ahead journal of each step's input, durable before the step and read back after a crash.
 
-A segment is ``journal/<owner epoch>-<number>``: a magic word, then frames of u32 length, u32 crc32 (both little-endian) and a msgpack
-payload with a running number. Only the owner that created a segment appends to it; which parts of which segments count is for a
-manifest's timeline to say. So what an older owner appends once it has a successor lies outside, harmless.
+A segment is ``journal/<owner epoch>-<number>``: a magic word, then frames of u32 length, u32 crc32
+(both little-endian) and a msgpack payload with a running number. Only the owner that created a
+segment appends to it; which parts of which segments count is for a manifest's timeline to say. So
+what an older owner appends once it has a successor lies outside, harmless.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ MAGIC = b"SYJRNL01"
 MAX_RECORD_BYTES = 32 << 20
 _MAX_SEGMENT_BYTES = 256 << 20
 _HEADER = struct.Struct("<II")
+_TWO_FIELDS = 0x92  # the first byte of every payload: a msgpack array of two
 _SEGMENT = re.compile(r"([0-9]{6,15})-([0-9]{4,9})")
 _COUNT = Annotated[int, msgspec.Meta(ge=0)]
 SegmentName: TypeAlias = Annotated[str, msgspec.Meta(pattern=rf"^{_SEGMENT.pattern}$")]
@@ -36,21 +38,24 @@ Fingerprint: TypeAlias = Mapping[str, str | int | float | bool | None]
 
 
 class JournalPosition(msgspec.Struct, frozen=True, array_like=True):
-    """Where a journal record begins."""
+    """Position at which a journal record begins."""
 
     segment: SegmentName
     byte: _COUNT
 
 
 class JournalRange(msgspec.Struct, frozen=True, array_like=True):
-    """The part ``[start, end)`` of a segment; without an end, all that follows, in this segment and the next ones of the same owner."""
+    """The part ``[start, end)`` of a segment.
+
+    Without an end it is open: all that follows, in this segment and the next ones of the owner.
+    """
 
     segment: SegmentName
     start: _COUNT
     end: _COUNT | None
 
     def holds(self, place: JournalPosition) -> bool:
-        """Whether a place lies in it; its end does."""
+        """Return whether a position lies in it; its end does."""
         return (
             place.segment == self.segment
             and self.start <= place.byte
@@ -59,29 +64,42 @@ class JournalRange(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Part(msgspec.Struct, frozen=True, array_like=True):
-    """What one rank's batch is made from."""
+    """Source of one rank's batch.
 
-    polls: tuple[Poll, ...]  #: all since the batch before
-    cause: str | None  #: why the batch closed; None for a rank that had none
+    Attributes:
+        polls: all since the batch before.
+        cause: why the batch closed; None for a rank that had none.
+    """
+
+    polls: tuple[Poll, ...]
+    cause: str | None
+
+    @property
+    def has_batch(self) -> bool:
+        """Return whether the rank had a batch in this step."""
+        return self.cause is not None
+
+
+NO_BATCH = Part((), None)
 
 
 class Open(msgspec.Struct, frozen=True, array_like=True, tag="open"):
-    """Starts a segment."""
+    """Head of a segment; its number counts from 0."""
 
     epoch: int
-    number: int  #: of the segment, from 0
+    number: int
     fingerprint: dict[str, str | int | float | bool | None]
 
 
 class Step(msgspec.Struct, frozen=True, array_like=True, tag="step"):
-    """What a step will use; written before anything of the step is applied."""
+    """Input of a step, by rank; written before anything of the step is applied."""
 
     step: int
-    parts: tuple[Part, ...]  #: by rank
+    parts: tuple[Part, ...]
 
 
 class Outcome(msgspec.Struct, frozen=True, array_like=True, tag="outcome"):
-    """How a step was done, where that cannot be derived; without one it was done whole."""
+    """Number of micro-batches of a step, where out of memory changed it."""
 
     step: int
     num_micro_batches: int
@@ -101,37 +119,52 @@ _encoder = msgspec.msgpack.Encoder(order="deterministic")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Damage:
-    """A frame that is not what was written, though something was written behind it, or a segment that is gone."""
+    """A corrupt frame that is not the last one, or a missing segment.
 
-    place: JournalPosition  #: what follows is not replayed
+    Attributes:
+        place: what follows it is not replayed.
+        reason: for the log.
+    """
+
+    place: JournalPosition
     reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tail:
-    """What a timeline holds from a place on."""
+    """Records of a timeline from a position on.
 
-    records: list[tuple[JournalPosition, JournalRecord]]  #: with the place behind each
-    timeline: tuple[JournalRange, ...]  #: the whole of it, closed at the last whole record
-    damage: Damage | None  #: why it ends earlier than it should; a torn last record is none
+    Attributes:
+        records: each with the position behind it.
+        timeline: all of it, closed at the last whole record.
+        damage: why it ends earlier than it should; a torn last record is none.
+    """
+
+    records: list[tuple[JournalPosition, JournalRecord]]
+    timeline: tuple[JournalRange, ...]
+    damage: Damage | None
 
 
 class Journal:
     """The segments of one owner; used by one thread at a time.
 
-    A write or fsync that failed is never repeated: the pages may be gone, and a second fsync would succeed. The owner stops instead,
-    and its successor goes on behind the last whole record. `spans` may be read by another thread.
+    A write or fsync that failed is never repeated: the pages may be gone, and a second fsync would
+    succeed. The owner stops instead, and its successor goes on behind the last whole record.
+    `spans` may be read by another thread.
+
+    Attributes:
+        num_bytes: written by this owner.
     """
 
     def __init__(self, root: Path, disk: Disk, *, segment_bytes: int = 64 << 20) -> None:
-        """Do nothing yet.
+        """Keep the arguments; nothing is created before `start`.
 
         Args:
             root: the store.
             disk: the file system, or a test's.
             segment_bytes: a segment that has reached this size is followed by another.
         """
-        self.num_bytes = 0  #: written by this owner
+        self.num_bytes = 0
         self._folder = root / FOLDER
         self._disk = disk
         self._segment_bytes = segment_bytes
@@ -154,10 +187,10 @@ class Journal:
         self._create(0)
 
     def append(self, record: JournalRecord) -> None:
-        """Write a record and make it durable; only then may anything of its step be applied.
+        """Write a record durably; only then may anything of its step be applied.
 
         Raises:
-            JournalFailed: it is not durable, and nothing can be appended any more: stop (exit 75).
+            JournalFailed: it is not durable, and nothing can be appended any more (exit 75).
         """
         assert self._epoch, "start() first"
         if self._failed is not None:
@@ -170,18 +203,19 @@ class Journal:
 
     @property
     def place(self) -> JournalPosition:
-        """Where the next record begins."""
+        """Position of the next record."""
         return self._place
 
     @property
     def spans(self) -> list[JournalRange]:
-        """All that this owner has written: its full segments, and the one that is open; none before `start`."""
+        """Full segments of this owner, then the open one; none before `start`."""
         if not self._epoch:
             return []
-        return [*self._closed, JournalRange(segment_name(self._epoch, len(self._closed)), 0, None)]
+        current = segment_name(self._epoch, len(self._closed))
+        return [*self._closed, JournalRange(current, 0, None)]
 
     def close(self) -> None:
-        """Give the file back; nothing is left to be written."""
+        """Close the open segment; nothing is left to be written."""
         if self._fd is not None:
             self._disk.close(self._fd)
             self._fd = None
@@ -221,13 +255,13 @@ def segment_name(epoch: int, number: int) -> str:
 
 
 def segment_epoch(segment: str) -> int:
-    """Return the owner epoch in a segment's name; 0 if it is not one."""
+    """Return the owner epoch in a segment's name, 0 if it is none."""
     match = _SEGMENT.fullmatch(segment)
     return int(match[1]) if match else 0
 
 
-def cut(timeline: Sequence[JournalRange], place: JournalPosition) -> tuple[JournalRange, ...]:
-    """Return a timeline up to a place on it; empty if the place is not on it."""
+def truncate(timeline: Sequence[JournalRange], place: JournalPosition) -> tuple[JournalRange, ...]:
+    """Return a timeline up to a position on it; empty if the position is not on it."""
     for index, span in enumerate(timeline):
         if span.holds(place):
             return (*timeline[:index], JournalRange(span.segment, span.start, place.byte))
@@ -237,14 +271,14 @@ def cut(timeline: Sequence[JournalRange], place: JournalPosition) -> tuple[Journ
 def tail(root: Path, disk: Disk, timeline: Sequence[JournalRange], start: JournalPosition) -> Tail:
     """Return the records of a timeline from `start` on, up to the first frame that is not whole.
 
-    Behind damage nothing is read, for it does not follow any more. A torn last record of the open span is no damage: its owner died
-    while it wrote, and applied nothing of it.
+    Behind damage nothing is read, for it does not follow any more. A torn last record of the open
+    range is no damage: its owner died while it wrote, and applied nothing of it.
 
     Args:
         root: the store.
         disk: to read it with.
-        timeline: spans in order, as a manifest names them; at most the last one is open.
-        start: a place on it.
+        timeline: ranges in order, as a manifest names them; at most the last one is open.
+        start: a position on it.
 
     Raises:
         ValueError: `start` is not on the timeline.
@@ -260,68 +294,74 @@ def tail(root: Path, disk: Disk, timeline: Sequence[JournalRange], start: Journa
         data = _read(root, disk, span.segment)
         if data is None and span.end is None and first == 0 == span.start:
             span = JournalRange(span.segment, 0, 0)  # its owner died before A7
-        found, end, why = _scan(data, span, first)
-        if why is not None and (
-            span.end is not None or data is None or end > len(data) or not _torn(data, end)
-        ):
-            damage = Damage(place=JournalPosition(span.segment, end), reason=why)
-        records += found
-        if found or span.holds(start):
-            closed.append(JournalRange(span.segment, span.start, end))
-        if (
-            span.end is None
-            and why is None
-            and (follower := _follower(span.segment)) in _names(root, disk)
-        ):
-            rest.append(JournalRange(follower, 0, None))
+        scan = _scan(data, span, first)
+        if _is_damage(scan, span, data):
+            place = JournalPosition(span.segment, scan.end)
+            damage = Damage(place=place, reason=scan.problem or "")
+        records += scan.records
+        if scan.records or span.holds(start):
+            closed.append(JournalRange(span.segment, span.start, scan.end))
+        if span.end is None and scan.problem is None:
+            follower = _follower(span.segment)
+            if follower in disk.listdir(root / FOLDER):
+                rest.append(JournalRange(follower, 0, None))
         first = 0
     return Tail(records=records, timeline=tuple(closed), damage=damage)
 
 
 def _frame(number: int, record: Open | JournalRecord) -> bytes:
     payload = _encoder.encode(_Payload(number, record))
-    assert len(payload) <= MAX_RECORD_BYTES, (
-        "a step's record is small: it names slices and holds no events"
-    )
+    assert len(payload) <= MAX_RECORD_BYTES, "a record names slices and holds no events"
     return _HEADER.pack(len(payload), zlib.crc32(payload)) + payload
 
 
-def _scan(
-    data: bytes | None, span: JournalRange, first: int
-) -> tuple[list[tuple[JournalPosition, JournalRecord]], int, str | None]:
-    """Return the whole records of a span from byte `first` on, where they end, and why that is not the end of the span or of the file."""
+@dataclass(frozen=True, slots=True)
+class _Scan:
+    """Whole records of a range, their end, and the problem if that is not the range's end."""
+
+    records: list[tuple[JournalPosition, JournalRecord]]
+    end: int
+    problem: str | None
+
+
+def _is_damage(scan: _Scan, span: JournalRange, data: bytes | None) -> bool:
+    """Return whether a scan ended early for another reason than a torn last record."""
+    if scan.problem is None:
+        return False
+    closed = span.end is not None
+    return closed or data is None or scan.end > len(data) or not _is_torn(data, scan.end)
+
+
+def _scan(data: bytes | None, span: JournalRange, first: int) -> _Scan:
+    """Read the records of a range from byte `first` on."""
     at = max(first, span.start)
     if at == span.end:
-        return [], at, None
+        return _Scan([], at, None)
     if data is None:
-        return [], at, "no such file, or not a regular one"
+        return _Scan([], at, "no such file, or not a regular one")
     if at == 0:
         if data[: len(MAGIC)] != MAGIC:
-            return [], 0, f"expected {MAGIC!r}, found {data[: len(MAGIC)]!r}"
+            return _Scan([], 0, f"expected {MAGIC!r}, found {data[: len(MAGIC)]!r}")
         at = len(MAGIC)
     end = len(data) if span.end is None else span.end
-    found: list[tuple[JournalPosition, JournalRecord]] = []
+    records: list[tuple[JournalPosition, JournalRecord]] = []
     number = None
     while at < end:
         payload, behind = _payload(data, at)
         if payload is None:
-            return found, at, "a frame that is not whole"
+            return _Scan(records, at, "a frame that is not whole")
         if number is not None and payload.number != number + 1:
-            return found, at, f"expected record number {number + 1}, found {payload.number}"
+            wanted = number + 1
+            return _Scan(records, at, f"expected record number {wanted}, found {payload.number}")
         record, number, at = payload.record, payload.number, behind
         if not isinstance(record, Open):
-            found.append((JournalPosition(span.segment, at), record))
-        elif segment_name(record.epoch, record.number) != span.segment or number:
-            return (
-                found,
-                at,
-                f"the beginning of segment {segment_name(record.epoch, record.number)}",
-            )
-    return (
-        found,
-        at,
-        None if at == end else f"expected the end of a record at {end}, found it at {at}",
-    )
+            records.append((JournalPosition(span.segment, at), record))
+            continue
+        named = segment_name(record.epoch, record.number)
+        if named != span.segment or number:
+            return _Scan(records, at, f"the beginning of segment {named}")
+    problem = None if at == end else f"expected the end of a record at {end}, found it at {at}"
+    return _Scan(records, at, problem)
 
 
 def _payload(data: bytes, at: int) -> tuple[_Payload | None, int]:
@@ -340,21 +380,21 @@ def _payload(data: bytes, at: int) -> tuple[_Payload | None, int]:
         return None, at
 
 
-def _torn(data: bytes, at: int) -> bool:
-    """Whether no whole frame stands here or behind: then the bad one was the last, and its owner died while it wrote it.
+def _is_torn(data: bytes, at: int) -> bool:
+    """Return whether no whole frame stands here or behind.
 
-    Looks at every byte, for the length of the bad frame is not to be trusted. Its cost is bounded: past that, it is called damage.
+    Then the bad frame was the last, and its owner died while it wrote it. Looks at every byte, for
+    the length of the bad frame is not to be trusted. Its cost is bounded: past that, it is damage.
     """
     budget = 4 * len(data) + MAX_RECORD_BYTES
     for place in range(at, len(data) - _HEADER.size):
+        begin = place + _HEADER.size
         size = int.from_bytes(data[place : place + 4], "little")
-        if (
-            0 < size <= min(MAX_RECORD_BYTES, len(data) - place - _HEADER.size)
-            and data[place + _HEADER.size] == 0x92
-        ):
-            budget -= size
-            if budget < 0 or _payload(data, place)[0] is not None:
-                return False
+        if not 0 < size <= min(MAX_RECORD_BYTES, len(data) - begin) or data[begin] != _TWO_FIELDS:
+            continue
+        budget -= size
+        if budget < 0 or _payload(data, place)[0] is not None:
+            return False
     return True
 
 
@@ -363,10 +403,6 @@ def _read(root: Path, disk: Disk, segment: str) -> bytes | None:
         return blobs.read_small(disk, root, f"{FOLDER}/{segment}", max_bytes=_MAX_SEGMENT_BYTES)
     except (FileNotFoundError, Corrupt):
         return None
-
-
-def _names(root: Path, disk: Disk) -> list[str]:
-    return disk.listdir(root / FOLDER)
 
 
 def _follower(segment: str) -> str:

@@ -18,8 +18,9 @@ from deploy.settings.config import LogConfig
 from deploy.settings.tree import Settings
 from learner.artifact import Store, Version
 from learner.config import LearnerConfig
-from learner.loop import Identity, Publisher, train
+from learner.loop import train
 from learner.process_group import SingleProcess
+from learner.publish import Identity, Publisher
 from learner.store.blobs import Disk
 from learner.store.checkpoint import BackgroundWriter, Checkpointer, Saved
 from learner.store.journal import Journal, Step
@@ -32,7 +33,7 @@ from tests.fakes.clock import ManualClock
 from tests.fakes.disk import FaultyDisk
 from tests.fakes.log import Log
 from tests.learner.saving import cut
-from weighting.sample import Batch
+from weighting.sample import Batch, Signal
 from weighting.weigher import Weigher
 
 SETTINGS = replace(
@@ -148,7 +149,7 @@ def live(
             tail.append(Replayed(record.parts[0].polls[skip:], record.parts[0].cause))
             skip = 0
 
-        def batches() -> Iterator[Batch | None]:
+        def batches() -> Iterator[Batch | Signal]:
             until = None  # the last samples are flushed by then
             for each in bench.pipeline.batches(tail):
                 yield each

@@ -28,8 +28,8 @@ from learner.store.journal import (
     Outcome,
     Part,
     Step,
-    cut,
     tail,
+    truncate,
 )
 from tests.fakes.disk import Crash, Die, Fail, FaultyDisk, at, on
 from weighting.provenance import Poll, Slice
@@ -141,8 +141,8 @@ def test_a_timeline_of_several_owners_is_read_as_one_and_ends_where_it_says(tmp_
     timeline = (*closed, *second.spans)
     assert read(tmp_path, timeline) == steps(1, 2, 13, 14)
     assert read(tmp_path, timeline, end_of_second) == steps(13, 14)
-    assert cut(timeline, end_of_second) == closed
-    assert cut(timeline, JournalPosition("000009-0000", 0)) == ()
+    assert truncate(timeline, end_of_second) == closed
+    assert truncate(timeline, JournalPosition("000009-0000", 0)) == ()
     with pytest.raises(ValueError, match="000001-0000@99999 is not on the timeline"):
         read(tmp_path, timeline, JournalPosition("000001-0000", 99999))
 
