@@ -16,9 +16,9 @@ from typing import Any
 
 from learner.errors import Corrupt, FormatUnknown, StoreFailed, VersionMissing
 from learner.request import Document, Scorer, Scores, ScoringInput
-from learner.store import aliases, blobs, manifest
+from learner.store import aliases, blobs, manifest, manifest_codec
 from learner.store.blobs import Digest, Disk
-from learner.store.journal import JournalRange
+from learner.store.journal.records import JournalRange
 from learner.store.manifest import CHECKPOINT, ResumePoint, RunState
 from weighting.provenance import Offsets
 
@@ -190,7 +190,7 @@ class Store:
         """
         mark = manifest.mark_name(seq)
         data = blobs.read_small(self._disk, self.root, mark, max_bytes=manifest.MAX_MANIFEST_BYTES)
-        whole, raw = manifest.decode(data, where=mark)
+        whole, raw = manifest_codec.decode(data, where=mark)
         if whole.seq != seq:
             expected = f"the manifest of {manifest.version_name(seq)}"
             raise Corrupt(mark, expected=expected, found=f"that of {whole.version}")

@@ -24,16 +24,16 @@ import msgspec
 
 from learner.process_group import ProcessGroup, SingleProcess
 from learner.publish import Publisher
-from learner.redo import Redo
-from learner.store.journal import (
+from learner.store.journal.records import (
     NO_BATCH,
-    Journal,
     JournalPosition,
     JournalRecord,
     Outcome,
     Part,
     Step,
 )
+from learner.store.journal.redo import Redo
+from learner.store.journal.writer import Journal
 from learner.telemetry import Telemetry
 from learner.trainer import StepReport, Trainer
 from weighting.errors import WeightError

@@ -15,7 +15,7 @@ from learner.artifact import Version
 from learner.errors import Fenced
 from learner.process_group import ProcessGroup, SingleProcess
 from learner.store.checkpoint import BackgroundWriter, Saved
-from learner.store.journal import JournalPosition
+from learner.store.journal.records import JournalPosition
 from learner.store.manifest import (
     CheckpointMetadata,
     EventTimeRange,

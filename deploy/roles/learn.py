@@ -37,7 +37,8 @@ from learner.publish import Identity, Publisher
 from learner.store import commands, manifest
 from learner.store.blobs import Disk
 from learner.store.checkpoint import Acquired, BackgroundWriter, Checkpointer, RecoveryPlan
-from learner.store.journal import Journal, JournalPosition, JournalRecord, Step
+from learner.store.journal.records import JournalPosition, JournalRecord, Step
+from learner.store.journal.writer import Journal
 from learner.store.manifest import CheckpointMetadata, Input, Reset, ResumePoint, RunState
 from learner.telemetry import Telemetry
 from learner.trainer import StepReport, Trainer

@@ -47,20 +47,19 @@ import msgspec
 
 from learner.artifact import Store, Version
 from learner.errors import Corrupt, Fenced, StoreError, StoreFailed
-from learner.store import aliases, blobs, manifest
+from learner.store import aliases, blobs, manifest, manifest_codec
 from learner.store.blobs import Digest, Disk
-from learner.store.journal import FOLDER as JOURNAL
-from learner.store.journal import (
-    Journal,
+from learner.store.journal.records import FOLDER as JOURNAL
+from learner.store.journal.records import (
     JournalPosition,
     JournalRange,
     JournalRecord,
     Step,
-    Tail,
     segment_name,
     truncate,
 )
-from learner.store.journal import tail as read_tail
+from learner.store.journal.tail import Tail, read_tail
+from learner.store.journal.writer import Journal
 from learner.store.manifest import (
     CheckpointMetadata,
     Exclusions,
@@ -316,8 +315,8 @@ class Checkpointer:
             named = {f"{relative}/{path}": digest for path, digest in digests.items()}
             whole = self._manifest(manifest.CHECKPOINT, seq, cut, run_state, named)
             with self._step("C7", folder):
-                written = manifest.encode(whole)
-                version = self.store.describe(*manifest.decode(written, where=relative))
+                written = manifest_codec.encode(whole)
+                version = self.store.describe(*manifest_codec.decode(written, where=relative))
                 blobs.put(self._disk, folder / manifest.MANIFEST, written)
                 self._disk.fsync_folder(folder)
             with self._step("C8", self._root / "epoch"):
@@ -443,7 +442,7 @@ class Checkpointer:
                     path=f"{JOURNAL}/{segment}",
                 )
             )
-        cut = manifest.metadata(state.manifest)
+        cut = manifest_codec.metadata(state.manifest)
         last_step = max([state.step, *(record.step for _, record in tail.records)])
         run_state = msgspec.structs.replace(
             before,
@@ -593,7 +592,7 @@ class Checkpointer:
                 blobs.write_new(
                     self._disk,
                     temporary,
-                    manifest.encode(self._manifest(kind, found.next_seq, cut, run_state, {})),
+                    manifest_codec.encode(self._manifest(kind, found.next_seq, cut, run_state, {})),
                 )
                 self._refuse_if_fenced()
                 if linked := self._link(temporary, mark):

@@ -23,7 +23,8 @@ from learner.process_group import SingleProcess
 from learner.publish import Identity, Publisher
 from learner.store.blobs import Disk
 from learner.store.checkpoint import BackgroundWriter, Checkpointer, Saved
-from learner.store.journal import Journal, Step
+from learner.store.journal.records import Step
+from learner.store.journal.writer import Journal
 from learner.telemetry import Telemetry
 from learner.trainer import Trainer
 from tests.consumers.bench import Bench

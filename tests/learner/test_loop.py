@@ -17,7 +17,7 @@ from learner.errors import Fenced
 from learner.loop import train
 from learner.publish import Identity, IngestState, Publisher
 from learner.store.checkpoint import BackgroundWriter, Checkpointer, Saved
-from learner.store.journal import Journal
+from learner.store.journal.writer import Journal
 from learner.telemetry import Telemetry
 from learner.trainer import StepReport, Trainer
 from tests.fakes.clock import ManualClock

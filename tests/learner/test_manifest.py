@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from learner.errors import Corrupt, FormatUnknown
-from learner.store import journal, manifest
+from learner.store import manifest
 from learner.store.blobs import Digest
+from learner.store.journal.records import JournalPosition, JournalRange, segment_epoch
 from learner.store.manifest import (
     CheckpointMetadata,
     Exclusions,
@@ -25,9 +26,8 @@ from learner.store.manifest import (
     ResumePoint,
     RunState,
     canonical,
-    decode,
-    encode,
 )
+from learner.store.manifest_codec import decode, encode, metadata
 from tests.learner.saving import cut
 from weighting.provenance import Audit, Gap
 
@@ -175,8 +175,8 @@ def test_another_format_or_kind_is_refused_as_such_and_not_as_damage(
 
 RUN_STATE = RunState(
     timeline=(
-        journal.JournalRange("000003-0000", 0, 17),
-        journal.JournalRange("000003-0001", 0, None),
+        JournalRange("000003-0000", 0, 17),
+        JournalRange("000003-0001", 0, None),
     ),
     gaps=(Gap(topic="clicks", partition=1, start=5, end=9, reason="retention"),),
     resets=(Reset(command=2, step=4, skip=(1,), offsets={"clicks": {0: (9, 5)}}),),
@@ -215,7 +215,7 @@ def test_what_holds_from_one_manifest_to_the_next_comes_back_and_stands_among_th
     back, raw = decode(encode(whole), where="man/M-00000012")
     assert back == whole
     assert back.journal is not None
-    assert back.journal.place == journal.JournalPosition("000003-0001", 8)
+    assert back.journal.place == JournalPosition("000003-0001", 8)
     assert raw["timeline"] == [["000003-0000", 0, 17], ["000003-0001", 0, None]]
     assert (raw["orders_taken"], raw["quarantine"], raw["replay"]["mode"], "run_state" in raw) == (
         2,
@@ -223,7 +223,7 @@ def test_what_holds_from_one_manifest_to_the_next_comes_back_and_stands_among_th
         "anew",
         False,
     )
-    assert manifest.metadata(raw) == CheckpointMetadata(
+    assert metadata(raw) == CheckpointMetadata(
         **{name: getattr(whole, name) for name in CheckpointMetadata.__struct_fields__}
     )
 
@@ -265,7 +265,7 @@ def test_fuzzed_manifests_whose_digest_holds_are_read_or_refused(data: st.DataOb
         return
     assert encode(whole)
     assert not any(manifest.check_path(path) for path in whole.files)
-    assert all(journal.segment_epoch(span.segment) for span in whole.run_state.timeline)
+    assert all(segment_epoch(span.segment) for span in whole.run_state.timeline)
 
 
 def test_a_field_that_a_later_minor_release_adds_is_ignored() -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from learner.errors import LogRewritten
-from learner.store.journal import JournalPosition, JournalRecord, Outcome, Part, Step
+from learner.store.journal.records import JournalPosition, JournalRecord, Outcome, Part, Step
 from weighting.sample import Batch, Signal
 
 
