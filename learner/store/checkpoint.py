@@ -45,23 +45,21 @@ from typing import Any, Literal
 
 import msgspec
 
-from learner import artifact
 from learner.artifact import Store, Version
 from learner.errors import Corrupt, Fenced, StoreError, StoreFailed
-from learner.store import blobs, manifest
+from learner.store import aliases, blobs, manifest, manifest_codec
 from learner.store.blobs import Digest, Disk
-from learner.store.journal import FOLDER as JOURNAL
-from learner.store.journal import (
-    Journal,
+from learner.store.journal.records import FOLDER as JOURNAL
+from learner.store.journal.records import (
     JournalPosition,
     JournalRange,
     JournalRecord,
     Step,
-    Tail,
     segment_name,
+    truncate,
 )
-from learner.store.journal import cut as cut_timeline
-from learner.store.journal import tail as read_tail
+from learner.store.journal.tail import Tail, read_tail
+from learner.store.journal.writer import Journal
 from learner.store.manifest import (
     CheckpointMetadata,
     Exclusions,
@@ -73,7 +71,7 @@ from learner.store.manifest import (
     RunState,
 )
 from learner.store.retention import Retention, needed
-from weighting.provenance import Gap
+from weighting.provenance import Gap, Offsets
 
 MAX_SHARED = 4
 _SHARED_BYTES = 1 << 20
@@ -139,7 +137,7 @@ class Acquired:
     tail: list[
         tuple[JournalPosition, JournalRecord]
     ]  #: journal records to do again, with the place behind each
-    next_offsets: dict[tuple[str, int], int]  #: of the state, or where a reset moved them
+    next_offsets: Offsets  #: of the state, or where a reset moved them
     journal: ResumePoint  #: where the state stands in the journal, and how many turns of the next record it contains
     resets: tuple[Reset, ...]  #: offsets to move during the tail, or behind it if it ends before
     run_state: RunState
@@ -253,11 +251,7 @@ class Checkpointer:
             version=found.version,
             skipped=found.skipped,
             tail=found.tail,
-            next_offsets={
-                (topic, p): offset
-                for topic, parts in found.cut.offsets.items()
-                for p, offset in parts.items()
-            },
+            next_offsets=found.cut.next_offsets,
             journal=journaled,
             resets=found.resets,
             run_state=self.run_state,
@@ -321,8 +315,8 @@ class Checkpointer:
             named = {f"{relative}/{path}": digest for path, digest in digests.items()}
             whole = self._manifest(manifest.CHECKPOINT, seq, cut, run_state, named)
             with self._step("C7", folder):
-                written = manifest.encode(whole)
-                version = self.store.describe(*manifest.decode(written, where=relative))
+                written = manifest_codec.encode(whole)
+                version = self.store.describe(*manifest_codec.decode(written, where=relative))
                 blobs.put(self._disk, folder / manifest.MANIFEST, written)
                 self._disk.fsync_folder(folder)
             with self._step("C8", self._root / "epoch"):
@@ -357,7 +351,7 @@ class Checkpointer:
         """
         with self._step("C11", self._root / "control"):
             self._refuse_if_fenced()
-            artifact.announce(self._disk, self._root, version.name)
+            aliases.announce(self._disk, self._root, version.name)
 
     def sweep(self) -> list[str]:
         """Remove what crashes left behind (R6); as `Retention.sweep`, with StoreFailed for what the system refuses."""
@@ -431,7 +425,7 @@ class Checkpointer:
         timeline, before = newest.timeline, newest.run_state
         if ordered is not None and (ordered.kind == "reset" or not ordered.as_it_was):
             until = target.journal if ordered.version and target.seq != state.seq else journaled
-            timeline = cut_timeline(timeline, until.place) if until else ()
+            timeline = truncate(timeline, until.place) if until else ()
             if ordered.kind == "restore":  # what came behind the version never was
                 kept = target.run_state.exclusions if ordered.undo else before.exclusions
                 before = msgspec.structs.replace(
@@ -448,7 +442,7 @@ class Checkpointer:
                     path=f"{JOURNAL}/{segment}",
                 )
             )
-        cut = manifest.cut(state.manifest)
+        cut = manifest_codec.metadata(state.manifest)
         last_step = max([state.step, *(record.step for _, record in tail.records)])
         run_state = msgspec.structs.replace(
             before,
@@ -598,7 +592,7 @@ class Checkpointer:
                 blobs.write_new(
                     self._disk,
                     temporary,
-                    manifest.encode(self._manifest(kind, found.next_seq, cut, run_state, {})),
+                    manifest_codec.encode(self._manifest(kind, found.next_seq, cut, run_state, {})),
                 )
                 self._refuse_if_fenced()
                 if linked := self._link(temporary, mark):

@@ -18,8 +18,8 @@ from learner.artifact import Store, Version
 from learner.errors import Corrupt
 from learner.store import blobs, manifest
 from learner.store.blobs import Disk
-from learner.store.journal import FOLDER as JOURNAL
-from learner.store.journal import JournalRange, segment_epoch
+from learner.store.journal.records import FOLDER as JOURNAL
+from learner.store.journal.records import JournalRange, segment_epoch
 from learner.store.manifest import CHECKPOINT, RunState
 
 MIN_KEEP = 5

@@ -191,7 +191,7 @@ def test_what_was_ordered_is_pinned_until_the_announced_version_is_ordered(tmp_p
     first, second, third = saved(tmp_path, 1, 2, 3)
     store = Store(tmp_path)
     store.promote(third)
-    store.promote(first, ordered=True)
+    store.promote(first, by_operator=True)
     assert store.aliases() == {
         "pinned": "v000002",
         "champion": "v000002",
@@ -202,7 +202,7 @@ def test_what_was_ordered_is_pinned_until_the_announced_version_is_ordered(tmp_p
     assert store.aliases()["champion"] == "v000002", (
         "only an order moves the champion away from what was ordered"
     )
-    store.promote(third, ordered=True)
+    store.promote(third, by_operator=True)
     assert store.aliases() == {
         "pinned": None,
         "champion": "v000004",
@@ -215,7 +215,7 @@ def test_a_challenger_is_named_without_moving_the_champion(tmp_path: Path) -> No
     first, second = saved(tmp_path, 1, 2)
     store = Store(tmp_path)
     store.promote(first)
-    store.promote(second, alias="challenger", ordered=True)
+    store.promote(second, alias="challenger", by_operator=True)
     assert store.aliases() == {
         "pinned": None,
         "champion": "v000002",

@@ -19,7 +19,8 @@ from learner.artifact import Store, Version
 from learner.errors import Corrupt, Fenced, FormatUnknown, StoreFailed
 from learner.store.blobs import Disk
 from learner.store.checkpoint import Acquired, BackgroundWriter, Checkpointer
-from learner.store.journal import Journal, JournalRange, Part, Step
+from learner.store.journal.records import JournalRange, Part, Step
+from learner.store.journal.writer import Journal
 from learner.store.manifest import CheckpointMetadata, ResumePoint, RunState
 from tests.fakes.disk import (
     Call,

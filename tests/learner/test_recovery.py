@@ -16,7 +16,8 @@ from learner.artifact import Store, Version
 from learner.errors import Corrupt, Fenced, JournalFailed, StoreFailed
 from learner.store.blobs import Disk
 from learner.store.checkpoint import Checkpointer, RecoveryPlan
-from learner.store.journal import Journal, Step
+from learner.store.journal.records import Step
+from learner.store.journal.writer import Journal
 from learner.store.manifest import Exclusions, Replay
 from tests.fakes.disk import Call, Crash, Die, Fail, FailAfter, FaultyDisk, at, on
 from tests.learner.fast import TOPIC, Learner, Log, State, check, finish
