@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
+from weighting.checks import check_labels, check_weights, drop_weightless
 from weighting.estimators.calibration import Calibration, CalibrationConfig
 from weighting.estimators.conditional import Conditional, ConditionalConfig, Prediction
 from weighting.estimators.delayed_positives import DelayedPositiveRate
@@ -84,8 +85,11 @@ class TaskEstimators:
             delayed: (N,) True for delayed positives.
             correction: (N,) correction weights.
         """
+        check_labels(label)
+        check_weights("correction weight", correction)
         self.prior.update(time_us, correction * label, correction * (1 - label))
-        self.delayed_positive_rate.update(time_us, label, delayed)
+        counted = drop_weightless(correction, time_us, label, delayed)
+        self.delayed_positive_rate.update(*counted)
         self.calibration.learn(time_us, prediction.logit, label, correction)
         self.conditional.learn(prediction, label, correction)
 
