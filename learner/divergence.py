@@ -64,6 +64,8 @@ class LossWatch(msgspec.Struct, kw_only=True):
         if not math.isfinite(loss):
             self._count_nonfinite(step)
             return
+        if not num_samples:
+            return
         self.num_nonfinite = 0
         limit = self._limit(num_samples)
         if self.num_steps >= WARM_UP_STEPS and num_samples >= _LEAST_SAMPLES and loss > limit:

@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from learner.errors import Corrupt
+from weighting.checks import check_finite, check_weights
 
 Vector = NDArray[np.float32]
 FORMAT = 1
@@ -41,12 +42,14 @@ class ResidualConfig:
         steps: gradient steps for each batch that a query occurs in; 0 switches the residual off.
         max_exposure: exposure of an item beyond which its counts are halved: what it was clicked long ago fades.
         max_queries: queries remembered; the one unseen for longest goes first.
+        max_items: items counted per query; the one learned first goes first.
     """
 
     shrinkage: float = 1.0
     steps: int = 2
     max_exposure: float = 500.0
     max_queries: int = 50_000
+    max_items: int = 1_000
 
     def __post_init__(self) -> None:
         """Refuse what has no meaning.
@@ -59,6 +62,7 @@ class ResidualConfig:
             ("steps", 0),
             ("max_exposure", 1),
             ("max_queries", 1),
+            ("max_items", 1),
         ):
             if not getattr(self, key) >= least:
                 raise ValueError(
@@ -118,7 +122,23 @@ class QueryResidual:
             base: (n,) the encoder's own logits, s u.v + bias.
             clicks: (n,) weighted clicks in this batch.
             exposure: (n,) weighted exposure in this batch, in showings at the first position.
+
+        Items without clicks and exposure teach nothing.
+
+        Raises:
+            WeightError: an input is NaN or infinite, or an exposure negative.
         """
+        counts = np.array([clicks, exposure], dtype=np.float64)
+        check_weights("clicks", counts[0])
+        check_weights("exposure", counts[1])
+        check_finite("base logit", base)
+        check_finite("item vector", vectors.sum(axis=-1))
+        used = np.flatnonzero(counts.any(axis=0)).tolist()
+        if not len(used):
+            return
+        if len(used) < len(items):
+            items, vectors, base = [items[i] for i in used], vectors[used], base[used]
+            clicks, exposure = counts[:, used].tolist()
         known = self._queries.get(query)
         if known is None:
             known = self._queries[query] = _Recurring(self.width)
@@ -132,6 +152,8 @@ class QueryResidual:
                 (new_c / 2, new_e / 2) if new_e > self.config.max_exposure else (new_c, new_e)
             )
         c_n, e_n = np.array([known.counts[item] for item in items]).T
+        for item in list(known.counts)[: max(0, len(known.counts) - self.config.max_items)]:
+            del known.counts[item]
         if (
             not e_n.sum() > 0
         ):  # late positives whose first copies were left out, as in quarantine: clicks without a showing are no rate
