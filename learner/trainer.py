@@ -25,6 +25,7 @@ import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from weighting.ratio import invert
 
 from learner.config import LearnerConfig
 from learner.divergence import LossWatch
@@ -38,7 +39,6 @@ from learner.ranker import PairLogits, Ranker
 from learner.residual import QueryResidual
 from learner.store import blobs
 from weighting.estimators.stacker import Stacker
-from weighting.ratio import invert
 from weighting.sample import CopyKind, Sample
 from weighting.tasks import CLICK, PURCHASE, TASKS
 from weighting.weigher import Weigher, WeightedBatch

@@ -7,13 +7,12 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from consumers.source import TopicPartition
 from learner.artifact import Corrupt, Store, Version, VersionMissing
 from learner.store.blobs import Disk
 from learner.store.journal.records import JournalPosition, Step
 from learner.store.journal.tail import read_tail
 from learner.store.manifest import ResumePoint
-from weighting.provenance import Audit, Poll, Slice
+from weighting.provenance import Audit, Poll, Slice, TopicPartition
 
 
 def newest(store: Store) -> Version | None:
@@ -112,11 +111,7 @@ def slices(store: Store, since: Version, version: Version) -> list[Slice]:
             expected=f"whole records up to {end.segment}@{end.byte}",
             found=tail.damage.reason,
         )
-    steps = [
-        (_place(place), record)
-        for place, record in tail.records
-        if isinstance(record, Step)
-    ]
+    steps = [(_place(place), record) for place, record in tail.records if isinstance(record, Step)]
     num_within = sum(place <= _place(end.place) for place, _ in steps)
     polls: list[Poll] = []
     for number, (_, step) in enumerate(steps[: num_within + 1]):

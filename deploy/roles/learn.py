@@ -20,8 +20,8 @@ import msgspec
 from consumers.kafka.admin import KafkaAdmin
 from consumers.kafka.sink import KafkaSink
 from consumers.kafka.source import KafkaSource, own
-from consumers.pipeline import Pipeline, Replayed
-from consumers.source import TopicPartition
+from consumers.pipeline import Pipeline
+from consumers.reading.replay import Replayed
 from consumers.telemetry import Telemetry as ConsumerTelemetry
 from deploy.admin import exclusions
 from deploy.errors import Unsafe
@@ -42,7 +42,7 @@ from learner.store.journal.writer import Journal
 from learner.store.manifest import CheckpointMetadata, Input, Reset, ResumePoint, RunState
 from learner.telemetry import Telemetry
 from learner.trainer import StepReport, Trainer
-from weighting.provenance import Offsets
+from weighting.provenance import Offsets, TopicPartition
 from weighting.sample import Batch, Signal
 from weighting.weigher import Weigher
 

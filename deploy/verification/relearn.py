@@ -11,10 +11,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from consumers.assembler import FLUSH
 from consumers.errors import LogTruncated
 from consumers.kafka.source import KafkaSource
-from consumers.pipeline import FLUSH, Pipeline, Replayed, polls_of
+from consumers.pipeline import Pipeline
+from consumers.reading.replay import Replayed
 from consumers.source import Source
+from consumers.state import polls_of
 from consumers.telemetry import Telemetry
 from deploy.admin import lineage
 from deploy.process.observability import new_registry

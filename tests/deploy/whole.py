@@ -12,7 +12,8 @@ import torch
 from prometheus_client import CollectorRegistry
 
 from consumers.events import encode_click, encode_exposure, encode_purchase
-from consumers.pipeline import BatchConfig, Replayed, Topics
+from consumers.pipeline import BatchConfig, Topics
+from consumers.reading.replay import Replayed
 from deploy.roles.wiring import config_sha256, fingerprint, ingest_state, restore
 from deploy.settings.config import LogConfig
 from deploy.settings.tree import Settings
