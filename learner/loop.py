@@ -26,9 +26,9 @@ import msgspec
 from learner.artifact import Version
 from learner.errors import Fenced, LogRewritten
 from learner.process_group import ProcessGroup, SingleProcess
-from learner.store.checkpoint import BackgroundWriter, Saved
 from learner.store.journal import Journal, JournalPosition, JournalRecord, Outcome, Part, Step
 from learner.store.manifest import CheckpointMetadata, EventTimeRange, Input, ResumePoint, Trained
+from learner.store.writer import BackgroundWriter, Saved
 from learner.telemetry import Telemetry
 from learner.trainer import StepReport, Trainer
 from weighting.errors import WeightError

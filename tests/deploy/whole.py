@@ -21,8 +21,9 @@ from learner.config import LearnerConfig
 from learner.loop import Identity, Publisher, train
 from learner.process_group import SingleProcess
 from learner.store.blobs import Disk
-from learner.store.checkpoint import BackgroundWriter, Checkpointer, Saved
+from learner.store.checkpoint import Checkpointer
 from learner.store.journal import Journal, Step
+from learner.store.writer import BackgroundWriter, Saved
 from learner.telemetry import Telemetry
 from learner.trainer import Trainer
 from tests.consumers.bench import Bench

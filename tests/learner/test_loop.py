@@ -15,8 +15,9 @@ from prometheus_client import CollectorRegistry
 from learner.artifact import Store, Version
 from learner.errors import Fenced
 from learner.loop import Identity, IngestState, Publisher, train
-from learner.store.checkpoint import BackgroundWriter, Checkpointer, Saved
+from learner.store.checkpoint import Checkpointer
 from learner.store.journal import Journal
+from learner.store.writer import BackgroundWriter, Saved
 from learner.telemetry import Telemetry
 from learner.trainer import StepReport, Trainer
 from tests.fakes.clock import ManualClock
