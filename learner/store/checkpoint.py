@@ -43,7 +43,8 @@ from learner.store.journal import Journal, JournalRange, Tail, segment_name
 from learner.store.journal import tail as read_tail
 from learner.store.manifest import CheckpointMetadata, Manifest, Parent, RunState
 from learner.store.ownership import Ownership
-from learner.store.recovery import Choice, RecoveryPlan, RecoveryPoint
+from learner.store.recovery import Choice, RecoveryPoint
+from learner.store.recovery_plan import RecoveryPlan
 from learner.store.retention import Retention
 from learner.store.version_files import VersionFiles, check_paths
 

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
 
 import msgspec
 
@@ -37,16 +36,9 @@ from learner.store.journal import (
     segment_name,
 )
 from learner.store.journal import cut as truncate
-from learner.store.manifest import (
-    CHECKPOINT,
-    CheckpointMetadata,
-    Exclusions,
-    Replay,
-    Reset,
-    ResumePoint,
-    RunState,
-)
-from weighting.provenance import Gap, Offsets
+from learner.store.manifest import CHECKPOINT, CheckpointMetadata, Reset, ResumePoint, RunState
+from learner.store.recovery_plan import RecoveryPlan, moved
+from weighting.provenance import Offsets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,40 +56,6 @@ class Skipped:
     name: str
     reason: str
     path: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecoveryPlan:
-    """Changes that a start makes: an operator's command, or the way back from a divergence.
-
-    Attributes:
-        kind: fence: go on, with these changes.
-        version: whose state is taken; None for the newest.
-        as_it_was: of a restore: replay the whole timeline, else it ends where the version stands.
-        offsets: of a reset: next offsets in place of those of the state.
-        commands_taken: the command that this is, if it is one.
-        quarantine: steps ``[from, to)``, added to those of before.
-        gaps: added to those of before.
-        exclusions: None: as they were.
-        undo: of a restore: exclusions are those of the version.
-        replay: that the restore begins.
-    """
-
-    kind: Literal["fence", "restore", "reset"]
-    version: str | None = None
-    as_it_was: bool = True
-    offsets: Offsets | None = None
-    commands_taken: int | None = None
-    quarantine: tuple[tuple[int, int], ...] = ()
-    gaps: tuple[Gap, ...] = ()
-    exclusions: Exclusions | None = None
-    undo: bool = False
-    replay: Replay | None = None
-
-    @property
-    def ends_timeline(self) -> bool:
-        """Whether journal records behind the state are left out instead of replayed."""
-        return self.kind == "reset" or not self.as_it_was
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -296,9 +254,9 @@ def recover(
     journal = choice.resume or _beginning(fencing_token)
     due = _due(pending, tail, (choice.state.step, sum(journal.skip)))
     for reset in due:
-        metadata = _moved(metadata, reset)
+        metadata = moved(metadata, reset)
     if choice.plan is not None:
-        run_state, metadata = _planned(run_state, choice.plan, metadata, journal.skip)
+        run_state, metadata = choice.plan.carry_out(run_state, metadata, journal.skip)
     return RecoveryPoint(
         newest=choice.newest,
         version=choice.state if choice.state.kind == CHECKPOINT else None,
@@ -441,49 +399,6 @@ def _due(pending: Sequence[Reset], tail: Tail, place: tuple[int, int]) -> list[R
     if not tail.records:
         return list(pending)
     return [reset for reset in pending if (reset.step, sum(reset.skip)) <= place]
-
-
-def _planned(
-    run_state: RunState, plan: RecoveryPlan, metadata: CheckpointMetadata, skip: tuple[int, ...]
-) -> tuple[RunState, CheckpointMetadata]:
-    """Return run state and metadata with the changes of a plan."""
-    changes: dict[str, Any] = {
-        "quarantine": tuple(dict.fromkeys((*run_state.quarantine, *plan.quarantine))),
-        "gaps": tuple(dict.fromkeys((*run_state.gaps, *plan.gaps))),
-    }
-    if plan.commands_taken is not None:
-        changes["commands_taken"] = plan.commands_taken
-    if plan.exclusions is not None:
-        changes["exclusions"] = plan.exclusions
-    if plan.kind != "fence":
-        changes["replay"] = plan.replay
-    if plan.kind == "reset":
-        reset = _reset(plan, metadata, skip)
-        changes["resets"] = (*run_state.resets, reset)
-        metadata = _moved(metadata, reset)
-    return msgspec.structs.replace(run_state, **changes), metadata
-
-
-def _reset(plan: RecoveryPlan, metadata: CheckpointMetadata, skip: tuple[int, ...]) -> Reset:
-    """Return the offsets that a plan moves, before and after, as a manifest has them."""
-    before = Offsets.from_nested(metadata.offsets)
-    moved: dict[str, dict[int, tuple[int, int]]] = {}
-    for tp, offset in (plan.offsets or Offsets()).items():
-        topic, partition = tp
-        moved.setdefault(topic, {})[partition] = (before.get(tp, offset), offset)
-    command = plan.commands_taken or 0
-    return Reset(command=command, step=metadata.step, skip=skip, offsets=moved)
-
-
-def _moved(metadata: CheckpointMetadata, reset: Reset) -> CheckpointMetadata:
-    """Return the metadata with the offsets of a reset."""
-    after = {
-        (topic, p): after
-        for topic, parts in reset.offsets.items()
-        for p, (_, after) in parts.items()
-    }
-    offsets = Offsets.from_nested(metadata.offsets).moved(after)
-    return msgspec.structs.replace(metadata, offsets=offsets.nested())
 
 
 def _quarantined_up_to(run_state: RunState, last_step: int) -> RunState:

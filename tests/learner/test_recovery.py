@@ -18,7 +18,7 @@ from learner.store.blobs import Disk
 from learner.store.checkpoint import Checkpointer
 from learner.store.journal import Journal, Step
 from learner.store.manifest import Exclusions, Replay
-from learner.store.recovery import RecoveryPlan
+from learner.store.recovery_plan import RecoveryPlan
 from tests.fakes.disk import Call, Crash, Die, Fail, FailAfter, FaultyDisk, at, on
 from tests.learner.fast import TOPIC, Learner, Log, State, check, finish
 from tests.learner.saving import Boastful, cut, start
