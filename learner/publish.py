@@ -14,7 +14,6 @@ import msgspec
 from learner.artifact import Version
 from learner.errors import Fenced
 from learner.process_group import ProcessGroup, SingleProcess
-from learner.store.checkpoint import BackgroundWriter, Saved
 from learner.store.journal.records import JournalPosition
 from learner.store.manifest import (
     CheckpointMetadata,
@@ -23,6 +22,7 @@ from learner.store.manifest import (
     LearnedSamples,
     ResumePoint,
 )
+from learner.store.writer import BackgroundWriter, Saved
 from learner.telemetry import Telemetry
 from learner.trainer import Trainer
 from weighting.provenance import Audit, Gap, Offsets, TopicPartition, by_topic

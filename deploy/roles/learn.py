@@ -36,10 +36,13 @@ from learner.process_group import GlooGroup, ProcessGroup, SingleProcess
 from learner.publish import Identity, Publisher
 from learner.store import commands, manifest
 from learner.store.blobs import Disk
-from learner.store.checkpoint import Acquired, BackgroundWriter, Checkpointer, RecoveryPlan
+from learner.store.checkpoint import Checkpointer
 from learner.store.journal.records import JournalPosition, JournalRecord, Step
 from learner.store.journal.writer import Journal
 from learner.store.manifest import CheckpointMetadata, Input, Reset, ResumePoint, RunState
+from learner.store.recovery import RecoveryPoint
+from learner.store.recovery_plan import RecoveryPlan
+from learner.store.writer import BackgroundWriter
 from learner.telemetry import Telemetry
 from learner.trainer import StepReport, Trainer
 from weighting.provenance import Offsets, TopicPartition
@@ -309,7 +312,7 @@ class LearnRole:
         )
         keep_tail = True
         if found.newest is not None:
-            _refuse_other_inputs(found.cut.inputs, identity.inputs)
+            _refuse_other_inputs(found.metadata.inputs, identity.inputs)
             if found.newest.manifest["config_sha256"] != identity.config_sha256:
                 if found.tail and not self._accept_config:
                     raise Unsafe(
@@ -339,7 +342,7 @@ class LearnRole:
             )
         self._settle(acquired.run_state)
         return _Start(
-            epoch=acquired.epoch,
+            epoch=acquired.fencing_token,
             version=acquired.version.name if acquired.version else None,
             next_offsets=acquired.next_offsets,
             journal=acquired.journal,
@@ -452,7 +455,9 @@ class LearnRole:
             return None
         if order.kind == "reset":
             return RecoveryPlan(
-                kind="reset", offsets=_planned(order, _ResetPlan).offsets, commands_taken=order.id
+                kind="reset",
+                offsets=Offsets.from_nested(_planned(order, _ResetPlan).offsets),
+                commands_taken=order.id,
             )
         plan = _planned(order, _ReplayPlan)
         excluded = None
@@ -472,7 +477,7 @@ class LearnRole:
             ),
         )
 
-    def _tell(self, acquired: Acquired) -> None:
+    def _tell(self, acquired: RecoveryPoint) -> None:
         for skipped in acquired.skipped:
             log.error(
                 "checkpoint passed over", extra={"version": skipped.name, "reason": skipped.reason}

@@ -358,7 +358,7 @@ def _leave(
         start.name if start else None,
     )
     try:
-        verdict.leave(
+        verdict.write(
             root,
             disk,
             version=version.name,

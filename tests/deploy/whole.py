@@ -23,9 +23,10 @@ from learner.loop import train
 from learner.process_group import SingleProcess
 from learner.publish import Identity, Publisher
 from learner.store.blobs import Disk
-from learner.store.checkpoint import BackgroundWriter, Checkpointer, Saved
+from learner.store.checkpoint import Checkpointer
 from learner.store.journal.records import Step
 from learner.store.journal.writer import Journal
+from learner.store.writer import BackgroundWriter, Saved
 from learner.telemetry import Telemetry
 from learner.trainer import Trainer
 from tests.consumers.bench import Bench

@@ -20,11 +20,13 @@ import msgspec
 from learner.artifact import Store, Version
 from learner.errors import StoreFailed
 from learner.store.blobs import Disk
-from learner.store.checkpoint import Acquired, Checkpointer, RecoveryPlan
+from learner.store.checkpoint import Checkpointer
 from learner.store.journal.records import JournalPosition, Part, Step
 from learner.store.journal.tail import read_tail
 from learner.store.journal.writer import Journal
 from learner.store.manifest import CheckpointMetadata, Reset, ResumePoint
+from learner.store.recovery import RecoveryPoint
+from learner.store.recovery_plan import RecoveryPlan
 from tests.fakes.disk import FaultyDisk
 from tests.learner.saving import cut
 from weighting.provenance import Poll, Slice
@@ -137,7 +139,7 @@ class Learner:
         self.journal = Journal(root, disk, segment_bytes=SEGMENT_BYTES)
         self.recovery_plan = recovery_plan
         self.state = State()
-        self.acquired: Acquired | None = None
+        self.acquired: RecoveryPoint | None = None
 
     def run(self, num_polls: int = 1_000_000) -> State:
         """Start, go on until so many polls are done or the log is at its end, and then make all of it durable.

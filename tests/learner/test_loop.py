@@ -16,8 +16,9 @@ from learner.artifact import Store, Version
 from learner.errors import Fenced
 from learner.loop import train
 from learner.publish import Identity, IngestState, Publisher
-from learner.store.checkpoint import BackgroundWriter, Checkpointer, Saved
+from learner.store.checkpoint import Checkpointer
 from learner.store.journal.writer import Journal
+from learner.store.writer import BackgroundWriter, Saved
 from learner.telemetry import Telemetry
 from learner.trainer import StepReport, Trainer
 from tests.fakes.clock import ManualClock

@@ -12,7 +12,6 @@ from pathlib import Path
 from learner.errors import JournalFailed
 from learner.store import blobs
 from learner.store.blobs import Disk
-from learner.store.journal import frames
 from learner.store.journal.records import (
     FOLDER,
     Fingerprint,
@@ -20,6 +19,7 @@ from learner.store.journal.records import (
     JournalRange,
     JournalRecord,
     Open,
+    frames,
     segment_name,
 )
 
