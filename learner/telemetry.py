@@ -127,7 +127,9 @@ class Telemetry:
         self.publish_duration = series.histogram(
             "checkpoint_publish_duration_seconds", "From copied state to a durable checkpoint."
         )
-        self.stall = series.histogram("checkpoint_stall_seconds", "Pause of training while state is copied.")
+        self.stall = series.histogram(
+            "checkpoint_stall_seconds", "Pause of training while state is copied."
+        )
         self.size = series.gauge("checkpoint_size_bytes", "Bytes of the last checkpoint.")
         self.last_publish = series.gauge(
             "checkpoint_last_publish_timestamp_seconds", "When the last checkpoint became durable."

@@ -1,4 +1,4 @@
-"""What was journaled comes back whole and in order, up to the first frame that is not; what cannot be made durable stops the owner."""
+"""Journal records come back whole and in order; one that is not durable stops the owner."""
 
 from __future__ import annotations
 
@@ -127,15 +127,17 @@ def test_a_full_segment_is_followed_by_another_and_the_open_span_goes_on_in_it(
     ]
     known_at_the_start = [JournalRange("000001-0000", 0, None)]
     assert read(tmp_path, own.spans) == read(tmp_path, known_at_the_start) == steps(*range(1, 10))
-    closed = read_tail(tmp_path, Disk(), known_at_the_start, JournalPosition("000001-0000", 0)).timeline
+    closed = read_tail(
+        tmp_path, Disk(), known_at_the_start, JournalPosition("000001-0000", 0)
+    ).timeline
     assert read(tmp_path, closed) == steps(*range(1, 10))
 
 
 def test_a_timeline_of_several_owners_is_read_as_one_and_ends_where_it_says(tmp_path: Path) -> None:
     first = written(tmp_path, *steps(1, 2, 3))
-    end_of_second = read_tail(tmp_path, Disk(), first.spans, JournalPosition("000001-0000", 0)).records[
-        1
-    ][0]
+    end_of_second = read_tail(
+        tmp_path, Disk(), first.spans, JournalPosition("000001-0000", 0)
+    ).records[1][0]
     closed = (JournalRange("000001-0000", 0, end_of_second.byte),)
     second = written(tmp_path, *steps(13, 14), epoch=2)
     timeline = (*closed, *second.spans)
@@ -221,7 +223,9 @@ def test_junk_behind_the_last_record_is_torn_and_junk_inside_is_damage(tmp_path:
     own = written(tmp_path, *steps(1, 2, 3))
     places = [
         place.byte
-        for place, _ in read_tail(tmp_path, Disk(), own.spans, JournalPosition("000001-0000", 0)).records
+        for place, _ in read_tail(
+            tmp_path, Disk(), own.spans, JournalPosition("000001-0000", 0)
+        ).records
     ]
     healthy = segment(tmp_path).read_bytes()
     for junk in (
