@@ -101,7 +101,7 @@ class Store:
         self._prefix_caches: dict[str, Any] = {}
 
     def announced(self) -> str | None:
-        """Return the name of the version that the learner announced last, None before the first.
+        """Return the name of the version announced last, None before the first.
 
         Raises:
             Corrupt: the announcement is not one.
@@ -130,7 +130,7 @@ class Store:
         return found
 
     def damaged(self) -> dict[str, str]:
-        """Return the problem of each manifest that is not whole, by the name of its version."""
+        """Return version name -> problem of each manifest that is not whole."""
         found = {}
         for seq in self.seqs():
             try:
@@ -219,7 +219,7 @@ class Store:
         )
 
     def verify(self, version: Version) -> None:
-        """Check the digest of every file of a version, and its parent if that is still here.
+        """Check every file's digest, and the parent if it is still here.
 
         Raises:
             Corrupt: names the first file that is not what the manifest says, with both digests.
@@ -240,9 +240,9 @@ class Store:
         return blobs.read_exact(self._disk, self.root, relative, version.files[path])
 
     def load(self, version: Version, *, threads: int = 1) -> Scorer:
-        """Return a scorer of this version; digests of all files that it may open are checked first.
+        """Return a scorer of this version.
 
-        Those are the files outside ``training/``.
+        The digest of every file that it may open, those outside ``training/``, is checked first.
 
         Args:
             version: what to load.

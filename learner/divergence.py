@@ -1,4 +1,4 @@
-"""Divergence check: too many non-finite steps in a row, or a loss far above the recent ones.
+"""Divergence check: non-finite steps in a row, or a loss far above recent ones.
 
 Legend: N samples of a step.
 

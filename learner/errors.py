@@ -9,7 +9,7 @@ LearnerError
 ├── RankLost            another rank is gone or hangs: all start again (exit 75)
 ├── LogRewritten        the log no longer holds what was trained on (exit 3)
 └── StoreError
-    ├── StoreFailed     a file system call failed; earlier checkpoints are intact (retriable, exit 75)
+    ├── StoreFailed     a call failed; earlier checkpoints are intact (retriable, exit 75)
     ├── JournalFailed   a step could not be journaled and was not applied (exit 75)
     ├── Fenced          another owner has the store: stop, touch nothing (exit 75)
     ├── Corrupt         bytes in the store are not those that were written
@@ -47,7 +47,10 @@ class TuningUnsupported(LearnerError):
 
 
 class Diverged(LearnerError):
-    """Training went wrong: the last step was not taken, the ones before it are not to be trusted."""
+    """Training went wrong.
+
+    The last step was not taken; the ones before it are not to be trusted.
+    """
 
     def __init__(self, first_step: int, last_step: int, reason: str) -> None:
         """Name the steps, both included, and what was wrong with them."""
@@ -62,7 +65,7 @@ class Diverged(LearnerError):
 
 
 class OutOfMemory(LearnerError):
-    """A micro-batch that cannot be split further does not fit; go back to a checkpoint."""
+    """A single sample does not fit the device; go back to a checkpoint."""
 
     def __init__(self, *, step: int, device: str, num_samples: int) -> None:
         """Name the step, the device, and how many samples did not fit."""
@@ -75,7 +78,7 @@ class OutOfMemory(LearnerError):
 
 
 class RankLost(LearnerError):
-    """Another rank is gone or hangs; this one stops too, and all start from the checkpoint."""
+    """Another rank is gone or hangs; all start again from the checkpoint."""
 
     exit_code = 75
 
@@ -95,7 +98,7 @@ class LogRewritten(LearnerError):
     exit_code = 3
 
     def __init__(self, where: str, *, expected: str, found: str) -> None:
-        """Name the step or slice, what the journal says of it, and what the log holds now."""
+        """Name the step or slice, its journal record, and the log's content."""
         super().__init__(
             f"{where}: the log no longer holds what was trained on: "
             f"expected {expected}, found {found}. A topic was recreated, records were rewritten, "
@@ -133,7 +136,10 @@ class StoreFailed(StoreError):
 
 
 class JournalFailed(StoreError):
-    """A write or fsync of the journal failed; never repeated on the same file, so its owner stops."""
+    """A write or fsync of the journal failed.
+
+    It is never repeated on the same file, so the owner stops.
+    """
 
     exit_code = 75
 
@@ -167,7 +173,7 @@ class Corrupt(StoreError):
     """Bytes in the store are not those that were written."""
 
     def __init__(self, path: str, *, expected: str, found: str) -> None:
-        """Name the file (relative to the store's root), what it should be and what it is."""
+        """Name the file, relative to the root, what it should be and what it is."""
         self.path = path
         self.expected = expected
         self.found = found

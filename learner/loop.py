@@ -95,7 +95,7 @@ def train(
 
 
 class _Offer(msgspec.Struct, frozen=True, array_like=True):
-    """What a rank brings to a round."""
+    """A rank's contribution to a round."""
 
     part: Part
     ended: bool

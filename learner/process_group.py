@@ -24,7 +24,7 @@ from learner.errors import RankLost
 
 
 class ProcessGroup(Protocol):
-    """The group as one rank sees it; every rank makes the same calls in the same order."""
+    """Collective calls: every rank makes the same ones in the same order."""
 
     @property
     def rank(self) -> int:
@@ -38,7 +38,7 @@ class ProcessGroup(Protocol):
         """Return the bytes of every rank, of any sizes, in rank order."""
 
     def sum_(self, tensors: Sequence[Tensor]) -> None:
-        """Replace each tensor by its sum over all ranks; every rank gives the same shapes."""
+        """Replace each tensor by its sum over all ranks; shapes are equal everywhere."""
 
     def broadcast(self, data: bytes | None) -> bytes:
         """Return the bytes of rank 0; the others give None."""
@@ -117,7 +117,7 @@ class GlooGroup:
         return [row[:size].numpy().tobytes() for row, size in sized]
 
     def sum_(self, tensors: Sequence[Tensor]) -> None:
-        """Replace each tensor by its sum over all ranks; all of them travel as one."""
+        """Replace each tensor by its sum over all ranks, in one message."""
         if not tensors:
             return
         flat = torch.cat([tensor.detach().reshape(-1).cpu() for tensor in tensors])

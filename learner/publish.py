@@ -157,7 +157,7 @@ class Publisher:
         return more or self._is_new() or is_first
 
     def take_checkpoint(self) -> None:
-        """Copy all state between two steps and hand it to the writer; by all ranks together."""
+        """Copy all state between two steps for the writer; a collective call."""
         began = time.perf_counter()
         states = self._gather(self._ingest())
         if self._writer is None:
@@ -184,7 +184,7 @@ class Publisher:
             self._writer.close()
 
     def close(self) -> None:
-        """Make what was learned last durable, and end the writer; by all ranks together.
+        """Take a last checkpoint if anything is new, and end the writer; a collective call.
 
         Raises:
             StoreFailed: it could not be made durable; the version before it still is.

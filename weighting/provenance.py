@@ -1,4 +1,4 @@
-"""Places in the log: positions, slices, polls, next offsets, gaps and audits of what was read.
+"""Places in the log: positions, slices, polls, next offsets, gaps, audits.
 
 Values only, shared by those who read the log and those who remember how far it was read.
 """
@@ -61,7 +61,7 @@ class Audit(msgspec.Struct, array_like=True):
         self.last = last
 
     def count(self, outcome: str, num_records: int) -> None:
-        """Say what became of some of them."""
+        """Count the outcome of some of them."""
         known = outcome in self.outcomes
         self.outcomes[outcome] = self.outcomes.get(outcome, 0) + num_records
         if not known:
@@ -69,7 +69,7 @@ class Audit(msgspec.Struct, array_like=True):
 
     @property
     def num_unaccounted(self) -> int:
-        """How many records have no outcome; 0, or something is wrong with us."""
+        """Number of records without an outcome; 0 unless there is a bug."""
         return self.num_records - sum(self.outcomes.values())
 
     def copy(self) -> Audit:
@@ -106,7 +106,7 @@ class Offsets(Mapping[TopicPartition, int]):
 
     @classmethod
     def dec_hook(cls, kind: type, nested: Mapping[str, Mapping[int, int]]) -> Offsets:
-        """Decode the only custom type of a message; `nested` is the hook that encodes it."""
+        """Decode an Offsets field for msgspec; `nested` is the hook that encodes it."""
         assert kind is cls
         return cls.from_nested(nested)
 

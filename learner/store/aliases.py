@@ -26,7 +26,7 @@ _MAX_CONTROL_BYTES = 64 << 10
 
 
 def announced(root: Path, disk: Disk) -> str | None:
-    """Return the name of the version that the learner announced last, None before the first.
+    """Return the name of the version announced last, None before the first.
 
     Raises:
         Corrupt: the announcement is not one.
@@ -46,7 +46,7 @@ def announce(disk: Disk, root: Path, name: str) -> None:
 
 
 def read(root: Path, disk: Disk) -> dict[str, str | None]:
-    """Return every alias with the version that it names, None where it is not set.
+    """Return alias -> version name, None where it is not set.
 
     Raises:
         Corrupt: the file is not what `move` writes.
@@ -96,7 +96,7 @@ def _with_champion(
 
 @contextlib.contextmanager
 def _locked(root: Path) -> Iterator[None]:
-    """One mover at a time; the system releases the lock of a process that dies."""
+    """Hold the file lock; the system releases that of a process that dies."""
     flags = os.O_CREAT | os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(root / _LOCK, flags, blobs.FILE_MODE)
     try:

@@ -50,7 +50,7 @@ class Digest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Disk:
-    """The file system, one method for each call that can fail. Tests bring one that does."""
+    """The file system, one method per call that can fail; tests inject faults."""
 
     def create(self, path: Path) -> int:
         """Return a descriptor of a new file; FileExistsError if there is one.
@@ -129,7 +129,7 @@ class Disk:
         return os.urandom(8).hex()
 
     def open(self, root: Path, relative: str) -> int:
-        """Return a read descriptor of a regular file; no symbolic link below `root` is followed.
+        """Open a regular file for reading; no symbolic link below `root` is followed.
 
         Raises:
             OSError: ELOOP or ENOTDIR for a link on the way, ENOENT for a missing file.
@@ -162,7 +162,7 @@ def digest(data: bytes) -> Digest:
 
 
 def put(disk: Disk, path: Path, data: bytes) -> Digest:
-    """Write a whole file, its bytes durable before its name; the caller fsyncs the folder.
+    """Write a file, its bytes durable before its name; the caller fsyncs the folder.
 
     Returns:
         The digest of `data`, computed before it was written.
@@ -304,7 +304,7 @@ def tensors_to_bytes(tensors: Mapping[str, torch.Tensor]) -> bytes:
 
 
 def tensors_from_bytes(data: bytes) -> dict[str, torch.Tensor]:
-    """Decode a safetensors file to tensors on the CPU; its digest must have been checked."""
+    """Decode a safetensors file whose digest was checked, on the CPU."""
     import safetensors.torch
 
     return safetensors.torch.load(data)
@@ -320,7 +320,7 @@ def arrays_to_bytes(arrays: Mapping[str, np.ndarray[Any, Any]]) -> bytes:
 
 
 def arrays_from_bytes(data: bytes) -> dict[str, np.ndarray[Any, Any]]:
-    """Decode a safetensors file without torch; its digest must have been checked."""
+    """Decode a safetensors file whose digest was checked, without torch."""
     import safetensors.numpy
 
     return safetensors.numpy.load(data)

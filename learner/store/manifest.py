@@ -37,7 +37,7 @@ _DISK_NAMES = {"created_us": "created", "learned": "trained", "watermark_us": "w
 
 
 class EventTimeRange(msgspec.Struct, frozen=True, kw_only=True):
-    """Event times of the oldest and the newest sample that the model contains, in microseconds."""
+    """Event times of the oldest and the newest learned sample, in microseconds."""
 
     min: int
     max: int
@@ -51,7 +51,7 @@ class Parent(msgspec.Struct, frozen=True, kw_only=True, rename={"digest": "self"
 
 
 class ResumePoint(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the journal goes on from a checkpoint.
+    """Position of a checkpoint in the journal.
 
     Attributes:
         segment: of the journal.
@@ -77,14 +77,16 @@ class Input(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LearnedSamples(msgspec.Struct, frozen=True, kw_only=True):
-    """Number of samples that the model contains; sum mod 2^64 of the hashes of their ids."""
+    """Number of learned samples, and sum mod 2^64 of the hashes of their ids."""
 
     num: _COUNT = 0
     sum64: _COUNT = 0
 
 
 class Reset(msgspec.Struct, frozen=True, kw_only=True, rename={"command": "order"}):
-    """Offsets that an operator moved after a step: records in between count twice, or never.
+    """Offsets that an operator moved.
+
+    Records in between count twice, or never.
 
     Attributes:
         command: the operator command.
@@ -109,7 +111,7 @@ class Reset(msgspec.Struct, frozen=True, kw_only=True, rename={"command": "order
 
 
 class Exclusions(msgspec.Struct, frozen=True, kw_only=True, rename={"command": "order"}):
-    """Digest and length of a list of what was taken out of the model; the list is not kept."""
+    """Digest and length of the list of events excluded; the list is not kept."""
 
     sha256: str
     num: _COUNT
@@ -140,7 +142,7 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True, rename={"command": "orde
 class RunState(
     msgspec.Struct, frozen=True, kw_only=True, rename={"commands_taken": "orders_taken"}
 ):
-    """State that is handed from one manifest to the next, whatever is learned in between.
+    """State handed from one manifest to the next.
 
     Attributes:
         timeline: valid parts of the journal, from the oldest kept checkpoint on.
@@ -167,7 +169,7 @@ class RunState(
     superseded: tuple[tuple[int, int], ...] = ()
 
     def leaves_out(self, seq: int) -> bool:
-        """Return whether manifest number `seq` is one that this one did not go on from."""
+        """Return whether manifest number `seq` is superseded."""
         return any(first <= seq < end for first, end in self.superseded)
 
 
@@ -251,12 +253,12 @@ def mark_name(seq: int) -> str:
 
 
 def mark_seq(name: str) -> int | None:
-    """Return the number in a commit mark's file name, None if it is not one."""
+    """Return the number in a commit mark's name, None if it is none."""
     return _number(_MARK, name, lambda seq: f"M-{seq:08d}")
 
 
 def folder_name(epoch: int, seq: int) -> str:
-    """Return the folder of a version below the root; the epoch keeps two owners apart."""
+    """Return the folder of a version; its epoch keeps two owners apart."""
     return f"blobs/{epoch:06d}-{seq:08d}"
 
 

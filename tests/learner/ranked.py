@@ -1,4 +1,4 @@
-"""Scenarios of several ranks, run in real gloo processes on the loopback device, with a deadline."""
+"""Scenarios of several ranks in real gloo processes, with a deadline."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 class Ended(msgspec.Struct, kw_only=True):
-    """How one rank ended a scenario."""
+    """Result of a scenario on one rank."""
 
     results: list[str] = []
     losses: list[float] = []
@@ -89,7 +89,7 @@ def steps(own: Trainer, bring: Callable[[int], list[Sample]], number: int = NUM_
 
 
 def spoiled(group: ProcessGroup, name: str, value: float) -> Ended:
-    """In the second step the last rank alone has a head that is not finite."""
+    """Make one head of the last rank not finite in the second step."""
 
     def spoil(num_samples: int) -> None:
         if own.step_number == 1 and group.rank == group.world - 1:
@@ -145,7 +145,7 @@ def skipped(group: ProcessGroup) -> Ended:
 
 
 def collective_calls(group: ProcessGroup) -> Ended:
-    """Bytes arrive in rank order; a sum whose order counts has the same bits everywhere."""
+    """Check that bytes keep rank order and sums have the same bits everywhere."""
     assert group.gather(bytes(group.rank) * 3) == [bytes(rank) * 3 for rank in range(group.world)]
     assert group.gather(b"") == [b""] * group.world
     assert group.broadcast(b"from nought" if group.rank == 0 else None) == b"from nought"
@@ -185,7 +185,7 @@ def scenarios(group: ProcessGroup) -> Iterator[tuple[str, Ended]]:
 
 
 def run(rank: int, world: int, port: int, folder: str) -> None:
-    """Run every scenario as one rank; then the last rank exits and the others notice."""
+    """Run every scenario; then the last rank exits and the others notice."""
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"

@@ -1,4 +1,4 @@
-"""What was journaled comes back whole and in order, up to the first frame that is not; what cannot be made durable stops the owner."""
+"""Journal records come back whole and in order; one that is not durable stops the owner."""
 
 from __future__ import annotations
 

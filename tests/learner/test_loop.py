@@ -1,4 +1,4 @@
-"""The loop publishes when due, one checkpoint at a time, and goes on through what fails."""
+"""The loop takes checkpoints when due, one at a time, and survives failures."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ IDLE = Signal.IDLE
 
 
 class WaitedFor(BackgroundWriter):
-    """Writer whose `poll` waits for the checkpoint in flight, so that a test needs no sleep."""
+    """Writer whose `poll` waits for the checkpoint in flight: no test sleeps."""
 
     def poll(self, *, timeout_seconds: float | None = 0.0) -> Saved | None:
         return super().poll(timeout_seconds=None)

@@ -1,4 +1,4 @@
-"""Several ranks step as one: equal bits on all of them, and one rank's state within rounding."""
+"""Several ranks step as one: equal bits on all, a single rank's within rounding."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ def segment_epoch(segment: str) -> int:
 
 
 def truncate(timeline: Sequence[JournalRange], place: JournalPosition) -> tuple[JournalRange, ...]:
-    """Return a timeline up to a position on it; empty if the position is not on it."""
+    """Return a timeline up to a position, empty if that is not on it."""
     for index, span in enumerate(timeline):
         if span.holds(place):
             return (*timeline[:index], JournalRange(span.segment, span.start, place.byte))

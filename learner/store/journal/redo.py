@@ -17,7 +17,9 @@ from weighting.sample import Batch, Signal
 
 @dataclass(frozen=True, slots=True)
 class _Journaled:
-    behind: JournalPosition  # of the step's record
+    """A step, its outcome, and the position behind both."""
+
+    behind: JournalPosition
     step: Step
     outcome: Outcome | None
 
@@ -41,7 +43,7 @@ class Redo:
         return bool(self._steps)
 
     def pull(self, stream: Iterator[Batch | Signal], rank: int) -> Batch | Signal:
-        """Return a rank's batch of the next step, waiting for it; IDLE if it had none."""
+        """Wait for a rank's batch of the next step; IDLE if it had none."""
         if not self._steps[0].step.parts[rank].has_batch:
             return Signal.IDLE
         for item in stream:
@@ -50,7 +52,7 @@ class Redo:
         return Signal.ENDED
 
     def confirm(self, step: Step) -> tuple[JournalPosition, Outcome | None]:
-        """Remove the next step; return the position behind it, and its outcome.
+        """Remove the next step; return the position behind it and its outcome, and the outcome.
 
         Raises:
             LogRewritten: the log gives another step than the journal says.

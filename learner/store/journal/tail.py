@@ -55,7 +55,7 @@ class Tail:
 def read_tail(
     root: Path, disk: Disk, timeline: Sequence[JournalRange], start: JournalPosition
 ) -> Tail:
-    """Return the records of a timeline from `start` on, up to the first frame that is not whole.
+    """Return the records of a timeline from `start` up to the first broken frame.
 
     Behind damage nothing is read, for it does not follow any more. A torn last record of the open
     range is no damage: its owner died while it wrote, and applied nothing of it.
@@ -97,7 +97,7 @@ def read_tail(
 
 @dataclass(frozen=True, slots=True)
 class _Scan:
-    """Whole records of a range, their end, and the problem if that is not the range's end."""
+    """Whole records of a range, their end, and the problem that ended them early."""
 
     records: list[tuple[JournalPosition, JournalRecord]]
     end: int
