@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Generator, Iterator
-from typing import Any
 
-import httpx
+import httpx2
 import pytest
-from litestar.testing import TestClient
-from litestar.types import ASGIApp
 from prometheus_client import CollectorRegistry
+from starlette.testclient import TestClient
+from starlette.types import ASGIApp
 
 from serving.app import create
 from serving.inference.batcher import Batcher, BatcherConfig
@@ -44,7 +43,7 @@ async def until(condition: Callable[[], bool]) -> None:
         await _Turn()
 
 
-class House:
+class Replica:
     """The parts as `deploy` wires them; threads only where a test starts them."""
 
     def __init__(
@@ -85,9 +84,10 @@ class House:
             new_id=lambda: next(names),
         )
 
-    def client(self) -> httpx.AsyncClient:
+    def client(self) -> httpx2.AsyncClient:
         """An asynchronous client: many requests at once on one event loop."""
-        return httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://serving")  # type: ignore[arg-type]
+        transport = httpx2.ASGITransport(self.app)
+        return httpx2.AsyncClient(transport=transport, base_url="http://serving")
 
     def value(self, series: str, **labels: str) -> float:
         value = self.registry.get_sample_value(f"steelyard_{series}", labels)
@@ -96,17 +96,17 @@ class House:
 
 
 @pytest.fixture
-def house() -> Iterator[House]:
-    """A started house that serves v000001."""
-    house = House()
-    house.store.publish(1)
-    house.watcher.poll()
-    house.batcher.start()
-    yield house
-    house.batcher.close()
+def replica() -> Iterator[Replica]:
+    """A started replica that serves v000001."""
+    replica = Replica()
+    replica.store.publish(1)
+    replica.watcher.poll()
+    replica.batcher.start()
+    yield replica
+    replica.batcher.close()
 
 
 @pytest.fixture
-def client(house: House) -> Iterator[TestClient[Any]]:
-    with TestClient(house.app) as client:
+def client(replica: Replica) -> Iterator[TestClient]:
+    with TestClient(replica.app) as client:
         yield client

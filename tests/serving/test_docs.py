@@ -10,18 +10,17 @@ import socket
 import subprocess
 import threading
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 import uvicorn
-from litestar.testing import TestClient
+from starlette.testclient import TestClient
 
-from serving.app import STATIC
-from tests.serving.conftest import House
+from serving.wire.documents import STATIC
+from tests.serving.conftest import Replica
 
 
-def test_every_documented_route_answers_and_its_examples_are_good(client: TestClient[Any]) -> None:
+def test_every_documented_route_answers_and_its_examples_are_good(client: TestClient) -> None:
     document = client.get("/openapi.json").json()
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
@@ -46,7 +45,7 @@ def test_every_documented_route_answers_and_its_examples_are_good(client: TestCl
             }
 
 
-def test_every_reference_in_the_document_resolves(client: TestClient[Any]) -> None:
+def test_every_reference_in_the_document_resolves(client: TestClient) -> None:
     text = client.get("/openapi.json").text
     names = json.loads(text)["components"]["schemas"].keys()
     references = set(re.findall(r'"#/components/schemas/(\w+)"', text))
@@ -54,7 +53,7 @@ def test_every_reference_in_the_document_resolves(client: TestClient[Any]) -> No
     assert {"RerankRequest", "TeiRequest", "ScoreRequest", "Problem"} <= references
 
 
-def test_the_page_asks_nothing_of_other_hosts(client: TestClient[Any]) -> None:
+def test_the_page_asks_nothing_of_other_hosts(client: TestClient) -> None:
     page = client.get("/docs")
     assert page.headers["Content-Type"] == "text/html; charset=utf-8"
     assert page.headers["Content-Security-Policy"].startswith("default-src 'self';")
@@ -78,7 +77,7 @@ def test_vendored_files_are_the_ones_that_their_origin_names() -> None:
         assert hashlib.sha256((STATIC / name).read_bytes()).hexdigest() == digest, name
 
 
-def test_files_outside_the_static_folder_are_not_served(client: TestClient[Any]) -> None:
+def test_files_outside_the_static_folder_are_not_served(client: TestClient) -> None:
     for path in ("/static/../app.py", "/static/%2e%2e/app.py", "/static//etc/passwd", "/static/"):
         assert client.get(path).status_code == 404, path
 
@@ -93,7 +92,7 @@ def asked_by_the_page(net_log: str, address: str) -> set[str]:
     }
 
 
-def test_a_browser_shows_the_page_and_asks_only_loopback(house: House, tmp_path: Path) -> None:
+def test_a_browser_shows_the_page_and_asks_only_loopback(replica: Replica, tmp_path: Path) -> None:
     chromium = (
         shutil.which("chromium")
         or shutil.which("chromium-browser")
@@ -105,7 +104,7 @@ def test_a_browser_shows_the_page_and_asks_only_loopback(house: House, tmp_path:
         )
     listener = socket.create_server(("127.0.0.1", 0))
     address = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    server = uvicorn.Server(uvicorn.Config(house.app, log_config=None))
+    server = uvicorn.Server(uvicorn.Config(replica.app, log_config=None))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     net_log = tmp_path / "net.json"

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from litestar.testing import TestClient
+from starlette.testclient import TestClient
 
 from serving.wire.ordering import order
 from tests.fakes.scorer import FakeScorer
-from tests.serving.conftest import House
+from tests.serving.conftest import Replica
 
 COHERE = """
 {"model":"champion","query":"red running shoes",
@@ -25,15 +25,15 @@ COHERE = """
 
 
 @pytest.fixture
-def shoes(house: House) -> FakeScorer:
+def shoes(replica: Replica) -> FakeScorer:
     """Version 2 serves, and likes shoes."""
     scorer = FakeScorer("v000002", {"mug": 0.25, "shoe": 0.75, "sock": 0.5}, purchase=0.5)
-    house.store.publish(2, scorer)
-    house.watcher.poll()
+    replica.store.publish(2, scorer)
+    replica.watcher.poll()
     return scorer
 
 
-def answered(client: TestClient[Any], path: str, body: str) -> Any:
+def answered(client: TestClient, path: str, body: str) -> Any:
     response = client.post(path, content=body, headers={"Content-Type": "application/json"})
     assert response.status_code == 200, response.text
     return json.loads(response.text)
@@ -44,7 +44,7 @@ def answered(client: TestClient[Any], path: str, body: str) -> Any:
     ("path", "version"), [("/v2/rerank", "2"), ("/v1/rerank", "1"), ("/rerank", "2")]
 )
 def test_cohere_and_jina_clients_get_their_shape(
-    client: TestClient[Any], path: str, version: str
+    client: TestClient, path: str, version: str
 ) -> None:
     assert answered(client, path, COHERE) == {
         "id": "0f6c",
@@ -63,7 +63,7 @@ def test_cohere_and_jina_clients_get_their_shape(
 
 
 @pytest.mark.usefixtures("shoes")
-def test_documents_come_back_when_asked_for(client: TestClient[Any]) -> None:
+def test_documents_come_back_when_asked_for(client: TestClient) -> None:
     answer = answered(
         client,
         "/v1/rerank",
@@ -75,7 +75,7 @@ def test_documents_come_back_when_asked_for(client: TestClient[Any]) -> None:
 
 
 @pytest.mark.usefixtures("shoes")
-def test_tei_clients_get_a_bare_array(client: TestClient[Any]) -> None:
+def test_tei_clients_get_a_bare_array(client: TestClient) -> None:
     body = '{"query":"q","texts":["mug","shoe"],"raw_scores":false,"return_text":true,"truncate":true,"truncation_direction":"right"}'
     assert answered(client, "/rerank", body) == [
         {"index": 1, "score": 0.75, "text": "shoe"},
@@ -84,7 +84,7 @@ def test_tei_clients_get_a_bare_array(client: TestClient[Any]) -> None:
 
 
 @pytest.mark.usefixtures("shoes")
-def test_raw_scores_are_log_odds(client: TestClient[Any]) -> None:
+def test_raw_scores_are_log_odds(client: TestClient) -> None:
     (first, second) = answered(
         client, "/rerank", '{"query":"q","texts":["mug","shoe"],"raw_scores":true}'
     )
@@ -97,14 +97,14 @@ def test_raw_scores_are_log_odds(client: TestClient[Any]) -> None:
     ("objective", "score"), [(None, 0.75), ("ctr", 0.75), ("cvr", 0.5), ("ctcvr", 0.375)]
 )
 def test_the_objective_says_what_is_ordered_by(
-    client: TestClient[Any], objective: str | None, score: float
+    client: TestClient, objective: str | None, score: float
 ) -> None:
     body = json.dumps({"query": "q", "documents": ["shoe"], "objective": objective})
     assert answered(client, "/v2/rerank", body)["results"][0]["relevance_score"] == score
 
 
 @pytest.mark.usefixtures("shoes")
-def test_scores_come_with_their_priors_and_their_ratio(client: TestClient[Any]) -> None:
+def test_scores_come_with_their_priors_and_their_ratio(client: TestClient) -> None:
     body = '{"model":"@champion","instances":[{"query":"q","document":{"id":"1","text":"shoe"}},{"query":"q","document":"mug"}]}'
     prior = {"click": 0.25, "purchase": 0.125}
     assert answered(client, "/v1/score", body) == {
@@ -124,7 +124,7 @@ def test_scores_come_with_their_priors_and_their_ratio(client: TestClient[Any]) 
     }
 
 
-def test_the_scorer_sees_ids_and_attributes(client: TestClient[Any], shoes: FakeScorer) -> None:
+def test_the_scorer_sees_ids_and_attributes(client: TestClient, shoes: FakeScorer) -> None:
     answered(client, "/v2/rerank", COHERE)
     request = shoes.calls[-1][0]
     assert request.query == "red running shoes"
@@ -179,7 +179,7 @@ def test_the_scorer_sees_ids_and_attributes(client: TestClient[Any], shoes: Fake
     ],
 )
 def test_a_bad_request_names_the_field(
-    client: TestClient[Any], path: str, body: str | bytes, detail: str
+    client: TestClient, path: str, body: str | bytes, detail: str
 ) -> None:
     response = client.post(
         path, content=body, headers={"Content-Type": "application/json", "X-Request-Id": "mine"}
@@ -201,7 +201,7 @@ def test_a_bad_request_names_the_field(
     ("path", "field"),
     [("/v2/rerank", "documents"), ("/rerank", "texts"), ("/v1/score", "instances")],
 )
-def test_nothing_to_score_is_said_so(client: TestClient[Any], path: str, field: str) -> None:
+def test_nothing_to_score_is_said_so(client: TestClient, path: str, field: str) -> None:
     body = {"instances": []} if field == "instances" else {"query": "q", field: []}
     response = client.post(path, json=body)
     assert (response.status_code, response.json()["error_type"]) == (400, "empty")
@@ -209,10 +209,10 @@ def test_nothing_to_score_is_said_so(client: TestClient[Any], path: str, field: 
 
 
 def test_an_unknown_model_is_answered_with_the_known_names(
-    client: TestClient[Any], house: House
+    client: TestClient, replica: Replica
 ) -> None:
-    house.store.publish(2)
-    house.watcher.poll()
+    replica.store.publish(2)
+    replica.watcher.poll()
     response = client.post(
         "/v2/rerank", json={"model": "rerank-v3.5", "query": "q", "documents": ["a"]}
     )
@@ -231,17 +231,17 @@ def test_an_unknown_model_is_answered_with_the_known_names(
     ],
 )
 def test_a_model_is_asked_for_by_alias_or_version(
-    client: TestClient[Any], house: House, model: str, version: str
+    client: TestClient, replica: Replica, model: str, version: str
 ) -> None:
-    house.store.publish(2)
-    house.watcher.poll()
+    replica.store.publish(2)
+    replica.watcher.poll()
     response = client.post("/v2/rerank", json={"model": model, "query": "q", "documents": ["a"]})
     assert (response.json()["model"], response.headers["X-Model-Version"]) == (version, version)
     assert response.json()["results"][0]["relevance_score"] == int(version[1:]) / 1000
 
 
 def test_every_answer_says_which_version_which_request_and_how_long(
-    client: TestClient[Any],
+    client: TestClient,
 ) -> None:
     answers = [
         client.post("/v2/rerank", json={"query": "q", "documents": ["a"]}),
@@ -271,7 +271,7 @@ def test_every_answer_says_which_version_which_request_and_how_long(
     assert answers[0].headers["Server-Timing"].startswith("queue;dur=0.00, forward;dur=0.00")
 
 
-def test_a_request_id_is_repeated_unless_it_could_hide_something(client: TestClient[Any]) -> None:
+def test_a_request_id_is_repeated_unless_it_could_hide_something(client: TestClient) -> None:
     assert (
         client.get("/livez", headers={"X-Request-Id": "trace-1"}).headers["X-Request-Id"]
         == "trace-1"
