@@ -1,4 +1,4 @@
-"""One serving process, wired on fakes: its clocks stand still, its ids count."""
+"""A serving process on fakes: its clocks stand still, its ids count up."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.fakes.scorer import FakeStore
 
 
 class ManualClock:
-    """Says what it was set to."""
+    """A clock that a test sets."""
 
     def __init__(self, seconds: float = 0.0) -> None:
         self.seconds = seconds
@@ -30,21 +30,21 @@ class ManualClock:
         return self.seconds
 
 
-class _Turn:
-    """Awaited, gives the event loop one turn."""
+class _Yield:
+    """Give the event loop one iteration when awaited."""
 
     def __await__(self) -> Generator[None, None, None]:
         yield
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Let the event loop turn until `condition` holds."""
+    """Run the event loop until `condition` holds."""
     while not condition():
-        await _Turn()
+        await _Yield()
 
 
 class Replica:
-    """The parts as `deploy` wires them; threads only where a test starts them."""
+    """One process as `deploy` wires it; threads only where a test starts them."""
 
     def __init__(
         self,
@@ -60,9 +60,8 @@ class Replica:
         self.store = store or FakeStore()
         self.slot = Slot()
         self.clock, self.wall_clock = ManualClock(), ManualClock(1_795_471_700.0)
-        self.batcher = Batcher(
-            batching or BatcherConfig(window_seconds=0.0), self.telemetry, clock=self.clock
-        )
+        batching = batching or BatcherConfig(window_seconds=0.0)
+        self.batcher = Batcher(batching, self.telemetry, clock=self.clock)
         self.watcher = Watcher(
             self.store,
             self.slot,
@@ -97,7 +96,7 @@ class Replica:
 
 @pytest.fixture
 def replica() -> Iterator[Replica]:
-    """A started replica that serves v000001."""
+    """Start a replica that serves v000001."""
     replica = Replica()
     replica.store.publish(1)
     replica.watcher.poll()

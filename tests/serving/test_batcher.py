@@ -1,4 +1,4 @@
-"""Requests that go together: when the window closes, who scores, and that neighbours do not matter."""
+"""Micro-batching: the window, the inference thread, and independence of neighbours."""
 
 from __future__ import annotations
 
@@ -14,11 +14,15 @@ from tests.fakes.scorer import FakeScorer, make_version
 from tests.serving.conftest import Replica, until
 
 
+def texts_of(call: list[ScoringInput]) -> list[str]:
+    return [document.text for request in call for document in request.documents]
+
+
 def ask(*texts: str) -> tuple[ScoringInput, ...]:
     return (ScoringInput(query="q", documents=tuple(Document(text=text) for text in texts)),)
 
 
-def serving(scorer: FakeScorer) -> LoadedModel:
+def loaded_model(scorer: FakeScorer) -> LoadedModel:
     return LoadedModel(version=make_version(int(scorer.version[1:])), scorer=scorer)
 
 
@@ -26,11 +30,11 @@ async def admitted(
     replica: Replica, *calls: tuple[FakeScorer, tuple[ScoringInput, ...]]
 ) -> list[asyncio.Task[Answer]]:
     """Admit each call, in order, before the inference thread runs."""
-    loaded = {id(scorer): serving(scorer) for scorer, _ in calls}
-    tasks = [
-        asyncio.create_task(replica.batcher.score(loaded[id(scorer)], requests))
-        for scorer, requests in calls
-    ]
+    loaded = {id(scorer): loaded_model(scorer) for scorer, _ in calls}
+    tasks = []
+    for scorer, requests in calls:
+        call = replica.batcher.score(loaded[id(scorer)], requests)
+        tasks.append(asyncio.create_task(call))
     await until(lambda: replica.value("serving_inflight_requests") == len(calls))
     return tasks
 
@@ -47,25 +51,18 @@ def test_requests_waiting_together_go_in_one_forward_pass() -> None:
 
     answers = asyncio.run(run())
     replica.batcher.close()
-    assert [
-        [document.text for request in call for document in request.documents]
-        for call in scorer.calls
-    ] == [["a", "b", "c", "c"]]
+    assert [texts_of(call) for call in scorer.calls] == [["a", "b", "c", "c"]]
     assert [answer.scores[0].score.tolist() for answer in answers] == [[0.1], [0.2, 0.3], [0.3]]
 
 
 def test_enough_candidates_close_the_window_before_its_time() -> None:
-    replica, scorer = (
-        Replica(batching=BatcherConfig(window_seconds=3600.0, max_candidates=3)),
-        FakeScorer("v000001"),
-    )
+    replica = Replica(batching=BatcherConfig(window_seconds=3600.0, max_candidates=3))
+    scorer = FakeScorer("v000001")
 
     async def run() -> None:
         replica.batcher.start()
-        serves = serving(scorer)
-        await asyncio.gather(
-            replica.batcher.score(serves, ask("a")), replica.batcher.score(serves, ask("b", "c"))
-        )
+        model, score = loaded_model(scorer), replica.batcher.score
+        await asyncio.gather(score(model, ask("a")), score(model, ask("b", "c")))
 
     asyncio.run(run())
     replica.batcher.close()
@@ -73,9 +70,8 @@ def test_enough_candidates_close_the_window_before_its_time() -> None:
 
 
 def test_a_window_that_is_over_takes_what_is_there_and_waits_for_none() -> None:
-    replica = Replica(
-        batching=BatcherConfig(window_seconds=3600.0, max_candidates=100, deadline_seconds=7200.0)
-    )
+    config = BatcherConfig(window_seconds=3600.0, max_candidates=100, deadline_seconds=7200.0)
+    replica = Replica(batching=config)
     scorer = FakeScorer("v000001")
 
     async def run() -> None:
@@ -97,7 +93,7 @@ def test_closing_answers_what_was_admitted_and_refuses_what_comes_after() -> Non
         replica.batcher.start()
         await asyncio.to_thread(replica.batcher.close)
         with pytest.raises(NotReady):
-            await replica.batcher.score(serving(scorer), ask("c"))
+            await replica.batcher.score(loaded_model(scorer), ask("c"))
         return list(await asyncio.gather(*tasks))
 
     assert len(asyncio.run(run())) == 2
@@ -109,7 +105,7 @@ def test_one_thread_scores_everything() -> None:
     async def run() -> None:
         replica.batcher.start()
         for scorer in (one, two, one):
-            await replica.batcher.score(serving(scorer), ask("a"))
+            await replica.batcher.score(loaded_model(scorer), ask("a"))
 
     asyncio.run(run())
     replica.batcher.close()
@@ -139,7 +135,7 @@ def test_a_request_that_breaks_the_model_fails_alone() -> None:
 
     def fault(requests: object) -> None:
         assert isinstance(requests, list)
-        if any(document.text == "poison" for request in requests for document in request.documents):
+        if "poison" in texts_of(requests):
             raise ValueError("cannot read this")
 
     scorer.fault = fault

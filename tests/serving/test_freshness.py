@@ -16,6 +16,12 @@ def answer_at(replica: Replica, client: TestClient, seconds: float) -> None:
     assert client.post("/v2/rerank", json=BODY).status_code == 200
 
 
+def observed(replica: Replica) -> tuple[float, float]:
+    """Return number and sum of the observed freshness values."""
+    count, total = "freshness_seconds_count", "freshness_seconds_sum"
+    return replica.value(count), replica.value(total)
+
+
 def swapped(replica: Replica, seq: int, *events: tuple[float, int]) -> None:
     replica.store.fresh[f"v{seq:06d}"] = [(round((T0 + at) * 1e6), count) for at, count in events]
     replica.store.publish(seq)
@@ -32,10 +38,7 @@ def test_freshness_is_observed_at_the_first_answer_for_each_newly_contained_even
     answer_at(replica, client, 99.0)
     replica.watcher.poll()
     replica.watcher.poll()
-    assert (replica.value("freshness_seconds_count"), replica.value("freshness_seconds_sum")) == (
-        3,
-        7.0,
-    )
+    assert observed(replica) == (3, 7.0)
     info = client.get("/info").json()
     assert (info["freshness_p50_seconds"], info["freshness_p99_seconds"]) == (1.0, 5.0)
     assert (info["version"], info["swaps"]) == ("v000002", 2)
@@ -49,10 +52,7 @@ def test_a_version_without_an_answer_leaves_its_events_to_the_next(
     swapped(replica, 3, (2.0, 1))
     answer_at(replica, client, 4.0)
     replica.watcher.poll()
-    assert (replica.value("freshness_seconds_count"), replica.value("freshness_seconds_sum")) == (
-        2,
-        5.0,
-    )
+    assert observed(replica) == (2, 5.0)
 
 
 def test_an_answer_just_before_a_swap_counts_with_its_own_time(
@@ -64,10 +64,7 @@ def test_an_answer_just_before_a_swap_counts_with_its_own_time(
     swapped(replica, 3, (2.0, 1))
     answer_at(replica, client, 7.0)
     replica.watcher.poll()
-    assert (replica.value("freshness_seconds_count"), replica.value("freshness_seconds_sum")) == (
-        2,
-        2.0 + 5.0,
-    )
+    assert observed(replica) == (2, 2.0 + 5.0)
 
 
 def test_what_was_answered_before_a_restart_is_not_fresh_again() -> None:
@@ -104,7 +101,4 @@ def test_a_rollback_makes_nothing_fresh_twice(client: TestClient, replica: Repli
     swapped(replica, 4, (59.0, 1))
     answer_at(replica, client, 60.0)
     replica.watcher.poll()
-    assert (replica.value("freshness_seconds_count"), replica.value("freshness_seconds_sum")) == (
-        3,
-        1.0 + 1.0 + 1.0,
-    )
+    assert observed(replica) == (3, 1.0 + 1.0 + 1.0)

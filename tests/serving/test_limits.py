@@ -19,6 +19,10 @@ from tests.serving.conftest import Replica, until
 BODY = {"query": "q", "documents": ["a"]}
 
 
+def outcome(answer: httpx2.Response) -> tuple[int, str, str]:
+    return answer.status_code, answer.headers["Retry-After"], answer.json()["error_type"]
+
+
 @pytest.mark.parametrize(
     ("config", "values"),
     [
@@ -47,11 +51,7 @@ def test_before_the_first_model_every_answer_says_when_to_come_back() -> None:
             client.post("/v2/rerank", json=BODY),
             client.post("/v1/score", json={"instances": [{"query": "q", "document": "a"}]}),
         ):
-            assert (
-                answer.status_code,
-                answer.headers["Retry-After"],
-                answer.json()["error_type"],
-            ) == (503, "1", "unhealthy")
+            assert outcome(answer) == (503, "1", "unhealthy")
             assert answer.headers["X-Model-Version"] == "none"
         assert client.get("/livez").status_code == 200
         assert client.get("/info").json()["version"] is None
@@ -60,9 +60,7 @@ def test_before_the_first_model_every_answer_says_when_to_come_back() -> None:
         assert client.get("/readyz").json() == {"status": "ok"}
 
 
-def test_above_the_in_flight_limit_requests_are_refused_at_once_and_the_admitted_ones_are_answered() -> (
-    None
-):
+def test_above_the_limit_requests_are_refused_and_the_admitted_ones_answered() -> None:
     gate = threading.Event()
     replica = Replica(batching=BatcherConfig(window_seconds=0.0, max_in_flight=3))
     scorer = FakeScorer("v000001")
@@ -81,31 +79,21 @@ def test_above_the_in_flight_limit_requests_are_refused_at_once_and_the_admitted
 
     refused, admitted = asyncio.run(flood())
     replica.batcher.close()
-    assert (refused.status_code, refused.headers["Retry-After"], refused.json()["error_type"]) == (
-        429,
-        "1",
-        "overloaded",
-    )
+    assert outcome(refused) == (429, "1", "overloaded")
     assert [answer.status_code for answer in admitted] == [200, 200, 200]
     assert replica.value("serving_inflight_requests") == 0
     assert replica.value("serving_requests_total", route="/v2/rerank", code="429") == 1
 
 
-def test_past_the_deadline_the_answer_is_504_and_the_place_is_freed_only_when_the_work_is_done() -> (
-    None
-):
-    replica = Replica(
-        batching=BatcherConfig(window_seconds=0.0, max_in_flight=1, deadline_seconds=0.0)
-    )
+def test_past_the_deadline_the_place_is_freed_only_when_the_work_is_done() -> None:
+    config = BatcherConfig(window_seconds=0.0, max_in_flight=1, deadline_seconds=0.0)
+    replica = Replica(batching=config)
     replica.store.publish(1)
     replica.watcher.poll()
 
     async def late() -> list[httpx2.Response]:
         async with replica.client() as client:
-            answers = [
-                await client.post("/v2/rerank", json=BODY),
-                await client.post("/v2/rerank", json=BODY),
-            ]
+            answers = [await client.post("/v2/rerank", json=BODY) for _ in range(2)]
             replica.batcher.start()
             await until(lambda: replica.value("serving_inflight_requests") == 0)
             return [*answers, await client.post("/v2/rerank", json=BODY)]
@@ -148,11 +136,18 @@ def test_too_many_documents_and_too_large_a_body_are_413() -> None:
         body = client.post("/v2/rerank", json={"query": "q" * 1000, "documents": ["a"]})
     replica.batcher.close()
     assert [answer.status_code for answer in (most, documents, texts, body)] == [200, 413, 413, 413]
-    assert documents.json()["detail"].startswith(
-        "Expected at most 2 items, got 3 - at `$.documents`"
-    )
+    expected = "Expected at most 2 items, got 3 - at `$.documents`"
+    assert documents.json()["detail"].startswith(expected)
     assert "`$.texts`" in texts.json()["detail"]
     assert body.json()["error_type"] == "validation"
+    assert "at most 1000 bytes" in body.json()["detail"]
+
+
+def test_a_body_that_does_not_declare_its_length_is_limited_too(client: TestClient) -> None:
+    chunks = (b" " * 100_000 for _ in range(21))
+    headers = {"Content-Type": "application/json"}
+    answer = client.post("/v2/rerank", content=chunks, headers=headers)
+    assert (answer.status_code, answer.json()["error_type"]) == (413, "validation")
 
 
 @pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", ""])
@@ -160,9 +155,8 @@ def test_too_many_documents_and_too_large_a_body_are_413() -> None:
 def test_another_content_type_than_json_is_415(
     client: TestClient, path: str, content_type: str
 ) -> None:
-    answer = client.post(
-        path, content='{"query":"q","documents":["a"]}', headers={"Content-Type": content_type}
-    )
+    body = '{"query":"q","documents":["a"]}'
+    answer = client.post(path, content=body, headers={"Content-Type": content_type})
     assert (answer.status_code, answer.json()["error_type"]) == (415, "validation")
     assert "application/json" in answer.json()["detail"]
 
@@ -204,6 +198,18 @@ def test_an_unknown_route_and_a_wrong_method_are_problems_too(client: TestClient
     missing, wrong = client.get("/v3/rerank"), client.get("/v2/rerank")
     assert (missing.status_code, missing.json()["error_type"]) == (404, "not_found")
     assert (wrong.status_code, wrong.headers["Content-Type"]) == (405, "application/problem+json")
+
+
+def test_options_are_the_methods_and_head_is_get_without_a_body(client: TestClient) -> None:
+    options, head = client.options("/v2/rerank"), client.head("/readyz")
+    assert (options.status_code, options.headers["Allow"]) == (204, "OPTIONS, POST")
+    assert (head.status_code, head.content) == (200, b"")
+
+
+def test_a_trailing_slash_makes_no_difference(client: TestClient, replica: Replica) -> None:
+    answer = client.post("/v2/rerank/", json=BODY, follow_redirects=False)
+    assert answer.status_code == 200
+    assert replica.value("serving_requests_total", route="/v2/rerank", code="200") == 1
 
 
 def test_our_own_mistake_is_500_without_a_stack_trace(client: TestClient, replica: Replica) -> None:

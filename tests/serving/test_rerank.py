@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
+from learner.artifact import Document
 from serving.wire.ordering import order
 from tests.fakes.scorer import FakeScorer
 from tests.serving.conftest import Replica
@@ -64,19 +65,15 @@ def test_cohere_and_jina_clients_get_their_shape(
 
 @pytest.mark.usefixtures("shoes")
 def test_documents_come_back_when_asked_for(client: TestClient) -> None:
-    answer = answered(
-        client,
-        "/v1/rerank",
-        '{"query":"q","documents":["mug",{"text":"shoe"}],"return_documents":true,"top_n":1}',
-    )
-    assert answer["results"] == [
-        {"index": 1, "relevance_score": 0.75, "document": {"text": "shoe"}}
-    ]
+    body = '{"query":"q","documents":["mug",{"text":"shoe"}],"return_documents":true,"top_n":1}'
+    (result,) = answered(client, "/v1/rerank", body)["results"]
+    assert result == {"index": 1, "relevance_score": 0.75, "document": {"text": "shoe"}}
 
 
 @pytest.mark.usefixtures("shoes")
 def test_tei_clients_get_a_bare_array(client: TestClient) -> None:
-    body = '{"query":"q","texts":["mug","shoe"],"raw_scores":false,"return_text":true,"truncate":true,"truncation_direction":"right"}'
+    options = '"raw_scores":false,"return_text":true,"truncate":true,"truncation_direction":"right"'
+    body = f'{{"query":"q","texts":["mug","shoe"],{options}}}'
     assert answered(client, "/rerank", body) == [
         {"index": 1, "score": 0.75, "text": "shoe"},
         {"index": 0, "score": 0.25, "text": "mug"},
@@ -85,9 +82,8 @@ def test_tei_clients_get_a_bare_array(client: TestClient) -> None:
 
 @pytest.mark.usefixtures("shoes")
 def test_raw_scores_are_log_odds(client: TestClient) -> None:
-    (first, second) = answered(
-        client, "/rerank", '{"query":"q","texts":["mug","shoe"],"raw_scores":true}'
-    )
+    body = '{"query":"q","texts":["mug","shoe"],"raw_scores":true}'
+    first, second = answered(client, "/rerank", body)
     assert first == {"index": 1, "score": pytest.approx(math.log(3))}
     assert second == {"index": 0, "score": pytest.approx(-math.log(3))}
 
@@ -105,7 +101,8 @@ def test_the_objective_says_what_is_ordered_by(
 
 @pytest.mark.usefixtures("shoes")
 def test_scores_come_with_their_priors_and_their_ratio(client: TestClient) -> None:
-    body = '{"model":"@champion","instances":[{"query":"q","document":{"id":"1","text":"shoe"}},{"query":"q","document":"mug"}]}'
+    pairs = '{"query":"q","document":{"id":"1","text":"shoe"}},{"query":"q","document":"mug"}'
+    body = f'{{"model":"@champion","instances":[{pairs}]}}'
     prior = {"click": 0.25, "purchase": 0.125}
     assert answered(client, "/v1/score", body) == {
         "model": "v000002",
@@ -128,13 +125,17 @@ def test_the_scorer_sees_ids_and_attributes(client: TestClient, shoes: FakeScore
     answered(client, "/v2/rerank", COHERE)
     request = shoes.calls[-1][0]
     assert request.query == "red running shoes"
-    assert [
-        (document.id, document.text, document.attributes) for document in request.documents
-    ] == [
-        ("", "mug", {}),
-        ("SKU-0007", "shoe", {"price": 59.9}),
-        ("12", "sock", {}),
-    ]
+    assert request.documents == (
+        Document(text="mug"),
+        Document(text="shoe", id="SKU-0007", attributes={"price": 59.9}),
+        Document(text="sock", id="12"),
+    )
+
+
+LONG_ID = '{"query":"q","documents":["a"],"context":{"query_id":"' + "x" * 101 + '"}}'
+NO_TEXT = '{"instances":[{"query":"q","document":{}}]}'
+EITHER = "`documents` (Cohere, Jina) or `texts` (TEI)"
+DEEP, TOO_DEEP = "[" * 100_000, "nested too deeply"
 
 
 @pytest.mark.parametrize(
@@ -148,42 +149,25 @@ def test_the_scorer_sees_ids_and_attributes(client: TestClient, shoes: FakeScore
         ("/v1/rerank", '{"documents":["a"]}', "`query`"),
         ("/v2/rerank", '{"query":"q","documents":["a"],"top_n":0}', "`$.top_n`"),
         ("/v2/rerank", '{"query":"q","documents":["a"],"objective":"revenue"}', "`$.objective`"),
-        (
-            "/v2/rerank",
-            '{"query":"q","documents":["a"],"context":{"query_id":"' + "x" * 101 + '"}}',
-            "`$.context.query_id`",
-        ),
-        ("/rerank", '{"query":"q"}', "`documents` (Cohere, Jina) or `texts` (TEI)"),
-        (
-            "/rerank",
-            '{"query":"q","documents":["a"],"texts":["a"]}',
-            "`documents` (Cohere, Jina) or `texts` (TEI)",
-        ),
+        ("/v2/rerank", LONG_ID, "`$.context.query_id`"),
+        ("/rerank", '{"query":"q"}', EITHER),
+        ("/rerank", '{"query":"q","documents":["a"],"texts":["a"]}', EITHER),
         ("/rerank", '{"query":"q","texts":["a",null]}', "`$.texts[1]`"),
         ("/rerank", '{"query":"q","texts":["a"],"truncate":false}', "`$.truncate`"),
-        (
-            "/v1/score",
-            '{"instances":[{"query":"q","document":{}}]}',
-            "`$.instances[0].document.text`",
-        ),
+        ("/v1/score", NO_TEXT, "`$.instances[0].document.text`"),
         ("/v1/score", '{"instances":[{"query":"q","document":"a","surprise":1}]}', "`surprise`"),
         ("/v2/rerank", '{"query":"q",', "truncated"),
         ("/v2/rerank", b'{"query":"\xff\xfe","documents":["a"]}', "utf-8"),
-        (
-            "/v2/rerank",
-            '{"query":"q","documents":[{"text":"a","more":' + "[" * 100_000,
-            "nested too deeply",
-        ),
-        ("/rerank", '{"query":"q","more":' + "[" * 100_000, "nested too deeply"),
+        ("/v2/rerank", '{"query":"q","documents":[{"text":"a","more":' + DEEP, TOO_DEEP),
+        ("/rerank", '{"query":"q","more":' + DEEP, TOO_DEEP),
         ("/v2/rerank", "", "truncated"),
     ],
 )
 def test_a_bad_request_names_the_field(
     client: TestClient, path: str, body: str | bytes, detail: str
 ) -> None:
-    response = client.post(
-        path, content=body, headers={"Content-Type": "application/json", "X-Request-Id": "mine"}
-    )
+    headers = {"Content-Type": "application/json", "X-Request-Id": "mine"}
+    response = client.post(path, content=body, headers=headers)
     problem = response.json()
     assert response.headers["Content-Type"] == "application/problem+json"
     assert detail in problem.pop("detail")
@@ -213,9 +197,8 @@ def test_an_unknown_model_is_answered_with_the_known_names(
 ) -> None:
     replica.store.publish(2)
     replica.watcher.poll()
-    response = client.post(
-        "/v2/rerank", json={"model": "rerank-v3.5", "query": "q", "documents": ["a"]}
-    )
+    body = {"model": "rerank-v3.5", "query": "q", "documents": ["a"]}
+    response = client.post("/v2/rerank", json=body)
     assert (response.status_code, response.json()["error_type"]) == (404, "not_found")
     assert response.json()["detail"].endswith("Known: champion, previous, v000001, v000002")
 
@@ -240,27 +223,17 @@ def test_a_model_is_asked_for_by_alias_or_version(
     assert response.json()["results"][0]["relevance_score"] == int(version[1:]) / 1000
 
 
-def test_every_answer_says_which_version_which_request_and_how_long(
-    client: TestClient,
-) -> None:
+PROCESS = ("/livez", "/readyz", "/info", "/metrics")
+READ = (*PROCESS, "/v1/models", "/openapi.json", "/docs", "/static/docs.js")
+
+
+def test_every_answer_says_which_version_which_request_and_how_long(client: TestClient) -> None:
     answers = [
         client.post("/v2/rerank", json={"query": "q", "documents": ["a"]}),
         client.post("/v2/rerank", json={"query": 1}),
         client.get("/no/such/route"),
         client.delete("/v2/rerank"),
-        *(
-            client.get(path)
-            for path in (
-                "/livez",
-                "/readyz",
-                "/info",
-                "/metrics",
-                "/v1/models",
-                "/openapi.json",
-                "/docs",
-                "/static/docs.js",
-            )
-        ),
+        *(client.get(path) for path in READ),
     ]
     assert [answer.status_code for answer in answers] == [200, 400, 404, 405] + [200] * 8
     for answer in answers:
@@ -272,15 +245,10 @@ def test_every_answer_says_which_version_which_request_and_how_long(
 
 
 def test_a_request_id_is_repeated_unless_it_could_hide_something(client: TestClient) -> None:
-    assert (
-        client.get("/livez", headers={"X-Request-Id": "trace-1"}).headers["X-Request-Id"]
-        == "trace-1"
-    )
-    assert (
-        client.get("/livez", headers={"X-Request-Id": "a b\tc"})
-        .headers["X-Request-Id"]
-        .startswith("id-")
-    )
+    good = client.get("/livez", headers={"X-Request-Id": "trace-1"})
+    bad = client.get("/livez", headers={"X-Request-Id": "a b\tc"})
+    assert good.headers["X-Request-Id"] == "trace-1"
+    assert bad.headers["X-Request-Id"].startswith("id-")
 
 
 @given(st.lists(st.sampled_from([0.1, 0.2, 0.3]), min_size=1), st.integers(1, 20))

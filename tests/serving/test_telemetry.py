@@ -1,4 +1,4 @@
-"""What `/metrics` shows: every series from the start, bounded labels, a format that promtool accepts."""
+"""The `/metrics` route: all series from the start, bounded labels, a valid format."""
 
 from __future__ import annotations
 
@@ -42,12 +42,9 @@ def test_every_label_combination_exists_before_anything_happens() -> None:
 def test_no_series_appears_while_serving(client: TestClient, replica: Replica) -> None:
     def series() -> set[str]:
         families = text_string_to_metric_families(client.get("/metrics").text)
-        return {
-            f"{sample.name}{sorted(sample.labels.items())}"
-            for family in families
-            for sample in family.samples
-            if "model_info" not in family.name
-        }
+        samples = [sample for family in families for sample in family.samples]
+        names = {f"{sample.name}{sorted(sample.labels.items())}" for sample in samples}
+        return {name for name in names if "model_info" not in name}
 
     before = series()
     client.post("/v2/rerank", json={"query": "q", "documents": ["a"]})
@@ -63,12 +60,9 @@ def test_no_series_appears_while_serving(client: TestClient, replica: Replica) -
 def test_the_served_version_is_in_one_series_only(client: TestClient, replica: Replica) -> None:
     replica.store.publish(2)
     replica.watcher.poll()
-    lines = [
-        line
-        for line in client.get("/metrics").text.splitlines()
-        if line.startswith("steelyard_serving_model_info")
-    ]
-    assert lines == ['steelyard_serving_model_info{version="v000002"} 1.0']
+    lines = client.get("/metrics").text.splitlines()
+    shown = [line for line in lines if line.startswith("steelyard_serving_model_info")]
+    assert shown == ['steelyard_serving_model_info{version="v000002"} 1.0']
     assert replica.value("serving_model_event_timestamp_seconds") == 1_795_471_692
 
 
@@ -84,9 +78,8 @@ def test_answers_are_counted_by_route_and_code(client: TestClient, replica: Repl
 
 
 def test_the_exposition_says_its_format(client: TestClient) -> None:
-    assert (
-        client.get("/metrics").headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
-    )
+    content_type = client.get("/metrics").headers["Content-Type"]
+    assert content_type == "text/plain; version=0.0.4; charset=utf-8"
 
 
 def test_promtool_finds_nothing_to_say(client: TestClient) -> None:
@@ -94,10 +87,6 @@ def test_promtool_finds_nothing_to_say(client: TestClient) -> None:
     if promtool is None:
         pytest.skip("promtool is not on PATH (apt-get install prometheus)")
     client.post("/v2/rerank", json={"query": "q", "documents": ["a"]})
-    checked = subprocess.run(
-        [promtool, "check", "metrics"],
-        input=client.get("/metrics").content,
-        capture_output=True,
-        check=False,
-    )
+    command, text = [promtool, "check", "metrics"], client.get("/metrics").content
+    checked = subprocess.run(command, input=text, capture_output=True, check=False)
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")

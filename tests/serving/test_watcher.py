@@ -1,4 +1,4 @@
-"""A model that changes underneath: nothing unfit is served, nothing is mixed, nothing fails meanwhile."""
+"""Hot swap: nothing unfit is served, no versions are mixed, no request fails meanwhile."""
 
 from __future__ import annotations
 
@@ -47,12 +47,10 @@ def test_swaps_under_load_mix_no_versions_and_fail_no_request(replica: Replica) 
     for answer in answers:
         model = answer.json()["model"]
         assert answer.headers["X-Model-Version"] == model
-        assert {result["relevance_score"] for result in answer.json()["results"]} == {
-            int(model[1:]) / 1000
-        }
-    assert len({answer.json()["model"] for answer in answers}) > 2, (
-        "no swap happened while requests were in flight"
-    )
+        scores = {result["relevance_score"] for result in answer.json()["results"]}
+        assert scores == {int(model[1:]) / 1000}
+    models = {answer.json()["model"] for answer in answers}
+    assert len(models) > 2, "no swap happened while requests were in flight"
 
 
 def test_a_request_ends_on_the_version_that_it_began_with(replica: Replica) -> None:
@@ -71,10 +69,8 @@ def test_a_request_ends_on_the_version_that_it_began_with(replica: Replica) -> N
             return await began, await client.post("/v2/rerank", json=BODY)
 
     first, second = asyncio.run(run())
-    assert (first.headers["X-Model-Version"], second.headers["X-Model-Version"]) == (
-        "v000001",
-        "v000002",
-    )
+    assert first.headers["X-Model-Version"] == "v000001"
+    assert second.headers["X-Model-Version"] == "v000002"
 
 
 def test_a_version_is_promoted_only_after_it_is_in_use(replica: Replica) -> None:
@@ -89,11 +85,8 @@ def test_a_version_is_promoted_only_after_it_is_in_use(replica: Replica) -> None
     replica.store.publish(2)
     replica.watcher.poll()
     assert seen == [("v000002", "v000001")]
-    assert replica.store.aliases() == {
-        "champion": "v000002",
-        "challenger": None,
-        "previous": "v000001",
-    }
+    aliases = {"champion": "v000002", "challenger": None, "previous": "v000001"}
+    assert replica.store.aliases() == aliases
 
 
 def test_a_corrupt_version_is_refused_never_loaded_and_the_old_one_stays(
@@ -106,15 +99,12 @@ def test_a_corrupt_version_is_refused_never_loaded_and_the_old_one_stays(
     assert client.post("/v2/rerank", json=BODY).headers["X-Model-Version"] == "v000001"
     assert replica.store.loaded == ["v000001"]
     assert replica.store.aliases()["champion"] == "v000001"
-    assert replica.value("serving_swaps_total", result="rejected") == 1, (
-        "a refused version must not be tried again"
-    )
+    # A refused version must not be tried again.
+    assert replica.value("serving_swaps_total", result="rejected") == 1
     assert replica.value("serving_gate_checks_total", check="load", result="failed") == 1
     assert "model.safetensors" in client.get("/info").json()["refused"]["v000002"]
-    assert [model["state"] for model in client.get("/v1/models").json()["models"]] == [
-        "champion",
-        "refused",
-    ]
+    models = client.get("/v1/models").json()["models"]
+    assert [model["state"] for model in models] == ["champion", "refused"]
     replica.store.publish(3)
     replica.watcher.poll()
     assert served(replica) == "v000003"
@@ -164,20 +154,13 @@ def test_an_unfit_version_is_refused_by_the_name_of_the_check(
 def test_a_new_version_is_warmed_with_recent_requests_before_it_is_used(
     client: TestClient, replica: Replica
 ) -> None:
-    client.post(
-        "/v2/rerank", json={"query": "warm", "documents": [str(number) for number in range(40)]}
-    )
+    texts = [str(number) for number in range(40)]
+    client.post("/v2/rerank", json={"query": "warm", "documents": texts})
     new = FakeScorer("v000002")
     replica.store.publish(2, new)
     replica.watcher.poll()
-    assert new.calls == [
-        [
-            ScoringInput(
-                query="warm", documents=tuple(Document(text=str(number)) for number in range(32))
-            )
-        ],
-        list(GOLDEN),
-    ]
+    warm = tuple(Document(text=text) for text in texts[:32])
+    assert new.calls == [[ScoringInput(query="warm", documents=warm)], list(GOLDEN)]
 
 
 def test_the_last_version_is_kept_and_an_operators_promote_goes_back_to_it_without_loading(
@@ -192,15 +175,14 @@ def test_the_last_version_is_kept_and_an_operators_promote_goes_back_to_it_witho
     assert replica.value("serving_rollbacks_total", reason="operator") == 1
     assert replica.store.aliases()["champion"] == "v000001"
     replica.watcher.poll()
-    assert served(replica) == "v000001", (
-        "what was rolled back from came again without a new announcement"
-    )
+    # The version that was rolled back from must not come again unannounced.
+    assert served(replica) == "v000001"
     replica.store.publish(3)
     replica.watcher.poll()
     assert served(replica) == "v000003"
 
 
-def test_an_operators_order_stands_above_the_golden_requests(replica: Replica) -> None:
+def test_an_operators_choice_stands_above_the_golden_requests(replica: Replica) -> None:
     replica.store.add(2, FakeScorer("v000002", {"garden hose 20 m": 0.999}))
     replica.store.promote(replica.store.version("v000002"))
     replica.watcher.poll()
@@ -240,10 +222,9 @@ def test_a_champion_that_is_damaged_at_start_is_replaced_by_the_one_before() -> 
     store.corrupt = {"v000002"}
     replica = restarted(store)
     assert served(replica) == "v000001"
-    assert replica.value("serving_swaps_total", result="rejected") == 1, (
-        "it was also the announced one, and must be judged once"
-    )
-    assert store.aliases()["champion"] == "v000002", "only an order moves the alias back"
+    # It was also the announced one, and must be judged once.
+    assert replica.value("serving_swaps_total", result="rejected") == 1
+    assert store.aliases()["champion"] == "v000002", "only an operator moves it back"
 
 
 def test_an_alias_that_another_replica_has_moved_further_is_not_moved_back(
@@ -251,9 +232,12 @@ def test_an_alias_that_another_replica_has_moved_further_is_not_moved_back(
 ) -> None:
     replica.store.publish(2)
     replica.store.add(3)
-    replica.store.on_load = lambda name: (
-        replica.store.promote(replica.store.version("v000003")) if name == "v000002" else None
-    )
+
+    def meanwhile(name: str) -> None:
+        if name == "v000002":
+            replica.store.promote(replica.store.version("v000003"))
+
+    replica.store.on_load = meanwhile
     replica.watcher.poll()
     assert (served(replica), replica.store.aliases()["champion"]) == ("v000002", "v000003")
     replica.watcher.poll()
@@ -273,7 +257,7 @@ def test_an_alias_that_cannot_be_moved_stops_no_swap(replica: Replica) -> None:
     assert served(replica) == "v000002"
 
 
-def test_a_store_that_cannot_be_read_is_said_once_and_looked_at_again(
+def test_a_store_that_cannot_be_read_is_logged_once_and_read_again(
     replica: Replica, caplog: pytest.LogCaptureFixture
 ) -> None:
     replica.store.publish(2)
@@ -288,8 +272,8 @@ def test_a_store_that_cannot_be_read_is_said_once_and_looked_at_again(
     assert served(replica) == "v000002"
 
 
-def order(replica: Replica, seq: int) -> None:
-    """As `Store.promote(ordered=True)`: champion and pin in one move."""
+def promote_by_operator(replica: Replica, seq: int) -> None:
+    """Promote as an operator does: champion and pin in one move."""
     version = replica.store.version(f"v{seq:06d}")
     replica.store.pin(version.name)
     replica.store.promote(version)
@@ -301,36 +285,36 @@ def test_what_an_operator_went_back_to_stays_in_use_whatever_the_learner_announc
 ) -> None:
     replica.store.publish(2)
     replica.watcher.poll()
-    order(replica, 1)
+    promote_by_operator(replica, 1)
     replica.watcher.poll()
     assert served(replica) == "v000001"
     for seq in (3, 4):
         replica.store.publish(seq)
         replica.watcher.poll()
     assert (served(replica), replica.store.aliases()["champion"]) == ("v000001", "v000001")
-    order(replica, 4)
+    promote_by_operator(replica, 4)
     replica.watcher.poll()
     replica.store.publish(5)
     replica.watcher.poll()
-    assert served(replica) == "v000005", "the newest was ordered, so the learner is followed again"
+    assert served(replica) == "v000005", "the newest was chosen: the learner is followed again"
 
 
-def test_after_a_restart_what_was_ordered_serves(replica: Replica) -> None:
+def test_after_a_restart_the_operators_choice_serves(replica: Replica) -> None:
     replica.store.publish(2)
     replica.watcher.poll()
-    order(replica, 1)
+    promote_by_operator(replica, 1)
     replica.store.publish(3)
     assert served(restarted(replica.store)) == "v000001"
 
 
-def test_an_order_given_while_a_newer_version_is_loading_wins(replica: Replica) -> None:
+def test_a_choice_made_while_a_newer_version_is_loading_wins(replica: Replica) -> None:
     replica.store.publish(2)
     replica.watcher.poll()
     replica.store.add(1)
 
     def meanwhile(name: str) -> None:
         if name == "v000003":
-            order(replica, 2)
+            promote_by_operator(replica, 2)
 
     replica.store.on_load = meanwhile
     replica.store.publish(3)
@@ -339,12 +323,12 @@ def test_an_order_given_while_a_newer_version_is_loading_wins(replica: Replica) 
     assert (served(replica), replica.store.aliases()["champion"]) == ("v000002", "v000002")
 
 
-def test_an_order_that_cannot_be_served_holds_nothing_back(replica: Replica) -> None:
+def test_a_choice_that_cannot_be_served_holds_nothing_back(replica: Replica) -> None:
     replica.store.publish(2)
     replica.watcher.poll()
     replica.store.add(9)
     replica.store.corrupt = {"v000009"}
-    order(replica, 9)
+    promote_by_operator(replica, 9)
     replica.watcher.poll()
     replica.store.publish(10)
     replica.watcher.poll()
@@ -364,10 +348,8 @@ def test_a_loader_that_has_ended_by_itself_is_not_alive() -> None:
             thread.join()
     with TestClient(replica.app) as client:
         answer = client.get("/livez")
-    assert (answer.status_code, answer.json()["detail"]) == (
-        503,
-        "the loader thread has ended. Try again in 1 s",
-    )
+    assert answer.status_code == 503
+    assert answer.json()["detail"] == "the loader thread has ended. Try again in 1 s"
 
 
 def test_the_thread_polls_whenever_its_wait_ends() -> None:
