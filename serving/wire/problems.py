@@ -21,7 +21,7 @@ UNEXPECTED = "the request failed here, by no fault of the sender; the log has th
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
-    """Body of every answer that is not a success: RFC 9457, and Text Embeddings Inference's `error` and `error_type`."""
+    """Problem details (RFC 9457), with the `error` and `error_type` that TEI's clients read."""
 
     type: str
     title: str

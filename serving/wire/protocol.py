@@ -52,7 +52,7 @@ _NOT_EMPTY = Meta(extra_json_schema={"minItems": 1})
 
 
 class Context(msgspec.Struct, frozen=True, kw_only=True):
-    """Who asks, and in which list it will be shown."""
+    """The client, and the list that will be shown to it."""
 
     client_id: ClientId | None = None
     scenario: str | None = None
@@ -87,13 +87,13 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ApiVersion(msgspec.Struct, frozen=True, kw_only=True):
-    """Which Cohere shape this is."""
+    """The version of Cohere's API whose shape this is."""
 
     version: str
 
 
 class RerankMeta(msgspec.Struct, frozen=True, kw_only=True):
-    """How the answer came about."""
+    """Origin of the answer."""
 
     api_version: ApiVersion
     model_event_time: str | None
@@ -102,7 +102,7 @@ class RerankMeta(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RerankAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """Documents in order; log `id` as the exposure's `query_id`, and what is clicked will be learned."""
+    """Documents, best first; log `id` as the exposure's `query_id` to learn from the clicks."""
 
     id: str
     model: str
@@ -182,13 +182,13 @@ class ModelsAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HealthAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """Said when all is well."""
+    """The answer of a healthy process."""
 
     status: str
 
 
 class InfoAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """What this process serves and takes; freshness is over the newest versions that gave an answer."""
+    """The served version and the limits; freshness covers the newest versions that answered."""
 
     version: str | None
     event_time: str | None
