@@ -20,7 +20,6 @@ GOLDEN: tuple[ScoringInput, ...] = (
     ScoringInput(query="", documents=(Document(text="garden hose 20 m"), Document(text=""))),
     ScoringInput(query="téléphone 电话", documents=(Document(text="téléphone sans fil " * 100),)),
 )
-PROBABILITIES = ("click", "purchase")
 
 
 def check_shape(requests: Sequence[ScoringInput], scores: Sequence[Scores]) -> None:
@@ -65,13 +64,14 @@ def check_golden(
         Refused: names the request, the task and the change.
     """
     for index, (new, old) in enumerate(zip(scores, served, strict=True)):
-        for name in PROBABILITIES:
-            shift = float(np.abs(getattr(new, name) - getattr(old, name)).max())
+        for task in new.prior:
+            shift = float(np.abs(getattr(new, task) - getattr(old, task)).max())
             if shift > max_shift_ratio:
-                found = f"p({name}) moved by {shift:.3f}, at most {max_shift_ratio} is allowed"
+                found = f"p({task}) moved by {shift:.3f}, at most {max_shift_ratio} is allowed"
                 raise Refused("golden", f"request {index}: {found} at once")
 
 
 def _columns(scores: Scores) -> Iterator[tuple[str, NDArray[np.float64]]]:
-    for name in (*PROBABILITIES, "score"):
+    """Yield each array by its name: the probability of each task, and the score."""
+    for name in (*scores.prior, "score"):
         yield name, getattr(scores, name)

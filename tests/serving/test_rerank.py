@@ -185,7 +185,9 @@ def test_a_bad_request_names_the_field(
     ("path", "field"),
     [("/v2/rerank", "documents"), ("/rerank", "texts"), ("/v1/score", "instances")],
 )
-def test_nothing_to_score_is_said_so(client: TestClient, path: str, field: str) -> None:
+def test_nothing_to_score_is_an_error_that_names_the_field(
+    client: TestClient, path: str, field: str
+) -> None:
     body = {"instances": []} if field == "instances" else {"query": "q", field: []}
     response = client.post(path, json=body)
     assert (response.status_code, response.json()["error_type"]) == (400, "empty")

@@ -77,12 +77,12 @@ def test_answers_are_counted_by_route_and_code(client: TestClient, replica: Repl
     assert replica.value("serving_stage_duration_seconds_count", stage="forward") == 1
 
 
-def test_the_exposition_says_its_format(client: TestClient) -> None:
+def test_the_exposition_names_its_format(client: TestClient) -> None:
     content_type = client.get("/metrics").headers["Content-Type"]
     assert content_type == "text/plain; version=0.0.4; charset=utf-8"
 
 
-def test_promtool_finds_nothing_to_say(client: TestClient) -> None:
+def test_promtool_accepts_the_exposition(client: TestClient) -> None:
     promtool = shutil.which("promtool")
     if promtool is None:
         pytest.skip("promtool is not on PATH (apt-get install prometheus)")
