@@ -10,6 +10,7 @@ from pathlib import Path
 from learner.errors import Corrupt
 from learner.store import blobs
 from learner.store.blobs import Disk
+from learner.store.journal import frames
 from learner.store.journal.records import (
     FOLDER,
     JournalPosition,
@@ -17,7 +18,6 @@ from learner.store.journal.records import (
     JournalRecord,
     Open,
     following_segment,
-    frames,
     segment_name,
 )
 

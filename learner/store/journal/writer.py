@@ -12,6 +12,7 @@ from pathlib import Path
 from learner.errors import JournalFailed
 from learner.store import blobs
 from learner.store.blobs import Disk
+from learner.store.journal import frames
 from learner.store.journal.records import (
     FOLDER,
     Fingerprint,
@@ -19,7 +20,6 @@ from learner.store.journal.records import (
     JournalRange,
     JournalRecord,
     Open,
-    frames,
     segment_name,
 )
 
