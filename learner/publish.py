@@ -214,7 +214,6 @@ class Publisher:
 
     def _metadata(self, ingest: IngestState, *, skip: tuple[int, ...]) -> CheckpointMetadata:
         trainer, identity, position = self._trainer, self._identity, self._position
-        config = trainer.weigher.config
         num, sum64 = trainer.trained
         evaluation = trainer.evaluation().items()
         return CheckpointMetadata(
@@ -223,7 +222,7 @@ class Publisher:
             offsets=ingest.offsets.nested(),
             event_time=self._event_time,
             watermark_us=ingest.watermark_us,
-            weighting={"scheme": "ratio", "exponent": config.exponent, "denoise": config.denoise},
+            weighting=self._trainer.weigher.description(),
             evaluation={name: value for name, value in evaluation if math.isfinite(value)},
             fresh_events=tuple(sorted(self._fresh.items())),
             config_sha256=identity.config_sha256,

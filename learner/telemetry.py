@@ -15,7 +15,7 @@ from learner.store import verdict
 from learner.store.blobs import Disk
 from learner.trainer import StepReport, Trainer
 from weighting.tasks import TASKS, TaskName
-from weighting.weigher import WeightedBatch
+from weighting.weighted import WeightedBatch
 
 _MILLISECONDS = (1, 2.5, 5, 10, 25, 50, 75, 100, 250, 500, 750, 1000, 2500, 5000, 7500, 10_000)
 _SECONDS = tuple(milliseconds / 1000 for milliseconds in _MILLISECONDS)

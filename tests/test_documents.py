@@ -390,6 +390,8 @@ def test_every_file_of_a_version_has_its_owner_in_the_architecture() -> None:
 
     named = {text for text in spans("ARCHITECTURE.md") if "." in text}
     written = (
-        Trainer(LearnerConfig(model="random:1x32", interaction="cross"), Weigher()).files().keys()
+        Trainer(LearnerConfig(model="random:1x32", interaction="cross_encoder"), Weigher())
+        .files()
+        .keys()
     )
     assert written - named == set()

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated
 
 import msgspec
@@ -198,7 +198,7 @@ class CheckpointMetadata(msgspec.Struct, frozen=True, kw_only=True, rename=_DISK
     offsets: dict[str, dict[int, int]]
     event_time: EventTimeRange | None
     watermark_us: int | None
-    weighting: dict[str, str | int | float | bool | list[float] | None]
+    weighting: Mapping[str, str | int | float | bool | list[float] | None]
     evaluation: dict[str, float]
     fresh_events: tuple[tuple[int, int], ...]
     config_sha256: str

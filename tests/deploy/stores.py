@@ -10,7 +10,7 @@ from consumers.audit import Hasher
 from consumers.events import encode_click
 from learner.artifact import Store, Version
 from learner.store.journal import frames
-from learner.store.journal.records import Open, Part, Step, frames
+from learner.store.journal.records import Open, Part, Step
 from tests.fakes.log import Log
 from tests.learner.saving import cut, files, owner, rewrite
 from weighting.provenance import TopicPartition

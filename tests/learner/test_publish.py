@@ -10,8 +10,9 @@ from prometheus_client import CollectorRegistry
 from learner.artifact import Store
 from learner.publish import Identity, IngestState, Publisher
 from learner.store.blobs import Disk
-from learner.store.checkpoint import BackgroundWriter, Checkpointer
+from learner.store.checkpoint import Checkpointer
 from learner.store.journal.writer import Journal
+from learner.store.writer import BackgroundWriter
 from learner.telemetry import Telemetry
 from tests.fakes.clock import ManualClock
 from tests.learner.saving import cut
