@@ -292,7 +292,7 @@ class Trainer:
     def _scoring_settings(self) -> layout.ScoringSettings:
         ranker = self.ranker
         return layout.ScoringSettings(
-            weighting=self.weigher.config,
+            weighting=self.weigher.config.on_disk(),
             interaction=ranker.interaction,
             max_tokens=ranker.texts.max_tokens,
             pooling=ranker.encoder.pooling,

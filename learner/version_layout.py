@@ -56,7 +56,7 @@ class ScoringSettings(msgspec.Struct, kw_only=True):
 
     Attributes:
         format: of the version.
-        weighting: `WeigherConfig`, still encoded after `read_scoring`.
+        weighting: settings of the weigher, as `WeigherConfig.on_disk` writes them.
         interaction: ``bi_encoder`` or ``cross_encoder``.
         max_tokens: longest text in tokens.
         pooling: of the encoder.
