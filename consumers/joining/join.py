@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from heapq import heappop
 from typing import Any
 
 import msgspec
@@ -134,7 +135,7 @@ class Join:
         """Return the number of shown lists without samples so far, and the key that closes all."""
         keys = [
             max(event[5].time_us + self._windows_us[CLICK], event[0])
-            for event in self._pending.waiting()
+            for event in self._pending
             if event[1] == pending.EXPOSURE
         ]
         keys += self._open.unobserved_exposures()
@@ -156,17 +157,15 @@ class Join:
         Returns:
             whether `limit` samples wait.
         """
-        samples, events, entries = self.samples, self._pending, self._open
-        events.release(watermark_us)
+        samples, due, timers = self.samples, self._pending.due(watermark_us), self._open.timers
         while len(samples) < limit:
-            event, timer = events.head(), entries.next_timer()
-            if event is not None and (timer is None or event[:2] < timer):
-                events.pop()
-                self._reach(event[0])
-                self._handlers[event[1]](event[5])
-            elif timer is not None and timer[0] < watermark_us:
-                entry = entries.pop_timer()
-                self._reach(timer[0])
+            if due and not (timers and timers[0] < due[0]):
+                key_us, rank, _, _, _, event = due.popleft()
+                self._reach(key_us)
+                self._handlers[rank](event)
+            elif timers and timers[0][0] < watermark_us:
+                key_us, _, _, _, _, entry = heappop(timers)
+                self._reach(key_us)
                 self._observe(entry)
             else:
                 break
