@@ -19,11 +19,10 @@ from consumers.errors import Invalid
 from consumers.events import ItemUpdate, Kind
 from consumers.exclusion import ExclusionList, Exclusions
 from consumers.source import Source, TopicPartition
-from deploy.admin import checkpoints, exclusions, lineage, targets
+from deploy.admin import checkpoints, exclusions, lineage, shadow, targets
 from deploy.admin.targets import Target
 from deploy.errors import Unsafe, UsageError
 from deploy.process.terminal import Output, table
-from deploy.roles import shadow
 from deploy.settings.units import format_time
 from deploy.verification.reread import between
 from learner.artifact import Corrupt, Store, Version

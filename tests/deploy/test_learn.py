@@ -11,7 +11,8 @@ from consumers.kafka.admin import KafkaAdmin
 from consumers.kafka.options import KafkaConfig
 from consumers.source import TopicPartition
 from consumers.telemetry import Telemetry
-from deploy.roles.learn import AdvisoryCommit, LearnRole
+from deploy.roles.advisory_commit import AdvisoryCommit
+from deploy.roles.learn import LearnRole
 from deploy.settings.tree import load
 from learner.store import verdict
 from learner.store.blobs import Disk
