@@ -14,7 +14,7 @@ import msgspec
 
 from consumers.source import TopicPartition
 from deploy.admin import exclusions
-from deploy.admin.targets import Admin
+from deploy.admin.brokers import Brokers
 from deploy.errors import Unsafe
 from learner.artifact import Store, Version
 from learner.errors import Corrupt, Diverged, VersionMissing
@@ -73,14 +73,14 @@ class CommandInbox:
             self.waiting = pending is not None
         return self.waiting
 
-    def take(self, store: Store, identity: Identity, admin: Admin) -> Command | None:
+    def take(self, store: Store, identity: Identity, brokers: Brokers) -> Command | None:
         """Take the oldest command that can be carried out as planned; refuse those before it."""
         newest = store.newest() if self._root.exists() else None
         while newest is not None:
             command = commands.pending(self._root, newest.run_state.commands_taken, self._disk)
             if command is None:
                 return None
-            reason = self._why_not(command, store, newest, identity, admin)
+            reason = self._why_not(command, store, newest, identity, brokers)
             if reason:
                 log.error("command refused", extra={"command": command.id, "reason": reason})
                 self._answer(command.id, commands.REFUSED, reason=reason)
@@ -110,13 +110,13 @@ class CommandInbox:
         commands.answer(self._root, command_id, {"state": state, **facts}, self._disk)
 
     def _why_not(
-        self, command: Command, store: Store, newest: Version, identity: Identity, admin: Admin
+        self, command: Command, store: Store, newest: Version, identity: Identity, brokers: Brokers
     ) -> str | None:
         """Return the reason to refuse a command, None if it can be carried out."""
         try:
             if command.kind == "reset":
                 wanted = Offsets.from_nested(_plan(command, ResetPlan).offsets)
-                return _not_in_log(wanted, admin)
+                return _not_in_log(wanted, brokers)
             plan = _plan(command, ReplayPlan)
             version = store.version(plan.version)
             if version.manifest["self"] != plan.digest:
@@ -130,7 +130,7 @@ class CommandInbox:
             return "a shadow is learned by one rank"
         if plan.mode == "as-it-was" and (reason := self._not_as_it_was(version, newest, identity)):
             return f"as it was cannot be repeated: {reason}"
-        return _not_in_log(version.next_offsets, admin)
+        return _not_in_log(version.next_offsets, brokers)
 
     def _not_as_it_was(self, version: Version, newest: Version, identity: Identity) -> str | None:
         """Return what keeps the journal from being replayed step by step, None if nothing does."""
@@ -200,10 +200,10 @@ def _plan(command: Command, kind: type[_P]) -> _P:
     return msgspec.convert(command.plan, kind, strict=False, str_keys=True)
 
 
-def _not_in_log(offsets: Mapping[TopicPartition, int], admin: Admin) -> str | None:
+def _not_in_log(offsets: Mapping[TopicPartition, int], brokers: Brokers) -> str | None:
     """Return which of these next offsets the log does not have, None if it has all."""
     topics = sorted({topic for topic, _ in offsets})
-    begins, ends = admin.beginning_offsets(topics), admin.end_offsets(topics)
+    begins, ends = brokers.beginning_offsets(topics), brokers.end_offsets(topics)
     for (topic, p), offset in sorted(offsets.items()):
         begin, end = begins.get((topic, p)), ends.get((topic, p))
         if not (begin or 0) <= offset <= (-1 if end is None else end):

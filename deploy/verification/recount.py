@@ -367,7 +367,7 @@ def _leave(
             now_us=now_us,
         )
     except OSError as error:
-        out.tell(
+        out.report(
             f"{root / verdict.FILE}: {error.strerror or error}: the verdict is not left in the store; /metrics keeps the one before"
         )
 
