@@ -17,7 +17,7 @@ from deploy.admin.replay import command as replaying
 from deploy.admin.replay.request import Log, ReplayRequest
 from deploy.process.terminal import Output
 from deploy.settings.tree import Settings
-from deploy.verification import recount as verifying
+from deploy.verification import log_sums, recount
 from learner.artifact import Store
 
 
@@ -60,7 +60,7 @@ def verify(
 ) -> int:
     """Recount from Kafka; see `recount.run`."""
     with KafkaAdmin(settings.kafka) as brokers:
-        log = verifying.Log(
+        log = log_sums.Log(
             topics=_events(settings),
             beginning_offsets=brokers.beginning_offsets,
             open=lambda: _reader(settings),
@@ -68,10 +68,10 @@ def verify(
         )
         store, again = Store(settings.store.root), None
         if deep:
-            from deploy.verification import relearn as learning
+            from deploy.verification.deep import deep as learn_again
 
-            again = learning.deep(settings, store, out)
-        return verifying.run(
+            again = learn_again(settings, store, out)
+        return recount.run(
             store,
             log,
             out,
