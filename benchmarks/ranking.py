@@ -1,8 +1,9 @@
-"""Ranking quality against shown lists, without a broker: the demo's world and the real trainer, one curve per split.
+"""Ranking quality against shown lists, without a broker: one curve per split of the demo's world.
 
-    python -m benchmarks.ranking [--catalog DIR --split 0] [--lists 12000] [--tuning top:1] [--exponent 0] ...
+    python -m benchmarks.ranking [--catalog DIR --split 0] [--lists 12000] [--tuning top:1] ...
 
-Each list is handed to the trainer as the samples that the join would make of it. The last line on standard output is one JSON object.
+Each list is handed to the real trainer as the samples that the join would make of it. The last line
+on standard output is one JSON object.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from deploy.demo.judge import ClickCounts, judge, ndcg, summary
 from deploy.demo.shop import invented_shop
 from deploy.demo.world import Query, Shoppers, Visit, World
 from learner.config import LearnerConfig
+from learner.ranker import PairLogits
 from learner.request import Document, ScoringInput
 from learner.residual import ResidualConfig
 from learner.scorer import ModelScorer
@@ -39,11 +41,10 @@ _LISTS_PER_STEP = 32
 
 
 def samples_of(visit: Visit, number: int) -> Iterator[Sample]:
-    """The samples that the join makes of a visit whose purchases came inside the observation window."""
+    """Yield the samples that the join makes of a visit whose purchases came in time."""
     now = number * _SECOND
-    for place, (i, clicked, bought) in enumerate(
-        zip(visit.shown, visit.clicked, visit.bought, strict=True), 1
-    ):
+    shown = zip(visit.shown, visit.clicked, visit.bought, strict=True)
+    for place, (i, clicked, bought) in enumerate(shown, 1):
         product = visit.query.products[i]
         for task in (CLICK, PURCHASE) if clicked else (CLICK,):
             yield Sample(
@@ -69,20 +70,25 @@ def samples_of(visit: Visit, number: int) -> Iterator[Sample]:
             )
 
 
-def score(trainer: Trainer, query: Query) -> NDArray[np.float64]:
-    """A query's candidates (n,) as a version that is cut now would serve them."""
-    documents = tuple(
+def documents_of(query: Query) -> tuple[Document, ...]:
+    """Return a query's candidates as the scorer takes them."""
+    return tuple(
         Document(id=p.id, text=p.text, attributes=dict(p.attributes)) for p in query.products
     )
+
+
+def score(trainer: Trainer, query: Query) -> NDArray[np.float64]:
+    """Score a query's candidates (n,) as a version published now would."""
     trainer.ranker.forget()
-    scorer = ModelScorer("now", trainer.ranker, trainer.weigher, trainer.stackers)
-    return scorer.score([ScoringInput(query=query.text, documents=documents)])[0].score
+    scorer = ModelScorer("now", trainer.ranker, trainer.weigher, trainer.served)
+    request = ScoringInput(query=query.text, documents=documents_of(query))
+    return scorer.score([request])[0].score
 
 
 def curve(
     world: World, config: LearnerConfig, weighting: WeigherConfig, marks: list[int], seed: int
 ) -> Iterator[dict[str, Any]]:
-    """Train on the stream; at each mark yield the judged table, and per-query figures for pooling."""
+    """Train on the stream; at each mark yield the judged table, and per-query figures."""
     trainer = Trainer(config, Weigher(weighting))
     shoppers, counts = Shoppers(world, seed=seed), ClickCounts()
     cosine = {query.text: _cosine(trainer, query) for query in world.queries}
@@ -90,99 +96,92 @@ def curve(
     began = time.perf_counter()
     for number in range(1, marks[-1] + 1):
         visit = shoppers.visit()
-        counts.learn(
-            visit.query.text,
-            [visit.query.products[i].id for i in visit.shown],
-            visit.clicked.tolist(),
-        )
+        shown = [visit.query.products[i].id for i in visit.shown]
+        counts.learn(visit.query.text, shown, visit.clicked.tolist())
         pending += samples_of(visit, number)
         if number % _LISTS_PER_STEP == 0 or number in marks:
             trainer.step(pending)
             pending = []
         if number in marks:
-            seconds = time.perf_counter() - began
-            now = {query.text: score(trainer, query) for query in world.queries}
-            judged = judge(
-                world,
-                served=lambda q, now=now: now[q.text],  # type: ignore[misc]
-                zero_shot=lambda q: cosine[q.text],
-                counts=counts,
-            )
-            alone = {name: _alone(trainer, world, name) for name in ("encoder", "memory")}
-            quarters = trainer.evaluations[CLICK].quarters()
-            yield {
-                "lists": number,
-                "seconds": round(seconds, 1),
-                "ndcg10": summary(judged),
-                "judged": judged,
-                "alone": alone,
-                "auc": [round(q.get("auc", 0.0), 4) for q in quarters],
-                "normalized_entropy": [
-                    round(q.get("normalized_entropy", 0.0), 4) for q in quarters
-                ],
-                "pcoc": round(
-                    trainer.evaluations[CLICK].latest().get("predicted_to_observed", 0.0), 3
-                ),
-                "stacker": {
-                    t: [round(x, 3) for x in s.coefficients()] for t, s in trainer.stackers.items()
-                },
-                "bias": round(float(trainer.ranker.bias.detach()), 3),
-            }
+            seconds = round(time.perf_counter() - began, 1)
+            figures = _figures(trainer, world, cosine, counts)
+            yield {"lists": number, "seconds": seconds, **figures}
+
+
+def _figures(
+    trainer: Trainer,
+    world: World,
+    cosine: dict[str, NDArray[np.float64]],
+    counts: ClickCounts,
+) -> dict[str, Any]:
+    """Judge the trainer as it is."""
+    now = {query.text: score(trainer, query) for query in world.queries}
+    judged = judge(
+        world,
+        served=lambda q: now[q.text],
+        zero_shot=lambda q: cosine[q.text],
+        counts=counts,
+    )
+    clicks = trainer.evaluations[CLICK]
+    quarters = clicks.quarters()
+    stackers = trainer.served.stackers.items()
+    return {
+        "ndcg10": summary(judged),
+        "judged": judged,
+        "alone": {name: _alone(trainer, world, name) for name in ("encoder", "memory")},
+        "auc": [round(q.get("auc", 0.0), 4) for q in quarters],
+        "normalized_entropy": [round(q.get("normalized_entropy", 0.0), 4) for q in quarters],
+        "pcoc": round(clicks.latest().get("predicted_to_observed", 0.0), 3),
+        "stacker": {task: [round(x, 3) for x in own.coefficients()] for task, own in stackers},
+        "bias": round(float(trainer.ranker.bias.detach()), 3),
+    }
 
 
 def _alone(trainer: Trainer, world: World, part: str) -> dict[str, float]:
-    """NDCG@10 of one part of the served click score by itself, on each part of the world."""
+    """Return NDCG@10 of one part of the served click score, on each part of the world."""
     figures: dict[str, list[float]] = {}
     for query in world.queries:
-        documents = tuple(
-            Document(id=p.id, text=p.text, attributes=dict(p.attributes)) for p in query.products
-        )
         if part == "memory":
-            scores = trainer.weigher.memory_logits(CLICK, query.text, documents)
+            documents = documents_of(query)
+            scores = trainer.weigher.pair_memory_logits(CLICK, query.text, documents)
         else:
-            with torch.inference_mode():
-                scores = (
-                    trainer.ranker([query.text] * len(documents), [d.text for d in documents])
-                    .click.double()
-                    .numpy()
-                )
+            scores = _pair_logits(trainer, query).by_task[CLICK].double().cpu().numpy()
         hidden = np.flatnonzero(~query.shown)
-        everything = np.arange(len(documents))
-        for name, places in (
-            (("stream", everything), ("unseen_products", hidden))
-            if query.in_stream
-            else (("unseen_queries", everything),)
-        ):
+        parts = {"unseen_queries": np.arange(len(scores))}
+        if query.in_stream:
+            parts = {"stream": np.arange(len(scores)), "unseen_products": hidden}
+        for name, places in parts.items():
             if len(places):
                 figures.setdefault(name, []).append(ndcg(scores[places], query.grades[places]))
     return {name: round(float(np.mean(values)), 4) for name, values in figures.items()}
 
 
-def _cosine(trainer: Trainer, query: Query) -> NDArray[np.float64]:
+def _pair_logits(trainer: Trainer, query: Query) -> PairLogits:
     with torch.inference_mode():
-        logits = trainer.ranker(
-            [query.text] * len(query.products), [p.text for p in query.products]
-        )
-        cosine: NDArray[np.float64] = (
-            ((logits.base - trainer.ranker.bias) / trainer.ranker.scale).double().numpy()
-        )
-    return cosine
+        products = [p.text for p in query.products]
+        logits: PairLogits = trainer.ranker([query.text] * len(products), products)
+    return logits
+
+
+def _cosine(trainer: Trainer, query: Query) -> NDArray[np.float64]:
+    ranker = trainer.ranker
+    cosine = (_pair_logits(trainer, query).base - ranker.bias.detach()) / ranker.logit_scale
+    found: NDArray[np.float64] = cosine.double().cpu().numpy()
+    return found
 
 
 def main() -> None:
     """Run what the command line says."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--catalog", type=Path, help="folder of graded judgments; the invented shop without it"
-    )
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    catalog = "folder of graded judgments; the invented shop without it"
+    parser.add_argument("--catalog", type=Path, help=catalog)
     parser.add_argument("--split", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--lists", type=int, default=12000)
     parser.add_argument("--tuning", default="frozen")
     parser.add_argument("--loss", default="pointwise")
-    parser.add_argument("--interaction", default="towers")
+    parser.add_argument("--interaction", default="bi_encoder")
     parser.add_argument("--lr", type=float, default=1e-5)
     parser.add_argument("--pull", type=float, default=100.0)
     parser.add_argument("--scale", type=float, default=8.0)
@@ -212,22 +211,18 @@ def main() -> None:
         denoise=arguments.denoise,
         conditional=ConditionalConfig(fields=FieldConfig(**json.loads(arguments.fields))),
     )
-    marks = [n for n in (500, 2000, 6000, 12000, 20000, 40000) if n < arguments.lists] + [
-        arguments.lists
-    ]
+    steps = (500, 2000, 6000, 12000, 20000, 40000)
+    marks = [*(n for n in steps if n < arguments.lists), arguments.lists]
     last: dict[str, Any] = {}
     for last in curve(world, config, weighting, marks, arguments.seed):
         judged = last.pop("judged")
         for part, row in last["ndcg10"].items():
-            print(
-                last["lists"],
-                part,
-                {k: np.round(v, 4).tolist() for k, v in row.items()},
-                flush=True,
-            )
+            figures = {name: np.round(value, 4).tolist() for name, value in row.items()}
+            print(last["lists"], part, figures, flush=True)
         print({k: v for k, v in last.items() if k != "ndcg10"}, flush=True)
     last["per_query"] = {
-        part: {m: v.tolist() for m, v in methods.items()} for part, methods in judged.items()
+        part: {method: values.tolist() for method, values in methods.items()}
+        for part, methods in judged.items()
     }
     print(json.dumps(last))
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 import msgspec
 
-TopicPartition: TypeAlias = tuple[str, int]
+from weighting.provenance import TopicPartition
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):

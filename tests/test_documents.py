@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import typer
 from kafka.cli.admin import main_parser
-from litestar.testing import TestClient
 from prometheus_client import CollectorRegistry
+from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 from consumers.codec import REASONS, decode
@@ -25,10 +25,10 @@ from deploy.cli.app import app
 from deploy.process.terminal import Output
 from deploy.settings.tree import Settings, describe, load
 from learner.artifact import Store
-from serving.telemetry import ROUTES
+from serving.app import ROUTES
 from tests.layering import DOORS, modules
 from tests.learner.saving import saved
-from tests.serving.conftest import House
+from tests.serving.conftest import Replica
 
 ROOT = Path(__file__).parents[1]
 PAGES = (
@@ -219,20 +219,22 @@ def test_a_page_shows_one_event_of_each_kind_and_each_can_be_read(page: str) -> 
     assert [type(decoded(event)) for event in events] == [Exposure, Click, Purchase, ItemUpdate]
     told: list[str] = []
     for event in events:  # copied into a file, as the command sees it
-        validate(event.encode().splitlines(), "x.json", Output(write=told.append, report=told.append))
+        validate(
+            event.encode().splitlines(), "x.json", Output(write=told.append, report=told.append)
+        )
     assert told == ["1 valid, 0 invalid"] * 4
 
 
 def test_every_request_is_answered_in_the_shape_that_is_shown() -> None:
-    house = House()
-    house.store.publish(2)
-    house.watcher.poll()
-    house.batcher.start()
+    replica = Replica()
+    replica.store.publish(2)
+    replica.watcher.poll()
+    replica.batcher.start()
     shown = re.findall(
         r"^```sh\n(curl .*?)^```\n+```json\n(.*?)^```$", TEXT["README.md"], re.DOTALL | re.MULTILINE
     )
     assert len(shown) == 3
-    with TestClient(house.app) as client:
+    with TestClient(replica.app) as client:
         for request, answer in shown:
             _, *words = shlex.split(request)
             (url,) = [word for word in words if word.startswith("localhost:8080/")]
@@ -248,7 +250,7 @@ def test_every_request_is_answered_in_the_shape_that_is_shown() -> None:
                 else response.json()["predictions" if "/v1/score" in url else "results"]
             )
             assert len(parts) == len(re.findall('"index"|"prior"', answer))
-    house.batcher.close()
+    replica.batcher.close()
 
 
 def test_the_example_of_the_weight_holds() -> None:
@@ -339,7 +341,7 @@ def test_every_route_that_is_named_is_served(page: str) -> None:
     named = {
         route for text in spans(page) for route in re.findall(r"^(?:POST )?(/[a-z0-9./]+)$", text)
     }
-    assert named - set(ROUTES) == set()
+    assert named - {route.path for route in ROUTES} == set()
 
 
 def test_every_reason_of_a_dead_letter_is_explained() -> None:
@@ -390,6 +392,8 @@ def test_every_file_of_a_version_has_its_owner_in_the_architecture() -> None:
 
     named = {text for text in spans("ARCHITECTURE.md") if "." in text}
     written = (
-        Trainer(LearnerConfig(model="random:1x32", interaction="cross"), Weigher()).files().keys()
+        Trainer(LearnerConfig(model="random:1x32", interaction="cross_encoder"), Weigher())
+        .files()
+        .keys()
     )
     assert written - named == set()

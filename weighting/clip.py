@@ -1,6 +1,7 @@
-"""Caps, floors and the normalisation of a batch's weights, and how much they took away.
+"""Bounds and normalisation of a batch's weights, with counts of what the bounds changed.
 
-Legend: N samples of one task in the whole optimiser step, r their stream-law factors, u their ratios.
+Legend: N samples of one task in the whole optimiser step, r their correction weights, u the
+factors of their weighting scheme.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from weighting.checks import check_weights
 from weighting.errors import WeightError
 
 Array = NDArray[np.float64]
@@ -22,10 +24,11 @@ class ClipConfig:
     """Bounds of a weight.
 
     Attributes:
-        low: least ratio, applied before normalisation.
-        high: largest ratio, applied before normalisation.
+        low: smallest scheme factor u, applied before normalisation.
+        high: largest scheme factor u, applied before normalisation.
         cap: largest final weight.
-        normalise: raw: w = r u. batch: w = r u / (sum r u / sum r), so that the class balance in r is kept. self: w = r u / mean(r u).
+        normalise: raw: w = r u. batch: w = r u / (sum r u / sum r). self: w = r u / mean(r u).
+            Under batch the class balance in r is kept.
     """
 
     low: float = 0.1
@@ -49,7 +52,7 @@ class ClipConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clipped:
-    """Final weights (N,), and on how many samples each bound acted."""
+    """Final weights (N,), and the number of samples that each bound changed."""
 
     weight: Array
     num_low: int
@@ -57,36 +60,37 @@ class Clipped:
     num_capped: int
 
 
-def clip(law: Array, tilt: Array, config: ClipConfig) -> Clipped:
-    """Clip the ratios, normalise over all N samples, cap the result.
+def clip(correction: Array, factor: Array, config: ClipConfig) -> Clipped:
+    """Clip the scheme factors, normalise over all N samples, cap the result.
 
-    Sums run over the samples as given: call it once per optimiser step, with all of the step's samples of a task, never per micro-batch.
+    Sums run over the samples as given: call it once per optimiser step, with all of the step's
+    samples of a task, never per micro-batch.
 
     Args:
-        law: (N,) r, all factors but the ratio.
-        tilt: (N,) u, the ratio with its exponent, unclipped.
+        correction: (N,) r, correction weights of the label delay.
+        factor: (N,) u, factors of the weighting scheme, unclipped.
         config: bounds and normalisation.
 
     Raises:
-        WeightError: a factor is NaN, infinite or negative (names its index), or all weights are zero.
+        WeightError: a value is NaN, infinite or negative (names its index), or all are zero.
     """
-    for factor, values in (("stream law", law), ("ratio", tilt)):
-        bad = ~(np.isfinite(values) & (values >= 0))
-        if bad.any():
-            index = int(bad.argmax())
-            raise WeightError(factor, float(values[index]), "a finite number >= 0", index)
-    u = np.clip(tilt, config.low, config.high)
-    w: Array = law * u
-    total = float(w.sum())
-    if len(w) and total <= 0:
-        raise WeightError("weight", total, "a batch whose weights do not sum to 0")
-    if len(w) and config.normalise == "batch":
-        w = w * (float(law.sum()) / total)
-    elif len(w) and config.normalise == "self":
-        w = w * (len(w) / total)
+    check_weights("correction weight", correction)
+    check_weights("scheme factor", factor)
+    w: Array = correction * np.clip(factor, config.low, config.high)
+    if len(w):
+        w = w * _normalisation(correction, w, config.normalise)
     return Clipped(
         weight=np.minimum(w, config.cap),
-        num_low=int((tilt < config.low).sum()),
-        num_high=int((tilt > config.high).sum()),
+        num_low=int((factor < config.low).sum()),
+        num_high=int((factor > config.high).sum()),
         num_capped=int((w > config.cap).sum()),
     )
+
+
+def _normalisation(r: Array, w: Array, normalise: Normalise) -> float:
+    """Return the scale of the weights w (N,) under a normalisation mode."""
+    total = float(w.sum())
+    if total <= 0:
+        raise WeightError("weight", total, "a batch whose weights do not sum to 0")
+    target = {"raw": total, "batch": float(r.sum()), "self": float(len(w))}[normalise]
+    return target / total

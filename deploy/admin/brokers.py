@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 from consumers.errors import SourceUnavailable
-from consumers.source import TopicPartition
 from deploy.errors import Unsafe
 from deploy.settings.units import format_time
+from weighting.provenance import TopicPartition
 
 
 class Brokers(Protocol):

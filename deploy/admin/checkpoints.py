@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from deploy.admin import lineage
@@ -13,9 +13,9 @@ from deploy.process.terminal import Output, table
 from deploy.settings.units import format_time
 from learner.artifact import Corrupt, Store, Version
 from learner.errors import StoreFailed
-from learner.store import commands
 from learner.store.blobs import Disk
-from learner.store.retention import retire
+from learner.store.manifest import CHECKPOINT, RunState
+from learner.store.retention import expired, protected, retire
 
 ANNOUNCED = "@announced"
 _SHOWN = (
@@ -191,10 +191,12 @@ def prune(
     clock: Callable[[], float] = time.time,
     disk: Disk | None = None,
 ) -> int:
-    """Retire versions: all but the newest `keep`, or those that the newest state did not go through. Return the exit code.
+    """Retire versions beyond the newest `keep`, or superseded ones. Return the exit code.
 
-    What an alias, the announcement, an order that is not over or the newest state needs, stays. Commit mark first, then files, by rename
-    into `trash/`, which the learner empties an hour later; journal segments that nothing needs any more go with its next pass.
+    The rule is the learner's own (`learner.store.retention`): what an alias, the announcement, a
+    command that is not over or the newest state needs, stays. Commit mark first, then files, by
+    rename into `trash/`, which the learner empties an hour later; journal segments that nothing
+    needs any more go with its next pass.
 
     Raises:
         UsageError: not exactly one of the two, or nobody to ask.
@@ -203,15 +205,15 @@ def prune(
     if (keep is None) == (not superseded):
         raise UsageError("prune: expected exactly one of --keep N, --superseded")
     disk = disk or Disk()
-    versions, head = store.versions(), lineage.newest(store)
-    living = {version.name for version in lineage.lineage(store, head)} if head else set()
-    needed = _needed(store, versions, head, disk)
-    old = (
-        versions[:-keep]
-        if keep
-        else [version for version in versions if version.name not in living]
-    )
-    retired = [version for version in old if version.name not in needed]
+    manifests = store.manifests()
+    run_state = manifests[-1].run_state if manifests else RunState()
+    stays = protected(store, disk, manifests, run_state)
+    if keep is not None:
+        old = [found for found in expired(manifests, keep, run_state) if found.kind == CHECKPOINT]
+    else:
+        living = _living(store)
+        old = [version for version in store.versions() if version.name not in living]
+    retired = [version for version in old if version.name not in stays]
     names = [version.name for version in retired]
     size = sum(digest.size for version in retired for digest in version.files.values())
     if not retired:
@@ -259,7 +261,7 @@ def _move(store: Store, version: Version, out: Output, *, alias: str, yes: bool)
     now = before[alias] or "none"
     if not out.confirmed(f"Let {alias} be {version.name} (now {now})?", yes=yes):
         return 1
-    store.promote(version, alias=alias, ordered=True)
+    store.promote(version, alias=alias, by_operator=True)
     after = store.aliases()
     lines = [f"{alias}: {now} -> {after[alias]}"]
     if alias == "champion":
@@ -269,30 +271,6 @@ def _move(store: Store, version: Version, out: Output, *, alias: str, yes: bool)
         lines.append(stays if pinned else follows)
     out.give({"aliases": after, "before": before}, lines)
     return 0
-
-
-def _needed(
-    store: Store, versions: Sequence[Version], head: Version | None, disk: Disk
-) -> set[str | None]:
-    """What may not be retired, whatever was asked."""
-    needed: set[str | None] = {
-        *store.aliases().values(),
-        store.announced(),
-        *(version.name for version in versions[-1:]),
-    }
-    if head is not None:
-        needed |= {version.name for version in lineage.lineage(store, head)[:1]}
-    taken = lineage.commands_taken(head)
-    if order := commands.pending(store.root, taken, disk):
-        needed.add(order.plan.get("version"))
-    if head is not None and (going_on := head.manifest.get("replay")):
-        before = [
-            version.name
-            for version in versions
-            if lineage.commands_taken(version) < int(going_on["order"])
-        ]
-        needed |= {*before[-1:]}  # the way back
-    return needed
 
 
 def _names(store: Store) -> dict[str, list[str]]:

@@ -15,9 +15,10 @@ from consumers.events import Kind
 from consumers.kafka.options import KafkaConfig
 from consumers.kafka.source import KafkaSource
 from consumers.pipeline import Topics
-from consumers.source import Record, Sink, Source, TopicPartition
+from consumers.source import Record, Sink, Source
 from deploy.errors import UsageError
 from deploy.process.terminal import Output
+from weighting.provenance import TopicPartition
 
 _POLL_SECONDS = 0.5
 _MAX_EMPTY_POLLS = 20  # a partition may end in records that are never delivered (transactions)

@@ -8,11 +8,12 @@ from typing import Protocol
 
 from consumers.errors import SourceUnavailable
 from consumers.events import Kind
-from consumers.join import JoinConfig
-from consumers.source import Record, TopicPartition
+from consumers.joining.join import JoinConfig
+from consumers.source import Record
 from deploy.doctor import records
 from deploy.doctor.check_result import CheckResult
 from deploy.settings.config import LogConfig
+from weighting.provenance import TopicPartition
 
 AREA = "Kafka"
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from consumers import codec
 from consumers.errors import Invalid
 from consumers.events import Event, ItemUpdate, Kind
-from consumers.join import JoinConfig
+from consumers.joining.join import JoinConfig
 from consumers.kafka.admin import partition_of
 from consumers.source import Record
 from deploy.doctor.check_result import CheckResult

@@ -10,8 +10,8 @@ from typing import TypeVar
 
 from consumers.kafka.source import KafkaSource
 from consumers.pipeline import Pipeline
-from consumers.source import TopicPartition
 from deploy.process.lifecycle import Watchdog
+from weighting.provenance import TopicPartition
 
 T = TypeVar("T")
 

@@ -12,19 +12,18 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-from consumers.source import TopicPartition
 from deploy.admin import exclusions
 from deploy.admin.brokers import Brokers
 from deploy.errors import Unsafe
 from learner.artifact import Store, Version
 from learner.errors import Corrupt, Diverged, VersionMissing
-from learner.loop import Identity
+from learner.publish import Identity
 from learner.store import commands, manifest
 from learner.store.blobs import Disk
-from learner.store.checkpoint import RecoveryPlan
 from learner.store.commands import Command
 from learner.store.manifest import RunState
-from weighting.provenance import Offsets
+from learner.store.recovery_plan import RecoveryPlan
+from weighting.provenance import Offsets, TopicPartition
 
 log = logging.getLogger("steelyard.learner")
 _POLL_SECONDS = 1.0
@@ -149,7 +148,7 @@ def recovery_plan(command: Command, newest: Version) -> RecoveryPlan | None:
     if command.id <= newest.run_state.commands_taken:
         return None
     if command.kind == "reset":
-        offsets = _plan(command, ResetPlan).offsets
+        offsets = Offsets.from_nested(_plan(command, ResetPlan).offsets)
         return RecoveryPlan(kind="reset", offsets=offsets, commands_taken=command.id)
     plan = _plan(command, ReplayPlan)
     excluded = None

@@ -32,11 +32,14 @@ from deploy.roles.start import Start
 from deploy.settings.tree import Settings
 from learner.artifact import Version
 from learner.errors import Diverged
-from learner.loop import Identity, Publisher, train
+from learner.loop import train
 from learner.process_group import GlooGroup, ProcessGroup, SingleProcess
+from learner.publish import Identity, Publisher
 from learner.store.blobs import Disk
-from learner.store.checkpoint import BackgroundWriter, Checkpointer, RecoveryPlan
-from learner.store.journal import Journal
+from learner.store.checkpoint import Checkpointer
+from learner.store.journal.writer import Journal
+from learner.store.recovery_plan import RecoveryPlan
+from learner.store.writer import BackgroundWriter
 from learner.telemetry import Telemetry
 from learner.trainer import StepReport, Trainer
 from weighting.provenance import Offsets
@@ -191,7 +194,7 @@ class LearnRole:
             clock=self._clock,
             identity=identity,
             journal=start.journal,
-            ranks=group,
+            process_group=group,
             published=self._after_publishing(kafka.admin),
             replaying=start.run_state.replay is not None,
             live=lambda: pipeline.live,
@@ -290,7 +293,7 @@ class LearnRole:
             checkpointer.read,
             term.trainer,
             term.pipeline,
-            Offsets.from_nested(start.next_offsets),
+            start.next_offsets,
             num_ranks=self._group.world,
         )
         term.publisher.restore(version)
@@ -299,7 +302,7 @@ class LearnRole:
         """Take steps until a signal, an operator command, or the end of a shadow's replay."""
         start, pipeline = term.start, term.pipeline
         replay = start.run_state.replay
-        until = Offsets.from_nested(replay.until) if replay else Offsets()
+        until = replay.end_offsets if replay else Offsets()
         shadow = replay is not None and replay.into == "shadow"
         anew = replay is not None and replay.mode == "anew"
         replayed = start.replayed(self._group.rank)
@@ -320,9 +323,9 @@ class LearnRole:
             term.journal,
             tail=start.tail,
             quarantine=start.run_state.quarantine,
-            ranks=self._group,
+            process_group=self._group,
         ):
-            if report is not None:
+            if isinstance(report, StepReport):
                 each(report, term.trainer)
 
     def _term_ends(self, checkpointer: Checkpointer) -> bool:

@@ -13,14 +13,17 @@ from pathlib import Path
 import msgspec
 
 from consumers.kafka.source import KafkaSource
-from consumers.pipeline import Replayed
+from consumers.reading.replay import Replayed
 from deploy.errors import Unsafe
 from learner.artifact import Version
-from learner.loop import Identity
 from learner.process_group import ProcessGroup
-from learner.store.checkpoint import Acquired, Checkpointer, Found, RecoveryPlan
-from learner.store.journal import Journal, JournalPosition, JournalRecord, Step
-from learner.store.manifest import CheckpointMetadata, Input, ResumePoint, RunState
+from learner.publish import Identity
+from learner.store.checkpoint import Checkpointer
+from learner.store.journal.records import JournalPosition, JournalRecord, Step
+from learner.store.journal.writer import Journal
+from learner.store.manifest import CheckpointMetadata, Input, Reset, ResumePoint, RunState
+from learner.store.recovery import RecoveryPoint
+from learner.store.recovery_plan import RecoveryPlan
 from weighting.provenance import Offsets
 
 log = logging.getLogger("steelyard.learner")
@@ -32,38 +35,38 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         epoch: the fencing token of this owner of the store.
         version: whose state is restored, None for an empty store.
-        next_offsets: topic -> partition -> first offset to read.
+        next_offsets: first offsets to read.
         journal: where the state stands in the journal.
         tail: journal records to do again.
-        moves: (step, its moves): next offsets (topic, partition, offset) to take after that step.
+        resets: next offsets to take, each after its step.
         run_state: as of the start.
     """
 
     epoch: int
     version: str | None
-    next_offsets: dict[str, dict[int, int]]
+    next_offsets: Offsets
     journal: ResumePoint
     tail: list[tuple[JournalPosition, JournalRecord]]
-    moves: list[tuple[int, list[tuple[str, int, int]]]]
+    resets: tuple[Reset, ...]
     run_state: RunState
 
     @classmethod
-    def of(cls, acquired: Acquired) -> Start:
+    def of(cls, acquired: RecoveryPoint) -> Start:
         """Return what every rank needs of an acquired store."""
         return cls(
-            epoch=acquired.epoch,
+            epoch=acquired.fencing_token,
             version=acquired.version.name if acquired.version else None,
-            next_offsets=Offsets(acquired.next_offsets).nested(),
+            next_offsets=acquired.next_offsets,
             journal=acquired.journal,
             tail=acquired.tail,
-            moves=[(reset.step, _moves(reset.offsets)) for reset in acquired.resets],
+            resets=acquired.resets,
             run_state=acquired.run_state,
         )
 
     def replayed(self, rank: int) -> list[Replayed]:
         """Return what one rank's pipeline reads again, without the polls its state contains."""
         skip = self.journal.skip[rank] if rank < len(self.journal.skip) else 0
-        moves = dict(self.moves)
+        moves = {reset.step: reset.moved_to for reset in self.resets}
         replayed: list[Replayed] = []
         for _, record in self.tail:
             if not isinstance(record, Step):
@@ -73,14 +76,16 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
                 replayed.append(Replayed(part.polls[skip:], part.cause))
                 skip = 0
             if moved := moves.get(record.step):
-                replayed.append(Replayed((), None, tuple(moved)))
+                offsets = tuple((*tp, offset) for tp, offset in moved.items())
+                replayed.append(Replayed((), None, offsets))
         return replayed
 
 
 def share(start: Start | None, group: ProcessGroup) -> Start:
     """Give every rank what the first one acquired; the others pass None."""
-    data = group.broadcast(None if start is None else msgspec.msgpack.encode(start))
-    return msgspec.msgpack.decode(data, type=Start)
+    sent = None if start is None else msgspec.msgpack.encode(start, enc_hook=Offsets.nested)
+    received = group.broadcast(sent)
+    return msgspec.msgpack.decode(received, type=Start, dec_hook=Offsets.dec_hook)
 
 
 def acquire(
@@ -92,7 +97,7 @@ def acquire(
     root: Path,
     num_ranks: int,
     accept_config: bool,
-) -> tuple[Found, Acquired]:
+) -> tuple[RecoveryPoint, RecoveryPoint]:
     """Look at the store, refuse what does not fit, then claim it; return it before and after.
 
     Raises:
@@ -102,7 +107,7 @@ def acquire(
     found = checkpointer.look(initial=empty, recovery_plan=recovery_plan, world_size=num_ranks)
     keep_tail = True
     if found.newest is not None:
-        refuse_other_inputs(found.cut.inputs, identity.inputs)
+        refuse_other_inputs(found.metadata.inputs, identity.inputs)
         keep_tail = found.newest.manifest["config_sha256"] == identity.config_sha256
     if not keep_tail:
         if found.tail and not accept_config:
@@ -125,7 +130,7 @@ def acquire(
     return found, acquired
 
 
-def recovery_cause(acquired: Acquired) -> str:
+def recovery_cause(acquired: RecoveryPoint) -> str:
     """Log damaged versions that were passed over; return the cause as telemetry labels it."""
     for skipped in acquired.skipped:
         extra = {"version": skipped.name, "reason": skipped.reason}
@@ -169,12 +174,6 @@ def refuse_other_inputs(before: Mapping[str, Input], now: Mapping[str, Input]) -
                 "deduplication would look in the wrong place. Begin with a new store, or go back "
                 f"to {known.num_partitions} partitions."
             )
-
-
-def _moves(offsets: Mapping[str, Mapping[int, tuple[int, int]]]) -> list[tuple[str, int, int]]:
-    return [
-        (topic, p, after) for topic, parts in offsets.items() for p, (_, after) in parts.items()
-    ]
 
 
 def _empty_checkpoint(identity: Identity) -> CheckpointMetadata:

@@ -15,17 +15,17 @@ from importlib.metadata import version as installed
 from consumers.dead_letter import DeadLetters
 from consumers.exclusion import Exclusions
 from consumers.pipeline import BatchConfig, Pipeline
-from consumers.source import Sink, Source, TopicPartition
+from consumers.source import Sink, Source
 from consumers.telemetry import Telemetry
 from deploy.admin import exclusions
 from deploy.settings.tree import Settings
 from learner.artifact import Version
-from learner.loop import IngestState
 from learner.process_group import ProcessGroup
+from learner.publish import IngestState
 from learner.store.blobs import Disk
 from learner.store.manifest import RunState
 from learner.trainer import Trainer, cpu_capability
-from weighting.provenance import Audit, Offsets
+from weighting.provenance import Offsets, TopicPartition
 
 _Observe = Callable[
     [Mapping[TopicPartition, int], Mapping[TopicPartition, int], Collection[TopicPartition]],
@@ -104,15 +104,13 @@ def restore(
 def ingest_state(pipeline: Pipeline, dead_letters: DeadLetters) -> IngestState:
     """Return ingest's part of a checkpoint; every dead letter below it is acknowledged first."""
     dead_letters.flush()
-    audit: dict[str, dict[int, Audit]] = {}
-    for (topic, partition), counts in sorted(pipeline.audits().items()):
-        audit.setdefault(topic, {})[partition] = counts.copy()
+    offsets, audits = Offsets(pipeline.next_offsets()), pipeline.audits()
     return IngestState(
         parts=pipeline.snapshot(),
-        offsets=Offsets(pipeline.next_offsets()).nested(),
+        offsets=offsets,
         watermark_us=pipeline.watermark_us(),
         num_polls=pipeline.num_polls(),
-        audit=audit,
+        audit={partition: audits[partition].copy() for partition in offsets},
         gaps=tuple(pipeline.gaps),
         live=pipeline.live,
     )

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from consumers.join import JoinConfig
+from consumers.joining.join import JoinConfig
 from consumers.kafka.options import GUARDED
 from deploy.errors import SettingsError
 from deploy.process.observability import ObservabilityConfig

@@ -8,9 +8,9 @@ from deploy.roles import wiring
 from deploy.settings.tree import Settings
 from learner.artifact import Corrupt, Store, Version
 from learner.process_group import SingleProcess
-from learner.store import journal
 from learner.store.blobs import Disk
-from learner.store.journal import JournalPosition, Outcome, Step
+from learner.store.journal.records import JournalPosition, Outcome, Step
+from learner.store.journal.tail import read_tail
 
 
 class Unlearnable(Exception):
@@ -81,7 +81,7 @@ def journaled_steps(
     steps: list[tuple[JournalPosition, Step, Outcome | None]] = []
     if start == end:
         return steps
-    tail = journal.tail(store.root, Disk(), until.timeline, start)
+    tail = read_tail(store.root, Disk(), until.timeline, start)
     for place, record in tail.records:
         if isinstance(record, Step):
             steps.append((place, record, None))

@@ -10,13 +10,13 @@ from typing import TypeAlias
 
 from consumers.audit import Hasher
 from consumers.errors import OffsetLost
-from consumers.source import Record, Source, TopicPartition
+from consumers.source import Record, Source
 from deploy.admin import lineage
 from deploy.process.terminal import Output
 from deploy.verification.check import Check
 from deploy.verification.reread import between
 from learner.artifact import Version
-from weighting.provenance import Audit, Slice
+from weighting.provenance import Audit, Slice, TopicPartition
 
 _MODULUS = 1 << 64
 

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from consumers.source import TopicPartition
 from deploy.admin import checkpoints, lineage
 from deploy.process.terminal import Output
 from deploy.verification import log_sums
@@ -21,7 +20,7 @@ from deploy.verification.log_sums import Log
 from learner.artifact import Corrupt, Store, Version
 from learner.store import verdict
 from learner.store.blobs import Disk
-from weighting.provenance import Slice
+from weighting.provenance import Slice, TopicPartition
 
 Journal = Callable[[Version, Version], Sequence[Slice]]
 """Slices of a journal between two versions, in order; raises Corrupt where a frame is damaged."""
@@ -192,7 +191,7 @@ def _leave(
 ) -> None:
     """Leave the verdict in the store, for `/metrics`."""
     try:
-        verdict.leave(
+        verdict.write(
             root,
             disk,
             version=version.name,

@@ -12,8 +12,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from consumers.pipeline import FLUSH, Pipeline, Replayed, polls_of
+from consumers.assembler import FLUSH
+from consumers.pipeline import Pipeline
+from consumers.reading.replay import Replayed
 from consumers.source import Source
+from consumers.state import polls_of
 from consumers.telemetry import Telemetry
 from deploy.admin import lineage
 from deploy.process.observability import new_registry
@@ -24,7 +27,7 @@ from deploy.verification.journal_steps import place_of
 from learner.artifact import Store, Version
 from learner.errors import LogRewritten
 from learner.store import blobs
-from learner.store.journal import JournalPosition, Outcome, Step
+from learner.store.journal.records import JournalPosition, Outcome, Step
 from learner.trainer import Trainer
 from weighting.errors import WeightError
 from weighting.provenance import Poll

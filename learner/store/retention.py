@@ -1,107 +1,63 @@
-"""Which versions stay, and how the others leave: out of sight first, gone an hour later; and what crashes left behind.
+"""Retention: which versions stay, and how the others leave the store.
 
-Only the owner comes here (`Checkpointer.prune`, `Checkpointer.sweep`), and looks each time whether it still is the owner.
+One rule holds for the learner (`Checkpointer.prune`) and for an operator's ``checkpoints prune``:
+`expired` says which manifests are beyond the newest ones that are kept, `protected` which versions
+stay all the same because something names them. What leaves is renamed into ``trash/``, and gone in
+a pass at least an hour later.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
 from learner.artifact import Store, Version
-from learner.errors import Corrupt
-from learner.store import blobs, manifest
+from learner.store import blobs, commands, manifest
 from learner.store.blobs import Disk
-from learner.store.journal import FOLDER as JOURNAL
-from learner.store.journal import JournalRange, segment_epoch
+from learner.store.journal.records import FOLDER as JOURNAL
+from learner.store.journal.records import JournalRange, segment_epoch
 from learner.store.manifest import CHECKPOINT, RunState
+from learner.store.ownership import Ownership
+from learner.store.recovery import needed
 
 MIN_KEEP = 5
-_MAX_CLAIMS = 100
-_MAX_ORDER_BYTES = 1 << 20
-_LEFTOVER_US = 3600 * 1_000_000
+_TRASH_US = 3600 * 1_000_000
 
 
 @dataclass(slots=True, kw_only=True)
 class Retention:
-    """Retires and sweeps for one owner; used by one thread at a time."""
+    """Retires versions for one owner; used by one thread at a time.
+
+    Attributes:
+        store: whose versions.
+        disk: the file system, or a test's.
+        now_us: microseconds since the Unix epoch, for the age of the trash.
+        ownership: looked at before anything leaves.
+        first_segment: the oldest of the journal that the last `prune` found needed.
+    """
 
     store: Store
     disk: Disk
-    now_us: Callable[
-        [], int
-    ]  #: since the Unix epoch; for the age of what was thrown away or left behind
-    run_state: Callable[[], RunState]  #: of the next checkpoint
-    refuse_if_fenced: Callable[
-        [], int
-    ]  #: returns the own epoch; raises Fenced if there is a newer owner
-    first_segment: str = ""  #: the oldest that the last `prune` found needed
+    now_us: Callable[[], int]
+    ownership: Ownership
+    first_segment: str = ""
 
     def trimmed(self, timeline: tuple[JournalRange, ...]) -> tuple[JournalRange, ...]:
         """Return a timeline from the oldest segment on that the last `prune` found needed."""
-        first = next(
-            (index for index, span in enumerate(timeline) if span.segment == self.first_segment), 0
-        )
-        return timeline[first:]
+        for index, span in enumerate(timeline):
+            if span.segment == self.first_segment:
+                return timeline[index:]
+        return timeline
 
-    def sweep(self) -> list[str]:
-        """Remove what crashes left behind (R6).
-
-        That is: folders of older owners that no manifest names, temporary files that are an hour old, all but the newest 100 claims. A
-        folder whose number has a damaged commit mark stays, as evidence.
-
-        Returns:
-            The names of the folders that were removed, below the root.
-
-        Raises:
-            Fenced: there is a newer owner.
-            OSError: something could not be removed; the next sweep tries again.
-        """
-        own_epoch, root, manifests = (
-            self.refuse_if_fenced(),
-            self.store.root,
-            self.store.manifests(),
-        )
-        named = {found.path.name for found in manifests}
-        damaged = set(self.store.seqs()) - {found.seq for found in manifests}
-        swept = []
-        for name in self.disk.listdir(root / "blobs"):
-            epoch, _, seq = name.partition("-")
-            ours_to_judge = epoch.isdecimal() and seq.isdecimal() and int(epoch) < own_epoch
-            if ours_to_judge and name not in named and int(seq) not in damaged:
-                try:
-                    blobs.remove_tree(self.disk, root / "blobs" / name)
-                    swept.append(f"blobs/{name}")
-                except OSError as error:  # these two: its owner has woken up and is at work in it; left to the next sweep
-                    if error.errno not in (errno.ENOENT, errno.ENOTEMPTY):
-                        raise
-        for folder in (root / "control", root / "man"):
-            for path in [
-                folder / name for name in self.disk.listdir(folder) if name.endswith(".tmp")
-            ]:
-                if self.now_us() - self.disk.modified_us(path) >= _LEFTOVER_US:
-                    self.disk.unlink(path)
-        claims = [name for name in self.disk.listdir(root / "epoch") if name.isdecimal()]
-        for name in sorted(claims, key=int)[:-_MAX_CLAIMS]:
-            self.disk.unlink(root / "epoch" / name)
-        return swept
-
-    def prune(self, keep: int) -> list[str]:
-        """Retire what is not needed any more in two phases: into ``trash/`` now, gone in a pass at least an hour later.
-
-        Kept are the newest `keep` checkpoints of the chain and of all; the newest wholly valid one; every one that an alias, the
-        announcement, a pin, an order not yet taken or a kept manifest's state names; and damaged ones. Other manifests go once `keep`
-        checkpoints are newer, or at once if the next one stands on the same state. Journal segments go when no kept manifest's timeline
-        names them.
+    def prune(self, keep: int, run_state: Callable[[], RunState]) -> list[str]:
+        """Retire what is expired and not protected, and journal segments that nothing needs.
 
         Args:
-            keep: at least 5.
+            keep: number of checkpoints, at least 5.
+            run_state: returns that of the next checkpoint.
 
         Returns:
             The names of the versions that were retired.
@@ -112,117 +68,125 @@ class Retention:
         """
         if keep < MIN_KEEP:
             raise ValueError(f"keep: got {keep}, expected at least {MIN_KEEP}")
-        own_epoch, now_us = self.refuse_if_fenced(), self.now_us()
+        self.ownership.refuse_if_fenced()
+        now_us = self.now_us()
         self._empty_trash(now_us)
+        # Listed before the run state is taken: a segment that the journal begins meanwhile is
+        # then on the timeline, and not on the list of those that may go.
         segments = self.disk.listdir(self.store.root / JOURNAL)
-        run_state = self.run_state()  # behind the listing: the journal may begin a segment meanwhile, and then it is not on the list
+        state = run_state()
         manifests = self.store.manifests()
-        old = self._old(manifests, keep, run_state)
+        named = protected(self.store, self.disk, manifests, state)
+        old = [found for found in expired(manifests, keep, state) if found.name not in named]
         for version in old:
-            self.refuse_if_fenced()
+            self.ownership.refuse_if_fenced()
             retire(self.store.root, self.disk, version, now_us)
         kept = [version for version in manifests if version not in old]
-        self.first_segment = next((span.segment for span in needed(run_state.timeline, kept)), "")
-        named = {
-            span.segment
-            for timeline in (run_state.timeline, *(version.timeline for version in kept))
-            for span in timeline
-        }
-        for segment in segments:
-            if segment not in named and 0 < segment_epoch(segment) <= own_epoch:
-                self.refuse_if_fenced()
-                _throw(self.store.root, self.disk, now_us, self.store.root / JOURNAL / segment)
+        self._retire_segments(segments, state.timeline, kept, now_us)
         return [version.name for version in old if version.kind == CHECKPOINT]
 
-    def _old(self, manifests: Sequence[Version], keep: int, run_state: RunState) -> list[Version]:
-        """What `prune` may take, oldest first. The newest of the chain is wholly valid: this process verified or saved it."""
-        versions = [found for found in manifests if found.kind == CHECKPOINT]
-        chain = [version for version in versions if not run_state.leaves_out(version.seq)]
-        floor = chain[-keep].seq if len(chain) > keep else 0
-        old = [
-            found
-            for found, after in itertools.pairwise(manifests)
-            if found.kind != CHECKPOINT
-            and (found.seq < floor or (after.kind != CHECKPOINT and after.parent == found.parent))
-        ]
-        named = {
-            *self.store.aliases().values(),
-            self.store.announced(),
-            *self._named_by_operators(run_state.commands_taken),
-        }
-        named |= {
-            found.parent for found in manifests if found.kind != CHECKPOINT and found not in old
-        }
-        kept = [*chain[-keep:], *versions[-keep:]]
-        return [
-            *(version for version in versions if version not in kept and version.name not in named),
-            *old,
-        ]
-
-    def _named_by_operators(self, commands_taken: int) -> set[str]:
-        """Versions that a pin, or an order that is still to be taken, names."""
-        names: set[str] = set()
-        with contextlib.suppress(FileNotFoundError):
-            names |= set(self.disk.listdir(self.store.root / "control" / "pins"))
-        with contextlib.suppress(FileNotFoundError):
-            for name in self.disk.listdir(self.store.root / "control" / "orders"):
-                number, _, ending = name.partition(".")
-                if ending == "json" and number.isdecimal() and int(number) > commands_taken:
-                    with contextlib.suppress(Corrupt, msgspec.DecodeError):
-                        data = blobs.read_small(
-                            self.disk,
-                            self.store.root,
-                            f"control/orders/{name}",
-                            max_bytes=_MAX_ORDER_BYTES,
-                        )
-                        names.add(msgspec.json.decode(data, type=_Order).plan.version)
-        return names
+    def _retire_segments(
+        self,
+        segments: Sequence[str],
+        timeline: tuple[JournalRange, ...],
+        kept: Sequence[Version],
+        now_us: int,
+    ) -> None:
+        """Retire segments that neither this timeline nor that of a kept manifest names."""
+        self.first_segment = next((span.segment for span in needed(timeline, kept)), "")
+        timelines = [timeline, *(version.timeline for version in kept)]
+        named = {span.segment for spans in timelines for span in spans}
+        for segment in segments:
+            is_old = 0 < segment_epoch(segment) <= self.ownership.token
+            if is_old and segment not in named:
+                self.ownership.refuse_if_fenced()
+                _throw(self.store.root, self.disk, now_us, self.store.root / JOURNAL / segment)
 
     def _empty_trash(self, now_us: int) -> None:
         for name in self.disk.listdir(self.store.root / "trash"):
             thrown_us, path = name.partition("-")[0], self.store.root / "trash" / name
-            if thrown_us.isdecimal() and now_us - int(thrown_us) >= _LEFTOVER_US:
-                if path.is_dir():
-                    blobs.remove_tree(self.disk, path)
-                else:
-                    self.disk.unlink(path)
+            if not thrown_us.isdecimal() or now_us - int(thrown_us) < _TRASH_US:
+                continue
+            if path.is_dir():
+                blobs.remove_tree(self.disk, path)
+            else:
+                self.disk.unlink(path)
 
 
-class _Plan(msgspec.Struct):
-    version: str = ""
+def expired(manifests: Sequence[Version], keep: int, run_state: RunState) -> list[Version]:
+    """Return the manifests beyond the newest `keep` checkpoints of the chain and of all.
+
+    A checkpoint stays as long as a kept fence stands on it. A fence goes once `keep` checkpoints of
+    the chain are newer, or at once if the next manifest is a fence that stands on the same state.
+    The newest checkpoint of the chain is wholly valid: its owner verified or saved it.
+
+    Args:
+        manifests: all that are whole, newest last.
+        keep: number of checkpoints.
+        run_state: tells the chain.
+
+    Returns:
+        Checkpoints, then fences, each oldest first.
+    """
+    versions = [found for found in manifests if found.kind == CHECKPOINT]
+    chain = [version for version in versions if not run_state.leaves_out(version.seq)]
+    floor = chain[-keep].seq if len(chain) > keep else 0
+    fences = [
+        found
+        for found, after in itertools.pairwise(manifests)
+        if found.kind != CHECKPOINT and (found.seq < floor or _replaces(after, found))
+    ]
+    kept = {version.name for version in (*chain[-keep:], *versions[-keep:])}
+    kept |= {
+        found.parent or ""
+        for found in manifests
+        if found.kind != CHECKPOINT and found not in fences
+    }
+    return [*(version for version in versions if version.name not in kept), *fences]
 
 
-class _Order(msgspec.Struct):
-    plan: _Plan
+def protected(
+    store: Store, disk: Disk, manifests: Sequence[Version], run_state: RunState
+) -> set[str]:
+    """Return the names of versions that stay however few are kept.
 
+    These are the newest version, the newest state, and what an alias, the announcement, a command
+    that is still to be carried out or the way back from a replay names.
 
-def needed(timeline: Sequence[JournalRange], kept: Sequence[Version]) -> tuple[JournalRange, ...]:
-    """Return a timeline from the oldest place on that one of these goes on from."""
-    places = [found.journal.place for found in kept if found.journal is not None]
-    first = next(
-        (
-            index
-            for index, span in enumerate(timeline)
-            if any(span.holds(place) for place in places)
-        ),
-        0,
-    )
-    return tuple(timeline[first:])
+    Args:
+        store: whose aliases and announcement.
+        disk: to read commands with.
+        manifests: all that are whole, newest last.
+        run_state: tells which commands were taken, and whether a replay goes on.
+    """
+    versions = [found for found in manifests if found.kind == CHECKPOINT]
+    names = [*store.aliases().values(), store.announced()]
+    names += [version.name for version in versions[-1:]]
+    names += [newest.parent for newest in manifests[-1:] if newest.kind != CHECKPOINT]
+    for command in commands.waiting(store.root, run_state.commands_taken, disk):
+        names.append(command.plan.get("version"))
+    if run_state.replay is not None:
+        first = run_state.replay.command
+        before = [found for found in versions if found.run_state.commands_taken < first]
+        names += [version.name for version in before[-1:]]
+    return {name for name in names if name is not None}
 
 
 def retire(root: Path, disk: Disk, version: Version, now_us: int) -> None:
-    """Take a version out of sight: commit mark first, then files, so that no reader finds a version without them.
+    """Take a version out of sight: commit mark first, so that no reader finds it without files.
 
     Raises:
         OSError: it is not retired, or not durably.
     """
-    _throw(
-        root,
-        disk,
-        now_us,
-        root / manifest.mark_name(version.seq),
-        *([version.path] if version.files else []),
-    )
+    leaving = [root / manifest.mark_name(version.seq)]
+    if version.files:
+        leaving.append(version.path)
+    _throw(root, disk, now_us, *leaving)
+
+
+def _replaces(after: Version, fence: Version) -> bool:
+    """Return whether the manifest after a fence is another one on the same state."""
+    return after.kind != CHECKPOINT and after.parent == fence.parent
 
 
 def _throw(root: Path, disk: Disk, now_us: int, *sources: Path) -> None:

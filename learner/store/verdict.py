@@ -1,4 +1,4 @@
-"""What the last verification found, left in the store by whoever verifies for whoever watches: ``control/verified.json``."""
+"""Verdict: result of the last verification, in the store for monitoring."""
 
 from __future__ import annotations
 
@@ -21,35 +21,44 @@ class Verdict(
     kw_only=True,
     rename={"num_differences": "differences", "at_us": "at", "equal_us": "last_equal"},
 ):
-    """A verification that decided something. Times are microseconds since the Unix epoch."""
+    """A verification that decided something.
+
+    Attributes:
+        version: that was verified.
+        since: the version that it was counted from.
+        num_differences: 0: equal.
+        at_us: microseconds since the Unix epoch.
+        equal_us: the last one that found no difference; 0: none yet.
+    """
 
     version: str
-    since: str | None  #: the version that it was counted from
-    num_differences: int  #: 0: equal
+    since: str | None
+    num_differences: int
     at_us: int
-    equal_us: int  #: the last one that found no difference; 0: none yet
+    equal_us: int
 
 
 def read(root: Path, disk: Disk) -> Verdict | None:
     """Return the last verdict of a store; None if there is none that can be read."""
     try:
-        return msgspec.json.decode(
-            blobs.read_small(disk, root, FILE, max_bytes=_MAX_BYTES), type=Verdict
-        )
+        data = blobs.read_small(disk, root, FILE, max_bytes=_MAX_BYTES)
+        return msgspec.json.decode(data, type=Verdict)
     except (OSError, Corrupt, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 
-def leave(
+def write(
     root: Path, disk: Disk, *, version: str, since: str | None, num_differences: int, now_us: int
 ) -> None:
-    """Put a verdict in place of the one before, durably; when all was equal last is kept.
+    """Put a verdict in place of the one before, durably; keep the time of the last equal one.
 
     Raises:
         OSError: the store cannot be written to; the verdict before stands.
     """
-    before = read(root, disk)
-    equal_us = before.equal_us if num_differences and before else 0 if num_differences else now_us
+    equal_us = now_us
+    if num_differences:
+        before = read(root, disk)
+        equal_us = before.equal_us if before else 0
     verdict = Verdict(
         version=version,
         since=since,

@@ -9,7 +9,6 @@ from prometheus_client import CollectorRegistry
 from consumers.errors import CommitFailed
 from consumers.kafka.admin import KafkaAdmin
 from consumers.kafka.options import KafkaConfig
-from consumers.source import TopicPartition
 from consumers.telemetry import Telemetry
 from deploy.roles.advisory_commit import AdvisoryCommit
 from deploy.roles.learn import LearnRole
@@ -17,6 +16,7 @@ from deploy.settings.tree import load
 from learner.store import verdict
 from learner.store.blobs import Disk
 from tests.learner.saving import saved
+from weighting.provenance import TopicPartition
 
 
 class MoodyAdmin(KafkaAdmin):
@@ -53,5 +53,5 @@ def test_an_advisory_commit_that_fails_once_is_no_warning_and_twice_in_a_row_it_
 def test_the_role_shows_what_was_verified_of_its_store(tmp_path: Path) -> None:
     saved(tmp_path, 1)
     role = LearnRole(load(None, {}, {"store.root": str(tmp_path)}))
-    verdict.leave(tmp_path, Disk(), version="v000002", since=None, num_differences=3, now_us=0)
+    verdict.write(tmp_path, Disk(), version="v000002", since=None, num_differences=3, now_us=0)
     assert role.registry.get_sample_value("steelyard_verify_differences") == 3

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 
-import httpx
+import httpx2
 import pytest
 
 from deploy.errors import PortTaken
@@ -38,7 +38,7 @@ def running(role: ServingRole) -> Iterator[str]:
 
 
 def test_before_the_first_version_it_lives_and_is_not_ready(tmp_path: Path) -> None:
-    with running(ServingRole(settings(tmp_path))) as url, httpx.Client(base_url=url) as client:
+    with running(ServingRole(settings(tmp_path))) as url, httpx2.Client(base_url=url) as client:
         assert client.get("/livez").status_code == 200
         assert client.get("/readyz").status_code == 503
         metrics = client.get("/metrics").text
@@ -86,7 +86,7 @@ def test_a_signal_ends_it_with_its_exit_code(
         for line in map(json.loads, process.stderr)
         if "startup complete" in line["event"]
     )
-    assert httpx.get(f"{url}/livez").status_code == 200
+    assert httpx2.get(f"{url}/livez").status_code == 200
     process.send_signal(number)
     out, err = process.communicate(timeout=30)
     assert process.returncode == code, err

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 COMMAND = [sys.executable, "-c", "from deploy.cli.app import main; main()", "up"]
@@ -60,7 +60,7 @@ def test_a_signal_ends_the_roles_in_good_order(
     lines = map(json.loads, process.stderr)
     url = next(line["url"] for line in lines if line["event"] == "listening")
     assert next(line["event"] for line in lines if "startup complete" in line["event"])
-    assert httpx.get(f"{url}/livez").status_code == 200
+    assert httpx2.get(f"{url}/livez").status_code == 200
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == code, err

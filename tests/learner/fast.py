@@ -20,9 +20,13 @@ import msgspec
 from learner.artifact import Store, Version
 from learner.errors import StoreFailed
 from learner.store.blobs import Disk
-from learner.store.checkpoint import Acquired, Checkpointer, RecoveryPlan
-from learner.store.journal import Journal, JournalPosition, Part, Step, tail
+from learner.store.checkpoint import Checkpointer
+from learner.store.journal.records import JournalPosition, Part, Step
+from learner.store.journal.tail import read_tail
+from learner.store.journal.writer import Journal
 from learner.store.manifest import CheckpointMetadata, Reset, ResumePoint
+from learner.store.recovery import RecoveryPoint
+from learner.store.recovery_plan import RecoveryPlan
 from tests.fakes.disk import FaultyDisk
 from tests.learner.saving import cut
 from weighting.provenance import Poll, Slice
@@ -135,7 +139,7 @@ class Learner:
         self.journal = Journal(root, disk, segment_bytes=SEGMENT_BYTES)
         self.recovery_plan = recovery_plan
         self.state = State()
-        self.acquired: Acquired | None = None
+        self.acquired: RecoveryPoint | None = None
 
     def run(self, num_polls: int = 1_000_000) -> State:
         """Start, go on until so many polls are done or the log is at its end, and then make all of it durable.
@@ -249,7 +253,7 @@ def check(root: Path, log: Log, *, whole_journal: bool = True) -> State:
     }
 
     first = newest.timeline[0]
-    told = tail(root, Disk(), newest.timeline, JournalPosition(first.segment, first.start))
+    told = read_tail(root, Disk(), newest.timeline, JournalPosition(first.segment, first.start))
     assert told.damage is None or not whole_journal
     records = [record for _, record in told.records]
     first_step = records[0].step if records else 0
@@ -258,7 +262,7 @@ def check(root: Path, log: Log, *, whole_journal: bool = True) -> State:
     ]
     assert told.damage is not None or not records or state.history[-1] == records[-1]
     assert newest.journal is not None
-    assert tail(root, Disk(), newest.timeline, newest.journal.place).records == []
+    assert read_tail(root, Disk(), newest.timeline, newest.journal.place).records == []
     return state
 
 

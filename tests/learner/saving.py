@@ -9,9 +9,10 @@ from typing import Any
 
 from learner.artifact import Store, Version
 from learner.store.blobs import Disk
-from learner.store.checkpoint import Acquired, Checkpointer
-from learner.store.journal import Journal
+from learner.store.checkpoint import Checkpointer
+from learner.store.journal.writer import Journal
 from learner.store.manifest import CheckpointMetadata, EventTimeRange, canonical
+from learner.store.recovery import RecoveryPoint
 from tests.fakes.disk import FaultyDisk, tree
 
 LONG_AFTER = 4_000_000_000.0
@@ -45,7 +46,7 @@ def cut(step: int, **changes: Any) -> CheckpointMetadata:
     return CheckpointMetadata(**{**fields, **changes})
 
 
-def start(checkpointer: Checkpointer, root: Path, disk: Disk, **options: Any) -> Acquired:
+def start(checkpointer: Checkpointer, root: Path, disk: Disk, **options: Any) -> RecoveryPoint:
     """Acquire the store, with a journal that nothing is written to."""
     journal = Journal(root, disk)
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import itertools
-import json
 import re
 import shutil
 import subprocess
@@ -17,10 +16,14 @@ import pytest
 
 from learner.artifact import Store, Version
 from learner.errors import Corrupt, Fenced, FormatUnknown, StoreFailed
+from learner.store import commands
 from learner.store.blobs import Disk
-from learner.store.checkpoint import Acquired, BackgroundWriter, Checkpointer
-from learner.store.journal import Journal, JournalRange, Part, Step
-from learner.store.manifest import CheckpointMetadata, ResumePoint, RunState
+from learner.store.checkpoint import Checkpointer
+from learner.store.journal.records import JournalRange, Part, Step
+from learner.store.journal.writer import Journal
+from learner.store.manifest import CheckpointMetadata, Replay, ResumePoint, RunState
+from learner.store.recovery import RecoveryPoint
+from learner.store.writer import BackgroundWriter
 from tests.fakes.disk import (
     Call,
     Crash,
@@ -433,7 +436,7 @@ def test_a_start_whose_number_an_older_owner_takes_at_the_last_moment_goes_on_fr
 ) -> None:
     disk = FaultyDisk()
     sleeper = owner(tmp_path, disk)
-    found: list[Acquired] = []
+    found: list[RecoveryPoint] = []
 
     def wake_up() -> None:
         (tmp_path / "man" / "M-00000002").hardlink_to(
@@ -472,7 +475,7 @@ def test_owners_that_start_at_the_same_time_get_different_epochs_and_the_newer_o
     tmp_path: Path,
 ) -> None:
     disk = FaultyDisk(on("create", 0, Meanwhile(lambda: owner(tmp_path))))
-    assert start(Checkpointer(tmp_path, disk, lambda: 0.0), tmp_path, disk).epoch == 2
+    assert start(Checkpointer(tmp_path, disk, lambda: 0.0), tmp_path, disk).fencing_token == 2
     assert sorted(path.name for path in (tmp_path / "epoch").iterdir()) == ["000001", "000002"]
     disk = FaultyDisk(on("link", 0, Meanwhile(lambda: owner(tmp_path))))
     with pytest.raises(Fenced, match="owner epoch 3 is fenced"):
@@ -826,19 +829,30 @@ def test_fences_go_once_the_next_one_stands_on_the_same_state_or_enough_checkpoi
     assert [found.kind for found in Store(tmp_path).manifests()] == ["checkpoint"] * 5
 
 
-def test_pinned_versions_and_those_of_orders_that_are_not_taken_yet_stay(tmp_path: Path) -> None:
+def test_versions_of_commands_that_are_not_taken_yet_stay(tmp_path: Path) -> None:
     versions = saved(tmp_path, *range(1, 10))
-    (tmp_path / "control" / "pins").mkdir()
-    (tmp_path / "control" / "pins" / versions[0].name).touch()
-    (tmp_path / "control" / "orders").mkdir()
-    plan = {"id": 1, "kind": "replay", "plan": {"version": versions[2].name}}
-    (tmp_path / "control" / "orders" / "000001.json").write_text(json.dumps(plan))
-    (tmp_path / "control" / "orders" / "000001.result.json").write_text("{}")
-    (tmp_path / "control" / "orders" / "000002.json").write_text("no order")
+    for version in (versions[0], versions[2]):
+        commands.write(tmp_path, Disk(), "replay", {"version": version.name}, now_us=0)
+    (tmp_path / "control" / "orders" / "000003.json").write_text("no command")
     checkpointer = owner(tmp_path)
     assert checkpointer.prune(5) == [versions[1].name, versions[3].name]
-    checkpointer.stand(commands_taken=1)
+    checkpointer.update(commands_taken=1)
+    assert checkpointer.prune(5) == [versions[0].name]
+    checkpointer.update(commands_taken=2)
     assert checkpointer.prune(5) == [versions[2].name]
+
+
+def test_the_way_back_from_a_replay_stays_until_it_is_over(tmp_path: Path) -> None:
+    checkpointer = owner(tmp_path)
+    way_back = [checkpointer.save(files(step), cut(step)) for step in (1, 2)][-1]
+    replay = Replay(mode="anew", until={}, command=1)
+    checkpointer.update(commands_taken=1, replay=replay)
+    versions = [checkpointer.save(files(step), cut(step)) for step in range(3, 10)]
+    retired = checkpointer.prune(5)
+    assert way_back.name not in retired
+    assert versions[1].name in retired
+    checkpointer.update(replay=None)
+    assert checkpointer.prune(5) == [way_back.name]
 
 
 def test_what_is_damaged_is_kept_in_quarantine_when_retention_takes_its_version(
@@ -905,10 +919,10 @@ def test_what_stands_is_handed_over_with_the_cut(tmp_path: Path) -> None:
     checkpointer.gate = Gate()
     start(checkpointer, tmp_path, Disk())
     writer = BackgroundWriter(checkpointer)
-    checkpointer.stand(quarantine=((3, 4),))
+    checkpointer.update(quarantine=((3, 4),))
     writer.submit(lambda: files(1), cut(1))
     assert checkpointer.gate.reached.wait(60)
-    checkpointer.stand(quarantine=())
+    checkpointer.update(quarantine=())
     checkpointer.gate.opened.set()
     done = writer.close()
     assert done is not None

@@ -1,4 +1,4 @@
-"""What was journaled comes back whole and in order, up to the first frame that is not; what cannot be made durable stops the owner."""
+"""Journal records come back whole and in order; one that is not durable stops the owner."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from hypothesis import strategies as st
 
 from learner.errors import JournalFailed
 from learner.store.blobs import Disk
-from learner.store.journal import (
-    MAGIC,
+from learner.store.journal.frames import MAGIC
+from learner.store.journal.records import (
     Fingerprint,
-    Journal,
     JournalPosition,
     JournalRange,
     JournalRecord,
     Outcome,
     Part,
     Step,
-    cut,
-    tail,
+    truncate,
 )
+from learner.store.journal.tail import read_tail
+from learner.store.journal.writer import Journal
 from tests.fakes.disk import Crash, Die, Fail, FaultyDisk, at, on
 from weighting.provenance import Poll, Slice
 
@@ -71,7 +71,7 @@ def written(
 def read(
     root: Path, timeline: Sequence[JournalRange], start: JournalPosition | None = None
 ) -> list[JournalRecord]:
-    found = tail(root, Disk(), timeline, start or JournalPosition(timeline[0].segment, 0))
+    found = read_tail(root, Disk(), timeline, start or JournalPosition(timeline[0].segment, 0))
     assert found.damage is None
     return [record for _, record in found.records]
 
@@ -88,7 +88,7 @@ def test_records_come_back_in_order_with_the_place_behind_each(tmp_path: Path) -
     for record in records:
         own.append(record)
         places.append(own.place)
-    found = tail(tmp_path, Disk(), own.spans, JournalPosition("000001-0000", 0))
+    found = read_tail(tmp_path, Disk(), own.spans, JournalPosition("000001-0000", 0))
     assert found.records == list(zip(places[1:], records, strict=True))
     assert found.timeline == (JournalRange("000001-0000", 0, places[-1].byte),)
     assert own.num_bytes == places[-1].byte == segment(tmp_path).stat().st_size
@@ -127,22 +127,24 @@ def test_a_full_segment_is_followed_by_another_and_the_open_span_goes_on_in_it(
     ]
     known_at_the_start = [JournalRange("000001-0000", 0, None)]
     assert read(tmp_path, own.spans) == read(tmp_path, known_at_the_start) == steps(*range(1, 10))
-    closed = tail(tmp_path, Disk(), known_at_the_start, JournalPosition("000001-0000", 0)).timeline
+    closed = read_tail(
+        tmp_path, Disk(), known_at_the_start, JournalPosition("000001-0000", 0)
+    ).timeline
     assert read(tmp_path, closed) == steps(*range(1, 10))
 
 
 def test_a_timeline_of_several_owners_is_read_as_one_and_ends_where_it_says(tmp_path: Path) -> None:
     first = written(tmp_path, *steps(1, 2, 3))
-    end_of_second = tail(tmp_path, Disk(), first.spans, JournalPosition("000001-0000", 0)).records[
-        1
-    ][0]
+    end_of_second = read_tail(
+        tmp_path, Disk(), first.spans, JournalPosition("000001-0000", 0)
+    ).records[1][0]
     closed = (JournalRange("000001-0000", 0, end_of_second.byte),)
     second = written(tmp_path, *steps(13, 14), epoch=2)
     timeline = (*closed, *second.spans)
     assert read(tmp_path, timeline) == steps(1, 2, 13, 14)
     assert read(tmp_path, timeline, end_of_second) == steps(13, 14)
-    assert cut(timeline, end_of_second) == closed
-    assert cut(timeline, JournalPosition("000009-0000", 0)) == ()
+    assert truncate(timeline, end_of_second) == closed
+    assert truncate(timeline, JournalPosition("000009-0000", 0)) == ()
     with pytest.raises(ValueError, match="000001-0000@99999 is not on the timeline"):
         read(tmp_path, timeline, JournalPosition("000001-0000", 99999))
 
@@ -151,10 +153,10 @@ def test_an_owner_that_never_wrote_leaves_nothing_and_no_damage(tmp_path: Path) 
     first = written(tmp_path, *steps(1))
     end = JournalPosition("000001-0000", first.num_bytes)
     timeline = (JournalRange("000001-0000", 0, end.byte), JournalRange("000002-0000", 0, None))
-    found = tail(tmp_path, Disk(), timeline, end)
+    found = read_tail(tmp_path, Disk(), timeline, end)
     assert (found.records, found.timeline, found.damage) == ([], timeline[:1], None)
     written(tmp_path, epoch=2)
-    assert tail(tmp_path, Disk(), timeline, end).timeline == timeline[:1]
+    assert read_tail(tmp_path, Disk(), timeline, end).timeline == timeline[:1]
 
 
 @pytest.mark.parametrize("zeros", [False, True])
@@ -208,7 +210,7 @@ def test_what_cannot_be_made_durable_stops_the_owner_for_good_and_no_fsync_is_re
 
 
 def damaged(root: Path, timeline: Sequence[JournalRange]) -> tuple[list[JournalRecord], str]:
-    found = tail(root, Disk(), timeline, JournalPosition(timeline[0].segment, 0))
+    found = read_tail(root, Disk(), timeline, JournalPosition(timeline[0].segment, 0))
     assert found.damage is not None
     assert (
         found.timeline[-1].end == found.damage.place.byte
@@ -221,7 +223,9 @@ def test_junk_behind_the_last_record_is_torn_and_junk_inside_is_damage(tmp_path:
     own = written(tmp_path, *steps(1, 2, 3))
     places = [
         place.byte
-        for place, _ in tail(tmp_path, Disk(), own.spans, JournalPosition("000001-0000", 0)).records
+        for place, _ in read_tail(
+            tmp_path, Disk(), own.spans, JournalPosition("000001-0000", 0)
+        ).records
     ]
     healthy = segment(tmp_path).read_bytes()
     for junk in (
@@ -268,17 +272,17 @@ def test_a_segment_that_is_gone_short_or_another_is_damage_and_nothing_behind_it
     segment(tmp_path).write_bytes(healthy)
     segment(tmp_path, "000002-0000").unlink()
     beyond = JournalPosition("000002-0000", 100)
-    assert tail(tmp_path, Disk(), timeline, beyond).damage is not None
+    assert read_tail(tmp_path, Disk(), timeline, beyond).damage is not None
     written(tmp_path, epoch=2)
     assert (
-        tail(tmp_path, Disk(), timeline, beyond).damage is not None
+        read_tail(tmp_path, Disk(), timeline, beyond).damage is not None
     )  # a checkpoint says that there were a hundred bytes
 
 
 def test_a_segment_that_cannot_be_read_for_now_is_not_taken_for_damage(tmp_path: Path) -> None:
     own = written(tmp_path, *steps(1))
     with pytest.raises(OSError, match="injected"):
-        tail(
+        read_tail(
             tmp_path,
             FaultyDisk(on("open", 0, Fail(errno.EMFILE))),
             own.spans,
@@ -305,7 +309,7 @@ HOSTILE = [
 def test_a_frame_that_holds_but_says_nonsense_is_refused(tmp_path: Path, payload: bytes) -> None:
     own = written(tmp_path, *steps(1))
     segment(tmp_path).write_bytes(segment(tmp_path).read_bytes() + frame(payload) + frame(payload))
-    found = tail(tmp_path, Disk(), own.spans, JournalPosition("000001-0000", 0))
+    found = read_tail(tmp_path, Disk(), own.spans, JournalPosition("000001-0000", 0))
     assert [record for _, record in found.records] == steps(1)
 
 
@@ -313,7 +317,7 @@ def test_lengths_that_lie_cost_no_memory_and_no_time(tmp_path: Path) -> None:
     own = written(tmp_path, *steps(1))
     liar = struct.pack("<II", 1 << 20, 7) + b"\x92"
     segment(tmp_path).write_bytes(segment(tmp_path).read_bytes() + liar * 200_000)
-    found = tail(tmp_path, Disk(), own.spans, JournalPosition("000001-0000", 0))
+    found = read_tail(tmp_path, Disk(), own.spans, JournalPosition("000001-0000", 0))
     assert [record for _, record in found.records] == steps(1)
     assert found.damage is not None
     segment(tmp_path).write_bytes(MAGIC + struct.pack("<II", 0xFFFFFFFF, 0))
@@ -333,7 +337,7 @@ def test_fuzzed_bytes_never_give_a_record_that_was_not_written(
         end = data.draw(st.integers(start, min(len(content), start + 40)))
         content[start:end] = data.draw(st.binary(max_size=40))
     segment(root).write_bytes(content)
-    found = tail(root, Disk(), own.spans, JournalPosition("000001-0000", 0))
+    found = read_tail(root, Disk(), own.spans, JournalPosition("000001-0000", 0))
     records = [record for _, record in found.records]
     assert records == steps(*range(1, len(records) + 1))
     shutil.rmtree(root)

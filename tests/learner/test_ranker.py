@@ -1,55 +1,64 @@
-"""The encoder's side of a score starts at the cosine, and only what learned a query moves its ranking."""
+"""The ranker starts at the cosine, and only a residual that was learned moves a query's ranking."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
-from learner.encoder.model import Encoder, load_pretrained
-from learner.encoder.tokens import Texts
-from learner.ranker import Ranker
+from learner.encoder.encoder import Encoder
+from learner.encoder.load import load_pretrained
+from learner.encoder.tokens import Ids, Texts
+from learner.losses.loss import Targets
+from learner.losses.registry import LOSSES
+from learner.ranker import PairLogits, Ranker
 from learner.residual import QueryResidual
 from tests.learner.training import text
+from weighting.tasks import CLICK, PURCHASE, TASKS
 
 ITEMS = [text(i) for i in range(0, 400, 20)]
+INTERACTIONS = ["bi_encoder", "cross_encoder"]
 
 
-def ranker(interaction: str = "towers", *, tuning: str = "full") -> Ranker:
+def ranker(interaction: str = "bi_encoder", *, make: type[Encoder] = Encoder) -> Ranker:
     torch.set_num_threads(1)
     model, tokenizer, _ = load_pretrained("random:2x64")
-    encoder = Encoder(model, tuning=tuning)
-    return Ranker(
-        encoder,
-        Texts(tokenizer, max_tokens=24),
-        QueryResidual(encoder.width),
-        interaction=interaction,
-        scale=8.0,
-    ).eval()
+    encoder = make(model, tuning="full")
+    texts = Texts(tokenizer, max_tokens=24)
+    residual = QueryResidual(encoder.width)
+    return Ranker(encoder, texts, residual, interaction=interaction, logit_scale=8.0).eval()
+
+
+def scored(own: Ranker, query: str) -> PairLogits:
+    """Every item under one query."""
+    found: PairLogits = own([query] * len(ITEMS), ITEMS)
+    return found
+
+
+def head(own: Ranker, name: str) -> Tensor:
+    return own.heads()[name].detach()
 
 
 def order(own: Ranker, query: str) -> list[int]:
     with torch.inference_mode():
-        scored = own([query] * len(ITEMS), ITEMS)
-    return [int(i) for i in np.argsort(-scored.click.numpy(), kind="stable")]
+        click = scored(own, query).by_task[CLICK]
+    return [int(i) for i in np.argsort(-click.numpy(), kind="stable")]
 
 
 def learn(own: Ranker, query: str, clicked: int) -> None:
-    """The query's residual learns that one item is what is clicked."""
+    """Teach the query's residual that one item is clicked and no other."""
     with torch.no_grad():
-        scored = own([query] * len(ITEMS), ITEMS)
+        found = scored(own, query)
     clicks = [50.0 if i == clicked else 0.0 for i in range(len(ITEMS))]
-    own.residual.learn(
-        query,
-        ITEMS,
-        scored.items.numpy(),
-        scored.base.double().numpy(),
-        clicks,
-        [50.0] * len(ITEMS),
-    )
+    exposure = [50.0] * len(ITEMS)
+    base = found.base.double().numpy()
+    own.residual.learn(query, ITEMS, found.items.numpy(), base, clicks, exposure)
 
 
-@pytest.mark.parametrize("interaction", ["towers", "cross"])
+@pytest.mark.parametrize("interaction", INTERACTIONS)
 def test_a_query_never_seen_keeps_exactly_the_order_and_the_logits_of_the_encoder(
     interaction: str,
 ) -> None:
@@ -59,68 +68,92 @@ def test_a_query_never_seen_keeps_exactly_the_order_and_the_logits_of_the_encode
         learn(taught, "red shoe", worst)
     assert order(taught, "red shoe")[0] == worst
     with torch.inference_mode():
-        asked = ["blue lamp"] * len(ITEMS)
-        assert torch.equal(taught(asked, ITEMS).click, untouched(asked, ITEMS).click)
-        assert torch.equal(
-            taught(["red shoe"] * len(ITEMS), ITEMS).base,
-            untouched(["red shoe"] * len(ITEMS), ITEMS).base,
-        )
+        found, expected = (scored(own, "blue lamp").by_task for own in (taught, untouched))
+        assert torch.equal(found[CLICK], expected[CLICK])
+        bases = [scored(own, "red shoe").base for own in (taught, untouched)]
+        assert torch.equal(*bases)
 
 
-@pytest.mark.parametrize("interaction", ["towers", "cross"])
+@pytest.mark.parametrize("interaction", INTERACTIONS)
 def test_both_interactions_start_as_the_cosine(interaction: str) -> None:
     own = ranker(interaction)
     with torch.no_grad():
-        scored = own(["red shoe"] * len(ITEMS), ITEMS)
+        found = scored(own, "red shoe")
         query = own.encoder([own.texts.ids("red shoe")])[0]
         items = own.encoder([own.texts.ids(item) for item in ITEMS])
     cosine = items @ query
-    torch.testing.assert_close(scored.click, 8.0 * cosine + own.bias.detach())
-    torch.testing.assert_close(
-        scored.purchase, own.purchase_scale.detach() * cosine + own.purchase_bias.detach()
-    )
-    torch.testing.assert_close(scored.items, items)
+    click = 8.0 * cosine + head(own, "bias")
+    purchase = head(own, "purchase_scale") * cosine + head(own, "purchase_bias")
+    torch.testing.assert_close(found.by_task[CLICK], click)
+    torch.testing.assert_close(found.by_task[PURCHASE], purchase)
+    torch.testing.assert_close(found.items, items)
 
 
 def test_a_pair_read_together_moves_its_head_from_the_first_step_on() -> None:
-    own = ranker("cross")
-    own(["red shoe"] * len(ITEMS), ITEMS).click.sum().backward()
-    assert own.cross is not None
-    assert own.cross.weight.grad is not None
-    assert own.cross.weight.grad[0].abs().sum() > 0
+    own = ranker("cross_encoder")
+    scored(own, "red shoe").by_task[CLICK].sum().backward()  # type: ignore[no-untyped-call]
+    weight = own.heads()["cross.weight"]
+    assert weight.grad is not None
+    assert weight.grad[0].abs().sum() > 0
     with torch.no_grad():
-        own.cross.weight[0] = torch.linspace(-5, 5, own.encoder.width)
-        scored = own(["red shoe"] * len(ITEMS), ITEMS)
-        cosine = scored.items @ own.encoder([own.texts.ids("red shoe")])[0]
-        assert (scored.click - 8.0 * cosine - own.bias).abs().max() > 0.01
+        weight[0] = torch.linspace(-5, 5, own.encoder.width)
+        found = scored(own, "red shoe")
+        cosine = found.items @ own.encoder([own.texts.ids("red shoe")])[0]
+        added = found.by_task[CLICK] - 8.0 * cosine - head(own, "bias")
+        assert added.abs().max() > 0.01
 
 
 def taught(interaction: str) -> Ranker:
-    """One whose residual, and whose head where it has one, say something."""
+    """A ranker whose residual, and whose head where it has one, say something."""
     own = ranker(interaction)
     learn(own, "red shoe", 3)
-    if own.cross is not None:
+    if "cross.weight" in own.heads():
+        weight = own.heads()["cross.weight"]
         with torch.no_grad():
-            own.cross.weight.copy_(
-                torch.randn(own.cross.weight.shape, generator=torch.Generator().manual_seed(0))
-            )
+            weight.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)))
     return own
 
 
-def test_a_pair_has_one_logit_whatever_it_is_scored_with() -> None:
-    for interaction in ("towers", "cross"):
-        own, fresh = taught(interaction), taught(interaction)
-        with torch.inference_mode():
-            together = own(
-                ["red shoe", "blue lamp"] * len(ITEMS), [item for item in ITEMS for _ in range(2)]
-            )
-            alone = [fresh([q], [item]) for item in ITEMS for q in ("red shoe", "blue lamp")]
-        assert torch.equal(together.click, torch.cat([one.click for one in alone]))
-        assert torch.equal(together.purchase, torch.cat([one.purchase for one in alone]))
+@pytest.mark.parametrize("interaction", INTERACTIONS)
+def test_a_pair_has_one_logit_up_to_rounding_whatever_it_is_scored_with(interaction: str) -> None:
+    own, again, fresh = taught(interaction), taught(interaction), taught(interaction)
+    queries = ["red shoe", "blue lamp"]
+    asked = (queries * len(ITEMS), [item for item in ITEMS for _ in queries])
+    with torch.inference_mode():
+        together, repeated = own(*asked).by_task, again(*asked).by_task
+        alone = [fresh([q], [item]).by_task for q, item in zip(*asked, strict=True)]
+    for task in TASKS:
+        assert torch.equal(together[task], repeated[task])
+        one_by_one = torch.cat([logits[task] for logits in alone])
+        torch.testing.assert_close(together[task], one_by_one, atol=1e-5, rtol=1e-5)
 
 
 def test_no_pair_has_no_logit() -> None:
     own = ranker()
     with torch.inference_mode():
-        assert own([], []).click.shape == (0,)
+        assert own([], []).by_task[CLICK].shape == (0,)
     assert own([], []).items.shape == (0, 64)
+
+
+class Elsewhere(Encoder):
+    """An encoder on the meta device, whose tensors have no values to copy to the host."""
+
+    def forward(self, texts: Sequence[Ids]) -> Tensor:
+        return torch.ones(len(texts), self.width, device="meta", requires_grad=True)
+
+
+@pytest.mark.parametrize("interaction", INTERACTIONS)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_nothing_between_the_encoder_and_the_loss_comes_back_to_the_host(
+    interaction: str, loss: str
+) -> None:
+    own = ranker(interaction, make=Elsewhere).to("meta")
+    found = scored(own, "red shoe")
+    column = torch.ones(len(ITEMS), device="meta")
+    targets = Targets(
+        a=column, b=column, examination=column, list_id=column.long(), num_lists=len(ITEMS)
+    )
+    total = LOSSES[loss](found.by_task[CLICK], targets)
+    total.backward()  # type: ignore[no-untyped-call]
+    assert total.device.type == "meta"
+    assert own.heads()["bias"].grad is not None

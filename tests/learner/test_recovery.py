@@ -15,14 +15,17 @@ import pytest
 from learner.artifact import Store, Version
 from learner.errors import Corrupt, Fenced, JournalFailed, StoreFailed
 from learner.store.blobs import Disk
-from learner.store.checkpoint import Checkpointer, RecoveryPlan
-from learner.store.journal import Journal, Step
+from learner.store.checkpoint import Checkpointer
+from learner.store.journal.records import Step
+from learner.store.journal.writer import Journal
 from learner.store.manifest import Exclusions, Replay
+from learner.store.recovery_plan import RecoveryPlan
 from tests.fakes.disk import Call, Crash, Die, Fail, FailAfter, FaultyDisk, at, on
 from tests.learner.fast import TOPIC, Learner, Log, State, check, finish
 from tests.learner.saving import Boastful, cut, start
 from tests.learner.storm import Told, storm
 from tests.learner.test_artifact import Damage, extend, flip, remove, truncate
+from weighting.provenance import Offsets
 
 LOG = Log.invented(110, 80)
 LOSSES = [
@@ -441,7 +444,7 @@ def test_a_reset_keeps_the_state_moves_the_offsets_and_stands_in_every_later_man
 ) -> None:
     before = life(tmp_path, 1, 30)
     at_partition_1 = before.state.next[1]
-    order = RecoveryPlan(kind="reset", offsets={TOPIC: {0: 5}}, commands_taken=1)
+    order = RecoveryPlan(kind="reset", offsets=Offsets({(TOPIC, 0): 5}), commands_taken=1)
     after = life(tmp_path, 2, 2, order)
     assert after.acquired is not None
     assert after.acquired.next_offsets == {(TOPIC, 0): 5, (TOPIC, 1): at_partition_1}
@@ -468,7 +471,7 @@ def test_a_reset_that_crashed_before_anything_was_learned_is_found_by_the_next_s
     tmp_path: Path,
 ) -> None:
     before = life(tmp_path, 1, 30)
-    order = RecoveryPlan(kind="reset", offsets={TOPIC: {1: 2}}, commands_taken=1)
+    order = RecoveryPlan(kind="reset", offsets=Offsets({(TOPIC, 1): 2}), commands_taken=1)
     Checkpointer(tmp_path, FaultyDisk(), lambda: 0.0).acquire(
         Journal(tmp_path, FaultyDisk()), initial=cut(0), recovery_plan=pending(order)
     )
@@ -489,7 +492,9 @@ ORDERS: dict[str, Callable[[str], RecoveryPlan]] = {
     "anew": lambda back: RecoveryPlan(
         kind="restore", version=back, as_it_was=False, commands_taken=1
     ),
-    "reset": lambda back: RecoveryPlan(kind="reset", offsets={TOPIC: {0: 3}}, commands_taken=1),
+    "reset": lambda back: RecoveryPlan(
+        kind="reset", offsets=Offsets({(TOPIC, 0): 3}), commands_taken=1
+    ),
 }
 
 

@@ -1,4 +1,4 @@
-"""A step tests before it trains, trains on what the weights say, and goes on from a checkpoint bit by bit."""
+"""A step tests before it trains, and goes on from a checkpoint bit by bit."""
 
 from __future__ import annotations
 
@@ -16,27 +16,20 @@ import torch
 from learner.divergence import LossWatch
 from learner.errors import Diverged, OutOfMemory
 from learner.trainer import StepReport, Trainer
-from tests.learner.training import (
-    batches,
-    config,
-    flipped,
-    lists,
-    reader,
-    same,
-    trainer,
-    weights_of,
-)
+from tests.learner import training
+from tests.learner.training import batches, config, flipped, lists, reader, trainer, weights_of
 from weighting.clip import ClipConfig
 from weighting.errors import WeightError
 from weighting.sample import Sample
 from weighting.tasks import CLICK, PURCHASE
-from weighting.weigher import Weigher, WeigherConfig, WeightedBatch
+from weighting.weigher import Weigher, WeigherConfig
+from weighting.weighted import WeightedBatch
 
 KINDS: list[dict[str, Any]] = [
     {"tuning": "full"},
     {"tuning": "top:1"},
     {"tuning": "full", "loss": "listwise"},
-    {"tuning": "full", "interaction": "cross"},
+    {"tuning": "full", "interaction": "cross_encoder"},
     {"tuning": "full", "dropout": 0.3},
     {"tuning": "top:1", "dropout": 0.3},
     {"tuning": "frozen"},
@@ -47,18 +40,16 @@ class Changed(Weigher):
     """Weighs as any other, then lets a test change how much each sample counts."""
 
     def __init__(self, factor: Callable[[Sequence[Sample]], Any]) -> None:
-        super().__init__(
-            WeigherConfig(clip=ClipConfig(normalise="raw"))
-        )  # no sample's weight depends on the others'
+        # No sample's weight depends on the others'
+        super().__init__(WeigherConfig(clip=ClipConfig(normalise="raw")))
         self._factor = factor
 
     def weigh(self, samples: Sequence[Sample]) -> WeightedBatch:
         found = super().weigh(samples)
         factor = np.asarray(self._factor(samples), dtype=np.float32)
         with np.errstate(invalid="ignore"):  # 0 x Inf
-            return dataclasses.replace(
-                found, a=found.a * factor, b=found.b * factor, weight=found.weight * factor
-            )
+            changed = {name: getattr(found, name) * factor for name in ("a", "b", "weight")}
+        return dataclasses.replace(found, **changed)
 
 
 def first_step(factor: Callable[[Sequence[Sample]], Any], samples: list[Sample]) -> StepReport:
@@ -68,42 +59,36 @@ def first_step(factor: Callable[[Sequence[Sample]], Any], samples: list[Sample])
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_what_is_evaluated_on_a_batch_does_not_depend_on_its_labels(kind: dict[str, Any]) -> None:
     known, next_batch = batches(3), lists(4, seed=9, start=100)
-    seen = []
-    for last in (next_batch, flipped(next_batch)):
+
+    def after(last: list[Sample]) -> tuple[Trainer, list[Any]]:
+        """A trainer that took the last batch, and what it predicted of it."""
         own = trainer(**kind)
         for batch in known:
             own.step(batch)
-        report = own.step(last)
-        clicks = own.evaluations[CLICK]
-        predicted, _, number = clicks.calibration()
-        seen.append(
-            (
-                predicted,
-                number,
-                report.weighted.p_positive,
-                report.weighted.memory_logit_at_position,
-                weights_of(own),
-                own,
-            )
-        )
-    for honest, other in zip(seen[0][:4], seen[1][:4], strict=True):
-        np.testing.assert_array_equal(honest, other)
-    assert not same(seen[0][4], seen[1][4])  # and yet the labels are learned
-    assert seen[0][5].files()["stackers.msgpack"] != seen[1][5].files()["stackers.msgpack"]
+        weighted = own.step(last).weighted
+        predicted, _, number = own.evaluations[CLICK].calibration()
+        memory = weighted.pair_memory_logit_at_position
+        return own, [predicted, number, weighted.p_positive, memory]
+
+    (honest, honest_scores), (other, other_scores) = after(next_batch), after(flipped(next_batch))
+    for found, expected in zip(honest_scores, other_scores, strict=True):
+        np.testing.assert_array_equal(found, expected)
+    assert not training.same(
+        weights_of(honest), weights_of(other)
+    )  # and yet the labels are learned
+    assert honest.files()["stackers.msgpack"] != other.files()["stackers.msgpack"]
 
 
 def test_the_first_evaluation_is_of_the_untrained_model() -> None:
     own, batch = trainer(), batches(1)[0]
     clicks = [s for s in batch if s.task == CLICK]
     with torch.no_grad():
-        logit = (
-            own.ranker([s.query for s in clicks], [s.text for s in clicks]).click.double().numpy()
-        )
-    memory = Weigher().weigh(clicks).memory_logit_at_position
+        scored = own.ranker([s.query for s in clicks], [s.text for s in clicks])
+    logit = scored.by_task[CLICK].double().numpy()
+    memory = Weigher().weigh(clicks).pair_memory_logit_at_position
     prior = own.weigher.prior(CLICK)
-    served = (
-        0.5 * (logit + math.log(prior / (1 - prior))) / 2 + 0.5 * memory
-    )  # the exponent is 1; both parts start with one half
+    # The exponent is 1; both parts start with one half
+    served = 0.5 * (logit + math.log(prior / (1 - prior))) / 2 + 0.5 * memory
     own.step(batch)
     label = np.array([s.label for s in clicks])
     loss = np.logaddexp(0, np.where(label > 0, -served, served)).mean()
@@ -124,15 +109,11 @@ def test_a_step_after_a_restore_is_bit_for_bit_the_step_that_would_have_been(
     assert again.files() == files
     for batch in stream[3:]:
         expected, found = live.step(batch), again.step(batch)
-        assert (found.step, found.loss, found.gradient_norm) == (
-            expected.step,
-            expected.loss,
-            expected.gradient_norm,
-        )
+        for figure in ("step", "loss", "gradient_norm"):
+            assert getattr(found, figure) == getattr(expected, figure), figure
         assert again.files() == live.files()
-    assert (
-        again.files()["training/optimizer.safetensors"] != files["training/optimizer.safetensors"]
-    )
+    optimizer = "training/optimizer.safetensors"
+    assert again.files()[optimizer] != files[optimizer]
 
 
 @pytest.mark.parametrize(
@@ -147,7 +128,7 @@ def test_a_stream_is_learned_and_the_same_stream_gives_the_same_bytes(kind: dict
         start = weights_of(own)
         losses = [own.step(batch).loss for batch in [lists(4)] * 25]
         assert losses[-1] < losses[0]
-        assert not same(start, weights_of(own))
+        assert not training.same(start, weights_of(own))
         runs.append(own.files())
     assert runs[0] == runs[1]
 
@@ -156,22 +137,22 @@ def test_a_gradient_that_is_not_finite_moves_nothing_and_the_next_step_learns() 
     own = trainer()
     own.step(batches(1)[0])
     clicks = [s for s in lists(4, seed=3, start=50) if s.task == CLICK]
-    scale = own.ranker.purchase_scale.detach().clone()
+    scale = own.ranker.heads()["purchase_scale"]
+    kept = scale.detach().clone()
     with torch.no_grad():
-        own.ranker.purchase_scale.fill_(
-            math.inf
-        )  # no purchase in the batch: the loss is finite, 0 x inf in its gradient is not
+        # No purchase in the batch: the loss is finite, 0 x inf in its gradient is not
+        scale.fill_(math.inf)
     before, optimizer = weights_of(own), own.files()["training/optimizer.safetensors"]
     report = own.step(clicks)
     assert report.result == "nonfinite"
     assert math.isfinite(report.loss)
     assert not math.isfinite(report.gradient_norm)
-    assert same(weights_of(own), before)
+    assert training.same(weights_of(own), before)
     assert own.files()["training/optimizer.safetensors"] == optimizer
     with torch.no_grad():
-        own.ranker.purchase_scale.copy_(scale)
+        scale.copy_(kept)
     assert own.step(clicks).result == "ok"
-    assert not same(weights_of(own), before)
+    assert not training.same(weights_of(own), before)
     assert all(torch.isfinite(p).all() for p in weights_of(own).values())
 
 
@@ -184,9 +165,8 @@ def test_a_score_that_is_not_finite_moves_nothing_and_is_not_evaluated() -> None
     assert report.result == "nonfinite"
     assert learner.evaluations[CLICK].get()["num_samples"] == 0
     assert len(learner.ranker.residual) == 0
-    assert {
-        name for name, own in weights_of(learner).items() if not torch.equal(own, before[name])
-    } <= {"bias"}  # NaN equals nothing
+    moved = {name for name, p in weights_of(learner).items() if not torch.equal(p, before[name])}
+    assert moved <= {"bias"}  # NaN equals nothing
 
 
 def test_the_loss_is_the_mean_of_each_sample_s_weight_times_its_cross_entropy() -> None:
@@ -196,9 +176,7 @@ def test_the_loss_is_the_mean_of_each_sample_s_weight_times_its_cross_entropy() 
     report = own.step(batch)
     total = 0.0
     for i, s in enumerate(batch):
-        f = report.weighted.seen[i] / (
-            1 + math.exp(-float((scored.click if s.task == CLICK else scored.purchase)[i]))
-        )
+        f = report.weighted.examination[i] / (1 + math.exp(-float(scored.by_task[s.task][i])))
         total += float(report.weighted.weight[i]) * (-math.log(f) if s.label else -math.log(1 - f))
     assert report.loss == pytest.approx(total / len(batch), rel=1e-4)
     assert len({round(float(w), 4) for w in report.weighted.weight}) > 3
@@ -219,16 +197,14 @@ def test_a_sample_of_weight_zero_moves_no_parameter() -> None:
 
     without = [s for s in batch if s is not batch[2]]
     muted, absent = first_step(all_but_one, batch), first_step(lambda samples: 1.0, without)
-    assert muted.gradient_norm * len(batch) == pytest.approx(
-        absent.gradient_norm * len(without), rel=1e-3
-    )
-    assert muted.gradient_norm != pytest.approx(
-        first_step(lambda samples: 1.0, batch).gradient_norm, rel=1e-3
-    )
+    all_of_them = first_step(lambda samples: 1.0, batch)
+    gradient = absent.gradient_norm * len(without)
+    assert muted.gradient_norm * len(batch) == pytest.approx(gradient, rel=1e-3)
+    assert muted.gradient_norm != pytest.approx(all_of_them.gradient_norm, rel=1e-3)
     nothing = Trainer(config(weight_decay=0.0), Changed(lambda samples: 0.0))
     before = weights_of(nothing)
     nothing.step(batch)
-    assert same(weights_of(nothing), before)
+    assert training.same(weights_of(nothing), before)
 
 
 def test_a_batch_of_purchases_alone_is_learned_under_either_loss() -> None:
@@ -273,13 +249,9 @@ def test_a_frozen_encoder_keeps_its_bytes_while_heads_and_residuals_move() -> No
         own.step(batch)
     after = own.files()
     assert after["model.safetensors"] == before["model.safetensors"]
-    for moved in (
-        "heads.safetensors",
-        "residual.safetensors",
-        "estimator.msgpack",
-        "stackers.msgpack",
-    ):
-        assert after[moved] != before[moved], moved
+    parts = ("heads.safetensors", "residual.safetensors", "estimator.msgpack", "stackers.msgpack")
+    for part in parts:
+        assert after[part] != before[part], part
 
 
 def test_a_top_layer_moves_and_the_layers_below_keep_their_bytes() -> None:
@@ -287,9 +259,8 @@ def test_a_top_layer_moves_and_the_layers_below_keep_their_bytes() -> None:
     before = weights_of(own)
     own.step(batches(1)[0])
     moved = {name for name, p in weights_of(own).items() if not torch.equal(p, before[name])}
-    assert {name.split(".")[4] for name in moved if name.startswith("encoder.model.encoder")} == {
-        "1"
-    }
+    layers = [name.split(".")[4] for name in moved if name.startswith("encoder.model.encoder")]
+    assert set(layers) == {"1"}
     assert not [name for name in moved if "embeddings" in name]
 
 
@@ -310,13 +281,9 @@ def test_a_pull_holds_the_encoder_near_its_start() -> None:
         start = weights_of(own)
         for batch in batches(6):
             own.step(batch)
-        moved.append(
-            sum(
-                float((p - start[name]).norm())
-                for name, p in weights_of(own).items()
-                if name.startswith("encoder.")
-            )
-        )
+        after = weights_of(own)
+        encoder = [name for name in after if name.startswith("encoder.")]
+        moved.append(sum(float((after[name] - start[name]).norm()) for name in encoder))
     assert moved[1] < 0.5 * moved[0]
 
 
@@ -324,14 +291,10 @@ def test_the_evaluation_of_a_version_names_task_and_figure() -> None:
     own = trainer()
     for batch in batches(4):
         own.step(batch)
-    told = own.evaluation()
-    assert {
-        "click_auc",
-        "click_log_loss",
-        "click_normalized_entropy",
-        "purchase_num_samples",
-    } <= set(told)
-    assert told["click_num_samples"] == 80
+    figures = own.evaluation()
+    assert {"click_auc", "click_log_loss", "click_normalized_entropy"} <= set(figures)
+    assert "purchase_num_samples" in figures
+    assert figures["click_num_samples"] == 80
 
 
 def test_the_exponent_of_the_weights_is_on_record_in_every_report() -> None:
@@ -348,11 +311,9 @@ def test_what_was_trained_is_counted_and_digested_whatever_the_batches() -> None
         for start in range(0, len(stream), size):
             own.step(stream[start : start + size])
         digests.add(own.trained)
-    hashes = [
-        int.from_bytes(hashlib.blake2b(s.sample_id.encode(), digest_size=8).digest(), "little")
-        for s in stream
-    ]
-    assert digests == {(len(stream), sum(hashes) % 2**64)}
+    hashes = [hashlib.blake2b(s.sample_id.encode(), digest_size=8).digest() for s in stream]
+    sum64 = sum(int.from_bytes(digest, "little") for digest in hashes) % 2**64
+    assert digests == {(len(stream), sum64)}
     again = trainer(tuning="frozen")
     again.restore(reader(own.files()))
     assert again.trained == own.trained
@@ -370,9 +331,8 @@ def test_a_step_that_is_skipped_has_a_number_and_nothing_is_learned_from_it() ->
     before = own.files()
     own.skip(lists(4, seed=8, start=40))
     after = own.files()
-    assert {name for name, data in after.items() if data != before[name]} == {
-        "training/progress.json"
-    }
+    changed = {name for name, data in after.items() if data != before[name]}
+    assert changed == {"training/progress.json"}
     assert (own.step_number, own.trained) == (2, (len(batches(1)[0]), own.trained[1]))
     twin.restore(reader(after))
     assert twin.step(batches(3)[2]).loss == own.step(batches(3)[2]).loss
@@ -381,43 +341,49 @@ def test_a_step_that_is_skipped_has_a_number_and_nothing_is_learned_from_it() ->
 def test_a_checkpoint_that_does_not_tell_what_was_trained_is_still_read() -> None:
     own = trainer()
     own.step(batches(1)[0])
-    own.restore(
-        reader({**own.files(), "training/progress.json": b'{"format":1,"num_samples":23,"step":1}'})
-    )
+    older = b'{"format":1,"num_samples":23,"step":1}'
+    own.restore(reader({**own.files(), "training/progress.json": older}))
     assert (own.step_number, own.num_samples, own.trained) == (1, 23, (0, 0))
 
 
-def memory_for(num_samples: int, told: list[int]) -> Callable[[int], None]:
-    """A device on which no more samples than that fit at once; told of each attempt."""
+def memory_for(num_samples: int, asked: list[int]) -> Callable[[int], None]:
+    """A device on which no more samples than that fit at once; it notes each attempt."""
 
-    def scoring(asked: int) -> None:
-        told.append(asked)
-        if asked > num_samples:
-            raise torch.OutOfMemoryError(f"{asked} samples")
+    def scoring(number: int) -> None:
+        asked.append(number)
+        if number > num_samples:
+            raise torch.OutOfMemoryError(f"{number} samples")
 
     return scoring
 
 
-def with_memory_for(num_samples: int, told: list[int], **changes: Any) -> Trainer:
-    return Trainer(config(**changes), Weigher(), scoring=memory_for(num_samples, told))
+def with_memory_for(num_samples: int, asked: list[int], **changes: Any) -> Trainer:
+    return Trainer(config(**changes), Weigher(), scoring=memory_for(num_samples, asked))
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if "dropout" not in kind], ids=str)
 def test_a_step_that_ran_out_of_memory_is_the_same_step_in_more_parts_and_the_next_one_keeps_them(
     kind: dict[str, Any],
 ) -> None:
-    told: list[int] = []
-    tight, ample = with_memory_for(6, told, **kind), trainer(**kind)
-    for batch in batches(3):
+    """Up to rounding: matrix products over fewer rows may add up in another order.
+
+    From the second step on AdamW, which divides a gradient by its own size, has made whole steps of
+    what is rounding alone, such as the gradient of the bias under a softmax.
+    """
+    asked: list[int] = []
+    tight, ample = with_memory_for(6, asked, **kind), trainer(**kind)
+    for number, batch in enumerate(batches(3)):
         found, expected = tight.step(batch), ample.step(batch)
         assert found.num_micro_batches >= 4 > expected.num_micro_batches == 1
-        assert found.loss == pytest.approx(expected.loss, abs=1e-6)
-        assert found.gradient_norm == pytest.approx(expected.gradient_norm, rel=1e-5)
+        assert found.loss == pytest.approx(expected.loss, abs=1e-6 if number == 0 else 1e-5)
+        tolerance = 1e-5 if number == 0 else 1e-4
+        assert found.gradient_norm == pytest.approx(expected.gradient_norm, rel=tolerance)
         assert found.result == "ok"
-    assert (
-        2 ** len([asked for asked in told if asked > 6]) == tight.num_micro_batches
-    )  # what was found out once is kept
+    num_too_many = len([number for number in asked if number > 6])
+    assert 2**num_too_many == tight.num_micro_batches  # what was found out once is kept
     for name, parameter in weights_of(tight).items():
+        if name == "bias" and kind.get("loss") == "listwise":
+            continue  # a softmax does not depend on it
         torch.testing.assert_close(parameter, weights_of(ample)[name], atol=1e-4, rtol=1e-3)
     again = trainer(**kind)
     again.restore(reader(tight.files()))
@@ -426,24 +392,23 @@ def test_a_step_that_ran_out_of_memory_is_the_same_step_in_more_parts_and_the_ne
 
 
 def test_a_step_in_parts_is_a_function_of_their_number_and_not_of_how_it_came_to_be() -> None:
-    tight, told = with_memory_for(6, [], dropout=0.3), trainer(dropout=0.3)
-    told.num_micro_batches = 4
+    tight, journaled = with_memory_for(6, [], dropout=0.3), trainer(dropout=0.3)
+    journaled.num_micro_batches = 4
     for batch in batches(2):
         tight.step(batch)
-        told.step(batch)
-    assert tight.files() == told.files()
+        journaled.step(batch)
+    assert tight.files() == journaled.files()
 
 
-def test_a_list_is_never_cut_under_the_listwise_loss_and_a_sample_never() -> None:
+def test_a_list_is_never_divided_under_the_listwise_loss_and_a_sample_never() -> None:
+    clicks = [s for s in lists(4) if s.task == CLICK]
     for kind, least in (("pointwise", 1), ("listwise", 5)):
-        told: list[int] = []
-        own = with_memory_for(least, told, loss=kind)
-        own.step([s for s in lists(4) if s.task == CLICK])
-        assert told[-(20 // least) :] == [least] * (20 // least)
-        with pytest.raises(
-            OutOfMemory, match=rf"step 1: out of memory on cpu with {least} sample\(s\) at once"
-        ):
-            with_memory_for(least - 1, [], loss=kind).step([s for s in lists(4) if s.task == CLICK])
+        asked: list[int] = []
+        with_memory_for(least, asked, loss=kind).step(clicks)
+        assert asked[-(20 // least) :] == [least] * (20 // least)
+        message = rf"step 1: out of memory on cpu with {least} sample\(s\) at once"
+        with pytest.raises(OutOfMemory, match=message):
+            with_memory_for(least - 1, [], loss=kind).step(clicks)
 
 
 def test_three_steps_in_a_row_that_are_not_finite_are_too_many() -> None:
@@ -455,21 +420,18 @@ def test_three_steps_in_a_row_that_are_not_finite_are_too_many() -> None:
         assert own.step(batch).result == ("ok" if bad == 1.0 else "nonfinite")
     before = weights_of(own)
     factor[0] = math.inf
-    with pytest.raises(
-        Diverged,
-        match="steps 4 to 6: 3 steps in a row whose scores, loss or gradient are not finite",
-    ) as refused:
+    message = "steps 4 to 6: 3 steps in a row whose scores, loss or gradient are not finite"
+    with pytest.raises(Diverged, match=message) as refused:
         own.step(stream[5])
     assert (refused.value.first_step, refused.value.last_step) == (4, 6)
-    assert same(weights_of(own), before)
+    assert training.same(weights_of(own), before)
     assert all(torch.isfinite(p).all() for p in before.values())
 
 
 def usual(own: Trainer) -> Trainer:
-    """Restored as if it had taken two hundred steps more with losses like that of the next one."""
-    watch = LossWatch(
-        num_steps=200, num_samples=4000.0, mean=own.step(lists(8, seed=1)).loss, variance=0.5
-    )
+    """Restore it as if it had taken two hundred steps more with losses like the next one's."""
+    loss = own.step(lists(8, seed=1)).loss
+    watch = LossWatch(num_steps=200, num_samples=4000.0, mean=loss, variance=0.5)
     progress = {**msgspec.json.decode(own.files()["training/progress.json"]), "losses": watch}
     own.restore(reader({**own.files(), "training/progress.json": msgspec.json.encode(progress)}))
     return own
@@ -483,13 +445,12 @@ def test_a_loss_far_beyond_the_recent_ones_is_refused_before_anything_moves() ->
     again = Trainer(config(dropout=0.3), own.weigher)
     again.restore(reader(own.files()))
     factor[0] = 50.0
+    message = r"step 3: loss .* is above .*, 6 standard deviations beyond the mean"
     for resumed in (own, again):
-        with pytest.raises(
-            Diverged, match=r"step 3: loss .* is above .*, 6 standard deviations beyond the mean"
-        ) as refused:
+        with pytest.raises(Diverged, match=message) as refused:
             resumed.step(lists(8, seed=3))
     assert (refused.value.first_step, refused.value.last_step) == (3, 3)
-    assert same(weights_of(own), before)
+    assert training.same(weights_of(own), before)
     assert own.files()["training/optimizer.safetensors"] == optimizer
 
 
@@ -507,4 +468,4 @@ def test_a_step_without_samples_moves_nothing() -> None:
     before = weights_of(own)
     report = own.step([])
     assert (report.result, report.loss, report.step) == ("ok", 0.0, 2)
-    assert same(weights_of(own), before)
+    assert training.same(weights_of(own), before)

@@ -24,15 +24,15 @@ def test_each_scrape_shows_the_latest_verdict_and_nothing_where_there_is_none(
     Telemetry(registry).watch_verdicts(tmp_path, disk)
     assert scraped(registry) == (0, 0)
     (tmp_path / "control").mkdir()
-    verdict.leave(
+    verdict.write(
         tmp_path, disk, version="v000003", since=None, num_differences=2, now_us=1_500_000
     )
     assert scraped(registry) == (0, 2)
-    verdict.leave(
+    verdict.write(
         tmp_path, disk, version="v000003", since="v000001", num_differences=0, now_us=2_500_000
     )
     assert scraped(registry) == (2.5, 0)
-    verdict.leave(
+    verdict.write(
         tmp_path, disk, version="v000004", since="v000001", num_differences=1, now_us=3_500_000
     )
     assert scraped(registry) == (2.5, 1)

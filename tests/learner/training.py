@@ -1,4 +1,4 @@
-"""A tiny BERT that trains in milliseconds, a stream of shown lists for it, and its checkpoint on a real store."""
+"""A tiny BERT that trains in milliseconds, a stream of shown lists, and its checkpoints."""
 
 from __future__ import annotations
 
@@ -24,9 +24,8 @@ WORDS = ("red", "blue", "shoe", "lamp", "wool", "steel", "small", "grand", "oak"
 
 def config(**changes: Any) -> LearnerConfig:
     """Settings of a BERT of two layers of width 64 that moves fast enough to be seen moving."""
-    return LearnerConfig(
-        **{"model": "random:2x64", "tuning": "full", "lr": 1e-3, "max_tokens": 24, **changes}
-    )
+    small = {"model": "random:2x64", "tuning": "full", "lr": 1e-3, "max_tokens": 24}
+    return LearnerConfig(**{**small, **changes})
 
 
 def trainer(weighting: WeigherConfig | None = None, **changes: Any) -> Trainer:
@@ -41,13 +40,16 @@ def text(number: int) -> str:
 
 
 def lists(number: int, *, seed: int = 0, start: int = 0, size: int = 5) -> list[Sample]:
-    """Click samples of `number` shown lists over three queries, one of each list clicked and some of those bought, in event order."""
+    """Samples of `number` shown lists over three queries, in event order.
+
+    One item of each list is clicked, and some of those are bought.
+    """
     draw = np.random.default_rng(seed)
     samples = []
     for i in range(start, start + number):
         query, clicked = f"query {WORDS[int(draw.integers(3))]}", int(draw.integers(size))
         for place, item in enumerate(draw.permutation(40)[:size].tolist(), 1):
-            of_list = sample(
+            shown = sample(
                 int(place - 1 == clicked),
                 query=query,
                 item_id=f"SKU-{item}",
@@ -56,14 +58,11 @@ def lists(number: int, *, seed: int = 0, start: int = 0, size: int = 5) -> list[
                 at=i * SECOND,
                 offset=100 * i + place,
             )
-            samples.append(msgspec.structs.replace(of_list, list_id=f"list-{i}"))
+            samples.append(msgspec.structs.replace(shown, list_id=f"list-{i}"))
         if draw.random() < 0.7:
-            bought = msgspec.structs.replace(
-                samples[-size + clicked],
-                sample_id=f"b{i}",
-                task=PURCHASE,
-                label=int(draw.random() < 0.5),
-            )
+            one, label = samples[-size + clicked], int(draw.random() < 0.5)
+            changes = {"sample_id": f"b{i}", "task": PURCHASE, "label": label}
+            bought = msgspec.structs.replace(one, **changes)
             samples.append(bought)
     return samples
 
@@ -85,9 +84,8 @@ def weights_of(trainer: Trainer) -> dict[str, torch.Tensor]:
 
 def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
     """Whether they are equal bit by bit."""
-    return first.keys() == second.keys() and all(
-        torch.equal(first[name], second[name]) for name in first
-    )
+    equal = [torch.equal(values, second[name]) for name, values in first.items()]
+    return first.keys() == second.keys() and all(equal)
 
 
 def reader(files: dict[str, bytes]) -> Callable[[str], bytes]:
@@ -96,7 +94,7 @@ def reader(files: dict[str, bytes]) -> Callable[[str], bytes]:
 
 
 def published(trainer: Trainer, root: Path) -> Version:
-    """The learner's state as a version of a store, and announced."""
+    """Save the learner's state as a version of a store, and announce it."""
     checkpointer = owner(root)
     version = checkpointer.save(trainer.files(), cut(trainer.step_number))
     checkpointer.announce(version)

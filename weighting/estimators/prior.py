@@ -1,4 +1,7 @@
-"""p(y), now: a Beta posterior whose counts fade in event time, shrunk to the undecayed maximum likelihood beside it."""
+"""Label prior p(y): a Beta posterior with counts that fade in event time.
+
+It is shrunk to the undecayed maximum likelihood, which is kept beside it.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import betaincinv
 
+from weighting.checks import check_weights, drop_weightless
+
 Array = NDArray[np.float64]
 LEAST = 1e-6
 
@@ -19,16 +24,16 @@ class PriorConfig:
     """How fast a share may change.
 
     Attributes:
-        initial: the share assumed before any sample, in (0, 1).
-        initial_mass: samples that this assumption is worth, against the long run.
+        initial: share assumed before any sample, in (0, 1).
+        initial_pseudo_count: samples that this assumption is worth, against the long run.
         half_life_seconds: event time after which a sample counts half.
-        mass: samples that the long run is worth, against the recent past.
+        pseudo_count: samples that the long run is worth, against the recent past.
     """
 
     initial: float = 0.1
-    initial_mass: float = 10.0
+    initial_pseudo_count: float = 10.0
     half_life_seconds: float = 86_400.0
-    mass: float = 200.0
+    pseudo_count: float = 200.0
 
     def __post_init__(self) -> None:
         """Refuse what cannot be a share.
@@ -41,9 +46,9 @@ class PriorConfig:
                 f"prior.initial: got {self.initial!r}, expected a probability in (0, 1)"
             )
         for key, value in (
-            ("initial_mass", self.initial_mass),
+            ("initial_pseudo_count", self.initial_pseudo_count),
             ("half_life_seconds", self.half_life_seconds),
-            ("mass", self.mass),
+            ("pseudo_count", self.pseudo_count),
         ):
             if not 0 < value < float("inf"):
                 raise ValueError(f"prior.{key}: got {value!r}, expected a number > 0")
@@ -52,9 +57,12 @@ class PriorConfig:
 class Prior:
     """Share of positives among weighted samples.
 
-    alpha <- g alpha + sum a, beta <- g beta + sum b, g = 2^(-dt/h); mean = (alpha + k pi0) / (alpha + beta + k), with pi0 the undecayed
-    maximum likelihood (itself started at `initial`), so that a quiet stream returns to its long run and not to a constant.
-    Time never runs backwards: an older sample counts as faded as it is.
+    alpha <- g alpha + sum a, beta <- g beta + sum b, g = 2^(-dt/h);
+    mean = (alpha + k pi0) / (alpha + beta + k),
+
+    with pi0 the undecayed maximum likelihood (itself started at `initial`), so that a quiet stream
+    returns to its long run and not to a constant. Time never runs backwards: an older sample
+    counts as faded as it is.
 
     >>> prior = Prior(PriorConfig(initial=0.5))
     >>> prior.get()
@@ -84,25 +92,31 @@ class Prior:
         return float(betaincinv(alpha, beta, 0.025)), float(betaincinv(alpha, beta, 0.975))
 
     def maximum_likelihood(self) -> float:
-        """Undecayed share of positives over everything seen; the assumption before that."""
+        """Undecayed share of positives; the assumption before any sample."""
         n = self._all_alpha + self._all_beta
         return self._all_alpha / n if n > 0 else self.config.initial
 
     def update(self, time_us: NDArray[np.int64], a: Array, b: Array) -> None:
-        """Add N samples: event times (N,), positive mass (N,) and negative mass (N,). Order within the call does not count."""
+        """Add N samples; their order does not count.
+
+        Args:
+            time_us: (N,) event times.
+            a: (N,) weights of positives, 0 for negatives.
+            b: (N,) weights of negatives, 0 for positives.
+        """
+        check_weights("positive weight", a)
+        check_weights("negative weight", b)
+        time_us, a, b = drop_weightless(a + b, time_us, a, b)
         if not len(time_us):
             return
-        now = max(
-            int(time_us.max()), self._time_us if self._time_us is not None else int(time_us.max())
-        )
+        newest = int(time_us.max())
+        before = newest if self._time_us is None else self._time_us
+        now = max(newest, before)
+        kept = float(self._fade(np.array([now - before]))[0])
         fade = self._fade(now - time_us)
-        if self._time_us is not None:
-            kept = float(self._fade(np.array([now - self._time_us]))[0])
-            self._alpha *= kept
-            self._beta *= kept
         self._time_us = now
-        self._alpha += float((fade * a).sum())
-        self._beta += float((fade * b).sum())
+        self._alpha = kept * self._alpha + float((fade * a).sum())
+        self._beta = kept * self._beta + float((fade * b).sum())
         self._all_alpha += float(a.sum())
         self._all_beta += float(b.sum())
 
@@ -115,17 +129,16 @@ class Prior:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Resume after the update that the snapshot was taken behind."""
+        """Restore the state returned by `snapshot`."""
         self._time_us = state["time_us"]
         self._alpha, self._beta = state["recent"]
         self._all_alpha, self._all_beta = state["all"]
 
     def _shape(self) -> tuple[float, float]:
         c = self.config
-        pi0 = (self._all_alpha + c.initial_mass * c.initial) / (
-            self._all_alpha + self._all_beta + c.initial_mass
-        )
-        return self._alpha + c.mass * pi0, self._beta + c.mass * (1 - pi0)
+        known = self._all_alpha + self._all_beta + c.initial_pseudo_count
+        pi0 = (self._all_alpha + c.initial_pseudo_count * c.initial) / known
+        return self._alpha + c.pseudo_count * pi0, self._beta + c.pseudo_count * (1 - pi0)
 
     def _fade(self, age_us: NDArray[np.int64]) -> Array:
         return np.exp2(-age_us / (1e6 * self.config.half_life_seconds))

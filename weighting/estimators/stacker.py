@@ -1,4 +1,7 @@
-"""The encoder's logit and the memory's into one served logit: two coefficients and an intercept, learned before either part learns."""
+"""Stacking of the encoder's logit and the pair memory's into one served logit.
+
+Two coefficients and an intercept, learned from predictions made before either part learned.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from weighting.checks import check_finite, check_labels, check_weights, drop_weightless
 from weighting.errors import SnapshotError
 from weighting.estimators.recursive import RecursiveLogistic
 
@@ -20,19 +24,21 @@ class StackerConfig:
     """Where the stacker starts and how long it remembers.
 
     Attributes:
-        encoder: a before any sample. With a + b = 1 the served logit is the two parts' mean: calibrated if they are.
-        memory: b before any sample.
+        encoder: a before any sample. With a + b = 1 the served logit is the two parts' mean:
+            calibrated if they are.
+        pair_memory: b before any sample.
         deviation: standard deviation of a and b around that.
         intercept_deviation: standard deviation of c around 0, in logits.
-        least_encoder: least a. What is shown was chosen by the shop's own search, so among shown items the encoder looks less telling than
-            it is among all: a regression on them alone would switch it off.
-        least: least b.
+        least_encoder: smallest a. What is shown was chosen by the shop's own search, so among shown
+            items the encoder looks less telling than it is among all: a regression on them alone
+            would switch it off.
+        least: smallest b.
         largest: largest a and b.
         half_life_samples: samples after which what was learned counts half.
     """
 
     encoder: float = 0.5
-    memory: float = 0.5
+    pair_memory: float = 0.5
     deviation: float = 0.5
     intercept_deviation: float = 2.0
     least_encoder: float = 0.2
@@ -46,23 +52,23 @@ class StackerConfig:
         Raises:
             ValueError: names key, value and expectation.
         """
-        for key, least in (("encoder", self.least_encoder), ("memory", self.least)):
-            if not 0 < least <= getattr(self, key) <= self.largest < float("inf"):
-                raise ValueError(
-                    f"stacker.{key}: got {getattr(self, key)!r}, expected 0 < {least!r} (its least) <= {key} <= largest"
-                )
+        for key, least in (("encoder", self.least_encoder), ("pair_memory", self.least)):
+            value = getattr(self, key)
+            if not 0 < least <= value <= self.largest < float("inf"):
+                expected = f"0 < {least!r} (its least) <= {key} <= largest"
+                raise ValueError(f"stacker.{key}: got {value!r}, expected {expected}")
         for key in ("deviation", "intercept_deviation", "half_life_samples"):
-            if not 0 < getattr(self, key) < float("inf"):
-                raise ValueError(
-                    f"stacker.{key}: got {getattr(self, key)!r}, expected a number > 0"
-                )
+            value = getattr(self, key)
+            if not 0 < value < float("inf"):
+                raise ValueError(f"stacker.{key}: got {value!r}, expected a number > 0")
 
 
 class Stacker:
-    """Served logit = a encoder + b memory + c, with a, b > 0; a recursive Bayesian logistic regression with forgetting.
+    """Served logit = a encoder + b pair_memory + c, with a, b > 0.
 
-    `learn` takes the memory's logit where the sample was shown and the encoder's as if shown first, before either part learned it: the
-    place comes in through the memory alone. `get` takes both as if shown first.
+    `learn` takes the pair memory's logit where the sample was shown and the encoder's as if shown
+    first, before either part learned it: the position comes in through the pair memory alone.
+    `get` takes both as if shown first.
 
     >>> Stacker().get(np.array([2.0]), np.array([-1.0])).tolist()
     [0.5]
@@ -72,7 +78,7 @@ class Stacker:
         """Start at the configured mixture."""
         self.config = c = config or StackerConfig()
         self._model = RecursiveLogistic(
-            mean=(c.encoder, c.memory, 0.0),
+            mean=(c.encoder, c.pair_memory, 0.0),
             precision=(c.deviation**-2, c.deviation**-2, c.intercept_deviation**-2),
             low=(c.least_encoder, c.least, -50.0),
             high=(c.largest, c.largest, 50.0),
@@ -83,30 +89,44 @@ class Stacker:
         a, b, c = self._model.mean
         return float(a), float(b), float(c)
 
-    def get(self, encoder_logit: Array, memory_logit: Array) -> Array:
+    def get(self, encoder_logit: Array, pair_memory_logit: Array) -> Array:
         """Stacked logits (N,) of two parts' logits (N,). Pure."""
-        return self._model.predict(_columns(encoder_logit, memory_logit))
+        return self._model.predict(_columns(encoder_logit, pair_memory_logit))
 
-    def learn(self, encoder_logit: Array, memory_logit: Array, label: Array, weight: Array) -> None:
-        """Learn N samples at once: logits, labels (0 to 1) and weights >= 0, (N,) each. Order within the call does not count."""
+    def learn(
+        self, encoder_logit: Array, pair_memory_logit: Array, label: Array, weight: Array
+    ) -> None:
+        """Learn N samples at once; order within the call does not count.
+
+        Args:
+            encoder_logit: (N,) logits of the encoder.
+            pair_memory_logit: (N,) logits of the pair memory.
+            label: (N,) labels, 0 to 1.
+            weight: (N,) weights >= 0.
+        """
+        encoder, pair_memory, label, weight = (
+            np.asarray(column, np.float64)
+            for column in (encoder_logit, pair_memory_logit, label, weight)
+        )
+        check_finite("encoder logit", encoder)
+        check_finite("pair memory logit", pair_memory)
+        check_labels(label)
+        check_weights("weight", weight)
+        encoder, pair_memory, label, weight = drop_weightless(
+            weight, encoder, pair_memory, label, weight
+        )
         if not len(label):
             return
         keep = 2.0 ** (-len(label) / self.config.half_life_samples)
-        self._model.learn(
-            _columns(encoder_logit, memory_logit),
-            np.asarray(label, np.float64),
-            np.asarray(weight, np.float64),
-            keep=keep,
-        )
+        self._model.learn(_columns(encoder, pair_memory), label, weight, keep=keep)
 
     def snapshot(self) -> bytes:
         """State after the last `learn`, as msgpack; equal state gives equal bytes."""
-        return msgspec.msgpack.encode(
-            {"format": FORMAT, "model": self._model.snapshot()}, order="sorted"
-        )
+        state = {"format": FORMAT, "model": self._model.snapshot()}
+        return msgspec.msgpack.encode(state, order="sorted")
 
     def restore(self, data: bytes) -> None:
-        """Resume after the `learn` that the snapshot was taken behind.
+        """Restore the state returned by `snapshot`.
 
         Raises:
             SnapshotError: the bytes are not such a snapshot.
@@ -120,6 +140,6 @@ class Stacker:
             raise SnapshotError("stacker", repr(error), "a stacker's snapshot") from error
 
 
-def _columns(encoder_logit: Array, memory_logit: Array) -> tuple[Array, Array, Array]:
+def _columns(encoder_logit: Array, pair_memory_logit: Array) -> tuple[Array, Array, Array]:
     encoder = np.asarray(encoder_logit, dtype=np.float64)
-    return encoder, np.asarray(memory_logit, dtype=np.float64), np.ones_like(encoder)
+    return encoder, np.asarray(pair_memory_logit, dtype=np.float64), np.ones_like(encoder)

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from consumers.source import TopicPartition
 from deploy.admin import lineage
 from deploy.admin.brokers import Brokers
 from deploy.admin.offsets.plan import Group
@@ -15,6 +14,7 @@ from deploy.settings.units import format_time
 from learner.artifact import Store, Version
 from learner.store import commands
 from learner.store.blobs import Disk
+from weighting.provenance import TopicPartition
 
 WATCH_SECONDS = 2.0
 _COLUMNS = ("topic", "partition", "next", "committed", "end", "lag", "beginning")

@@ -8,10 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from consumers.source import TopicPartition
 from deploy.admin.options import one_of
 from deploy.errors import UsageError
-from weighting.provenance import Offsets
+from weighting.provenance import Offsets, TopicPartition
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

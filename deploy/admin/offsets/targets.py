@@ -11,13 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from consumers.source import TopicPartition
 from deploy.admin.brokers import Brokers, offsets_at
 from deploy.admin.offsets.scopes import printed
 from deploy.admin.options import one_of
 from deploy.errors import Unsafe, UsageError
 from deploy.settings.units import UNITS, format_time, parse_time
-from weighting.provenance import Offsets
+from weighting.provenance import Offsets, TopicPartition
 
 #: Kafka's own names of where to move to.
 TARGETS = (

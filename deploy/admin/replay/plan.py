@@ -10,7 +10,6 @@ from consumers import codec
 from consumers.errors import Invalid
 from consumers.events import ItemUpdate
 from consumers.exclusion import ExclusionList, Exclusions
-from consumers.source import TopicPartition
 from deploy.admin import exclusions, lineage
 from deploy.admin.offsets import targets
 from deploy.admin.replay import version as versions
@@ -22,6 +21,7 @@ from deploy.verification.reread import between
 from learner.artifact import Store, Version
 from learner.store import commands
 from learner.store.blobs import Disk
+from weighting.provenance import TopicPartition
 
 _HEADER = ("TOPIC", "PART", "CURRENT", "RESTART", "RE-READ", "RETAINED FROM")
 

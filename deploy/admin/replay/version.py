@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from consumers.source import TopicPartition
 from deploy.admin import checkpoints, lineage
 from deploy.admin.brokers import offsets_at
 from deploy.admin.offsets import targets
@@ -14,6 +13,7 @@ from deploy.admin.replay.request import Log, ReplayRequest
 from deploy.errors import Unsafe
 from deploy.settings.units import format_time
 from learner.artifact import Corrupt, Store, Version
+from weighting.provenance import TopicPartition
 
 
 def choose(

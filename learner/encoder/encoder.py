@@ -1,0 +1,115 @@
+"""M(x): a Hugging Face encoder with our own pooling; texts in, unit vectors out.
+
+Legend: N texts, D width.
+
+Invariants: the same texts in the same call give the same bits. In another call, with other texts
+beside it, a text's vector may differ by rounding: matrix libraries choose a kernel by the number
+of rows, and kernels add up in different orders. A frozen part's output is kept per text in half
+precision, so rounding there shows as at most one unit in the last place of half precision.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from learner.encoder.padding import same_padded_length
+from learner.encoder.pooling import POOLINGS
+from learner.encoder.prefix_cache import PrefixCache
+from learner.encoder.tokens import Ids
+from learner.tuning import registry
+from learner.tuning.tuning import device_of
+
+
+class Encoder(nn.Module):
+    """A Hugging Face encoder under a tuning, pooled and normalised by us."""
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        tuning: str,
+        pooling: str = "mean",
+        cache: PrefixCache | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        """Take a model and freeze what its tuning leaves alone.
+
+        Args:
+            model: as transformers loads it.
+            tuning: ``full``, ``top:N`` or ``frozen``; see `learner.tuning`.
+            pooling: ``mean`` or ``cls``.
+            cache: outputs of the frozen part; one of its own by default.
+            dropout: share of activations dropped in training.
+
+        Raises:
+            TuningUnsupported: the tuning is unknown, or does not fit the model.
+        """
+        super().__init__()
+        self.model = model
+        self.pooling = pooling
+        self.tuning = registry.named(tuning, model, POOLINGS[pooling])
+        self.cache = cache or PrefixCache()
+        self.width = int(model.config.hidden_size)
+        self._prefix_digest: str | None = None
+        model.requires_grad_(False)
+        for parameter in self.trainable_parameters():
+            parameter.requires_grad_(True)
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = dropout
+        self.eval()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are, and the vectors come out."""
+        return device_of(self.model)
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that training moves."""
+        return self.tuning.trainable_parameters()
+
+    def prefix_digest(self) -> str:
+        """Return sha256 over the tuning and all frozen parameters.
+
+        Encoders that agree on it may share a `PrefixCache`.
+        """
+        if self._prefix_digest is None:
+            self._prefix_digest = self._digest_frozen()
+        return self._prefix_digest
+
+    def _digest_frozen(self) -> str:
+        moving = {id(p) for p in self.trainable_parameters()}
+        digest = hashlib.sha256(f"{self.tuning.name} {self.pooling}".encode())
+        for name, parameter in sorted(self.model.named_parameters()):
+            if id(parameter) not in moving:
+                values = parameter.detach().cpu().contiguous().numpy()
+                digest.update(name.encode() + values.tobytes())
+        return digest.hexdigest()
+
+    def forward(self, texts: Sequence[Ids]) -> Tensor:
+        """Return unit vectors (N, D) of N texts' ids, in order, on the encoder's device.
+
+        They carry a gradient where grad mode is on and something moves.
+        """
+        if not texts:
+            return torch.zeros(0, self.width, device=self.device)
+        order: list[int] = []
+        vectors = []
+        for places in same_padded_length([len(ids) for ids in texts]):
+            vectors.append(self._vectors([texts[i] for i in places]))
+            order += places
+        return torch.cat(vectors)[torch.from_numpy(np.argsort(order)).to(self.device)]
+
+    def _vectors(self, texts: Sequence[Ids]) -> Tensor:
+        """Return unit vectors (n, D) of texts that pad to one length."""
+        if self.tuning.keeps_prefix:
+            prefixes = self.cache.through(texts, self.tuning.prefix)
+        else:
+            prefixes = self.tuning.prefix(texts)
+        return self.tuning.finish(prefixes)

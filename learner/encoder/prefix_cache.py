@@ -1,0 +1,51 @@
+"""Least recently used cache of what frozen layers made of a text."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+
+from cachetools import LRUCache
+from torch import Tensor
+
+from learner.encoder.tokens import Ids
+
+
+def _num_bytes(tensor: Tensor) -> int:
+    return tensor.nbytes
+
+
+class PrefixCache:
+    """Tensors by the token ids of their text; shared by versions with equal frozen layers.
+
+    Threads may use it together. A tensor stays on the device where it was computed.
+    """
+
+    def __init__(self, max_bytes: int = 512 << 20) -> None:
+        """Keep at most `max_bytes`; the least recently used tensor leaves first."""
+        self._kept: LRUCache[bytes, Tensor] = LRUCache(max_bytes, getsizeof=_num_bytes)
+        self._lock = threading.Lock()
+
+    def get(self, ids: Ids) -> Tensor | None:
+        """Return the tensor kept for these ids, or None."""
+        with self._lock:
+            return self._kept.get(ids.tobytes())
+
+    def put(self, ids: Ids, tensor: Tensor) -> None:
+        """Keep a copy of a tensor, unless it alone is larger than the cache."""
+        if tensor.nbytes <= self._kept.maxsize:
+            with self._lock:
+                self._kept.setdefault(ids.tobytes(), tensor.clone())
+
+    def through(
+        self, texts: Sequence[Ids], compute: Callable[[Sequence[Ids]], Iterable[Tensor]]
+    ) -> list[Tensor]:
+        """Return one tensor per text, computing those that are not kept in one call."""
+        found = [self.get(ids) for ids in texts]
+        missing = [i for i, tensor in enumerate(found) if tensor is None]
+        if missing:
+            computed = compute([texts[i] for i in missing])
+            for i, tensor in zip(missing, computed, strict=True):
+                self.put(texts[i], tensor)
+                found[i] = tensor
+        return [tensor for tensor in found if tensor is not None]

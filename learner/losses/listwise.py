@@ -1,0 +1,32 @@
+"""Weighted cross-entropy of the candidates of a list against each other.
+
+Cross-entropy of the top-one probability of a ranking (Cao et al., ICML 2007, eq. 4), with the
+weight of each positive.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from learner.losses.loss import Targets
+
+
+class Listwise:
+    """Sum of a_i (-log softmax_i), each softmax over the samples of one list.
+
+    A sample's share of its softmax is examination * exp(logit). A list without a positive adds
+    nothing.
+    """
+
+    whole_lists = True
+
+    def __call__(self, logit: Tensor, targets: Targets) -> Tensor:
+        """Return the sum over samples (n,)."""
+        of = targets.list_id
+        logit = logit + torch.log(targets.examination)
+        lowest = logit.new_full((targets.num_lists,), -torch.inf)
+        largest = lowest.scatter_reduce(0, of, logit.detach(), "amax")
+        exp = torch.exp(logit - largest[of])
+        total = exp.new_zeros(targets.num_lists).index_add(0, of, exp)
+        return -(targets.a * (logit - largest[of] - torch.log(total)[of])).sum()

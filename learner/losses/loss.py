@@ -1,0 +1,54 @@
+"""The seam of a loss. L = 1/N sum w_i loss(M(x_i), y_i) over the N samples of a step.
+
+A sample's label and weight arrive as a pair (a, b): a is the factor of -log f, b of -log(1 - f).
+For a hard label y with weight w that is (w y, w (1 - y)).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Targets:
+    """Columns (n,) that a loss reads beside the logits, on the device of the logits.
+
+    Attributes:
+        a: factor of -log f.
+        b: factor of -log(1 - f).
+        examination: chance that the place of the sample is looked at.
+        list_id: int64, number of the list that the sample was shown in.
+        num_lists: every `list_id` is below it.
+    """
+
+    a: Tensor
+    b: Tensor
+    examination: Tensor
+    list_id: Tensor
+    num_lists: int
+
+    def at(self, places: Tensor) -> Targets:
+        """Select rows."""
+        return Targets(
+            a=self.a[places],
+            b=self.b[places],
+            examination=self.examination[places],
+            list_id=self.list_id[places],
+            num_lists=self.num_lists,
+        )
+
+
+class Loss(Protocol):
+    """A weighted loss, computed where the logits are.
+
+    Attributes:
+        whole_lists: whether all samples of a list must be in one micro-batch.
+    """
+
+    whole_lists: bool
+
+    def __call__(self, logit: Tensor, targets: Targets) -> Tensor:
+        """Return the sum over n samples, as a scalar; the caller divides by N."""

@@ -1,0 +1,136 @@
+"""Scores of a step's samples, and the gradient of L at the model as it is.
+
+Legend: N samples of a step (of all processes), n of them our own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from learner.config import LearnerConfig
+from learner.errors import OutOfMemory
+from learner.losses.registry import losses_of
+from learner.process_group import ProcessGroup
+from learner.ranker import PairLogits, Ranker
+from learner.training import scored as scores
+from learner.training.columns import StepColumns
+from learner.training.micro_batches import micro_batches
+from learner.training.optimizer import Optimizer
+from learner.training.scored import Collected, Scored
+from weighting.tasks import TASKS
+from weighting.weighted import WeightedBatch
+
+_RANK_SEED = 0x9E3779B9
+"""2^32 / golden ratio: the seeds of two processes do not meet."""
+
+
+class GradientPass:
+    """Forward and backward pass over a step, in micro-batches.
+
+    Attributes:
+        num_micro_batches: grows when memory runs out, and stays.
+    """
+
+    def __init__(
+        self,
+        config: LearnerConfig,
+        ranker: Ranker,
+        optimizer: Optimizer,
+        process_group: ProcessGroup,
+        scoring: Callable[[int], None],
+    ) -> None:
+        """Take the model.
+
+        Args:
+            config: the settings.
+            ranker: the model.
+            optimizer: owner of the parameters that move.
+            process_group: the processes.
+            scoring: called with the number of samples before each pass through the model; an error
+                that it raises is raised there.
+        """
+        self.num_micro_batches = 1
+        self._config = config
+        self._ranker = ranker
+        self._optimizer = optimizer
+        self._process_group = process_group
+        self._scoring = scoring
+        self._losses = losses_of(TASKS, configured=config.loss)
+        self._whole_lists = {task for task, loss in self._losses.items() if loss.whole_lists}
+
+    def run(self, weighted: WeightedBatch, own: range, *, step: int) -> Scored:
+        """Score our own samples with their gradient, then collect the other processes' scores.
+
+        When memory runs out on one process, all score again in as many micro-batches as it needs:
+        a step is a function of that number, for replay.
+
+        Raises:
+            OutOfMemory: not even the smallest micro-batch fits the device.
+            RankLost: another process is gone.
+        """
+        columns = StepColumns(weighted, own, self._ranker.encoder.device)
+        while True:
+            shares = [self._score(columns, num_total=len(weighted.samples), step=step)]
+            if self._process_group.world > 1:
+                shares = [
+                    scores.decode(d) for d in self._process_group.gather(scores.encode(shares[0]))
+                ]
+            self.num_micro_batches = max(share.num_micro_batches for share in shares)
+            if all(share.num_micro_batches == self.num_micro_batches for share in shares):
+                break
+        return shares[0] if self._process_group.world == 1 else self._joined(shares)
+
+    def _joined(self, shares: Sequence[Scored]) -> Scored:
+        per_rank = zip(*(share.has_gradient for share in shares), strict=True)
+        has_gradient = [any(ranks) for ranks in per_rank]
+        for parameter, needed in zip(self._optimizer.parameters(), has_gradient, strict=True):
+            if needed and parameter.grad is None:  # by the samples of other processes alone
+                parameter.grad = torch.zeros_like(parameter)
+        width = self._ranker.encoder.width
+        return scores.concatenated(shares, width=width, has_gradient=has_gradient)
+
+    def _score(self, columns: StepColumns, *, num_total: int, step: int) -> Scored:
+        """Score our own samples; again in twice as many micro-batches while memory runs out."""
+        while True:
+            parts = micro_batches(
+                columns.samples, self.num_micro_batches, whole_lists=self._whole_lists
+            )
+            try:
+                return self._accumulate(columns, parts, num_total=num_total, step=step)
+            except torch.OutOfMemoryError as error:
+                if self.num_micro_batches >= len(columns.samples):
+                    most = max(len(part) for part in parts)
+                    device = self._config.device
+                    raise OutOfMemory(step=step, device=device, num_samples=most) from error
+            self.num_micro_batches *= 2
+
+    def _accumulate(
+        self, columns: StepColumns, parts: Sequence[Sequence[int]], *, num_total: int, step: int
+    ) -> Scored:
+        """Score micro-batch after micro-batch; leave the gradient with the parameters."""
+        # Dropout is a function of seed, step and rank alone
+        torch.manual_seed(self._config.seed + step - 1 + self._process_group.rank * _RANK_SEED)
+        self._ranker.train(self._config.dropout > 0)
+        self._optimizer.zero_grad()
+        collected = Collected(self._ranker.encoder.width)
+        for part in parts:
+            self._scoring(len(part))
+            samples = [columns.samples[i] for i in part]
+            logits = self._ranker([s.query for s in samples], [s.text for s in samples])
+            loss = self._loss(columns, part, logits) / num_total
+            loss.backward()  # type: ignore[no-untyped-call]
+            collected.add(loss, logits, part)
+        return collected.read(
+            num_micro_batches=self.num_micro_batches,
+            has_gradient=[p.grad is not None for p in self._optimizer.parameters()],
+        )
+
+    def _loss(self, columns: StepColumns, part: Sequence[int], logits: PairLogits) -> torch.Tensor:
+        """Add up the losses of all tasks over a micro-batch."""
+        total = torch.zeros((), device=self._ranker.encoder.device)
+        for task, loss in self._losses.items():
+            rows, targets = columns.select(part, task)
+            total = total + loss(logits.by_task[task][rows], targets)
+        return total

@@ -1,0 +1,60 @@
+"""Weighted clicks and exposures of a step, per query and item, for the query residuals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from weighting.sample import CopyKind
+from weighting.tasks import TaskName
+from weighting.weighted import WeightedBatch
+
+
+@dataclass(slots=True, kw_only=True)
+class ItemCount:
+    """One item under one query.
+
+    Attributes:
+        place: of its first sample in the step.
+        clicks: labels, weighted by the delay correction.
+        exposure: examination probabilities of its first copies.
+    """
+
+    place: int
+    clicks: float = 0.0
+    exposure: float = 0.0
+
+
+@dataclass(slots=True, kw_only=True)
+class QueryCounts:
+    """Items of one query in a step, by item id, in the order of their first samples."""
+
+    items: dict[str, ItemCount] = field(default_factory=dict)
+
+    @property
+    def places(self) -> list[int]:
+        """Place of each item's first sample."""
+        return [count.place for count in self.items.values()]
+
+    @property
+    def clicks(self) -> list[float]:
+        """Weighted clicks of each item."""
+        return [count.clicks for count in self.items.values()]
+
+    @property
+    def exposure(self) -> list[float]:
+        """Weighted exposure of each item."""
+        return [count.exposure for count in self.items.values()]
+
+
+def query_counts(weighted: WeightedBatch, task: TaskName) -> Mapping[str, QueryCounts]:
+    """Count the samples of a task by query and item; an item without an id goes by its text."""
+    found: dict[str, QueryCounts] = {}
+    for i, s in enumerate(weighted.samples):
+        if s.task != task:
+            continue
+        items = found.setdefault(s.query, QueryCounts()).items
+        count = items.setdefault(s.item_id or s.text, ItemCount(place=i))
+        count.clicks += float(weighted.correction[i]) * s.label
+        count.exposure += weighted.examination[i] if s.copy_kind is CopyKind.FIRST else 0.0
+    return found

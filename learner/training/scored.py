@@ -1,0 +1,105 @@
+"""Scores of a step's samples before the step, as each process tells them to the others.
+
+Legend: n samples, D width, K tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import msgspec
+import numpy as np
+import torch
+
+from learner.ranker import PairLogits
+from weighting.tasks import TASKS, TaskName
+
+Column: TypeAlias = np.ndarray[Any, Any]
+
+
+class Scored(msgspec.Struct, kw_only=True, frozen=True, eq=False):
+    """Logits, vectors and loss of n samples; columns are float32.
+
+    Attributes:
+        loss: the samples' part of L.
+        num_micro_batches: in which the samples were scored.
+        has_gradient: per parameter.
+        by_task: task -> (n,) logit.
+        base: (n,) logit of the task without a parent, without the query's residual.
+        items: (n, D) vectors of the items.
+    """
+
+    loss: float
+    num_micro_batches: int
+    has_gradient: list[bool]
+    by_task: dict[TaskName, Column]
+    base: Column
+    items: Column
+
+
+_encode = msgspec.msgpack.Encoder(enc_hook=lambda column: column.tobytes()).encode
+_decode = msgspec.msgpack.Decoder(
+    Scored, dec_hook=lambda kind, data: np.frombuffer(data, np.float32)
+).decode
+
+
+def encode(scored: Scored) -> bytes:
+    """Return scores as msgpack."""
+    return _encode(scored)
+
+
+def decode(data: bytes) -> Scored:
+    """Return the scores that `encode` wrote; `items` comes back flat."""
+    return _decode(data)
+
+
+def concatenated(shares: Sequence[Scored], *, width: int, has_gradient: Sequence[bool]) -> Scored:
+    """Join the scores of all processes, in rank order."""
+    return Scored(
+        loss=sum(share.loss for share in shares),
+        num_micro_batches=shares[0].num_micro_batches,
+        has_gradient=list(has_gradient),
+        by_task={task: np.concatenate([s.by_task[task] for s in shares]) for task in TASKS},
+        base=np.concatenate([share.base for share in shares]),
+        items=np.concatenate([share.items.reshape(-1, width) for share in shares]),
+    )
+
+
+class Collected:
+    """Losses and logits of micro-batches, held on the device until `read`."""
+
+    def __init__(self, width: int) -> None:
+        """Start empty, for vectors of this width."""
+        self._width = width
+        self._losses: list[torch.Tensor] = []
+        self._rows: list[torch.Tensor] = []
+        self._places: list[int] = []
+
+    def add(self, loss: torch.Tensor, logits: PairLogits, places: Sequence[int]) -> None:
+        """Take a micro-batch; `places` are its samples' places among all."""
+        columns = [*(logits.by_task[task] for task in TASKS), logits.base]
+        rows = torch.cat([torch.stack(columns, dim=1), logits.items], dim=1)
+        self._rows.append(rows.detach())
+        self._losses.append(loss.detach())
+        self._places += places
+
+    def read(self, *, num_micro_batches: int, has_gradient: list[bool]) -> Scored:
+        """Bring everything to the host, in one transfer."""
+        num_columns = len(TASKS) + 1 + self._width
+        packed = np.zeros(0, dtype=np.float32)
+        if self._rows:
+            flat = [rows.flatten() for rows in self._rows]
+            packed = torch.cat([torch.stack(self._losses), *flat]).cpu().numpy()
+        losses, scores = np.split(packed, [len(self._losses)])
+        table = np.empty((len(self._places), num_columns), dtype=np.float32)
+        table[self._places] = scores.reshape(-1, num_columns)
+        columns = [np.ascontiguousarray(table[:, k]) for k in range(len(TASKS) + 1)]
+        return Scored(
+            loss=sum(losses.tolist(), 0.0),
+            num_micro_batches=num_micro_batches,
+            has_gradient=has_gradient,
+            by_task=dict(zip(TASKS, columns, strict=False)),
+            base=columns[-1],
+            items=np.ascontiguousarray(table[:, len(TASKS) + 1 :]),
+        )

@@ -1,0 +1,40 @@
+"""A frozen encoder: no parameter of it moves; the heads and the query residuals do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from learner.encoder.pooling import Pool
+from learner.encoder.tokens import Ids
+from learner.tuning.tuning import frozen, id_rows, in_half_precision, padded_ids
+
+
+class FrozenTuning:
+    """The prefix of a text is its vector (D,)."""
+
+    name = "frozen"
+    keeps_prefix = True
+
+    def __init__(self, model: Any, pool: Pool) -> None:
+        """Take the encoder."""
+        self._model = model
+        self._pool = pool
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """Return none."""
+        return []
+
+    def prefix(self, texts: Sequence[Ids]) -> list[Tensor]:
+        """Return the vector (D,) of each text, in half precision."""
+        ids, mask = padded_ids(self._model, id_rows(texts))
+        with frozen(self._model):
+            output = self._model(input_ids=ids, attention_mask=mask)
+            return in_half_precision(self._pool(output.last_hidden_state, mask))
+
+    def finish(self, prefixes: Sequence[Tensor]) -> Tensor:
+        """Normalise again, since half precision has rounded."""
+        return nn.functional.normalize(torch.stack(list(prefixes)).float(), dim=-1)

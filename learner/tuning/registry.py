@@ -1,0 +1,30 @@
+"""Fine-tuning methods by name: a new method is a new module here and a line in `named`."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from learner.encoder.pooling import Pool
+from learner.errors import TuningUnsupported
+from learner.tuning.frozen import FrozenTuning
+from learner.tuning.full import FullTuning
+from learner.tuning.top_layers import TopLayersTuning
+from learner.tuning.tuning import Tuning
+
+
+def named(name: str, model: Any, pool: Pool) -> Tuning:
+    """Return the tuning of an encoder that a setting names.
+
+    Raises:
+        TuningUnsupported: there is no such tuning, or the encoder does not allow it.
+    """
+    if name == FullTuning.name:
+        return FullTuning(model, pool)
+    if name == FrozenTuning.name:
+        return FrozenTuning(model, pool)
+    if top := re.fullmatch(r"top:([1-9]\d*)", name):
+        return TopLayersTuning(model, pool, int(top[1]))
+    raise TuningUnsupported(
+        f"learner.tuning: got {name!r}, expected full, frozen or top:N with N >= 1"
+    )

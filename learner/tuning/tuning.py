@@ -1,0 +1,70 @@
+"""The seam of a fine-tuning method. Legend: n texts, T tokens of one text, D width."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from learner.encoder.padding import pad
+from learner.encoder.tokens import Ids
+
+
+class Tuning(Protocol):
+    """A split of an encoder into a prefix that never moves and a rest that may.
+
+    Attributes:
+        name: as written in `LearnerConfig.tuning` and in a version.
+        keeps_prefix: whether prefixes are worth a cache.
+    """
+
+    name: str
+    keeps_prefix: bool
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that training moves, in the encoder's order."""
+
+    def prefix(self, texts: Sequence[Ids]) -> list[Tensor]:
+        """Return what the frozen part makes of each of n texts that pad to one length."""
+
+    def finish(self, prefixes: Sequence[Tensor]) -> Tensor:
+        """Return unit vectors (n, D) from prefixes; with a gradient where grad mode is on."""
+
+
+def device_of(model: Any) -> torch.device:
+    """Return the device of a model's parameters."""
+    device: torch.device = next(model.parameters()).device
+    return device
+
+
+def id_rows(texts: Sequence[Ids]) -> list[Tensor]:
+    """Return each text's token ids (T,) as a tensor on the host."""
+    return [torch.from_numpy(ids) for ids in texts]
+
+
+def padded_ids(model: Any, rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Pad token ids on the model's device; return them and the mask of real tokens, (n, T)."""
+    ids, mask = pad(rows, value=int(model.config.pad_token_id or 0))
+    device = device_of(model)
+    return ids.to(device), mask.to(device)
+
+
+def in_half_precision(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Round what is kept per text, cached or not, so that a cache changes no result."""
+    return [tensor.to(torch.float16) for tensor in tensors]
+
+
+@contextmanager
+def frozen(model: Any) -> Iterator[None]:
+    """Run without gradient, dropout or random numbers.
+
+    What is kept must not depend on the step that computed it.
+    """
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        yield
+    model.train(training)

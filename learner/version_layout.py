@@ -1,0 +1,200 @@
+"""Files of a version: the one place that names, writes and reads them.
+
+```
+config.json  tokenizer.json  tokenizer_config.json  model.safetensors    a Hugging Face folder
+heads.json           how to score: `ScoringSettings`
+heads.safetensors    heads of the tasks
+residual.json        queries that have a residual
+residual.safetensors residuals, in the same order
+estimator.msgpack    estimators of the weigher
+stackers.msgpack     stackers of the tasks
+training/            what only the learner reads
+    residual.msgpack        counts behind the residuals
+    evaluation.msgpack      prequential evaluation of the tasks
+    optimizer.safetensors   state of the optimizer
+    progress.json           `Progress`
+    NAME.msgpack            ingest's part, named by ingest
+```
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from learner.divergence import LossWatch
+from learner.store import blobs
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+FORMAT = 1
+MODEL = "model.safetensors"
+TRAINING = "training/"
+HEADS_SETTINGS = "heads.json"
+HEADS = "heads.safetensors"
+QUERIES = "residual.json"
+RESIDUALS = "residual.safetensors"
+ESTIMATORS = "estimator.msgpack"
+STACKERS = "stackers.msgpack"
+RESIDUAL_COUNTS = "training/residual.msgpack"
+EVALUATIONS = "training/evaluation.msgpack"
+OPTIMIZER = "training/optimizer.safetensors"
+PROGRESS = "training/progress.json"
+
+_INTERACTION_ON_DISK = {"bi_encoder": "towers", "cross_encoder": "cross"}
+_INTERACTION = {written: name for name, written in _INTERACTION_ON_DISK.items()}
+
+
+class ScoringSettings(msgspec.Struct, kw_only=True):
+    """What, beside tensors, a version needs to score as its learner does.
+
+    Attributes:
+        format: of the version.
+        weighting: `WeigherConfig`, still encoded after `read_scoring`.
+        interaction: ``bi_encoder`` or ``cross_encoder``.
+        max_tokens: longest text in tokens.
+        pooling: of the encoder.
+        prefix: digest of the frozen part of the encoder.
+        logit_scale: of the cosine.
+        tuning: of the encoder.
+    """
+
+    format: int = FORMAT
+    weighting: Any
+    interaction: str
+    max_tokens: int
+    pooling: str
+    prefix: str
+    logit_scale: float = msgspec.field(name="scale")
+    tuning: str
+
+
+class Progress(msgspec.Struct, kw_only=True):
+    """How far training has come; what an older checkpoint does not say is as at the start.
+
+    Attributes:
+        format: of the version.
+        step: number of steps taken.
+        num_samples: in all steps.
+        trained: number of samples trained on, and the sum of their hashes.
+        num_micro_batches: of a step.
+        losses: recent losses.
+    """
+
+    format: int = FORMAT
+    step: int
+    num_samples: int
+    trained: tuple[int, int] = (0, 0)
+    num_micro_batches: int = 1
+    losses: LossWatch = msgspec.field(default_factory=LossWatch)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ScoringState:
+    """Everything that scoring needs beside the encoder.
+
+    Attributes:
+        settings: how to score.
+        heads: tensors of the heads.
+        queries: those that have a residual.
+        residuals: (Q, D) in the order of `queries`.
+        estimators: snapshot of the weigher.
+        stackers: snapshot of each task's stacker.
+    """
+
+    settings: ScoringSettings
+    heads: Mapping[str, torch.Tensor]
+    queries: Sequence[str]
+    residuals: NDArray[np.float32]
+    estimators: bytes
+    stackers: Mapping[str, bytes]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TrainingState:
+    """Everything that only training needs.
+
+    Attributes:
+        residual_counts: snapshot of the counts behind the residuals.
+        evaluations: snapshot of each task's evaluation.
+        optimizer: state tensors of the optimizer.
+        progress: how far training has come.
+    """
+
+    residual_counts: bytes
+    evaluations: Mapping[str, bytes]
+    optimizer: Mapping[str, torch.Tensor]
+    progress: Progress
+
+
+Read = Callable[[str], bytes]
+"""Path inside a version -> bytes."""
+
+
+def ingest_part(name: str) -> str:
+    """Return the path of a part of ingest's state."""
+    return f"{TRAINING}{name}.msgpack"
+
+
+def scoring_files(state: ScoringState) -> dict[str, bytes]:
+    """Encode what scoring needs beside the encoder."""
+    interaction = _INTERACTION_ON_DISK[state.settings.interaction]
+    settings = msgspec.structs.replace(state.settings, interaction=interaction)
+    return {
+        HEADS_SETTINGS: msgspec.json.encode(settings, order="sorted"),
+        HEADS: blobs.tensors_to_bytes(state.heads),
+        QUERIES: msgspec.json.encode(state.queries),
+        RESIDUALS: blobs.arrays_to_bytes({"vectors": state.residuals}),
+        ESTIMATORS: state.estimators,
+        STACKERS: msgspec.msgpack.encode(state.stackers, order="sorted"),
+    }
+
+
+def training_files(state: TrainingState) -> dict[str, bytes]:
+    """Encode what only training needs."""
+    return {
+        RESIDUAL_COUNTS: state.residual_counts,
+        EVALUATIONS: msgspec.msgpack.encode(state.evaluations, order="sorted"),
+        OPTIMIZER: blobs.tensors_to_bytes(state.optimizer),
+        PROGRESS: msgspec.json.encode(state.progress, order="sorted"),
+    }
+
+
+def model_file(tensors: Mapping[str, torch.Tensor]) -> bytes:
+    """Encode the encoder's parameters; those of a device are copied to the host."""
+    return blobs.tensors_to_bytes({name: tensor.cpu() for name, tensor in tensors.items()})
+
+
+def read_model(read: Read) -> dict[str, torch.Tensor]:
+    """Decode the encoder's parameters, on the host."""
+    return blobs.tensors_from_bytes(read(MODEL))
+
+
+def read_scoring(read: Read) -> ScoringState:
+    """Decode what `scoring_files` wrote."""
+    settings = msgspec.json.decode(read(HEADS_SETTINGS), type=ScoringSettings)
+    settings.interaction = _INTERACTION[settings.interaction]
+    return ScoringState(
+        settings=settings,
+        heads=blobs.tensors_from_bytes(read(HEADS)),
+        queries=msgspec.json.decode(read(QUERIES), type=list[str]),
+        residuals=blobs.arrays_from_bytes(read(RESIDUALS))["vectors"],
+        estimators=read(ESTIMATORS),
+        stackers=msgspec.msgpack.decode(read(STACKERS), type=dict[str, bytes]),
+    )
+
+
+def read_training(read: Read) -> TrainingState:
+    """Decode what `training_files` wrote."""
+    return TrainingState(
+        residual_counts=read(RESIDUAL_COUNTS),
+        evaluations=msgspec.msgpack.decode(read(EVALUATIONS), type=dict[str, bytes]),
+        optimizer=blobs.tensors_from_bytes(read(OPTIMIZER)),
+        progress=msgspec.json.decode(read(PROGRESS), type=Progress),
+    )
