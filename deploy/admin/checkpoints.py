@@ -1,8 +1,9 @@
-"""The versions of a store: list them, look at one, compare two, move what serves, retire old ones."""
+"""Operator commands on the versions of a store: list, show, compare, promote, prune, verify."""
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -31,7 +32,7 @@ _SHOWN = (
     "timeline",
     "watermark",
 )
-_HONESTY = ("bit_exact", "gaps", "resets", "quarantine", "exclusions", "orders_taken", "replay")
+_GUARANTEES = ("bit_exact", "gaps", "resets", "quarantine", "exclusions", "orders_taken", "replay")
 
 
 def find(store: Store, name: str) -> Version:
@@ -44,16 +45,14 @@ def find(store: Store, name: str) -> Version:
 
 
 def list_(store: Store, out: Output) -> int:
-    """Write every version, newest last: where it stands, what names it, whether the newest state went through it."""
-    head = lineage.newest(store)
-    living = {version.name for version in lineage.lineage(store, head)} if head else set()
-    names = _names(store)
-    rows, said = [], []
+    """Write every version, newest last, with its aliases; a superseded one is marked so."""
+    living, names = _living(store), _names(store)
+    rows, facts = [], []
     for version in store.versions():
         marks = [*names.get(version.name, ())] + ([] if version.name in living else ["superseded"])
-        size = sum(digest.size for digest in version.files.values())
+        size = _num_bytes(version)
         newest_event = None if version.event_time_us is None else format_time(version.event_time_us)
-        said.append(
+        facts.append(
             {
                 "version": version.name,
                 "created": format_time(version.created_us),
@@ -81,87 +80,71 @@ def list_(store: Store, out: Output) -> int:
     damaged = store.damaged()
     lines = table(header, rows) if rows else [f"{store.root}: no version yet"]
     out.give(
-        {"versions": said, "damaged": damaged},
+        {"versions": facts, "damaged": damaged},
         [*lines, *(f"{name}: damaged: {reason}" for name, reason in damaged.items())],
     )
     return 0
 
 
 def show(store: Store, name: str, out: Output, *, path: bool = False) -> int:
-    """Write one version as its manifest tells it; with `path`, only its folder."""
+    """Write one version by its manifest; with `path`, only its folder."""
     version = find(store, name)
     if path:
         out.give({"path": str(version.path)}, [str(version.path)])
         return 0
-    lines = [
-        f"{key}: {_said(version.manifest[key])}"
-        for key in (*_SHOWN, *_HONESTY)
-        if key in version.manifest
-    ]
+    manifest, aliases = version.manifest, _names(store).get(version.name, [])
+    keys = [key for key in (*_SHOWN, *_GUARANTEES) if key in manifest]
+    lines = [f"{key}: {_text(manifest[key])}" for key in keys]
     lines += [f"evaluation.{key}: {value:.6g}" for key, value in sorted(version.evaluation.items())]
-    lines += [
-        f"aliases: {' '.join(_names(store).get(version.name, ['none']))}",
-        f"path: {version.path}",
-    ]
-    out.give(
-        version.manifest
-        | {"path": str(version.path), "aliases": _names(store).get(version.name, [])},
-        lines,
-    )
+    lines += [f"aliases: {' '.join(aliases) or 'none'}", f"path: {version.path}"]
+    out.give(manifest | {"path": str(version.path), "aliases": aliases}, lines)
     return 0
 
 
 def diff(store: Store, first: str, second: str, out: Output) -> int:
-    """Write what lies between two versions: records, steps, outcomes, evaluation, and what else their manifests say differently."""
+    """Write the difference of two versions: records, steps, outcomes, evaluation, manifests."""
     a, b = find(store, first), find(store, second)
-    partitions = sorted({*a.next_offsets, *b.next_offsets})
-    offsets = [(*tp, a.next_offsets.get(tp), b.next_offsets.get(tp)) for tp in partitions]
-    rows = [
-        (*row, None if row[2] is None or row[3] is None else row[3] - row[2]) for row in offsets
-    ]
-    outcomes = _outcomes(b)
-    for word, count in _outcomes(a).items():
-        outcomes[word] = outcomes.get(word, 0) - count
+    rows, outcomes = _offset_rows(a, b), _outcomes_between(a, b)
     evaluation = {
         key: [a.evaluation.get(key), b.evaluation.get(key)]
         for key in sorted({*a.evaluation, *b.evaluation})
     }
     other = {
         key: [a.manifest.get(key), b.manifest.get(key)]
-        for key in ("config_sha256", "fingerprint", "weighting", *_HONESTY)
+        for key in ("config_sha256", "fingerprint", "weighting", *_GUARANTEES)
         if a.manifest.get(key) != b.manifest.get(key)
     }
-    said = {
+    columns = ("topic", "partition", a.name, b.name, "delta")
+    facts = {
         "versions": [a.name, b.name],
         "step": b.step - a.step,
         "samples": b.num_samples - a.num_samples,
         "seconds": (b.created_us - a.created_us) / 1e6,
-        "offsets": [
-            dict(zip(("topic", "partition", a.name, b.name, "delta"), row, strict=True))
-            for row in rows
-        ],
+        "offsets": [dict(zip(columns, row, strict=True)) for row in rows],
         "outcomes": outcomes,
         "evaluation": evaluation,
         "differs": other,
     }
-    lines = [
-        f"{a.name} -> {b.name}: {b.step - a.step:+,} steps, {b.num_samples - a.num_samples:+,} samples"
-    ]
+    num_samples = b.num_samples - a.num_samples
+    lines = [f"{a.name} -> {b.name}: {b.step - a.step:+,} steps, {num_samples:+,} samples"]
     lines += table(("TOPIC", "PART", a.name, b.name, "DELTA"), rows)
     lines += [f"outcome {word}: {count:+,}" for word, count in sorted(outcomes.items()) if count]
     lines += [
-        f"evaluation.{key}: {_said(before)} -> {_said(after)}"
+        f"evaluation.{key}: {_text(before)} -> {_text(after)}"
         for key, (before, after) in evaluation.items()
     ]
-    lines += [f"{key}: {_said(before)} -> {_said(after)}" for key, (before, after) in other.items()]
-    out.give(said, lines)
+    lines += [f"{key}: {_text(before)} -> {_text(after)}" for key, (before, after) in other.items()]
+    out.give(facts, lines)
     return 0
 
 
 def promote(
     store: Store, name: str, out: Output, *, alias: str = "champion", yes: bool = False
 ) -> int:
-    """Let an alias name a version; a server takes a new champion within its poll, and stays on it. Return the exit code.
+    """Move an alias to a version; a server takes a new champion at its next poll and stays on it.
+
+    Returns:
+        The exit code.
 
     Raises:
         UsageError: there is no such alias, or nobody to ask.
@@ -174,7 +157,10 @@ def promote(
 
 
 def rollback(store: Store, out: Output, *, to: str = "@previous", yes: bool = False) -> int:
-    """Let the champion be an older version again; a server takes it within its poll, and stays on it. Return the exit code.
+    """Move the champion back to an older version; a server takes it and stays on it.
+
+    Returns:
+        The exit code.
 
     Raises:
         Unsafe: there is no previous version, or `to` is not older than what serves.
@@ -182,13 +168,15 @@ def rollback(store: Store, out: Output, *, to: str = "@previous", yes: bool = Fa
     aliases = store.aliases()
     if to == "@previous" and aliases["previous"] is None:
         raise Unsafe(
-            "no version served before this one: there is no way back. `steelyard checkpoints list` shows what there is."
+            "no version served before this one: there is no way back. `steelyard checkpoints "
+            "list` shows what there is."
         )
     version, champion = find(store, to), aliases["champion"]
     if champion is not None and version.name >= champion:
         raise Unsafe(
-            f"{version.name} is not older than {champion}, which serves. Further back: steelyard checkpoints rollback --to VERSION; "
-            f"forwards: steelyard checkpoints promote {version.name}"
+            f"{version.name} is not older than {champion}, which serves. Further back: steelyard "
+            "checkpoints rollback --to VERSION; forwards: steelyard checkpoints promote "
+            f"{version.name}"
         )
     return _move(store, version, out, alias="champion", yes=yes)
 
@@ -223,8 +211,7 @@ def prune(
     if keep is not None:
         old = [found for found in expired(manifests, keep, run_state) if found.kind == CHECKPOINT]
     else:
-        head = lineage.newest(store)
-        living = {version.name for version in lineage.lineage(store, head)} if head else set()
+        living = _living(store)
         old = [version for version in store.versions() if version.name not in living]
     retired = [version for version in old if version.name not in stays]
     names = [version.name for version in retired]
@@ -249,18 +236,16 @@ def prune(
 
 
 def verify(store: Store, name: str | None, out: Output) -> int:
-    """Read every file of one version, or of all, and compare its digest. Return the exit code."""
+    """Read every file of one version, or of all, and compare digests. Return the exit code."""
     damaged = {}
     versions = [find(store, name)] if name else store.versions()
-    with out.progress(
-        "bytes read", sum(digest.size for version in versions for digest in version.files.values())
-    ) as advance:
+    with out.progress("bytes read", sum(map(_num_bytes, versions))) as advance:
         for version in versions:
             try:
                 store.verify(version)
             except Corrupt as error:
                 damaged[version.name] = str(error)
-            advance(sum(digest.size for digest in version.files.values()))
+            advance(_num_bytes(version))
     if not name:
         damaged |= store.damaged()
     lines = [f"{version}: {reason}" for version, reason in damaged.items()] or [
@@ -273,20 +258,17 @@ def verify(store: Store, name: str | None, out: Output) -> int:
 def _move(store: Store, version: Version, out: Output, *, alias: str, yes: bool) -> int:
     store.verify(version)
     before = store.aliases()
-    if not out.confirmed(
-        f"Let {alias} be {version.name} (now {before[alias] or 'none'})?", yes=yes
-    ):
+    now = before[alias] or "none"
+    if not out.confirmed(f"Let {alias} be {version.name} (now {now})?", yes=yes):
         return 1
     store.promote(version, alias=alias, by_operator=True)
     after = store.aliases()
-    lines = [f"{alias}: {before[alias] or 'none'} -> {after[alias]}"]
+    lines = [f"{alias}: {now} -> {after[alias]}"]
     if alias == "champion":
-        if after["pinned"]:
-            lines.append(
-                f"serving stays on {after['pinned']} until: steelyard checkpoints promote {ANNOUNCED}"
-            )
-        else:
-            lines.append("serving follows what the learner announces")
+        pinned = after["pinned"]
+        follows = "serving follows what the learner announces"
+        stays = f"serving stays on {pinned} until: steelyard checkpoints promote {ANNOUNCED}"
+        lines.append(stays if pinned else follows)
     out.give({"aliases": after, "before": before}, lines)
     return 0
 
@@ -299,17 +281,39 @@ def _names(store: Store) -> dict[str, list[str]]:
     return names
 
 
-def _outcomes(version: Version) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for audit in lineage.audits(version).values():
-        for word, count in audit.outcomes.items():
-            found[word] = found.get(word, 0) + count
-    return found
+def _living(store: Store) -> set[str]:
+    """Return the names of the versions that the newest state went through."""
+    head = lineage.newest(store)
+    return {version.name for version in lineage.lineage(store, head)} if head else set()
 
 
-def _said(value: Any) -> str:
+def _num_bytes(version: Version) -> int:
+    return sum(digest.size for digest in version.files.values())
+
+
+def _offset_rows(a: Version, b: Version) -> list[tuple[str | int | None, ...]]:
+    """Return (topic, partition, offset in a, offset in b, difference) of every partition."""
+    rows: list[tuple[str | int | None, ...]] = []
+    for tp in sorted({*a.next_offsets, *b.next_offsets}):
+        before, after = a.next_offsets.get(tp), b.next_offsets.get(tp)
+        delta = None if before is None or after is None else after - before
+        rows.append((*tp, before, after, delta))
+    return rows
+
+
+def _outcomes_between(a: Version, b: Version) -> Counter[str]:
+    """Return how many more records of each outcome b contains."""
+    outcomes = Counter[str]()
+    for audit in lineage.audits(b).values():
+        outcomes.update(audit.outcomes)
+    for audit in lineage.audits(a).values():
+        outcomes.subtract(audit.outcomes)
+    return outcomes
+
+
+def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_said(part)}" for key, part in value.items()) or "none"
+        return ", ".join(f"{key} {_text(part)}" for key, part in value.items()) or "none"
     return "none" if value is None or value == [] else str(value)

@@ -1,4 +1,4 @@
-"""Whose events an operator wants left out: a file of lines becomes keyed hashes before anything of it is written."""
+"""Exclusions: a file of ids to leave out becomes keyed hashes before anything of it is written."""
 
 from __future__ import annotations
 
@@ -24,12 +24,15 @@ _MAX_BYTES = 64 << 20
 
 
 def read_file(path: Path, key: bytes, before: ExclusionList | None = None) -> ExclusionList:
-    """Return the list of a file: one `client_id:X`, `event_id:Y` or `topic[p]@start-end` (the end is kept) a line; # begins a comment.
+    """Return the list of a file.
+
+    One `client_id:X`, `event_id:Y` or `topic[p]@start-end` (the end is kept) a line; # begins a
+    comment.
 
     Args:
         path: the file.
         key: of the hashes.
-        before: the list that is in force; what it has stays left out.
+        before: the list in force; what it has stays left out.
 
     Raises:
         UsageError: it cannot be read; names the line and what was expected.
@@ -39,23 +42,23 @@ def read_file(path: Path, key: bytes, before: ExclusionList | None = None) -> Ex
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"--exclude: {path}: {getattr(error, 'strerror', None) or error}"
-        ) from error
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"--exclude: {path}: {reason}") from error
     for number, line in enumerate(lines, 1):
         text = line.strip()
-        match = _SLICE.fullmatch(text)
         if not text or text.startswith("#"):
             continue
-        if text.startswith("client_id:") and text != "client_id:":
-            clients.add(keyed(key, text.removeprefix("client_id:")))
-        elif text.startswith("event_id:") and text != "event_id:":
-            events.add(keyed(key, text.removeprefix("event_id:")))
-        elif match is not None and int(match[3]) < int(match[4]):
-            slices.add(Slice(match[1], int(match[2]), int(match[3]), int(match[4]), 0, 0))
+        kind, _, name = text.partition(":")
+        if kind == "client_id" and name:
+            clients.add(keyed(key, name))
+        elif kind == "event_id" and name:
+            events.add(keyed(key, name))
+        elif (found_slice := _parse_slice(text)) is not None:
+            slices.add(found_slice)
         else:
             raise UsageError(
-                f"--exclude: {path}:{number}: expected client_id:ID, event_id:ID or topic[partition]@start-end"
+                f"--exclude: {path}:{number}: expected client_id:ID, event_id:ID or "
+                "topic[partition]@start-end"
             )
     found = ExclusionList(
         client_ids=tuple(sorted(clients)),
@@ -71,7 +74,7 @@ def key_of(root: Path, disk: Disk) -> bytes:
     """Return the key of this store's hashes, made at the first call.
 
     Raises:
-        Corrupt: the file is not one; without the key, the lists in force say nothing.
+        Corrupt: the file is not one; without the key, the lists in force are useless.
         StoreFailed: it could not be made.
     """
     try:
@@ -93,7 +96,7 @@ def key_of(root: Path, disk: Disk) -> bytes:
 
 
 def write(root: Path, disk: Disk, found: ExclusionList) -> str:
-    """Keep a list under its sha256, which is returned; a manifest names it by that.
+    """Keep a list under its sha256; return that, as manifests name it.
 
     Raises:
         StoreFailed: it could not be written.
@@ -103,9 +106,8 @@ def write(root: Path, disk: Disk, found: ExclusionList) -> str:
         with contextlib.suppress(FileExistsError):
             disk.mkdir(root / _FOLDER)
             disk.fsync_folder(root / "control")
-        blobs.replace(
-            disk, root / _FOLDER / f"{name}.json", msgspec.json.encode(found, order="sorted")
-        )
+        data = msgspec.json.encode(found, order="sorted")
+        blobs.replace(disk, root / _FOLDER / f"{name}.json", data)
     except OSError as error:
         raise StoreFailed(step="exclusions", path=root / _FOLDER, cause=error) from error
     return name
@@ -121,18 +123,23 @@ def load(root: Path, disk: Disk, name: str) -> ExclusionList:
     if not re.fullmatch(r"[0-9a-f]{64}", name):
         raise Corrupt(path, expected="a sha256", found=repr(name))
     try:
-        found = msgspec.json.decode(
-            blobs.read_small(disk, root, path, max_bytes=_MAX_BYTES), type=ExclusionList
-        )
+        data = blobs.read_small(disk, root, path, max_bytes=_MAX_BYTES)
+        found = msgspec.json.decode(data, type=ExclusionList)
     except FileNotFoundError as error:
-        raise Corrupt(
-            path, expected="the list of exclusions that a manifest names", found="no such file"
-        ) from error
+        expected = "the list of exclusions that a manifest names"
+        raise Corrupt(path, expected=expected, found="no such file") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Corrupt(path, expected="a list of exclusions", found=str(error)) from error
     if found.digest() != name:
         raise Corrupt(path, expected=f"sha256 {name}", found=f"sha256 {found.digest()}")
     return found
+
+
+def _parse_slice(text: str) -> Slice | None:
+    match = _SLICE.fullmatch(text)
+    if match is None or int(match[3]) >= int(match[4]):
+        return None
+    return Slice(match[1], int(match[2]), int(match[3]), int(match[4]), 0, 0)
 
 
 def _key(root: Path, disk: Disk) -> bytes:

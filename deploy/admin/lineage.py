@@ -1,4 +1,4 @@
-"""Which versions a store has, which came from which, where each stands in the log, and how fast that went."""
+"""Lineage of versions: their parents, what they consumed, and how fast."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ from weighting.provenance import Audit, Poll, Slice, TopicPartition
 
 
 def newest(store: Store) -> Version | None:
-    """Return the newest readable manifest of any kind: its offsets, and what it says of orders, are in force."""
+    """Return the newest readable manifest of any kind; its offsets and commands are in force."""
     return store.newest()
 
 
 def lineage(store: Store, version: Version) -> list[Version]:
-    """Return the checkpoints that a manifest's state went through, newest first, itself included where it is one; ends at what is gone."""
+    """Return the checkpoints that a state went through, newest first; ends at what is gone.
+
+    A manifest that is a checkpoint is one of its own.
+    """
     found = [version] if version.kind == "checkpoint" else []
     if version.parent is not None:
         with contextlib.suppress(VersionMissing, Corrupt):
@@ -29,8 +32,10 @@ def lineage(store: Store, version: Version) -> list[Version]:
     return found
 
 
-def cut(versions: Iterable[Version], at_most: Mapping[TopicPartition, int]) -> Version | None:
-    """Return the newest version that contains nothing at or above these offsets, None where each does."""
+def newest_within(
+    versions: Iterable[Version], at_most: Mapping[TopicPartition, int]
+) -> Version | None:
+    """Return the newest version that contains nothing at or above these offsets."""
     fit = [
         v
         for v in versions
@@ -40,12 +45,12 @@ def cut(versions: Iterable[Version], at_most: Mapping[TopicPartition, int]) -> V
 
 
 def retained(version: Version, begins: Mapping[TopicPartition, int]) -> bool:
-    """Say whether the log still has all that comes after a version."""
+    """Return whether the log still has all that comes after a version."""
     return all(offset >= begins[tp] for tp, offset in version.next_offsets.items() if tp in begins)
 
 
 def per_second(versions: Sequence[Version], topics: Iterable[str]) -> float | None:
-    """Return the fastest that records were consumed between two versions, one the parent of the other; None without such a pair."""
+    """Return the highest rate of records between a version and its parent, None without any."""
     names = set(topics)
     rates = []
     for later, earlier in itertools.pairwise(versions):
@@ -61,21 +66,19 @@ def per_second(versions: Sequence[Version], topics: Iterable[str]) -> float | No
 
 
 def about(num_records: int, rate: float | None) -> str:
-    """Return how long that many records take, as the end of a sentence."""
-    return (
-        ""
-        if rate is None
-        else f", about {num_records / rate:,.0f} s at the measured {rate:,.0f} records/s"
-    )
+    """Return the duration of reading so many records, as the end of a sentence."""
+    if rate is None:
+        return ""
+    return f", about {num_records / rate:,.0f} s at the measured {rate:,.0f} records/s"
 
 
 def commands_taken(version: Version | None) -> int:
-    """Return the number of the newest order that a manifest contains; 0 before the first."""
+    """Return the number of the newest command that a manifest contains; 0 before the first."""
     return version.run_state.commands_taken if version else 0
 
 
 def audits(version: Version) -> dict[TopicPartition, Audit]:
-    """Return what a version consumed of every partition; empty for one of before there were audits."""
+    """Return the audit of every partition; empty for a version older than audits."""
     written: Mapping[str, Mapping[str, Mapping[str, Any]]] = version.manifest.get("audit") or {}
     found = {}
     for topic, parts in written.items():
@@ -91,17 +94,17 @@ def audits(version: Version) -> dict[TopicPartition, Audit]:
 
 
 def slices(store: Store, since: Version, version: Version) -> list[Slice]:
-    """Return what the journal says was consumed between two versions, in order; empty where there is no journal from the one to the other.
+    """Return what was consumed between two versions, in order, by the journal.
+
+    Empty where no journal leads from the one to the other.
 
     Raises:
-        Corrupt: a frame between them does not hold.
+        Corrupt: a frame between them is damaged.
     """
     start, end = since.journal, version.journal
-    if (
-        start is None
-        or end is None
-        or not any(span.holds(start.place) for span in version.timeline)
-    ):
+    if start is None or end is None:
+        return []
+    if not any(span.holds(start.place) for span in version.timeline):
         return []
     tail = read_tail(store.root, Disk(), version.timeline, start.place)
     if tail.damage is not None and _place(tail.damage.place) < _place(end.place):
@@ -123,10 +126,10 @@ def slices(store: Store, since: Version, version: Version) -> list[Slice]:
 
 
 def _skipped(at: ResumePoint, rank: int) -> int:
-    """How many turns of the next record a state contains already."""
+    """Return the number of polls of the next record that a state contains already."""
     return at.skip[rank] if rank < len(at.skip) else 0
 
 
 def _place(place: JournalPosition) -> tuple[str, int]:
-    """Later owners and later segments have greater names."""
+    """Return a sort key: later owners and later segments have greater names."""
     return place.segment, place.byte

@@ -1,4 +1,4 @@
-"""At most so many a second: how that is written, and how it is kept."""
+"""Rate limits: parsed from `100/s`, and kept by a throttle."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 from deploy.errors import UsageError
 
-_CREDIT_SECONDS = 0.1  # a sleep ends late; what a longer pause left unused is not made up for
+_CREDIT_SECONDS = 0.1  # a sleep ends late; a longer pause is not made up for
 
 
 def parse(text: str | None, option: str) -> float | None:
-    """Return how many a second `100/s` is, None of None.
+    """Return the number per second of `100/s`, None of None.
 
     Raises:
         UsageError: it is not a rate; names the option.
@@ -26,7 +26,7 @@ def parse(text: str | None, option: str) -> float | None:
 
 
 class Throttle:
-    """Lets so many pass a second, and after a pause of any length at most a tenth of that at once."""
+    """Limits a rate; after a pause, at most a tenth of a second's worth passes at once."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class Throttle:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Take the rate, None for none, and what time is told and waited by; the first one passes at once."""
+        """Take the rate (None: no limit), a clock and a sleep; the first one passes at once."""
         self._per_second = per_second
         self._clock = clock
         self._sleep = sleep

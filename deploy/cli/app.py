@@ -307,12 +307,14 @@ def verify(
 ) -> None:
     """Read Kafka again and compare with what the version says it consumed; exit 0 equal, 1 different, 3 cannot be decided."""
     settings = _settings(config, sets, bootstrap_servers)
-    from deploy.admin import operators
+    from deploy.admin import kafka_commands
     from deploy.admin.rate import Throttle, parse
 
     throttle = Throttle(parse(rate_limit, "--rate-limit"))
     raise typer.Exit(
-        operators.verify(settings, _out(as_json), version, since, deep=deep, pace=throttle.wait)
+        kafka_commands.verify(
+            settings, _out(as_json), version, since, deep=deep, pace=throttle.wait
+        )
     )
 
 
@@ -331,9 +333,9 @@ def describe_offsets(
 ) -> None:
     """Print where a group stands; exit 1 if there is none."""
     settings = _settings(config, sets, bootstrap_servers)
-    from deploy.admin import operators
+    from deploy.admin import kafka_commands
 
-    raise typer.Exit(operators.describe(settings, _out(as_json), group, watch=watch))
+    raise typer.Exit(kafka_commands.describe(settings, _out(as_json), group, watch=watch))
 
 
 @offsets_app.command("reset")
@@ -374,14 +376,15 @@ def reset_offsets(
         "to-datetime": to_datetime,
     }
     given |= {"by-duration": by_duration, "shift-by": shift_by, "to-offset": to_offset}
-    from deploy.admin import operators
-    from deploy.admin.offsets import ResetRequest
-    from deploy.admin.targets import one_scope, one_target
+    from deploy.admin import kafka_commands
+    from deploy.admin.offsets.plan import ResetRequest
+    from deploy.admin.offsets.scopes import one_scope
+    from deploy.admin.offsets.targets import one_target
 
     scope = one_scope(topic or (), all_topics, from_file)
     target = one_target(given, none=from_file is not None)
     request = ResetRequest(scope=scope, target=target, execute=execute, export=export, yes=yes)
-    raise typer.Exit(operators.reset(settings, _out(as_json), group, request))
+    raise typer.Exit(kafka_commands.reset(settings, _out(as_json), group, request))
 
 
 @replay_app.callback()
@@ -418,9 +421,9 @@ def replay(
     if context.invoked_subcommand is not None:
         return
     settings = _settings(config, sets, bootstrap_servers)
-    from deploy.admin import operators
-    from deploy.admin.replay import ReplayRequest
-    from deploy.admin.targets import one_target
+    from deploy.admin import kafka_commands
+    from deploy.admin.offsets.targets import one_target
+    from deploy.admin.replay.request import ReplayRequest
 
     times = {"to-datetime": to_datetime, "by-duration": by_duration}
     request = ReplayRequest(
@@ -435,7 +438,7 @@ def replay(
         yes=yes,
     )
     raise typer.Exit(
-        operators.replay(
+        kafka_commands.replay(
             settings, _out(as_json), request, learn=_again("learn", config, sets, bootstrap_servers)
         )
     )
@@ -451,9 +454,9 @@ def cancel(
 ) -> None:
     """Withdraw a replay that was not taken yet, or go back to the last checkpoint before the one that goes on."""
     settings = _settings(config, sets, bootstrap_servers)
-    from deploy.admin import operators
+    from deploy.admin import kafka_commands
 
-    raise typer.Exit(operators.cancel(settings, _out(as_json), yes=yes))
+    raise typer.Exit(kafka_commands.cancel(settings, _out(as_json), yes=yes))
 
 
 @checkpoints_app.command("list")
@@ -562,9 +565,9 @@ def verify_checkpoints(
 @events_app.command()
 def validate(file: LinesFile, as_json: Json = False) -> None:
     """Check every line, or the one object of the file, as an event; exit 1 if one is not."""
-    from deploy.admin import events
+    from deploy.admin import event_file, events
 
-    with events.open_lines(file) as lines:
+    with event_file.open_lines(file) as lines:
         raise typer.Exit(events.validate(lines, file, _out(as_json)))
 
 
@@ -582,11 +585,11 @@ def send(
 ) -> None:
     """Write every line that is an event to a topic, keyed by its client_id (an item by its object_id); exit 1 if one is not."""
     settings = _settings(config, sets, bootstrap_servers)
-    from deploy.admin import events
+    from deploy.admin import event_file, events
     from deploy.admin.rate import Throttle, parse
 
     throttle = Throttle(parse(rate, "--rate"))
-    with events.open_lines(file) as lines, events.writing(settings.kafka, topic) as sink:
+    with event_file.open_lines(file) as lines, events.writing(settings.kafka, topic) as sink:
         raise typer.Exit(
             events.send(
                 sink, lines, file, topic, settings.kafka.topics, _out(as_json), pace=throttle.wait
@@ -607,10 +610,10 @@ def tail(
 ) -> None:
     """Print records up to the end of the topic, one JSON object a line."""
     settings = _settings(config, sets, bootstrap_servers)
-    from deploy.admin import events
+    from deploy.admin import records
 
-    with events.reading(settings.kafka, topic) as source:
-        events.tail(source, _out(True), partition=partition, start=start)
+    with records.reading(settings.kafka, topic) as source:
+        records.tail(source, _out(True), partition=partition, start=start)
 
 
 @events_app.command()
@@ -627,17 +630,17 @@ def deadletters(
 ) -> None:
     """Print what could not be read, one JSON object a line; with --replay, send it again."""
     settings = _settings(config, sets, bootstrap_servers)
-    from deploy.admin import events
+    from deploy.admin import events, records
 
     topics = settings.kafka.topics
     with contextlib.ExitStack() as stack:
-        source = stack.enter_context(events.reading(settings.kafka, topics.dead_letter))
+        source = stack.enter_context(records.reading(settings.kafka, topics.dead_letter))
         sink = (
             stack.enter_context(events.writing(settings.kafka, topics.dead_letter, *topics.kinds()))
             if replay
             else None
         )
-        raise typer.Exit(events.dead_letters(source, topics, _out(True), reason=reason, sink=sink))
+        raise typer.Exit(records.dead_letters(source, topics, _out(True), reason=reason, sink=sink))
 
 
 @events_app.command()
@@ -777,7 +780,7 @@ def _out(as_json: bool) -> Any:
     )
     return Output(
         write=lambda line: typer.echo(line),
-        tell=lambda line: typer.echo(line, err=True),
+        report=lambda line: typer.echo(line, err=True),
         as_json=as_json,
         ask=ask,
     )

@@ -1,9 +1,7 @@
-"""One line of the doctor's report: what was looked at, how it is, and what to paste when it is not well."""
+"""Result of one check of the doctor: a mark, a sentence, and a remedy to paste."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -12,12 +10,34 @@ Mark = Literal["ok", "!", "X"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckResult:
-    """A check and its outcome."""
+    """A check and its outcome.
+
+    Attributes:
+        area: heading in the report.
+        mark: X fails the examination; ! works, but not as it could.
+        text: what was found.
+        remedy: what to do; empty where nothing is to be done.
+    """
 
     area: str
-    mark: Mark  #: X fails the examination; ! works, but not as it could
+    mark: Mark
     text: str
     remedy: str = ""
+
+    @classmethod
+    def ok(cls, area: str, text: str) -> CheckResult:
+        """Return a check that passed."""
+        return cls(area=area, mark="ok", text=text)
+
+    @classmethod
+    def warn(cls, area: str, text: str, remedy: str) -> CheckResult:
+        """Return a check to look at."""
+        return cls(area=area, mark="!", text=text, remedy=remedy)
+
+    @classmethod
+    def fail(cls, area: str, text: str, remedy: str) -> CheckResult:
+        """Return a check that failed."""
+        return cls(area=area, mark="X", text=text, remedy=remedy)
 
     @property
     def failed(self) -> bool:
@@ -27,20 +47,3 @@ class CheckResult:
     def to_json(self) -> dict[str, Any]:
         """Return it as plain values."""
         return asdict(self)
-
-
-def render(findings: Sequence[CheckResult]) -> str:
-    """Return the report: one line a finding, its remedy below it, under a heading per area."""
-    lines = []
-    for area, group in itertools.groupby(findings, key=lambda finding: finding.area):
-        lines.append(area)
-        for finding in group:
-            lines.append(f"  {finding.mark:<2} {finding.text}")
-            if finding.remedy:
-                lines.append(f"     Fix: {finding.remedy}")
-    num_failed = sum(finding.failed for finding in findings)
-    num_marked = sum(finding.mark == "!" for finding in findings)
-    counted = [f"{num_failed} to be put right"] * bool(num_failed) + [
-        f"{num_marked} to look at"
-    ] * bool(num_marked)
-    return "\n".join([*lines, ", ".join(counted) or "all is well"])

@@ -1,26 +1,23 @@
-"""Broker, topics, clock, store, model, machine: what is wrong, with the remedy, before it runs."""
+"""Report on the environment before anything runs: every trouble, with its remedy."""
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
 from consumers.errors import SourceUnavailable
 from consumers.kafka.admin import KafkaAdmin
 from consumers.kafka.options import KafkaConfig
-from deploy.doctor.check_result import CheckResult, render
+from deploy.doctor import kafka, records
+from deploy.doctor.check_result import CheckResult
 from deploy.doctor.kafka import Admin, examine_kafka, unreachable
-from deploy.doctor.machine import (
-    examine_machine,
-    examine_model,
-    examine_port,
-    examine_store,
-    newest,
-)
+from deploy.doctor.machine import MACHINE, MODEL, examine_machine, examine_model, examine_port
+from deploy.doctor.store import STORE, examine_store, newest
 from deploy.settings.tree import Settings
 
-__all__ = ["examine", "render"]
+_AREAS = (kafka.AREA, records.TIME, STORE, MODEL, MACHINE)
 
 
 def examine(
@@ -29,31 +26,44 @@ def examine(
     connect: Callable[[KafkaConfig], AbstractContextManager[Admin]] = KafkaAdmin,
     clock: Callable[[], float] = time.time,
 ) -> list[CheckResult]:
-    """Look at everything; brokers that are down are one finding among the others.
+    """Run all checks; brokers that are down are one result among the others.
 
     Args:
         settings: of the job.
-        connect: to the brokers.
+        connect: opens a connection to the brokers.
         clock: seconds since the Unix epoch.
     """
     version = newest(settings.store)
-    findings: list[CheckResult] = []
+    offsets = version.next_offsets if version else {}
+    results: list[CheckResult] = []
     try:
         with connect(settings.kafka) as admin:
-            offsets = version.next_offsets if version else {}
-            findings += examine_kafka(
+            results += examine_kafka(
                 settings.kafka, settings.join, admin, next_offsets=offsets, now_seconds=clock()
             )
-    except (
-        SourceUnavailable,
-        RuntimeError,
-    ) as error:  # the client library's own errors are RuntimeErrors
-        findings.append(unreachable(settings.kafka, error))
-    findings += examine_store(settings.store)
-    findings.append(examine_model(settings.learner))
-    findings += examine_machine()
-    findings.append(examine_port(settings.serving))
-    return sorted(
-        findings,
-        key=lambda finding: ("Kafka", "time", "store", "model", "machine").index(finding.area),
-    )
+    except (SourceUnavailable, RuntimeError) as error:  # the client library raises RuntimeErrors
+        results.append(unreachable(settings.kafka, error))
+    results += examine_store(settings.store)
+    results.append(examine_model(settings.learner))
+    results += examine_machine()
+    results.append(examine_port(settings.serving))
+    return sorted(results, key=lambda result: _AREAS.index(result.area))
+
+
+def render(results: Sequence[CheckResult]) -> str:
+    """Return the report as text: one line a check, its remedy below it, a heading per area."""
+    lines = []
+    for area, group in itertools.groupby(results, key=lambda result: result.area):
+        lines.append(area)
+        for result in group:
+            lines.append(f"  {result.mark:<2} {result.text}")
+            if result.remedy:
+                lines.append(f"     Fix: {result.remedy}")
+    num_failed = sum(result.failed for result in results)
+    num_marked = sum(result.mark == "!" for result in results)
+    counts = []
+    if num_failed:
+        counts.append(f"{num_failed} to be put right")
+    if num_marked:
+        counts.append(f"{num_marked} to look at")
+    return "\n".join([*lines, ", ".join(counts) or "all is well"])

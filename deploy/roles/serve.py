@@ -1,4 +1,4 @@
-"""The role `serve`: what answers over HTTP, wired together and run until a signal or `stop`."""
+"""The role `serve`: answers over HTTP until a signal or `stop`."""
 
 from __future__ import annotations
 
@@ -23,20 +23,16 @@ log = logging.getLogger("steelyard.serving")
 
 
 class ServingRole:
-    """One replica: takes its port when made, serves in `run`, ends by SIGTERM, SIGINT or `stop`."""
+    """One replica: takes its port when made, serves in `run`, ends by a signal or `stop`."""
 
     def __init__(self, settings: Settings) -> None:
         """Wire the parts and take the port; nothing runs yet.
 
         Raises:
-            PortTaken: somebody else listens there.
+            PortTaken: another process listens there.
         """
-        config, telemetry, slot, store = (
-            settings.serving,
-            Telemetry(new_registry()),
-            Slot(),
-            Store(settings.store.root),
-        )
+        config, store = settings.serving, Store(settings.store.root)
+        telemetry, slot = Telemetry(new_registry()), Slot()
         self._root = settings.store.root
         self._batcher = Batcher(config.batcher, telemetry)
         self._watcher = Watcher(store, slot, telemetry, config.watcher, recent=self._batcher.recent)
@@ -64,7 +60,7 @@ class ServingRole:
         self.url = f"http://{config.host}:{self._socket.getsockname()[1]}"
 
     def run(self) -> None:
-        """Serve until told to end: take no new connection, answer what is in flight, end the threads.
+        """Serve until stopped; then drain: no new connections, answer those in flight, end threads.
 
         Raises:
             KeyboardInterrupt: it was SIGINT; everything has ended in good order.
@@ -74,12 +70,10 @@ class ServingRole:
         self._watcher.start()
         try:
             if current_thread() is main_thread():
-                signal.signal(
-                    signal.SIGINT, signal.default_int_handler
-                )  # a shell's background job inherits it ignored
-                signal.signal(
-                    signal.SIGTERM, lambda *_: None
-                )  # uvicorn ends by it, then raises it once more: that one is ours
+                # a shell's background job inherits SIGINT ignored
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+                # uvicorn ends by SIGTERM, then raises it once more: that one is ours
+                signal.signal(signal.SIGTERM, lambda *_: None)
             self._server.run(sockets=[self._socket])
         finally:
             self._watcher.close()
@@ -87,7 +81,7 @@ class ServingRole:
             self._socket.close()
 
     def stop(self) -> None:
-        """Tell `run` to end; from any thread."""
+        """End `run`; from any thread."""
         self._server.should_exit = True
 
 

@@ -1,63 +1,73 @@
-"""Chosen roles on threads of one process, for small shops and for looking around; the first that ends, ends all."""
+"""Several roles as threads of one process; the first that ends, ends all."""
 
 from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from dataclasses import dataclass
 from threading import Event, Thread
 
 from deploy.settings.tree import Settings
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Role:
+    name: str
+    run: Callable[[], None]
+    stop: Callable[[], None]
+
+
 def run(settings: Settings, roles: tuple[str, ...]) -> None:
-    """Run the roles until a signal, or until one of them ends: a learner that is fenced takes the server with it.
+    """Run the roles until a signal, or until one of them ends.
+
+    A learner that is fenced takes the server with it.
 
     Raises:
-        Exception: what ended a role, if it did not end in good order.
+        Exception: the error that ended a role, if one did.
     """
-    parts: list[tuple[str, Callable[[], None], Callable[[], None]]] = []
-    if "learn" in roles:
-        from deploy.roles.learn import LearnRole
-
-        learner = LearnRole(settings)
-        parts.append(("learn", learner.run, learner.stop))
-    if "serve" in roles:
-        from deploy.roles.serve import ServingRole
-
-        server = ServingRole(settings)
-        parts.append(("serve", server.run, server.stop))
-    ended = Event()
+    parts = _made(settings, roles)
+    ended, interrupted = Event(), Event()
     errors: list[BaseException] = []
 
-    def runner(role: Callable[[], None]) -> Callable[[], None]:
-        def until_ended() -> None:
-            try:
-                role()
-            except BaseException as error:  # handed to the main thread, which raises it
-                errors.append(error)
-            finally:
-                ended.set()
-
-        return until_ended
-
-    interrupted = Event()
-    signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    def run_role(role: _Role) -> None:
+        try:
+            role.run()
+        except BaseException as error:  # handed to the main thread, which raises it
+            errors.append(error)
+        finally:
+            ended.set()
 
     def interrupt(number: int, frame: object) -> None:
         interrupted.set()
         ended.set()
 
+    signal.signal(signal.SIGTERM, lambda *_: ended.set())
     signal.signal(signal.SIGINT, interrupt)
-    threads = [Thread(target=runner(role), name=name) for name, role, _ in parts]
+    threads = [Thread(target=run_role, args=(role,), name=role.name) for role in parts]
     for thread in threads:
         thread.start()
     while not ended.wait(1.0):
         pass
-    for _, _, stop in parts:
-        stop()
+    for role in parts:
+        role.stop()
     for thread in threads:
         thread.join()
     if errors:
         raise errors[0]
     if interrupted.is_set():
         raise KeyboardInterrupt
+
+
+def _made(settings: Settings, roles: tuple[str, ...]) -> list[_Role]:
+    made = []
+    if "learn" in roles:
+        from deploy.roles.learn import LearnRole
+
+        learner = LearnRole(settings)
+        made.append(_Role(name="learn", run=learner.run, stop=learner.stop))
+    if "serve" in roles:
+        from deploy.roles.serve import ServingRole
+
+        server = ServingRole(settings)
+        made.append(_Role(name="serve", run=server.run, stop=server.stop))
+    return made

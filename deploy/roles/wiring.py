@@ -1,6 +1,7 @@
-"""Settings to the parts of a learner, and a version to their state: the same for one that learns and one that checks it.
+"""Wiring of a learner's parts from settings, and of their state from a version.
 
-The parts are what decides the bytes of a version; whoever wires them another way learns something else.
+Learning and checking share it: the parts decide the bytes of a version, so whoever wires them
+another way learns something else.
 """
 
 from __future__ import annotations
@@ -26,6 +27,11 @@ from learner.store.manifest import RunState
 from learner.trainer import Trainer, cpu_capability
 from weighting.provenance import Offsets, TopicPartition
 
+_Observe = Callable[
+    [Mapping[TopicPartition, int], Mapping[TopicPartition, int], Collection[TopicPartition]],
+    object,
+]
+
 
 def new_pipeline(
     settings: Settings,
@@ -37,12 +43,9 @@ def new_pipeline(
     rank: int = 0,
     excluded: Exclusions | None = None,
     retention_seconds: Mapping[str, float] = {},
-    observe: Callable[
-        [Mapping[TopicPartition, int], Mapping[TopicPartition, int], Collection[TopicPartition]],
-        object,
-    ] = lambda *_: None,
+    observe: _Observe = lambda *_: None,
 ) -> tuple[Pipeline, DeadLetters]:
-    """Return the pipeline of these settings, and where it sets records aside; see `Pipeline` for the arguments.
+    """Return the pipeline of these settings and its dead letters; arguments as of `Pipeline`.
 
     Raises:
         PartitionsMismatch: topics that are joined have different partition counts.
@@ -75,15 +78,15 @@ def restore(
     *,
     num_ranks: int = 1,
 ) -> None:
-    """Take model, estimators, joins and next offsets from one version.
+    """Restore model, estimators, joins and next offsets from one version.
 
     Args:
-        version: whose state.
-        read: gives a file of a version by its path, or raises `Corrupt`.
-        trainer: of the same settings.
-        pipeline: that has read nothing yet.
+        version: the version to restore.
+        read: returns a file of a version by its path, or raises `Corrupt`.
+        trainer: made from the same settings.
+        pipeline: one that has read nothing yet.
         next_offsets: those of the version, or those that an operator moved them to.
-        num_ranks: how many share the partitions now.
+        num_ranks: number of ranks that share the partitions now.
 
     Raises:
         SnapshotRefused: the state is of another format or of other partitions.
@@ -94,13 +97,12 @@ def restore(
         for path in version.files
         if path.startswith(("training/part-", "training/rank-"))
     }
-    pipeline.restore(
-        parts, next_offsets, same_ranks=sum(name.startswith("rank-") for name in parts) == num_ranks
-    )
+    num_saved = sum(name.startswith("rank-") for name in parts)
+    pipeline.restore(parts, next_offsets, same_ranks=num_saved == num_ranks)
 
 
 def ingest_state(pipeline: Pipeline, dead_letters: DeadLetters) -> IngestState:
-    """Return ingest's part of a cut; every dead letter below it is acknowledged first."""
+    """Return ingest's part of a checkpoint; every dead letter below it is acknowledged first."""
     dead_letters.flush()
     offsets, audits = Offsets(pipeline.next_offsets()), pipeline.audits()
     return IngestState(
@@ -115,7 +117,7 @@ def ingest_state(pipeline: Pipeline, dead_letters: DeadLetters) -> IngestState:
 
 
 def excluded(settings: Settings, run_state: RunState) -> Exclusions | None:
-    """Return whose events the store says are left out."""
+    """Return the exclusions in force, None where nothing is left out."""
     named = run_state.exclusions
     if named is None:
         return None
@@ -124,7 +126,7 @@ def excluded(settings: Settings, run_state: RunState) -> Exclusions | None:
 
 
 def config_sha256(settings: Settings) -> str:
-    """Return the digest of every setting that what is learned depends on."""
+    """Return the digest of every setting that changes what is learned."""
     learner = replace(
         settings.learner, publish_every_seconds=30.0, flush_seconds=1.0, download=False
     )
@@ -134,9 +136,9 @@ def config_sha256(settings: Settings) -> str:
 
 
 def fingerprint(
-    settings: Settings, ranks: ProcessGroup
+    settings: Settings, group: ProcessGroup
 ) -> dict[str, str | int | float | bool | None]:
-    """Return what bit-identical recovery depends on."""
+    """Return everything that bit-identical recovery depends on."""
     libraries = {
         name: installed(name)
         for name in ("torch", "numpy", "river", "transformers", "kafka-python", "msgspec")
@@ -147,5 +149,5 @@ def fingerprint(
         "threads": settings.learner.threads,
         "device": settings.learner.device,
         "cpu": cpu_capability(),
-        "world_size": ranks.world,
+        "world_size": group.world,
     }

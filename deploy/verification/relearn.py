@@ -1,19 +1,18 @@
-"""The state, learned again: from one version to a later one by the journal alone, by a trainer and a pipeline that never crashed.
+"""Learning again, by the journal alone, from one version to a later one that it led to.
 
-The checkpoints in between are compared on the way, each at its own place in the journal: every file, to the byte. A checkpoint is cut
-between two steps, so at a place two states are right: the one right behind the step, and the one after all that was ready by then.
+A trainer and a pipeline that never crashed do it. The checkpoints in between are compared on the
+way, each at its own place in the journal: every file, to the byte. A checkpoint is taken between
+two steps, so at a place two states are right: the one right behind the step, and the one after all
+that was ready by then.
 """
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from consumers.assembler import FLUSH
-from consumers.errors import LogTruncated
-from consumers.kafka.source import KafkaSource
 from consumers.pipeline import Pipeline
 from consumers.reading.replay import Replayed
 from consumers.source import Source
@@ -21,74 +20,37 @@ from consumers.state import polls_of
 from consumers.telemetry import Telemetry
 from deploy.admin import lineage
 from deploy.process.observability import new_registry
-from deploy.process.terminal import Output
 from deploy.roles import wiring
 from deploy.settings.tree import Settings
-from deploy.verification.recount import Check, Deep
-from learner.artifact import Corrupt, Store, Version
+from deploy.verification import journal_steps
+from deploy.verification.journal_steps import place_of
+from learner.artifact import Store, Version
 from learner.errors import LogRewritten
-from learner.process_group import SingleProcess
 from learner.store import blobs
-from learner.store.blobs import Disk
 from learner.store.journal.records import JournalPosition, Outcome, Step
-from learner.store.journal.tail import read_tail
 from learner.trainer import Trainer
 from weighting.errors import WeightError
 from weighting.provenance import Poll
 from weighting.sample import Batch
 from weighting.weigher import Weigher
 
-OFFSETS = "next offsets"  #: stands among the files that differ
+OFFSETS = "next offsets"
+"""Name of next offsets among the files that differ."""
 
-_Steps = Sequence[tuple[JournalPosition, Step, Outcome | None]]  # with the place behind each
+_Steps = Sequence[tuple[JournalPosition, Step, Outcome | None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compared:
-    """A checkpoint that was passed."""
+    """A checkpoint that was passed.
+
+    Attributes:
+        version: its name.
+        differs: its files that are not the same.
+    """
 
     version: str
-    differs: tuple[str, ...]  #: files that are others; none where all are the same
-
-
-class Unlearnable(Exception):
-    """What lies between two versions cannot be learned again here to the byte; says why."""
-
-
-def deep(settings: Settings, store: Store, out: Output) -> Deep:
-    """Return step 5 of `verify.run`."""
-
-    def check(since: Version, until: Version) -> Check:
-        passed: list[Compared] = []
-        num_steps = until.step - since.step
-        try:
-            with contextlib.closing(
-                KafkaSource(settings.kafka, tuple(settings.kafka.topics.kinds())).start()
-            ) as source:
-                with out.progress("steps learned again", num_steps) as advance:
-                    for compared in relearn(settings, store, source, since, until, advance):
-                        passed.append(compared)
-        except Unlearnable as error:
-            return Check(
-                step="state", outcome="undecided", text=str(error), num_compared=len(passed)
-            )
-        except (LogRewritten, LogTruncated, Corrupt) as error:
-            return Check(step="state", outcome="differs", text=str(error), num_compared=len(passed))
-        wrong = [each for each in passed if each.differs]
-        if not wrong:
-            text = f"{num_steps:,} steps since {since.name} learned again: {len(passed)} versions passed, every file the same"
-            return Check(step="state", outcome="equal", text=text, num_compared=len(passed))
-        told = "; ".join(f"{each.version} ({', '.join(each.differs)})" for each in wrong[:5])
-        text = f"{num_steps:,} steps since {since.name} learned again: {len(wrong)} of {len(passed)} versions differ: {told}"
-        return Check(
-            step="state",
-            outcome="differs",
-            text=text,
-            num_compared=len(passed),
-            versions=tuple(each.version for each in wrong),
-        )
-
-    return check
+    differs: tuple[str, ...]
 
 
 def relearn(
@@ -99,28 +61,30 @@ def relearn(
     until: Version,
     advance: Callable[[int], None] = lambda num_steps: None,
 ) -> Iterator[Compared]:
-    """Take the state of `since`, do all that is journaled up to `until`, and yield each checkpoint of its chain that was passed.
+    """Restore `since`, repeat the journal up to `until`, and yield each checkpoint passed.
 
     Args:
         settings: those that the versions were made under.
-        store: whose versions.
-        source: all topics, used by nobody else.
-        since: where to begin.
-        until: where to end; it went on from `since`.
-        advance: hears how many steps were done.
+        store: the versions.
+        source: all topics, with no other user.
+        since: the version to begin with.
+        until: the version to end with; it came from `since`.
+        advance: called with the number of steps taken.
 
     Raises:
-        Unlearnable: another environment, other settings, several ranks, or an order in between: it would rightly end on other bytes.
-        LogRewritten: the log does not give any more what was journaled.
+        Unlearnable: another environment, other settings, several ranks, or an operator command in
+            between: it would rightly end on other bytes.
+        LogRewritten: the log does not have any more what was journaled.
         LogTruncated: the record that `since` consumed last is another one.
-        Corrupt: a file or a frame does not hold.
+        Corrupt: a file or a frame is damaged.
     """
-    _refuse(settings, store, since, until)
+    journal_steps.refuse_other_environment(settings, since, until)
+    journal_steps.refuse_commands_between(store, since, until)
     trainer = Trainer(settings.learner, Weigher(settings.weighting))
     pipeline, _ = wiring.new_pipeline(
         settings,
         source,
-        _Nowhere(),
+        _NullSink(),
         Telemetry(new_registry()),
         clock=time.time,
         excluded=wiring.excluded(settings, until.run_state),
@@ -130,13 +94,16 @@ def relearn(
         version for version in lineage.lineage(store, until) if since.seq < version.seq <= until.seq
     ]
     last = polls_of(store.read(until, "training/rank-0.msgpack"))
-    yield from _Again(
-        trainer, pipeline, _steps(store, since, until), last, since, until, passing, advance
-    ).run()
+    steps = journal_steps.journaled_steps(store, since, until)
+    yield from _Pass(trainer, pipeline, steps, last, since, until, passing, advance).run()
 
 
-class _Again:
-    """One pass over the journal."""
+class _Pass:
+    """One pass over the journal.
+
+    Checkpoints still to compare are kept by place in the journal, and by how many polls of the next
+    record they contain.
+    """
 
     def __init__(
         self,
@@ -149,19 +116,16 @@ class _Again:
         passing: Iterable[Version],
         advance: Callable[[int], None],
     ) -> None:
-        self._trainer, self._pipeline, self._steps, self._last, self._advance = (
-            trainer,
-            pipeline,
-            steps,
-            last,
-            advance,
-        )
-        self._since, self._quarantine = since, until.run_state.quarantine
-        self._left: dict[
-            JournalPosition, dict[int, list[Version]]
-        ] = {}  # by place and number of turns of the next record
+        self._trainer = trainer
+        self._pipeline = pipeline
+        self._steps = steps
+        self._last = last
+        self._advance = advance
+        self._since = since
+        self._quarantine = until.run_state.quarantine
+        self._left: dict[JournalPosition, dict[int, list[Version]]] = {}
         for version in passing:
-            place, skip = _at(version)
+            place, skip = place_of(version)
             self._left.setdefault(place, {}).setdefault(skip, []).append(version)
         self._differs: dict[str, tuple[str, ...]] = {}
         self._passed: list[Compared] = []
@@ -169,13 +133,11 @@ class _Again:
 
     def run(self) -> Iterator[Compared]:
         """See `relearn`."""
-        self._compare(*_at(self._since))
+        self._compare(*place_of(self._since))
         number = 0
         for batch in self._pipeline.batches(self._feed()):
-            if isinstance(batch, Batch) and number == len(
-                self._steps
-            ):  # was ready when `until` was cut, and is not journaled
-                self._end()
+            if isinstance(batch, Batch) and number == len(self._steps):
+                self._end()  # it was ready when `until` was taken, and is not journaled
             elif isinstance(batch, Batch):
                 place, step, outcome = self._steps[number]
                 self._step(batch, step, outcome)
@@ -188,8 +150,11 @@ class _Again:
                 return
 
     def _feed(self) -> Iterator[Replayed]:
-        """The journal, cut wherever a checkpoint was. The pipeline asks for more once it has done all that was ready."""
-        place, done = _at(self._since)
+        """Yield the journal, divided wherever a checkpoint was taken.
+
+        The pipeline asks for more once it has done all that was ready.
+        """
+        place, done = place_of(self._since)
         for behind, step, _ in self._steps:
             (part,) = step.parts
             yield from self._between(place, done, part.polls, step.step - 1)
@@ -197,9 +162,8 @@ class _Again:
             self._give_up(place)
             yield Replayed(part.polls[done:], part.cause)
             place, done = behind, 0
-        yield from self._between(
-            place, done, self._last, self._steps[-1][1].step if self._steps else self._since.step
-        )
+        number = self._steps[-1][1].step if self._steps else self._since.step
+        yield from self._between(place, done, self._last, number)
         self._end()
         yield Replayed((), FLUSH)  # gives control back
 
@@ -211,10 +175,9 @@ class _Again:
     def _between(
         self, place: JournalPosition, done: int, polls: Sequence[Poll], number: int
     ) -> Iterator[Replayed]:
-        """Do the turns behind step `number` that a checkpoint contains, and compare it."""
-        if (
-            self._trainer.step_number == number
-        ):  # else more than one batch was ready, and this moment never was
+        """Yield the polls behind step `number` that a checkpoint contains, and compare it."""
+        # with another step number more than one batch was ready: this moment never was
+        if self._trainer.step_number == number:
             self._compare(place, done)
         for skip in [skip for skip in self._skips(place) if skip > done]:
             yield Replayed(polls[done:skip], None)
@@ -227,9 +190,8 @@ class _Again:
     def _step(self, batch: Batch, step: Step, outcome: Outcome | None) -> None:
         (part,) = step.parts
         if (batch.polls, batch.cause) != (part.polls, part.cause):
-            raise LogRewritten(
-                f"step {step.step}", expected=str(part), found=f"{batch.cause}: {batch.polls}"
-            )
+            found = f"{batch.cause}: {batch.polls}"
+            raise LogRewritten(f"step {step.step}", expected=str(part), found=found)
         if outcome is not None:
             self._trainer.num_micro_batches = outcome.num_micro_batches
         if any(first <= step.step < end for first, end in self._quarantine):
@@ -241,21 +203,17 @@ class _Again:
             self._trainer.skip(batch.samples)
 
     def _compare(self, place: JournalPosition, skip: int) -> None:
-        """Compare the state as it is with the checkpoints of this place; those that are equal are passed."""
+        """Compare the state with the checkpoints of this place; equal ones are passed."""
         versions = self._left.get(place, {}).get(skip)
         if not versions:
             return
         files = self._trainer.files()
-        files |= {
-            f"training/{name}.msgpack": part for name, part in self._pipeline.snapshot().items()
-        }
+        for name, part in self._pipeline.snapshot().items():
+            files[f"training/{name}.msgpack"] = part
         digests = {path: blobs.digest(data) for path, data in files.items()}
         for version in list(versions):
-            differs = [
-                path
-                for path in sorted({*digests, *version.files})
-                if digests.get(path) != version.files.get(path)
-            ]
+            paths = sorted({*digests, *version.files})
+            differs = [path for path in paths if digests.get(path) != version.files.get(path)]
             if version.next_offsets != self._pipeline.next_offsets():
                 differs.append(OFFSETS)
             self._differs[version.name] = tuple(differs)
@@ -264,15 +222,15 @@ class _Again:
                 versions.remove(version)
 
     def _give_up(self, place: JournalPosition) -> None:
-        """No more states come at this place: what is left there differs."""
+        """Record that the checkpoints left at this place differ: no more states come there."""
         for versions in self._left.pop(place, {}).values():
             for version in versions:
                 differs = self._differs.get(version.name, ("its place in the journal",))
                 self._passed.append(Compared(version=version.name, differs=differs))
 
 
-class _Nowhere:
-    """Dead letters were set aside the first time."""
+class _NullSink:
+    """A sink that drops dead letters: they were set aside the first time."""
 
     def send(
         self,
@@ -285,80 +243,3 @@ class _Nowhere:
 
     def flush(self) -> None:
         """Nothing waits."""
-
-
-def _refuse(settings: Settings, store: Store, since: Version, until: Version) -> None:
-    environment = wiring.fingerprint(settings, SingleProcess())
-    for version in (since, until):
-        if version.journal is None or version.run_state.world_size != 1:
-            raise Unlearnable(
-                f"{version.name}: {'no journal' if version.journal is None else 'several ranks'}: not learned again here"
-            )
-        if version.manifest["config_sha256"] != wiring.config_sha256(settings):
-            raise Unlearnable(
-                f"{version.name} was made under other settings: give those of its learner"
-            )
-        other = sorted(
-            key
-            for key, value in environment.items()
-            if version.manifest["fingerprint"].get(key) != value
-        )
-        if other:
-            raise Unlearnable(
-                f"{version.name} was made in another environment ({', '.join(other)}): equal within a tolerance only"
-            )
-    if (
-        since.run_state.bit_exact != until.run_state.bit_exact
-        or since.run_state.exclusions != until.run_state.exclusions
-    ):
-        raise Unlearnable(
-            f"between {since.name} and {until.name} the environment or the exclusions changed"
-        )
-    for between in store.manifests():
-        replay = between.run_state.replay
-        passed = since.seq < between.seq < until.seq and not any(
-            a <= between.seq < b for a, b in until.run_state.superseded
-        )
-        if passed and (
-            between.kind == "reset"
-            or (between.kind == "restore" and replay is not None and replay.mode == "anew")
-        ):
-            raise Unlearnable(
-                f"between {since.name} and {until.name} lies an order ({between.kind}, {between.name}): begin behind it"
-            )
-
-
-def _steps(
-    store: Store, since: Version, until: Version
-) -> list[tuple[JournalPosition, Step, Outcome | None]]:
-    """Return the journal from one version to the other.
-
-    Raises:
-        Corrupt: it does not lead there.
-    """
-    start, end = _at(since)[0], _at(until)[0]
-    if not any(span.holds(start) for span in until.timeline):
-        raise Unlearnable(
-            f"the journal behind {since.name} is gone, or {until.name} did not come from it"
-        )
-    steps: list[tuple[JournalPosition, Step, Outcome | None]] = []
-    if start == end:
-        return steps
-    tail = read_tail(store.root, Disk(), until.timeline, start)
-    for place, record in tail.records:
-        if isinstance(record, Step):
-            steps.append((place, record, None))
-        elif steps:
-            steps[-1] = (place, steps[-1][1], record)
-        if place == end:
-            return steps
-    why = tail.damage.reason if tail.damage else "the end of the journal"
-    raise Corrupt(
-        f"journal/{end.segment}", expected=f"whole records up to byte {end.byte}", found=why
-    )
-
-
-def _at(version: Version) -> tuple[JournalPosition, int]:
-    """Return where a version stands in the journal, and how many turns of the next record it contains."""
-    assert version.journal is not None
-    return version.journal.place, sum(version.journal.skip)

@@ -1,4 +1,4 @@
-"""Ranges of the log, read once more by a reader of its own."""
+"""Ranges of the log, read again by a reader of their own."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def between(
     """Yield the records of ``[start, end)`` of each partition, in offset order within it.
 
     Args:
-        source: of these topics, used by nobody else.
+        source: of these topics, with no other user.
         starts: first offsets; partitions that are not in it are left alone.
         ends: the offsets behind the last ones.
-        advance: hears how many offsets were passed.
+        advance: called with the number of offsets passed.
         pace: called before each record; waits where it should.
 
     Raises:
@@ -54,12 +54,9 @@ def between(
         advance(moved)
         num_empty = 0 if moved else num_empty + 1
         if num_empty >= _MAX_EMPTY_POLLS:
-            stuck = ", ".join(
-                f"{topic}[{partition}]@{offset}" for (topic, partition), offset in reached.items()
-            )
-            raise SourceUnavailable(
-                "the brokers", _POLL_SECONDS * _MAX_EMPTY_POLLS, f"nothing came behind {stuck}"
-            )
+            stuck = ", ".join(f"{topic}[{p}]@{offset}" for (topic, p), offset in reached.items())
+            seconds = _POLL_SECONDS * _MAX_EMPTY_POLLS
+            raise SourceUnavailable("the brokers", seconds, f"nothing came behind {stuck}")
         done = [tp for tp, offset in reached.items() if offset >= ends[tp]]
         source.pause(done)
         reached = {tp: offset for tp, offset in reached.items() if tp not in done}

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from deploy.verification.relearn import Unlearnable, relearn
+from deploy.verification.journal_steps import Unlearnable
+from deploy.verification.relearn import relearn
 from learner.artifact import Corrupt, Store
 from learner.errors import LogRewritten
 from tests.deploy.whole import SETTINGS, Shop, live, trained, versions

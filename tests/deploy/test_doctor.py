@@ -19,10 +19,11 @@ from consumers.kafka.admin import partition_of
 from consumers.kafka.options import KafkaConfig
 from consumers.pipeline import Topics
 from consumers.source import Record
-from deploy.doctor.check_result import CheckResult, Mark, render
+from deploy.doctor.check_result import CheckResult, Mark
 from deploy.doctor.kafka import Admin, examine_kafka
-from deploy.doctor.machine import SAFE, examine_machine, examine_model, examine_port, examine_store
-from deploy.doctor.report import examine
+from deploy.doctor.machine import SAFE, examine_machine, examine_model, examine_port
+from deploy.doctor.report import examine, render
+from deploy.doctor.store import examine_store
 from deploy.roles.serve import ServingRole
 from deploy.settings.config import LogConfig, ServingConfig
 from deploy.settings.tree import Settings
@@ -159,19 +160,19 @@ def look(
     )
 
 
-def troubles(findings: Sequence[CheckResult]) -> list[tuple[str, str]]:
-    return [(finding.mark, finding.text) for finding in findings if finding.mark != "ok"]
+def troubles(results: Sequence[CheckResult]) -> list[tuple[str, str]]:
+    return [(result.mark, result.text) for result in results if result.mark != "ok"]
 
 
-def remedy_of(findings: Sequence[CheckResult]) -> str:
-    (finding,) = [finding for finding in findings if finding.mark != "ok"]
-    return finding.remedy
+def remedy_of(results: Sequence[CheckResult]) -> str:
+    (result,) = [result for result in results if result.mark != "ok"]
+    return result.remedy
 
 
 def test_a_healthy_cluster_gets_no_cross_and_no_mark() -> None:
-    findings = look(Cluster().healthy(), next_offsets={("clicks", 0): 150})
-    assert troubles(findings) == []
-    told = render(findings)
+    results = look(Cluster().healthy(), next_offsets={("clicks", 0): 150})
+    assert troubles(results) == []
+    told = render(results)
     for part in (
         "ok reachable: 1 broker at broker-1:9092, protocol of Kafka 4.2",
         "ok advertised address broker-1:9092 can be connected to from here",
@@ -192,18 +193,18 @@ def test_librdkafkas_default_partitioner_is_found_and_named() -> None:
     cluster.records["clicks"].clear()
     for number in range(200):
         cluster.write("clicks", click(f"c-{number}"), f"c-{number}".encode(), place=by_crc32)
-    findings = look(cluster)
+    results = look(cluster)
     keys = [f"c-{number}".encode() for number in range(200)]
     num_off = sum(by_crc32(key, 4) != by_murmur2(key, 4) for key in keys)
     assert 120 < num_off < 180
     what = f"clicks: partitioner: {num_off} of 200 sampled keys are not on their murmur2 partition"
-    assert troubles(findings) == [
+    assert troubles(results) == [
         (
             "X",
             f"{what}; {num_off} of these are where librdkafka's default, consistent_random, puts them (CRC32)",
         )
     ]
-    assert "set partitioner=murmur2_random in that producer" in remedy_of(findings)
+    assert "set partitioner=murmur2_random in that producer" in remedy_of(results)
 
 
 def test_another_partitioner_is_found_without_a_wrong_name() -> None:
@@ -213,8 +214,8 @@ def test_another_partitioner_is_found_without_a_wrong_name() -> None:
         cluster.write(
             "clicks", click(f"c-{number}"), f"c-{number}".encode(), place=lambda key, n: key[-1] % n
         )
-    findings = look(cluster)
-    ((mark, text),) = troubles(findings)
+    results = look(cluster)
+    ((mark, text),) = troubles(results)
     assert mark == "X"
     assert "not on their murmur2 partition" in text
     assert "librdkafka" not in text
@@ -224,8 +225,8 @@ def test_a_key_that_is_not_the_client_id_is_found() -> None:
     cluster = Cluster().healthy()
     cluster.write("clicks", click("c-1"), b"session-9")
     cluster.write("clicks", click("c-1"), None)
-    findings = look(cluster)
-    assert troubles(findings) == [
+    results = look(cluster)
+    assert troubles(results) == [
         ("X", "clicks: of 52 sampled records 1 have no key, 1 another than their client_id")
     ]
 
@@ -234,10 +235,10 @@ def test_unreadable_records_are_told_with_their_reasons() -> None:
     cluster = Cluster().healthy()
     for value in (b"\x00\x00\x00\x00\x01avro", b"\x00\x00\x00\x00\x01avro", b"{"):
         cluster.write("clicks", value, b"c-1")
-    findings = look(cluster)
+    results = look(cluster)
     what = "clicks: 50 of 53 sampled records can be read; the others: confluent_wire_format 2, not_json 1"
-    assert troubles(findings) == [("X", what)]
-    assert "steelyard events tail clicks" in remedy_of(findings)
+    assert troubles(results) == [("X", what)]
+    assert "steelyard events tail clicks" in remedy_of(results)
 
 
 def test_missing_identities_are_marked_and_do_not_fail() -> None:
@@ -251,19 +252,19 @@ def test_missing_identities_are_marked_and_do_not_fail() -> None:
 
 
 def test_missing_topics_are_crosses_with_the_command_that_makes_them() -> None:
-    findings = look(Cluster(partitions={"exposures": 6, "clicks": 6, "purchases": 6}))
-    assert troubles(findings) == [
+    results = look(Cluster(partitions={"exposures": 6, "clicks": 6, "purchases": 6}))
+    assert troubles(results) == [
         ("X", "topic items is missing"),
         ("X", "topic steelyard.deadletter is missing"),
     ]
-    assert [finding.remedy for finding in findings if finding.failed] == [
+    assert [result.remedy for result in results if result.failed] == [
         f"kafka-topics.sh --bootstrap-server broker-1:9092 --create --topic {topic} --partitions 6 --config cleanup.policy=compact"
         for topic in ("items", "steelyard.deadletter")
     ]
 
 
 def test_partition_counts_that_differ_are_a_cross() -> None:
-    findings = look(
+    results = look(
         Cluster(
             partitions={
                 "exposures": 12,
@@ -274,27 +275,27 @@ def test_partition_counts_that_differ_are_a_cross() -> None:
             }
         )
     )
-    assert troubles(findings) == [("X", "partitions differ: exposures 12, clicks 12, purchases 6")]
-    assert "--alter --topic purchases --partitions 12" in remedy_of(findings)
+    assert troubles(results) == [("X", "partitions differ: exposures 12, clicks 12, purchases 6")]
+    assert "--alter --topic purchases --partitions 12" in remedy_of(results)
 
 
 def test_a_topic_that_is_not_compacted_is_a_cross() -> None:
     cluster = Cluster()
     cluster.configs["items"]["cleanup.policy"] = "delete"
-    findings = look(cluster)
-    assert troubles(findings) == [("X", "items: cleanup.policy is delete, expected compact")]
+    results = look(cluster)
+    assert troubles(results) == [("X", "items: cleanup.policy is delete, expected compact")]
     expected = "kafka-configs.sh --bootstrap-server broker-1:9092 --alter --topic items --add-config cleanup.policy=compact"
-    assert remedy_of(findings) == expected
+    assert remedy_of(results) == expected
 
 
 def test_retention_shorter_than_the_attribution_window_with_grace_is_a_cross() -> None:
     cluster = Cluster()
     cluster.configs["clicks"]["retention.ms"] = str(7 * 86_400_000)
-    findings = look(cluster)
-    assert troubles(findings) == [
+    results = look(cluster)
+    assert troubles(results) == [
         ("X", "clicks: records are kept 7 d, the attribution window with its grace needs 7.01 d")
     ]
-    assert "retention.ms=605400000" in remedy_of(findings)
+    assert "retention.ms=605400000" in remedy_of(results)
 
 
 def test_retention_for_ever_is_well() -> None:
@@ -305,8 +306,8 @@ def test_retention_for_ever_is_well() -> None:
 
 @pytest.mark.parametrize("offset", [99, 201])
 def test_a_checkpoint_outside_of_what_is_retained_is_a_cross(offset: int) -> None:
-    findings = look(Cluster(), next_offsets={("clicks", 2): offset, ("gone", 0): 5})
-    assert troubles(findings) == [
+    results = look(Cluster(), next_offsets={("clicks", 2): offset, ("gone", 0): 5})
+    assert troubles(results) == [
         ("X", f"the newest checkpoint goes on at clicks[2]@{offset}, retained is [100, 200)")
     ]
 
@@ -321,18 +322,18 @@ def test_without_exposures_the_consequence_is_told() -> None:
 
 
 def test_an_advertised_address_that_cannot_be_reached_is_a_cross() -> None:
-    findings = look(Cluster(), reach=lambda address: f"{address} does not resolve")
-    assert troubles(findings) == [
+    results = look(Cluster(), reach=lambda address: f"{address} does not resolve")
+    assert troubles(results) == [
         ("X", "advertised address broker-1:9092: broker-1:9092 does not resolve")
     ]
-    assert "advertised.listeners" in remedy_of(findings)
+    assert "advertised.listeners" in remedy_of(results)
 
 
 def test_a_clock_behind_the_log_is_a_cross() -> None:
-    findings = look(Cluster().healthy(), now_us=NOW_US - 120_000_000)
-    assert {mark for mark, _ in troubles(findings)} == {"X"}
+    results = look(Cluster().healthy(), now_us=NOW_US - 120_000_000)
+    assert {mark for mark, _ in troubles(results)} == {"X"}
     assert ("X", "clicks: the newest record is 120 s ahead of this machine's clock") in troubles(
-        findings
+        results
     )
 
 
@@ -359,14 +360,14 @@ def settings(root: Path) -> Settings:
 def test_brokers_that_are_down_are_one_clear_line_and_the_rest_is_still_looked_at(
     tmp_path: Path,
 ) -> None:
-    findings = examine(settings(tmp_path), connect=down)
-    (kafka,) = [finding for finding in findings if finding.area == "Kafka"]
+    results = examine(settings(tmp_path), connect=down)
+    (kafka,) = [result for result in results if result.area == "Kafka"]
     assert (kafka.mark, kafka.text) == (
         "X",
         "no Kafka broker answered at localhost:9092 within 10 s (Connection refused)",
     )
     assert "Start the broker" in kafka.remedy
-    assert {finding.area for finding in findings} == {"Kafka", "store", "model", "machine"}
+    assert {result.area for result in results} == {"Kafka", "store", "model", "machine"}
 
 
 def test_brokers_that_refuse_are_one_clear_line(tmp_path: Path) -> None:
@@ -374,20 +375,18 @@ def test_brokers_that_refuse_are_one_clear_line(tmp_path: Path) -> None:
         raise RuntimeError("[Error 29] TopicAuthorizationFailedError")
 
     (kafka,) = [
-        finding
-        for finding in examine(settings(tmp_path), connect=refusing)
-        if finding.area == "Kafka"
+        result for result in examine(settings(tmp_path), connect=refusing) if result.area == "Kafka"
     ]
     assert kafka.text == "localhost:9092: [Error 29] TopicAuthorizationFailedError"
 
 
 def test_everything_is_looked_at_in_one_order(tmp_path: Path) -> None:
-    findings = examine(
+    results = examine(
         settings(tmp_path),
         connect=lambda _: nullcontext(Cluster().healthy()),
         clock=lambda: NOW_US / 1e6,
     )
-    areas = list(dict.fromkeys(finding.area for finding in findings))
+    areas = list(dict.fromkeys(result.area for result in results))
     assert areas == ["Kafka", "time", "store", "model", "machine"]
 
 
@@ -414,8 +413,8 @@ def checkpoint(root: Path) -> Checkpointer:
 
 
 def test_a_store_that_works_says_so_and_nothing_is_left_in_it(tmp_path: Path) -> None:
-    findings = list(examine_store(StoreConfig(root=tmp_path)))
-    assert findings[0] == CheckResult(
+    results = list(examine_store(StoreConfig(root=tmp_path)))
+    assert results[0] == CheckResult(
         area="store", mark="ok", text=f"{tmp_path}: writable, link and fsync work"
     )
     assert list(tmp_path.iterdir()) == []
@@ -423,9 +422,9 @@ def test_a_store_that_works_says_so_and_nothing_is_left_in_it(tmp_path: Path) ->
 
 def test_a_store_whose_newest_version_is_whole_says_so(tmp_path: Path) -> None:
     checkpoint(tmp_path)
-    findings = list(examine_store(StoreConfig(root=tmp_path)))
-    assert [finding.mark for finding in findings] == ["ok", "ok", "ok"]
-    assert findings[-1].text == "v000002: every file has its digest"
+    results = list(examine_store(StoreConfig(root=tmp_path)))
+    assert [result.mark for result in results] == ["ok", "ok", "ok"]
+    assert results[-1].text == "v000002: every file has its digest"
 
 
 def test_a_flipped_byte_in_the_newest_version_is_a_cross(tmp_path: Path) -> None:
@@ -440,13 +439,13 @@ def test_a_flipped_byte_in_the_newest_version_is_a_cross(tmp_path: Path) -> None
 def test_a_store_that_is_not_there_is_marked_where_it_can_be_made_and_a_cross_where_not(
     tmp_path: Path,
 ) -> None:
-    (finding,) = examine_store(StoreConfig(root=tmp_path / "store"))
-    assert (finding.mark, finding.remedy) == (
+    (result,) = examine_store(StoreConfig(root=tmp_path / "store"))
+    assert (result.mark, result.remedy) == (
         "!",
         f"mkdir {tmp_path / 'store'}, or let the learner do it",
     )
-    (finding,) = examine_store(StoreConfig(root=tmp_path / "no" / "store"))
-    assert finding.failed
+    (result,) = examine_store(StoreConfig(root=tmp_path / "no" / "store"))
+    assert result.failed
 
 
 def test_a_store_that_cannot_be_written_is_a_cross() -> None:
@@ -465,9 +464,9 @@ def test_the_packaged_encoder_and_a_whole_folder_are_well(tmp_path: Path) -> Non
 
 def test_a_folder_without_a_model_is_a_cross_that_names_the_files(tmp_path: Path) -> None:
     (tmp_path / "config.json").touch()
-    finding = examine_model(LearnerConfig(model=str(tmp_path)))
-    assert finding.failed
-    assert finding.text == f"{tmp_path}: {tmp_path} has no model.safetensors and no tokenizer.json"
+    result = examine_model(LearnerConfig(model=str(tmp_path)))
+    assert result.failed
+    assert result.text == f"{tmp_path}: {tmp_path} has no model.safetensors and no tokenizer.json"
 
 
 def test_a_library_older_than_the_least_safe_version_is_a_cross() -> None:
@@ -476,11 +475,11 @@ def test_a_library_older_than_the_least_safe_version_is_a_cross() -> None:
         "kafka-python": "3.0.9",
     }
     failed = [
-        finding
-        for finding in examine_machine(installed=versions.__getitem__, open_files=4096)
-        if finding.failed
+        result
+        for result in examine_machine(installed=versions.__getitem__, open_files=4096)
+        if result.failed
     ]
-    assert [finding.remedy for finding in failed] == [
+    assert [result.remedy for result in failed] == [
         'pip install "kafka-python>=3.0.12"',
         'pip install "torch>=2.11"',
     ]
@@ -494,9 +493,7 @@ def test_a_missing_checksum_library_is_a_cross_and_a_missing_extra_is_not() -> N
         return "999"
 
     (failed,) = [
-        finding
-        for finding in examine_machine(installed=installed, open_files=4096)
-        if finding.failed
+        result for result in examine_machine(installed=installed, open_files=4096) if result.failed
     ]
     assert (
         failed.text
@@ -511,9 +508,9 @@ def test_few_open_files_are_marked() -> None:
 
 def test_a_port_in_use_by_another_is_a_cross() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        finding = examine_port(ServingConfig(port=taken.getsockname()[1]), timeout_seconds=0.01)
-    assert finding.failed
-    assert "set serving.port" in finding.remedy
+        result = examine_port(ServingConfig(port=taken.getsockname()[1]), timeout_seconds=0.01)
+    assert result.failed
+    assert "set serving.port" in result.remedy
 
 
 def test_a_port_on_which_steelyard_answers_is_well(tmp_path: Path) -> None:
@@ -521,24 +518,24 @@ def test_a_port_on_which_steelyard_answers_is_well(tmp_path: Path) -> None:
     thread = Thread(target=role.run)
     thread.start()
     try:
-        finding = examine_port(
+        result = examine_port(
             ServingConfig(port=int(role.url.rpartition(":")[2])), timeout_seconds=30
         )
     finally:
         role.stop()
         thread.join(30)
-    assert (finding.mark, finding.text.partition(": ")[2]) == (
+    assert (result.mark, result.text.partition(": ")[2]) == (
         "ok",
         "Steelyard answers there already",
     )
 
 
-def test_a_report_is_one_line_a_finding_with_its_remedy_below() -> None:
-    findings = [
+def test_a_report_is_one_line_a_result_with_its_remedy_below() -> None:
+    results = [
         CheckResult(area="Kafka", mark="ok", text="a"),
         CheckResult(area="Kafka", mark="X", text="b", remedy="do c"),
     ]
-    assert render(findings) == "Kafka\n  ok a\n  X  b\n     Fix: do c\n1 to be put right"
+    assert render(results) == "Kafka\n  ok a\n  X  b\n     Fix: do c\n1 to be put right"
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from consumers.events import encode_click, encode_exposure, encode_item
 from consumers.pipeline import Topics
 from consumers.source import Record
 from consumers.telemetry import Telemetry
-from deploy.admin import events
+from deploy.admin import event_file, events, records
 from deploy.errors import UsageError
 from deploy.process.observability import new_registry
 from deploy.process.terminal import Output
@@ -38,7 +38,7 @@ class Paper:
         self.told: list[str] = []
 
     def output(self, *, as_json: bool = False) -> Output:
-        return Output(write=self.written.append, tell=self.told.append, as_json=as_json)
+        return Output(write=self.written.append, report=self.told.append, as_json=as_json)
 
     @property
     def objects(self) -> list[dict[str, object]]:
@@ -115,7 +115,7 @@ def test_a_first_line_that_is_none_is_told_before_the_second_is_there() -> None:
 )
 def test_every_example_is_valid_as_the_command_sees_it(file: Path) -> None:
     paper = Paper()
-    with events.open_lines(str(file)) as lines:
+    with event_file.open_lines(str(file)) as lines:
         assert events.validate(lines, file.name, paper.output()) == 0, paper.written
     assert paper.told == ["1 valid, 0 invalid"]
 
@@ -131,7 +131,7 @@ def test_as_json_the_outcome_is_one_object() -> None:
 def test_a_file_that_cannot_be_opened_is_a_usage_error(tmp_path: Path) -> None:
     with (
         pytest.raises(UsageError, match="No such file or directory"),
-        events.open_lines(str(tmp_path / "no")),
+        event_file.open_lines(str(tmp_path / "no")),
     ):
         pass
 
@@ -175,7 +175,7 @@ def test_an_error_that_is_the_same_in_every_line_is_told_once() -> None:
     assert paper.told == [
         "x:1: Object missing required field `action_name`",
         "x:101: not JSON: Input data was truncated",
-        "0 sent to clicks, 101 refused, each error told at its first line",
+        "0 sent to clicks, 101 refused, each error reported at its first line",
     ]
 
 
@@ -217,13 +217,13 @@ def positions(paper: Paper) -> list[object]:
 
 def test_the_last_records_of_each_partition_are_shown() -> None:
     paper = Paper()
-    events.tail(filled(20), paper.output(), start=-2)
+    records.tail(filled(20), paper.output(), start=-2)
     assert sorted(map(str, positions(paper))) == ["clicks[0]@18", "clicks[0]@19", "clicks[1]@0"]
 
 
 def test_one_partition_from_an_offset_to_the_end_is_shown_in_order() -> None:
     paper = Paper()
-    events.tail(filled(20), paper.output(), partition=0, start=13)
+    records.tail(filled(20), paper.output(), partition=0, start=13)
     assert positions(paper) == [f"clicks[0]@{offset}" for offset in range(13, 20)]
     assert paper.objects[0] == {
         "position": "clicks[0]@13",
@@ -235,7 +235,7 @@ def test_one_partition_from_an_offset_to_the_end_is_shown_in_order() -> None:
 
 def test_bytes_that_are_no_text_and_headers_are_shown_too() -> None:
     paper = Paper()
-    events.tail(filled(0), paper.output(), partition=1)
+    records.tail(filled(0), paper.output(), partition=1)
     (shown,) = paper.objects
     assert (shown["value"], shown["headers"], shown["time"], shown["key"]) == (
         {"base64": "/w=="},
@@ -247,12 +247,12 @@ def test_bytes_that_are_no_text_and_headers_are_shown_too() -> None:
 
 def test_a_partition_that_is_not_there_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="--partition: got 7, expected one of 0 to 1"):
-        events.tail(filled(1), Paper().output(), partition=7)
+        records.tail(filled(1), Paper().output(), partition=7)
 
 
 def test_an_offset_beyond_the_end_shows_nothing_and_ends() -> None:
     paper = Paper()
-    events.tail(filled(3), paper.output(), partition=0, start=100)
+    records.tail(filled(3), paper.output(), partition=0, start=100)
     assert paper.written == []
 
 
@@ -265,7 +265,7 @@ def test_it_ends_at_the_end_offsets_of_when_it_began() -> None:
 
     log, paper = Growing([("clicks", 0)]), Paper()
     log.append("clicks", 0, CLICK)
-    events.tail(log, paper.output())
+    records.tail(log, paper.output())
     assert positions(paper) == ["clicks[0]@0"]
 
 
@@ -294,7 +294,7 @@ def log_of(sent: Iterable[tuple[str, bytes | None, bytes | None, dict[str, bytes
 
 def test_dead_letters_are_listed_with_position_reason_and_value() -> None:
     paper = Paper()
-    assert events.dead_letters(set_aside(NO_OFFSET, b"\xff"), Topics(), paper.output()) == 0
+    assert records.dead_letters(set_aside(NO_OFFSET, b"\xff"), Topics(), paper.output()) == 0
     first, second = paper.objects
     assert first["position"] == "clicks[0]@0"
     assert (first["stage"], first["reason"], first["error"], first["value"]) == (
@@ -309,7 +309,7 @@ def test_dead_letters_are_listed_with_position_reason_and_value() -> None:
 
 def test_only_the_letters_of_one_reason_are_listed() -> None:
     paper = Paper()
-    assert events.dead_letters(set_aside(CLICK), Topics(), paper.output(), reason="not_json") == 0
+    assert records.dead_letters(set_aside(CLICK), Topics(), paper.output(), reason="not_json") == 0
     assert paper.written == []
 
 
@@ -319,13 +319,13 @@ def test_a_letter_set_aside_twice_is_listed_once_and_a_deleted_one_not_at_all() 
     log.append("steelyard.deadletter", 0, again.value, key=again.key, headers=again.headers)
     log.append("steelyard.deadletter", 0, None, key=gone.key)
     paper = Paper()
-    events.dead_letters(log, Topics(), paper.output())
+    records.dead_letters(log, Topics(), paper.output())
     assert positions(paper) == ["clicks[0]@0"]
 
 
 def test_a_replay_sends_the_original_bytes_to_their_topic_and_then_deletes_the_letter() -> None:
     paper, shelf = Paper(), Shelf()
-    assert events.dead_letters(set_aside(NO_OFFSET), Topics(), paper.output(), sink=shelf) == 0
+    assert records.dead_letters(set_aside(NO_OFFSET), Topics(), paper.output(), sink=shelf) == 0
     assert shelf.sent == [
         ("clicks", b"c-1", NO_OFFSET, {}),
         ("steelyard.deadletter", b"clicks-0-0", None, {}),
@@ -336,11 +336,13 @@ def test_a_replay_sends_the_original_bytes_to_their_topic_and_then_deletes_the_l
 def test_a_letter_that_cannot_be_sent_stays_and_the_exit_code_says_so() -> None:
     paper, shelf = Paper(), Shelf()
     assert (
-        events.dead_letters(set_aside(b"\xff", b"[1]", None), Topics(), paper.output(), sink=shelf)
+        records.dead_letters(set_aside(b"\xff", b"[1]", None), Topics(), paper.output(), sink=shelf)
         == 1
     )
     assert (
-        events.dead_letters(set_aside(CLICK, topic="foreign"), Topics(), paper.output(), sink=shelf)
+        records.dead_letters(
+            set_aside(CLICK, topic="foreign"), Topics(), paper.output(), sink=shelf
+        )
         == 1
     )
     assert shelf.sent == []
@@ -353,7 +355,7 @@ def test_no_letter_is_deleted_before_what_it_held_is_safe() -> None:
 
     shelf = Broken()
     with pytest.raises(SinkUnavailable):
-        events.dead_letters(set_aside(CLICK), Topics(), Paper().output(), sink=shelf)
+        records.dead_letters(set_aside(CLICK), Topics(), Paper().output(), sink=shelf)
     assert [topic for topic, *_ in shelf.sent] == ["clicks"]
 
 

@@ -10,7 +10,8 @@ from consumers.errors import CommitFailed
 from consumers.kafka.admin import KafkaAdmin
 from consumers.kafka.options import KafkaConfig
 from consumers.telemetry import Telemetry
-from deploy.roles.learn import AdvisoryCommit, LearnRole
+from deploy.roles.advisory_commit import AdvisoryCommit
+from deploy.roles.learn import LearnRole
 from deploy.settings.tree import load
 from learner.store import verdict
 from learner.store.blobs import Disk

@@ -7,18 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy.admin import offsets
-from deploy.admin.offsets import Group, ResetRequest
-from deploy.admin.targets import (
-    Scope,
-    Target,
-    moves,
-    one_scope,
-    one_target,
-    partitions_of,
-    read_csv,
-    to_csv,
-)
+from deploy.admin.offsets import describe
+from deploy.admin.offsets import reset as resetting
+from deploy.admin.offsets.plan import Group, ResetRequest
+from deploy.admin.offsets.scopes import Scope, one_scope, partitions_of, read_csv, to_csv
+from deploy.admin.offsets.targets import Target, moves, one_target
 from deploy.errors import Unsafe, UsageError
 from learner.artifact import Store
 from learner.store import commands
@@ -52,7 +45,7 @@ def reset(
 ) -> int:
     request = ResetRequest(**{"scope": CLICKS, "target": target, **given})  # type: ignore[arg-type]
     whose = Group(name=group, own="steelyard", own_topics=OWN)
-    return offsets.reset(
+    return resetting.reset(
         request, whose, asked, Store(root), paper.output(as_json=as_json), clock=lambda: NOW
     )
 
@@ -405,7 +398,7 @@ def test_a_move_never_leaves_what_is_retained(wanted: int, begin: int, length: i
 def test_a_group_is_described_with_its_lag(tmp_path: Path) -> None:
     paper = Paper()
     whose = Group(name="other", own="steelyard", own_topics=OWN)
-    assert offsets.describe(whose, brokers(), Store(tmp_path), paper.output(as_json=True)) == 0
+    assert describe.describe(whose, brokers(), Store(tmp_path), paper.output(as_json=True)) == 0
     assert [
         (row["committed"], row["end"], row["lag"]) for row in paper.objects[0]["partitions"]
     ] == [(60, 100, 40), (70, 110, 40)]
@@ -427,7 +420,7 @@ def test_of_our_own_group_the_checkpoint_is_what_counts_and_the_order_is_told(
     )
     paper = Paper()
     whose = Group(name="steelyard", own="steelyard", own_topics=OWN)
-    assert offsets.describe(whose, asked, Store(tmp_path), paper.output(as_json=True)) == 0
+    assert describe.describe(whose, asked, Store(tmp_path), paper.output(as_json=True)) == 0
     said = paper.objects[0]
     assert (said["checkpoint"], said["order"]) == (
         "v000002",
@@ -441,7 +434,7 @@ def test_of_our_own_group_the_checkpoint_is_what_counts_and_the_order_is_told(
 def test_a_group_that_is_not_there_is_exit_1(tmp_path: Path) -> None:
     paper = Paper()
     assert (
-        offsets.describe(
+        describe.describe(
             Group(name="nope", own="s", own_topics=()), brokers(), Store(tmp_path), paper.output()
         )
         == 1
@@ -458,7 +451,7 @@ def test_watching_writes_one_object_a_round_until_interrupted(tmp_path: Path) ->
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        offsets.describe(
+        describe.describe(
             Group(name="other", own="s", own_topics=()),
             brokers(),
             Store(tmp_path),

@@ -12,9 +12,10 @@ import pytest
 from consumers.codec import decode
 from consumers.events import Kind
 from consumers.exclusion import Exclusions
-from deploy.admin import checkpoints, exclusions, replay
-from deploy.admin.replay import ANEW, AS_IT_WAS, Log, ReplayRequest
-from deploy.admin.targets import Target
+from deploy.admin import checkpoints, exclusions
+from deploy.admin.offsets.targets import Target
+from deploy.admin.replay import command as replay
+from deploy.admin.replay.request import ANEW, AS_IT_WAS, Log, ReplayRequest
 from deploy.errors import Unsafe, UsageError
 from learner.artifact import Store
 from learner.store import commands
@@ -42,7 +43,7 @@ class House:
     def asked(self) -> Log:
         return Log(
             kinds={"clicks": Kind.CLICK},
-            admin=self.brokers,
+            brokers=self.brokers,
             open=lambda: contextlib.closing(self.log.reader()),
         )
 
@@ -320,7 +321,7 @@ def test_a_replay_that_goes_on_is_ended_by_going_back_to_the_last_checkpoint_bef
 
 
 def test_there_is_nothing_to_cancel_without_a_replay(house: House) -> None:
-    with pytest.raises(Unsafe, match="no replay is ordered or goes on"):
+    with pytest.raises(Unsafe, match="no replay waits or goes on"):
         house.cancel()
 
 

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from consumers.audit import Hasher
 from deploy.admin import lineage
 from deploy.admin.rate import Throttle
-from deploy.verification import recount
+from deploy.verification import log_sums, recount
+from deploy.verification.check import Check
 from learner.artifact import Store, Version
 from learner.store import verdict
 from learner.store.blobs import Disk
@@ -38,7 +39,7 @@ def run(
     root: Path, log: Log, pace: Callable[[], None] = lambda: None, **given: Any
 ) -> tuple[int, dict[str, Any]]:
     paper = Paper()
-    asked = recount.Log(
+    asked = log_sums.Log(
         topics=["clicks"],
         beginning_offsets=lambda topics: log.beginnings,
         open=lambda: contextlib.closing(log.reader()),
@@ -237,7 +238,7 @@ def test_a_store_that_may_not_be_written_to_is_told_in_one_line_and_changes_no_e
     log, paper = clicks(50, 40), Paper()
     consumed(tmp_path, log, CUTS)
     log.records[B][17] = replaced(log.records[B][17], b"another") if code else log.records[B][17]
-    asked = recount.Log(
+    asked = log_sums.Log(
         topics=["clicks"],
         beginning_offsets=lambda topics: log.beginnings,
         open=lambda: contextlib.closing(log.reader()),
@@ -341,8 +342,8 @@ def test_deep_is_one_more_check(tmp_path: Path) -> None:
     log = clicks(50, 40)
     consumed(tmp_path, log, CUTS)
 
-    def deep(start: Version, version: Version) -> recount.Check:
-        return recount.Check(step="state", outcome="differs", text=f"{start.name} {version.name}")
+    def deep(start: Version, version: Version) -> Check:
+        return Check(step="state", outcome="differs", text=f"{start.name} {version.name}")
 
     code, said = run(tmp_path, log, deep=deep)
     assert (code, said["checks"][2]["text"]) == (1, "v000002 v000005")
@@ -357,7 +358,7 @@ def test_a_difference_is_told_to_a_person_with_its_offsets(tmp_path: Path) -> No
     consumed(tmp_path, log, CUTS)
     log.records[A][3] = replaced(log.records[A][3], b"x")
     paper = Paper()
-    asked = recount.Log(
+    asked = log_sums.Log(
         topics=["clicks"],
         beginning_offsets=lambda topics: log.beginnings,
         open=lambda: contextlib.closing(log.reader()),

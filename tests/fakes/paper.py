@@ -20,7 +20,7 @@ class Paper:
     def output(self, *, as_json: bool = False) -> Output:
         return Output(
             write=self.written.append,
-            tell=self.told.append,
+            report=self.told.append,
             as_json=as_json,
             ask=None if self._answer is None else self._ask,
         )

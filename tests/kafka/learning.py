@@ -17,7 +17,8 @@ from typing import Any, Self, TypeVar
 from consumers.events import encode_click, encode_exposure, encode_purchase
 from consumers.kafka.admin import KafkaAdmin, partition_of
 from consumers.kafka.sink import KafkaSink
-from deploy.admin import operators, replay
+from deploy.admin import kafka_commands
+from deploy.admin.replay.request import ReplayRequest
 from deploy.process.terminal import Output
 from deploy.roles.learn import LearnRole
 from deploy.settings.tree import Settings
@@ -261,7 +262,7 @@ def told() -> tuple[Output, list[Any]]:
     """An output for programs, and what was written to it."""
     written: list[Any] = []
     return Output(
-        write=lambda line: written.append(json.loads(line)), tell=lambda line: None, as_json=True
+        write=lambda line: written.append(json.loads(line)), report=lambda line: None, as_json=True
     ), written
 
 
@@ -280,10 +281,10 @@ def give(settings: Settings, **request: Any) -> int:
     """Order a replay; return the order's number."""
     out, written = told()
     assert (
-        operators.replay(
+        kafka_commands.replay(
             settings,
             out,
-            replay.ReplayRequest(execute=True, yes=True, **request),
+            ReplayRequest(execute=True, yes=True, **request),
             learn="steelyard learn",
         )
         == 0

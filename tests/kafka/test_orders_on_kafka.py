@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 
-from deploy.admin import offsets, operators
-from deploy.admin.targets import Scope, Target
+from deploy.admin import kafka_commands
+from deploy.admin.offsets.plan import ResetRequest
+from deploy.admin.offsets.scopes import Scope
+from deploy.admin.offsets.targets import Target
 from deploy.errors import Unsafe
 from deploy.roles.learn import LearnRole
 from learner.artifact import Store
@@ -179,14 +181,14 @@ def test_offsets_moved_back_are_read_again_and_what_dedup_still_knows_counts_onc
     with Learner(settings) as learner:
         before = learner.version(lambda version: version.epoch == 2)
         group = settings.kafka.group_id
-        request = offsets.ResetRequest(
+        request = ResetRequest(
             scope=Scope(topics=(topic,)),
             target=Target(name="shift-by", value="-1"),
             execute=True,
             yes=True,
         )
         out, written = told()
-        assert operators.reset(settings, out, group, request) == 0
+        assert kafka_commands.reset(settings, out, group, request) == 0
         learner.answered(written[-1]["order"], commands.DONE)
         after = learner.version(
             lambda version: version.epoch == 3 and version.next_offsets == shop.ends
@@ -216,7 +218,7 @@ def test_a_replay_that_is_cancelled_ends_where_it_began(shop: Shop, root: Path) 
         assert give(settings, version=early(store).name, mode="anew") == 1
         assert replaying.wait(60)
         out, written = told()
-        assert operators.cancel(settings, out, yes=True) == 0
+        assert kafka_commands.cancel(settings, out, yes=True) == 0
         cancelled.set()
         learner.answered(written[-1]["order"], commands.DONE)
         learner.answered(1, commands.WITHDRAWN)

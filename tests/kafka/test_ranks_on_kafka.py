@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 
 from consumers.audit import Hasher
-from deploy.admin import offsets, operators
-from deploy.admin.targets import Scope, Target
+from deploy.admin import kafka_commands
+from deploy.admin.offsets.plan import ResetRequest
+from deploy.admin.offsets.scopes import Scope
+from deploy.admin.offsets.targets import Target
 from deploy.settings.tree import Settings
 from learner.artifact import Store, Version
 from learner.store import commands
@@ -250,14 +252,14 @@ def test_offsets_moved_back_are_read_again_by_the_ranks_that_own_them_and_count_
     assert topic is not None
     with ranks(settings, 2, tmp_path / "log") as group:
         group.version(world=2, num_samples=1, epoch=2)
-        request = offsets.ResetRequest(
+        request = ResetRequest(
             scope=Scope(topics=(topic,)),
             target=Target(name="shift-by", value="-1"),
             execute=True,
             yes=True,
         )
         out, written = told()
-        assert operators.reset(settings, out, settings.kafka.group_id, request) == 0
+        assert kafka_commands.reset(settings, out, settings.kafka.group_id, request) == 0
         group.done(written[-1]["order"])
         after = until(
             lambda: next(

@@ -1,0 +1,98 @@
+"""Files of events: one JSON object a line, or one object over several lines."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+
+from consumers import codec
+from consumers.events import Event, ItemUpdate, Kind
+from consumers.source import Record
+from deploy.errors import UsageError
+
+_MAX_OBJECT_BYTES = 1024 * 1024  # of a file that is one object over several lines
+
+
+@contextlib.contextmanager
+def open_lines(name: str) -> Iterator[BinaryIO]:
+    """Open a file for its lines; `-` is standard input.
+
+    Raises:
+        UsageError: it cannot be opened.
+    """
+    if name == "-":
+        yield sys.stdin.buffer
+        return
+    try:
+        stream = Path(name).open("rb")
+    except OSError as error:
+        raise UsageError(
+            f"{name}: {error.strerror}. Name a file with one JSON object a line, or - for standard "
+            "input."
+        ) from error
+    with stream:
+        yield stream
+
+
+def read(line: bytes, name: str, number: int, kind: Kind) -> Event:
+    """Decode one line of a file.
+
+    Raises:
+        Invalid: it is not such an event.
+    """
+    record = Record(topic=name, partition=0, offset=number, timestamp_us=-1, key=None, value=line)
+    return codec.decode(kind, record)
+
+
+def kind_of(line: bytes) -> Kind:
+    """Return the kind of a line by the fields that only that kind has; an action by default."""
+    try:
+        fields = msgspec.json.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return Kind.CLICK  # whose decoder then says what is wrong
+    if not isinstance(fields, dict) or "action_name" in fields:
+        return Kind.CLICK
+    if "query_response_hit_ids" in fields or "user_query" in fields:
+        return Kind.EXPOSURE
+    return Kind.ITEM if "object_id" in fields else Kind.CLICK
+
+
+def key_of(event: Event) -> bytes:
+    """Return the record key that an event must have."""
+    return (event.object_id if isinstance(event, ItemUpdate) else event.client_id).encode()
+
+
+def numbered(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+    """Yield lines that are not empty, with their numbers.
+
+    Where the first one is cut off, all of them may be one object, which is yielded instead.
+    """
+    rest = ((number, line.strip()) for number, line in enumerate(lines, 1) if line.strip())
+    head = list(itertools.islice(rest, 1))
+    if head and "truncated" in _flaw(head[0][1]):
+        num_bytes = 0
+        for entry in rest:
+            head.append(entry)
+            num_bytes += len(entry[1])
+            if num_bytes > _MAX_OBJECT_BYTES:
+                break
+        whole = b"\n".join(line for _, line in head)
+        if not _flaw(whole):
+            head = [(head[0][0], whole)]
+    yield from head
+    yield from rest
+
+
+def _flaw(text: bytes) -> str:
+    """Return why this is no JSON, in the parser's words; empty when it is."""
+    try:
+        msgspec.json.decode(text, type=msgspec.Raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return str(error)
+    return ""

@@ -1,0 +1,1 @@
+"""Offsets of consumer groups: describe them, plan to move them, move them."""

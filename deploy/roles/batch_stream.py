@@ -1,0 +1,56 @@
+"""Wrappers around a stream of batches: the same items, and something done between two of them.
+
+An item is a batch or a signal that none is ready; the wrappers pass on whatever comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeVar
+
+from consumers.kafka.source import KafkaSource
+from consumers.pipeline import Pipeline
+from deploy.process.lifecycle import Watchdog
+from weighting.provenance import TopicPartition
+
+T = TypeVar("T")
+
+
+def rebuild_on_stall(items: Iterator[T], watchdog: Watchdog, source: KafkaSource) -> Iterator[T]:
+    """Replace the consumer between two items when the watchdog asks for it."""
+    for item in items:
+        yield item
+        if watchdog.asks():
+            source.rebuild("stall")
+
+
+def report_replay_progress(
+    items: Iterator[T],
+    pipeline: Pipeline,
+    until: Mapping[TopicPartition, int],
+    report: Callable[[float], object],
+) -> Iterator[T]:
+    """Report after each item what share of a replay this rank's partitions have been read."""
+
+    def left() -> int:
+        next_offsets = pipeline.next_offsets()
+        return sum(max(0, until.get(tp, 0) - offset) for tp, offset in next_offsets.items())
+
+    total = left()
+    for item in items:
+        yield item
+        report(1 - left() / total if total else 1)
+
+
+def until_ended(items: Iterator[T], ended: Callable[[], bool]) -> Iterator[T]:
+    """Stop behind the first item after which `ended` is true."""
+    for item in items:
+        yield item
+        if ended():
+            return
+
+
+def has_read(pipeline: Pipeline, until: Mapping[TopicPartition, int]) -> bool:
+    """Return whether a replay has reached its end offsets and the log is read live."""
+    next_offsets = pipeline.next_offsets()
+    return pipeline.live and all(next_offsets[tp] >= offset for tp, offset in until.items())
