@@ -148,11 +148,26 @@ def test_a_served_logit_is_half_the_inverted_encoder_and_half_the_memory_before_
     ):
         pi = found.prior[task]
         inverted = (logit.double().numpy() + exponent * np.log(pi / (1 - pi))) / (1 + exponent)
-        served = 0.5 * inverted + 0.5 * own.weigher.memory_logits(
+        served = 0.5 * inverted + 0.5 * own.weigher.pair_memory_logits(
             task, asked.query, asked.documents
         )
         np.testing.assert_allclose(p, 1 / (1 + np.exp(-served)), rtol=1e-6)
     np.testing.assert_array_equal(found.score, found.click * found.purchase)
+
+
+def test_a_version_serves_under_the_scheme_that_it_was_trained_under(tmp_path: Path) -> None:
+    """Uniform weights need no inversion, whatever exponent is set beside them."""
+    own = learned(weighting=WeigherConfig(scheme="uniform", exponent=2.0))
+    scorer = Store(tmp_path).load(published(own, tmp_path))
+    for found, expected in zip(scorer.score(requests()), live(own).score(requests()), strict=True):
+        assert_equal(found, expected)
+    asked = requests()[1]
+    with torch.no_grad():
+        logits = own.ranker([asked.query] * len(asked.documents), [d.text for d in asked.documents])
+    pair_memory = own.weigher.pair_memory_logits(CLICK, asked.query, asked.documents)
+    served = own.stackers[CLICK].get(logits.click.double().numpy(), pair_memory)
+    found_click = scorer.score([asked])[0].click
+    np.testing.assert_allclose(found_click, 1 / (1 + np.exp(-served)), rtol=1e-6)
 
 
 def test_a_changed_byte_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
