@@ -39,7 +39,7 @@ class Document(Protocol):
 
     @property
     def id(self) -> str:
-        """Identity of the item; "" when it has none, then its text stands for it."""
+        """Identity of the item; if "", its text stands for it."""
 
     @property
     def text(self) -> str:
@@ -124,9 +124,10 @@ class Fields(base.Transformer):
         """Buckets and their values."""
         c, shift = self.config, self._shift
         query_bucket, query_salt, words = self._queries.get(query) or self._cache_query(query)
-        found = self._texts.get(text)
+        head = text[:_NUM_TEXT_CHARACTERS]
+        found = self._texts.get(head)
         if found is None:
-            found = self._cache_text(text)
+            found = self._cache_text(head)
         item = (item_id or text).encode("utf-8", "surrogatepass")
         overlap = 5 * min(len(words & found), 4) + min(len(words), 4)
         x: dict[int, float] = {  # hashes are inlined: a call costs as much as the hash itself
@@ -169,7 +170,7 @@ class Fields(base.Transformer):
         return entry
 
     def _cache_text(self, text: str) -> frozenset[str]:
-        words = frozenset(_WORD.findall(text[:_NUM_TEXT_CHARACTERS].casefold()))
+        words = frozenset(_WORD.findall(text.casefold()))
         if len(self._texts) >= _NUM_CACHED:
             self._texts.clear()
         self._texts[text] = words
@@ -177,7 +178,7 @@ class Fields(base.Transformer):
 
 
 def _level(value: Attribute) -> Attribute:
-    """A number's level on a signed logarithmic scale, steps of sqrt(2); anything else as it is."""
+    """Round a number to a signed logarithmic scale with steps of sqrt(2)."""
     if isinstance(value, str | bool):
         return value
     size = abs(value)

@@ -104,7 +104,7 @@ class WeigherConfig:
 
 
 class Weigher:
-    """Weighs batches of samples with a set of online estimators per task, and keeps them learning.
+    """Weighs batches of samples, and trains the online estimators of each task.
 
     >>> weigher = Weigher(WeigherConfig(exponent=0.0))
     >>> weigher.prior("click")
@@ -146,7 +146,7 @@ class Weigher:
     def pair_memory_logits(
         self, task: TaskName, query: str, documents: Sequence[Document]
     ) -> Array:
-        """Calibrated logits (N,) of p(y=1|x) that the pair memory has for N documents.
+        """Calibrated pair-memory logits (N,) of documents under a query.
 
         Each is as if shown first, and speaks as far as the (query, document) pair has samples
         (`Conditional.predict_first`): the base rate for what was never shown. Pure; possible
@@ -184,7 +184,7 @@ class Weigher:
         return msgspec.msgpack.encode({"format": FORMAT, "tasks": tasks}, order="sorted")
 
     def restore(self, data: bytes) -> None:
-        """Restore the state returned by `snapshot`. On an error the state is as it was.
+        """Restore the state returned by `snapshot`; an error leaves the state as it was.
 
         Raises:
             SnapshotError: it has another format or other settings, or is damaged.
@@ -310,7 +310,7 @@ def _labels(samples: Sequence[Sample]) -> Array:
 
 
 def _located(error: WeightError, samples: Sequence[Sample], places: Sequence[int]) -> WeightError:
-    """The error with the position of the sample's newest record in place of its index."""
+    """Replace the index in an error by the position of the sample's newest record."""
     if not isinstance(error.where, int):
         return error
     place = places[error.where]

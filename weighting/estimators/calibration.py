@@ -17,7 +17,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationConfig:
-    """How far and how fast calibration may move.
+    """Range and speed of the calibration.
 
     Attributes:
         half_life_seconds: event time after which what was learned counts half.
@@ -52,9 +52,9 @@ class CalibrationConfig:
 
 
 class Calibration:
-    """logit p' = A logit p + B, started at (1, 0); Platt (1999), made recursive.
+    """Recursive Platt scaling (Platt 1999): logit p' = A logit p + B, started at (1, 0).
 
-    Learned on the delay-corrected stream.
+    It learns on the delay-corrected stream.
 
     >>> Calibration(CalibrationConfig()).predict(np.array([-2.0])).tolist()
     [-2.0]

@@ -79,7 +79,7 @@ class Prediction:
 
 
 class Conditional:
-    """The online estimator of p(y|x) of one task, and its memory of (query, item) pairs."""
+    """Online estimator of p(y|x) of one task, with its memory of (query, item) pairs."""
 
     def __init__(self, config: ConditionalConfig, *, initial: float, with_position: bool) -> None:
         """Start at one probability for every sample that is shown first.
@@ -118,7 +118,7 @@ class Conditional:
         )
 
     def predict_first(self, query: str, documents: Sequence[Document]) -> Array:
-        """Pair-memory logits (N,) of documents under a query, as if each were shown first. Pure.
+        """Pair-memory logits (N,) of documents, as if each were shown first. Pure.
 
         m = base + k (logit - base), base the logit of a sample of which nothing is known,
         k = 1 - v the share of the prior variance of the pair's own coefficient that its samples
@@ -162,7 +162,7 @@ class Conditional:
         return np.clip(logit, -_LARGEST_LOGIT, _LARGEST_LOGIT)
 
     def _pair_memory(self, logit: Array, pairs: Sequence[tuple[int, int]]) -> Array:
-        """Logits (N,), shrunk to the base as far as their (query, pair) buckets are unknown."""
+        """Shrink logits (N,) to the base as far as their pairs are unknown."""
         base = self._model.belief_one(self._fields.constant())[0]
         known = self._model.known
         k = [known(pair) if known(query) else 0.0 for query, pair in pairs]

@@ -21,7 +21,7 @@ LEAST = 1e-6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PriorConfig:
-    """How fast a share may change.
+    """Start of a share, and the speed at which it changes.
 
     Attributes:
         initial: share assumed before any sample, in (0, 1).
