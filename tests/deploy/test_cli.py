@@ -11,7 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from consumers.errors import OptionRefused, SourceUnavailable, TopicMissing
-from deploy.cli.app import app, exit_code
+from deploy.cli.app import app
+from deploy.cli.exit_codes import exit_code
 from deploy.errors import PortTaken, SettingsError, Unsafe, UsageError
 from learner.artifact import Store
 from learner.errors import Corrupt, Fenced, StoreFailed
