@@ -10,9 +10,10 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import NamedTuple, TypeVar
+from typing import Annotated, NamedTuple, TypeVar
 
 import msgspec
+from msgspec import Meta
 
 from consumers.audit import Hasher
 from consumers.clock import BEGINNING_US, Watermarks
@@ -27,6 +28,7 @@ from consumers.join import Join, JoinConfig, OpenPart
 from consumers.replay import Replay
 from consumers.source import Record, Source, TopicPartition
 from consumers.telemetry import Telemetry
+from weighting.constraints import Count, NotNegative, check
 from weighting.provenance import Audit, Gap, Poll, Slice
 from weighting.sample import Attribute, Batch, Sample
 
@@ -48,13 +50,13 @@ _NAMES = {Exposure: "exposure", Click: "click", Purchase: "purchase", Other: "ot
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Topics:
-    """Which topic carries what; None where there is none."""
+    """Names of the topics."""
 
-    exposures: str | None = "exposures"
-    clicks: str = "clicks"
-    purchases: str = "purchases"
-    items: str | None = "items"
-    dead_letter: str = "steelyard.deadletter"
+    exposures: Annotated[str | None, Meta(description="Exposures; null without any.")] = "exposures"
+    clicks: Annotated[str, Meta(description="Clicks.")] = "clicks"
+    purchases: Annotated[str, Meta(description="Purchases.")] = "purchases"
+    items: Annotated[str | None, Meta(description="Item catalogue; null without one.")] = "items"
+    dead_letter: Annotated[str, Meta(description="Dead letters.")] = "steelyard.deadletter"
 
     def kinds(self) -> dict[str, Kind]:
         """Return the kind of every topic that is read."""
@@ -69,19 +71,16 @@ class Topics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchConfig:
-    """When a batch closes: at the first event boundary with at least `size` samples, or after `flush_seconds`."""
+    """Close of a batch: at the first event boundary with `size` samples, or after a wait."""
 
-    size: int = 32
-    flush_seconds: float = 1.0  #: on the injected clock, since the oldest sample that waits
+    size: Annotated[Count, Meta(description="Least number of samples.")] = 32
+    flush_seconds: Annotated[
+        NotNegative, Meta(description="Longest wait of a sample, on the injected clock.")
+    ] = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse a batch that never closes; the error names key, value and expectation."""
-        if self.size < 1:
-            raise ValueError(f"batch.size: got {self.size}, expected a number >= 1")
-        if self.flush_seconds < 0:
-            raise ValueError(
-                f"batch.flush_seconds: got {self.flush_seconds}, expected a number >= 0"
-            )
+        """Check every field."""
+        check(self, "batch")
 
 
 class Replayed(NamedTuple):

@@ -40,11 +40,15 @@ class PairLogits:
     items: Tensor
 
 
+#: Values of `learner.interaction` -> their names in heads.json.
+INTERACTIONS_ON_DISK = {"bi_encoder": "towers", "cross_encoder": "cross"}
+
+
 class Ranker(nn.Module):
     """Logit of a click on what was looked at = s u.v + (1 + b) r.v + bias; of a purchase = s' u.v + bias'.
 
     u and v are unit vectors of query and item, r the query's residual (`QueryResidual`), s a fixed scale. b is the exponent of the weights:
-    r is learned as p(y|x) is, and a logit trained under (p(y|x)/p(y))^b is 1 + b times as steep. Under ``cross`` the pair is read together
+    r is learned as p(y|x) is, and a logit trained under (p(y|x)/p(y))^b is 1 + b times as steep. Under ``cross_encoder`` the pair is read together
     and a head that starts at zero adds to both logits.
     """
 
@@ -70,7 +74,7 @@ class Ranker(nn.Module):
         self.bias = nn.Parameter(torch.tensor(-1.9 - 0.35 * scale))
         self.purchase_scale = nn.Parameter(torch.tensor(2.0))
         self.purchase_bias = nn.Parameter(torch.tensor(-2.0))
-        self.cross = nn.Linear(encoder.width, 2) if interaction == "cross" else None
+        self.cross = nn.Linear(encoder.width, 2) if interaction == "cross_encoder" else None
         if self.cross is not None:
             nn.init.zeros_(self.cross.weight)
             nn.init.zeros_(self.cross.bias)
@@ -132,7 +136,7 @@ class Ranker(nn.Module):
     def description(self) -> dict[str, Any]:
         """What, beside the tensors, a version needs to score as this ranker does."""
         return {
-            "interaction": self.interaction,
+            "interaction": INTERACTIONS_ON_DISK[self.interaction],
             "max_tokens": self.texts.max_tokens,
             "pooling": self.encoder.pooling,
             "prefix": self.encoder.prefix_digest(),

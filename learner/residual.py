@@ -20,13 +20,15 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from learner.errors import Corrupt
+from weighting.constraints import Count, NotNegativeInt, check
 
 Vector = NDArray[np.float32]
 FORMAT = 1
@@ -34,36 +36,24 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResidualConfig:
-    """How fast and how far a query may leave its text.
+    """Residual of recurring queries: what they learn beyond their text."""
 
-    Attributes:
-        shrinkage: lambda, precision of the Gaussian prior on r.
-        steps: gradient steps for each batch that a query occurs in; 0 switches the residual off.
-        max_exposure: exposure of an item beyond which its counts are halved: what it was clicked long ago fades.
-        max_queries: queries remembered; the one unseen for longest goes first.
-    """
-
-    shrinkage: float = 1.0
-    steps: int = 2
-    max_exposure: float = 500.0
-    max_queries: int = 50_000
+    shrinkage: Annotated[
+        float, Meta(ge=1e-6, description="Precision of the Gaussian prior on the residual.")
+    ] = 1.0
+    steps: Annotated[
+        NotNegativeInt, Meta(description="Gradient steps per batch with the query; 0 disables it.")
+    ] = 2
+    max_exposure: Annotated[
+        float, Meta(ge=1, description="Exposure of an item beyond which its counts are halved.")
+    ] = 500.0
+    max_queries: Annotated[
+        Count, Meta(description="Queries kept; the least recent is evicted first.")
+    ] = 50_000
 
     def __post_init__(self) -> None:
-        """Refuse what has no meaning.
-
-        Raises:
-            ValueError: names key, value and expectation.
-        """
-        for key, least in (
-            ("shrinkage", 1e-6),
-            ("steps", 0),
-            ("max_exposure", 1),
-            ("max_queries", 1),
-        ):
-            if not getattr(self, key) >= least:
-                raise ValueError(
-                    f"learner.residual.{key}: got {getattr(self, key)!r}, expected a number >= {least}"
-                )
+        """Check every field."""
+        check(self, "learner.residual")
 
 
 class _Recurring:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from learner.encoder.model import Encoder, PrefixCache, load_saved
 from learner.encoder.tokens import Texts, load_tokenizer
-from learner.ranker import Ranker
+from learner.ranker import INTERACTIONS_ON_DISK, Ranker
 from learner.request import Scores, ScoringInput
 from learner.residual import QueryResidual
 from learner.store import blobs
@@ -51,11 +51,12 @@ def load_scorer(
     texts = Texts(load_tokenizer(path), max_tokens=heads["max_tokens"])
     weigher = Weigher(msgspec.convert(heads["weighting"], WeigherConfig))
     weigher.restore((path / "estimator.msgpack").read_bytes())
+    interactions = {written: name for name, written in INTERACTIONS_ON_DISK.items()}
     ranker = Ranker(
         encoder,
         texts,
         residual,
-        interaction=heads["interaction"],
+        interaction=interactions[heads["interaction"]],
         scale=heads["scale"],
         exponent=weigher.config.exponent,
     )

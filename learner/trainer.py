@@ -151,7 +151,7 @@ class Trainer:
             texts,
             residual,
             interaction=config.interaction,
-            scale=config.scale,
+            scale=config.logit_scale,
             exponent=weigher.config.exponent,
         )
         self._start = [p.detach().clone() for p in encoder.trained()]
@@ -338,7 +338,7 @@ class Trainer:
         """Add up the gradients of all ranks and shorten the sum; the norm before."""
         moving = [p for p in self._moving() if p.grad is not None]
         self.ranks.sum_([p.grad for p in moving if p.grad is not None])
-        return float(torch.nn.utils.clip_grad_norm_(moving, self.config.max_gradient_norm))
+        return float(torch.nn.utils.clip_grad_norm_(moving, self.config.max_grad_norm))
 
     def _move(self) -> None:
         """One AdamW step."""
@@ -349,7 +349,7 @@ class Trainer:
             )  # never turn round the encoder's order under a query that was never seen
             # L2-SP (Li et al., ICML 2018), decoupled from the gradient as AdamW's decay is: a memory of 1 / (lr pull) steps
             for parameter, start in zip(self.ranker.encoder.trained(), self._start, strict=True):
-                parameter.lerp_(start, min(1.0, self.config.lr * self.config.pull))
+                parameter.lerp_(start, min(1.0, self.config.lr * self.config.l2_sp))
 
     def _moving(self) -> list[torch.nn.Parameter]:
         return [p for group in self._optimizer.param_groups for p in group["params"]]

@@ -23,7 +23,9 @@ from consumers.source import Record
 from deploy.admin.events import validate
 from deploy.cli.app import app
 from deploy.process.terminal import Output
-from deploy.settings.tree import Settings, describe, load
+from deploy.settings.load import load
+from deploy.settings.render import describe
+from deploy.settings.tree import Settings
 from learner.artifact import Store
 from serving.telemetry import ROUTES
 from tests.layering import DOORS, modules
@@ -390,6 +392,8 @@ def test_every_file_of_a_version_has_its_owner_in_the_architecture() -> None:
 
     named = {text for text in spans("ARCHITECTURE.md") if "." in text}
     written = (
-        Trainer(LearnerConfig(model="random:1x32", interaction="cross"), Weigher()).files().keys()
+        Trainer(LearnerConfig(model="random:1x32", interaction="cross_encoder"), Weigher())
+        .files()
+        .keys()
     )
     assert written - named == set()

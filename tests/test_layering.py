@@ -24,12 +24,12 @@ PLANTED = {
     "a folder knows one above it": (
         "consumers/join.py",
         "from learner.encoder.model import Encoder",
-        "consumers may import weighting.provenance, weighting.sample, weighting.tasks of ours",
+        "consumers may import weighting.constraints, weighting.provenance, weighting.sample, weighting.tasks of ours",
     ),
     "a folder goes around a door": (
         "consumers/join.py",
         "import weighting.ratio",
-        "consumers may import weighting.provenance, weighting.sample, weighting.tasks of ours",
+        "consumers may import weighting.constraints, weighting.provenance, weighting.sample, weighting.tasks of ours",
     ),
     "a lazy import counts": (
         "weighting/sample.py",

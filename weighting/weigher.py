@@ -11,14 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 from scipy.special import expit
 
 from weighting.clip import ClipConfig, clip
+from weighting.constraints import Share, check
 from weighting.delay_correction import delay_factor
 from weighting.diagnostics import effective_sample_ratio, normalization_ratio
 from weighting.errors import SnapshotError, WeightError
@@ -27,7 +29,7 @@ from weighting.estimators.conditional import Conditional, ConditionalConfig, Pre
 from weighting.estimators.delayed_positives import ArrivalRatio
 from weighting.estimators.prior import Prior, PriorConfig
 from weighting.features import Document
-from weighting.ratio import check_exponent, ratio
+from weighting.ratio import LEAST_EXPONENT, ratio
 from weighting.sample import CopyKind, Sample
 from weighting.tasks import CLICK, TASKS, TaskName
 
@@ -38,12 +40,7 @@ _LEAST = 1e-6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskConfig:
-    """The estimators of one task.
-
-    Attributes:
-        prior: p(y).
-        late: S, the share of positives that arrive after the first copy.
-    """
+    """Estimators of one task: p(y), and the share of positives after the first copy."""
 
     prior: PriorConfig = field(default_factory=PriorConfig)
     late: PriorConfig = field(default_factory=lambda: PriorConfig(initial=0.05, initial_mass=20.0))
@@ -51,21 +48,22 @@ class TaskConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeigherConfig:
-    """How a weight is made.
+    """Scheme, bounds and estimators of the weights.
 
-    Attributes:
-        exponent: b of (p(y|x)/p(y))^b; 1 is the weight as the project defines it, 0 switches it off.
-        clip: bounds and normalisation.
-        denoise: d in [0, 1]: the label that is learned is (1 - d) y + d p(y=1|x).
-        conditional: p(y|x), of every task.
-        calibration: of every task's p(y|x).
-        click: the click task (shown -> clicked).
-        purchase: the purchase task (clicked -> bought). Two thirds of a shop's purchases came later than 15 minutes after the click.
+    Two thirds of a shop's purchases came later than 15 minutes after the click.
     """
 
-    exponent: float = 1.0
+    exponent: Annotated[
+        float,
+        Meta(
+            gt=LEAST_EXPONENT,
+            description="b of (p(y|x)/p(y))^b: 0 is off; at -1 all signal is destroyed.",
+        ),
+    ] = 1.0
     clip: ClipConfig = field(default_factory=ClipConfig)
-    denoise: float = 0.0
+    denoise: Annotated[
+        Share, Meta(description="d: the label learned is (1 - d) y + d p(y=1|x).")
+    ] = 0.0
     conditional: ConditionalConfig = field(default_factory=ConditionalConfig)
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     click: TaskConfig = field(default_factory=TaskConfig)
@@ -76,14 +74,8 @@ class WeigherConfig:
     )
 
     def __post_init__(self) -> None:
-        """Refuse an exponent without an inverse, and a share that is none.
-
-        Raises:
-            ValueError: names key, value and expectation.
-        """
-        check_exponent(self.exponent)
-        if not 0 <= self.denoise <= 1:
-            raise ValueError(f"denoise: got {self.denoise!r}, expected a number in [0, 1]")
+        """Check every field."""
+        check(self, "weighting")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

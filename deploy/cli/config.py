@@ -21,7 +21,7 @@ def init(file: Annotated[Path, typer.Argument(metavar="FILE")] = Path("steelyard
 
     An existing file is left alone (exit 3).
     """
-    from deploy.settings.tree import starter
+    from deploy.settings.render import starter
 
     try:
         with file.open("x", encoding="utf-8") as stream:
@@ -41,7 +41,7 @@ def show(
     ] = False,
 ) -> None:
     """Print every key with its value."""
-    from deploy.settings.tree import describe
+    from deploy.settings.render import describe
 
     entries = describe(options.settings())
     if options.as_json:
@@ -76,6 +76,6 @@ def check(options: Options) -> None:
 @app.command()
 def schema() -> None:
     """Print the JSON Schema of a settings file, for editors."""
-    from deploy.settings.tree import json_schema
+    from deploy.settings.render import json_schema
 
     typer.echo(json.dumps(json_schema(), indent=2))

@@ -70,7 +70,7 @@ class Options:
             UsageError: a --set has no value.
             SettingsError: all that is wrong with the settings.
         """
-        from deploy.settings.tree import load
+        from deploy.settings.load import load
 
         servers = self.bootstrap_servers
         overrides = {"kafka.bootstrap_servers": servers} if servers else {}

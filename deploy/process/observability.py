@@ -11,10 +11,11 @@ import sys
 import urllib.request
 from dataclasses import dataclass
 from threading import Thread
-from typing import Literal, TextIO
+from typing import Annotated, Literal, TextIO
 from wsgiref.simple_server import WSGIServer
 
 import structlog
+from msgspec import Meta
 from prometheus_client import (
     CollectorRegistry,
     GCCollector,
@@ -25,36 +26,32 @@ from prometheus_client import (
 from prometheus_client.parser import text_string_to_metric_families
 
 from deploy.errors import PortTaken
+from weighting.constraints import Port, check
 
 _SPARSE_SECONDS = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObservabilityConfig:
-    """What a process tells about itself.
+    """Logs and metrics of a process."""
 
-    Attributes:
-        log_format: json (one object a line), console, or auto (console on a terminal).
-        log_level: least level that is logged.
-        metrics_host: where the learner's metrics are.
-        metrics_port: the same; 0 takes a free one. Serving has its own under /metrics.
-    """
-
-    log_format: Literal["auto", "json", "console"] = "auto"
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    metrics_host: str = "127.0.0.1"
-    metrics_port: int = 9464
+    log_format: Annotated[
+        Literal["auto", "json", "console"],
+        Meta(description="json (an object a line), console, or auto: console on a terminal."),
+    ] = "auto"
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Meta(description="Lowest level logged.")
+    ] = "info"
+    metrics_host: Annotated[str, Meta(description="Address of the learner's metrics.")] = (
+        "127.0.0.1"
+    )
+    metrics_port: Annotated[
+        Port, Meta(description="Their port, 0 for a free one; the server's are under its /metrics.")
+    ] = 9464
 
     def __post_init__(self) -> None:
-        """Refuse what is no port.
-
-        Raises:
-            ValueError: names key, value and expectation.
-        """
-        if not 0 <= self.metrics_port <= 65535:
-            raise ValueError(
-                f"observability.metrics_port: got {self.metrics_port!r}, expected a port from 0 to 65535"
-            )
+        """Check every field."""
+        check(self, "observability")
 
 
 def configure_logging(config: ObservabilityConfig, stream: TextIO | None = None) -> None:

@@ -12,7 +12,7 @@ from consumers.kafka.options import KafkaConfig
 from consumers.source import TopicPartition
 from consumers.telemetry import Telemetry
 from deploy.roles.learn import AdvisoryCommit, LearnRole
-from deploy.settings.tree import load
+from deploy.settings.load import load
 from learner.store import verdict
 from learner.store.blobs import Disk
 from tests.learner.saving import saved

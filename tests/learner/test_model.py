@@ -185,7 +185,7 @@ def test_the_folder_of_a_version_opens_with_plain_transformers_and_gives_the_sam
     )
 
 
-@pytest.mark.parametrize("interaction", ["towers", "cross"])
+@pytest.mark.parametrize("interaction", ["bi_encoder", "cross_encoder"])
 @pytest.mark.parametrize("tuning", ["top:1", "frozen"])
 def test_before_any_training_the_ranking_is_that_of_the_cosine(
     interaction: str, tuning: str

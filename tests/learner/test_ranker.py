@@ -15,7 +15,7 @@ from tests.learner.training import text
 ITEMS = [text(i) for i in range(0, 400, 20)]
 
 
-def ranker(interaction: str = "towers", *, tuning: str = "full") -> Ranker:
+def ranker(interaction: str = "bi_encoder", *, tuning: str = "full") -> Ranker:
     torch.set_num_threads(1)
     model, tokenizer, _ = load_pretrained("random:2x64")
     encoder = Encoder(model, tuning=tuning)
@@ -49,7 +49,7 @@ def learn(own: Ranker, query: str, clicked: int) -> None:
     )
 
 
-@pytest.mark.parametrize("interaction", ["towers", "cross"])
+@pytest.mark.parametrize("interaction", ["bi_encoder", "cross_encoder"])
 def test_a_query_never_seen_keeps_exactly_the_order_and_the_logits_of_the_encoder(
     interaction: str,
 ) -> None:
@@ -67,7 +67,7 @@ def test_a_query_never_seen_keeps_exactly_the_order_and_the_logits_of_the_encode
         )
 
 
-@pytest.mark.parametrize("interaction", ["towers", "cross"])
+@pytest.mark.parametrize("interaction", ["bi_encoder", "cross_encoder"])
 def test_both_interactions_start_as_the_cosine(interaction: str) -> None:
     own = ranker(interaction)
     with torch.no_grad():
@@ -83,7 +83,7 @@ def test_both_interactions_start_as_the_cosine(interaction: str) -> None:
 
 
 def test_a_pair_read_together_moves_its_head_from_the_first_step_on() -> None:
-    own = ranker("cross")
+    own = ranker("cross_encoder")
     own(["red shoe"] * len(ITEMS), ITEMS).click.sum().backward()
     assert own.cross is not None
     assert own.cross.weight.grad is not None
@@ -108,7 +108,7 @@ def taught(interaction: str) -> Ranker:
 
 
 def test_a_pair_has_one_logit_whatever_it_is_scored_with() -> None:
-    for interaction in ("towers", "cross"):
+    for interaction in ("bi_encoder", "cross_encoder"):
         own, fresh = taught(interaction), taught(interaction)
         with torch.inference_mode():
             together = own(

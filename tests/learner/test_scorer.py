@@ -23,7 +23,7 @@ KINDS: list[dict[str, Any]] = [
     {"tuning": "full"},
     {"tuning": "top:1"},
     {"tuning": "frozen"},
-    {"tuning": "full", "interaction": "cross"},
+    {"tuning": "full", "interaction": "cross_encoder"},
     {"tuning": "top:1", "dropout": 0.2},
 ]
 

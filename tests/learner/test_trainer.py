@@ -36,7 +36,7 @@ KINDS: list[dict[str, Any]] = [
     {"tuning": "full"},
     {"tuning": "top:1"},
     {"tuning": "full", "loss": "listwise"},
-    {"tuning": "full", "interaction": "cross"},
+    {"tuning": "full", "interaction": "cross_encoder"},
     {"tuning": "full", "dropout": 0.3},
     {"tuning": "top:1", "dropout": 0.3},
     {"tuning": "frozen"},
@@ -303,10 +303,10 @@ def test_a_refused_batch_changes_nothing() -> None:
     assert own.files() == before
 
 
-def test_a_pull_holds_the_encoder_near_its_start() -> None:
+def test_l2_sp_holds_the_encoder_near_its_start() -> None:
     moved = []
-    for pull in (0.0, 900.0):
-        own = trainer(pull=pull, weight_decay=0.0)
+    for l2_sp in (0.0, 900.0):
+        own = trainer(l2_sp=l2_sp, weight_decay=0.0)
         start = weights_of(own)
         for batch in batches(6):
             own.step(batch)

@@ -9,13 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 from river import compose
 from scipy.special import expit
 
+from weighting.constraints import check
 from weighting.estimators.logistic import DiagonalLogistic
 from weighting.estimators.propensity import Propensity, PropensityConfig
 from weighting.features import Document, FieldConfig, Fields
@@ -26,26 +28,17 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConditionalConfig:
-    """What the estimator looks at, and how long it remembers.
-
-    Attributes:
-        fields: the hashed fields.
-        propensity: the places of a list (click task).
-        memory: how many of its own samples a coefficient remembers.
-    """
+    """Inputs of the estimator of p(y|x), and how long it remembers."""
 
     fields: FieldConfig = field(default_factory=FieldConfig)
     propensity: PropensityConfig = field(default_factory=PropensityConfig)
-    memory: float = 20_000.0
+    memory: Annotated[
+        float, Meta(ge=1, description="Samples of its own that a coefficient remembers.")
+    ] = 20_000.0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be learned from.
-
-        Raises:
-            ValueError: names key, value and expectation.
-        """
-        if not self.memory >= 1:
-            raise ValueError(f"conditional.memory: got {self.memory!r}, expected a number >= 1")
+        """Check every field."""
+        check(self, "conditional")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
+
+from weighting.constraints import NotNegative, Positive, check
 
 Array = NDArray[np.float64]
 _LARGEST_POSITION = 50
@@ -15,32 +18,21 @@ _LARGEST_POSITION = 50
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PropensityConfig:
-    """What is assumed of places before any sample, and for how long.
+    """Assumptions about positions before any sample, and how long they are kept."""
 
-    Attributes:
-        decline: eta of the assumed k^-eta; 0 assumes that every place is looked at alike.
-        mass: expected clicks that the assumption is worth, per place.
-        memory: samples that a place remembers.
-    """
-
-    decline: float = 1.0
-    mass: float = 5.0
-    memory: float = 20_000.0
+    decline: Annotated[
+        NotNegative, Meta(le=5, description="eta of the assumed k^-eta; 0: all examined alike.")
+    ] = 1.0
+    mass: Annotated[
+        Positive, Meta(description="Expected clicks that the assumption is worth, per position.")
+    ] = 5.0
+    memory: Annotated[float, Meta(ge=1, description="Samples that a position remembers.")] = (
+        20_000.0
+    )
 
     def __post_init__(self) -> None:
-        """Refuse what is not a decline.
-
-        Raises:
-            ValueError: names key, value and expectation.
-        """
-        if not 0 <= self.decline <= 5:
-            raise ValueError(
-                f"propensity.decline: got {self.decline!r}, expected a number in [0, 5]"
-            )
-        if not (0 < self.mass < float("inf") and self.memory >= 1):
-            raise ValueError(
-                f"propensity: got mass {self.mass!r} and memory {self.memory!r}, expected mass > 0 and memory >= 1"
-            )
+        """Check every field."""
+        check(self, "propensity")
 
 
 class Propensity:

@@ -1,0 +1,31 @@
+"""Former names of settings, so that an error can name the present one."""
+
+from __future__ import annotations
+
+#: Former key or section -> its present name.
+KEYS = {
+    "learner.batch": "learner.batch_size",
+    "learner.pull": "learner.l2_sp",
+    "learner.scale": "learner.logit_scale",
+    "learner.max_gradient_norm": "learner.max_grad_norm",
+}
+
+#: Key -> its former values with their present names.
+VALUES = {"learner.interaction": {"towers": "bi_encoder", "cross": "cross_encoder"}}
+
+
+def present_key(key: str) -> str | None:
+    """Return the present name of a former key, None if it is not a former one.
+
+    >>> present_key("learner.batch")
+    'learner.batch_size'
+    """
+    for former, present in KEYS.items():
+        if key == former or key.startswith(f"{former}."):
+            return present + key.removeprefix(former)
+    return None
+
+
+def present_value(key: str, value: object) -> str | None:
+    """Return the present name of a former value, None if it is not a former one."""
+    return VALUES.get(key, {}).get(value) if isinstance(value, str) else None
