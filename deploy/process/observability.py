@@ -1,6 +1,7 @@
 """Logs and the metrics port of a process; nothing else configures them.
 
-Everybody logs events with fields through the standard library (`log.info("version swapped", extra={"version": "v000012"})`).
+Other modules log events with fields through the standard library:
+`log.info("version swapped", extra={"version": "v000012"})`.
 """
 
 from __future__ import annotations
@@ -55,7 +56,10 @@ class ObservabilityConfig:
 
 
 def configure_logging(config: ObservabilityConfig, stream: TextIO | None = None) -> None:
-    """Send every record to `stream` (standard error), as one JSON object or one readable line. Calling it again replaces the first call."""
+    """Send every record to `stream` (standard error), one JSON object or readable line each.
+
+    A second call replaces the first.
+    """
     stream = stream or sys.stderr
     console = config.log_format == "console" or (config.log_format == "auto" and stream.isatty())
     shared: list[structlog.typing.Processor] = [
@@ -95,21 +99,23 @@ def configure_logging(config: ObservabilityConfig, stream: TextIO | None = None)
 
 
 class _Sparse(logging.Filter):
-    """Lets the client library of Kafka say the same thing once in five minutes: while brokers are down it would eight times a second."""
+    """Filter that passes each message of Kafka's client library once in five minutes.
+
+    While brokers are down it would log eight times a second.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self._told: dict[
-            tuple[str, int], float
-        ] = {}  # logger and line of its source -> when it was last let through
+        # Logger and line of its source -> time when it last passed.
+        self._passed: dict[tuple[str, int], float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         if not record.name.startswith("kafka."):
             return True
         place = (record.name, record.lineno)
-        if 0 <= record.created - self._told.get(place, -math.inf) < _SPARSE_SECONDS:
+        if 0 <= record.created - self._passed.get(place, -math.inf) < _SPARSE_SECONDS:
             return False
-        self._told[place] = record.created
+        self._passed[place] = record.created
         return True
 
 
@@ -122,7 +128,7 @@ def _without_terminal_colours(
 
 
 def new_registry() -> CollectorRegistry:
-    """Return a registry that already tells about the process: memory, descriptors, garbage collection, Python."""
+    """Return a registry with series on memory, descriptors, garbage collection and Python."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     GCCollector(registry=registry)
@@ -131,15 +137,15 @@ def new_registry() -> CollectorRegistry:
 
 
 class MetricsServer:
-    """Prometheus' endpoint of one registry, in a thread of its own."""
+    """Prometheus endpoint of one registry, in a thread of its own."""
 
     def __init__(self, server: WSGIServer, thread: Thread) -> None:
-        """Take what is already running; `start_metrics` makes it."""
+        """Take a running server; `start_metrics` starts one."""
         self._server, self._thread = server, thread
 
     @property
     def port(self) -> int:
-        """The port that it listens on."""
+        """Port that it listens on."""
         return int(self._server.server_port)
 
     def close(self) -> None:
@@ -153,7 +159,7 @@ def start_metrics(registry: CollectorRegistry, port: int, host: str = "127.0.0.1
     """Serve `registry` on `port`; 0 takes a free one.
 
     Raises:
-        PortTaken: somebody else listens there.
+        PortTaken: another process listens there.
     """
     try:
         return MetricsServer(*start_http_server(port, host, registry=registry))
@@ -162,10 +168,10 @@ def start_metrics(registry: CollectorRegistry, port: int, host: str = "127.0.0.1
 
 
 def scrape(url: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-    """Return what a `/metrics` page says now: (name of the sample, its labels) -> value.
+    """Return the samples of a `/metrics` page: (name, labels) -> value.
 
     Raises:
-        OSError: nobody answers there.
+        OSError: there is no answer.
     """
     with urllib.request.urlopen(url, timeout=10) as answer:
         text = answer.read().decode()
