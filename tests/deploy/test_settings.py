@@ -237,10 +237,9 @@ def test_a_file_of_another_form_is_one_error(file: Path, text: str, expected: st
 
 
 def test_a_missing_file_is_one_error_that_says_how_to_make_one(file: Path) -> None:
-    with pytest.raises(
-        SettingsError,
-        match=r"yaml: cannot be read: No such file or directory\. `steelyard config init` writes one\.",
-    ):
+    remedy = r"`steelyard config init` writes one\."
+    refusal = rf"yaml: cannot be read: No such file or directory\. {remedy}"
+    with pytest.raises(SettingsError, match=refusal):
         load(file, {})
 
 
