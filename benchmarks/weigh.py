@@ -1,8 +1,9 @@
-"""Samples per second of `Weigher.weigh`, and milliseconds of `memory_logits` for 40 documents, on one core.
+"""Speed of `Weigher.weigh`, and of `pair_memory_logits` for 40 documents, on one core.
 
     python -m benchmarks.weigh [--num-samples N] [--batch-size N] [--repeats N]
 
-Seconds are CPU seconds of this one thread, so that a busy machine does not count. The last line is JSON.
+Seconds are CPU seconds of this one thread, so that a busy machine does not count. The last line is
+JSON.
 """
 
 from __future__ import annotations
@@ -12,33 +13,22 @@ import json
 import os
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from weighting.provenance import Position
 from weighting.sample import Attribute, CopyKind, Sample
-from weighting.tasks import CLICK, PURCHASE
-from weighting.weigher import Weigher, WeigherConfig
+from weighting.tasks import CLICK, PURCHASE, TaskName
+from weighting.weigher import Weigher
 
 _WORDS = (
-    "red",
-    "blue",
-    "shoe",
-    "shoes",
-    "lamp",
-    "desk",
-    "oak",
-    "steel",
-    "small",
-    "large",
-    "running",
-    "garden",
-    "phone",
-    "case",
-    "cotton",
-    "men",
-)
+    "red blue shoe shoes lamp desk oak steel small large running garden phone case cotton men"
+).split()
+_SECOND_US = 1_000_000
+_WINDOW_US = 900 * _SECOND_US
+_WEEK_US = 7 * 86_400 * _SECOND_US
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,52 +41,68 @@ class Item:
 
 
 def samples(n: int, seed: int = 0) -> list[Sample]:
-    """A stream of shown lists of ten, one in ten of its samples a click that goes on to the purchase task."""
+    """N samples of lists of ten; a clicked one goes on to the purchase task."""
     rng = np.random.default_rng(seed)
-    items = [
-        Item(
-            id=f"SKU-{i}",
-            text=" ".join(rng.choice(_WORDS, 9)),
-            attributes={
-                "category": f"c{i % 23}",
-                "brand": f"b{i % 60}",
-                "price": float(rng.uniform(1, 500)),
-            },
-        )
-        for i in range(5000)
-    ]
+    items = [_item(i, rng) for i in range(5000)]
     queries = [" ".join(rng.choice(_WORDS, 3)) for _ in range(500)]
     stream: list[Sample] = []
     while len(stream) < n:
-        at = len(stream) * 1_000_000
+        at = len(stream) * _SECOND_US
         query = queries[int(rng.integers(len(queries)))]
         for position, i in enumerate(rng.integers(len(items), size=10), 1):
             click = bool(rng.random() < 0.3 / position)
             for task in (CLICK, PURCHASE) if click else (CLICK,):
-                stream.append(
-                    Sample(
-                        sample_id=f"{len(stream)}",
-                        task=task,
-                        copy_kind=CopyKind.FIRST,
-                        label=int(click if task == CLICK else rng.random() < 0.1),
-                        list_id=f"q{at}",
-                        list_size=10,
-                        query=query,
-                        item_id=items[i].id,
-                        text=items[i].text,
-                        attributes=items[i].attributes,
-                        position=position,
-                        shown_us=at,
-                        event_time_us=at,
-                        elapsed_us=900_000_000,
-                        delay_us=None,
-                        window_us=900_000_000,
-                        attribution_us=604_800_000_000,
-                        inferred=False,
-                        positions=(Position("exposures", 0, at),),
-                    )
-                )
+                label = int(click if task == CLICK else rng.random() < 0.1)
+                number = str(len(stream))
+                stream.append(_sample(number, task, label, query, items[i], position, at))
     return stream[:n]
+
+
+def _item(i: int, rng: np.random.Generator) -> Item:
+    text = " ".join(rng.choice(_WORDS, 9))
+    price = float(rng.uniform(1, 500))
+    attributes: dict[str, Attribute] = {"category": f"c{i % 23}", "brand": f"b{i % 60}"}
+    return Item(id=f"SKU-{i}", text=text, attributes={**attributes, "price": price})
+
+
+def _sample(
+    sample_id: str, task: TaskName, label: int, query: str, item: Item, position: int, at_us: int
+) -> Sample:
+    return Sample(
+        sample_id=sample_id,
+        task=task,
+        copy_kind=CopyKind.FIRST,
+        label=label,
+        list_id=f"q{at_us}",
+        list_size=10,
+        query=query,
+        item_id=item.id,
+        text=item.text,
+        attributes=item.attributes,
+        position=position,
+        shown_us=at_us,
+        event_time_us=at_us,
+        elapsed_us=_WINDOW_US,
+        delay_us=None,
+        window_us=_WINDOW_US,
+        attribution_us=_WEEK_US,
+        inferred=False,
+        positions=(Position("exposures", 0, at_us),),
+    )
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    """CPU seconds of one call."""
+    started = time.process_time()
+    run()
+    return time.process_time() - started
+
+
+def _weigh_all(stream: list[Sample], batch_size: int) -> Weigher:
+    weigher = Weigher()
+    for i in range(0, len(stream), batch_size):
+        weigher.weigh(stream[i : i + batch_size])
+    return weigher
 
 
 def main() -> None:
@@ -108,41 +114,32 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
-    stream = samples(arguments.num_samples)
+    stream, batch_size = samples(arguments.num_samples), arguments.batch_size
 
-    rates = []
-    for _ in range(arguments.repeats):
-        weigher = Weigher(WeigherConfig())
-        started = time.process_time()
-        for i in range(0, len(stream), arguments.batch_size):
-            weigher.weigh(stream[i : i + arguments.batch_size])
-        rates.append(len(stream) / (time.process_time() - started))
+    times = [_seconds(lambda: _weigh_all(stream, batch_size)) for _ in range(arguments.repeats)]
+    rates = [len(stream) / seconds for seconds in times]
 
+    weigher, query = _weigh_all(stream, batch_size), stream[0].query
     documents = [Item(id=s.item_id, text=s.text, attributes=s.attributes) for s in stream[:40]]
-    times = []
-    for _ in range(200):
-        started = time.process_time()
-        weigher.memory_logits(CLICK, stream[0].query, documents)
-        times.append(1e3 * (time.process_time() - started))
-
-    started = time.process_time()
-    snapshot = weigher.snapshot()
+    asking = [
+        _seconds(lambda: weigher.pair_memory_logits(CLICK, query, documents)) for _ in range(200)
+    ]
+    saving = _seconds(weigher.snapshot)
     result = {
         "benchmark": "weigh",
-        "batch_size": arguments.batch_size,
+        "batch_size": batch_size,
         "num_samples": len(stream),
         "samples_per_second": round(float(np.median(rates))),
         "samples_per_second_all": [round(rate) for rate in rates],
-        "memory_logits_40_documents_ms": round(float(np.median(times)), 3),
-        "snapshot_bytes": len(snapshot),
-        "snapshot_ms": round(1e3 * (time.process_time() - started), 1),
+        "pair_memory_logits_40_documents_ms": round(1e3 * float(np.median(asking)), 3),
+        "snapshot_bytes": len(weigher.snapshot()),
+        "snapshot_ms": round(1e3 * saving, 1),
         "python": platform.python_version(),
         "machine": platform.machine(),
         "cores": os.cpu_count(),
     }
-    print(
-        f"weigh: {result['samples_per_second']:,} samples/s at batch {arguments.batch_size}; one core"
-    )
+    rate = result["samples_per_second"]
+    print(f"weigh: {rate:,} samples/s at batch {batch_size}; one core")
     print(json.dumps(result, sort_keys=True))
 
 

@@ -55,6 +55,8 @@ class LossWatch(msgspec.Struct, kw_only=True):
                     f"{self.num_nonfinite} steps in a row whose scores, loss or gradient are not finite",
                 )
             return
+        if not num_samples:
+            return
         self.num_nonfinite = 0
         limit = self.mean + DEVIATIONS * math.sqrt(
             self.variance / num_samples + (_LEAST_RATIO * self.mean) ** 2

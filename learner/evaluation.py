@@ -14,10 +14,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from weighting.checks import check_finite, check_labels
+from weighting.errors import WeightError
+
 Array = NDArray[np.float64]
 _NUM_BINS = 400
 _EDGE = 10.0
-_MAX_BLOCKS = 128
+MAX_BLOCKS = 128
 _FIRST_BLOCK = 64
 _LATEST = 8  #: blocks that `latest` looks at
 _DECILES = 10
@@ -56,7 +59,20 @@ class Evaluation:
         self._block_size = _FIRST_BLOCK
 
     def update(self, logit: Array, label: Array, *, prior: float) -> None:
-        """Add N samples: logits (N,) as they were before anything learned them, labels (N,) 0 or 1, and p(y=1) as it was."""
+        """Add N samples, as they were predicted before anything learned them.
+
+        Args:
+            logit: (N,) logits.
+            label: (N,) labels, 0 or 1.
+            prior: p(y=1) as it was.
+
+        Raises:
+            WeightError: an input is NaN, infinite or out of range.
+        """
+        check_finite("logit", logit)
+        check_labels(label)
+        if not 0 < prior < 1:
+            raise WeightError("prior", prior, "a probability in (0, 1)")
         size = self._block_size  # blocks may be merged, and so grow, on the way
         for start in range(0, len(logit), size):
             self._add(logit[start : start + size], label[start : start + size], prior)
@@ -76,7 +92,7 @@ class Evaluation:
         self._blocks[-1] += _Block(counts, sums)
         if self._blocks[-1].num_samples >= self._block_size:
             self._blocks.append(_Block())
-        if len(self._blocks) > _MAX_BLOCKS:
+        if len(self._blocks) > MAX_BLOCKS:
             pairs = self._blocks + [_Block()] * (len(self._blocks) % 2)
             self._blocks = [a + b for a, b in zip(pairs[::2], pairs[1::2], strict=True)]
             self._block_size *= 2

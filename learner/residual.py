@@ -28,6 +28,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from learner.errors import Corrupt
+from weighting.checks import check_finite, check_weights
 from weighting.constraints import Count, NotNegativeInt, check
 
 Vector = NDArray[np.float32]
@@ -50,6 +51,9 @@ class ResidualConfig:
     max_queries: Annotated[
         Count, Meta(description="Queries kept; the least recent is evicted first.")
     ] = 50_000
+    max_items: Annotated[
+        Count, Meta(description="Items counted per query; the oldest is evicted first.")
+    ] = 1_000
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -108,7 +112,23 @@ class QueryResidual:
             base: (n,) the encoder's own logits, s u.v + bias.
             clicks: (n,) weighted clicks in this batch.
             exposure: (n,) weighted exposure in this batch, in showings at the first position.
+
+        Items without clicks and exposure teach nothing.
+
+        Raises:
+            WeightError: an input is NaN or infinite, or an exposure negative.
         """
+        counts = np.array([clicks, exposure], dtype=np.float64)
+        check_weights("clicks", counts[0])
+        check_weights("exposure", counts[1])
+        check_finite("base logit", base)
+        check_finite("item vector", vectors.sum(axis=-1))
+        used = np.flatnonzero(counts.any(axis=0)).tolist()
+        if not len(used):
+            return
+        if len(used) < len(items):
+            items, vectors, base = [items[i] for i in used], vectors[used], base[used]
+            clicks, exposure = counts[:, used].tolist()
         known = self._queries.get(query)
         if known is None:
             known = self._queries[query] = _Recurring(self.width)
@@ -122,6 +142,8 @@ class QueryResidual:
                 (new_c / 2, new_e / 2) if new_e > self.config.max_exposure else (new_c, new_e)
             )
         c_n, e_n = np.array([known.counts[item] for item in items]).T
+        for item in list(known.counts)[: max(0, len(known.counts) - self.config.max_items)]:
+            del known.counts[item]
         if (
             not e_n.sum() > 0
         ):  # late positives whose first copies were left out, as in quarantine: clicks without a showing are no rate

@@ -1,4 +1,4 @@
-"""Is this batch still worth its N? Effective sample size, and whether estimator and prior agree."""
+"""Diagnostics of a batch: effective sample size, agreement of estimator and prior."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ Array = NDArray[np.float64]
 
 
 def effective_sample_ratio(weight: Array) -> float:
-    """Kish's effective sample size (sum w)^2 / sum w^2, divided by N; 1 for equal weights and for an empty batch.
+    """Kish's effective sample size (sum w)^2 / sum w^2, divided by N.
+
+    It is 1 for equal weights, and for an empty batch.
 
     >>> effective_sample_ratio(np.array([1.0, 1.0, 0.0, 0.0]))
     0.5
@@ -21,8 +23,8 @@ def effective_sample_ratio(weight: Array) -> float:
 def normalization_ratio(p_positive: Array, prior: float) -> tuple[float, float]:
     """Mean of p(label|x) / p(label) over first copies, for label 0 and label 1.
 
-    It is 1 for any data when estimator and prior agree, whatever the labels were. (The mean of the weight over observed pairs is not:
-    that is 1 + chi-squared.)
+    It is 1 for any data when estimator and prior agree, whatever the labels were. (The mean of the
+    weight over observed pairs is not: that is 1 + chi-squared.)
 
     Args:
         p_positive: (N,) p(y=1|x) of the first copies, N >= 1.

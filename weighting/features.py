@@ -1,15 +1,17 @@
-"""A sample as the few hashed fields that the online estimators see.
+"""Hashed fields of a sample, the input of the online estimators.
 
-Hot path, at most 10 us a sample (`benchmarks/weigh.py`). Hashes are CRC-32 with a multiplicative mix: the same in every process.
+Hot path, at most 10 us a sample (`benchmarks/weigh.py`). Hashes are CRC-32 with a multiplicative
+mix: the same in every process.
 
-A field's value is the standard deviation of its effect on the logit before any sample, so that every coefficient starts as Normal(0, 1).
+A field's value is the standard deviation of its effect on the logit before any sample, so that
+every coefficient starts as Normal(0, 1).
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Protocol
 from zlib import crc32
@@ -21,14 +23,21 @@ from weighting.constraints import NotNegative, check
 from weighting.sample import Attribute
 
 _WORD = re.compile(r"\w+")
-_MIX = 0x9E3779B1  # the golden ratio of Fibonacci hashing: breaks CRC's linearity, under which crosses would collide in families
+# The golden ratio of Fibonacci hashing breaks CRC's linearity, under which crosses would collide
+# in families.
+_MIX = 0x9E3779B1
+_UINT32 = 0xFFFFFFFF
 _NUM_TEXT_CHARACTERS = 512
 _NUM_ATTRIBUTES = 16
 _NUM_CACHED = 16_384
+_NUM_OVERLAPS = 25  # words of the query, words of it in the text: 0 to 4 each
+
+# Salts keep the hashes of one field apart from those of another.
+_ITEM, _ATTRIBUTE, _QUERY_CATEGORY, _PAIR = 1, 2, 3, 4
 
 
 class Document(Protocol):
-    """What can be scored: anything with an id (or ""), a text and attributes."""
+    """Anything that can be scored: an id (or ""), a text and attributes."""
 
     @property
     def id(self) -> str:
@@ -36,7 +45,7 @@ class Document(Protocol):
 
     @property
     def text(self) -> str:
-        """What is shown of it."""
+        """The text that is shown of it."""
 
     @property
     def attributes(self) -> Mapping[str, Attribute]:
@@ -70,10 +79,10 @@ class FieldConfig:
 
 
 class Fields(base.Transformer):
-    """A river transformer from (query, id, text, attributes) to {bucket: value}; it learns nothing.
+    """A river transformer from (query, id, text, attributes) to {bucket: value}; learns nothing.
 
-    >>> x = Fields(FieldConfig()).transform_one({"query": "red shoes", "id": "SKU-7", "text": "Red shoe", "attributes": {}})
-    >>> len(x)  # bias, query, item, pair, overlap
+    >>> sample = {"query": "red shoes", "id": "SKU-7", "text": "Red shoe", "attributes": {}}
+    >>> len(Fields(FieldConfig()).transform_one(sample))  # bias, query, item, pair, overlap
     5
     """
 
@@ -81,70 +90,68 @@ class Fields(base.Transformer):
         """Lay out the buckets; caches start empty."""
         self.config = config
         self._shift = 32 - config.hash_bits
-        self._bias = (
-            1 << config.hash_bits
-        )  # the fields that most samples share have buckets of their own, behind the hashed ones
+        # Most samples share these fields: they have buckets of their own, behind the hashed ones.
+        self._bias = 1 << config.hash_bits
         self._overlap = self._bias + 1
-        self.num_buckets = self._overlap + 25
+        self.num_buckets = self._overlap + _NUM_OVERLAPS
         self._queries: dict[str, tuple[int, int, frozenset[str]]] = {}
         self._texts: dict[str, frozenset[str]] = {}
 
     def transform_one(self, x: dict[Any, Any]) -> dict[Any, Any]:
-        """River's way in: a dict with the keys query, id, text, attributes."""
+        """Return the fields of a dict with the keys query, id, text, attributes."""
         return self.fields(x["query"], x["id"], x["text"], x["attributes"])
 
     def fields(
         self, query: str, item_id: str, text: str, attributes: Mapping[str, Attribute]
     ) -> dict[int, float]:
         """Buckets and their values."""
-        c = self.config
-        shift = self._shift
-        query_bucket, query_crc, words = self._queries.get(query) or self._remember_query(query)
+        c, shift = self.config, self._shift
+        query_bucket, query_salt, words = self._queries.get(query) or self._cache_query(query)
         found = self._texts.get(text)
         if found is None:
-            found = self._remember_text(text)
+            found = self._cache_text(text)
         item = (item_id or text).encode("utf-8", "surrogatepass")
-        x: dict[int, float] = {
+        overlap = 5 * min(len(words & found), 4) + min(len(words), 4)
+        x: dict[int, float] = {  # hashes are inlined: a call costs as much as the hash itself
             self._bias: c.bias,
             query_bucket: c.query,
-            (crc32(item, 1) * _MIX & 0xFFFFFFFF) >> shift: c.item,
-            (crc32(item, query_crc) * _MIX & 0xFFFFFFFF) >> shift: c.pair,
-            self._overlap + 5 * min(len(words & found), 4) + min(len(words), 4): c.overlap,
+            (crc32(item, _ITEM) * _MIX & _UINT32) >> shift: c.item,
+            (crc32(item, query_salt) * _MIX & _UINT32) >> shift: c.pair,
+            self._overlap + overlap: c.overlap,
         }
-        if attributes:
-            names = (
-                sorted(attributes)[:_NUM_ATTRIBUTES]
-                if len(attributes) > _NUM_ATTRIBUTES
-                else attributes
-            )
-            for name in names:
-                value = f"{name}={_level(attributes[name])}".encode("utf-8", "surrogatepass")
-                x[(crc32(value, 2) * _MIX & 0xFFFFFFFF) >> shift] = c.attribute
-                if name == c.category:
-                    x[(crc32(value, query_crc ^ 3) * _MIX & 0xFFFFFFFF) >> shift] = c.query_category
+        names: Iterable[str] = attributes
+        if len(attributes) > _NUM_ATTRIBUTES:
+            names = sorted(attributes)[:_NUM_ATTRIBUTES]
+        for name in names:
+            value = f"{name}={_level(attributes[name])}".encode("utf-8", "surrogatepass")
+            x[(crc32(value, _ATTRIBUTE) * _MIX & _UINT32) >> shift] = c.attribute
+            if name == c.category:
+                crossed = crc32(value, query_salt ^ _QUERY_CATEGORY)
+                x[(crossed * _MIX & _UINT32) >> shift] = c.query_category
         return x
 
     def identity(self, query: str, item_id: str, text: str) -> tuple[int, int]:
         """Buckets of the query, and of the item under this query."""
-        query_bucket, query_crc, _ = self._queries.get(query) or self._remember_query(query)
-        return query_bucket, (
-            crc32((item_id or text).encode("utf-8", "surrogatepass"), query_crc) * _MIX & 0xFFFFFFFF
-        ) >> self._shift
+        query_bucket, query_salt, _ = self._queries.get(query) or self._cache_query(query)
+        item = (item_id or text).encode("utf-8", "surrogatepass")
+        return query_bucket, (crc32(item, query_salt) * _MIX & _UINT32) >> self._shift
 
     def constant(self) -> dict[int, float]:
         """The field that every sample has."""
         return {self._bias: self.config.bias}
 
-    def _remember_query(self, query: str) -> tuple[int, int, frozenset[str]]:
+    def _cache_query(self, query: str) -> tuple[int, int, frozenset[str]]:
+        """Bucket, salt of its crosses, and words of a query."""
         words = _WORD.findall(query.casefold())
         key = (" ".join(words) or query).encode("utf-8", "surrogatepass")
-        entry = (crc32(key) * _MIX & 0xFFFFFFFF) >> self._shift, crc32(key, 4), frozenset(words)
+        bucket = (crc32(key) * _MIX & _UINT32) >> self._shift
+        entry = bucket, crc32(key, _PAIR), frozenset(words)
         if len(self._queries) >= _NUM_CACHED:
             self._queries.clear()
         self._queries[query] = entry
         return entry
 
-    def _remember_text(self, text: str) -> frozenset[str]:
+    def _cache_text(self, text: str) -> frozenset[str]:
         words = frozenset(_WORD.findall(text[:_NUM_TEXT_CHARACTERS].casefold()))
         if len(self._texts) >= _NUM_CACHED:
             self._texts.clear()
@@ -153,7 +160,7 @@ class Fields(base.Transformer):
 
 
 def _level(value: Attribute) -> Attribute:
-    """A number as its place on a signed logarithmic scale, in steps of the square root of two; anything else as it is."""
+    """A number's level on a signed logarithmic scale, steps of sqrt(2); anything else as it is."""
     if isinstance(value, str | bool):
         return value
     size = abs(value)

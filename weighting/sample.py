@@ -1,6 +1,7 @@
-"""A labelled example, where it came from, and the batch that carries it: values only.
+"""A labelled example, its provenance, and the batch that carries it: values only.
 
-Importing this module loads neither river nor numpy. Times are integer microseconds since the Unix epoch (`*_us`), in event time.
+Importing this module loads neither river nor numpy. Times are integer microseconds since the Unix
+epoch (`*_us`), in event time.
 """
 
 from __future__ import annotations
@@ -17,52 +18,88 @@ Attribute: TypeAlias = str | int | float | bool
 
 
 class CopyKind(enum.StrEnum):
-    """Which copy of the same example this is (the stream law of its label depends on it)."""
+    """Copies of the same example; the delay correction depends on which one it is.
 
-    FIRST = "first"  #: emitted when the observation window closed, with the label so far
-    LATE_POSITIVE = (
-        "late_positive"  #: emitted again because the positive label came after the first copy
-    )
+    Attributes:
+        FIRST: emitted when the observation window closed, with the label so far.
+        LATE_POSITIVE: emitted again because the positive label came after the first copy.
+    """
+
+    FIRST = "first"
+    LATE_POSITIVE = "late_positive"
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One labelled (query, item) pair, with the features as they were when the item was shown.
 
     Late copies carry the features of the first copy, never those of the late event.
+
+    Attributes:
+        sample_id: unique per (event, task, copy).
+        task: name of the task.
+        copy_kind: which copy of the example.
+        label: 0 or 1.
+        list_id: exposure (query id) that it was shown in; "" when none is known.
+        list_size: candidates in that exposure; 0 when none is known.
+        query: the query's text.
+        item_id: identity of the item; "" when it has none.
+        text: the item's text.
+        attributes: the item's named properties.
+        position: 1-based position in the shown list.
+        shown_us: event time of the exposure (click task) or of the click (purchase task).
+        event_time_us: event time of the newest event that this sample contains.
+        elapsed_us: from `shown_us` to the emission of this copy, in event time.
+        delay_us: from `shown_us` to the positive event; None for negatives.
+        window_us: observation window after which the first copy was emitted.
+        attribution_us: attribution window after which the label is final.
+        inferred: True when joined without a query id.
+        positions: every record that it was made from.
     """
 
-    sample_id: str  #: unique per (event, task, copy)
+    sample_id: str
     task: TaskName
     copy_kind: CopyKind
-    label: int  #: 0 or 1
-    list_id: str  #: the exposure (query id) it was shown in; "" when none is known
-    list_size: int  #: candidates in that exposure; 0 when none is known
+    label: int
+    list_id: str
+    list_size: int
     query: str
     item_id: str
     text: str
     attributes: dict[str, Attribute]
-    position: int | None  #: 1-based place in the shown list
-    shown_us: int  #: event time of the exposure (click task) or of the click (purchase task)
-    event_time_us: int  #: event time of the newest event that this sample contains
-    elapsed_us: int  #: from `shown_us` to the emission of this copy, in event time
-    delay_us: int | None  #: from `shown_us` to the positive event; None for negatives
-    window_us: int  #: observation window after which the first copy was emitted
-    attribution_us: int  #: attribution window after which the label is final
-    inferred: bool  #: joined without a query id
-    positions: tuple[Position, ...]  #: every record that it was made from
+    position: int | None
+    shown_us: int
+    event_time_us: int
+    elapsed_us: int
+    delay_us: int | None
+    window_us: int
+    attribution_us: int
+    inferred: bool
+    positions: tuple[Position, ...]
 
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
-    """Samples stepped together, and what was consumed since the batch before it."""
+    """Samples stepped together, and the polls that were consumed since the batch before.
+
+    Attributes:
+        samples: in event order.
+        polls: consumed since the batch before.
+        cause: why it was closed: full, flush or end.
+        watermark_us: event-time watermark when it was closed.
+    """
 
     samples: tuple[Sample, ...]
     polls: tuple[Poll, ...]
-    cause: str  #: why it closed: full, flush, end
-    watermark_us: int  #: event-time watermark when it closed
+    cause: str
+    watermark_us: int
 
 
 class Signal(enum.Enum):
-    """What a stream of batches yields in place of a batch."""
+    """Item of a batch stream that is no batch.
 
-    IDLE = "idle"  #: nothing is ready: do other things, then ask again
-    ENDED = "ended"  #: no batch follows
+    Attributes:
+        IDLE: nothing is ready: do other things, then ask again.
+        ENDED: no batch follows.
+    """
+
+    IDLE = "idle"
+    ENDED = "ended"

@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
-#: Former key or section -> its present name.
+_PRIOR = {"initial_mass": "initial_pseudo_count", "mass": "pseudo_count"}
+_TASK = {
+    **{f"prior.{former}": f"prior.{present}" for former, present in _PRIOR.items()},
+    **{f"late.{former}": f"delayed_positives.{present}" for former, present in _PRIOR.items()},
+    "late": "delayed_positives",
+}
+
+#: Former key or section -> its present name; keys of a section stand before it.
 KEYS = {
+    "weighting.conditional.memory": "weighting.conditional.effective_samples",
+    "weighting.conditional.propensity.mass": "weighting.conditional.propensity.pseudo_count",
+    "weighting.conditional.propensity.memory": "weighting.conditional.propensity.effective_samples",
+    **{f"weighting.click.{former}": f"weighting.click.{name}" for former, name in _TASK.items()},
+    **{f"weighting.purchase.{former}": f"weighting.purchase.{n}" for former, n in _TASK.items()},
     "learner.batch": "learner.batch_size",
     "learner.pull": "learner.l2_sp",
     "learner.scale": "learner.logit_scale",

@@ -163,10 +163,14 @@ def test_two_values_that_contradict_each_other_are_named_with_their_units(file: 
 
 @pytest.mark.parametrize("former", KEYS)
 def test_a_former_key_names_the_present_one_in_every_layer(file: Path, former: str) -> None:
-    section, _, name = former.rpartition(".")
+    text = "1"
+    for name in reversed(former.split(".")):
+        text = f"{{{name}: {text}}}"
     env = {variable(former): "1"}
-    assert problems(file, f"{section}: {{{name}: 1}}", env, {former: "1"}) == [
-        f"steelyard.yaml: {former}: renamed to {KEYS[former]}.",
+    # A file is refused at the outermost section that has another name now.
+    section = min((key for key in KEYS if f"{former}.".startswith(f"{key}.")), key=len)
+    assert problems(file, text, env, {former: "1"}) == [
+        f"steelyard.yaml: {section}: renamed to {KEYS[section]}.",
         f"{variable(former)}: renamed to {variable(KEYS[former])}.",
         f"command line: {former}: renamed to {KEYS[former]}.",
     ]
@@ -212,7 +216,7 @@ def test_configs_refuse_contradicting_values_when_they_are_made() -> None:
         JoinConfig(click_window_us=9, observation_window_us=1, attribution_window_us=8)
     with pytest.raises(ValueError, match=r"clip\.low: got 2, expected a number < high=1"):
         ClipConfig(low=2, high=1)
-    with pytest.raises(ValueError, match=r"stacker\.least: got 0\.6, .* <= memory=0\.5"):
+    with pytest.raises(ValueError, match=r"stacker\.least: got 0\.6, .* <= pair_memory=0\.5"):
         StackerConfig(least=0.6)
 
 

@@ -1,4 +1,4 @@
-"""Samples for tests, made from a few words each, and a position-biased click log whose truth is known."""
+"""Short-hand samples for tests, and a position-biased click log whose truth is known."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class ClickLog:
         self.rng = np.random.default_rng(self.seed)
         self.attractiveness = self.rng.uniform(0, 1, (self.num_queries, self.num_items)) ** 2
         self.clicks = np.zeros_like(self.attractiveness)
-        self.looked = np.zeros_like(self.attractiveness)
+        self.examined = np.zeros_like(self.attractiveness)
 
     def docs(self, query: int) -> list[Doc]:
         return [Doc(f"{query}-{i}") for i in range(self.num_items)]
@@ -106,7 +106,7 @@ class ClickLog:
             theta = 0.55 / np.arange(1, 11)
             clicked = self.rng.random(10) < theta * self.attractiveness[query, shown]
             self.clicks[query, shown] += clicked
-            self.looked[query, shown] += theta
+            self.examined[query, shown] += theta
             yield [
                 sample(
                     int(y),
@@ -122,8 +122,8 @@ class ClickLog:
             ]
 
     def counts(self) -> NDArray[np.float64]:
-        """Click counts over looks, shrunk to .3 with mass 2, per (query, item)."""
-        rate: NDArray[np.float64] = (self.clicks + 0.3 * 2) / (self.looked + 2)
+        """Click counts over examinations, shrunk to .3 with pseudo-count 2, per (query, item)."""
+        rate: NDArray[np.float64] = (self.clicks + 0.3 * 2) / (self.examined + 2)
         return rate
 
     def ndcg(self, scores: NDArray[np.float64]) -> float:
@@ -132,7 +132,6 @@ class ClickLog:
         values = []
         for score, gain in zip(scores, self.attractiveness, strict=True):
             best = np.argsort(-score, kind="stable")[:10]
-            values.append(
-                float((gain[best] * discount).sum() / (np.sort(gain)[::-1][:10] * discount).sum())
-            )
+            ideal = (np.sort(gain)[::-1][:10] * discount).sum()
+            values.append(float((gain[best] * discount).sum() / ideal))
         return float(np.mean(values))

@@ -35,7 +35,7 @@ def test_no_weight_leaves_its_bounds_and_every_clip_is_counted(
 
 
 @given(columns)
-def test_the_stream_weighted_mean_of_the_normalised_ratio_is_one(batch: Columns) -> None:
+def test_the_correction_weighted_mean_of_the_normalised_factor_is_one(batch: Columns) -> None:
     r, u = batch
     weight = clip(r, u, ClipConfig(cap=1e9, normalise="batch")).weight
     assert float((r * (weight / r)).sum() / r.sum()) == pytest.approx(1)
@@ -44,9 +44,8 @@ def test_the_stream_weighted_mean_of_the_normalised_ratio_is_one(batch: Columns)
 @given(columns)
 def test_self_normalised_weights_have_mean_one(batch: Columns) -> None:
     r, u = batch
-    assert float(clip(r, u, ClipConfig(cap=1e9, normalise="self")).weight.mean()) == pytest.approx(
-        1
-    )
+    weight = clip(r, u, ClipConfig(cap=1e9, normalise="self")).weight
+    assert float(weight.mean()) == pytest.approx(1)
 
 
 @given(columns, st.sampled_from(get_args(Normalise)))
@@ -57,23 +56,19 @@ def test_a_weight_does_not_depend_on_where_in_the_step_its_sample_stands(
     r, u = batch
     order = np.random.default_rng(len(r)).permutation(len(r))
     config = ClipConfig(normalise=mode)
-    np.testing.assert_allclose(
-        clip(r[order], u[order], config).weight, clip(r, u, config).weight[order], rtol=1e-12
-    )
+    shuffled, straight = clip(r[order], u[order], config), clip(r, u, config)
+    np.testing.assert_allclose(shuffled.weight, straight.weight[order], rtol=1e-12)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -0.5])
-@pytest.mark.parametrize("factor", ["stream law", "ratio"])
+@pytest.mark.parametrize("factor", ["correction weight", "scheme factor"])
 def test_a_factor_that_is_nan_infinite_or_negative_is_refused_by_name_and_index(
     bad: float, factor: str
 ) -> None:
     good, other = np.ones(3), np.array([1.0, 1.0, bad])
+    correction, scheme = (other, good) if factor == "correction weight" else (good, other)
     with pytest.raises(WeightError, match=f"sample 2: {factor}") as caught:
-        clip(
-            other if factor == "stream law" else good,
-            other if factor == "ratio" else good,
-            ClipConfig(),
-        )
+        clip(correction, scheme, ClipConfig())
     assert not caught.value.retriable
 
 

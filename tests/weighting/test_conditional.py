@@ -17,7 +17,7 @@ from weighting.estimators.conditional import Conditional, ConditionalConfig
 from weighting.estimators.logistic import DiagonalLogistic
 from weighting.estimators.propensity import Propensity, PropensityConfig
 from weighting.features import FieldConfig, Fields
-from weighting.sample import Sample
+from weighting.sample import Attribute, Sample
 from weighting.tasks import CLICK
 from weighting.weigher import Weigher, WeigherConfig
 
@@ -29,9 +29,8 @@ def conditional(config: ConditionalConfig = SMALL) -> Conditional:
 
 
 def learn(model: Conditional, samples: list[Sample]) -> None:
-    model.learn(
-        model.predict(samples), np.array([float(s.label) for s in samples]), np.ones(len(samples))
-    )
+    label = np.array([float(s.label) for s in samples])
+    model.learn(model.predict(samples), label, np.ones(len(samples)))
 
 
 def test_a_batch_gives_the_numbers_of_the_river_pipeline_one_by_one() -> None:
@@ -46,14 +45,14 @@ def test_a_batch_gives_the_numbers_of_the_river_pipeline_one_by_one() -> None:
 
     prediction = fast.predict(samples)
     expected = [
-        reference.pipeline.predict_proba_one(x, seen=t)[True]
-        for x, t in zip(raw, prediction.seen.tolist(), strict=True)
+        reference.pipeline.predict_proba_one(x, examination=t)[True]
+        for x, t in zip(raw, prediction.examination.tolist(), strict=True)
     ]
     np.testing.assert_allclose(1 / (1 + np.exp(-prediction.logit)), expected, rtol=1e-9)
 
     fast.learn(prediction, labels, weights)
-    for x, y, w, t in zip(raw, labels, weights, prediction.seen.tolist(), strict=True):
-        reference.pipeline.learn_one(x, bool(y), w=w, seen=t)
+    for x, y, w, t in zip(raw, labels, weights, prediction.examination.tolist(), strict=True):
+        reference.pipeline.learn_one(x, bool(y), w=w, examination=t)
     assert fast.snapshot()["logistic"] == reference.snapshot()["logistic"]
 
 
@@ -68,7 +67,9 @@ def test_a_clone_of_the_river_pipeline_starts_untrained() -> None:
 def test_hashes_are_the_same_in_every_process() -> None:
     program = (
         "from weighting.features import Fields, FieldConfig;"
-        "print(sorted(Fields(FieldConfig()).fields('Red  shoes', 'SKU-7', 'Red shoe', {'category': 'a', 'price': 9.5}).items()))"
+        "attributes = {'category': 'a', 'price': 9.5};"
+        "x = Fields(FieldConfig()).fields('Red  shoes', 'SKU-7', 'Red shoe', attributes);"
+        "print(sorted(x.items()))"
     )
     outputs = {
         subprocess.run(
@@ -80,12 +81,9 @@ def test_hashes_are_the_same_in_every_process() -> None:
         ).stdout
         for seed in ("1", "2")
     }
-    here = sorted(
-        Fields(FieldConfig())
-        .fields("Red  shoes", "SKU-7", "Red shoe", {"category": "a", "price": 9.5})
-        .items()
-    )
-    assert outputs == {f"{here}\n"}
+    attributes: dict[str, Attribute] = {"category": "a", "price": 9.5}
+    here = Fields(FieldConfig()).fields("Red  shoes", "SKU-7", "Red shoe", attributes)
+    assert outputs == {f"{sorted(here.items())}\n"}
 
 
 def test_a_query_is_known_again_whatever_its_case_and_spacing() -> None:
@@ -115,21 +113,21 @@ def test_impossible_fields_are_refused_by_key(values: dict[str, object], key: st
 @settings(deadline=None)
 @given(st.floats(-8, 8), st.floats(0, 1e6), st.booleans(), st.floats(0.01, 1))
 def test_no_weight_makes_a_step_pass_its_own_mode(
-    start: float, w: float, y: bool, seen: float
+    start: float, w: float, y: bool, theta: float
 ) -> None:
     model = DiagonalLogistic(num_buckets=2, offset=start)
-    model.learn_one({0: 1.0, 1: 2.0}, y, w=w, seen=seen)
+    model.learn_one({0: 1.0, 1: 2.0}, y, w=w, examination=theta)
     m, s = model.belief_one({0: 1.0, 1: 2.0})
     assert math.isfinite(m)
     assert 0 < s <= 5
     assert m >= start if y else m <= start
     r = 1 / (1 + math.exp(-m))
-    slope = 1 - r if y else -seen * r * (1 - r) / (1 - seen * r)
+    slope = 1 - r if y else -theta * r * (1 - r) / (1 - theta * r)
     assert m - start == pytest.approx(5 * w * slope, rel=1e-3, abs=1e-6)
 
 
 def test_a_coefficient_forgets_what_lies_further_back_than_its_memory() -> None:
-    model = DiagonalLogistic(num_buckets=1, memory=100)
+    model = DiagonalLogistic(num_buckets=1, effective_samples=100)
     for _ in range(2000):
         model.learn_one({0: 1.0}, True)
     for _ in range(200):
@@ -137,36 +135,39 @@ def test_a_coefficient_forgets_what_lies_further_back_than_its_memory() -> None:
     assert model.predict_proba_one({0: 1.0})[True] < 0.2
 
 
-def test_places_are_told_from_items() -> None:
-    """Items of equal worth, always at the same place: the place explains the clicks, once both have been seen at both."""
+def test_positions_are_told_apart_from_items() -> None:
+    """Once items have been shown at several positions, the position explains its own clicks."""
     log = ClickLog(num_queries=4, num_items=12)
     model = conditional()
     for shown in log.lists(1500):
         learn(model, shown)
     prediction = model.predict([sample(0, position=k) for k in (1, 2, 5, 10)])
-    assert prediction.seen == pytest.approx([1, 1 / 2, 1 / 5, 1 / 10], rel=0.35)
+    assert prediction.examination == pytest.approx([1, 1 / 2, 1 / 5, 1 / 10], rel=0.35)
 
 
-def test_propensity_is_clicks_over_what_the_first_place_would_have_got() -> None:
+def test_propensity_is_clicks_over_what_the_first_position_would_have_got() -> None:
     propensity = Propensity(PropensityConfig(decline=0.0))
     label = (np.arange(20_000) % 10 == 0).astype(float)
     propensity.update([3] * 20_000, label, np.ones(20_000), np.full(20_000, 0.4))
     assert propensity.get([1, 3, 4, None]) == pytest.approx([1, 0.25, 1, 1], rel=0.01)
 
 
-def test_the_memory_ranks_a_position_biased_log_as_well_as_click_counts() -> None:
+def test_the_pair_memory_ranks_a_position_biased_log_as_well_as_click_counts() -> None:
     log = ClickLog()
     weigher = Weigher(WeigherConfig(conditional=SMALL))
     lists = list(log.lists(4000))
     for i in range(0, len(lists), 8):
         weigher.weigh([s for shown in lists[i : i + 8] for s in shown])
-    memory = np.array(
-        [weigher.memory_logits(CLICK, f"query {q}", log.docs(q)) for q in range(log.num_queries)]
+    pair_memory = np.array(
+        [
+            weigher.pair_memory_logits(CLICK, f"query {q}", log.docs(q))
+            for q in range(log.num_queries)
+        ]
     )
-    assert log.ndcg(memory) >= log.ndcg(log.counts()) - 0.01
+    assert log.ndcg(pair_memory) >= log.ndcg(log.counts()) - 0.01
 
 
-def test_the_memory_says_nothing_about_what_it_never_saw_under_this_query() -> None:
+def test_the_pair_memory_says_nothing_about_what_it_never_saw_under_this_query() -> None:
     model = conditional(SMALL)
     learn(model, [sample(int(i % 5 == 0), item_id="liked") for i in range(200)])
     unseen = model.predict_first("red shoes", [Doc("unknown"), Doc("another")])

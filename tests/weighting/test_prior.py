@@ -1,4 +1,4 @@
-"""p(y), and the share of late positives."""
+"""p(y), and the delayed-positive rate."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.stats import beta
 
 from tests.weighting.streams import DAY
-from weighting.estimators.delayed_positives import ArrivalRatio
+from weighting.estimators.delayed_positives import DelayedPositiveRate
 from weighting.estimators.prior import Prior, PriorConfig
 
 
@@ -37,8 +37,8 @@ def test_many_samples_outweigh_the_assumption() -> None:
 
 
 def test_a_sample_counts_half_after_the_half_life() -> None:
-    """With the long run's mass taken away, 1,000 positives one day old weigh as much as 500 new negatives."""
-    prior = fed([1.0] * 1000, config=PriorConfig(mass=1e-9))
+    """Without pseudo-counts, 1,000 positives one day old weigh as much as 500 new negatives."""
+    prior = fed([1.0] * 1000, config=PriorConfig(pseudo_count=1e-9))
     prior.update(times(500, DAY), np.zeros(500), np.ones(500))
     assert prior.get() == pytest.approx(0.5)
     assert prior.maximum_likelihood() == pytest.approx(2 / 3)
@@ -57,7 +57,7 @@ def test_after_a_long_silence_the_prior_returns_to_the_long_run() -> None:
 def test_a_split_into_batches_and_disorder_within_them_change_nothing(
     events: list[tuple[int, bool]], cut: int
 ) -> None:
-    """Late samples included: time never runs backwards, and an old sample counts as faded as it is."""
+    """Late samples too: time never runs backwards, an old sample counts as faded as it is."""
     at, y = np.array([t for t, _ in events]), np.array([float(label) for _, label in events])
     whole, split = Prior(PriorConfig()), Prior(PriorConfig())
     whole.update(at, y, 1 - y)
@@ -90,22 +90,24 @@ def test_a_restored_prior_goes_on_as_the_original() -> None:
     assert resumed.snapshot() == original.snapshot()
 
 
-@pytest.mark.parametrize("key", ["initial", "initial_mass", "half_life_seconds", "mass"])
+@pytest.mark.parametrize(
+    "key", ["initial", "initial_pseudo_count", "half_life_seconds", "pseudo_count"]
+)
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
 def test_an_impossible_prior_is_refused_by_key(key: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"prior.{key}"):
         PriorConfig(**{key: value})
 
 
-def test_the_arrival_ratio_is_the_share_of_positives_that_came_late() -> None:
-    arrival = ArrivalRatio(PriorConfig(initial=0.5))
+def test_the_delayed_positive_rate_is_the_share_of_positives_that_came_late() -> None:
+    rate = DelayedPositiveRate(PriorConfig(initial=0.5))
     rng = np.random.default_rng(0)
     label, late = (rng.random(20_000) < 0.5).astype(float), rng.random(20_000) < 0.3
-    arrival.update(times(20_000), label, late & (label > 0))
-    assert arrival.get() == pytest.approx(0.3, abs=0.02)
+    rate.update(times(20_000), label, late & (label > 0))
+    assert rate.get() == pytest.approx(0.3, abs=0.02)
 
 
-def test_negatives_say_nothing_about_arrivals() -> None:
-    arrival = ArrivalRatio(PriorConfig(initial=0.65))
-    arrival.update(times(1000), np.zeros(1000), np.zeros(1000, dtype=bool))
-    assert arrival.get() == pytest.approx(0.65)
+def test_negatives_say_nothing_about_the_delayed_positive_rate() -> None:
+    rate = DelayedPositiveRate(PriorConfig(initial=0.65))
+    rate.update(times(1000), np.zeros(1000), np.zeros(1000, dtype=bool))
+    assert rate.get() == pytest.approx(0.65)

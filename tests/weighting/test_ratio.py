@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
+from scipy.special import expit, logit
 
-from weighting.delay_correction import delay_factor
+from weighting.delay_correction import delay_correction
 from weighting.errors import WeightError
-from weighting.ratio import invert, ratio
+from weighting.schemes.ratio import invert, ratio
 
 P = (0.02, 0.1, 0.3, 0.6)
 S = (0.9, 0.6, 0.8, 0.4)
@@ -22,60 +23,63 @@ probabilities = st.floats(0.001, 0.999)
 
 
 def fixed_point(positive: float, negative: float) -> float:
-    """Where the weighted cross-entropy with these masses has its minimum, found without knowing the closed form."""
+    """Minimum of the weighted cross-entropy with these masses, found without the closed form."""
 
     def loss(m: float) -> float:
         return float(positive * np.logaddexp(0, -m) + negative * np.logaddexp(0, m))
 
-    m = minimize_scalar(loss, bounds=(-20, 20), method="bounded", options={"xatol": 1e-10}).x
-    return float(1 / (1 + math.exp(-m)))
+    options = {"xatol": 1e-10}
+    return float(
+        expit(minimize_scalar(loss, bounds=(-20, 20), method="bounded", options=options).x)
+    )
 
 
-def factor(label: float, p: float, s: float) -> float:
-    return float(delay_factor(np.array([label]), np.array([p]), np.array([s]))[0])
+def correction(label: float, p: float, s: float) -> float:
+    return float(delay_correction(np.array([label]), np.array([p]), np.array([s]))[0])
 
 
-def tilt(p: float, pi: float, exponent: float) -> tuple[float, float]:
+def ratios(p: float, pi: float, exponent: float) -> tuple[float, float]:
     """Ratio of a positive and of a negative."""
     u = ratio(np.array([p, 1 - p]), np.array([pi, 1 - pi]), exponent=exponent)
     return float(u[0]), float(u[1])
 
 
 @pytest.mark.parametrize(("p", "s"), CASES)
-def test_the_delay_factor_restores_p_on_an_observed_and_re_emitted_stream(
+def test_the_delay_correction_restores_p_on_an_observed_and_re_emitted_stream(
     p: float, s: float
 ) -> None:
-    """Copies per example: an in-window positive p(1-S), a late positive pS, a first negative 1-p+pS (late positives among them)."""
-    positive = (p * (1 - s) + p * s) * factor(1, p, s)
-    negative = (1 - p + p * s) * factor(0, p, s)
+    """Copies per example: an in-window positive p(1-S), a delayed positive pS, a first negative.
+
+    First negatives are 1-p+pS of them, the later positives among them.
+    """
+    positive = (p * (1 - s) + p * s) * correction(1, p, s)
+    negative = (1 - p + p * s) * correction(0, p, s)
     assert fixed_point(positive, negative) == pytest.approx(p, abs=1e-6)
 
 
-def test_without_the_factor_the_same_stream_misses_p() -> None:
+def test_without_the_correction_the_same_stream_misses_p() -> None:
     p, s = 0.3, 0.8
-    assert fixed_point(p, 1 - p + p * s) == pytest.approx(
-        0.2419, abs=1e-4
-    )  # re-emitted, unweighted
-    assert fixed_point(p * (1 - s), 1 - p * (1 - s)) == pytest.approx(
-        0.06, abs=1e-4
-    )  # never re-emitted
+    re_emitted = fixed_point(p, 1 - p + p * s)
+    never_re_emitted = fixed_point(p * (1 - s), 1 - p * (1 - s))
+    assert re_emitted == pytest.approx(0.2419, abs=1e-4)
+    assert never_re_emitted == pytest.approx(0.06, abs=1e-4)
 
 
 @given(probabilities, st.floats(0, 1))
-def test_the_factor_keeps_one_unit_of_mass_per_example(p: float, s: float) -> None:
-    positive, negative = p * factor(1, p, s), (1 - p + p * s) * factor(0, p, s)
+def test_the_correction_keeps_one_unit_of_mass_per_example(p: float, s: float) -> None:
+    positive, negative = p * correction(1, p, s), (1 - p + p * s) * correction(0, p, s)
     assert positive == pytest.approx(p)
     assert negative == pytest.approx(1 - p)
 
 
 @given(probabilities, st.floats(0, 1), st.sampled_from([0.0, 1.0]))
-def test_the_delay_factor_lies_between_zero_and_one(p: float, s: float, label: float) -> None:
-    assert 0 <= factor(label, p, s) <= 1
+def test_the_delay_correction_lies_between_zero_and_one(p: float, s: float, label: float) -> None:
+    assert 0 <= correction(label, p, s) <= 1
 
 
 @given(probabilities, st.sampled_from([0.0, 1.0]))
-def test_without_late_positives_every_delay_factor_is_one(p: float, label: float) -> None:
-    assert factor(label, p, 0.0) == 1
+def test_without_late_positives_every_delay_correction_is_one(p: float, label: float) -> None:
+    assert correction(label, p, 0.0) == 1
 
 
 @pytest.mark.parametrize("exponent", [-0.5, 0.0, 0.5, 1.0, 2.0])
@@ -86,20 +90,19 @@ def test_inversion_gives_back_p_after_training_under_the_ratio(
 ) -> None:
     pi = 0.137
     s = s if delayed else 0.0
-    u = tilt(p, pi, exponent)
-    f = fixed_point(p * factor(1, p, s) * u[0], (1 - p + p * s) * factor(0, p, s) * u[1])
-    inverted = float(invert(np.array([math.log(f / (1 - f))]), exponent, pi)[0])
-    assert 1 / (1 + math.exp(-inverted)) == pytest.approx(p, abs=1e-5)
+    u = ratios(p, pi, exponent)
+    f = fixed_point(p * correction(1, p, s) * u[0], (1 - p + p * s) * correction(0, p, s) * u[1])
+    inverted = invert(np.array([logit(f)]), exponent, pi)
+    assert float(expit(inverted[0])) == pytest.approx(p, abs=1e-5)
 
 
 @given(st.floats(-0.5, 2), probabilities, probabilities)
-def test_inversion_is_the_inverse_of_the_tilted_minimiser(
+def test_inversion_undoes_the_minimiser_of_the_weighted_risk(
     exponent: float, p: float, pi: float
 ) -> None:
-    m, prior = math.log(p / (1 - p)), math.log(pi / (1 - pi))
-    assert float(
-        invert(np.array([(1 + exponent) * m - exponent * prior]), exponent, pi)[0]
-    ) == pytest.approx(m, abs=1e-9)
+    minimiser = (1 + exponent) * logit(p) - exponent * logit(pi)
+    inverted = invert(np.array([minimiser]), exponent, pi)
+    assert float(inverted[0]) == pytest.approx(logit(p), abs=1e-9)
 
 
 @pytest.mark.parametrize("exponent", [-0.9, -1.0, -3.0, math.nan, math.inf])
@@ -138,9 +141,8 @@ def test_the_effective_sample_size_of_the_ratio_is_the_known_one(
 ) -> None:
     p, mass = population(0.13)
     pi = float((mass * p).sum())
-    u1, u0 = (
-        ratio(q, np.full_like(p, r), exponent=exponent) for q, r in ((p, pi), (1 - p, 1 - pi))
-    )
+    u1 = ratio(p, np.full_like(p, pi), exponent=exponent)
+    u0 = ratio(1 - p, np.full_like(p, 1 - pi), exponent=exponent)
     first = float((mass * (p * u1 + (1 - p) * u0)).sum())
     second = float((mass * (p * u1**2 + (1 - p) * u0**2)).sum())
     assert first**2 / second == pytest.approx(expected, abs=0.01)

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.optimize import minimize
+from scipy.special import expit
 
 from tests.weighting.streams import DAY
 from weighting.errors import SnapshotError
@@ -25,7 +26,7 @@ def draw(n: int, a: float, b: float, c: float, seed: int = 0) -> tuple[Array, Ar
     """Two logits of different scales and the label that they explain."""
     rng = np.random.default_rng(seed)
     encoder, memory = rng.normal(-1, 2, n), rng.normal(-2, 1, n)
-    p = 1 / (1 + np.exp(-(a * encoder + b * memory + c)))
+    p = expit(a * encoder + b * memory + c)
     return encoder, memory, (rng.random(n) < p).astype(float)
 
 
@@ -52,9 +53,8 @@ def test_neither_part_is_ever_switched_off_or_turned_round() -> None:
     a, b, _ = trained(Stacker(), 5000, -1.0, -0.5, 0.0).coefficients()
     assert 0.2 <= a < 0.21
     assert 0.01 <= b < 0.02
-    a, b, _ = trained(
-        trained(Stacker(), 5000, -1.0, -0.5, 0.0), 40_000, 1.0, 0.5, 0.0
-    ).coefficients()
+    stacker = trained(Stacker(), 5000, -1.0, -0.5, 0.0)
+    a, b, _ = trained(stacker, 40_000, 1.0, 0.5, 0.0).coefficients()
     assert a > 0.5
     assert b > 0.2
 
@@ -91,13 +91,10 @@ def test_asking_changes_nothing_and_an_empty_batch_teaches_nothing() -> None:
 
 
 def test_a_restored_stacker_goes_on_with_the_same_bits() -> None:
-    original = trained(Stacker(), 1000, 0.7, 0.4, -0.3)
-    resumed = Stacker()
+    original, resumed = trained(Stacker(), 1000, 0.7, 0.4, -0.3), Stacker()
     resumed.restore(original.snapshot())
-    assert (
-        trained(resumed, 500, 0.7, 0.4, -0.3, 2).snapshot()
-        == trained(original, 500, 0.7, 0.4, -0.3, 2).snapshot()
-    )
+    one, other = (trained(own, 500, 0.7, 0.4, -0.3, 2) for own in (original, resumed))
+    assert one.snapshot() == other.snapshot()
 
 
 @pytest.mark.parametrize(
@@ -116,7 +113,8 @@ def test_bytes_that_are_no_stacker_are_refused(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "values", [{"encoder": 0.0}, {"memory": 100.0}, {"deviation": 0.0}, {"half_life_samples": -1.0}]
+    "values",
+    [{"encoder": 0.0}, {"pair_memory": 100.0}, {"deviation": 0.0}, {"half_life_samples": -1.0}],
 )
 def test_an_impossible_start_is_refused_by_key(values: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=f"stacker.{next(iter(values))}"):
@@ -134,20 +132,13 @@ def test_one_batch_lands_on_the_mode_inside_the_bounds_that_a_general_optimiser_
     def loss(theta: Array) -> float:
         logit = theta[0] * encoder + theta[1] * memory + theta[2]
         away = theta - [0.5, 0.5, 0.0]
-        return float(
-            (np.logaddexp(0, logit) - label * logit).sum()
-            + 0.5 * (np.array([4, 4, 0.25]) * away**2).sum()
-        )
+        likelihood = (np.logaddexp(0, logit) - label * logit).sum()
+        return float(likelihood + 0.5 * (np.array([4, 4, 0.25]) * away**2).sum())
 
     model.learn((encoder, memory, np.ones(200)), label, np.ones(200))
-    best = minimize(
-        loss,
-        np.full(3, 0.5),
-        method="L-BFGS-B",
-        bounds=bounds,
-        options={"ftol": 1e-15, "gtol": 1e-9},
-    ).x
-    assert model.mean == pytest.approx(best, abs=1e-4)
+    options = {"ftol": 1e-15, "gtol": 1e-9}
+    best = minimize(loss, np.full(3, 0.5), method="L-BFGS-B", bounds=bounds, options=options)
+    assert model.mean == pytest.approx(best.x, abs=1e-4)
 
 
 @pytest.mark.parametrize(("slope", "shift"), [(0.5, 0.0), (1.0, 0.7), (2.0, -0.5)])
@@ -155,7 +146,7 @@ def test_calibration_undoes_a_wrong_scale_and_base_rate(slope: float, shift: flo
     rng = np.random.default_rng(0)
     calibration = Calibration(CalibrationConfig())
     logit = rng.normal(-1, 1.5, 30_000)
-    label = (rng.random(30_000) < 1 / (1 + np.exp(-(slope * logit + shift)))).astype(float)
+    label = (rng.random(30_000) < expit(slope * logit + shift)).astype(float)
     for i in range(0, 30_000, 100):
         part = slice(i, i + 100)
         calibration.learn(np.full(100, i, dtype=np.int64), logit[part], label[part], np.ones(100))
@@ -167,14 +158,13 @@ def test_calibration_starts_as_the_identity_and_keeps_its_slope_in_bounds() -> N
     assert calibration.predict(np.array([-3.0, 0.5])).tolist() == [-3.0, 0.5]
     logit = np.linspace(-5, 5, 100)
     for i in range(200):
-        calibration.learn(
-            np.full(100, i, dtype=np.int64), logit, (logit < 0).astype(float), np.ones(100)
-        )
+        at = np.full(100, i, dtype=np.int64)
+        calibration.learn(at, logit, (logit < 0).astype(float), np.ones(100))
     assert calibration.get()[0] == 0.25
 
 
 def test_calibration_returns_towards_the_identity_when_nothing_confirms_it() -> None:
-    """What was learned counts half after the half-life, so newer samples move it sooner than they would a fresh one's equal."""
+    """Half is forgotten after the half-life, so newer samples move it sooner."""
     old, recent = Calibration(CalibrationConfig()), Calibration(CalibrationConfig())
     logit, label = np.zeros(2000), (np.arange(2000) % 4 == 0).astype(float)
     for calibration in (old, recent):

@@ -22,21 +22,10 @@ from weighting.features import FieldConfig
 from weighting.provenance import Position
 from weighting.sample import Sample
 from weighting.tasks import CLICK, PURCHASE
-from weighting.weigher import Weigher, WeigherConfig, WeightedBatch
+from weighting.weigher import Weigher, WeigherConfig
+from weighting.weighted import COLUMNS, WeightedBatch
 
 SMALL = ConditionalConfig(fields=FieldConfig(hash_bits=12))
-COLUMNS = (
-    "weight",
-    "a",
-    "b",
-    "law",
-    "raw",
-    "p_y_given_x",
-    "p_y",
-    "p_positive",
-    "memory_logit",
-    "memory_logit_at_position",
-)
 
 
 def weigher(**options: object) -> Weigher:
@@ -68,7 +57,7 @@ def test_prediction_is_possible_before_any_learning_and_starts_at_the_prior() ->
     assert batch.p_positive == pytest.approx([0.1, 0.05])
     assert batch.p_y == pytest.approx([0.1, 0.95])
     assert np.isfinite(
-        weigher().memory_logits(CLICK, "never seen", [Doc("1"), Doc("", "text only")])
+        weigher().pair_memory_logits(CLICK, "never seen", [Doc("1"), Doc("", "text only")])
     ).all()
 
 
@@ -76,10 +65,10 @@ def test_predicting_changes_no_state() -> None:
     trained = weigher()
     run(trained, stream(300))
     before = trained.snapshot()
-    first = trained.memory_logits(
+    first = trained.pair_memory_logits(
         CLICK, "query 1", [Doc("SKU-1"), Doc("new", "a new text", {"new": True})]
     )
-    second = trained.memory_logits(
+    second = trained.pair_memory_logits(
         CLICK, "query 1", [Doc("SKU-1"), Doc("new", "a new text", {"new": True})]
     )
     trained.weigh([])
@@ -94,17 +83,19 @@ def test_weighing_leaves_the_samples_as_they_were() -> None:
     assert samples == before
 
 
-def test_memory_logits_are_what_the_batch_says_of_the_same_documents_as_if_shown_first() -> None:
+def test_pair_memory_logits_are_what_the_batch_says_of_the_same_documents_as_if_shown_first() -> (
+    None
+):
     trained = weigher()
     run(trained, stream(600))
     s = sample(0, query="query 1", item_id="SKU-3", position=9)
-    served = trained.memory_logits(CLICK, s.query, [Doc(s.item_id, s.text, s.attributes)])
+    served = trained.pair_memory_logits(CLICK, s.query, [Doc(s.item_id, s.text, s.attributes)])
     batch = trained.weigh([s])
-    assert batch.memory_logit == pytest.approx(served)
-    assert batch.memory_logit_at_position[0] < batch.memory_logit[0]
+    assert batch.pair_memory_logit == pytest.approx(served)
+    assert batch.pair_memory_logit_at_position[0] < batch.pair_memory_logit[0]
 
 
-def test_an_unknown_place_is_taken_as_looked_at() -> None:
+def test_an_unknown_position_is_taken_as_examined() -> None:
     trained = weigher()
     run(trained, stream(600))
     batch = trained.weigh([sample(0, position=None), sample(0, position=1), sample(0, position=10)])
@@ -123,10 +114,10 @@ def test_flipping_a_label_changes_no_probability_of_its_batch(index: int, seed: 
     flipped = list(samples)
     flipped[index] = msgspec.structs.replace(samples[index], label=1 - samples[index].label)
     one, other = weigher().weigh(samples), weigher().weigh(flipped)
-    for name in ("p_positive", "memory_logit", "memory_logit_at_position"):
+    for name in ("p_positive", "pair_memory_logit", "pair_memory_logit_at_position"):
         assert getattr(one, name).tobytes() == getattr(other, name).tobytes()
     others = np.arange(50) != index
-    for name in ("law", "raw", "p_y", "p_y_given_x"):
+    for name in ("correction", "raw", "p_y", "p_y_given_x"):
         assert getattr(one, name)[others].tobytes() == getattr(other, name)[others].tobytes()
     assert one.p_y_given_x[index] == pytest.approx(1 - other.p_y_given_x[index])
 
@@ -228,7 +219,7 @@ def test_the_pair_of_a_hard_label_is_its_weight_on_one_side(exponent: float) -> 
 
 @given(st.floats(0, 1))
 @settings(max_examples=20, deadline=None)
-def test_denoising_moves_the_target_towards_the_memorys_own_probability(d: float) -> None:
+def test_denoising_moves_the_target_towards_the_estimated_probability(d: float) -> None:
     batch = weigher(denoise=d).weigh(stream(40))
     y = np.array([s.label for s in batch.samples])
     target = (1 - d) * y + d * batch.p_positive
@@ -236,21 +227,21 @@ def test_denoising_moves_the_target_towards_the_memorys_own_probability(d: float
     np.testing.assert_allclose(batch.a + batch.b, batch.weight, rtol=1e-5)
 
 
-def test_with_exponent_zero_only_the_stream_law_is_left() -> None:
+def test_with_exponent_zero_only_the_delay_correction_is_left() -> None:
     trained = weigher(exponent=0.0)
     for batch in run(trained, stream(300)):
-        np.testing.assert_allclose(batch.weight, batch.law, rtol=1e-6)
+        np.testing.assert_allclose(batch.weight, batch.correction, rtol=1e-6)
 
 
-def test_a_label_that_was_final_when_it_was_first_emitted_has_no_delay_factor() -> None:
+def test_a_label_that_was_final_when_it_was_first_emitted_has_no_delay_correction() -> None:
     batch = weigher().weigh([sample(0, task=PURCHASE), sample(0, task=PURCHASE, window=7 * DAY)])
-    assert batch.law[0] < 1 == batch.law[1]
+    assert batch.correction[0] < 1 == batch.correction[1]
 
 
 def test_the_ratio_is_p_given_x_over_p_of_the_observed_label() -> None:
     trained = weigher(clip=ClipConfig(normalise="raw", low=0, high=1e9, cap=1e9))
     for batch in run(trained, stream(400)):
-        np.testing.assert_allclose(batch.raw, batch.law * batch.p_y_given_x / batch.p_y)
+        np.testing.assert_allclose(batch.raw, batch.correction * batch.p_y_given_x / batch.p_y)
         np.testing.assert_allclose(batch.weight, batch.raw, rtol=1e-6)
 
 
@@ -312,7 +303,7 @@ def test_the_estimators_learn_the_true_rates_of_a_delayed_stream() -> None:
             due.append((at + 3600 * SECOND, copy))
     ordered = [s for _, s in sorted(samples + due, key=lambda pair: pair[0])]
     run(trained, ordered)
-    assert trained.late_ratio(PURCHASE) == pytest.approx(0.5, abs=0.05)
+    assert trained.delayed_positive_rate(PURCHASE) == pytest.approx(0.5, abs=0.05)
     assert trained.prior(PURCHASE) == pytest.approx(0.2, abs=0.03)
     low, high = trained.interval(PURCHASE)
     assert low < trained.prior(PURCHASE) < high
@@ -326,7 +317,7 @@ def test_the_estimators_learn_the_true_rates_of_a_delayed_stream() -> None:
     assert probe.normalization_ratio[PURCHASE] == pytest.approx((1, 1), abs=0.15)
 
 
-def test_probabilities_and_memory_logits_are_calibrated_on_the_stream() -> None:
+def test_probabilities_and_pair_memory_logits_are_calibrated_on_the_stream() -> None:
     stiff = CalibrationConfig(slope_deviation=1e-9, shift_deviation=1e-9)
     calibrated, plain = weigher(exponent=0.0), weigher(exponent=0.0, calibration=stiff)
     samples = [s for s in stream(2000) if s.task == CLICK and s.copy_kind == "first"]
@@ -339,7 +330,9 @@ def test_probabilities_and_memory_logits_are_calibrated_on_the_stream() -> None:
     np.testing.assert_allclose(
         logit(one.p_positive), slope * logit(other.p_positive) + shift, atol=0.05
     )
-    np.testing.assert_allclose(one.memory_logit, slope * other.memory_logit + shift, atol=0.05)
+    np.testing.assert_allclose(
+        one.pair_memory_logit, slope * other.pair_memory_logit + shift, atol=0.05
+    )
 
 
 def test_a_weighted_batch_is_frozen() -> None:

@@ -1,4 +1,4 @@
-"""Online Platt scaling of the estimator's logit: do its 0.3 come true 30 % of the time?"""
+"""Online Platt scaling of the estimator's logit."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
+from weighting.checks import check_finite, check_labels, check_weights, drop_weightless
 from weighting.constraints import Positive, check
 from weighting.estimators.recursive import RecursiveLogistic
 
@@ -23,7 +24,7 @@ class CalibrationConfig:
     half_life_seconds: Annotated[
         Positive, Meta(description="Event time after which a sample counts half.")
     ] = 86_400.0
-    least_slope: Annotated[Positive, Meta(le=1, description="Least A.")] = 0.25
+    least_slope: Annotated[Positive, Meta(le=1, description="Smallest A.")] = 0.25
     largest_slope: Annotated[float, Meta(ge=1, description="Largest A.")] = 4.0
     slope_deviation: Annotated[
         Positive, Meta(description="Standard deviation of A around 1 before any sample.")
@@ -38,7 +39,9 @@ class CalibrationConfig:
 
 
 class Calibration:
-    """logit p' = A logit p + B, started at (1, 0), learned on the delay-weighted stream (Platt 1999, made recursive).
+    """logit p' = A logit p + B, started at (1, 0); Platt (1999), made recursive.
+
+    Learned on the delay-corrected stream.
 
     >>> Calibration(CalibrationConfig()).predict(np.array([-2.0])).tolist()
     [-2.0]
@@ -66,26 +69,32 @@ class Calibration:
         return slope * logit + shift
 
     def learn(self, time_us: NDArray[np.int64], logit: Array, label: Array, weight: Array) -> None:
-        """Learn N samples: event times, logits as they were predicted, labels, weights (N,) each. Order within the call does not count."""
+        """Learn N samples; order within the call does not count.
+
+        Args:
+            time_us: (N,) event times.
+            logit: (N,) logits as they were predicted.
+            label: (N,) labels.
+            weight: (N,) weights.
+        """
+        check_finite("logit", logit)
+        check_labels(label)
+        check_weights("weight", weight)
+        time_us, logit, label, weight = drop_weightless(weight, time_us, logit, label, weight)
         if not len(time_us):
             return
-        now = max(
-            int(time_us.max()), self._time_us if self._time_us is not None else int(time_us.max())
-        )
-        age_us = 0 if self._time_us is None else now - self._time_us
+        newest = int(time_us.max())
+        before = newest if self._time_us is None else self._time_us
+        now = max(newest, before)
+        keep = 2.0 ** (-(now - before) / (1e6 * self.config.half_life_seconds))
         self._time_us = now
-        self._model.learn(
-            (logit, np.ones_like(logit)),
-            label,
-            weight,
-            keep=2.0 ** (-age_us / (1e6 * self.config.half_life_seconds)),
-        )
+        self._model.learn((logit, np.ones_like(logit)), label, weight, keep=keep)
 
     def snapshot(self) -> dict[str, Any]:
         """State after the last `learn`, as plain numbers."""
         return {"time_us": self._time_us, "model": self._model.snapshot()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Resume after the `learn` that the snapshot was taken behind."""
+        """Restore the state returned by `snapshot`."""
         self._time_us = state["time_us"]
         self._model.restore(state["model"])

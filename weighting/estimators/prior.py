@@ -1,4 +1,7 @@
-"""p(y), now: a Beta posterior whose counts fade in event time, shrunk to the undecayed maximum likelihood beside it."""
+"""Label prior p(y): a Beta posterior with counts that fade in event time.
+
+It is shrunk to the undecayed maximum likelihood, which is kept beside it.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 from scipy.special import betaincinv
 
+from weighting.checks import check_weights, drop_weightless
 from weighting.constraints import Positive, check
 
 Array = NDArray[np.float64]
@@ -22,13 +26,13 @@ class PriorConfig:
     """Rate at which a share of positives may change."""
 
     initial: Annotated[Positive, Meta(lt=1, description="Share assumed before any sample.")] = 0.1
-    initial_mass: Annotated[
+    initial_pseudo_count: Annotated[
         Positive, Meta(description="Samples that it is worth, against the long run.")
     ] = 10.0
     half_life_seconds: Annotated[
         Positive, Meta(description="Event time after which a sample counts half.")
     ] = 86_400.0
-    mass: Annotated[
+    pseudo_count: Annotated[
         Positive, Meta(description="Samples that the long run is worth, against the recent past.")
     ] = 200.0
 
@@ -40,9 +44,12 @@ class PriorConfig:
 class Prior:
     """Share of positives among weighted samples.
 
-    alpha <- g alpha + sum a, beta <- g beta + sum b, g = 2^(-dt/h); mean = (alpha + k pi0) / (alpha + beta + k), with pi0 the undecayed
-    maximum likelihood (itself started at `initial`), so that a quiet stream returns to its long run and not to a constant.
-    Time never runs backwards: an older sample counts as faded as it is.
+    alpha <- g alpha + sum a, beta <- g beta + sum b, g = 2^(-dt/h);
+    mean = (alpha + k pi0) / (alpha + beta + k),
+
+    with pi0 the undecayed maximum likelihood (itself started at `initial`), so that a quiet stream
+    returns to its long run and not to a constant. Time never runs backwards: an older sample
+    counts as faded as it is.
 
     >>> prior = Prior(PriorConfig(initial=0.5))
     >>> prior.get()
@@ -72,25 +79,31 @@ class Prior:
         return float(betaincinv(alpha, beta, 0.025)), float(betaincinv(alpha, beta, 0.975))
 
     def maximum_likelihood(self) -> float:
-        """Undecayed share of positives over everything seen; the assumption before that."""
+        """Undecayed share of positives; the assumption before any sample."""
         n = self._all_alpha + self._all_beta
         return self._all_alpha / n if n > 0 else self.config.initial
 
     def update(self, time_us: NDArray[np.int64], a: Array, b: Array) -> None:
-        """Add N samples: event times (N,), positive mass (N,) and negative mass (N,). Order within the call does not count."""
+        """Add N samples; their order does not count.
+
+        Args:
+            time_us: (N,) event times.
+            a: (N,) weights of positives, 0 for negatives.
+            b: (N,) weights of negatives, 0 for positives.
+        """
+        check_weights("positive weight", a)
+        check_weights("negative weight", b)
+        time_us, a, b = drop_weightless(a + b, time_us, a, b)
         if not len(time_us):
             return
-        now = max(
-            int(time_us.max()), self._time_us if self._time_us is not None else int(time_us.max())
-        )
+        newest = int(time_us.max())
+        before = newest if self._time_us is None else self._time_us
+        now = max(newest, before)
+        kept = float(self._fade(np.array([now - before]))[0])
         fade = self._fade(now - time_us)
-        if self._time_us is not None:
-            kept = float(self._fade(np.array([now - self._time_us]))[0])
-            self._alpha *= kept
-            self._beta *= kept
         self._time_us = now
-        self._alpha += float((fade * a).sum())
-        self._beta += float((fade * b).sum())
+        self._alpha = kept * self._alpha + float((fade * a).sum())
+        self._beta = kept * self._beta + float((fade * b).sum())
         self._all_alpha += float(a.sum())
         self._all_beta += float(b.sum())
 
@@ -103,17 +116,16 @@ class Prior:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Resume after the update that the snapshot was taken behind."""
+        """Restore the state returned by `snapshot`."""
         self._time_us = state["time_us"]
         self._alpha, self._beta = state["recent"]
         self._all_alpha, self._all_beta = state["all"]
 
     def _shape(self) -> tuple[float, float]:
         c = self.config
-        pi0 = (self._all_alpha + c.initial_mass * c.initial) / (
-            self._all_alpha + self._all_beta + c.initial_mass
-        )
-        return self._alpha + c.mass * pi0, self._beta + c.mass * (1 - pi0)
+        known = self._all_alpha + self._all_beta + c.initial_pseudo_count
+        pi0 = (self._all_alpha + c.initial_pseudo_count * c.initial) / known
+        return self._alpha + c.pseudo_count * pi0, self._beta + c.pseudo_count * (1 - pi0)
 
     def _fade(self, age_us: NDArray[np.int64]) -> Array:
         return np.exp2(-age_us / (1e6 * self.config.half_life_seconds))

@@ -1,6 +1,6 @@
-"""A logistic regression of a few inputs that never stops learning: what calibration and the stacker are made of.
+"""Recursive logistic regression of two or three inputs, for calibration and stacking.
 
-Legend: N samples, K inputs (two or three). Sums are written out, so that no threaded reduction can change a bit.
+Legend: N samples, K inputs. Sums are written out, so that no threaded reduction can change a bit.
 """
 
 from __future__ import annotations
@@ -12,18 +12,23 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
+from weighting.checks import check_finite, check_labels, check_weights
+
 Array = NDArray[np.float64]
-_STEPS = 25
-_CLOSE = 1e-10
+_MAX_STEPS = 25
+_LEAST_GAIN = 1e-10
+_LEAST_STEP = 1e-6
 
 
 class RecursiveLogistic:
-    """Recursive Bayesian logistic regression: theta ~ Normal(mean, precision^-1), full covariance, with forgetting.
+    """Recursive Bayesian logistic regression with forgetting: theta ~ Normal(mean, precision^-1).
 
-    `learn` moves to the mode of exp(-1/2 (theta - mean)' P (theta - mean)) prod p(y|x, theta)^w inside the box [low, high] by projected
-    Newton steps with halving, and adds the curvature there to P (Laplace; Spiegelhalter & Lauritzen 1990). As the mode is an implicit
-    step, no weight, however large, can make it diverge. Before that P fades towards its start, P <- g P + (1 - g) P0 (stabilised
-    forgetting, Kulhavy & Zarrop 1993), so that it stays bounded from below and the coefficients can go on moving.
+    `learn` moves to the mode of exp(-1/2 (theta - mean)' P (theta - mean)) prod p(y|x, theta)^w
+    inside the box [low, high] by projected Newton steps with halving, and adds the curvature there
+    to P (Laplace; Spiegelhalter & Lauritzen 1990). As the mode is an implicit step, no weight,
+    however large, can make it diverge. Before that P fades towards its start,
+    P <- g P + (1 - g) P0 (stabilised forgetting, Kulhavy & Zarrop 1993), so that it stays bounded
+    from below and the coefficients can go on moving.
     """
 
     def __init__(
@@ -42,7 +47,7 @@ class RecursiveLogistic:
 
     def predict(self, columns: Sequence[Array]) -> Array:
         """Logits (N,) from K input columns (N,) each."""
-        return self._logit(self.mean, columns)
+        return _logit(self.mean, columns)
 
     def learn(
         self, columns: Sequence[Array], label: Array, weight: Array, *, keep: float = 1.0
@@ -55,32 +60,20 @@ class RecursiveLogistic:
             weight: (N,) >= 0.
             keep: g, the share of earlier information that is kept, in (0, 1].
         """
+        for i, column in enumerate(columns):
+            check_finite(f"input {i}", column)
+        check_labels(label)
+        check_weights("weight", weight)
         P = keep * self._precision + (1 - keep) * self._start
-        start = self.mean
-        theta = start.copy()
-        value = self._objective(theta, start, P, columns, label, weight)
-        for _ in range(_STEPS):
-            p = expit(self._logit(theta, columns))
-            residual = weight * (p - label)
-            gradient = np.array([float((residual * x).sum()) for x in columns]) + _times(
-                P, theta - start
-            )
-            H = P + _curvature(columns, weight * p * (1 - p))
-            pushed = ((theta <= self._low) & (gradient > 0)) | (
-                (theta >= self._high) & (gradient < 0)
-            )
-            free = np.flatnonzero(~pushed)
-            step = np.zeros_like(theta)
-            step[free] = np.linalg.solve(H[np.ix_(free, free)], gradient[free])
-            if float((gradient * step).sum()) < _CLOSE:  # twice what is left to gain
+        posterior = _Posterior(self.mean, P, columns, label, weight)
+        theta = self.mean.copy()
+        value = posterior.objective(theta)
+        for _ in range(_MAX_STEPS):
+            gradient, H = posterior.derivatives(theta)
+            step = self._free_step(theta, gradient, H)
+            if float((gradient * step).sum()) < _LEAST_GAIN:  # twice what is left to gain
                 break
-            size = 1.0
-            proposal = np.clip(theta - step, self._low, self._high)
-            while (
-                better := self._objective(proposal, start, P, columns, label, weight)
-            ) > value and size > 1e-6:
-                size /= 2
-                proposal = np.clip(theta - size * step, self._low, self._high)
+            proposal, better = self._descend(posterior, theta, step, value)
             if better > value:
                 break
             theta, value = proposal, better
@@ -92,31 +85,61 @@ class RecursiveLogistic:
         return {"mean": self.mean.tolist(), "precision": self._precision.tolist()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Resume after the `learn` that the snapshot was taken behind."""
+        """Restore the state returned by `snapshot`."""
         self.mean = np.array(state["mean"], dtype=np.float64)
         self._precision = np.array(state["precision"], dtype=np.float64)
 
-    @staticmethod
-    def _logit(theta: Array, columns: Sequence[Array]) -> Array:
-        logit: Array = theta[0] * columns[0]
-        for coefficient, x in zip(theta[1:], columns[1:], strict=True):
-            logit = logit + coefficient * x
-        return logit
+    def _free_step(self, theta: Array, gradient: Array, H: Array) -> Array:
+        """Newton step of the coefficients that are not pushed against a bound."""
+        pushed_down = (theta <= self._low) & (gradient > 0)
+        pushed_up = (theta >= self._high) & (gradient < 0)
+        free = np.flatnonzero(~(pushed_down | pushed_up))
+        step = np.zeros_like(theta)
+        step[free] = np.linalg.solve(H[np.ix_(free, free)], gradient[free])
+        return step
 
-    def _objective(
-        self,
-        theta: Array,
-        start: Array,
-        P: Array,
-        columns: Sequence[Array],
-        label: Array,
-        weight: Array,
-    ) -> float:
-        logit = self._logit(theta, columns)
-        away = theta - start
-        return float((weight * (np.logaddexp(0.0, logit) - label * logit)).sum()) + 0.5 * float(
-            (away * _times(P, away)).sum()
-        )
+    def _descend(
+        self, posterior: _Posterior, theta: Array, step: Array, value: float
+    ) -> tuple[Array, float]:
+        """Halve the step until the objective falls; return where it ends, and its objective."""
+        size = 1.0
+        while True:
+            proposal = np.clip(theta - size * step, self._low, self._high)
+            better = posterior.objective(proposal)
+            if not (better > value and size > _LEAST_STEP):
+                return proposal, better
+            size /= 2
+
+
+class _Posterior:
+    """Negative log posterior of theta around `start` with precision P, given N samples."""
+
+    def __init__(
+        self, start: Array, P: Array, columns: Sequence[Array], label: Array, weight: Array
+    ) -> None:
+        self._start, self._P = start, P
+        self._columns, self._label, self._weight = columns, label, weight
+
+    def objective(self, theta: Array) -> float:
+        logit = _logit(theta, self._columns)
+        away = theta - self._start
+        losses = self._weight * (np.logaddexp(0.0, logit) - self._label * logit)
+        return float(losses.sum()) + 0.5 * float((away * _times(self._P, away)).sum())
+
+    def derivatives(self, theta: Array) -> tuple[Array, Array]:
+        """Gradient (K,) and Hessian (K, K)."""
+        p = expit(_logit(theta, self._columns))
+        residual = self._weight * (p - self._label)
+        slopes = np.array([float((residual * x).sum()) for x in self._columns])
+        curvature = _curvature(self._columns, self._weight * p * (1 - p))
+        return slopes + _times(self._P, theta - self._start), self._P + curvature
+
+
+def _logit(theta: Array, columns: Sequence[Array]) -> Array:
+    logit: Array = theta[0] * columns[0]
+    for coefficient, x in zip(theta[1:], columns[1:], strict=True):
+        logit = logit + coefficient * x
+    return logit
 
 
 def _times(P: Array, v: Array) -> Array:

@@ -1,4 +1,7 @@
-"""The encoder's logit and the memory's into one served logit: two coefficients and an intercept, learned before either part learns."""
+"""Stacking of the encoder's logit and the pair memory's into one served logit.
+
+Two coefficients and an intercept, learned from predictions made before either part learned.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
+from weighting.checks import check_finite, check_labels, check_weights, drop_weightless
 from weighting.constraints import Positive, check, check_order
 from weighting.errors import SnapshotError
 from weighting.estimators.recursive import RecursiveLogistic
@@ -28,15 +32,15 @@ class StackerConfig:
     """
 
     encoder: Annotated[Positive, Meta(description="a before any sample.")] = 0.5
-    memory: Annotated[Positive, Meta(description="b before any sample.")] = 0.5
+    pair_memory: Annotated[Positive, Meta(description="b before any sample.")] = 0.5
     deviation: Annotated[
         Positive, Meta(description="Standard deviation of a and b around that.")
     ] = 0.5
     intercept_deviation: Annotated[
         Positive, Meta(description="Standard deviation of c around 0, in logits.")
     ] = 2.0
-    least_encoder: Annotated[Positive, Meta(description="Least a.")] = 0.2
-    least: Annotated[Positive, Meta(description="Least b.")] = 0.01
+    least_encoder: Annotated[Positive, Meta(description="Smallest a.")] = 0.2
+    least: Annotated[Positive, Meta(description="Smallest b.")] = 0.01
     largest: Annotated[Positive, Meta(description="Largest a and b.")] = 50.0
     half_life_samples: Annotated[
         Positive, Meta(description="Samples after which what was learned counts half.")
@@ -46,16 +50,17 @@ class StackerConfig:
         """Check every field, and that both starts are within their bounds."""
         check(self, "stacker")
         check_order(self, "stacker", "least_encoder", "encoder")
-        check_order(self, "stacker", "least", "memory")
-        for start in ("encoder", "memory"):
+        check_order(self, "stacker", "least", "pair_memory")
+        for start in ("encoder", "pair_memory"):
             check_order(self, "stacker", start, "largest")
 
 
 class Stacker:
-    """Served logit = a encoder + b memory + c, with a, b > 0; a recursive Bayesian logistic regression with forgetting.
+    """Served logit = a encoder + b pair_memory + c, with a, b > 0.
 
-    `learn` takes the memory's logit where the sample was shown and the encoder's as if shown first, before either part learned it: the
-    place comes in through the memory alone. `get` takes both as if shown first.
+    `learn` takes the pair memory's logit where the sample was shown and the encoder's as if shown
+    first, before either part learned it: the position comes in through the pair memory alone.
+    `get` takes both as if shown first.
 
     >>> Stacker().get(np.array([2.0]), np.array([-1.0])).tolist()
     [0.5]
@@ -65,7 +70,7 @@ class Stacker:
         """Start at the configured mixture."""
         self.config = c = config or StackerConfig()
         self._model = RecursiveLogistic(
-            mean=(c.encoder, c.memory, 0.0),
+            mean=(c.encoder, c.pair_memory, 0.0),
             precision=(c.deviation**-2, c.deviation**-2, c.intercept_deviation**-2),
             low=(c.least_encoder, c.least, -50.0),
             high=(c.largest, c.largest, 50.0),
@@ -76,30 +81,44 @@ class Stacker:
         a, b, c = self._model.mean
         return float(a), float(b), float(c)
 
-    def get(self, encoder_logit: Array, memory_logit: Array) -> Array:
+    def get(self, encoder_logit: Array, pair_memory_logit: Array) -> Array:
         """Stacked logits (N,) of two parts' logits (N,). Pure."""
-        return self._model.predict(_columns(encoder_logit, memory_logit))
+        return self._model.predict(_columns(encoder_logit, pair_memory_logit))
 
-    def learn(self, encoder_logit: Array, memory_logit: Array, label: Array, weight: Array) -> None:
-        """Learn N samples at once: logits, labels (0 to 1) and weights >= 0, (N,) each. Order within the call does not count."""
+    def learn(
+        self, encoder_logit: Array, pair_memory_logit: Array, label: Array, weight: Array
+    ) -> None:
+        """Learn N samples at once; order within the call does not count.
+
+        Args:
+            encoder_logit: (N,) logits of the encoder.
+            pair_memory_logit: (N,) logits of the pair memory.
+            label: (N,) labels, 0 to 1.
+            weight: (N,) weights >= 0.
+        """
+        encoder, pair_memory, label, weight = (
+            np.asarray(column, np.float64)
+            for column in (encoder_logit, pair_memory_logit, label, weight)
+        )
+        check_finite("encoder logit", encoder)
+        check_finite("pair memory logit", pair_memory)
+        check_labels(label)
+        check_weights("weight", weight)
+        encoder, pair_memory, label, weight = drop_weightless(
+            weight, encoder, pair_memory, label, weight
+        )
         if not len(label):
             return
         keep = 2.0 ** (-len(label) / self.config.half_life_samples)
-        self._model.learn(
-            _columns(encoder_logit, memory_logit),
-            np.asarray(label, np.float64),
-            np.asarray(weight, np.float64),
-            keep=keep,
-        )
+        self._model.learn(_columns(encoder, pair_memory), label, weight, keep=keep)
 
     def snapshot(self) -> bytes:
         """State after the last `learn`, as msgpack; equal state gives equal bytes."""
-        return msgspec.msgpack.encode(
-            {"format": FORMAT, "model": self._model.snapshot()}, order="sorted"
-        )
+        state = {"format": FORMAT, "model": self._model.snapshot()}
+        return msgspec.msgpack.encode(state, order="sorted")
 
     def restore(self, data: bytes) -> None:
-        """Resume after the `learn` that the snapshot was taken behind.
+        """Restore the state returned by `snapshot`.
 
         Raises:
             SnapshotError: the bytes are not such a snapshot.
@@ -113,6 +132,6 @@ class Stacker:
             raise SnapshotError("stacker", repr(error), "a stacker's snapshot") from error
 
 
-def _columns(encoder_logit: Array, memory_logit: Array) -> tuple[Array, Array, Array]:
+def _columns(encoder_logit: Array, pair_memory_logit: Array) -> tuple[Array, Array, Array]:
     encoder = np.asarray(encoder_logit, dtype=np.float64)
-    return encoder, np.asarray(memory_logit, dtype=np.float64), np.ones_like(encoder)
+    return encoder, np.asarray(pair_memory_logit, dtype=np.float64), np.ones_like(encoder)

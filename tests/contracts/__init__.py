@@ -1,0 +1,1 @@
+"""Contracts that every class of a kind must keep, whoever wrote it."""

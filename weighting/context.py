@@ -1,0 +1,38 @@
+"""The probabilities that a weighting scheme sees, read before anything of the batch is learned."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Context:
+    """N samples of one task as a weighting scheme sees them.
+
+    Attributes:
+        label: (N,) observed labels, 0 or 1.
+        p_positive: (N,) calibrated p(y=1|x), in (0, 1).
+        p_y_given_x: (N,) probability of the observed label.
+        p_y: (N,) prior of the observed label.
+    """
+
+    label: Array
+    p_positive: Array
+    p_y_given_x: Array
+    p_y: Array
+
+    @classmethod
+    def observed(cls, label: Array, p_positive: Array, prior: float) -> Context:
+        """Build the context of labels (N,) from p(y=1|x) (N,) and p(y=1)."""
+        positive = label > 0
+        return cls(
+            label=label,
+            p_positive=p_positive,
+            p_y_given_x=np.where(positive, p_positive, 1 - p_positive),
+            p_y=np.where(positive, prior, 1 - prior),
+        )

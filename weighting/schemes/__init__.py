@@ -1,0 +1,1 @@
+"""Weighting schemes: one weight per file, its paper beside it."""

@@ -1,0 +1,36 @@
+"""The weighting schemes by the name that `weighting.scheme` gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Literal, Protocol
+
+from weighting.schemes.ratio import ImportanceRatio
+from weighting.schemes.scheme import Scheme
+from weighting.schemes.uniform import Uniform
+
+SchemeName = Literal["ratio", "uniform"]
+DEFAULT: SchemeName = "ratio"
+
+
+class SchemeSettings(Protocol):
+    """The settings that choose a scheme and its parameters."""
+
+    @property
+    def scheme(self) -> SchemeName:
+        """Name of the scheme."""
+
+    @property
+    def exponent(self) -> float:
+        """Exponent b of the importance ratio."""
+
+
+SCHEMES: Mapping[SchemeName, Callable[[SchemeSettings], Scheme]] = {
+    "ratio": lambda settings: ImportanceRatio(settings.exponent),
+    "uniform": lambda settings: Uniform(),
+}
+
+
+def make_scheme(settings: SchemeSettings) -> Scheme:
+    """Build the scheme that the settings name."""
+    return SCHEMES[settings.scheme](settings)
