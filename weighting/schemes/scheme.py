@@ -1,4 +1,4 @@
-"""What a weighting scheme has to offer.
+"""Protocol of a weighting scheme: its weight, its inversion, its description.
 
 A new scheme is a file here, an entry in `registry.py`, and a case of `test_schemes.py`.
 """
