@@ -26,7 +26,7 @@ from prometheus_client import CollectorRegistry
 
 from consumers.dead_letter import DeadLetters
 from consumers.events import encode_click, encode_exposure, encode_purchase
-from consumers.join import JoinConfig
+from consumers.joining.join import JoinConfig
 from consumers.kafka.admin import KafkaAdmin
 from consumers.kafka.options import KafkaConfig
 from consumers.kafka.sink import KafkaSink
@@ -34,6 +34,7 @@ from consumers.kafka.source import KafkaSource
 from consumers.pipeline import BatchConfig, Pipeline, Topics
 from consumers.telemetry import Telemetry
 from deploy.broker.node import Broker
+from weighting.sample import Batch
 
 NUM_PARTITIONS = 4
 NUM_HITS = 10
@@ -45,10 +46,10 @@ JOIN = JoinConfig(grace_us=5_000_000)
 STAGES = {
     "client": ("/kafka/", "kafka/source.py"),
     "decode": ("codec.py",),
-    "clock and dedup": ("clock.py", "dedup.py"),
-    "join": ("join.py", "items.py"),
-    "pipeline": ("pipeline.py",),
-    "telemetry": ("telemetry.py", "/prometheus_client/"),
+    "clock and dedup": ("/clock.py", "dedup.py"),
+    "join": ("consumers/joining/",),
+    "pipeline": ("pipeline.py", "assembler.py", "consumers/reading/"),
+    "telemetry": ("telemetry.py", "reporting.py", "/prometheus_client/"),
 }
 _WAITING = ("acquire", "select", "poll", "sleep")
 
@@ -150,7 +151,7 @@ def ingest(config: KafkaConfig, topics: Topics, num_events: int) -> Run:
     num_samples = 0
     wall, cpu = time.perf_counter(), time.process_time()
     for batch in pipeline.batches():
-        if batch is not None:
+        if isinstance(batch, Batch):
             num_samples += len(batch.samples)
         elif sum(pipeline.next_offsets().values()) == num_events:
             break

@@ -1,30 +1,43 @@
-"""Whose events are left out of training: named by keyed hashes, or by place, and looked up before anything else is done with an event."""
+"""Events that are left out of training, named by keyed hash or by place in the log.
+
+They are looked up before anything else is done with an event.
+"""
 
 from __future__ import annotations
 
 import hmac
 from hashlib import sha256
+from typing import TypeAlias
 
 import msgspec
+from cachetools import LRUCache, cached
 
 from consumers.events import Click, Exposure, Other, Purchase
-from weighting.provenance import Slice
+from weighting.provenance import Slice, TopicPartition
 
 FORMAT = 1
-_MAX_KNOWN = 100_000
+_MAX_CLIENTS = 100_000  # whose answers are cached
+
+_Event: TypeAlias = Exposure | Click | Purchase | Other
 
 
 class ExclusionList(msgspec.Struct, frozen=True, kw_only=True):
-    """What is left out: never a person's id, always its keyed hash."""
+    """Entries of a list; never a person's id, always its keyed hash.
+
+    Attributes:
+        client_ids: HMAC-SHA256 in hex, sorted.
+        event_ids: the same of event ids.
+        slices: places in the log.
+    """
 
     format: int = FORMAT
-    client_ids: tuple[str, ...] = ()  #: HMAC-SHA256 in hex, sorted
+    client_ids: tuple[str, ...] = ()
     event_ids: tuple[str, ...] = ()
     slices: tuple[Slice, ...] = ()
 
     @property
     def num(self) -> int:
-        """How many entries it has."""
+        """Number of entries."""
         return len(self.client_ids) + len(self.event_ids) + len(self.slices)
 
     def digest(self) -> str:
@@ -38,41 +51,37 @@ def keyed(key: bytes, identity: str) -> str:
 
 
 class Exclusions:
-    """Says of an event whether it is left out."""
+    """Lookup of events in an exclusion list."""
 
     def __init__(self, listed: ExclusionList, key: bytes) -> None:
         """Take the list and the key that its hashes were made with."""
         self._key = key
         self._clients = frozenset(listed.client_ids)
         self._events = frozenset(listed.event_ids)
-        self._slices: dict[tuple[str, int], list[Slice]] = {}
+        self._slices: dict[TopicPartition, list[Slice]] = {}
         for part in listed.slices:
             self._slices.setdefault((part.topic, part.partition), []).append(part)
-        self._known: dict[
-            str, bool
-        ] = {}  # client ids that were looked up before; a cache, so of bounded size
+        cache: LRUCache[str, bool] = LRUCache(_MAX_CLIENTS)
+        self._has_client = cached(cache, key=str)(self._lists_client)
 
-    def covers(self, event: Exposure | Click | Purchase | Other) -> bool:
-        """Say whether this event is left out."""
-        position = event.position
-        if any(
-            part.start <= position.offset < part.end
-            for part in self._slices.get((position.topic, position.partition), ())
-        ):
-            return True
-        client = self._known.get(event.client_id)
-        if client is None:
-            if len(self._known) >= _MAX_KNOWN:
-                self._known.clear()
-            client = self._known[event.client_id] = (
-                keyed(self._key, event.client_id) in self._clients
-            )
-        return client or (bool(self._events) and self._named(event))
-
-    def _named(self, event: Exposure | Click | Purchase | Other) -> bool:
-        """Say whether the list has the id that the event's producer gave it."""
-        kind, _, rest = (getattr(event, "identity", None) or b"").partition(b"\0")
+    def covers(self, event: _Event) -> bool:
+        """Return whether this event is left out."""
         return (
-            kind in (b"e", b"c")
-            and keyed(self._key, rest.rpartition(b"\0")[2].decode(errors="replace")) in self._events
+            self._covers_place(event)
+            or self._has_client(event.client_id)
+            or bool(self._events and self._lists_event(event))
         )
+
+    def _covers_place(self, event: _Event) -> bool:
+        at = event.position
+        parts = self._slices.get((at.topic, at.partition), ())
+        return any(part.start <= at.offset < part.end for part in parts)
+
+    def _lists_client(self, client_id: str) -> bool:
+        return keyed(self._key, client_id) in self._clients
+
+    def _lists_event(self, event: _Event) -> bool:
+        """Return whether the list has the id that the event's producer gave it."""
+        kind, _, rest = (getattr(event, "identity", None) or b"").partition(b"\0")
+        event_id = rest.rpartition(b"\0")[2].decode(errors="replace")
+        return kind in (b"e", b"c") and keyed(self._key, event_id) in self._events

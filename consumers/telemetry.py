@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 
 from consumers.codec import REASONS
 from consumers.events import Kind
-from consumers.source import TopicPartition
+from weighting.provenance import TopicPartition
 
 #: What became of a record; exactly one word each, in this order of precedence.
 OUTCOMES = ("invalid", "excluded", "ignored", "duplicate", "miskeyed", "late", "accepted")

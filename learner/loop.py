@@ -33,7 +33,7 @@ from learner.telemetry import Telemetry
 from learner.trainer import StepReport, Trainer
 from weighting.errors import WeightError
 from weighting.provenance import Audit, Gap
-from weighting.sample import Batch, Sample
+from weighting.sample import Batch, Sample, Signal
 
 log = logging.getLogger("steelyard.learner")
 _FRESH_US = 100_000  #: event times are told to the tenth of a second
@@ -280,7 +280,7 @@ class _Said(msgspec.Struct, frozen=True, array_like=True):
 
 
 def train(
-    batches: Iterable[Batch | None],
+    batches: Iterable[Batch | Signal | None],
     trainer: Trainer,
     publisher: Publisher,
     telemetry: Telemetry,
@@ -402,15 +402,19 @@ class _Tail:
         """How many steps are left."""
         return len(self._steps)
 
-    def pull(self, stream: Iterator[Batch | None], rank: int) -> tuple[Batch | None, bool]:
+    def pull(
+        self, stream: Iterator[Batch | Signal | None], rank: int
+    ) -> tuple[Batch | None, bool]:
         """Return this rank's batch of the next step, or None; and whether there will be no more."""
         if not self._steps:
             batch = next(stream, _OVER)
-            return (None, True) if batch is _OVER else (batch, False)
+            if batch is _OVER:
+                return None, True
+            return (batch if isinstance(batch, Batch) else None), False
         if self._steps[0][1].parts[rank].cause is None:
             return None, False
         for batch in stream:
-            if batch is not None:
+            if isinstance(batch, Batch):
                 return batch, False
         return None, True
 

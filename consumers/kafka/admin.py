@@ -22,7 +22,8 @@ from kafka.structs import TopicPartition as KafkaTopicPartition
 
 from consumers.errors import CommitFailed, SourceUnavailable, TopicMissing
 from consumers.kafka.options import KafkaConfig
-from consumers.source import Record, TopicPartition
+from consumers.source import Record
+from weighting.provenance import TopicPartition
 
 _log = logging.getLogger(__name__)
 

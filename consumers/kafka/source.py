@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, TypeAlias
 
-from kafka import KafkaConsumer, TopicPartition
+from kafka import KafkaConsumer
 from kafka.errors import (
     CorruptRecordError,
     KafkaError,
@@ -16,8 +16,8 @@ from kafka.errors import (
     OffsetOutOfRangeError,
 )
 from kafka.structs import OffsetAndMetadata
+from kafka.structs import TopicPartition as KafkaTopicPartition
 
-from consumers import source
 from consumers.errors import (
     ChecksumMissing,
     ConsumersError,
@@ -30,6 +30,7 @@ from consumers.errors import (
 )
 from consumers.kafka.options import KafkaConfig
 from consumers.source import Record
+from weighting.provenance import TopicPartition
 
 _log = logging.getLogger(__name__)
 
@@ -113,14 +114,14 @@ class KafkaSource:
         self._sleep = sleep
         self._consumer: Any = None
         self._api_version: Any = None
-        self._partitions: dict[source.TopicPartition, Any] = {}
+        self._partitions: dict[TopicPartition, Any] = {}
         self._counts: dict[str, int] = {}
         self._ids: dict[str, str] = {}
-        self._next_offsets: dict[source.TopicPartition, int] = {}
+        self._next_offsets: dict[TopicPartition, int] = {}
         self._epochs: dict[
-            source.TopicPartition, int
+            TopicPartition, int
         ] = {}  # leader epoch of the last record before the next offset
-        self._paused: set[source.TopicPartition] = set()
+        self._paused: set[TopicPartition] = set()
         self._num_failures = 0  # one after the other
         self._not_before = 0.0
         self._reachable = True  # as of the last question about end offsets
@@ -153,13 +154,13 @@ class KafkaSource:
             self._ids[topic] = str(self._consumer._cluster.topic_id(topic) or "")
             for partition in numbers:
                 if self._choice(topic, partition):
-                    self._partitions[topic, partition] = TopicPartition(topic, partition)
+                    self._partitions[topic, partition] = KafkaTopicPartition(topic, partition)
         # With the version known, a client that replaces this one asks nobody before it is made.
         self._api_version = self._consumer.config["api_version"]
         self._consumer.assign(list(self._partitions.values()))
         return self
 
-    def assignment(self) -> list[source.TopicPartition]:
+    def assignment(self) -> list[TopicPartition]:
         """Return the partitions that are read, sorted."""
         return sorted(self._partitions)
 
@@ -242,21 +243,21 @@ class KafkaSource:
         if self._consumer is not None:
             self._consumer.seek(self._partitions[topic, partition], offset)
 
-    def pause(self, partitions: Iterable[source.TopicPartition]) -> None:
+    def pause(self, partitions: Iterable[TopicPartition]) -> None:
         """Deliver nothing of these until they are resumed."""
         paused = list(partitions)
         self._paused.update(paused)
         if self._consumer is not None:
             self._consumer.pause(*(self._partitions[tp] for tp in paused))
 
-    def resume(self, partitions: Iterable[source.TopicPartition]) -> None:
+    def resume(self, partitions: Iterable[TopicPartition]) -> None:
         """Deliver these again."""
         resumed = list(partitions)
         self._paused.difference_update(resumed)
         if self._consumer is not None:
             self._consumer.resume(*(self._partitions[tp] for tp in resumed))
 
-    def beginning_offsets(self) -> dict[source.TopicPartition, int]:
+    def beginning_offsets(self) -> dict[TopicPartition, int]:
         """Return the oldest retained offset of every partition.
 
         Raises:
@@ -273,7 +274,7 @@ class KafkaSource:
             ) from error
         return {(tp.topic, tp.partition): offset for tp, offset in offsets.items()}
 
-    def end_offsets(self) -> dict[source.TopicPartition, int]:
+    def end_offsets(self) -> dict[TopicPartition, int]:
         """Return the offset that the next record gets, of every partition; `{}` when the brokers do not answer within a second."""
         try:
             offsets = self._asked().end_offsets(
@@ -364,7 +365,7 @@ class KafkaSource:
             except Exception as error:  # it may be what failed
                 _log.info("a consumer did not close: %r", error)
 
-    def _positions(self) -> dict[source.TopicPartition, int]:
+    def _positions(self) -> dict[TopicPartition, int]:
         found = (
             (tp, self._consumer.position(partition, timeout_ms=0))
             for tp, partition in self._partitions.items()

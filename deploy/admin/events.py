@@ -22,9 +22,10 @@ from consumers.kafka.options import KafkaConfig
 from consumers.kafka.sink import KafkaSink
 from consumers.kafka.source import KafkaSource
 from consumers.pipeline import Topics
-from consumers.source import Record, Sink, Source, TopicPartition
+from consumers.source import Record, Sink, Source
 from deploy.errors import UsageError
 from deploy.process.terminal import Output
+from weighting.provenance import TopicPartition
 
 SCHEMAS = Path(__file__).parents[1] / "schemas"
 

@@ -7,12 +7,11 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from consumers.source import TopicPartition
 from learner.artifact import Corrupt, Store, Version, VersionMissing
 from learner.store import journal
 from learner.store.blobs import Disk
 from learner.store.manifest import ResumePoint
-from weighting.provenance import Audit, Poll, Slice
+from weighting.provenance import Audit, Poll, Slice, TopicPartition
 
 
 def newest(store: Store) -> Version | None:

@@ -18,7 +18,7 @@ from consumers import codec
 from consumers.errors import Invalid
 from consumers.events import ItemUpdate, Kind
 from consumers.exclusion import ExclusionList, Exclusions
-from consumers.source import Source, TopicPartition
+from consumers.source import Source
 from deploy.admin import checkpoints, exclusions, lineage, targets
 from deploy.admin.targets import Target
 from deploy.errors import Unsafe, UsageError
@@ -29,6 +29,7 @@ from deploy.verification.reread import between
 from learner.artifact import Corrupt, Store, Version
 from learner.store import commands
 from learner.store.blobs import Disk
+from weighting.provenance import TopicPartition
 
 AS_IT_WAS, ANEW = "as-it-was", "anew"
 LIVE, SHADOW = "live", "shadow"

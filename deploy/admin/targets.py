@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from consumers.errors import SourceUnavailable
-from consumers.source import TopicPartition
 from deploy.errors import Unsafe, UsageError
 from deploy.settings.units import UNITS, format_time, parse_time
+from weighting.provenance import TopicPartition
 
 #: Kafka's own names of where to move to.
 TARGETS = (

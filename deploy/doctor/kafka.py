@@ -12,11 +12,12 @@ from typing import Protocol
 from consumers import codec
 from consumers.errors import Invalid, SourceUnavailable
 from consumers.events import Event, ItemUpdate, Kind
-from consumers.join import JoinConfig
+from consumers.joining.join import JoinConfig
 from consumers.kafka.admin import partition_of
-from consumers.source import Record, TopicPartition
+from consumers.source import Record
 from deploy.doctor.check_result import CheckResult
 from deploy.settings.config import LogConfig
+from weighting.provenance import TopicPartition
 
 AREA = "Kafka"
 TIME = "time"

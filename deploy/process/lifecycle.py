@@ -11,8 +11,8 @@ from collections.abc import Callable, Collection, Mapping
 from threading import Event, Thread
 from typing import Protocol
 
-from consumers.source import TopicPartition
 from deploy.errors import BrokerFailed
+from weighting.provenance import TopicPartition
 
 log = logging.getLogger("steelyard.lifecycle")
 

@@ -20,8 +20,8 @@ import msgspec
 from consumers.kafka.admin import KafkaAdmin
 from consumers.kafka.sink import KafkaSink
 from consumers.kafka.source import KafkaSource, own
-from consumers.pipeline import Pipeline, Replayed
-from consumers.source import TopicPartition
+from consumers.pipeline import Pipeline
+from consumers.reading.replay import Replayed
 from consumers.telemetry import Telemetry as ConsumerTelemetry
 from deploy.admin import exclusions
 from deploy.errors import Unsafe
@@ -40,7 +40,8 @@ from learner.store.journal import Journal, JournalPosition, JournalRecord, Step
 from learner.store.manifest import CheckpointMetadata, Input, ResumePoint, RunState
 from learner.telemetry import Telemetry
 from learner.trainer import StepReport, Trainer
-from weighting.sample import Batch
+from weighting.provenance import TopicPartition
+from weighting.sample import Batch, Signal
 from weighting.weigher import Weigher
 
 log = logging.getLogger("steelyard.learner")
@@ -495,8 +496,8 @@ class LearnRole:
     # --- running ----------------------------------------------------------------------------------------------------------------
 
     def _until_stopped(
-        self, batches: Iterator[Batch | None], checkpointer: Checkpointer, over: Callable[[], bool]
-    ) -> Iterator[Batch | None]:
+        self, batches: Iterator[Batch | Signal], checkpointer: Checkpointer, over: Callable[[], bool]
+    ) -> Iterator[Batch | Signal]:
         for batch in batches:
             yield batch
             if self._stopped.is_set() or self._is_ordered(checkpointer) or over():
@@ -609,8 +610,8 @@ def _off_the_log(offsets: Mapping[TopicPartition, int], admin: KafkaAdmin) -> st
 
 
 def _watched(
-    batches: Iterator[Batch | None], watchdog: Watchdog, source: KafkaSource
-) -> Iterator[Batch | None]:
+    batches: Iterator[Batch | Signal], watchdog: Watchdog, source: KafkaSource
+) -> Iterator[Batch | Signal]:
     """The same batches; a consumer that stands still is replaced between two of them."""
     for batch in batches:
         yield batch
@@ -619,11 +620,11 @@ def _watched(
 
 
 def _told(
-    batches: Iterator[Batch | None],
+    batches: Iterator[Batch | Signal],
     pipeline: Pipeline,
     until: Mapping[TopicPartition, int],
     tell: Callable[[float], object],
-) -> Iterator[Batch | None]:
+) -> Iterator[Batch | Signal]:
     """The same batches; how much of a replay is read, of this rank's partitions, is told after each."""
 
     def left() -> int:

@@ -14,7 +14,7 @@ from importlib.metadata import version as installed
 from consumers.dead_letter import DeadLetters
 from consumers.exclusion import Exclusions
 from consumers.pipeline import BatchConfig, Pipeline
-from consumers.source import Sink, Source, TopicPartition
+from consumers.source import Sink, Source
 from consumers.telemetry import Telemetry
 from deploy.admin import exclusions
 from deploy.settings.tree import Settings
@@ -24,7 +24,7 @@ from learner.process_group import ProcessGroup
 from learner.store.blobs import Disk
 from learner.store.manifest import RunState
 from learner.trainer import Trainer, cpu_capability
-from weighting.provenance import Audit
+from weighting.provenance import Audit, TopicPartition
 
 
 def new_pipeline(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from consumers.join import JoinConfig
+from consumers.joining.join import JoinConfig
 from deploy.process.observability import ObservabilityConfig
 from deploy.settings.config import LogConfig, ServingConfig
 from learner.config import LearnerConfig, StoreConfig

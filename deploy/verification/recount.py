@@ -16,14 +16,14 @@ from typing import Any, Literal
 
 from consumers.audit import Hasher
 from consumers.errors import OffsetLost
-from consumers.source import Record, Source, TopicPartition
+from consumers.source import Record, Source
 from deploy.admin import checkpoints, lineage
 from deploy.process.terminal import Output
 from deploy.verification.reread import between
 from learner.artifact import Corrupt, Store, Version
 from learner.store import verdict
 from learner.store.blobs import Disk
-from weighting.provenance import Audit, Slice
+from weighting.provenance import Audit, Slice, TopicPartition
 
 _MODULUS = 1 << 64
 _SIGNS = {"equal": "ok", "differs": "X", "undecided": "?"}

@@ -11,10 +11,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from consumers.assembler import FLUSH
 from consumers.errors import LogTruncated
 from consumers.kafka.source import KafkaSource
-from consumers.pipeline import FLUSH, Pipeline, Replayed, polls_of
+from consumers.pipeline import Pipeline
+from consumers.reading.replay import Replayed
 from consumers.source import Source
+from consumers.state import polls_of
 from consumers.telemetry import Telemetry
 from deploy.admin import lineage
 from deploy.process.observability import new_registry
@@ -168,11 +171,11 @@ class _Again:
         self._compare(*_at(self._since))
         number = 0
         for batch in self._pipeline.batches(self._feed()):
-            if batch is not None and number == len(
+            if isinstance(batch, Batch) and number == len(
                 self._steps
             ):  # was ready when `until` was cut, and is not journaled
                 self._end()
-            elif batch is not None:
+            elif isinstance(batch, Batch):
                 place, step, outcome = self._steps[number]
                 self._step(batch, step, outcome)
                 self._compare(place, 0)

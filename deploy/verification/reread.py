@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 
 from consumers.errors import SourceUnavailable
-from consumers.source import Record, Source, TopicPartition
+from consumers.source import Record, Source
+from weighting.provenance import TopicPartition
 
 _POLL_SECONDS = 0.5
 _MAX_EMPTY_POLLS = 60

@@ -9,8 +9,9 @@ from prometheus_client import CollectorRegistry
 
 from consumers.dead_letter import DeadLetters
 from consumers.exclusion import Exclusions
-from consumers.join import JoinConfig
-from consumers.pipeline import STOP, BatchConfig, Pipeline, Topics
+from consumers.joining.join import JoinConfig
+from consumers.pipeline import BatchConfig, Pipeline, Topics
+from consumers.reading.reader import STOP
 from consumers.telemetry import Telemetry
 from tests.consumers.shop import WINDOWS
 from tests.fakes.clock import ManualClock
@@ -52,7 +53,7 @@ class Bench:
     def live(self) -> Iterator[Batch]:
         """Batches until the log is read to its end."""
         for batch in self.pipeline.batches():
-            if batch is not None:
+            if isinstance(batch, Batch):
                 yield batch
             elif self.log.exhausted:
                 return

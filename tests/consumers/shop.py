@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from random import Random
 
 from consumers.events import Candidate, encode_click, encode_exposure, encode_purchase
-from consumers.join import JoinConfig
+from consumers.joining.join import JoinConfig
 from tests.fakes.log import Log
 
 SECOND = 1_000_000

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumers.clock import BEGINNING_US, Watermarks
+from consumers.joining.clock import BEGINNING_US, Watermarks
 
 A, B = ("clicks", 0), ("exposures", 0)
 

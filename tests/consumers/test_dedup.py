@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumers.dedup import Dedup
+from consumers.joining.dedup import Dedup
 
 WINDOW_US = 1600
 

@@ -7,14 +7,14 @@ import dataclasses
 import pytest
 
 from consumers.events import Candidate, encode_click, encode_exposure
-from consumers.join import JoinConfig
+from consumers.joining.join import JoinConfig
 from consumers.pipeline import BatchConfig, Topics
 from tests.consumers.bench import Bench
 from tests.consumers.shop import SECOND, START_US, TOPICS, WINDOWS
 from tests.consumers.test_pipeline import buy, click, empty, show
 from tests.fakes.log import Log
 from weighting.provenance import Position
-from weighting.sample import CopyKind, Sample
+from weighting.sample import CopyKind, Sample, Signal
 from weighting.tasks import CLICK, PURCHASE, TaskName
 
 
@@ -116,7 +116,7 @@ def test_a_click_that_arrives_before_its_exposure_waits_for_it() -> None:
     click(log, "q", "A", 1)
     bench = Bench(log, batch=BatchConfig(size=1))
     batches = bench.pipeline.batches()
-    assert [next(batches) for _ in range(3)] == [None, None, None]
+    assert [next(batches) for _ in range(3)] == [Signal.IDLE] * 3
     show(log, "q", 0)
     samples = bench.run()
     assert [s.label for s in of(samples, CLICK)] == [1]

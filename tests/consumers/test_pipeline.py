@@ -18,7 +18,7 @@ from tests.consumers.oracle import Outcome, oracle
 from tests.consumers.shop import MALFORMED, SECOND, START_US, TOPICS, WINDOWS, shop
 from tests.fakes.clock import ManualClock
 from tests.fakes.log import Log
-from weighting.sample import Batch, Sample
+from weighting.sample import Batch, Sample, Signal
 from weighting.tasks import PURCHASE
 
 SLOW = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -168,14 +168,14 @@ def test_a_snapshot_resumed_in_a_fresh_pipeline_gives_the_identical_remaining_sa
     first = Bench(log.reader(max_records=30, random=Random(before)), batch=batch, join=join)
     done: list[Sample] = []
     for _, yielded in zip(range(cut), first.pipeline.batches(), strict=False):
-        done += yielded.samples if yielded is not None else ()
+        done += yielded.samples if isinstance(yielded, Batch) else ()
     parts, offsets = first.pipeline.snapshot(), first.pipeline.next_offsets()
 
     second = Bench(log.reader(max_records=30, random=Random(after)), batch=batch, join=join)
     second.pipeline.restore(parts, offsets)
     assert second.pipeline.snapshot() == parts, "equal state gives equal bytes"
     assert done + second.run() == whole
-    first.pipeline._tell_join()
+    first.pipeline._reporting.joined()
     for event, results in RESULTS.items():
         for result in results:
             counts = [
@@ -192,7 +192,7 @@ def test_slices_cover_every_record_once_across_a_resume(seed: int, cut: int) -> 
     first = Bench(log.reader(max_records=30))
     batches: list[Batch] = []
     for _, yielded in zip(range(cut), first.pipeline.batches(), strict=False):
-        batches += [yielded] if yielded is not None else []
+        batches += [yielded] if isinstance(yielded, Batch) else []
     second = Bench(log.reader(max_records=30))
     second.pipeline.restore(first.pipeline.snapshot(), first.pipeline.next_offsets())
     batches += list(second.live())
@@ -320,7 +320,7 @@ def test_poison_that_keeps_coming_does_not_hold_the_watermark_back() -> None:
     for n in range(100):
         log.append("purchases", 0, MALFORMED[n % len(MALFORMED)], key=b"c")
         batch = next(batches)
-        samples += batch.samples if batch is not None else ()
+        samples += batch.samples if isinstance(batch, Batch) else ()
         clock.advance(1)
     assert {s.list_id for s in samples} == {"q"}
 
@@ -368,7 +368,7 @@ def test_other_actions_are_ignored_whatever_they_carry_but_their_time_counts() -
     bench = Bench(log)
     assert bench.run() == []
     assert bench.count("consumer_events_total", event="other", outcome="ignored") == 1
-    assert bench.pipeline._watermarks.newest_us == START_US
+    assert bench.pipeline._assembler.watermarks.newest_us == START_US
 
 
 def test_a_clock_a_year_ahead_is_clamped_and_does_not_move_the_watermark() -> None:
@@ -410,7 +410,7 @@ def test_samples_that_wait_are_flushed_by_the_clock() -> None:
     show(log, "q", 0)
     bench = Bench(log, clock=clock, batch=BatchConfig(size=100, flush_seconds=2))
     batches = bench.pipeline.batches()
-    assert next(batches) is None
+    assert next(batches) is Signal.IDLE
     show(log, "r", 100)
     for topic in ("clicks", "purchases"):
         log.append(
@@ -419,10 +419,10 @@ def test_samples_that_wait_are_flushed_by_the_clock() -> None:
             b'{"action_name":"view","client_id":"c","timestamp":"2023-11-14T22:15:00Z"}',
             key=b"c",
         )
-    assert next(batches) is None
+    assert next(batches) is Signal.IDLE
     clock.advance(2)
     batch = next(batches)
-    assert batch is not None
+    assert isinstance(batch, Batch)
     assert batch.cause == "flush"
     assert len(batch.samples) == 2
 
@@ -435,9 +435,9 @@ def test_drain_closes_only_windows_that_end_by_the_newest_event() -> None:
     assert {s.list_id for s in samples} == {"old"}
 
 
-def test_nothing_ready_is_none_so_that_the_caller_can_do_other_things() -> None:
+def test_nothing_ready_is_idle_so_that_the_caller_can_do_other_things() -> None:
     batches = Bench(empty()).pipeline.batches()
-    assert [next(batches) for _ in range(3)] == [None, None, None]
+    assert [next(batches) for _ in range(3)] == [Signal.IDLE] * 3
 
 
 def test_partition_counts_that_differ_are_refused_by_name() -> None:
@@ -456,11 +456,11 @@ def test_a_quiet_partition_holds_samples_back_until_the_idle_timeout_and_no_long
     bench = Bench(log, clock=clock, batch=BatchConfig(size=1))
     batches = bench.pipeline.batches()
     for _ in range(29):
-        assert next(batches) is None
+        assert next(batches) is Signal.IDLE
         clock.advance(1)
     clock.advance(1)
     batch = next(batches)
-    assert batch is not None
+    assert isinstance(batch, Batch)
     assert {s.list_id for s in batch.samples} == {"q"}
 
 
@@ -472,7 +472,7 @@ def test_a_pause_with_open_lists_is_told_once_with_the_event_that_would_close_th
         show(log, f"q{at}", at)
     bench = Bench(log, clock=clock, batch=BatchConfig(size=1))
     batches = bench.pipeline.batches()
-    caplog.set_level("INFO", "consumers.pipeline")
+    caplog.set_level("INFO", "consumers.reporting")
 
     def pause() -> list[tuple[str, int]]:
         caplog.clear()
@@ -495,7 +495,7 @@ def test_a_pause_with_open_lists_is_told_once_with_the_event_that_would_close_th
     assert (again, num_lists) == (told, 1)
     click(log, None, "B", (at_us - START_US) / SECOND + 0.001)
     assert pause() == []
-    assert bench.pipeline._join.waiting_lists()[0] == 0
+    assert bench.pipeline._assembler.join.waiting_lists()[0] == 0
 
 
 def test_brokers_that_do_not_answer_are_not_mistaken_for_idleness() -> None:
@@ -504,14 +504,14 @@ def test_brokers_that_do_not_answer_are_not_mistaken_for_idleness() -> None:
     show(log, "r", 1000)
     bench = Bench(log, clock=clock, batch=BatchConfig(size=1))
     batches = bench.pipeline.batches()
-    assert next(batches) is None
+    assert next(batches) is Signal.IDLE
     log.available = False
     for _ in range(10):
         clock.advance(60)
-        assert next(batches) is None
+        assert next(batches) is Signal.IDLE
     log.available = True
     clock.advance(1)
-    assert next(batches) is not None
+    assert isinstance(next(batches), Batch)
 
 
 def test_partitions_that_run_ahead_are_paused_until_the_others_follow() -> None:
@@ -523,10 +523,10 @@ def test_partitions_that_run_ahead_are_paused_until_the_others_follow() -> None:
     most = 0
     paused = False
     for batch in bench.pipeline.batches():
-        most = max(most, bench.pipeline._join.num_pending)
+        most = max(most, bench.pipeline._assembler.join.num_pending)
         paused = paused or bool(bench.log.paused)
         bench.clock.advance(1)
-        if batch is None and bench.log.exhausted:
+        if batch is Signal.IDLE and bench.log.exhausted:
             break
     assert paused
     assert most <= 100 + 60
@@ -535,14 +535,14 @@ def test_partitions_that_run_ahead_are_paused_until_the_others_follow() -> None:
 def test_pausing_changes_no_sample() -> None:
     log = shop(4, 400)
     bench = Bench(log.reader(max_records=50, random=Random(1)))
-    bench.pipeline._config = dataclasses.replace(WINDOWS, max_pending=100)
+    bench.pipeline._schedule._max_pending = 10
     samples: list[Sample] = []
     for batch in bench.pipeline.batches():
-        samples += batch.samples if batch is not None else ()
+        samples += batch.samples if isinstance(batch, Batch) else ()
         bench.clock.advance(
             1
         )  # a partition that is read to its end must not hold the paused ones for ever
-        if batch is None and bench.log.exhausted:
+        if batch is Signal.IDLE and bench.log.exhausted:
             break
     samples += [sample for batch in bench.pipeline.drain(2**60) for sample in batch.samples]
     assert {s.sample_id: s for s in samples} == expected(log).samples
@@ -572,7 +572,7 @@ def test_items_are_read_to_their_end_before_any_event() -> None:
         describe(log, f"other-{n}", "x", 0)
     describe(log, "A", "a shoe", 50)
     bench = with_items(log)
-    assert next(bench.pipeline.batches()) is None
+    assert next(bench.pipeline.batches()) is Signal.IDLE
     assert {
         tp: offset for tp, offset in bench.pipeline.next_offsets().items() if tp[0] != "items"
     } == {(t, 0): 0 for t in TOPICS}

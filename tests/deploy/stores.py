@@ -8,11 +8,11 @@ from typing import Any
 
 from consumers.audit import Hasher
 from consumers.events import encode_click
-from consumers.source import TopicPartition
 from learner.artifact import Store, Version
 from learner.store import journal
 from tests.fakes.log import Log
 from tests.learner.saving import cut, files, owner, rewrite
+from weighting.provenance import TopicPartition
 
 SEGMENT = "000001-0000"
 A, B = ("clicks", 0), ("clicks", 1)

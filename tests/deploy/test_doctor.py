@@ -14,11 +14,11 @@ import pytest
 
 from consumers.errors import SourceUnavailable
 from consumers.events import encode_click, encode_exposure, encode_item, encode_purchase
-from consumers.join import JoinConfig
+from consumers.joining.join import JoinConfig
 from consumers.kafka.admin import partition_of
 from consumers.kafka.options import KafkaConfig
 from consumers.pipeline import Topics
-from consumers.source import Record, TopicPartition
+from consumers.source import Record
 from deploy.doctor.check_result import CheckResult, Mark, render
 from deploy.doctor.kafka import Admin, examine_kafka
 from deploy.doctor.machine import SAFE, examine_machine, examine_model, examine_port, examine_store
@@ -31,6 +31,7 @@ from learner.store.blobs import Disk
 from learner.store.checkpoint import Checkpointer
 from learner.store.journal import Journal
 from learner.store.manifest import CheckpointMetadata
+from weighting.provenance import TopicPartition
 
 NOW_US = 1_795_000_000_000_000
 WEEKS_MS = str(30 * 86_400_000)

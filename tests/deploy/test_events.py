@@ -10,14 +10,14 @@ from consumers.dead_letter import DeadLetters
 from consumers.errors import Invalid, SinkUnavailable
 from consumers.events import encode_click, encode_exposure, encode_item
 from consumers.pipeline import Topics
-from consumers.source import Record, TopicPartition
+from consumers.source import Record
 from consumers.telemetry import Telemetry
 from deploy.admin import events
 from deploy.errors import UsageError
 from deploy.process.observability import new_registry
 from deploy.process.terminal import Output
 from tests.fakes.log import Log, Shelf
-from weighting.provenance import Position
+from weighting.provenance import Position, TopicPartition
 
 CLICK = encode_click(client_id="c-1", object_id="SKU-7", time_us=0, query_id="q")
 EXPOSURE = encode_exposure(

@@ -9,13 +9,13 @@ from prometheus_client import CollectorRegistry
 from consumers.errors import CommitFailed
 from consumers.kafka.admin import KafkaAdmin
 from consumers.kafka.options import KafkaConfig
-from consumers.source import TopicPartition
 from consumers.telemetry import Telemetry
 from deploy.roles.learn import AdvisoryCommit, LearnRole
 from deploy.settings.load import load
 from learner.store import verdict
 from learner.store.blobs import Disk
 from tests.learner.saving import saved
+from weighting.provenance import TopicPartition
 
 
 class MoodyAdmin(KafkaAdmin):

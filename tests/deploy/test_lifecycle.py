@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consumers.source import TopicPartition
 from deploy.process.lifecycle import STALLED, Progress, Watchdog
 from tests.fakes.clock import ManualClock
+from weighting.provenance import TopicPartition
 
 A: TopicPartition = ("clicks", 0)
 B: TopicPartition = ("clicks", 1)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from consumers.join import JoinConfig
+from consumers.joining.join import JoinConfig
 from deploy.errors import SettingsError
 from deploy.settings.environment import variable
 from deploy.settings.leaf import leaves

@@ -12,7 +12,8 @@ import torch
 from prometheus_client import CollectorRegistry
 
 from consumers.events import encode_click, encode_exposure, encode_purchase
-from consumers.pipeline import BatchConfig, Replayed, Topics
+from consumers.pipeline import BatchConfig, Topics
+from consumers.reading.replay import Replayed
 from deploy.roles.wiring import config_sha256, fingerprint, ingest_state, restore
 from deploy.settings.config import LogConfig
 from deploy.settings.tree import Settings
@@ -32,7 +33,7 @@ from tests.fakes.clock import ManualClock
 from tests.fakes.disk import FaultyDisk
 from tests.fakes.log import Log
 from tests.learner.saving import cut
-from weighting.sample import Batch
+from weighting.sample import Batch, Signal
 from weighting.weigher import Weigher
 
 SETTINGS = replace(
@@ -150,7 +151,7 @@ def live(
             tail.append(Replayed(record.parts[0].polls[skip:], record.parts[0].cause))
             skip = 0
 
-        def batches() -> Iterator[Batch | None]:
+        def batches() -> Iterator[Batch | Signal]:
             until = None  # the last samples are flushed by then
             for each in bench.pipeline.batches(tail):
                 yield each

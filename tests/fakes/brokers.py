@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from consumers.errors import SourceUnavailable
-from consumers.source import TopicPartition
+from weighting.provenance import TopicPartition
 
 
 class Brokers:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from random import Random
 
-from consumers.source import Record, TopicPartition
+from consumers.source import Record
+from weighting.provenance import TopicPartition
 
 
 class Log:

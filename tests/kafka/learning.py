@@ -17,7 +17,6 @@ from typing import Any, Self, TypeVar
 from consumers.events import encode_click, encode_exposure, encode_purchase
 from consumers.kafka.admin import KafkaAdmin, partition_of
 from consumers.kafka.sink import KafkaSink
-from consumers.source import TopicPartition
 from deploy.admin import operators, replay
 from deploy.process.terminal import Output
 from deploy.roles.learn import LearnRole
@@ -32,6 +31,7 @@ from tests.consumers.shop import SECOND, START_US, WINDOWS, writes
 from tests.fakes.log import Log
 from tests.kafka.conftest import Cluster
 from tests.kafka.test_learn_on_kafka import names, settings_for
+from weighting.provenance import TopicPartition
 
 T = TypeVar("T")
 Write = tuple[str, str, bytes | None]  # topic, client, value

@@ -17,12 +17,13 @@ from consumers.kafka.options import KafkaConfig
 from consumers.kafka.sink import KafkaSink
 from consumers.kafka.source import KafkaSource
 from consumers.pipeline import BatchConfig, Pipeline, Topics
-from consumers.source import Record, Source, TopicPartition
+from consumers.source import Record, Source
 from consumers.telemetry import Telemetry
 from tests.consumers.oracle import Outcome, oracle
 from tests.consumers.shop import TOPICS, WINDOWS, writes
 from tests.fakes.log import Log, Shelf
-from weighting.sample import Sample
+from weighting.provenance import TopicPartition
+from weighting.sample import Batch, Sample, Signal
 
 DEADLINE_SECONDS = 240.0  # fails a hang, measures nothing
 NUM_PARTITIONS = 2
@@ -121,10 +122,10 @@ def all_samples(source: Source, shop: Shop, at: Callable[[int], None] = nothing)
         assert time.monotonic() < deadline, (
             f"reading stands at {pipeline.next_offsets()} of {shop.ends}"
         )
-        samples += batch.samples if batch is not None else ()
+        samples += batch.samples if isinstance(batch, Batch) else ()
         offsets = pipeline.next_offsets()
         at(sum(offsets.values()))
-        if batch is None and offsets == shop.ends:
+        if batch is Signal.IDLE and offsets == shop.ends:
             break
     return samples + [sample for batch in pipeline.drain(2**60) for sample in batch.samples]
 

@@ -35,7 +35,7 @@ from deploy.broker.node import Broker
 from tests.consumers.oracle import oracle
 from tests.consumers.shop import WINDOWS, shop
 from tests.kafka.conftest import Cluster, GivenCluster
-from weighting.sample import Sample
+from weighting.sample import Batch, Sample, Signal
 
 NUM_EVENTS = 100_000
 NUM_PARTITIONS = 4
@@ -132,8 +132,8 @@ def test_a_hundred_thousand_events_come_out_as_exactly_the_samples_of_the_oracle
     deadline = time.monotonic() + 300
     for batch in pipeline.batches():
         assert time.monotonic() < deadline
-        samples += batch.samples if batch is not None else ()
-        if batch is None and pipeline.next_offsets() == ends:
+        samples += batch.samples if isinstance(batch, Batch) else ()
+        if batch is Signal.IDLE and pipeline.next_offsets() == ends:
             break
     samples += [sample for batch in pipeline.drain(2**60) for sample in batch.samples]
     dead_letters.flush()
@@ -213,14 +213,14 @@ def test_a_stopped_pipeline_resumes_from_its_snapshot_where_it_was(
         samples: list[Sample] = []
         ends = source.end_offsets()
         for batch in pipeline.batches():
-            if batch is not None and batch.cause == "full":
+            if isinstance(batch, Batch) and batch.cause == "full":
                 samples += batch.samples
                 num_batches = None if num_batches is None else num_batches - 1
-            elif batch is not None:
+            elif isinstance(batch, Batch):
                 samples += batch.samples
             if num_batches == 0:
                 return samples
-            if batch is None and pipeline.next_offsets() == ends:
+            if batch is Signal.IDLE and pipeline.next_offsets() == ends:
                 return samples + [
                     sample for batch in pipeline.drain(2**60) for sample in batch.samples
                 ]

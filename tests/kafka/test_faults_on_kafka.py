@@ -32,6 +32,7 @@ from tests.fakes.clock import ManualClock
 from tests.fakes.proxy import Fault
 from tests.kafka.conftest import Cluster, Harmed
 from tests.kafka.reading import all_samples, assert_each_once, shop_on, small, source_of
+from weighting.sample import Signal
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:unclosed <socket:ResourceWarning"
@@ -406,7 +407,7 @@ def test_poison_is_set_aside_on_kafka_with_its_stage_and_the_rest_is_trained(
     deadline = time.monotonic() + 60
     for batch in pipeline.batches():
         assert time.monotonic() < deadline
-        if batch is None and pipeline.next_offsets() == source.end_offsets():
+        if batch is Signal.IDLE and pipeline.next_offsets() == source.end_offsets():
             break
     samples = [sample for batch in pipeline.drain(2**60) for sample in batch.samples]
     letters.flush()

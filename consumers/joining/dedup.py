@@ -1,7 +1,8 @@
-"""Seen this event already? By a 64-bit keyed hash of what makes an event the same, for a window in event time, per partition.
+"""Deduplication by a 64-bit keyed hash of the event id, over a window of event time.
 
-An id is forgotten once its partition's watermark has passed its time by the window, rounded up to a sixteenth of it; so memory is bounded
-by the rate of events, and the answer depends on the partition's own records only.
+An id is forgotten once its partition's watermark has passed its time by the window, rounded up to
+a sixteenth of it. So memory is bounded by the rate of events, and the answer depends on the
+partition's own records only.
 """
 
 from __future__ import annotations
@@ -15,34 +16,31 @@ _BUCKETS = 16
 
 
 class Dedup:
-    """The ids of one partition; `snapshot` resumes after the last event that was asked about."""
+    """Event ids of one partition; `snapshot` resumes after the last id that was checked."""
 
     __slots__ = ("_bucket_us", "_oldest", "_seen")
 
     def __init__(self, window_us: int) -> None:
-        """Remember ids for `window_us` of event time, at least."""
+        """Remember ids for at least `window_us` of event time."""
         self._bucket_us = max(-(-window_us // _BUCKETS), 1)
         self._oldest: int | None = None  # bucket; nothing below it is remembered
         self._seen: dict[int, int] = {}  # hash -> bucket of its event time
 
     def __len__(self) -> int:
-        """Return how many ids are remembered."""
+        """Return the number of ids that are remembered."""
         return len(self._seen)
 
     def seen(self, identity: bytes, time_us: int, watermark_us: int) -> bool:
-        """Say whether this id was asked about before, and remember it.
+        """Return whether this id was checked before, and remember it.
 
         Args:
-            identity: what makes it the same event again.
+            identity: equal for two records of the same event.
             time_us: its event time, made monotone.
             watermark_us: the partition's own watermark.
         """
         oldest = watermark_us // self._bucket_us - _BUCKETS
         if self._oldest is None or oldest > self._oldest:
-            self._oldest = oldest
-            self._seen = {
-                hashed: bucket for hashed, bucket in self._seen.items() if bucket >= oldest
-            }
+            self._forget(oldest)
         keyed = _KEYED.copy()  # keying anew takes half as long again
         keyed.update(identity)
         hashed = int.from_bytes(keyed.digest(), "little")
@@ -51,21 +49,23 @@ class Dedup:
         self._seen[hashed] = time_us // self._bucket_us
         return False
 
+    def _forget(self, oldest: int) -> None:
+        self._oldest = oldest
+        self._seen = {key: bucket for key, bucket in self._seen.items() if bucket >= oldest}
+
     def snapshot(self) -> dict[str, object]:
         """Return the ids as sorted 64-bit words per bucket: equal state gives equal values."""
         buckets: dict[int, list[int]] = {}
         for hashed, bucket in self._seen.items():
             buckets.setdefault(bucket, []).append(hashed)
-        return {
-            "oldest": self._oldest,
-            "buckets": [
-                (bucket, array("Q", sorted(hashes)).tobytes())
-                for bucket, hashes in sorted(buckets.items())
-            ],
-        }
+        words = [
+            (bucket, array("Q", sorted(hashes)).tobytes())
+            for bucket, hashes in sorted(buckets.items())
+        ]
+        return {"oldest": self._oldest, "buckets": words}
 
     def restore(self, state: Mapping[str, object]) -> None:
-        """Take back what `snapshot` returned."""
+        """Restore the state returned by `snapshot`."""
         oldest, buckets = state["oldest"], state["buckets"]
         assert oldest is None or isinstance(oldest, int)
         assert isinstance(buckets, list)

@@ -1,8 +1,9 @@
-"""Text and attributes of items as they were at an event time, from the compacted `items` topic.
+"""Text and attributes of items as of an event time, from the compacted `items` topic.
 
-The first text known of an item holds at once, and for all time before it; every later update waits until the join has reached its event
-time. So an exposure sees the text of its own moment, whatever the order in which topics are polled; only a text that is written after
-reading began can miss lists that were joined before it was polled.
+The first known text of an item holds at once, and for all time before it. Every later update waits
+until the join has reached its event time. So an exposure gets the text of its own moment, whatever
+the order in which topics are polled; only a text that is written after reading began can miss lists
+that were joined before it was polled.
 """
 
 from __future__ import annotations
@@ -13,24 +14,25 @@ from typing import TypeAlias
 from consumers.events import Candidate
 from weighting.sample import Attribute
 
-Described: TypeAlias = tuple[str, dict[str, Attribute]]  # text, attributes
+Described: TypeAlias = tuple[str, dict[str, Attribute]]
+"""Text and attributes of an item."""
 
 _NOTHING: Described = ("", {})
 
 
 class Items:
-    """What is known of each item; `snapshot` resumes after the last update that was applied."""
+    """Known items; `snapshot` resumes after the last update that was applied."""
 
     def __init__(self) -> None:
-        """Know nothing."""
+        """Begin with no item."""
         self._known: dict[str, Described] = {}
 
     def __len__(self) -> int:
-        """Return how many items are known."""
+        """Return the number of known items."""
         return len(self._known)
 
     def __contains__(self, object_id: str) -> bool:
-        """Say whether anything is known of it."""
+        """Return whether anything is known of an item."""
         return object_id in self._known
 
     def get(self, object_id: str) -> Described:
@@ -40,7 +42,7 @@ class Items:
     def describe(
         self, hits: Sequence[str], inline: Mapping[str, Candidate]
     ) -> tuple[Described, ...]:
-        """Return (text, attributes) of each hit: what was written inline wins."""
+        """Return (text, attributes) of each hit; inline values take precedence."""
         known = self._known
         if not inline:
             return tuple([known.get(object_id, _NOTHING) for object_id in hits])
@@ -55,16 +57,16 @@ class Items:
         return tuple(described)
 
     def update(self, object_id: str, text: str | None, attributes: dict[str, Attribute]) -> None:
-        """Learn an item's text and attributes from now on; None forgets it."""
+        """Set an item's text and attributes from now on; a text of None deletes the item."""
         if text is None:
             self._known.pop(object_id, None)
         else:
             self._known[object_id] = (text, attributes)
 
     def snapshot(self) -> dict[str, Described]:
-        """Return all that is known, in sorted order."""
+        """Return all known items, sorted."""
         return dict(sorted(self._known.items()))
 
     def restore(self, known: Mapping[str, Described]) -> None:
-        """Take back what `snapshot` returned."""
+        """Restore the state returned by `snapshot`."""
         self._known = dict(known)

@@ -1,15 +1,19 @@
-"""Event time, partition by partition, with its watermark: least over partitions, idle ones excepted, never backwards.
+"""Event time per partition, and the global watermark.
 
-The time of a record becomes monotone per partition: key = max(event time, the partition's own watermark at its arrival). So a partition's
-later keys are never below its own watermark, whatever the order in which partitions are polled, and everything with a key below the global
-watermark is complete. The only wall-clock input is idleness.
+The global watermark is the least of the partitions' own watermarks, idle partitions left out. It
+never moves backwards.
+
+The time of a record becomes monotone per partition: its key is the maximum of its event time and
+the partition's own watermark at its arrival. So later keys of a partition are never below its own
+watermark, whatever the order in which partitions are polled, and everything with a key below the
+global watermark is complete. The only wall-clock input is idleness.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from consumers.source import TopicPartition
+from weighting.provenance import TopicPartition
 
 #: Before every event; microseconds, and small enough to be subtracted from.
 BEGINNING_US = -(2**62)
@@ -29,7 +33,12 @@ class PartitionClock:
 
 
 class Watermarks:
-    """The clocks of all event partitions; `snapshot` resumes after the last record that was observed."""
+    """Clocks of all event partitions; `snapshot` resumes after the last record observed.
+
+    Attributes:
+        watermark_us: the global watermark.
+        newest_us: the newest event time in any partition.
+    """
 
     def __init__(
         self,
@@ -43,21 +52,23 @@ class Watermarks:
 
         Args:
             partitions: every partition that can hold the watermark back.
-            grace_us: extra wait for disorder; a partition's own watermark is its newest event time minus this.
-            idle_timeout_us: how long a partition that is read to its end must be quiet before it is left out.
+            grace_us: extra wait for disorder; a partition's own watermark is its newest event time
+                minus this.
+            idle_timeout_us: how long a partition that is read to its end must be quiet before it
+                is left out.
             now: seconds on the injected clock.
         """
         self._clocks = {partition: PartitionClock(now) for partition in sorted(partitions)}
         self._grace_us = grace_us
         self._idle_timeout_seconds = idle_timeout_us / 1e6
         self.watermark_us = BEGINNING_US
-        self.newest_us = BEGINNING_US  #: the newest event time in any partition
+        self.newest_us = BEGINNING_US
 
     def observe(self, partition: TopicPartition, time_us: int, now: float) -> tuple[int, int]:
         """Take in one event's time.
 
         Returns:
-            its key, which is above `time_us` when the event is late; and the partition's own watermark.
+            its key, above `time_us` when the event is late; and the partition's own watermark.
         """
         clock = self._clocks[partition]
         clock.last_arrival = now
@@ -77,45 +88,47 @@ class Watermarks:
         return key_us, own_us
 
     def quiet(self, now: float) -> list[TopicPartition]:
-        """Return the partitions that have been quiet for the idle timeout and are not yet left out."""
+        """Return the partitions quiet for the idle timeout that are not yet left out."""
         return [
-            p
-            for p, c in self._clocks.items()
-            if not c.idle and now - c.last_arrival >= self._idle_timeout_seconds
+            partition
+            for partition, clock in self._clocks.items()
+            if not clock.idle and now - clock.last_arrival >= self._idle_timeout_seconds
         ]
 
     def set_idle(self, partition: TopicPartition) -> None:
-        """Leave this one out until its next event; the caller has seen that it is read to its end."""
+        """Leave this partition out until its next event; the caller has read it to its end."""
         self._clocks[partition].idle = True
 
     def set_busy(self, partitions: Iterable[TopicPartition]) -> None:
-        """Wait for these again, though they were idle."""
+        """Wait for these partitions again, although they were idle."""
         for partition in partitions:
             self._clocks[partition].idle = False
 
     @property
     def all_idle(self) -> bool:
-        """Whether every partition is left out: nothing moves event time until the next event."""
+        """Every partition is left out: event time stands still until the next event."""
         return all(clock.idle for clock in self._clocks.values())
 
     def advance(self) -> int:
-        """Return the global watermark after moving it: the least of the busy partitions, or the greatest when all are idle."""
-        busy = [c.watermark_us for c in self._clocks.values() if not c.idle]
-        reached = (
-            min(busy)
-            if busy
-            else max((c.watermark_us for c in self._clocks.values()), default=BEGINNING_US)
-        )
-        self.watermark_us = max(self.watermark_us, reached)
+        """Move the global watermark and return it.
+
+        It becomes the least of the busy partitions, or the greatest when all are idle.
+        """
+        busy = [clock.watermark_us for clock in self._clocks.values() if not clock.idle]
+        if busy:
+            self.advance_to(min(busy))
+        else:
+            own = (clock.watermark_us for clock in self._clocks.values())
+            self.advance_to(max(own, default=BEGINNING_US))
         return self.watermark_us
 
     def advance_to(self, watermark_us: int) -> None:
-        """Move the global watermark by decree: the stream has ended."""
+        """Move the global watermark to at least this, whatever the partitions say."""
         self.watermark_us = max(self.watermark_us, watermark_us)
 
     def ahead(self) -> list[TopicPartition]:
-        """Return the partitions whose own watermark is ahead of the global one: nothing waits for them."""
-        return [p for p, c in self._clocks.items() if c.watermark_us > self.watermark_us]
+        """Return the partitions that are ahead of the global watermark: nothing waits for them."""
+        return [p for p, clock in self._clocks.items() if clock.watermark_us > self.watermark_us]
 
     def own_watermark(self, partition: TopicPartition) -> int:
         """Return the watermark of one partition."""
@@ -124,19 +137,17 @@ class Watermarks:
     def snapshot(self, number: int) -> dict[str, tuple[int, int, bool]]:
         """Return the clocks of one partition number: topic -> (newest, watermark, idle)."""
         return {
-            topic: (c.newest_us, c.watermark_us, c.idle)
-            for (topic, p), c in self._clocks.items()
+            topic: (clock.newest_us, clock.watermark_us, clock.idle)
+            for (topic, p), clock in self._clocks.items()
             if p == number
         }
 
     def restore(self, number: int, clocks: Mapping[str, tuple[int, int, bool]], now: float) -> None:
-        """Take back the clocks of one partition number; they were quiet since `now`."""
+        """Restore the clocks of one partition number, as quiet since `now`."""
         for topic, (newest_us, watermark_us, idle) in clocks.items():
-            clock = self._clocks[(topic, number)]
-            clock.newest_us, clock.watermark_us, clock.idle, clock.last_arrival = (
-                newest_us,
-                watermark_us,
-                idle,
-                now,
-            )
+            clock = self._clocks[topic, number]
+            clock.newest_us = newest_us
+            clock.watermark_us = watermark_us
+            clock.idle = idle
+            clock.last_arrival = now
             self.newest_us = max(self.newest_us, newest_us)

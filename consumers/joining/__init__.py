@@ -1,0 +1,1 @@
+"""Exposures, clicks and purchases to labelled samples, in event time."""

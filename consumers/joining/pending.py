@@ -1,0 +1,87 @@
+"""Events that wait for the watermark, in the total order of processing."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Iterator
+from itertools import chain
+from typing import TypeAlias
+
+import msgspec
+
+from consumers.events import Click, Exposure, ItemUpdate, Purchase
+
+# Order at the same key: an item's text before the exposure that shows it, and every event before
+# the timers that it may still meet.
+ITEM, EXPOSURE, CLICK, PURCHASE, OBSERVE_EXPOSURE, OBSERVE_CLICK = range(6)
+
+_RANKS = {ItemUpdate: ITEM, Exposure: EXPOSURE, Click: CLICK, Purchase: PURCHASE}
+
+JoinedEvent: TypeAlias = Exposure | Click | Purchase | ItemUpdate
+PendingEvent: TypeAlias = tuple[int, int, str, int, int, JoinedEvent]
+"""Key, rank, topic, partition, offset, event."""
+
+
+class PendingEvents(msgspec.Struct, array_like=True):
+    """Events of one partition number that wait for the watermark, with their keys, in order."""
+
+    exposures: list[tuple[int, Exposure]]
+    clicks: list[tuple[int, Click]]
+    purchases: list[tuple[int, Purchase]]
+
+
+class Pending:
+    """Events by key, then rank, then position; pushed keys are never below the watermark."""
+
+    def __init__(self) -> None:
+        """Begin empty."""
+        self._events: list[PendingEvent] = []
+        self._sorted = True  # sorting what is nearly sorted costs a third of a heap
+        self._due: deque[PendingEvent] = deque()
+
+    def __len__(self) -> int:
+        """Return the number of events that wait."""
+        return len(self._due) + len(self._events)
+
+    def __iter__(self) -> Iterator[PendingEvent]:
+        """Iterate over the events that wait, in no order."""
+        return chain(self._due, self._events)
+
+    def push(self, key_us: int, event: JoinedEvent) -> None:
+        """Add an event."""
+        position, rank = event.position, _RANKS[event.__class__]
+        self._sorted = False
+        self._events.append(
+            (key_us, rank, position.topic, position.partition, position.offset, event)
+        )
+
+    def due(self, watermark_us: int) -> deque[PendingEvent]:
+        """Return the events with a key below the watermark, in order; the caller removes them."""
+        if not self._sorted:
+            self._events.sort()
+            self._sorted = True
+        end = bisect_left(self._events, (watermark_us,))
+        self._due.extend(self._events[:end])
+        del self._events[:end]
+        return self._due
+
+    def snapshot(self, number: int) -> PendingEvents:
+        """Return the events of one partition number, in order."""
+        events = [(e[0], e[5]) for e in sorted(e for e in self if e[3] == number)]
+        return PendingEvents(
+            exposures=[(key_us, e) for key_us, e in events if isinstance(e, Exposure)],
+            clicks=[(key_us, e) for key_us, e in events if isinstance(e, Click)],
+            purchases=[(key_us, e) for key_us, e in events if isinstance(e, Purchase)],
+        )
+
+    def items(self) -> list[tuple[int, ItemUpdate]]:
+        """Return the item updates of all partitions, in order."""
+        events = sorted(e for e in self if e[1] == ITEM)
+        return [(e[0], e[5]) for e in events if isinstance(e[5], ItemUpdate)]
+
+    def restore(self, state: PendingEvents) -> None:
+        """Add the events of one partition number that `snapshot` returned."""
+        for events in (state.exposures, state.clicks, state.purchases):
+            for key_us, event in events:
+                self.push(key_us, event)

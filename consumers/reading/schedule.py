@@ -1,0 +1,218 @@
+"""The three reading orders: which partition is read next, and when a poll ends.
+
+1. `journaled`: the polls and flushes of a journal again.
+2. `canonical`: up to given offsets, in the one order that no clock or poll can change.
+3. `live`: the log as it grows. What is consumed together, and which partition is idle, depends on
+   polls and the clock; so it is journaled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import TypeAlias
+
+from consumers.assembler import END, FLUSH, Assembler
+from consumers.joining.join import JoinConfig
+from consumers.reading.reader import Reader
+from consumers.reading.replay import Replay, Replayed
+from consumers.reporting import Reporting
+from weighting.provenance import Slice, TopicPartition
+from weighting.sample import Batch, Signal
+
+Observe: TypeAlias = Callable[
+    [Mapping[TopicPartition, int], Mapping[TopicPartition, int], Collection[TopicPartition]],
+    object,
+]
+"""Called with next offsets, the last known end offsets, and the paused partitions."""
+
+_HOUSEKEEPING_SECONDS = 1.0
+
+
+class Schedule:
+    """Reading orders over one reader and one assembler."""
+
+    def __init__(
+        self,
+        reader: Reader,
+        assembler: Assembler,
+        reporting: Reporting,
+        *,
+        join: JoinConfig,
+        flush_seconds: float,
+        clock: Callable[[], float],
+        observe: Observe,
+    ) -> None:
+        """Take what is read and where it goes; see `Pipeline` for the rest."""
+        self._reader = reader
+        self._source = reader.source
+        self._assembler = assembler
+        self._reporting = reporting
+        self._max_pending = join.max_pending // 10
+        self._housekeeping_seconds = min(_HOUSEKEEPING_SECONDS, join.idle_timeout_us / 2e6)
+        self._flush_seconds = flush_seconds
+        self._clock = clock
+        self._observe = observe
+        self._ends: dict[TopicPartition, int] = {}
+        self._paused: list[TopicPartition] = []
+        self._housekept = float("-inf")
+        # When the oldest sample that waits was emitted, on the injected clock.
+        self._waiting_since: float | None = None
+
+    # --- the orders -----------------------------------------------------------------------------
+
+    def ready(self) -> Iterator[Batch]:
+        """Yield the batches that were full when the state was taken."""
+        yield from self._emit(self._assembler.process())
+
+    def journaled(self, tail: Iterable[Replayed], replay: Replay) -> Iterator[Batch | Signal]:
+        """Consume the polls of a journal again, with the same flushes."""
+        for polls, cause, moved in tail:
+            for topic, partition, offset in moved:
+                replay.move((topic, partition), offset)
+                self._reader.move([((topic, partition), offset)])
+            for poll in polls:
+                records = yield from replay.read(poll)
+                slices = {(part.topic, part.partition): part for part in poll.slices}
+                # Past what was lost before it.
+                self._reader.move((tp, part.start) for tp, part in slices.items())
+                ends = {tp: part.end for tp, part in slices.items()}
+                consumed = self._reader.consume(records, ends, self._clock())
+                yield from self._advance(consumed, poll.idle)
+            if cause == FLUSH:
+                yield self._close(FLUSH)
+        replay.close()
+
+    def canonical(self, until: Mapping[TopicPartition, int]) -> Iterator[Batch | Signal]:
+        """Read the log up to `until` as a pure function of it.
+
+        Nothing is flushed, and a partition holds the others back until it is read to its end.
+        """
+        reader = self._reader
+        offsets = reader.next_offsets()
+        wanted = {tp: max(until.get(tp, 0), offset) for tp, offset in offsets.items()}
+        busy = set(reader.behind(reader.events, wanted))
+        items_first = bool(reader.items)
+        if items_first:
+            self._source.pause(reader.events)
+        while busy or items_first:
+            if items_first and not reader.behind(reader.items, wanted):
+                items_first = False
+                self._source.resume(reader.events)
+            consumed = self._consume_up_to(wanted)
+            done = tuple(sorted(busy.difference(reader.behind(busy, wanted))))
+            busy.difference_update(done)
+            self._source.pause(done)
+            yield from self._advance(consumed, done)
+            yield Signal.IDLE
+        for tp, offset in wanted.items():
+            self._source.seek(*tp, offset)
+        self._source.resume(reader.events)
+        self._paused = []
+
+    def live(self) -> Iterator[Batch | Signal]:
+        """Read the log as it grows, for ever; the items topic first, to its present end."""
+        yield from self._items_first()
+        while True:
+            consumed, now = self._consume()
+            num_batches = 0
+            for batch in self._advance(consumed, self._housekeep(now)):
+                num_batches += 1
+                yield batch
+            if self._flush_due():
+                yield self._close(FLUSH)
+            elif not num_batches:
+                yield Signal.IDLE
+
+    def drained(self, until_us: int) -> Iterator[Batch]:
+        """Yield what is left, with every window closed that ends by `until_us`."""
+        assembler = self._assembler
+        assembler.watermarks.advance_to(until_us + 1)
+        yield from self._emit(assembler.process())
+        assembler.join.forget(assembler.watermarks.watermark_us)
+        self._reporting.joined()
+        if assembler.has_samples:
+            yield self._close(END)
+
+    # --- one poll -------------------------------------------------------------------------------
+
+    def _items_first(self) -> Iterator[Batch | Signal]:
+        reader = self._reader
+        if not reader.items:
+            return
+        self._source.pause(reader.events)
+        ends: Mapping[TopicPartition, int] = {}
+        while not ends or reader.behind(reader.items, ends):
+            ends = ends or self._source.end_offsets()
+            consumed, _ = self._consume()
+            yield from self._advance(consumed, ())
+            yield Signal.IDLE
+        self._source.resume(reader.events)
+
+    def _consume(self) -> tuple[tuple[Slice, ...], float]:
+        """Poll once; return what was consumed, and when."""
+        records, now = self._reader.poll(), self._clock()
+        return self._reader.consume(records, self._reader.positions(), now), now
+
+    def _consume_up_to(self, wanted: Mapping[TopicPartition, int]) -> tuple[Slice, ...]:
+        """Poll once, and consume the records below the offsets that are wanted."""
+        records = [
+            record
+            for record in self._reader.poll()
+            if record.offset < wanted[record.topic, record.partition]
+        ]
+        positions = self._reader.positions()
+        ends = {tp: min(offset, wanted[tp]) for tp, offset in positions.items()}
+        return self._reader.consume(records, ends, self._clock())
+
+    def _advance(
+        self, consumed: tuple[Slice, ...], idle: tuple[TopicPartition, ...]
+    ) -> Iterator[Batch]:
+        """End a poll: only what was consumed, and which partitions are idle, decides from here."""
+        self._hold_back()
+        yield from self._emit(self._assembler.advance(consumed, idle))
+
+    def _emit(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Yield batches, and note since when samples wait for the next one."""
+        for batch in batches:
+            self._waiting_since = None
+            yield batch
+        if self._assembler.has_samples and self._waiting_since is None:
+            self._waiting_since = self._clock()
+        self._reporting.joined()
+
+    def _flush_due(self) -> bool:
+        since = self._waiting_since
+        return since is not None and self._clock() - since >= self._flush_seconds
+
+    def _close(self, cause: str) -> Batch:
+        self._waiting_since = None
+        return self._assembler.close(cause)
+
+    # --- pausing and idleness -------------------------------------------------------------------
+
+    def _hold_back(self) -> None:
+        """Pause partitions ahead of the watermark while too many events wait for it.
+
+        Nothing but memory depends on it.
+        """
+        num_pending, limit = self._assembler.join.num_pending, self._max_pending
+        too_many = num_pending > limit or (self._paused and num_pending > limit // 2)
+        paused = self._assembler.watermarks.ahead() if too_many else []
+        if paused != self._paused:
+            self._source.resume([tp for tp in self._paused if tp not in paused])
+            self._source.pause([tp for tp in paused if tp not in self._paused])
+            self._paused = paused
+
+    def _housekeep(self, now: float) -> tuple[TopicPartition, ...]:
+        """Report the lag about once a second; return the partitions that are idle from now on."""
+        if now - self._housekept < self._housekeeping_seconds:
+            return ()
+        self._housekept = now
+        ends = self._source.end_offsets()
+        self._ends.update(ends)
+        self._observe(self._reader.next_offsets(), self._ends, self._paused)
+        self._reporting.lag(ends, self._paused, now)
+        self._reporting.waiting()
+        quiet = [tp for tp in self._assembler.watermarks.quiet(now) if tp in ends]
+        behind = self._reader.behind(quiet, ends)
+        return tuple(tp for tp in quiet if tp not in behind)

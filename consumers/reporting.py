@@ -1,0 +1,128 @@
+"""Telemetry of one pipeline: counts after each poll, lag about once a second."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Collection, Mapping
+from datetime import UTC, datetime
+
+from consumers.assembler import Assembler
+from consumers.errors import OffsetLost
+from consumers.events import Kind
+from consumers.joining.clock import BEGINNING_US
+from consumers.reading.partition import Partition
+from consumers.telemetry import Telemetry
+from weighting.provenance import TopicPartition
+
+_log = logging.getLogger(__name__)
+
+
+class Reporting:
+    """Series of the partitions and the join of one pipeline."""
+
+    def __init__(
+        self,
+        telemetry: Telemetry,
+        partitions: Mapping[TopicPartition, Partition],
+        assembler: Assembler,
+        *,
+        grace_us: int,
+        retention_seconds: Mapping[str, float],
+    ) -> None:
+        """Take what is reported, and how long topics keep their records where that is known."""
+        self._telemetry = telemetry
+        self._partitions = partitions
+        self._assembler = assembler
+        self._grace_us = grace_us
+        self._retention_seconds = dict(retention_seconds)
+        self._waiting_reported = False  # in this pause
+
+    def lost(self, lost: OffsetLost) -> None:
+        """Count records that can never be read."""
+        self._telemetry.lost_records.labels(lost.topic).inc(lost.num_missing)
+
+    def consumed(self, times_us: Mapping[str, int], now: float) -> None:
+        """Report one poll; counts go to the audits of the partitions, too."""
+        telemetry = self._telemetry
+        for event, time_us in times_us.items():
+            telemetry.event_age.labels(event).observe(max(now - time_us / 1e6, 0))
+        for (topic, _), partition in self._partitions.items():
+            counts = partition.counts
+            for (event, outcome), count in counts.outcomes.items():
+                telemetry.events.labels(topic, event, outcome).inc(count)
+                partition.audit.count(outcome, count)
+            telemetry.received_bytes.labels(topic).inc(counts.num_bytes)
+            telemetry.clock_clamped.labels(topic).inc(counts.num_clamped)
+            telemetry.cut_queries.labels(topic).inc(counts.num_cut)
+            counts.clear()
+
+    def joined(self) -> None:
+        """Report what the join did since the last call."""
+        join, telemetry = self._assembler.join, self._telemetry
+        tally = join.tally
+        for (event, result), count in tally.results.items():
+            telemetry.labels.labels(event, result).inc(count)
+        for event, delay_us in tally.delays_us:
+            telemetry.label_delay.labels(event).observe(delay_us / 1e6)
+        telemetry.missing_texts.inc(tally.num_missing_texts)
+        tally.clear()
+        telemetry.open_exposures.set(join.num_open_exposures)
+        telemetry.open_clicks.set(join.num_open_clicks)
+        telemetry.pending_events.set(join.num_pending)
+
+    def snapshotted(self, num_bytes: int) -> None:
+        """Report the size of a snapshot."""
+        self._telemetry.state_bytes.set(num_bytes)
+
+    def lag(
+        self, ends: Mapping[TopicPartition, int], paused: Collection[TopicPartition], now: float
+    ) -> None:
+        """Report how far every partition is behind its end offset."""
+        telemetry, partitions = self._telemetry, self._partitions
+        unaccounted = sum(each.audit.num_unaccounted for each in partitions.values())
+        telemetry.unaccounted.set(unaccounted)
+        telemetry.dedup_ids.set(sum(len(each.dedup) for each in partitions.values()))
+        num_paused = Counter(topic for topic, _ in paused)
+        for tp, partition in partitions.items():
+            telemetry.paused_partitions.labels(tp[0]).set(num_paused[tp[0]])
+            self._offsets(tp, partition, ends.get(tp), now)
+
+    def _offsets(
+        self, tp: TopicPartition, partition: Partition, end: int | None, now: float
+    ) -> None:
+        telemetry, labels = self._telemetry, (tp[0], str(tp[1]))
+        telemetry.next_offset.labels(*labels).set(partition.next_offset)
+        if partition.kind is not Kind.ITEM:
+            watermark_us = self._assembler.watermarks.own_watermark(tp)
+            if watermark_us > BEGINNING_US:
+                telemetry.watermark.labels(*labels).set(watermark_us / 1e6)
+        if end is None:
+            return
+        lag = max(end - partition.next_offset, 0)
+        behind = 0.0
+        if lag and partition.newest_record_us > 0:
+            behind = max(now - partition.newest_record_us / 1e6, 0)
+        telemetry.end_offset.labels(*labels).set(end)
+        telemetry.lag_records.labels(*labels).set(lag)
+        telemetry.lag_seconds.labels(*labels).set(behind)
+        if tp[0] in self._retention_seconds:
+            headroom = self._retention_seconds[tp[0]] - behind
+            telemetry.retention_headroom.labels(*labels).set(headroom)
+
+    def waiting(self) -> None:
+        """Log once per pause which event would close the lists that are open.
+
+        Event time moves with events only.
+        """
+        if not self._assembler.watermarks.all_idle:
+            self._waiting_reported = False
+            return
+        if self._waiting_reported:
+            return
+        self._waiting_reported = True
+        num_lists, key_us = self._assembler.join.waiting_lists()
+        if num_lists:
+            later_than = datetime.fromtimestamp((key_us + self._grace_us) / 1e6, UTC).isoformat()
+            details = {"later_than": later_than, "open_lists": num_lists}
+            _log.info("everything is read; waiting for an event", extra=details)
