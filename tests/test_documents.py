@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import typer
 from kafka.cli.admin import main_parser
-from litestar.testing import TestClient
 from prometheus_client import CollectorRegistry
+from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 from consumers.codec import REASONS, decode
@@ -27,10 +27,10 @@ from deploy.settings.load import load
 from deploy.settings.render import describe
 from deploy.settings.tree import Settings
 from learner.artifact import Store
-from serving.telemetry import ROUTES
+from serving.app import ROUTES
 from tests.layering import DOORS, modules
 from tests.learner.saving import saved
-from tests.serving.conftest import House
+from tests.serving.conftest import Replica
 
 ROOT = Path(__file__).parents[1]
 PAGES = (
@@ -226,15 +226,15 @@ def test_a_page_shows_one_event_of_each_kind_and_each_can_be_read(page: str) -> 
 
 
 def test_every_request_is_answered_in_the_shape_that_is_shown() -> None:
-    house = House()
-    house.store.publish(2)
-    house.watcher.poll()
-    house.batcher.start()
+    replica = Replica()
+    replica.store.publish(2)
+    replica.watcher.poll()
+    replica.batcher.start()
     shown = re.findall(
         r"^```sh\n(curl .*?)^```\n+```json\n(.*?)^```$", TEXT["README.md"], re.DOTALL | re.MULTILINE
     )
     assert len(shown) == 3
-    with TestClient(house.app) as client:
+    with TestClient(replica.app) as client:
         for request, answer in shown:
             _, *words = shlex.split(request)
             (url,) = [word for word in words if word.startswith("localhost:8080/")]
@@ -250,7 +250,7 @@ def test_every_request_is_answered_in_the_shape_that_is_shown() -> None:
                 else response.json()["predictions" if "/v1/score" in url else "results"]
             )
             assert len(parts) == len(re.findall('"index"|"prior"', answer))
-    house.batcher.close()
+    replica.batcher.close()
 
 
 def test_the_example_of_the_weight_holds() -> None:
@@ -341,7 +341,7 @@ def test_every_route_that_is_named_is_served(page: str) -> None:
     named = {
         route for text in spans(page) for route in re.findall(r"^(?:POST )?(/[a-z0-9./]+)$", text)
     }
-    assert named - set(ROUTES) == set()
+    assert named - {route.path for route in ROUTES} == set()
 
 
 def test_every_reason_of_a_dead_letter_is_explained() -> None:

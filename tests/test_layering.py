@@ -150,7 +150,7 @@ def test_the_consumers_load_no_training_and_no_serving() -> None:
     assert not loaded_after(all_of("consumers")) & {
         "torch",
         "transformers",
-        "litestar",
+        "starlette",
         "learner",
         "serving",
     }
@@ -161,7 +161,7 @@ def test_weighting_loads_none_of_the_others() -> None:
         "torch",
         "transformers",
         "kafka",
-        "litestar",
+        "starlette",
         "consumers",
         "learner",
         "serving",

@@ -32,7 +32,7 @@ SAFE = {
     "torch": ("2.11", "earlier ones have CVE-2025-32434 and CVE-2026-24747"),
     "transformers": ("5.17", "the pooling relies on its attention interface"),
     "safetensors": ("0.8", "earlier ones do not refuse every malformed header"),
-    "litestar": ("2.25", "the routes rely on it"),
+    "starlette": ("1.0", "the routes rely on it"),
     "uvicorn": ("0.40", "draining relies on it"),
 }
 """Library -> (the least version that is safe, why)."""
@@ -110,7 +110,7 @@ def examine_machine(
         try:
             version = installed(library)
         except importlib.metadata.PackageNotFoundError:
-            if library in ("torch", "transformers", "safetensors", "litestar", "uvicorn"):
+            if library in ("torch", "transformers", "safetensors", "starlette", "uvicorn"):
                 continue  # extras: a role that needs one says so
             yield CheckResult(
                 area=MACHINE,

@@ -1,6 +1,8 @@
-"""Requests wait a little so that they can go together: the window opens with the first, closes by candidates or time; one inference thread.
+"""Micro-batching of requests in front of one inference thread.
 
-The bound on requests in flight counts each until the inference thread is done with it, also where its caller has given up.
+The first request opens a window, which closes by number of candidates or by time. The bound on
+requests in flight counts each until the inference thread is done with it, also where its caller
+has given up.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from msgspec import Meta
 
 from learner.artifact import Scores, ScoringInput
 from serving.errors import BackendFailed, DeadlinePassed, NotReady, Overloaded, ServingError
-from serving.inference.slot import Serving
+from serving.inference.slot import LoadedModel
 from serving.rollout.gate import check_finite, check_shape
 from serving.telemetry import Telemetry
 from weighting.constraints import Count, NotNegative, check
@@ -53,9 +55,9 @@ class BatcherConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """Scores, one per request asked, all from the same version."""
+    """Scores, one per request asked, all from the same model."""
 
-    serving: Serving
+    model: LoadedModel
     scores: Sequence[Scores]
     queue_seconds: float
     forward_seconds: float
@@ -68,7 +70,7 @@ Outcome: TypeAlias = Answer | ServingError
 class _Work:
     """One call of `score`, on its way through the inference thread."""
 
-    serving: Serving
+    model: LoadedModel
     requests: tuple[ScoringInput, ...]
     enqueued_seconds: float
     deliver: Callable[[Outcome], None]
@@ -79,7 +81,7 @@ class _Work:
 
 
 class Batcher:
-    """One inference thread in front of whatever scorer each request was admitted with."""
+    """One inference thread in front of the scorer that each request was admitted with."""
 
     def __init__(
         self,
@@ -103,7 +105,7 @@ class Batcher:
         self._thread.start()
 
     def close(self) -> None:
-        """Admit nothing more, answer what was admitted, end the thread."""
+        """Admit nothing more, answer all that was admitted, end the thread."""
         self._closing = True
         self._inbox.put(None)
         if self._thread is not None:
@@ -111,20 +113,20 @@ class Batcher:
 
     @property
     def open(self) -> bool:
-        """Whether requests are admitted."""
+        """True while requests are admitted."""
         return not self._closing
 
     @property
     def healthy(self) -> bool:
-        """Whether the inference thread turns, has not been started, or was told to end."""
+        """False if the inference thread has ended by itself."""
         return self._thread is None or self._closing or self._thread.is_alive()
 
     def recent(self) -> Sequence[ScoringInput]:
         """Return the newest requests that were scored, oldest first."""
         return self._recent
 
-    async def score(self, serving: Serving, requests: tuple[ScoringInput, ...]) -> Answer:
-        """Score `requests` with `serving`, together with whatever else waits for it.
+    async def score(self, model: LoadedModel, requests: tuple[ScoringInput, ...]) -> Answer:
+        """Score `requests` with `model`, together with others that wait for it.
 
         Raises:
             Overloaded: too many in flight.
@@ -133,7 +135,7 @@ class Batcher:
             BackendFailed: the scorer raised, or its answer is no score.
         """
         if self._closing:
-            raise NotReady("this process is draining", self.config.retry_after_seconds)
+            raise self._draining()
         if self._in_flight >= self.config.max_in_flight:
             raise Overloaded(self._in_flight, self.config.retry_after_seconds)
         loop = asyncio.get_running_loop()
@@ -153,15 +155,16 @@ class Batcher:
                 loop.call_soon_threadsafe(settle, outcome)
 
         self._count(+1)
-        self._inbox.put(
-            _Work(
-                serving=serving, requests=requests, enqueued_seconds=self._clock(), deliver=deliver
-            )
-        )
+        enqueued = self._clock()
+        work = _Work(model=model, requests=requests, enqueued_seconds=enqueued, deliver=deliver)
+        self._inbox.put(work)
         try:
             return await asyncio.wait_for(future, self.config.deadline_seconds)
         except TimeoutError:
             raise DeadlinePassed(self.config.deadline_seconds) from None
+
+    def _draining(self) -> NotReady:
+        return NotReady("this process is draining", self.config.retry_after_seconds)
 
     def _count(self, change: int) -> None:
         self._in_flight += change  # event loop only
@@ -175,10 +178,13 @@ class Batcher:
                 break
         while not self._inbox.empty():
             if (work := self._inbox.get()) is not None:
-                work.deliver(NotReady("this process is draining", self.config.retry_after_seconds))
+                work.deliver(self._draining())
 
     def _collect(self, first: _Work) -> tuple[list[_Work], bool]:
-        """Return what goes with `first`, and whether it is the last batch; a window that is over takes what is there, waiting for none."""
+        """Return the batch that `first` opens, and whether it is the last one.
+
+        A window that is already over takes the work that is there, and waits for none.
+        """
         batch, num_candidates = [first], first.num_candidates
         closes = first.enqueued_seconds + self.config.window_seconds
         while num_candidates < self.config.max_candidates:
@@ -193,35 +199,32 @@ class Batcher:
         return batch, False
 
     def _score(self, batch: Sequence[_Work]) -> None:
-        """Score a batch, one forward pass per version in it (two only around a swap)."""
+        """Score a batch, one forward pass per model in it (two only around a swap)."""
         now = self._clock()
-        by_version: dict[int, list[_Work]] = {}
+        by_model: dict[int, list[_Work]] = {}
         for work in batch:
             if now - work.enqueued_seconds >= self.config.deadline_seconds:
                 work.deliver(DeadlinePassed(self.config.deadline_seconds))
             else:
-                by_version.setdefault(id(work.serving), []).append(work)
-        for works in by_version.values():
-            self._score_together(works[0].serving, works)
+                by_model.setdefault(id(work.model), []).append(work)
+        for works in by_model.values():
+            self._score_together(works[0].model, works)
 
-    def _score_together(self, serving: Serving, works: Sequence[_Work]) -> None:
-        """Score with one version; when that fails, each alone, so that one bad request fails only itself."""
+    def _score_together(self, model: LoadedModel, works: Sequence[_Work]) -> None:
+        """Score with one model; if that fails, each alone, so that a bad request fails alone."""
         requests = [request for work in works for request in work.requests]
         started = self._clock()
         try:
-            scores = serving.scorer.score(requests)
+            scores = model.scorer.score(requests)
             check_shape(requests, scores)
             check_finite(scores)
-        except Exception as error:  # whatever a model may raise is an answer to its caller, never the end of the thread
+        # Whatever a model may raise is an answer to its caller, never the end of the thread.
+        except Exception as error:
             if len(works) > 1:
                 for work in works:
-                    self._score_together(serving, [work])
-                return
-            log.warning(
-                "backend failed",
-                extra={"version": serving.name, "error": f"{type(error).__name__}: {error}"},
-            )
-            works[0].deliver(BackendFailed(serving.name, error))
+                    self._score_together(model, [work])
+            else:
+                self._fail(works[0], error)
             return
         forward_seconds = self._clock() - started
         self._telemetry.batch_candidates.observe(sum(work.num_candidates for work in works))
@@ -230,14 +233,24 @@ class Batcher:
         begin = 0
         for work in works:
             end = begin + len(work.requests)
-            queue_seconds = started - work.enqueued_seconds
-            self._telemetry.stage_duration.labels("queue").observe(queue_seconds)
-            work.deliver(
-                Answer(
-                    serving=serving,
-                    scores=scores[begin:end],
-                    queue_seconds=queue_seconds,
-                    forward_seconds=forward_seconds,
-                )
-            )
+            self._answer(work, scores[begin:end], started, forward_seconds)
             begin = end
+
+    def _answer(
+        self, work: _Work, scores: Sequence[Scores], started: float, forward_seconds: float
+    ) -> None:
+        queue_seconds = started - work.enqueued_seconds
+        self._telemetry.stage_duration.labels("queue").observe(queue_seconds)
+        answer = Answer(
+            model=work.model,
+            scores=scores,
+            queue_seconds=queue_seconds,
+            forward_seconds=forward_seconds,
+        )
+        work.deliver(answer)
+
+    def _fail(self, work: _Work, error: Exception) -> None:
+        version = work.model.name
+        message = f"{type(error).__name__}: {error}"
+        log.warning("backend failed", extra={"version": version, "error": message})
+        work.deliver(BackendFailed(version, error))

@@ -1,4 +1,4 @@
-"""From a model's name and requests to scores: the one call behind every route that scores, with its limits."""
+"""Scores for a model's name: the one call behind every route that scores, with its limits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from msgspec import Meta
 from learner.artifact import ScoringInput
 from serving.errors import Empty, TooLarge
 from serving.inference.batcher import Answer, Batcher
-from serving.inference.slot import NO_VERSION, Slot
+from serving.inference.slot import Slot
 from weighting.constraints import Count, check
 
 
@@ -28,26 +28,22 @@ class Limits:
 
 
 class Scoring:
-    """Resolve the version, admit, score, and mark the version's first answer."""
+    """Resolve the model, score, and mark its first answer."""
 
     def __init__(
         self, slot: Slot, batcher: Batcher, limits: Limits, *, wall_clock: Callable[[], float]
     ) -> None:
         """Take the collaborators; `wall_clock` is in seconds since the Unix epoch."""
-        self._slot, self._batcher, self._limits, self._wall_clock = (
-            slot,
-            batcher,
-            limits,
-            wall_clock,
-        )
+        self._slot, self._batcher = slot, batcher
+        self._limits, self._wall_clock = limits, wall_clock
 
-    async def score(self, model: str, requests: tuple[ScoringInput, ...], *, field: str) -> Answer:
-        """Return scores for `requests`, all from the one version that `model` names now.
+    async def score(self, name: str, requests: tuple[ScoringInput, ...], *, field: str) -> Answer:
+        """Return scores for `requests`, all from the one model that `name` means now.
 
         Args:
-            model: alias or version.
-            requests: what to score.
-            field: where the documents stood in the request, for errors.
+            name: alias or version.
+            requests: to score.
+            field: of the HTTP body that held the documents, for errors.
 
         Raises:
             Empty: no document.
@@ -60,18 +56,8 @@ class Scoring:
             raise Empty(field)
         if num_documents > self._limits.max_documents:
             raise TooLarge(field, num_documents, self._limits.max_documents)
-        serving = self._slot.resolve(model)
-        answer = await self._batcher.score(serving, requests)
-        if serving.first_answer_seconds is None:
-            serving.first_answer_seconds = self._wall_clock()
+        model = self._slot.resolve(name)
+        answer = await self._batcher.score(model, requests)
+        if model.first_answer_seconds is None:
+            model.first_answer_seconds = self._wall_clock()
         return answer
-
-
-def headers(answer: Answer) -> dict[str, str]:
-    """Return the headers that say which version gave `answer`, and where the time went."""
-    timing = f"queue;dur={answer.queue_seconds * 1e3:.2f}, forward;dur={answer.forward_seconds * 1e3:.2f}"
-    return {
-        "X-Model-Version": answer.serving.name,
-        "X-Model-Event-Time": answer.serving.event_time or NO_VERSION,
-        "Server-Timing": timing,
-    }

@@ -1,32 +1,37 @@
-"""The version in use: swapped in one assignment; the last one kept.
+"""The model in use, swapped in one assignment; and the one before it.
 
-Writers: the watcher's thread swaps; the event loop marks the first answer. Readers take one reference and end on what they began with.
+Only the watcher's thread swaps; only the event loop marks the first answer. A reader takes one
+reference and ends on the model that it began with.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from learner.artifact import Scorer, Scores, Version
 from serving.errors import NotFound, NotReady
 
-NO_VERSION = "none"  #: what the headers say before the first model, and before its first event
+#: Stands in the headers before the first model, and before its first event.
+NO_VERSION = "none"
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
-class Serving:
-    """A version, loaded and warm."""
+class LoadedModel:
+    """A version, loaded and warm.
+
+    Attributes:
+        version: its description in the store.
+        scorer: confined to the inference thread once the model is in use.
+        golden: its scores on the golden requests, for comparison with the next version.
+        first_answer_seconds: wall clock of its first answer; set once, by the event loop.
+    """
 
     version: Version
     scorer: Scorer
-    golden: Sequence[
-        Scores
-    ] = ()  #: its scores on the golden requests: the next version is compared with them
-    first_answer_seconds: float | None = field(
-        default=None
-    )  #: wall clock of its first answer; set once, by the event loop
+    golden: Sequence[Scores] = ()
+    first_answer_seconds: float | None = None
 
     @property
     def name(self) -> str:
@@ -40,52 +45,50 @@ class Serving:
 
 
 class Slot:
-    """Holds the version in use and the one before it.
+    """The model in use, and the one before it.
 
-    `held` is one tuple, so that a reader never sees the new version with the wrong predecessor.
+    `held` is one tuple, so that no reader sees the new model with the wrong predecessor.
     """
 
     def __init__(self) -> None:
         """Start empty."""
-        self.held: tuple[Serving | None, Serving | None] = (None, None)
+        self.held: tuple[LoadedModel | None, LoadedModel | None] = (None, None)
         self.swaps = 0
 
     @property
-    def current(self) -> Serving | None:
-        """The version in use."""
+    def current(self) -> LoadedModel | None:
+        """The model in use."""
         return self.held[0]
 
     @property
-    def previous(self) -> Serving | None:
-        """The version that was in use before."""
+    def previous(self) -> LoadedModel | None:
+        """The model that was in use before."""
         return self.held[1]
 
-    def swap(self, serving: Serving) -> None:
-        """Put `serving` in use; what was in use becomes the previous one."""
-        self.held = (serving, self.held[0])
+    def swap(self, model: LoadedModel) -> None:
+        """Put `model` in use; the one in use becomes the previous one."""
+        self.held = (model, self.held[0])
         self.swaps += 1
 
-    def resolve(self, model: str) -> Serving:
-        """Return what `model` names: ``champion`` or ``previous``, with or without ``@``, or a version.
+    def resolve(self, name: str) -> LoadedModel:
+        """Return the model of that name.
+
+        Args:
+            name: ``champion`` or ``previous``, with or without ``@``, or a version.
 
         Raises:
             NotReady: there is no model yet.
-            NotFound: another name; says the known ones.
+            NotFound: another name; lists the known ones.
         """
         current, previous = self.held
         if current is None:
             raise NotReady("no model has been loaded yet")
         known = {"champion": current, current.name: current}
         if previous is not None:
-            known = {
-                "champion": current,
-                "previous": previous,
-                previous.name: previous,
-                current.name: current,
-            }
-        found = known.get(model.removeprefix("@"))
+            known = {"champion": current, "previous": previous, previous.name: previous, **known}
+        found = known.get(name.removeprefix("@"))
         if found is None:
-            raise NotFound(model, known)
+            raise NotFound(name, known)
         return found
 
 

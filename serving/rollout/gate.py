@@ -1,15 +1,17 @@
-"""Is it fit to serve: shapes, finiteness, and golden requests against the version that serves."""
+"""Checks of a new version: shapes, finite numbers, and golden requests against the served one."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from learner.artifact import Document, Scores, ScoringInput
 from serving.errors import Refused
 
-#: Few, small, and odd on purpose: an ordinary search, no query at all, no text at all, other scripts, and a text that must be cut.
+#: Few, small, and odd on purpose: an ordinary search, no query at all, no text at all, other
+#: scripts, and a text that must be truncated.
 GOLDEN: tuple[ScoringInput, ...] = (
     ScoringInput(
         query="red running shoes",
@@ -29,13 +31,11 @@ def check_shape(requests: Sequence[ScoringInput], scores: Sequence[Scores]) -> N
     if len(scores) != len(requests):
         raise Refused("shape", f"{len(scores)} answers to {len(requests)} requests")
     for index, (request, answer) in enumerate(zip(requests, scores, strict=True)):
-        for name in ("click", "purchase", "score"):
-            shape = getattr(answer, name).shape
-            if shape != (len(request.documents),):
-                raise Refused(
-                    "shape",
-                    f"request {index}: {name} has shape {shape}, expected ({len(request.documents)},)",
-                )
+        expected = (len(request.documents),)
+        for name, values in _columns(answer):
+            if values.shape != expected:
+                found = f"{name} has shape {values.shape}, expected {expected}"
+                raise Refused("shape", f"request {index}: {found}")
 
 
 def check_finite(scores: Sequence[Scores]) -> None:
@@ -45,29 +45,33 @@ def check_finite(scores: Sequence[Scores]) -> None:
         Refused: names the first request that has one.
     """
     for index, answer in enumerate(scores):
-        for name in ("click", "purchase", "score"):
-            if not np.isfinite(getattr(answer, name)).all():
+        for name, values in _columns(answer):
+            if not np.isfinite(values).all():
                 raise Refused("finite", f"request {index}: {name} has a number that is not finite")
 
 
 def check_golden(
-    scores: Sequence[Scores], serving: Sequence[Scores], max_shift_ratio: float
+    scores: Sequence[Scores], served: Sequence[Scores], max_shift_ratio: float
 ) -> None:
-    """Refuse a version whose probabilities on the golden requests are far from those of the version that serves.
+    """Refuse a version whose probabilities on the golden requests moved too far at once.
 
     Args:
         scores: of the new version, one per golden request.
-        serving: of the version that serves, for the same requests.
+        served: of the version in use, for the same requests.
         max_shift_ratio: largest change of one probability, 0 to 1.
 
     Raises:
         Refused: names the request, the task and the change.
     """
-    for index, (new, old) in enumerate(zip(scores, serving, strict=True)):
-        for name in ("click", "purchase"):
-            shift = float(np.abs(getattr(new, name) - getattr(old, name)).max())
+    for index, (new, old) in enumerate(zip(scores, served, strict=True)):
+        for task in new.prior:
+            shift = float(np.abs(getattr(new, task) - getattr(old, task)).max())
             if shift > max_shift_ratio:
-                raise Refused(
-                    "golden",
-                    f"request {index}: p({name}) moved by {shift:.3f}, at most {max_shift_ratio} is allowed at once",
-                )
+                found = f"p({task}) moved by {shift:.3f}, at most {max_shift_ratio} is allowed"
+                raise Refused("golden", f"request {index}: {found} at once")
+
+
+def _columns(scores: Scores) -> Iterator[tuple[str, NDArray[np.float64]]]:
+    """Yield each array by its name: the probability of each task, and the score."""
+    for name in (*scores.prior, "score"):
+        yield name, getattr(scores, name)

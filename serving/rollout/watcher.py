@@ -1,7 +1,8 @@
-"""A new version appeared: verify its digests, load it beside the one in use, warm it, check it, swap, then move the alias.
+"""Hot swap: find a new version, check it, load it beside the one in use, swap, move the alias.
 
-The learner's announcements and an operator's orders are both looked for, every `poll_seconds`; listings never are. What an operator
-ordered stays in use until the next order. What was refused stays refused until it is ordered by name.
+Every `poll_seconds` the watcher reads the learner's announcement and the operator's choice, never
+a listing. A version that an operator chose stays in use until the next choice. A version that was
+refused stays refused until an operator asks for it by name.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from typing import Annotated, Protocol
 
 from msgspec import Meta
 
-from learner.artifact import Corrupt, Scorer, ScoringInput, Version, VersionMissing
+from learner.artifact import Corrupt, Scorer, Scores, ScoringInput, Version, VersionMissing
 from serving.errors import Refused
-from serving.inference.slot import Serving, Slot
+from serving.inference.slot import LoadedModel, Slot
 from serving.rollout.freshness import FreshEvents, Freshness
 from serving.rollout.gate import GOLDEN, check_finite, check_golden, check_shape
 from serving.telemetry import Telemetry
@@ -31,7 +32,7 @@ NUM_REFUSED_KEPT = 100
 
 
 class Store(FreshEvents, Protocol):
-    """What serving asks of the store (`learner.artifact.Store` is one)."""
+    """The store as serving uses it (`learner.artifact.Store` is one)."""
 
     def announced(self) -> str | None:
         """Return the newest version that the learner offers."""
@@ -46,7 +47,10 @@ class Store(FreshEvents, Protocol):
         ...
 
     def load(self, version: Version, *, threads: int = 1) -> Scorer:
-        """Return its scorer; every file that it opens has its digest checked first (`Corrupt`), the learner's own files are not read."""
+        """Return its scorer, or raise `Corrupt`.
+
+        Every file that it opens has its digest checked first; the learner's own are not read.
+        """
         ...
 
     def aliases(self) -> dict[str, str | None]:
@@ -82,7 +86,7 @@ class WatcherConfig:
 
 
 class Watcher:
-    """The loader thread: one `poll` at a time, in `start`ed life or called by a test.
+    """The loader thread; a test calls `poll` instead of starting it.
 
     Owns the next scorer until it is in the slot; from then on the inference thread uses it.
     """
@@ -102,10 +106,10 @@ class Watcher:
         """Take the collaborators; `start` starts the thread.
 
         Args:
-            store: where versions are.
-            slot: what to swap.
-            telemetry: where checks, swaps and freshness are counted.
-            config: how often, how careful.
+            store: holds the versions.
+            slot: to swap.
+            telemetry: counts checks, swaps and freshness.
+            config: interval and strictness.
             recent: the newest requests, to warm with (`Batcher.recent`).
             golden: requests that every version answers before it is used.
             clock: monotonic seconds, for the swap's duration.
@@ -119,8 +123,8 @@ class Watcher:
         self.freshness = Freshness(store, slot, telemetry)
         self._refused: dict[str, str] = {}
         self._begun = False
-        self._seen_champion: str | None = None
-        self._seen_announced: str | None = None
+        self._last_champion: str | None = None
+        self._last_announced: str | None = None
         self._last_failure = ""
 
     def start(self) -> None:
@@ -136,12 +140,12 @@ class Watcher:
 
     @property
     def healthy(self) -> bool:
-        """Whether the loader thread turns, has not been started, or was told to end."""
+        """False if the loader thread has ended by itself."""
         return self._thread is None or self._stop.is_set() or self._thread.is_alive()
 
     @property
     def refused(self) -> Mapping[str, str]:
-        """Why which versions are not served; the newest hundred."""
+        """Reasons by version, for the newest hundred that were refused."""
         return self._refused.copy()
 
     def _run(self) -> None:
@@ -151,13 +155,12 @@ class Watcher:
                 return
 
     def poll(self) -> None:
-        """Look once; a store that cannot be read is counted and said once, and looked at again at the next poll."""
+        """Look once; a store that cannot be read is counted, logged once, and tried again."""
         try:
             self._look()
             self._last_failure = ""
-        except (
-            Exception
-        ) as error:  # the store is outside this process: nothing that it does may end the thread
+        # The store is outside this process: no error of it may end the thread.
+        except Exception as error:
             self._telemetry.gate_checks.labels("announcement", "failed").inc()
             failure = f"{type(error).__name__}: {error}"
             if failure != self._last_failure:
@@ -165,56 +168,57 @@ class Watcher:
             self._last_failure = failure
 
     def _look(self) -> None:
-        self.freshness.settle()
+        self.freshness.update()
         aliases, announced = self._store.aliases(), self._store.announced()
         champion, previous = aliases.get("champion"), aliases.get("previous")
         if not self._begun:
-            # What the champion contains was answered before this process; what was rolled back from is not taken again.
+            # An earlier process answered with the champion, and was rolled back from `previous`.
             self.freshness.begin(champion)
-            self._begun, self._seen_announced = True, previous
-        if champion is not None and champion != self._seen_champion:
-            self._seen_champion = champion
-            self._offer(champion, ordered=self._slot.current is not None)
-        pinned = aliases.get(
-            "pinned"
-        )  # an order holds until the next; but one that cannot be served holds nothing
-        if (
-            announced is not None
-            and announced != self._seen_announced
-            and (pinned is None or pinned in self._refused)
-        ):
-            self._seen_announced = announced
-            if announced not in self._refused:
-                self._offer(announced, ordered=False)
-        if previous is not None and self._slot.current is None and previous not in self._refused:
-            self._offer(previous, ordered=False)
+            self._begun, self._last_announced = True, previous
+        if champion is not None and champion != self._last_champion:
+            self._last_champion = champion
+            self._take(champion, by_operator=self._slot.current is not None)
+        is_new = announced is not None and announced != self._last_announced
+        if is_new and self._follows_learner(aliases.get("pinned")):
+            self._last_announced = announced
+            self._take_unless_refused(announced)
+        if self._slot.current is None:
+            self._take_unless_refused(previous)
 
-    def _offer(self, name: str, *, ordered: bool) -> None:
-        """Take `name` into use if it is fit.
+    def _follows_learner(self, pinned: str | None) -> bool:
+        """Tell whether announcements count: a pin holds them back, unless it cannot be served."""
+        return pinned is None or pinned in self._refused
 
-        1. Check its digests. 2. Load it beside the one in use. 3. Warm it with recent requests. 4. Check shapes, finiteness and,
-        unless an operator ordered it, golden requests against the version in use. 5. Swap, in one assignment. 6. Move the alias.
+    def _take_unless_refused(self, name: str | None) -> None:
+        if name is not None and name not in self._refused:
+            self._take(name, by_operator=False)
+
+    def _take(self, name: str, *, by_operator: bool) -> None:
+        """Take `name` into use if it passes the checks.
+
+        1. Check its digests. 2. Load it beside the one in use. 3. Warm it with recent requests.
+        4. Check shapes, finite numbers and, unless an operator chose it, golden requests against
+        the model in use. 5. Swap, in one assignment. 6. Move the alias.
         """
-        held = self._slot.held
-        if held[0] is not None and held[0].name == name:
+        current, previous = self._slot.held
+        if current is not None and current.name == name:
             return
         started = self._clock()
-        try:
-            serving = (
-                held[1]
-                if held[1] is not None and held[1].name == name
-                else self._load(name, against=None if ordered else held[0])
-            )
-        except Refused as refused:
-            self._refuse(name, refused)
-            return
-        self._slot.swap(serving)  # 5
+        if previous is not None and previous.name == name:
+            model = previous
+        else:
+            try:
+                model = self._load(name, against=None if by_operator else current)
+            except Refused as refused:
+                self._refuse(name, refused)
+                return
+        self._slot.swap(model)  # 5
         self._refused.pop(name, None)
-        self._told(serving, held[0], self._clock() - started)
+        self._report_swap(model, current, self._clock() - started)
         with contextlib.suppress(Refused), self._check("promote"):  # 6
-            self._promote(serving.version)
+            self._promote(model.version)
 
-    def _load(self, name: str, *, against: Serving | None) -> Serving:
+    def _load(self, name: str, *, against: LoadedModel | None) -> LoadedModel:
         with self._check("load"):  # 1, 2
             version = self._store.version(name)
             scorer = self._store.load(version, threads=self._config.threads)
@@ -222,17 +226,20 @@ class Watcher:
             if warm := self._warm_requests():
                 scorer.score(warm)
             golden = scorer.score(self._golden)
-        with self._check("shape"):  # 4
+        self._check_scores(golden, against)  # 4
+        return LoadedModel(version=version, scorer=scorer, golden=golden)
+
+    def _check_scores(self, golden: Sequence[Scores], against: LoadedModel | None) -> None:
+        with self._check("shape"):
             check_shape(self._golden, golden)
         with self._check("finite"):
             check_finite(golden)
         if against is not None:
             with self._check("golden"):
                 check_golden(golden, against.golden, self._config.max_shift_ratio)
-        return Serving(version=version, scorer=scorer, golden=golden)
 
     def _warm_requests(self) -> list[ScoringInput]:
-        """Return the newest requests, cut to `warm_candidates` documents together."""
+        """Return the newest requests, limited to `warm_candidates` documents together."""
         left, warm = self._config.warm_candidates, []
         for request in reversed(self._recent()):
             if left <= 0:
@@ -242,14 +249,14 @@ class Watcher:
         return warm
 
     def _promote(self, version: Version) -> None:
-        """Move the alias forward; another replica may have moved it further, and an order may have moved it back."""
+        """Move the alias forward, never back: another replica or an operator may have moved it."""
         champion = self._store.aliases().get("champion")
         if champion is None or self._seq(champion) < version.seq:
             self._store.promote(version)
-            self._seen_champion = version.name
+            self._last_champion = version.name
 
     def _seq(self, name: str) -> int:
-        """Return a version's number, -1 when it cannot be read: then any other is better."""
+        """Return a version's number, -1 if it cannot be read: then any other is better."""
         try:
             return self._store.version(name).seq
         except (Corrupt, VersionMissing):
@@ -257,18 +264,14 @@ class Watcher:
 
     @contextlib.contextmanager
     def _check(self, check: str) -> Iterator[None]:
-        """Count one check; whatever goes wrong in it is a refusal by that name."""
+        """Count one check; any error inside it becomes a refusal by that name."""
         try:
             yield
-        except (
-            Exception
-        ) as error:  # a broken version may raise anything, and must not end the thread
+        # A broken version may raise anything, and must not end the thread.
+        except Exception as error:
             self._telemetry.gate_checks.labels(check, "failed").inc()
-            refused = (
-                error
-                if isinstance(error, Refused)
-                else Refused(check, f"{type(error).__name__}: {error}")
-            )
+            reason = f"{type(error).__name__}: {error}"
+            refused = error if isinstance(error, Refused) else Refused(check, reason)
             log.warning("check failed", extra={"check": check, "reason": str(refused)})
             raise refused from error
         self._telemetry.gate_checks.labels(check, "ok").inc()
@@ -280,17 +283,16 @@ class Watcher:
         self._telemetry.swaps.labels("rejected").inc()
         log.warning("version refused", extra={"version": name, "reason": str(refused)})
 
-    def _told(self, serving: Serving, before: Serving | None, duration_seconds: float) -> None:
-        event_time_us = serving.version.event_time_us
+    def _report_swap(
+        self, model: LoadedModel, before: LoadedModel | None, duration_seconds: float
+    ) -> None:
+        event_time_us = model.version.event_time_us
+        event_seconds = math.nan if event_time_us is None else event_time_us / 1e6
         self._telemetry.swaps.labels("ok").inc()
         self._telemetry.swap_duration.observe(duration_seconds)
-        self._telemetry.model_event_timestamp.set(
-            math.nan if event_time_us is None else event_time_us / 1e6
-        )
-        self._telemetry.model.info({"version": serving.name})
-        if before is not None and serving.version.seq < before.version.seq:
+        self._telemetry.model_event_timestamp.set(event_seconds)
+        self._telemetry.model.info({"version": model.name})
+        if before is not None and model.version.seq < before.version.seq:
             self._telemetry.rollbacks.labels("operator").inc()
-        log.info(
-            "version swapped",
-            extra={"version": serving.name, "before": None if before is None else before.name},
-        )
+        name_before = None if before is None else before.name
+        log.info("version swapped", extra={"version": model.name, "before": name_before})

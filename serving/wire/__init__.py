@@ -1,1 +1,1 @@
-"""Requests and answers as they are on the wire."""
+"""HTTP routes, their wire types, and the document that describes them."""

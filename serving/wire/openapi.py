@@ -1,35 +1,37 @@
-"""The OpenAPI 3.1 document of the public listener, made from the wire types: routes, examples and documented codes only."""
+"""The OpenAPI 3.1 document, made from the routes themselves and their wire types.
+
+It describes what is documented: routes, examples, headers and status codes.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import msgspec
+from starlette.routing import BaseRoute, Route
 
 from serving import errors
-from serving.wire import protocol
+from serving.wire.problems import Problem
 
-_RERANK = {
-    "query": "red running shoes",
-    "documents": [
-        "ceramic mug, blue",
-        {"id": "SKU-0007", "text": "trail running shoe, red", "price": 59.9},
-    ],
-    "top_n": 10,
-}
-_TEI = {"query": "red running shoes", "texts": ["ceramic mug, blue", "trail running shoe, red"]}
-_SCORE = {
-    "instances": [
-        {
-            "query": "red running shoes",
-            "document": {"id": "SKU-0007", "text": "trail running shoe, red"},
-        }
-    ]
-}
-_SCORING_ERRORS: tuple[type[errors.ServingError], ...] = (
-    *(errors.Invalid, errors.NotFound, errors.TooLarge, errors.NotJson, errors.BackendFailed),
-    *(errors.Overloaded, errors.NotReady, errors.DeadlinePassed),
+Schema = dict[str, Any]
+Endpoint = Callable[..., Any]
+Failure = type[errors.ServingError]
+
+_DESCRIPTION = (
+    "Scores over HTTP from a model that changes underneath. "
+    "Every answer says which version gave it."
+)
+_SCORING_FAILURES: tuple[Failure, ...] = (
+    errors.Invalid,
+    errors.NotFound,
+    errors.TooLarge,
+    errors.NotJson,
+    errors.BackendFailed,
+    errors.Overloaded,
+    errors.NotReady,
+    errors.DeadlinePassed,
 )
 _HEADERS = {
     "X-Model-Version": "The version that answered, or `none` before the first.",
@@ -39,69 +41,96 @@ _HEADERS = {
 }
 
 
-def document() -> dict[str, Any]:
-    """Return the document as plain data."""
-    kinds: list[Any] = [
-        *(protocol.RerankRequest, protocol.RerankAnswer, protocol.TeiRequest, protocol.TeiResult),
-        *(
-            protocol.ScoreRequest,
-            protocol.ScoreAnswer,
-            protocol.ModelsAnswer,
-            protocol.HealthAnswer,
-            protocol.InfoAnswer,
-            errors.Problem,
-        ),
-    ]
-    _, components = msgspec.json.schema_components(
-        kinds, ref_template="#/components/schemas/{name}"
-    )
-    tei_answer = {"type": "array", "items": _ref(protocol.TeiResult)}
-    either_in = {"oneOf": [_ref(protocol.RerankRequest), _ref(protocol.TeiRequest)]}
-    either_out = {"oneOf": [_ref(protocol.RerankAnswer), tei_answer]}
-    rerank = (
-        "Order documents",
-        _ref(protocol.RerankRequest),
-        {"cohere": _RERANK},
-        _ref(protocol.RerankAnswer),
-    )
-    health = _read("Ready to score", _ref(protocol.HealthAnswer), errors.NotReady)
+class DocumentedRoute(Route):
+    """A route with its part of the OpenAPI document."""
+
+    def __init__(
+        self,
+        path: str,
+        endpoint: Endpoint,
+        operation: Schema,
+        *,
+        method: str = "get",
+        kinds: Sequence[Any] = (),
+    ) -> None:
+        """Route `path` to `endpoint`.
+
+        Args:
+            path: without parameters.
+            endpoint: takes a request, returns a response.
+            operation: the OpenAPI operation object.
+            method: the only HTTP method that is documented.
+            kinds: the wire types that `operation` refers to.
+        """
+        super().__init__(path, endpoint, methods=[method])
+        self.documented = {method: operation}
+        self.kinds = kinds
+
+
+def scoring_route(
+    path: str,
+    endpoint: Endpoint,
+    summary: str,
+    *,
+    requests: Sequence[Any],
+    answers: Sequence[Any],
+    examples: Mapping[str, object],
+) -> DocumentedRoute:
+    """Return a POST route that scores.
+
+    Args:
+        path: of the route.
+        endpoint: takes a request, returns a response.
+        summary: one phrase.
+        requests: the wire types that the body may have.
+        answers: the wire type of the answer to each.
+        examples: bodies, by a name for each.
+    """
+    named = {name: {"value": example} for name, example in examples.items()}
+    content = {"schema": _schema(requests), "examples": named}
+    operation = {
+        "summary": summary,
+        "requestBody": {"required": True, "content": {"application/json": content}},
+        "responses": _responses(_schema(answers), _SCORING_FAILURES),
+    }
+    kinds = (*requests, *answers)
+    return DocumentedRoute(path, endpoint, operation, method="post", kinds=kinds)
+
+
+def reading_route(
+    path: str, endpoint: Endpoint, summary: str, answer: type, *failures: Failure
+) -> DocumentedRoute:
+    """Return a GET route that answers with an `answer`, or fails with one of `failures`."""
+    operation = {"summary": summary, "responses": _responses(_schema([answer]), failures)}
+    return DocumentedRoute(path, endpoint, operation, kinds=[answer])
+
+
+def text_route(path: str, endpoint: Endpoint, summary: str, description: str) -> DocumentedRoute:
+    """Return a GET route that answers with plain text."""
+    text = _described(description, "text/plain", {"type": "string"})
+    return DocumentedRoute(path, endpoint, {"summary": summary, "responses": {"200": text}})
+
+
+def document(routes: Iterable[BaseRoute]) -> Schema:
+    """Return the document that describes the `DocumentedRoute`s among `routes`."""
+    documented = [route for route in routes if isinstance(route, DocumentedRoute)]
+    kinds = [*(kind for route in documented for kind in route.kinds), Problem]
     return {
         "openapi": "3.1.0",
-        "info": {
-            "title": "Steelyard",
-            "version": _version(),
-            "description": "Scores over HTTP from a model that changes underneath. Every answer says which version gave it.",
-        },
-        "paths": {
-            "/v2/rerank": _scoring(*rerank),
-            "/v1/rerank": _scoring(*rerank),
-            "/rerank": _scoring(
-                "Order documents or texts", either_in, {"cohere": _RERANK, "tei": _TEI}, either_out
-            ),
-            "/v1/score": _scoring(
-                "Score pairs",
-                _ref(protocol.ScoreRequest),
-                {"one": _SCORE},
-                _ref(protocol.ScoreAnswer),
-            ),
-            "/v1/models": _read("Aliases and versions", _ref(protocol.ModelsAnswer)),
-            "/livez": _read("Threads turn", _ref(protocol.HealthAnswer), errors.NotReady),
-            "/readyz": health,
-            "/health": health,
-            "/info": _read("What this process serves and takes", _ref(protocol.InfoAnswer)),
-            "/metrics": {
-                "get": {
-                    "summary": "Prometheus series",
-                    "responses": {"200": _described("Exposition", "text/plain")},
-                }
-            },
-        },
-        "components": {"schemas": components},
+        "info": {"title": "Steelyard", "version": _version(), "description": _DESCRIPTION},
+        "paths": {route.path: route.documented for route in documented},
+        "components": {"schemas": _components(kinds)[1]},
     }
 
 
-def _ref(kind: type) -> dict[str, Any]:
-    return {"$ref": f"#/components/schemas/{kind.__name__}"}
+def _components(kinds: Iterable[Any]) -> tuple[tuple[Schema, ...], Schema]:
+    template = "#/components/schemas/{name}"
+    return msgspec.json.schema_components(kinds, ref_template=template)
+
+
+def _schema(kinds: Sequence[Any]) -> Schema:
+    references = _components(kinds)[0]
+    return references[0] if len(references) == 1 else {"oneOf": list(references)}
 
 
 def _version() -> str:
@@ -111,50 +140,21 @@ def _version() -> str:
         return "0"
 
 
-def _described(
-    description: str, media_type: str, schema: dict[str, Any] | None = None
-) -> dict[str, Any]:
-    headers = {
-        name: {"description": text, "schema": {"type": "string"}} for name, text in _HEADERS.items()
-    }
+def _described(description: str, media_type: str, schema: Schema) -> Schema:
+    string = {"type": "string"}
     return {
         "description": description,
-        "headers": headers,
-        "content": {media_type: {"schema": schema or {"type": "string"}}},
+        "headers": {
+            name: {"description": text, "schema": string} for name, text in _HEADERS.items()
+        },
+        "content": {media_type: {"schema": schema}},
     }
 
 
-def _responses(
-    schema: dict[str, Any], failures: tuple[type[errors.ServingError], ...]
-) -> dict[str, Any]:
+def _responses(schema: Schema, failures: Iterable[Failure]) -> Schema:
+    problem = _schema([Problem])
     answers = {"200": _described("Answer", "application/json", schema)}
     for failure in failures:
-        answers[str(failure.status)] = _described(
-            (failure.__doc__ or "").splitlines()[0],
-            "application/problem+json",
-            _ref(errors.Problem),
-        )
+        summary = (failure.__doc__ or "").splitlines()[0]
+        answers[str(failure.status)] = _described(summary, "application/problem+json", problem)
     return answers
-
-
-def _read(
-    summary: str, schema: dict[str, Any], *failures: type[errors.ServingError]
-) -> dict[str, Any]:
-    return {"get": {"summary": summary, "responses": _responses(schema, failures)}}
-
-
-def _scoring(
-    summary: str, schema: dict[str, Any], examples: dict[str, Any], answer: dict[str, Any]
-) -> dict[str, Any]:
-    content = {
-        "schema": schema,
-        "examples": {name: {"value": value} for name, value in examples.items()},
-    }
-    body = {"required": True, "content": {"application/json": content}}
-    return {
-        "post": {
-            "summary": summary,
-            "requestBody": body,
-            "responses": _responses(answer, _SCORING_ERRORS),
-        }
-    }

@@ -1,4 +1,4 @@
-"""Scores to an order: best first, ties as they were asked."""
+"""Ranking by score: best first, ties in the order of the request."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from serving.wire.protocol import Objective
 
 
 def relevance(scores: Scores, objective: Objective | None) -> npt.NDArray[np.float64]:
-    """Return what to order by.
+    """Return the relevance of each document.
 
     Args:
         scores: of one request, (N,) each.
-        objective: ``ctr`` = p(click), ``cvr`` = p(purchase | click), ``ctcvr`` = their product; None = the published score.
+        objective: ``ctr`` = p(click), ``cvr`` = p(purchase | click), ``ctcvr`` = their product;
+            None = the published score.
 
     Returns:
         (N,), larger is better.
@@ -33,7 +34,9 @@ def relevance(scores: Scores, objective: Objective | None) -> npt.NDArray[np.flo
 
 
 def order(values: npt.NDArray[np.float64], top_n: int | None = None) -> Sequence[int]:
-    """Return the indices of the `top_n` largest `values` (N,), largest first; equal ones keep their order.
+    """Return the indices of the `top_n` largest `values` (N,), largest first.
+
+    Equal values keep their order.
 
     >>> order(np.array([0.1, 0.7, 0.1, 0.9]), top_n=3)
     [3, 1, 0]

@@ -1,6 +1,7 @@
-"""Requests and answers as they are on the wire: Cohere/Jina, Text Embeddings Inference (TEI), ours; a bad one names the field.
+"""Wire types: the shapes of Cohere and Jina, of Text Embeddings Inference (TEI), and our own.
 
-Unknown fields are ignored in rerank requests, because clients of other services send their own, and are errors elsewhere.
+Docstrings and descriptions are part of the OpenAPI document. Unknown fields are ignored in rerank
+requests, because clients of other services send their own, and are errors elsewhere.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ Objective: TypeAlias = Literal["ctr", "cvr", "ctcvr"]
 DocumentObject: TypeAlias = Annotated[
     dict[str, Any],
     Meta(
-        description="`text`, an optional `id` that the answer repeats, and attributes: text, numbers, true or false (others are ignored).",
+        description=(
+            "`text`, an optional `id` that the answer repeats, and attributes: "
+            "text, numbers, true or false (others are ignored)."
+        ),
         extra_json_schema={
             "required": ["text"],
             "properties": {
@@ -30,30 +34,41 @@ DocumentObject: TypeAlias = Annotated[
 ]
 AnyDocument: TypeAlias = str | DocumentObject
 
+ClientId: TypeAlias = Annotated[str, Meta(max_length=100)]
+QueryId: TypeAlias = Annotated[
+    str, Meta(max_length=100, description="The answer's `id`, when given.")
+]
+OrderBy: TypeAlias = Annotated[
+    Objective, Meta(description="What to order by; left out, the model's own score.")
+]
+ModelName: TypeAlias = Annotated[str, Meta(description="An alias or a version.")]
+TopN: TypeAlias = Annotated[int, Meta(ge=1)]
+RawScores: TypeAlias = Annotated[bool, Meta(description="Log-odds instead of probabilities.")]
+Truncate: TypeAlias = Annotated[
+    bool,
+    Meta(description="Must be true: longer texts are cut.", extra_json_schema={"const": True}),
+]
+_NOT_EMPTY = Meta(extra_json_schema={"minItems": 1})
+
 
 class Context(msgspec.Struct, frozen=True, kw_only=True):
-    """Who asks, and in which list it will be shown."""
+    """The client, and the list that will be shown to it."""
 
-    client_id: Annotated[str, Meta(max_length=100)] | None = None
+    client_id: ClientId | None = None
     scenario: str | None = None
-    query_id: (
-        Annotated[str, Meta(max_length=100, description="The answer's `id`, when given.")] | None
-    ) = None
+    query_id: QueryId | None = None
 
 
 class RerankRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Order `documents` by how likely the shopper is to want them."""
 
     query: str
-    documents: Annotated[list[AnyDocument], Meta(extra_json_schema={"minItems": 1})]
-    model: Annotated[str, Meta(description="An alias or a version.")] | None = None
-    top_n: Annotated[int, Meta(ge=1)] | None = None
+    documents: Annotated[list[AnyDocument], _NOT_EMPTY]
+    model: ModelName | None = None
+    top_n: TopN | None = None
     return_documents: bool | None = None
     context: Context | None = None
-    objective: (
-        Annotated[Objective, Meta(description="What to order by; left out, the model's own score.")]
-        | None
-    ) = None
+    objective: OrderBy | None = None
 
 
 class AnsweredDocument(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,13 +87,13 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ApiVersion(msgspec.Struct, frozen=True, kw_only=True):
-    """Which Cohere shape this is."""
+    """The version of Cohere's API whose shape this is."""
 
     version: str
 
 
 class RerankMeta(msgspec.Struct, frozen=True, kw_only=True):
-    """How the answer came about."""
+    """Origin of the answer."""
 
     api_version: ApiVersion
     model_event_time: str | None
@@ -87,7 +102,7 @@ class RerankMeta(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RerankAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """Documents in order; log `id` as the exposure's `query_id`, and what is clicked will be learned."""
+    """Documents, best first; log `id` as the exposure's `query_id` to learn from the clicks."""
 
     id: str
     model: str
@@ -99,13 +114,10 @@ class TeiRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Order `texts`, in the shape of Text Embeddings Inference."""
 
     query: str
-    texts: Annotated[list[str], Meta(extra_json_schema={"minItems": 1})]
-    raw_scores: Annotated[bool, Meta(description="Log-odds instead of probabilities.")] = False
+    texts: Annotated[list[str], _NOT_EMPTY]
+    raw_scores: RawScores = False
     return_text: bool = False
-    truncate: Annotated[
-        bool,
-        Meta(description="Must be true: longer texts are cut.", extra_json_schema={"const": True}),
-    ] = True
+    truncate: Truncate = True
 
 
 class TeiResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -126,7 +138,7 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class ScoreRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Score pairs without ordering them."""
 
-    instances: Annotated[list[Instance], Meta(extra_json_schema={"minItems": 1})]
+    instances: Annotated[list[Instance], _NOT_EMPTY]
     model: str = "champion"
 
 
@@ -170,13 +182,13 @@ class ModelsAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HealthAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """Said when all is well."""
+    """The answer of a healthy process."""
 
     status: str
 
 
 class InfoAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """What this process serves and takes; freshness is over the newest versions that gave an answer."""
+    """The served version and the limits; freshness covers the newest versions that answered."""
 
     version: str | None
     event_time: str | None
@@ -190,7 +202,7 @@ class InfoAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Shape(msgspec.Struct):
-    """Which of the two shapes `/rerank` was sent."""
+    """The fields that tell the two shapes of `/rerank` apart."""
 
     documents: msgspec.Raw | UnsetType = UNSET
     texts: msgspec.Raw | UnsetType = UNSET
@@ -214,10 +226,12 @@ def decode(body: bytes, kind: type[T]) -> T:
 
 
 def decode_rerank(body: bytes) -> RerankRequest | TeiRequest:
-    """Return the body of `/rerank` in the shape that its fields announce: `documents` (Cohere, Jina) or `texts` (TEI).
+    """Return the body of `/rerank` in the shape that its fields announce.
+
+    `documents` means Cohere or Jina, `texts` means TEI.
 
     Raises:
-        Invalid: neither, both, or one that is not of its shape.
+        Invalid: neither, both, or not of the announced shape.
     """
     shape = decode(body, _Shape)
     if (shape.documents is UNSET) == (shape.texts is UNSET):
@@ -226,9 +240,8 @@ def decode_rerank(body: bytes) -> RerankRequest | TeiRequest:
         return decode(body, RerankRequest)
     request = decode(body, TeiRequest)
     if not request.truncate:
-        raise Invalid(
-            "Expected `true`, got `false`: texts longer than the model reads are always cut - at `$.truncate`"
-        )
+        reason = "texts longer than the model reads are always cut"
+        raise Invalid(f"Expected `true`, got `false`: {reason} - at `$.truncate`")
     return request
 
 
@@ -238,7 +251,7 @@ def document(raw: AnyDocument, where: str, index: int) -> Document:
     Args:
         raw: text, or an object with `text`, maybe `id`, and attributes.
         where: its path in the request, with ``{}`` for `index`: only an error writes it out.
-        index: which of them it is.
+        index: its place in the request.
 
     Raises:
         Invalid: `text` is missing or no string, or `id` is neither string nor integer.

@@ -1,21 +1,18 @@
-"""The rerank routes: each a translation in, one call, a translation out."""
+"""The rerank routes: documents in, best first out, in the shapes of Cohere, Jina and TEI."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 
 import numpy as np
-from litestar import Request as HttpRequest
-from litestar import Response, post
-from litestar.datastructures import State
-from litestar.handlers import HTTPRouteHandler
-from litestar.params import RawBody
 from msgspec import UNSET
+from starlette.requests import Request
 
 from learner.artifact import Document, ScoringInput
-from serving.access import expect_json
 from serving.inference.batcher import Answer
-from serving.inference.scoring import Scoring, headers
+from serving.service import Service, service_of
+from serving.wire.http import JsonResponse, json_body, scored
+from serving.wire.openapi import scoring_route
 from serving.wire.ordering import order, relevance
 from serving.wire.protocol import (
     AnsweredDocument,
@@ -31,88 +28,108 @@ from serving.wire.protocol import (
     document,
 )
 
-
-def rerank_routes(scoring: Scoring, *, new_id: Callable[[], str]) -> list[HTTPRouteHandler]:
-    """Return `/v2/rerank`, `/v1/rerank` and `/rerank`; `new_id` names answers whose caller gave no `query_id`."""
-
-    async def cohere(request: RerankRequest, version: str) -> Response[RerankAnswer]:
-        documents = tuple(
-            document(raw, "$.documents[{}]", index) for index, raw in enumerate(request.documents)
-        )
-        asked = ScoringInput(query=request.query, documents=documents)
-        answer = await scoring.score(request.model or "champion", (asked,), field="documents")
-        name = request.context.query_id if request.context else None
-        return Response(
-            _cohere_answer(request, documents, answer, version, name or new_id()),
-            headers=headers(answer),
-        )
-
-    async def tei(request: TeiRequest) -> Response[list[TeiResult]]:
-        asked = ScoringInput(
-            query=request.query, documents=tuple(Document(text=text) for text in request.texts)
-        )
-        answer = await scoring.score("champion", (asked,), field="texts")
-        return Response(_tei_answer(request, answer), headers=headers(answer))
-
-    @post("/v2/rerank", status_code=200)
-    async def rerank_v2(
-        request: HttpRequest[None, None, State], body: RawBody
-    ) -> Response[RerankAnswer]:
-        expect_json(request)
-        return await cohere(decode(body, RerankRequest), "2")
-
-    @post("/v1/rerank", status_code=200)
-    async def rerank_v1(
-        request: HttpRequest[None, None, State], body: RawBody
-    ) -> Response[RerankAnswer]:
-        expect_json(request)
-        return await cohere(decode(body, RerankRequest), "1")
-
-    @post("/rerank", status_code=200)
-    async def rerank(
-        request: HttpRequest[None, None, State], body: RawBody
-    ) -> Response[RerankAnswer] | Response[list[TeiResult]]:
-        expect_json(request)
-        asked = decode_rerank(body)
-        return await (tei(asked) if isinstance(asked, TeiRequest) else cohere(asked, "2"))
-
-    return [rerank_v2, rerank_v1, rerank]
+COHERE_EXAMPLE = {
+    "query": "red running shoes",
+    "documents": [
+        "ceramic mug, blue",
+        {"id": "SKU-0007", "text": "trail running shoe, red", "price": 59.9},
+    ],
+    "top_n": 10,
+}
+TEI_EXAMPLE = {
+    "query": "red running shoes",
+    "texts": ["ceramic mug, blue", "trail running shoe, red"],
+}
 
 
-def _cohere_answer(
-    request: RerankRequest, documents: tuple[Document, ...], answer: Answer, version: str, name: str
-) -> RerankAnswer:
-    values = relevance(answer.scores[0], request.objective)
-    results = [
-        Result(
-            index=index,
-            relevance_score=float(values[index]),
-            id=documents[index].id or UNSET,
-            document=AnsweredDocument(text=documents[index].text)
-            if request.return_documents
-            else UNSET,
-        )
-        for index in order(values, request.top_n)
-    ]
+async def rerank_v2(request: Request) -> JsonResponse:
+    """Rerank in Cohere's current shape."""
+    asked = decode(await json_body(request), RerankRequest)
+    return await _cohere(service_of(request), asked, version="2")
+
+
+async def rerank_v1(request: Request) -> JsonResponse:
+    """Rerank in the older shape, which Jina's clients also send."""
+    asked = decode(await json_body(request), RerankRequest)
+    return await _cohere(service_of(request), asked, version="1")
+
+
+async def rerank(request: Request) -> JsonResponse:
+    """Rerank in the shape that the body has: Cohere's or TEI's."""
+    asked = decode_rerank(await json_body(request))
+    if isinstance(asked, TeiRequest):
+        return await _tei(service_of(request), asked)
+    return await _cohere(service_of(request), asked, version="2")
+
+
+async def _cohere(service: Service, asked: RerankRequest, *, version: str) -> JsonResponse:
+    where = "$.documents[{}]"
+    documents = tuple(document(raw, where, index) for index, raw in enumerate(asked.documents))
+    inputs = (ScoringInput(query=asked.query, documents=documents),)
+    answer = await service.scoring.score(asked.model or "champion", inputs, field="documents")
+    query_id = asked.context.query_id if asked.context else None
     meta = RerankMeta(
         api_version=ApiVersion(version=version),
-        model_event_time=answer.serving.event_time,
+        model_event_time=answer.model.event_time,
         cached=False,
         ranker="model",
     )
-    return RerankAnswer(id=name, model=answer.serving.name, results=results, meta=meta)
+    content = RerankAnswer(
+        id=query_id or service.new_id(),
+        model=answer.model.name,
+        results=_results(asked, documents, answer),
+        meta=meta,
+    )
+    return scored(content, answer)
 
 
-def _tei_answer(request: TeiRequest, answer: Answer) -> list[TeiResult]:
+def _results(asked: RerankRequest, documents: tuple[Document, ...], answer: Answer) -> list[Result]:
+    values = relevance(answer.scores[0], asked.objective)
+
+    def result(index: int) -> Result:
+        shown = AnsweredDocument(text=documents[index].text) if asked.return_documents else UNSET
+        return Result(
+            index=index,
+            relevance_score=float(values[index]),
+            id=documents[index].id or UNSET,
+            document=shown,
+        )
+
+    return [result(index) for index in order(values, asked.top_n)]
+
+
+async def _tei(service: Service, asked: TeiRequest) -> JsonResponse:
+    documents = tuple(Document(text=text) for text in asked.texts)
+    inputs = (ScoringInput(query=asked.query, documents=documents),)
+    answer = await service.scoring.score("champion", inputs, field="texts")
     values = answer.scores[0].score
-    if request.raw_scores:
+    if asked.raw_scores:
         p = np.clip(values, 1e-12, 1 - 1e-12)
         values = np.log(p) - np.log1p(-p)
-    return [
-        TeiResult(
-            index=index,
-            score=float(values[index]),
-            text=request.texts[index] if request.return_text else UNSET,
-        )
-        for index in order(values)
-    ]
+
+    def result(index: int) -> TeiResult:
+        text = asked.texts[index] if asked.return_text else UNSET
+        return TeiResult(index=index, score=float(values[index]), text=text)
+
+    return scored([result(index) for index in order(values)], answer)
+
+
+_cohere_route = partial(
+    scoring_route,
+    summary="Order documents",
+    requests=(RerankRequest,),
+    answers=(RerankAnswer,),
+    examples={"cohere": COHERE_EXAMPLE},
+)
+ROUTES = (
+    _cohere_route("/v2/rerank", rerank_v2),
+    _cohere_route("/v1/rerank", rerank_v1),
+    scoring_route(
+        "/rerank",
+        rerank,
+        "Order documents or texts",
+        requests=(RerankRequest, TeiRequest),
+        answers=(RerankAnswer, list[TeiResult]),
+        examples={"cohere": COHERE_EXAMPLE, "tei": TEI_EXAMPLE},
+    ),
+)

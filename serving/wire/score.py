@@ -2,48 +2,67 @@
 
 from __future__ import annotations
 
-from litestar import Request as HttpRequest
-from litestar import Response, post
-from litestar.datastructures import State
-from litestar.handlers import HTTPRouteHandler
-from litestar.params import RawBody
+from collections.abc import Mapping
+
+from starlette.requests import Request
 
 from learner.artifact import Scores, ScoringInput
-from serving.access import expect_json
-from serving.inference.scoring import Scoring, headers
-from serving.wire.protocol import PerTask, Prediction, ScoreAnswer, ScoreRequest, decode, document
+from serving.service import service_of
+from serving.wire.http import JsonResponse, json_body, scored
+from serving.wire.openapi import scoring_route
+from serving.wire.protocol import (
+    Instance,
+    PerTask,
+    Prediction,
+    ScoreAnswer,
+    ScoreRequest,
+    decode,
+    document,
+)
+
+EXAMPLE = {
+    "instances": [
+        {
+            "query": "red running shoes",
+            "document": {"id": "SKU-0007", "text": "trail running shoe, red"},
+        }
+    ]
+}
 
 
-def score_route(scoring: Scoring) -> HTTPRouteHandler:
-    """Return `/v1/score`."""
+async def score(request: Request) -> JsonResponse:
+    """Score each pair on its own."""
+    asked = decode(await json_body(request), ScoreRequest)
+    pairs = tuple(_pair(index, instance) for index, instance in enumerate(asked.instances))
+    answer = await service_of(request).scoring.score(asked.model, pairs, field="instances")
+    predictions = [_prediction(scores) for scores in answer.scores]
+    return scored(ScoreAnswer(model=answer.model.name, predictions=predictions), answer)
 
-    @post("/v1/score", status_code=200)
-    async def score(
-        request: HttpRequest[None, None, State], body: RawBody
-    ) -> Response[ScoreAnswer]:
-        expect_json(request)
-        asked = decode(body, ScoreRequest)
-        requests = tuple(
-            ScoringInput(
-                query=instance.query,
-                documents=(document(instance.document, "$.instances[{}].document", index),),
-            )
-            for index, instance in enumerate(asked.instances)
-        )
-        answer = await scoring.score(asked.model, requests, field="instances")
-        predictions = [_prediction(scores) for scores in answer.scores]
-        return Response(
-            ScoreAnswer(model=answer.serving.name, predictions=predictions), headers=headers(answer)
-        )
 
-    return score
+def _pair(index: int, instance: Instance) -> ScoringInput:
+    one = document(instance.document, "$.instances[{}].document", index)
+    return ScoringInput(query=instance.query, documents=(one,))
 
 
 def _prediction(scores: Scores) -> Prediction:
-    p = PerTask(click=float(scores.click[0]), purchase=float(scores.purchase[0]))
-    prior = PerTask(click=scores.prior["click"], purchase=scores.prior["purchase"])
-    return Prediction(
-        p=p,
-        prior=prior,
-        weight=PerTask(click=p.click / prior.click, purchase=p.purchase / prior.purchase),
-    )
+    tasks = PerTask.__struct_fields__
+    p = {task: float(getattr(scores, task)[0]) for task in tasks}
+    prior = {task: scores.prior[task] for task in tasks}
+    weight = {task: p[task] / prior[task] for task in tasks}
+    return Prediction(p=_per_task(p), prior=_per_task(prior), weight=_per_task(weight))
+
+
+def _per_task(values: Mapping[str, float]) -> PerTask:
+    return PerTask(**values)
+
+
+ROUTES = (
+    scoring_route(
+        "/v1/score",
+        score,
+        "Score pairs",
+        requests=(ScoreRequest,),
+        answers=(ScoreAnswer,),
+        examples={"one": EXAMPLE},
+    ),
+)

@@ -22,7 +22,7 @@ from tests.deploy.test_events import CLICK, NO_OFFSET
 from tests.learner.saving import saved
 from weighting.errors import WeightError
 
-HEAVY = ("torch", "transformers", "river", "kafka", "litestar", "uvicorn", "numpy")
+HEAVY = ("torch", "transformers", "river", "kafka", "starlette", "uvicorn", "numpy")
 
 
 def commands() -> list[str]:

@@ -1,4 +1,4 @@
-"""What a command wrote, told and asked."""
+"""A terminal on paper: the output, messages and questions of a command."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from deploy.process.terminal import Output
 
 
 class Paper:
-    """With an `answer` there is a person; without one there is nobody to ask."""
+    """A terminal; without an `answer` there is nobody to ask."""
 
     def __init__(self, answer: bool | None = None) -> None:
         self.written: list[str] = []

@@ -1,4 +1,4 @@
-"""A TCP proxy of our own, in a thread: what lies between client and broker, slow, cut, half closed or silent as a test says."""
+"""A TCP proxy between client and broker: slow, reset, half closed or silent, as a test says."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class Proxy:
 
     def clear(self) -> None:
         """Forward faithfully from now on."""
-        self.delay_seconds, self.chunk_bytes, self.fault, self.num_faults_left = 0.0, 65536, None, 0
+        self.delay_seconds, self.chunk_bytes = 0.0, 65536
+        self.fault, self.num_faults_left = None, 0
 
     def __enter__(self) -> Self:
         listening = socket.create_server(("127.0.0.1", 0))
         self.port = listening.getsockname()[1]
-        self._server = self._loop.run_until_complete(
-            asyncio.start_server(self._serve, sock=listening)
-        )
+        starting = asyncio.start_server(self._serve, sock=listening)
+        self._server = self._loop.run_until_complete(starting)
         self._thread.start()
         return self
 
@@ -92,11 +92,8 @@ class Proxy:
             if self.delay_seconds:
                 await asyncio.sleep(self.delay_seconds)
             num_bytes += len(data)
-            if (
-                self.fault is not None
-                and num_bytes > self.fault_after_bytes
-                and self.num_faults_left > 0
-            ):
+            due = num_bytes > self.fault_after_bytes and self.num_faults_left > 0
+            if self.fault is not None and due:
                 self.num_faults_left -= 1
                 client.write(data[: len(data) // 2])  # a frame that is torn
                 await client.drain()

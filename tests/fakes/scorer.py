@@ -1,4 +1,7 @@
-"""A store and scorers in memory: what serving asks of `learner.artifact`, with faults as values and every call written down."""
+"""A store and scorers in memory, as serving uses `learner.artifact`.
+
+Faults are values, and every call is recorded.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,10 @@ def make_version(seq: int, *, event_time_us: int | None = 1_795_471_692_000_000)
 
 
 class FakeScorer:
-    """Scores a document by its text, or else by the version's number / 1000: so an answer tells which version gave it."""
+    """Scores by a document's text, else by the version's number / 1000.
+
+    So an answer shows which version gave it.
+    """
 
     def __init__(
         self, version: str, by_text: Mapping[str, float] | None = None, *, purchase: float = 0.5
@@ -52,24 +58,16 @@ class FakeScorer:
         return [self._scores(request) for request in requests]
 
     def _scores(self, request: ScoringInput) -> Scores:
-        click = np.array(
-            [
-                self._by_text.get(document.text, int(self.version[1:]) / 1000)
-                for document in request.documents
-            ],
-            dtype=np.float64,
-        )
+        default = int(self.version[1:]) / 1000
+        scores = [self._by_text.get(document.text, default) for document in request.documents]
+        click: NDArray[np.float64] = np.array(scores, dtype=np.float64)
         purchase: NDArray[np.float64] = np.full_like(click, self._purchase)
-        return Scores(
-            click=click,
-            purchase=purchase,
-            score=click.copy(),
-            prior={"click": 0.25, "purchase": 0.125},
-        )
+        prior = {"click": 0.25, "purchase": 0.125}
+        return Scores(click=click, purchase=purchase, score=click.copy(), prior=prior)
 
 
 class FakeStore:
-    """Versions by name; `corrupt` names those whose digests do not hold."""
+    """Versions by name; `corrupt` names those with a wrong digest."""
 
     def __init__(self) -> None:
         self.scorers: dict[str, Scorer] = {}
@@ -79,11 +77,8 @@ class FakeStore:
         self.failure: Exception | None = None
         self.on_load: Callable[[str], None] = lambda name: None
         self._versions: dict[str, Version] = {}
-        self._aliases: dict[str, str | None] = {
-            "champion": None,
-            "challenger": None,
-            "previous": None,
-        }
+        aliases = ("champion", "challenger", "previous")
+        self._aliases: dict[str, str | None] = dict.fromkeys(aliases)
         self._announced: str | None = None
 
     def add(
@@ -118,9 +113,8 @@ class FakeStore:
 
     def load(self, version: Version, *, threads: int = 1) -> Scorer:
         if version.name in self.corrupt:
-            raise Corrupt(
-                f"{version.name}/model.safetensors", expected="sha256 aaaa", found="sha256 bbbb"
-            )
+            file = f"{version.name}/model.safetensors"
+            raise Corrupt(file, expected="sha256 aaaa", found="sha256 bbbb")
         self.loaded.append(version.name)
         self.on_load(version.name)
         return self.scorers[version.name]
@@ -134,17 +128,10 @@ class FakeStore:
     def promote(self, version: Version) -> None:
         if self._aliases.get("pinned") not in (None, version.name):
             return
-        self._aliases = {
-            **self._aliases,
-            "champion": version.name,
-            "previous": self._aliases["champion"],
-        }
+        champion = self._aliases["champion"]
+        self._aliases |= {"champion": version.name, "previous": champion}
 
     def fresh_events(self, after: str | None, upto: str) -> list[tuple[int, int]]:
         floor = 0 if after is None else int(after[1:])
-        return sorted(
-            pair
-            for name, pairs in self.fresh.items()
-            if floor < int(name[1:]) <= int(upto[1:])
-            for pair in pairs
-        )
+        names = [name for name in self.fresh if floor < int(name[1:]) <= int(upto[1:])]
+        return sorted(pair for name in names for pair in self.fresh[name])

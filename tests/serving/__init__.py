@@ -1,1 +1,1 @@
-"""What serving guarantees, in process and without a model."""
+"""Guarantees of serving, in process and without a model."""

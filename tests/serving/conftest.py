@@ -1,16 +1,15 @@
-"""One serving process, wired on fakes: its clocks stand still, its ids count."""
+"""A serving process on fakes: its clocks stand still, its ids count up."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Generator, Iterator
-from typing import Any
 
-import httpx
+import httpx2
 import pytest
-from litestar.testing import TestClient
-from litestar.types import ASGIApp
 from prometheus_client import CollectorRegistry
+from starlette.testclient import TestClient
+from starlette.types import ASGIApp
 
 from serving.app import create
 from serving.inference.batcher import Batcher, BatcherConfig
@@ -22,7 +21,7 @@ from tests.fakes.scorer import FakeStore
 
 
 class ManualClock:
-    """Says what it was set to."""
+    """A clock that a test sets."""
 
     def __init__(self, seconds: float = 0.0) -> None:
         self.seconds = seconds
@@ -31,21 +30,21 @@ class ManualClock:
         return self.seconds
 
 
-class _Turn:
-    """Awaited, gives the event loop one turn."""
+class _Yield:
+    """Give the event loop one iteration when awaited."""
 
     def __await__(self) -> Generator[None, None, None]:
         yield
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Let the event loop turn until `condition` holds."""
+    """Run the event loop until `condition` holds."""
     while not condition():
-        await _Turn()
+        await _Yield()
 
 
-class House:
-    """The parts as `deploy` wires them; threads only where a test starts them."""
+class Replica:
+    """One process as `deploy` wires it; threads only where a test starts them."""
 
     def __init__(
         self,
@@ -61,9 +60,8 @@ class House:
         self.store = store or FakeStore()
         self.slot = Slot()
         self.clock, self.wall_clock = ManualClock(), ManualClock(1_795_471_700.0)
-        self.batcher = Batcher(
-            batching or BatcherConfig(window_seconds=0.0), self.telemetry, clock=self.clock
-        )
+        batching = batching or BatcherConfig(window_seconds=0.0)
+        self.batcher = Batcher(batching, self.telemetry, clock=self.clock)
         self.watcher = Watcher(
             self.store,
             self.slot,
@@ -85,9 +83,10 @@ class House:
             new_id=lambda: next(names),
         )
 
-    def client(self) -> httpx.AsyncClient:
+    def client(self) -> httpx2.AsyncClient:
         """An asynchronous client: many requests at once on one event loop."""
-        return httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://serving")  # type: ignore[arg-type]
+        transport = httpx2.ASGITransport(self.app)
+        return httpx2.AsyncClient(transport=transport, base_url="http://serving")
 
     def value(self, series: str, **labels: str) -> float:
         value = self.registry.get_sample_value(f"steelyard_{series}", labels)
@@ -96,17 +95,17 @@ class House:
 
 
 @pytest.fixture
-def house() -> Iterator[House]:
-    """A started house that serves v000001."""
-    house = House()
-    house.store.publish(1)
-    house.watcher.poll()
-    house.batcher.start()
-    yield house
-    house.batcher.close()
+def replica() -> Iterator[Replica]:
+    """Start a replica that serves v000001."""
+    replica = Replica()
+    replica.store.publish(1)
+    replica.watcher.poll()
+    replica.batcher.start()
+    yield replica
+    replica.batcher.close()
 
 
 @pytest.fixture
-def client(house: House) -> Iterator[TestClient[Any]]:
-    with TestClient(house.app) as client:
+def client(replica: Replica) -> Iterator[TestClient]:
+    with TestClient(replica.app) as client:
         yield client

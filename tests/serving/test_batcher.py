@@ -1,4 +1,4 @@
-"""Requests that go together: when the window closes, who scores, and that neighbours do not matter."""
+"""Micro-batching: the window, the inference thread, and independence of neighbours."""
 
 from __future__ import annotations
 
@@ -9,124 +9,120 @@ import pytest
 from learner.artifact import Document, ScoringInput
 from serving.errors import BackendFailed, NotReady
 from serving.inference.batcher import Answer, BatcherConfig
-from serving.inference.slot import Serving
+from serving.inference.slot import LoadedModel
 from tests.fakes.scorer import FakeScorer, make_version
-from tests.serving.conftest import House, until
+from tests.serving.conftest import Replica, until
+
+
+def texts_of(call: list[ScoringInput]) -> list[str]:
+    return [document.text for request in call for document in request.documents]
 
 
 def ask(*texts: str) -> tuple[ScoringInput, ...]:
     return (ScoringInput(query="q", documents=tuple(Document(text=text) for text in texts)),)
 
 
-def serving(scorer: FakeScorer) -> Serving:
-    return Serving(version=make_version(int(scorer.version[1:])), scorer=scorer)
+def loaded_model(scorer: FakeScorer) -> LoadedModel:
+    return LoadedModel(version=make_version(int(scorer.version[1:])), scorer=scorer)
 
 
 async def admitted(
-    house: House, *calls: tuple[FakeScorer, tuple[ScoringInput, ...]]
+    replica: Replica, *calls: tuple[FakeScorer, tuple[ScoringInput, ...]]
 ) -> list[asyncio.Task[Answer]]:
     """Admit each call, in order, before the inference thread runs."""
-    loaded = {id(scorer): serving(scorer) for scorer, _ in calls}
-    tasks = [
-        asyncio.create_task(house.batcher.score(loaded[id(scorer)], requests))
-        for scorer, requests in calls
-    ]
-    await until(lambda: house.value("serving_inflight_requests") == len(calls))
+    loaded = {id(scorer): loaded_model(scorer) for scorer, _ in calls}
+    tasks = []
+    for scorer, requests in calls:
+        call = replica.batcher.score(loaded[id(scorer)], requests)
+        tasks.append(asyncio.create_task(call))
+    await until(lambda: replica.value("serving_inflight_requests") == len(calls))
     return tasks
 
 
 def test_requests_waiting_together_go_in_one_forward_pass() -> None:
-    house, scorer = House(), FakeScorer("v000001", {"a": 0.1, "b": 0.2, "c": 0.3})
+    replica, scorer = Replica(), FakeScorer("v000001", {"a": 0.1, "b": 0.2, "c": 0.3})
 
     async def run() -> list[Answer]:
         tasks = await admitted(
-            house, (scorer, ask("a")), (scorer, ask("b", "c")), (scorer, ask("c"))
+            replica, (scorer, ask("a")), (scorer, ask("b", "c")), (scorer, ask("c"))
         )
-        house.batcher.start()
+        replica.batcher.start()
         return list(await asyncio.gather(*tasks))
 
     answers = asyncio.run(run())
-    house.batcher.close()
-    assert [
-        [document.text for request in call for document in request.documents]
-        for call in scorer.calls
-    ] == [["a", "b", "c", "c"]]
+    replica.batcher.close()
+    assert [texts_of(call) for call in scorer.calls] == [["a", "b", "c", "c"]]
     assert [answer.scores[0].score.tolist() for answer in answers] == [[0.1], [0.2, 0.3], [0.3]]
 
 
 def test_enough_candidates_close_the_window_before_its_time() -> None:
-    house, scorer = (
-        House(batching=BatcherConfig(window_seconds=3600.0, max_candidates=3)),
-        FakeScorer("v000001"),
-    )
+    replica = Replica(batching=BatcherConfig(window_seconds=3600.0, max_candidates=3))
+    scorer = FakeScorer("v000001")
 
     async def run() -> None:
-        house.batcher.start()
-        serves = serving(scorer)
-        await asyncio.gather(
-            house.batcher.score(serves, ask("a")), house.batcher.score(serves, ask("b", "c"))
-        )
+        replica.batcher.start()
+        model, score = loaded_model(scorer), replica.batcher.score
+        await asyncio.gather(score(model, ask("a")), score(model, ask("b", "c")))
 
     asyncio.run(run())
-    house.batcher.close()
+    replica.batcher.close()
     assert [len(call) for call in scorer.calls] == [2]
 
 
 def test_a_window_that_is_over_takes_what_is_there_and_waits_for_none() -> None:
-    house = House(
-        batching=BatcherConfig(window_seconds=3600.0, max_candidates=100, deadline_seconds=7200.0)
-    )
+    config = BatcherConfig(window_seconds=3600.0, max_candidates=100, deadline_seconds=7200.0)
+    replica = Replica(batching=config)
     scorer = FakeScorer("v000001")
 
     async def run() -> None:
-        tasks = await admitted(house, (scorer, ask("a")), (scorer, ask("b")))
-        house.clock.seconds = 3600.0
-        house.batcher.start()
+        tasks = await admitted(replica, (scorer, ask("a")), (scorer, ask("b")))
+        replica.clock.seconds = 3600.0
+        replica.batcher.start()
         await asyncio.gather(*tasks)
 
     asyncio.run(run())
-    house.batcher.close()
+    replica.batcher.close()
     assert [len(call) for call in scorer.calls] == [2]
 
 
 def test_closing_answers_what_was_admitted_and_refuses_what_comes_after() -> None:
-    house, scorer = House(batching=BatcherConfig(window_seconds=3600.0)), FakeScorer("v000001")
+    replica, scorer = Replica(batching=BatcherConfig(window_seconds=3600.0)), FakeScorer("v000001")
 
     async def run() -> list[Answer]:
-        tasks = await admitted(house, (scorer, ask("a")), (scorer, ask("b")))
-        house.batcher.start()
-        await asyncio.to_thread(house.batcher.close)
+        tasks = await admitted(replica, (scorer, ask("a")), (scorer, ask("b")))
+        replica.batcher.start()
+        await asyncio.to_thread(replica.batcher.close)
         with pytest.raises(NotReady):
-            await house.batcher.score(serving(scorer), ask("c"))
+            await replica.batcher.score(loaded_model(scorer), ask("c"))
         return list(await asyncio.gather(*tasks))
 
     assert len(asyncio.run(run())) == 2
 
 
 def test_one_thread_scores_everything() -> None:
-    house, one, two = House(), FakeScorer("v000001"), FakeScorer("v000002")
+    replica, one, two = Replica(), FakeScorer("v000001"), FakeScorer("v000002")
 
     async def run() -> None:
-        house.batcher.start()
+        replica.batcher.start()
         for scorer in (one, two, one):
-            await house.batcher.score(serving(scorer), ask("a"))
+            await replica.batcher.score(loaded_model(scorer), ask("a"))
 
     asyncio.run(run())
-    house.batcher.close()
+    replica.batcher.close()
     assert len(one.threads | two.threads) == 1
 
 
 def test_a_batch_across_a_swap_scores_each_request_with_the_version_it_was_admitted_with() -> None:
-    house, old, new = House(), FakeScorer("v000001"), FakeScorer("v000002")
+    replica, old, new = Replica(), FakeScorer("v000001"), FakeScorer("v000002")
 
     async def run() -> list[Answer]:
-        tasks = await admitted(house, (old, ask("a")), (new, ask("b")), (old, ask("c")))
-        house.batcher.start()
+        tasks = await admitted(replica, (old, ask("a")), (new, ask("b")), (old, ask("c")))
+        replica.batcher.start()
         return list(await asyncio.gather(*tasks))
 
     answers = asyncio.run(run())
-    house.batcher.close()
-    assert [(answer.serving.name, answer.scores[0].score[0]) for answer in answers] == [
+    replica.batcher.close()
+    assert [(answer.model.name, answer.scores[0].score[0]) for answer in answers] == [
         ("v000001", 0.001),
         ("v000002", 0.002),
         ("v000001", 0.001),
@@ -135,38 +131,38 @@ def test_a_batch_across_a_swap_scores_each_request_with_the_version_it_was_admit
 
 
 def test_a_request_that_breaks_the_model_fails_alone() -> None:
-    house, scorer = House(), FakeScorer("v000001")
+    replica, scorer = Replica(), FakeScorer("v000001")
 
     def fault(requests: object) -> None:
         assert isinstance(requests, list)
-        if any(document.text == "poison" for request in requests for document in request.documents):
+        if "poison" in texts_of(requests):
             raise ValueError("cannot read this")
 
     scorer.fault = fault
 
     async def run() -> list[Answer | BaseException]:
         tasks = await admitted(
-            house, (scorer, ask("a")), (scorer, ask("poison")), (scorer, ask("c"))
+            replica, (scorer, ask("a")), (scorer, ask("poison")), (scorer, ask("c"))
         )
-        house.batcher.start()
+        replica.batcher.start()
         return list(await asyncio.gather(*tasks, return_exceptions=True))
 
     first, broken, last = asyncio.run(run())
-    house.batcher.close()
+    replica.batcher.close()
     assert isinstance(first, Answer)
     assert isinstance(broken, BackendFailed)
     assert isinstance(last, Answer)
 
 
 def test_a_caller_that_goes_away_costs_the_others_nothing() -> None:
-    house, scorer = House(), FakeScorer("v000001")
+    replica, scorer = Replica(), FakeScorer("v000001")
 
     async def run() -> Answer:
-        gone, stays = await admitted(house, (scorer, ask("a")), (scorer, ask("b")))
+        gone, stays = await admitted(replica, (scorer, ask("a")), (scorer, ask("b")))
         gone.cancel()
-        house.batcher.start()
+        replica.batcher.start()
         return await stays
 
     assert asyncio.run(run()).scores[0].score.tolist() == [0.001]
-    house.batcher.close()
-    assert house.value("serving_inflight_requests") == 0
+    replica.batcher.close()
+    assert replica.value("serving_inflight_requests") == 0

@@ -5,19 +5,22 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
-from typing import Any
 
-import httpx
+import httpx2
 import pytest
-from litestar.testing import TestClient
+from starlette.testclient import TestClient
 
 from serving.inference.batcher import BatcherConfig
 from serving.inference.scoring import Limits
 from serving.rollout.watcher import WatcherConfig
 from tests.fakes.scorer import FakeScorer
-from tests.serving.conftest import House, until
+from tests.serving.conftest import Replica, until
 
 BODY = {"query": "q", "documents": ["a"]}
+
+
+def outcome(answer: httpx2.Response) -> tuple[int, str, str]:
+    return answer.status_code, answer.headers["Retry-After"], answer.json()["error_type"]
 
 
 @pytest.mark.parametrize(
@@ -40,139 +43,131 @@ def test_a_setting_that_answers_nobody_is_refused_by_name_and_value(
 
 
 def test_before_the_first_model_every_answer_says_when_to_come_back() -> None:
-    house = House()
-    with TestClient(house.app) as client:
+    replica = Replica()
+    with TestClient(replica.app) as client:
         for answer in (
             client.get("/readyz"),
             client.get("/health"),
             client.post("/v2/rerank", json=BODY),
             client.post("/v1/score", json={"instances": [{"query": "q", "document": "a"}]}),
         ):
-            assert (
-                answer.status_code,
-                answer.headers["Retry-After"],
-                answer.json()["error_type"],
-            ) == (503, "1", "unhealthy")
+            assert outcome(answer) == (503, "1", "unhealthy")
             assert answer.headers["X-Model-Version"] == "none"
         assert client.get("/livez").status_code == 200
         assert client.get("/info").json()["version"] is None
-        house.store.publish(1)
-        house.watcher.poll()
+        replica.store.publish(1)
+        replica.watcher.poll()
         assert client.get("/readyz").json() == {"status": "ok"}
 
 
-def test_above_the_in_flight_limit_requests_are_refused_at_once_and_the_admitted_ones_are_answered() -> (
-    None
-):
+def test_above_the_limit_requests_are_refused_and_the_admitted_ones_answered() -> None:
     gate = threading.Event()
-    house = House(batching=BatcherConfig(window_seconds=0.0, max_in_flight=3))
+    replica = Replica(batching=BatcherConfig(window_seconds=0.0, max_in_flight=3))
     scorer = FakeScorer("v000001")
-    house.store.publish(1, scorer)
-    house.watcher.poll()
+    replica.store.publish(1, scorer)
+    replica.watcher.poll()
     scorer.gate = gate
-    house.batcher.start()
+    replica.batcher.start()
 
-    async def flood() -> tuple[httpx.Response, list[httpx.Response]]:
-        async with house.client() as client:
+    async def flood() -> tuple[httpx2.Response, list[httpx2.Response]]:
+        async with replica.client() as client:
             admitted = [asyncio.create_task(client.post("/v2/rerank", json=BODY)) for _ in range(3)]
-            await until(lambda: house.value("serving_inflight_requests") == 3)
+            await until(lambda: replica.value("serving_inflight_requests") == 3)
             refused = await client.post("/v2/rerank", json=BODY)
             gate.set()
             return refused, await asyncio.gather(*admitted)
 
     refused, admitted = asyncio.run(flood())
-    house.batcher.close()
-    assert (refused.status_code, refused.headers["Retry-After"], refused.json()["error_type"]) == (
-        429,
-        "1",
-        "overloaded",
-    )
+    replica.batcher.close()
+    assert outcome(refused) == (429, "1", "overloaded")
     assert [answer.status_code for answer in admitted] == [200, 200, 200]
-    assert house.value("serving_inflight_requests") == 0
-    assert house.value("serving_requests_total", route="/v2/rerank", code="429") == 1
+    assert replica.value("serving_inflight_requests") == 0
+    assert replica.value("serving_requests_total", route="/v2/rerank", code="429") == 1
 
 
-def test_past_the_deadline_the_answer_is_504_and_the_place_is_freed_only_when_the_work_is_done() -> (
-    None
-):
-    house = House(batching=BatcherConfig(window_seconds=0.0, max_in_flight=1, deadline_seconds=0.0))
-    house.store.publish(1)
-    house.watcher.poll()
+def test_past_the_deadline_the_place_is_freed_only_when_the_work_is_done() -> None:
+    config = BatcherConfig(window_seconds=0.0, max_in_flight=1, deadline_seconds=0.0)
+    replica = Replica(batching=config)
+    replica.store.publish(1)
+    replica.watcher.poll()
 
-    async def late() -> list[httpx.Response]:
-        async with house.client() as client:
-            answers = [
-                await client.post("/v2/rerank", json=BODY),
-                await client.post("/v2/rerank", json=BODY),
-            ]
-            house.batcher.start()
-            await until(lambda: house.value("serving_inflight_requests") == 0)
+    async def late() -> list[httpx2.Response]:
+        async with replica.client() as client:
+            answers = [await client.post("/v2/rerank", json=BODY) for _ in range(2)]
+            replica.batcher.start()
+            await until(lambda: replica.value("serving_inflight_requests") == 0)
             return [*answers, await client.post("/v2/rerank", json=BODY)]
 
     answers = asyncio.run(late())
-    house.batcher.close()
+    replica.batcher.close()
     assert [answer.status_code for answer in answers] == [504, 429, 504]
     assert answers[0].json()["error_type"] == "timeout"
 
 
 def test_what_has_passed_its_deadline_in_the_queue_is_not_scored() -> None:
-    house = House(batching=BatcherConfig(window_seconds=0.0, deadline_seconds=5.0))
+    replica = Replica(batching=BatcherConfig(window_seconds=0.0, deadline_seconds=5.0))
     scorer = FakeScorer("v000001")
-    house.store.publish(1, scorer)
-    house.watcher.poll()
+    replica.store.publish(1, scorer)
+    replica.watcher.poll()
     scorer.calls.clear()
 
-    async def wait_long() -> httpx.Response:
-        async with house.client() as client:
+    async def wait_long() -> httpx2.Response:
+        async with replica.client() as client:
             asked = asyncio.create_task(client.post("/v2/rerank", json=BODY))
-            await until(lambda: house.value("serving_inflight_requests") == 1)
-            house.clock.seconds = 5.0
-            house.batcher.start()
+            await until(lambda: replica.value("serving_inflight_requests") == 1)
+            replica.clock.seconds = 5.0
+            replica.batcher.start()
             return await asked
 
     assert asyncio.run(wait_long()).status_code == 504
-    house.batcher.close()
+    replica.batcher.close()
     assert scorer.calls == []
 
 
 def test_too_many_documents_and_too_large_a_body_are_413() -> None:
-    house = House(limits=Limits(max_documents=2, max_body_bytes=1000))
-    house.store.publish(1)
-    house.watcher.poll()
-    house.batcher.start()
-    with TestClient(house.app) as client:
+    replica = Replica(limits=Limits(max_documents=2, max_body_bytes=1000))
+    replica.store.publish(1)
+    replica.watcher.poll()
+    replica.batcher.start()
+    with TestClient(replica.app) as client:
         most = client.post("/v2/rerank", json={"query": "q", "documents": ["a", "b"]})
         documents = client.post("/v2/rerank", json={"query": "q", "documents": ["a", "b", "c"]})
         texts = client.post("/rerank", json={"query": "q", "texts": ["a", "b", "c"]})
         body = client.post("/v2/rerank", json={"query": "q" * 1000, "documents": ["a"]})
-    house.batcher.close()
+    replica.batcher.close()
     assert [answer.status_code for answer in (most, documents, texts, body)] == [200, 413, 413, 413]
-    assert documents.json()["detail"].startswith(
-        "Expected at most 2 items, got 3 - at `$.documents`"
-    )
+    expected = "Expected at most 2 items, got 3 - at `$.documents`"
+    assert documents.json()["detail"].startswith(expected)
     assert "`$.texts`" in texts.json()["detail"]
     assert body.json()["error_type"] == "validation"
+    assert "at most 1000 bytes" in body.json()["detail"]
+
+
+def test_a_body_that_does_not_declare_its_length_is_limited_too(client: TestClient) -> None:
+    chunks = (b" " * 100_000 for _ in range(21))
+    headers = {"Content-Type": "application/json"}
+    answer = client.post("/v2/rerank", content=chunks, headers=headers)
+    assert (answer.status_code, answer.json()["error_type"]) == (413, "validation")
 
 
 @pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", ""])
 @pytest.mark.parametrize("path", ["/v2/rerank", "/v1/rerank", "/rerank", "/v1/score"])
 def test_another_content_type_than_json_is_415(
-    client: TestClient[Any], path: str, content_type: str
+    client: TestClient, path: str, content_type: str
 ) -> None:
-    answer = client.post(
-        path, content='{"query":"q","documents":["a"]}', headers={"Content-Type": content_type}
-    )
+    body = '{"query":"q","documents":["a"]}'
+    answer = client.post(path, content=body, headers={"Content-Type": content_type})
     assert (answer.status_code, answer.json()["error_type"]) == (415, "validation")
     assert "application/json" in answer.json()["detail"]
 
 
 def test_a_failing_model_is_424_without_its_own_words_and_the_next_request_is_answered(
-    client: TestClient[Any], house: House
+    client: TestClient, replica: Replica
 ) -> None:
     def fault(requests: object) -> None:
         raise RuntimeError("secret path")
 
-    scorer = house.store.scorers["v000001"]
+    scorer = replica.store.scorers["v000001"]
     assert isinstance(scorer, FakeScorer)
     scorer.fault = fault
     failed = client.post("/v2/rerank", json=BODY)
@@ -183,35 +178,45 @@ def test_a_failing_model_is_424_without_its_own_words_and_the_next_request_is_an
 
 
 def test_scores_that_are_no_numbers_never_reach_the_wire(
-    client: TestClient[Any], house: House
+    client: TestClient, replica: Replica
 ) -> None:
-    house.store.publish(2, FakeScorer("v000002", {"a": float("nan")}))
-    house.watcher.poll()
+    replica.store.publish(2, FakeScorer("v000002", {"a": float("nan")}))
+    replica.watcher.poll()
     answer = client.post("/v2/rerank", json=BODY)
     assert (answer.status_code, answer.json()["error_type"]) == (424, "backend")
 
 
-def test_draining_refuses_new_requests_and_readiness(client: TestClient[Any], house: House) -> None:
-    house.batcher.close()
+def test_draining_refuses_new_requests_and_readiness(client: TestClient, replica: Replica) -> None:
+    replica.batcher.close()
     assert client.get("/livez").status_code == 200, "who drains must not be killed for it"
     for answer in (client.get("/readyz"), client.post("/v2/rerank", json=BODY)):
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
         assert "draining" in answer.json()["detail"]
 
 
-def test_an_unknown_route_and_a_wrong_method_are_problems_too(client: TestClient[Any]) -> None:
+def test_an_unknown_route_and_a_wrong_method_are_problems_too(client: TestClient) -> None:
     missing, wrong = client.get("/v3/rerank"), client.get("/v2/rerank")
     assert (missing.status_code, missing.json()["error_type"]) == (404, "not_found")
     assert (wrong.status_code, wrong.headers["Content-Type"]) == (405, "application/problem+json")
 
 
-def test_our_own_mistake_is_500_without_a_stack_trace(
-    client: TestClient[Any], house: House
-) -> None:
+def test_options_are_the_methods_and_head_is_get_without_a_body(client: TestClient) -> None:
+    options, head = client.options("/v2/rerank"), client.head("/readyz")
+    assert (options.status_code, options.headers["Allow"]) == (204, "OPTIONS, POST")
+    assert (head.status_code, head.content) == (200, b"")
+
+
+def test_a_trailing_slash_makes_no_difference(client: TestClient, replica: Replica) -> None:
+    answer = client.post("/v2/rerank/", json=BODY, follow_redirects=False)
+    assert answer.status_code == 200
+    assert replica.value("serving_requests_total", route="/v2/rerank", code="200") == 1
+
+
+def test_our_own_mistake_is_500_without_a_stack_trace(client: TestClient, replica: Replica) -> None:
     def broken() -> dict[str, str | None]:
         raise ZeroDivisionError("inside")
 
-    house.store.aliases = broken  # type: ignore[method-assign]
+    replica.store.aliases = broken  # type: ignore[method-assign]
     answer = client.get("/v1/models")
     assert (answer.status_code, answer.json()["error_type"]) == (500, "internal")
     assert "inside" not in answer.text

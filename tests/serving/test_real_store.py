@@ -1,4 +1,4 @@
-"""The watcher on a store on disk: what the fake promises for it, it keeps."""
+"""The watcher on a store on disk, which keeps the promises of the fake."""
 
 from __future__ import annotations
 
@@ -15,17 +15,15 @@ from tests.learner.saving import cut, files, owner
 
 
 class FirstIsFake(Store):
-    """Checks and loads as the real one, but for the first version, whose files are no model."""
+    """A real store, except that the files of its first version are no model."""
 
     def load(self, version: Version, *, threads: int = 1) -> Scorer:
-        return (
-            FakeScorer(version.name) if version.seq == 2 else super().load(version, threads=threads)
-        )
+        if version.seq == 2:
+            return FakeScorer(version.name)
+        return super().load(version, threads=threads)
 
 
-def test_a_flipped_byte_on_disk_is_refused_by_file_and_the_version_before_stays(
-    tmp_path: Path,
-) -> None:
+def test_a_flipped_byte_is_refused_by_file_and_the_version_before_stays(tmp_path: Path) -> None:
     learner, store, slot = owner(tmp_path), FirstIsFake(tmp_path), Slot()
     watcher = Watcher(store, slot, Telemetry(CollectorRegistry()), WatcherConfig())
     watcher.poll()

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from litestar.testing import TestClient
+from starlette.testclient import TestClient
 
+from learner.artifact import Document
 from serving.wire.ordering import order
 from tests.fakes.scorer import FakeScorer
-from tests.serving.conftest import House
+from tests.serving.conftest import Replica
 
 COHERE = """
 {"model":"champion","query":"red running shoes",
@@ -25,15 +26,15 @@ COHERE = """
 
 
 @pytest.fixture
-def shoes(house: House) -> FakeScorer:
+def shoes(replica: Replica) -> FakeScorer:
     """Version 2 serves, and likes shoes."""
     scorer = FakeScorer("v000002", {"mug": 0.25, "shoe": 0.75, "sock": 0.5}, purchase=0.5)
-    house.store.publish(2, scorer)
-    house.watcher.poll()
+    replica.store.publish(2, scorer)
+    replica.watcher.poll()
     return scorer
 
 
-def answered(client: TestClient[Any], path: str, body: str) -> Any:
+def answered(client: TestClient, path: str, body: str) -> Any:
     response = client.post(path, content=body, headers={"Content-Type": "application/json"})
     assert response.status_code == 200, response.text
     return json.loads(response.text)
@@ -44,7 +45,7 @@ def answered(client: TestClient[Any], path: str, body: str) -> Any:
     ("path", "version"), [("/v2/rerank", "2"), ("/v1/rerank", "1"), ("/rerank", "2")]
 )
 def test_cohere_and_jina_clients_get_their_shape(
-    client: TestClient[Any], path: str, version: str
+    client: TestClient, path: str, version: str
 ) -> None:
     assert answered(client, path, COHERE) == {
         "id": "0f6c",
@@ -63,20 +64,16 @@ def test_cohere_and_jina_clients_get_their_shape(
 
 
 @pytest.mark.usefixtures("shoes")
-def test_documents_come_back_when_asked_for(client: TestClient[Any]) -> None:
-    answer = answered(
-        client,
-        "/v1/rerank",
-        '{"query":"q","documents":["mug",{"text":"shoe"}],"return_documents":true,"top_n":1}',
-    )
-    assert answer["results"] == [
-        {"index": 1, "relevance_score": 0.75, "document": {"text": "shoe"}}
-    ]
+def test_documents_come_back_when_asked_for(client: TestClient) -> None:
+    body = '{"query":"q","documents":["mug",{"text":"shoe"}],"return_documents":true,"top_n":1}'
+    (result,) = answered(client, "/v1/rerank", body)["results"]
+    assert result == {"index": 1, "relevance_score": 0.75, "document": {"text": "shoe"}}
 
 
 @pytest.mark.usefixtures("shoes")
-def test_tei_clients_get_a_bare_array(client: TestClient[Any]) -> None:
-    body = '{"query":"q","texts":["mug","shoe"],"raw_scores":false,"return_text":true,"truncate":true,"truncation_direction":"right"}'
+def test_tei_clients_get_a_bare_array(client: TestClient) -> None:
+    options = '"raw_scores":false,"return_text":true,"truncate":true,"truncation_direction":"right"'
+    body = f'{{"query":"q","texts":["mug","shoe"],{options}}}'
     assert answered(client, "/rerank", body) == [
         {"index": 1, "score": 0.75, "text": "shoe"},
         {"index": 0, "score": 0.25, "text": "mug"},
@@ -84,10 +81,9 @@ def test_tei_clients_get_a_bare_array(client: TestClient[Any]) -> None:
 
 
 @pytest.mark.usefixtures("shoes")
-def test_raw_scores_are_log_odds(client: TestClient[Any]) -> None:
-    (first, second) = answered(
-        client, "/rerank", '{"query":"q","texts":["mug","shoe"],"raw_scores":true}'
-    )
+def test_raw_scores_are_log_odds(client: TestClient) -> None:
+    body = '{"query":"q","texts":["mug","shoe"],"raw_scores":true}'
+    first, second = answered(client, "/rerank", body)
     assert first == {"index": 1, "score": pytest.approx(math.log(3))}
     assert second == {"index": 0, "score": pytest.approx(-math.log(3))}
 
@@ -97,15 +93,16 @@ def test_raw_scores_are_log_odds(client: TestClient[Any]) -> None:
     ("objective", "score"), [(None, 0.75), ("ctr", 0.75), ("cvr", 0.5), ("ctcvr", 0.375)]
 )
 def test_the_objective_says_what_is_ordered_by(
-    client: TestClient[Any], objective: str | None, score: float
+    client: TestClient, objective: str | None, score: float
 ) -> None:
     body = json.dumps({"query": "q", "documents": ["shoe"], "objective": objective})
     assert answered(client, "/v2/rerank", body)["results"][0]["relevance_score"] == score
 
 
 @pytest.mark.usefixtures("shoes")
-def test_scores_come_with_their_priors_and_their_ratio(client: TestClient[Any]) -> None:
-    body = '{"model":"@champion","instances":[{"query":"q","document":{"id":"1","text":"shoe"}},{"query":"q","document":"mug"}]}'
+def test_scores_come_with_their_priors_and_their_ratio(client: TestClient) -> None:
+    pairs = '{"query":"q","document":{"id":"1","text":"shoe"}},{"query":"q","document":"mug"}'
+    body = f'{{"model":"@champion","instances":[{pairs}]}}'
     prior = {"click": 0.25, "purchase": 0.125}
     assert answered(client, "/v1/score", body) == {
         "model": "v000002",
@@ -124,17 +121,21 @@ def test_scores_come_with_their_priors_and_their_ratio(client: TestClient[Any]) 
     }
 
 
-def test_the_scorer_sees_ids_and_attributes(client: TestClient[Any], shoes: FakeScorer) -> None:
+def test_the_scorer_sees_ids_and_attributes(client: TestClient, shoes: FakeScorer) -> None:
     answered(client, "/v2/rerank", COHERE)
     request = shoes.calls[-1][0]
     assert request.query == "red running shoes"
-    assert [
-        (document.id, document.text, document.attributes) for document in request.documents
-    ] == [
-        ("", "mug", {}),
-        ("SKU-0007", "shoe", {"price": 59.9}),
-        ("12", "sock", {}),
-    ]
+    assert request.documents == (
+        Document(text="mug"),
+        Document(text="shoe", id="SKU-0007", attributes={"price": 59.9}),
+        Document(text="sock", id="12"),
+    )
+
+
+LONG_ID = '{"query":"q","documents":["a"],"context":{"query_id":"' + "x" * 101 + '"}}'
+NO_TEXT = '{"instances":[{"query":"q","document":{}}]}'
+EITHER = "`documents` (Cohere, Jina) or `texts` (TEI)"
+DEEP, TOO_DEEP = "[" * 100_000, "nested too deeply"
 
 
 @pytest.mark.parametrize(
@@ -148,42 +149,25 @@ def test_the_scorer_sees_ids_and_attributes(client: TestClient[Any], shoes: Fake
         ("/v1/rerank", '{"documents":["a"]}', "`query`"),
         ("/v2/rerank", '{"query":"q","documents":["a"],"top_n":0}', "`$.top_n`"),
         ("/v2/rerank", '{"query":"q","documents":["a"],"objective":"revenue"}', "`$.objective`"),
-        (
-            "/v2/rerank",
-            '{"query":"q","documents":["a"],"context":{"query_id":"' + "x" * 101 + '"}}',
-            "`$.context.query_id`",
-        ),
-        ("/rerank", '{"query":"q"}', "`documents` (Cohere, Jina) or `texts` (TEI)"),
-        (
-            "/rerank",
-            '{"query":"q","documents":["a"],"texts":["a"]}',
-            "`documents` (Cohere, Jina) or `texts` (TEI)",
-        ),
+        ("/v2/rerank", LONG_ID, "`$.context.query_id`"),
+        ("/rerank", '{"query":"q"}', EITHER),
+        ("/rerank", '{"query":"q","documents":["a"],"texts":["a"]}', EITHER),
         ("/rerank", '{"query":"q","texts":["a",null]}', "`$.texts[1]`"),
         ("/rerank", '{"query":"q","texts":["a"],"truncate":false}', "`$.truncate`"),
-        (
-            "/v1/score",
-            '{"instances":[{"query":"q","document":{}}]}',
-            "`$.instances[0].document.text`",
-        ),
+        ("/v1/score", NO_TEXT, "`$.instances[0].document.text`"),
         ("/v1/score", '{"instances":[{"query":"q","document":"a","surprise":1}]}', "`surprise`"),
         ("/v2/rerank", '{"query":"q",', "truncated"),
         ("/v2/rerank", b'{"query":"\xff\xfe","documents":["a"]}', "utf-8"),
-        (
-            "/v2/rerank",
-            '{"query":"q","documents":[{"text":"a","more":' + "[" * 100_000,
-            "nested too deeply",
-        ),
-        ("/rerank", '{"query":"q","more":' + "[" * 100_000, "nested too deeply"),
+        ("/v2/rerank", '{"query":"q","documents":[{"text":"a","more":' + DEEP, TOO_DEEP),
+        ("/rerank", '{"query":"q","more":' + DEEP, TOO_DEEP),
         ("/v2/rerank", "", "truncated"),
     ],
 )
 def test_a_bad_request_names_the_field(
-    client: TestClient[Any], path: str, body: str | bytes, detail: str
+    client: TestClient, path: str, body: str | bytes, detail: str
 ) -> None:
-    response = client.post(
-        path, content=body, headers={"Content-Type": "application/json", "X-Request-Id": "mine"}
-    )
+    headers = {"Content-Type": "application/json", "X-Request-Id": "mine"}
+    response = client.post(path, content=body, headers=headers)
     problem = response.json()
     assert response.headers["Content-Type"] == "application/problem+json"
     assert detail in problem.pop("detail")
@@ -201,7 +185,9 @@ def test_a_bad_request_names_the_field(
     ("path", "field"),
     [("/v2/rerank", "documents"), ("/rerank", "texts"), ("/v1/score", "instances")],
 )
-def test_nothing_to_score_is_said_so(client: TestClient[Any], path: str, field: str) -> None:
+def test_nothing_to_score_is_an_error_that_names_the_field(
+    client: TestClient, path: str, field: str
+) -> None:
     body = {"instances": []} if field == "instances" else {"query": "q", field: []}
     response = client.post(path, json=body)
     assert (response.status_code, response.json()["error_type"]) == (400, "empty")
@@ -209,13 +195,12 @@ def test_nothing_to_score_is_said_so(client: TestClient[Any], path: str, field: 
 
 
 def test_an_unknown_model_is_answered_with_the_known_names(
-    client: TestClient[Any], house: House
+    client: TestClient, replica: Replica
 ) -> None:
-    house.store.publish(2)
-    house.watcher.poll()
-    response = client.post(
-        "/v2/rerank", json={"model": "rerank-v3.5", "query": "q", "documents": ["a"]}
-    )
+    replica.store.publish(2)
+    replica.watcher.poll()
+    body = {"model": "rerank-v3.5", "query": "q", "documents": ["a"]}
+    response = client.post("/v2/rerank", json=body)
     assert (response.status_code, response.json()["error_type"]) == (404, "not_found")
     assert response.json()["detail"].endswith("Known: champion, previous, v000001, v000002")
 
@@ -231,36 +216,26 @@ def test_an_unknown_model_is_answered_with_the_known_names(
     ],
 )
 def test_a_model_is_asked_for_by_alias_or_version(
-    client: TestClient[Any], house: House, model: str, version: str
+    client: TestClient, replica: Replica, model: str, version: str
 ) -> None:
-    house.store.publish(2)
-    house.watcher.poll()
+    replica.store.publish(2)
+    replica.watcher.poll()
     response = client.post("/v2/rerank", json={"model": model, "query": "q", "documents": ["a"]})
     assert (response.json()["model"], response.headers["X-Model-Version"]) == (version, version)
     assert response.json()["results"][0]["relevance_score"] == int(version[1:]) / 1000
 
 
-def test_every_answer_says_which_version_which_request_and_how_long(
-    client: TestClient[Any],
-) -> None:
+PROCESS = ("/livez", "/readyz", "/info", "/metrics")
+READ = (*PROCESS, "/v1/models", "/openapi.json", "/docs", "/static/docs.js")
+
+
+def test_every_answer_says_which_version_which_request_and_how_long(client: TestClient) -> None:
     answers = [
         client.post("/v2/rerank", json={"query": "q", "documents": ["a"]}),
         client.post("/v2/rerank", json={"query": 1}),
         client.get("/no/such/route"),
         client.delete("/v2/rerank"),
-        *(
-            client.get(path)
-            for path in (
-                "/livez",
-                "/readyz",
-                "/info",
-                "/metrics",
-                "/v1/models",
-                "/openapi.json",
-                "/docs",
-                "/static/docs.js",
-            )
-        ),
+        *(client.get(path) for path in READ),
     ]
     assert [answer.status_code for answer in answers] == [200, 400, 404, 405] + [200] * 8
     for answer in answers:
@@ -271,16 +246,11 @@ def test_every_answer_says_which_version_which_request_and_how_long(
     assert answers[0].headers["Server-Timing"].startswith("queue;dur=0.00, forward;dur=0.00")
 
 
-def test_a_request_id_is_repeated_unless_it_could_hide_something(client: TestClient[Any]) -> None:
-    assert (
-        client.get("/livez", headers={"X-Request-Id": "trace-1"}).headers["X-Request-Id"]
-        == "trace-1"
-    )
-    assert (
-        client.get("/livez", headers={"X-Request-Id": "a b\tc"})
-        .headers["X-Request-Id"]
-        .startswith("id-")
-    )
+def test_a_request_id_is_repeated_unless_it_could_hide_something(client: TestClient) -> None:
+    good = client.get("/livez", headers={"X-Request-Id": "trace-1"})
+    bad = client.get("/livez", headers={"X-Request-Id": "a b\tc"})
+    assert good.headers["X-Request-Id"] == "trace-1"
+    assert bad.headers["X-Request-Id"].startswith("id-")
 
 
 @given(st.lists(st.sampled_from([0.1, 0.2, 0.3]), min_size=1), st.integers(1, 20))

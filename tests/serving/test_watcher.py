@@ -1,4 +1,4 @@
-"""A model that changes underneath: nothing unfit is served, nothing is mixed, nothing fails meanwhile."""
+"""Hot swap: nothing unfit is served, no versions are mixed, no request fails meanwhile."""
 
 from __future__ import annotations
 
@@ -7,117 +7,107 @@ import logging
 import threading
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
-from litestar.testing import TestClient
+from starlette.testclient import TestClient
 
 from learner.artifact import Document, Scores, ScoringInput
 from serving.rollout.gate import GOLDEN
 from serving.rollout.watcher import Watcher, WatcherConfig
 from tests.fakes.scorer import FakeScorer, FakeStore
-from tests.serving.conftest import House, until
+from tests.serving.conftest import Replica, until
 
 BODY = {"query": "q", "documents": ["a", "b", "c"]}
 
 
-def served(house: House) -> str | None:
-    return None if house.slot.current is None else house.slot.current.name
+def served(replica: Replica) -> str | None:
+    return None if replica.slot.current is None else replica.slot.current.name
 
 
-def test_swaps_under_load_mix_no_versions_and_fail_no_request(house: House) -> None:
-    num_swaps, answers = 40, list[httpx.Response]()
+def test_swaps_under_load_mix_no_versions_and_fail_no_request(replica: Replica) -> None:
+    num_swaps, answers = 40, list[httpx2.Response]()
 
-    async def shopper(client: httpx.AsyncClient, done: asyncio.Event) -> None:
+    async def shopper(client: httpx2.AsyncClient, done: asyncio.Event) -> None:
         while not done.is_set():
             answers.append(await client.post("/v2/rerank", json=BODY))
 
     async def run() -> None:
         done = asyncio.Event()
-        async with house.client() as client:
+        async with replica.client() as client:
             shoppers = [asyncio.create_task(shopper(client, done)) for _ in range(4)]
             for seq in range(2, num_swaps + 2):
-                house.store.publish(seq)
-                await asyncio.to_thread(house.watcher.poll)
+                replica.store.publish(seq)
+                await asyncio.to_thread(replica.watcher.poll)
             done.set()
             await asyncio.gather(*shoppers)
 
     asyncio.run(run())
-    assert house.slot.swaps == num_swaps + 1
+    assert replica.slot.swaps == num_swaps + 1
     assert {answer.status_code for answer in answers} == {200}
     for answer in answers:
         model = answer.json()["model"]
         assert answer.headers["X-Model-Version"] == model
-        assert {result["relevance_score"] for result in answer.json()["results"]} == {
-            int(model[1:]) / 1000
-        }
-    assert len({answer.json()["model"] for answer in answers}) > 2, (
-        "no swap happened while requests were in flight"
-    )
+        scores = {result["relevance_score"] for result in answer.json()["results"]}
+        assert scores == {int(model[1:]) / 1000}
+    models = {answer.json()["model"] for answer in answers}
+    assert len(models) > 2, "no swap happened while requests were in flight"
 
 
-def test_a_request_ends_on_the_version_that_it_began_with(house: House) -> None:
-    old = house.store.scorers["v000001"]
+def test_a_request_ends_on_the_version_that_it_began_with(replica: Replica) -> None:
+    old = replica.store.scorers["v000001"]
     assert isinstance(old, FakeScorer)
     old.gate, before = threading.Event(), len(old.calls)
 
-    async def run() -> tuple[httpx.Response, httpx.Response]:
-        async with house.client() as client:
+    async def run() -> tuple[httpx2.Response, httpx2.Response]:
+        async with replica.client() as client:
             began = asyncio.create_task(client.post("/v2/rerank", json=BODY))
             await until(lambda: len(old.calls) == before + 1)
-            house.store.publish(2)
-            await asyncio.to_thread(house.watcher.poll)
+            replica.store.publish(2)
+            await asyncio.to_thread(replica.watcher.poll)
             assert old.gate is not None
             old.gate.set()
             return await began, await client.post("/v2/rerank", json=BODY)
 
     first, second = asyncio.run(run())
-    assert (first.headers["X-Model-Version"], second.headers["X-Model-Version"]) == (
-        "v000001",
-        "v000002",
-    )
+    assert first.headers["X-Model-Version"] == "v000001"
+    assert second.headers["X-Model-Version"] == "v000002"
 
 
-def test_a_version_is_promoted_only_after_it_is_in_use(house: House) -> None:
+def test_a_version_is_promoted_only_after_it_is_in_use(replica: Replica) -> None:
     seen: list[tuple[str | None, str | None]] = []
-    promote = house.store.promote
+    promote = replica.store.promote
 
     def watched(version: Any) -> None:
-        seen.append((served(house), house.store.aliases()["champion"]))
+        seen.append((served(replica), replica.store.aliases()["champion"]))
         promote(version)
 
-    house.store.promote = watched  # type: ignore[method-assign]
-    house.store.publish(2)
-    house.watcher.poll()
+    replica.store.promote = watched  # type: ignore[method-assign]
+    replica.store.publish(2)
+    replica.watcher.poll()
     assert seen == [("v000002", "v000001")]
-    assert house.store.aliases() == {
-        "champion": "v000002",
-        "challenger": None,
-        "previous": "v000001",
-    }
+    aliases = {"champion": "v000002", "challenger": None, "previous": "v000001"}
+    assert replica.store.aliases() == aliases
 
 
 def test_a_corrupt_version_is_refused_never_loaded_and_the_old_one_stays(
-    client: TestClient[Any], house: House
+    client: TestClient, replica: Replica
 ) -> None:
-    house.store.corrupt = {"v000002"}
-    house.store.publish(2)
+    replica.store.corrupt = {"v000002"}
+    replica.store.publish(2)
     for _ in range(3):
-        house.watcher.poll()
+        replica.watcher.poll()
     assert client.post("/v2/rerank", json=BODY).headers["X-Model-Version"] == "v000001"
-    assert house.store.loaded == ["v000001"]
-    assert house.store.aliases()["champion"] == "v000001"
-    assert house.value("serving_swaps_total", result="rejected") == 1, (
-        "a refused version must not be tried again"
-    )
-    assert house.value("serving_gate_checks_total", check="load", result="failed") == 1
+    assert replica.store.loaded == ["v000001"]
+    assert replica.store.aliases()["champion"] == "v000001"
+    # A refused version must not be tried again.
+    assert replica.value("serving_swaps_total", result="rejected") == 1
+    assert replica.value("serving_gate_checks_total", check="load", result="failed") == 1
     assert "model.safetensors" in client.get("/info").json()["refused"]["v000002"]
-    assert [model["state"] for model in client.get("/v1/models").json()["models"]] == [
-        "champion",
-        "refused",
-    ]
-    house.store.publish(3)
-    house.watcher.poll()
-    assert served(house) == "v000003"
+    models = client.get("/v1/models").json()["models"]
+    assert [model["state"] for model in models] == ["champion", "refused"]
+    replica.store.publish(3)
+    replica.watcher.poll()
+    assert served(replica) == "v000003"
 
 
 def raising(requests: Any) -> None:
@@ -151,66 +141,58 @@ def broken(version: str) -> FakeScorer:
 def test_an_unfit_version_is_refused_by_the_name_of_the_check(
     check: str, scorer: FakeScorer
 ) -> None:
-    house = House(watching=WatcherConfig(max_shift_ratio=0.4))
-    house.store.publish(1)
-    house.watcher.poll()
-    house.store.publish(2, scorer)
-    house.watcher.poll()
-    assert served(house) == "v000001"
-    assert house.watcher.refused["v000002"].startswith(f"{check}: ")
-    assert house.value("serving_gate_checks_total", check=check, result="failed") == 1
+    replica = Replica(watching=WatcherConfig(max_shift_ratio=0.4))
+    replica.store.publish(1)
+    replica.watcher.poll()
+    replica.store.publish(2, scorer)
+    replica.watcher.poll()
+    assert served(replica) == "v000001"
+    assert replica.watcher.refused["v000002"].startswith(f"{check}: ")
+    assert replica.value("serving_gate_checks_total", check=check, result="failed") == 1
 
 
 def test_a_new_version_is_warmed_with_recent_requests_before_it_is_used(
-    client: TestClient[Any], house: House
+    client: TestClient, replica: Replica
 ) -> None:
-    client.post(
-        "/v2/rerank", json={"query": "warm", "documents": [str(number) for number in range(40)]}
-    )
+    texts = [str(number) for number in range(40)]
+    client.post("/v2/rerank", json={"query": "warm", "documents": texts})
     new = FakeScorer("v000002")
-    house.store.publish(2, new)
-    house.watcher.poll()
-    assert new.calls == [
-        [
-            ScoringInput(
-                query="warm", documents=tuple(Document(text=str(number)) for number in range(32))
-            )
-        ],
-        list(GOLDEN),
-    ]
+    replica.store.publish(2, new)
+    replica.watcher.poll()
+    warm = tuple(Document(text=text) for text in texts[:32])
+    assert new.calls == [[ScoringInput(query="warm", documents=warm)], list(GOLDEN)]
 
 
 def test_the_last_version_is_kept_and_an_operators_promote_goes_back_to_it_without_loading(
-    house: House,
+    replica: Replica,
 ) -> None:
-    house.store.publish(2)
-    house.watcher.poll()
-    house.store.promote(house.store.version("v000001"))
-    house.watcher.poll()
-    assert served(house) == "v000001"
-    assert house.store.loaded == ["v000001", "v000002"]
-    assert house.value("serving_rollbacks_total", reason="operator") == 1
-    assert house.store.aliases()["champion"] == "v000001"
-    house.watcher.poll()
-    assert served(house) == "v000001", (
-        "what was rolled back from came again without a new announcement"
-    )
-    house.store.publish(3)
-    house.watcher.poll()
-    assert served(house) == "v000003"
+    replica.store.publish(2)
+    replica.watcher.poll()
+    replica.store.promote(replica.store.version("v000001"))
+    replica.watcher.poll()
+    assert served(replica) == "v000001"
+    assert replica.store.loaded == ["v000001", "v000002"]
+    assert replica.value("serving_rollbacks_total", reason="operator") == 1
+    assert replica.store.aliases()["champion"] == "v000001"
+    replica.watcher.poll()
+    # The version that was rolled back from must not come again unannounced.
+    assert served(replica) == "v000001"
+    replica.store.publish(3)
+    replica.watcher.poll()
+    assert served(replica) == "v000003"
 
 
-def test_an_operators_order_stands_above_the_golden_requests(house: House) -> None:
-    house.store.add(2, FakeScorer("v000002", {"garden hose 20 m": 0.999}))
-    house.store.promote(house.store.version("v000002"))
-    house.watcher.poll()
-    assert served(house) == "v000002"
+def test_an_operators_choice_stands_above_the_golden_requests(replica: Replica) -> None:
+    replica.store.add(2, FakeScorer("v000002", {"garden hose 20 m": 0.999}))
+    replica.store.promote(replica.store.version("v000002"))
+    replica.watcher.poll()
+    assert served(replica) == "v000002"
 
 
-def restarted(store: FakeStore) -> House:
-    house = House(store=store)
-    house.watcher.poll()
-    return house
+def restarted(store: FakeStore) -> Replica:
+    replica = Replica(store=store)
+    replica.watcher.poll()
+    return replica
 
 
 def test_after_a_restart_the_champion_serves_and_what_was_rolled_back_from_does_not() -> None:
@@ -238,116 +220,120 @@ def test_a_champion_that_is_damaged_at_start_is_replaced_by_the_one_before() -> 
         store.publish(seq)
         restarted(store)
     store.corrupt = {"v000002"}
-    house = restarted(store)
-    assert served(house) == "v000001"
-    assert house.value("serving_swaps_total", result="rejected") == 1, (
-        "it was also the announced one, and must be judged once"
-    )
-    assert store.aliases()["champion"] == "v000002", "only an order moves the alias back"
+    replica = restarted(store)
+    assert served(replica) == "v000001"
+    # It was also the announced one, and must be judged once.
+    assert replica.value("serving_swaps_total", result="rejected") == 1
+    assert store.aliases()["champion"] == "v000002", "only an operator moves it back"
 
 
-def test_an_alias_that_another_replica_has_moved_further_is_not_moved_back(house: House) -> None:
-    house.store.publish(2)
-    house.store.add(3)
-    house.store.on_load = lambda name: (
-        house.store.promote(house.store.version("v000003")) if name == "v000002" else None
-    )
-    house.watcher.poll()
-    assert (served(house), house.store.aliases()["champion"]) == ("v000002", "v000003")
-    house.watcher.poll()
-    assert served(house) == "v000003"
+def test_an_alias_that_another_replica_has_moved_further_is_not_moved_back(
+    replica: Replica,
+) -> None:
+    replica.store.publish(2)
+    replica.store.add(3)
+
+    def meanwhile(name: str) -> None:
+        if name == "v000002":
+            replica.store.promote(replica.store.version("v000003"))
+
+    replica.store.on_load = meanwhile
+    replica.watcher.poll()
+    assert (served(replica), replica.store.aliases()["champion"]) == ("v000002", "v000003")
+    replica.watcher.poll()
+    assert served(replica) == "v000003"
 
 
-def test_an_alias_that_cannot_be_moved_stops_no_swap(house: House) -> None:
+def test_an_alias_that_cannot_be_moved_stops_no_swap(replica: Replica) -> None:
     def full(version: Any) -> None:
         raise OSError("no space left on device")
 
-    house.store.promote = full  # type: ignore[method-assign]
-    house.store.publish(2)
-    house.watcher.poll()
-    assert served(house) == "v000002"
-    assert house.value("serving_gate_checks_total", check="promote", result="failed") == 1
-    house.watcher.poll()
-    assert served(house) == "v000002"
+    replica.store.promote = full  # type: ignore[method-assign]
+    replica.store.publish(2)
+    replica.watcher.poll()
+    assert served(replica) == "v000002"
+    assert replica.value("serving_gate_checks_total", check="promote", result="failed") == 1
+    replica.watcher.poll()
+    assert served(replica) == "v000002"
 
 
-def test_a_store_that_cannot_be_read_is_said_once_and_looked_at_again(
-    house: House, caplog: pytest.LogCaptureFixture
+def test_a_store_that_cannot_be_read_is_logged_once_and_read_again(
+    replica: Replica, caplog: pytest.LogCaptureFixture
 ) -> None:
-    house.store.publish(2)
-    house.store.failure = OSError("stale file handle")
+    replica.store.publish(2)
+    replica.store.failure = OSError("stale file handle")
     with caplog.at_level(logging.WARNING, "steelyard.serving"):
         for _ in range(3):
-            house.watcher.poll()
+            replica.watcher.poll()
     assert [record.message for record in caplog.records] == ["store cannot be read"]
-    assert house.value("serving_gate_checks_total", check="announcement", result="failed") == 3
-    house.store.failure = None
-    house.watcher.poll()
-    assert served(house) == "v000002"
+    assert replica.value("serving_gate_checks_total", check="announcement", result="failed") == 3
+    replica.store.failure = None
+    replica.watcher.poll()
+    assert served(replica) == "v000002"
 
 
-def order(house: House, seq: int) -> None:
-    """As `Store.promote(ordered=True)`: champion and pin in one move."""
-    version = house.store.version(f"v{seq:06d}")
-    house.store.pin(version.name)
-    house.store.promote(version)
-    house.store.pin(None if version.name == house.store.announced() else version.name)
+def promote_by_operator(replica: Replica, seq: int) -> None:
+    """Promote as an operator does: champion and pin in one move."""
+    version = replica.store.version(f"v{seq:06d}")
+    replica.store.pin(version.name)
+    replica.store.promote(version)
+    replica.store.pin(None if version.name == replica.store.announced() else version.name)
 
 
 def test_what_an_operator_went_back_to_stays_in_use_whatever_the_learner_announces(
-    house: House,
+    replica: Replica,
 ) -> None:
-    house.store.publish(2)
-    house.watcher.poll()
-    order(house, 1)
-    house.watcher.poll()
-    assert served(house) == "v000001"
+    replica.store.publish(2)
+    replica.watcher.poll()
+    promote_by_operator(replica, 1)
+    replica.watcher.poll()
+    assert served(replica) == "v000001"
     for seq in (3, 4):
-        house.store.publish(seq)
-        house.watcher.poll()
-    assert (served(house), house.store.aliases()["champion"]) == ("v000001", "v000001")
-    order(house, 4)
-    house.watcher.poll()
-    house.store.publish(5)
-    house.watcher.poll()
-    assert served(house) == "v000005", "the newest was ordered, so the learner is followed again"
+        replica.store.publish(seq)
+        replica.watcher.poll()
+    assert (served(replica), replica.store.aliases()["champion"]) == ("v000001", "v000001")
+    promote_by_operator(replica, 4)
+    replica.watcher.poll()
+    replica.store.publish(5)
+    replica.watcher.poll()
+    assert served(replica) == "v000005", "the newest was chosen: the learner is followed again"
 
 
-def test_after_a_restart_what_was_ordered_serves(house: House) -> None:
-    house.store.publish(2)
-    house.watcher.poll()
-    order(house, 1)
-    house.store.publish(3)
-    assert served(restarted(house.store)) == "v000001"
+def test_after_a_restart_the_operators_choice_serves(replica: Replica) -> None:
+    replica.store.publish(2)
+    replica.watcher.poll()
+    promote_by_operator(replica, 1)
+    replica.store.publish(3)
+    assert served(restarted(replica.store)) == "v000001"
 
 
-def test_an_order_given_while_a_newer_version_is_loading_wins(house: House) -> None:
-    house.store.publish(2)
-    house.watcher.poll()
-    house.store.add(1)
+def test_a_choice_made_while_a_newer_version_is_loading_wins(replica: Replica) -> None:
+    replica.store.publish(2)
+    replica.watcher.poll()
+    replica.store.add(1)
 
     def meanwhile(name: str) -> None:
         if name == "v000003":
-            order(house, 2)
+            promote_by_operator(replica, 2)
 
-    house.store.on_load = meanwhile
-    house.store.publish(3)
-    house.watcher.poll()
-    house.watcher.poll()
-    assert (served(house), house.store.aliases()["champion"]) == ("v000002", "v000002")
+    replica.store.on_load = meanwhile
+    replica.store.publish(3)
+    replica.watcher.poll()
+    replica.watcher.poll()
+    assert (served(replica), replica.store.aliases()["champion"]) == ("v000002", "v000002")
 
 
-def test_an_order_that_cannot_be_served_holds_nothing_back(house: House) -> None:
-    house.store.publish(2)
-    house.watcher.poll()
-    house.store.add(9)
-    house.store.corrupt = {"v000009"}
-    order(house, 9)
-    house.watcher.poll()
-    house.store.publish(10)
-    house.watcher.poll()
-    assert served(house) == "v000010"
-    assert "v000009" in house.watcher.refused
+def test_a_choice_that_cannot_be_served_holds_nothing_back(replica: Replica) -> None:
+    replica.store.publish(2)
+    replica.watcher.poll()
+    replica.store.add(9)
+    replica.store.corrupt = {"v000009"}
+    promote_by_operator(replica, 9)
+    replica.watcher.poll()
+    replica.store.publish(10)
+    replica.watcher.poll()
+    assert served(replica) == "v000010"
+    assert "v000009" in replica.watcher.refused
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -355,32 +341,30 @@ def test_a_loader_that_has_ended_by_itself_is_not_alive() -> None:
     def wait(seconds: float) -> bool:
         raise RuntimeError("the wait itself is broken")
 
-    house = House(wait=wait)
-    house.watcher.start()
+    replica = Replica(wait=wait)
+    replica.watcher.start()
     for thread in threading.enumerate():
         if thread.name == "loader":
             thread.join()
-    with TestClient(house.app) as client:
+    with TestClient(replica.app) as client:
         answer = client.get("/livez")
-    assert (answer.status_code, answer.json()["detail"]) == (
-        503,
-        "the loader thread has ended. Try again in 1 s",
-    )
+    assert answer.status_code == 503
+    assert answer.json()["detail"] == "the loader thread has ended. Try again in 1 s"
 
 
 def test_the_thread_polls_whenever_its_wait_ends() -> None:
-    house = House()
+    replica = Replica()
     waits: list[float] = []
 
     def wait(seconds: float) -> bool:
         waits.append(seconds)
-        house.store.publish(len(waits) + 1)
+        replica.store.publish(len(waits) + 1)
         return len(waits) == 3
 
-    house.store.publish(1)
-    watcher = Watcher(house.store, house.slot, house.telemetry, WatcherConfig(), wait=wait)
+    replica.store.publish(1)
+    watcher = Watcher(replica.store, replica.slot, replica.telemetry, WatcherConfig(), wait=wait)
     watcher.start()
     watcher.close()
     assert waits == [0.1, 0.1, 0.1]
-    assert served(house) == "v000003"
+    assert served(replica) == "v000003"
     assert watcher.healthy
