@@ -138,7 +138,7 @@ def _alone(trainer: Trainer, world: World, part: str) -> dict[str, float]:
             Document(id=p.id, text=p.text, attributes=dict(p.attributes)) for p in query.products
         )
         if part == "memory":
-            scores = trainer.weigher.memory_logits(CLICK, query.text, documents)
+            scores = trainer.weigher.pair_memory_logits(CLICK, query.text, documents)
         else:
             with torch.inference_mode():
                 scores = (

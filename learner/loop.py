@@ -167,7 +167,6 @@ class Publisher:
             for name, value in self._trainer.evaluation().items()
             if math.isfinite(value)
         }
-        config = self._trainer.weigher.config
         num, sum64 = self._trainer.trained
         cut = CheckpointMetadata(
             step=self._trainer.step_number,
@@ -175,7 +174,7 @@ class Publisher:
             offsets=ingest.offsets,
             event_time=EventTimeRange(min=self._span[0], max=self._span[1]) if self._span else None,
             watermark_us=ingest.watermark_us,
-            weighting={"scheme": "ratio", "exponent": config.exponent, "denoise": config.denoise},
+            weighting=dict(self._trainer.weigher.description()),
             evaluation=evaluation,
             fresh_events=tuple(sorted(self._fresh.items())),
             config_sha256=self._identity.config_sha256,

@@ -22,7 +22,6 @@ from learner.request import Scores, ScoringInput
 from learner.residual import QueryResidual
 from learner.store import blobs
 from weighting.estimators.stacker import Stacker
-from weighting.ratio import invert
 from weighting.tasks import CLICK, PURCHASE, TASKS, TaskName
 from weighting.weigher import Weigher, WeigherConfig
 
@@ -49,7 +48,7 @@ def load_scorer(
     vectors = blobs.arrays_from_bytes((path / "residual.safetensors").read_bytes())["vectors"]
     residual.load_vectors(msgspec.json.decode((path / "residual.json").read_bytes()), vectors)
     texts = Texts(load_tokenizer(path), max_tokens=heads["max_tokens"])
-    weigher = Weigher(msgspec.convert(heads["weighting"], WeigherConfig))
+    weigher = Weigher(WeigherConfig.from_disk(heads["weighting"]))
     weigher.restore((path / "estimator.msgpack").read_bytes())
     interactions = {written: name for name, written in INTERACTIONS_ON_DISK.items()}
     ranker = Ranker(
@@ -58,7 +57,7 @@ def load_scorer(
         residual,
         interaction=interactions[heads["interaction"]],
         scale=heads["scale"],
-        exponent=weigher.config.exponent,
+        exponent=weigher.scheme.exponent,
     )
     tensors = blobs.tensors_from_bytes((path / "heads.safetensors").read_bytes())
     with torch.no_grad():
@@ -118,6 +117,6 @@ class ModelScorer:
 
     def _served(self, task: TaskName, request: ScoringInput, encoder: Array) -> Array:
         """Stacked logits (N,) of one request's documents."""
-        memory = self._weigher.memory_logits(task, request.query, request.documents)
-        encoder = invert(encoder, self._weigher.config.exponent, self._weigher.prior(task))
+        memory = self._weigher.pair_memory_logits(task, request.query, request.documents)
+        encoder = self._weigher.scheme.invert(encoder, self._weigher.prior(task))
         return self._stackers[task].get(encoder, memory)

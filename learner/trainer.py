@@ -38,10 +38,10 @@ from learner.ranker import PairLogits, Ranker
 from learner.residual import QueryResidual
 from learner.store import blobs
 from weighting.estimators.stacker import Stacker
-from weighting.ratio import invert
 from weighting.sample import CopyKind, Sample
 from weighting.tasks import CLICK, PURCHASE, TASKS
-from weighting.weigher import Weigher, WeightedBatch
+from weighting.weigher import Weigher
+from weighting.weighted import WeightedBatch
 
 Array = NDArray[np.float64]
 Column: TypeAlias = np.ndarray[Any, Any]
@@ -152,7 +152,7 @@ class Trainer:
             residual,
             interaction=config.interaction,
             scale=config.logit_scale,
-            exponent=weigher.config.exponent,
+            exponent=weigher.scheme.exponent,
         )
         self._start = [p.detach().clone() for p in encoder.trained()]
         self._optimizer = torch.optim.AdamW(
@@ -320,7 +320,7 @@ class Trainer:
         samples = [weighted.samples[i] for i in places]
         a, b, seen = (
             torch.from_numpy(column[places]).float()
-            for column in (weighted.a, weighted.b, weighted.seen)
+            for column in (weighted.a, weighted.b, weighted.examination)
         )
         click = [i for i, s in enumerate(samples) if s.task == CLICK]
         purchase = [i for i, s in enumerate(samples) if s.task == PURCHASE]
@@ -362,15 +362,15 @@ class Trainer:
             )
             if not len(places):
                 continue
-            encoder = invert(
-                logits[places].astype(np.float64), weighted.exponent, weighted.prior[task]
+            encoder = self.weigher.scheme.invert(
+                logits[places].astype(np.float64), weighted.prior[task]
             )
-            memory = weighted.memory_logit_at_position[places]
+            memory = weighted.pair_memory_logit_at_position[places]
             label = np.array([weighted.samples[i].label for i in places], dtype=np.float64)
             first = np.array([weighted.samples[i].copy_kind is CopyKind.FIRST for i in places])
             served = self.stackers[task].get(encoder, memory)
             self.evaluations[task].update(served[first], label[first], prior=weighted.prior[task])
-            self.stackers[task].learn(encoder, memory, label, weighted.law[places])
+            self.stackers[task].learn(encoder, memory, label, weighted.correction[places])
 
     def _count(self, weighted: WeightedBatch, scored: _Scored) -> None:
         """Give each query's residual its weighted clicks and exposures of this step."""
@@ -380,11 +380,11 @@ class Trainer:
             if s.task != CLICK:
                 continue
             row = per_query.setdefault(s.query, {}).setdefault(s.item_id or s.text, [i, 0.0, 0.0])
-            weight = float(weighted.law[i])
+            weight = float(weighted.correction[i])
             row[1] += weight * s.label
-            row[2] += weighted.seen[i] if s.copy_kind is CopyKind.FIRST else 0.0
+            row[2] += weighted.examination[i] if s.copy_kind is CopyKind.FIRST else 0.0
         prior = weighted.prior.get(CLICK, self.weigher.prior(CLICK))
-        base = invert(scored.base.astype(np.float64), weighted.exponent, prior)
+        base = self.weigher.scheme.invert(scored.base.astype(np.float64), prior)
         for query, items in per_query.items():
             rows = [int(row[0]) for row in items.values()]
             self.ranker.residual.learn(
@@ -450,7 +450,7 @@ class Trainer:
                 self._static["model.safetensors"] = small["model.safetensors"]
             description = {
                 "format": FORMAT,
-                "weighting": self.weigher.config,
+                "weighting": self.weigher.config.on_disk(),
                 **ranker.description(),
             }  # hashes what never moves: slow once
             small["heads.json"] = msgspec.json.encode(description, order="sorted")

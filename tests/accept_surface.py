@@ -17,6 +17,7 @@ GOLDEN = ROOT / "tests" / "surface"
 DOOR_MODULES = (
     "weighting/sample.py",
     "weighting/weigher.py",
+    "weighting/weighted.py",
     "consumers/pipeline.py",
     "learner/artifact.py",
     "serving/app.py",

@@ -148,7 +148,7 @@ def test_a_served_logit_is_half_the_inverted_encoder_and_half_the_memory_before_
     ):
         pi = found.prior[task]
         inverted = (logit.double().numpy() + exponent * np.log(pi / (1 - pi))) / (1 + exponent)
-        served = 0.5 * inverted + 0.5 * own.weigher.memory_logits(
+        served = 0.5 * inverted + 0.5 * own.weigher.pair_memory_logits(
             task, asked.query, asked.documents
         )
         np.testing.assert_allclose(p, 1 / (1 + np.exp(-served)), rtol=1e-6)

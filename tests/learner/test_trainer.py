@@ -30,7 +30,8 @@ from weighting.clip import ClipConfig
 from weighting.errors import WeightError
 from weighting.sample import Sample
 from weighting.tasks import CLICK, PURCHASE
-from weighting.weigher import Weigher, WeigherConfig, WeightedBatch
+from weighting.weigher import Weigher, WeigherConfig
+from weighting.weighted import WeightedBatch
 
 KINDS: list[dict[str, Any]] = [
     {"tuning": "full"},
@@ -81,7 +82,7 @@ def test_what_is_evaluated_on_a_batch_does_not_depend_on_its_labels(kind: dict[s
                 predicted,
                 number,
                 report.weighted.p_positive,
-                report.weighted.memory_logit_at_position,
+                report.weighted.pair_memory_logit_at_position,
                 weights_of(own),
                 own,
             )
@@ -99,7 +100,7 @@ def test_the_first_evaluation_is_of_the_untrained_model() -> None:
         logit = (
             own.ranker([s.query for s in clicks], [s.text for s in clicks]).click.double().numpy()
         )
-    memory = Weigher().weigh(clicks).memory_logit_at_position
+    memory = Weigher().weigh(clicks).pair_memory_logit_at_position
     prior = own.weigher.prior(CLICK)
     served = (
         0.5 * (logit + math.log(prior / (1 - prior))) / 2 + 0.5 * memory
@@ -196,7 +197,7 @@ def test_the_loss_is_the_mean_of_each_sample_s_weight_times_its_cross_entropy() 
     report = own.step(batch)
     total = 0.0
     for i, s in enumerate(batch):
-        f = report.weighted.seen[i] / (
+        f = report.weighted.examination[i] / (
             1 + math.exp(-float((scored.click if s.task == CLICK else scored.purchase)[i]))
         )
         total += float(report.weighted.weight[i]) * (-math.log(f) if s.label else -math.log(1 - f))
