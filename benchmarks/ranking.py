@@ -183,8 +183,8 @@ def main() -> None:
     parser.add_argument("--loss", default="pointwise")
     parser.add_argument("--interaction", default="bi_encoder")
     parser.add_argument("--lr", type=float, default=1e-5)
-    parser.add_argument("--pull", type=float, default=100.0)
-    parser.add_argument("--scale", type=float, default=8.0)
+    parser.add_argument("--l2-sp", type=float, default=100.0)
+    parser.add_argument("--logit-scale", type=float, default=8.0)
     parser.add_argument("--shrinkage", type=float, default=1.0)
     parser.add_argument("--residual-steps", type=int, default=2)
     parser.add_argument("--exponent", type=float, default=1.0)
@@ -201,8 +201,8 @@ def main() -> None:
         loss=arguments.loss,
         interaction=arguments.interaction,
         lr=arguments.lr,
-        pull=arguments.pull,
-        scale=arguments.scale,
+        l2_sp=arguments.l2_sp,
+        logit_scale=arguments.logit_scale,
         residual=ResidualConfig(shrinkage=arguments.shrinkage, steps=arguments.residual_steps),
     )
     weighting = replace(

@@ -122,7 +122,7 @@ class Trainer:
             Texts(pretrained.tokenizer, max_tokens=config.max_tokens),
             QueryResidual(encoder.width, config.residual),
             interaction=config.interaction,
-            logit_scale=config.scale,
+            logit_scale=config.logit_scale,
             exponent=weigher.scheme.exponent,
         )
         self._optimizer = Optimizer(config, self.ranker, self.process_group)

@@ -13,11 +13,13 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 from zlib import crc32
 
+from msgspec import Meta
 from river import base
 
+from weighting.constraints import NotNegative, check
 from weighting.sample import Attribute
 
 _WORD = re.compile(r"\w+")
@@ -52,47 +54,28 @@ class Document(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FieldConfig:
-    """Number of buckets, and the standard deviation of each field's effect in logits.
+    """Number of buckets, and the standard deviation of each field's effect, in logits.
 
     A deviation of 0 switches the field off.
-
-    Attributes:
-        hash_bits: log2 of the number of hashed buckets.
-        category: the attribute that is crossed with the query.
-        bias: the constant.
-        query: the query as a whole.
-        item: the item, whatever the query.
-        pair: the item under this query: the memory of what was chosen here.
-        query_category: the category under this query.
-        attribute: each attribute's value.
-        overlap: number of the query's words that the text has.
     """
 
-    hash_bits: int = 20
-    category: str = "category"
-    bias: float = 0.5
-    query: float = 0.3
-    item: float = 0.5
-    pair: float = 1.25
-    query_category: float = 0.3
-    attribute: float = 0.15
-    overlap: float = 0.3
+    hash_bits: Annotated[
+        int, Meta(ge=4, le=24, description="log2 of the number of hashed buckets.")
+    ] = 20
+    category: Annotated[str, Meta(description="Attribute crossed with the query.")] = "category"
+    bias: Annotated[NotNegative, Meta(description="Constant.")] = 0.5
+    query: Annotated[NotNegative, Meta(description="Query as a whole.")] = 0.3
+    item: Annotated[NotNegative, Meta(description="Item, whatever the query.")] = 0.5
+    pair: Annotated[NotNegative, Meta(description="Item under this query.")] = 1.25
+    query_category: Annotated[NotNegative, Meta(description="Category under this query.")] = 0.3
+    attribute: Annotated[NotNegative, Meta(description="Value of each attribute.")] = 0.15
+    overlap: Annotated[
+        NotNegative, Meta(description="Number of the query's words that the text has.")
+    ] = 0.3
 
     def __post_init__(self) -> None:
-        """Refuse what is not a table or not a scale.
-
-        Raises:
-            ValueError: names key, value and expectation.
-        """
-        if not 4 <= self.hash_bits <= 24:
-            raise ValueError(
-                f"hash_bits: got {self.hash_bits!r}, expected a whole number from 4 to 24"
-            )
-        for key in ("bias", "query", "item", "pair", "query_category", "attribute", "overlap"):
-            if not 0 <= getattr(self, key) < float("inf"):
-                raise ValueError(
-                    f"fields.{key}: got {getattr(self, key)!r}, expected a number >= 0"
-                )
+        """Check every field."""
+        check(self, "fields")
 
 
 class Fields(base.Transformer):

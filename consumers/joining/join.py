@@ -12,9 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heappop
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from consumers.events import Click, Exposure, ItemUpdate, Purchase
 from consumers.joining import pending
@@ -30,6 +31,7 @@ from consumers.joining.open_entries import (
 )
 from consumers.joining.pending import JoinedEvent, Pending, PendingEvents
 from consumers.joining.tally import Tally
+from weighting.constraints import Count, NotNegativeInt, check, check_order
 from weighting.sample import CopyKind, Sample
 from weighting.tasks import CLICK, PURCHASE, TASKS, TaskName
 
@@ -38,32 +40,34 @@ _FORGET_US = 1_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JoinConfig:
-    """How long to wait for what, in event time."""
+    """Windows of the join, in event time."""
 
-    click_window_us: int = 60 * 1_000_000  #: exposure to the first copies of its click samples
-    observation_window_us: int = 900 * 1_000_000  #: click to the first copy of its purchase sample
-    attribution_window_us: int = (
-        7 * 86_400 * 1_000_000
-    )  #: how long a positive is credited; also the window of deduplication
-    grace_us: int = 600 * 1_000_000  #: extra wait for disorder
-    idle_timeout_us: int = (
-        30 * 1_000_000
-    )  #: a partition read to its end and quiet for this long (injected clock) holds nothing back
-    max_pending: int = 2_000_000  #: open exposures and clicks; beyond it the oldest are evicted
+    click_window_us: Annotated[
+        NotNegativeInt,
+        Meta(description="From an exposure to the first copies of its click samples."),
+    ] = 60 * 1_000_000
+    observation_window_us: Annotated[
+        NotNegativeInt, Meta(description="From a click to the first copy of its purchase sample.")
+    ] = 900 * 1_000_000
+    attribution_window_us: Annotated[
+        int, Meta(description="Time to credit a positive; also the window of deduplication.")
+    ] = 7 * 86_400 * 1_000_000
+    grace_us: Annotated[NotNegativeInt, Meta(description="Extra wait for disorder.")] = (
+        600 * 1_000_000
+    )
+    idle_timeout_us: Annotated[
+        NotNegativeInt,
+        Meta(description="Quiet time after which a partition read to its end holds nothing back."),
+    ] = 30 * 1_000_000
+    max_pending: Annotated[
+        Count, Meta(description="Open exposures and clicks; beyond it the oldest are evicted.")
+    ] = 2_000_000
 
     def __post_init__(self) -> None:
-        """Refuse windows that contradict each other; the error names key, value and expectation."""
-        for key in ("click_window_us", "observation_window_us"):
-            value = getattr(self, key)
-            if not 0 <= value <= self.attribution_window_us:
-                raise ValueError(
-                    f"join.{key}: got {value}, expected 0 <= {key} <= attribution_window_us={self.attribution_window_us}"
-                )
-        for key in ("grace_us", "idle_timeout_us"):
-            if getattr(self, key) < 0:
-                raise ValueError(f"join.{key}: got {getattr(self, key)}, expected a number >= 0")
-        if self.max_pending < 1:
-            raise ValueError(f"join.max_pending: got {self.max_pending}, expected a number >= 1")
+        """Check every field, and that no window is longer than attribution."""
+        check(self, "join")
+        for window in ("click_window_us", "observation_window_us"):
+            check_order(self, "join", window, "attribution_window_us")
 
 
 def windows_us(config: JoinConfig) -> Mapping[TaskName, int]:

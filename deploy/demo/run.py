@@ -53,7 +53,9 @@ _START_SECONDS = 300.0
 _END_SECONDS = 300.0
 _REQUESTS_PER_SECOND = 20.0
 #: Nothing learned, the click logit served is a s cos / (1 + b) + constant: the stacker's start, the scale, the exponent's inversion.
-_UNTRAINED_SLOPE = StackerConfig().encoder * LearnerConfig().scale / (1 + WeigherConfig().exponent)
+_UNTRAINED_SLOPE = (
+    StackerConfig().encoder * LearnerConfig().logit_scale / (1 + WeigherConfig().exponent)
+)
 _COMMAND = "from deploy.cli.app import main; main()"
 
 

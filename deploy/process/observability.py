@@ -1,6 +1,7 @@
 """Logs and the metrics port of a process; nothing else configures them.
 
-Everybody logs events with fields through the standard library (`log.info("version swapped", extra={"version": "v000012"})`).
+Other modules log events with fields through the standard library:
+`log.info("version swapped", extra={"version": "v000012"})`.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ import sys
 import urllib.request
 from dataclasses import dataclass
 from threading import Thread
-from typing import Literal, TextIO
+from typing import Annotated, Literal, TextIO
 from wsgiref.simple_server import WSGIServer
 
 import structlog
+from msgspec import Meta
 from prometheus_client import (
     CollectorRegistry,
     GCCollector,
@@ -25,40 +27,39 @@ from prometheus_client import (
 from prometheus_client.parser import text_string_to_metric_families
 
 from deploy.errors import PortTaken
+from weighting.constraints import Port, check
 
 _SPARSE_SECONDS = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObservabilityConfig:
-    """What a process tells about itself.
+    """Logs and metrics of a process."""
 
-    Attributes:
-        log_format: json (one object a line), console, or auto (console on a terminal).
-        log_level: least level that is logged.
-        metrics_host: where the learner's metrics are.
-        metrics_port: the same; 0 takes a free one. Serving has its own under /metrics.
-    """
-
-    log_format: Literal["auto", "json", "console"] = "auto"
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    metrics_host: str = "127.0.0.1"
-    metrics_port: int = 9464
+    log_format: Annotated[
+        Literal["auto", "json", "console"],
+        Meta(description="json (an object a line), console, or auto: console on a terminal."),
+    ] = "auto"
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Meta(description="Lowest level logged.")
+    ] = "info"
+    metrics_host: Annotated[str, Meta(description="Address of the learner's metrics.")] = (
+        "127.0.0.1"
+    )
+    metrics_port: Annotated[
+        Port, Meta(description="Their port, 0 for a free one; the server's are under its /metrics.")
+    ] = 9464
 
     def __post_init__(self) -> None:
-        """Refuse what is no port.
-
-        Raises:
-            ValueError: names key, value and expectation.
-        """
-        if not 0 <= self.metrics_port <= 65535:
-            raise ValueError(
-                f"observability.metrics_port: got {self.metrics_port!r}, expected a port from 0 to 65535"
-            )
+        """Check every field."""
+        check(self, "observability")
 
 
 def configure_logging(config: ObservabilityConfig, stream: TextIO | None = None) -> None:
-    """Send every record to `stream` (standard error), as one JSON object or one readable line. Calling it again replaces the first call."""
+    """Send every record to `stream` (standard error), one JSON object or readable line each.
+
+    A second call replaces the first.
+    """
     stream = stream or sys.stderr
     console = config.log_format == "console" or (config.log_format == "auto" and stream.isatty())
     shared: list[structlog.typing.Processor] = [
@@ -98,21 +99,23 @@ def configure_logging(config: ObservabilityConfig, stream: TextIO | None = None)
 
 
 class _Sparse(logging.Filter):
-    """Lets the client library of Kafka say the same thing once in five minutes: while brokers are down it would eight times a second."""
+    """Filter that passes each message of Kafka's client library once in five minutes.
+
+    While brokers are down it would log eight times a second.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self._told: dict[
-            tuple[str, int], float
-        ] = {}  # logger and line of its source -> when it was last let through
+        # Logger and line of its source -> time when it last passed.
+        self._passed: dict[tuple[str, int], float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         if not record.name.startswith("kafka."):
             return True
         place = (record.name, record.lineno)
-        if 0 <= record.created - self._told.get(place, -math.inf) < _SPARSE_SECONDS:
+        if 0 <= record.created - self._passed.get(place, -math.inf) < _SPARSE_SECONDS:
             return False
-        self._told[place] = record.created
+        self._passed[place] = record.created
         return True
 
 
@@ -125,7 +128,7 @@ def _without_terminal_colours(
 
 
 def new_registry() -> CollectorRegistry:
-    """Return a registry that already tells about the process: memory, descriptors, garbage collection, Python."""
+    """Return a registry with series on memory, descriptors, garbage collection and Python."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     GCCollector(registry=registry)
@@ -134,15 +137,15 @@ def new_registry() -> CollectorRegistry:
 
 
 class MetricsServer:
-    """Prometheus' endpoint of one registry, in a thread of its own."""
+    """Prometheus endpoint of one registry, in a thread of its own."""
 
     def __init__(self, server: WSGIServer, thread: Thread) -> None:
-        """Take what is already running; `start_metrics` makes it."""
+        """Take a running server; `start_metrics` starts one."""
         self._server, self._thread = server, thread
 
     @property
     def port(self) -> int:
-        """The port that it listens on."""
+        """Port that it listens on."""
         return int(self._server.server_port)
 
     def close(self) -> None:
@@ -156,7 +159,7 @@ def start_metrics(registry: CollectorRegistry, port: int, host: str = "127.0.0.1
     """Serve `registry` on `port`; 0 takes a free one.
 
     Raises:
-        PortTaken: somebody else listens there.
+        PortTaken: another process listens there.
     """
     try:
         return MetricsServer(*start_http_server(port, host, registry=registry))
@@ -165,10 +168,10 @@ def start_metrics(registry: CollectorRegistry, port: int, host: str = "127.0.0.1
 
 
 def scrape(url: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-    """Return what a `/metrics` page says now: (name of the sample, its labels) -> value.
+    """Return the samples of a `/metrics` page: (name, labels) -> value.
 
     Raises:
-        OSError: nobody answers there.
+        OSError: there is no answer.
     """
     with urllib.request.urlopen(url, timeout=10) as answer:
         text = answer.read().decode()

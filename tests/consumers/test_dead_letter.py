@@ -14,7 +14,7 @@ from consumers.dead_letter import WINDOW_RECORDS, DeadLetters, Policy
 from consumers.errors import DeadLetterFlood, Invalid, SnapshotRefused, Unreadable
 from consumers.source import Record
 from consumers.telemetry import Telemetry
-from deploy.cli.app import UNSAFE, exit_code
+from deploy.cli.exit_codes import UNSAFE, exit_code
 from tests.fakes.log import Shelf
 from weighting.provenance import Position
 

@@ -14,7 +14,7 @@ from consumers.codec import MAX_CLOCK_AHEAD_US
 from consumers.errors import DeadLetterFlood
 from consumers.events import encode_click
 from consumers.pipeline import Topics
-from deploy.cli.app import UNSAFE, exit_code
+from deploy.cli.exit_codes import UNSAFE, exit_code
 from tests.consumers.bench import Bench
 from tests.consumers.shop import SECOND, START_US, WINDOWS
 from tests.fakes.log import Log

@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Self
 
-from deploy.cli.app import exit_code
+from deploy.cli.exit_codes import exit_code
 from learner.artifact import Store
 from learner.store.blobs import Disk
 from learner.store.journal.records import segment_epoch

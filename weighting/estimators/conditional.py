@@ -10,14 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 from river import compose
 from scipy.special import expit
 
 from weighting.checks import check_labels, check_weights
+from weighting.constraints import check
 from weighting.estimators.logistic import DiagonalLogistic
 from weighting.estimators.propensity import Propensity, PropensityConfig
 from weighting.features import Document, FieldConfig, Fields
@@ -29,29 +31,17 @@ _LARGEST_LOGIT = 30.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConditionalConfig:
-    """Inputs of the estimator, and how long it remembers.
-
-    Attributes:
-        fields: the hashed fields.
-        propensity: examination of the positions of a list, for tasks where they matter.
-        effective_samples: number of its own samples that a coefficient remembers.
-    """
+    """Inputs of the estimator of p(y|x), and how long it remembers."""
 
     fields: FieldConfig = field(default_factory=FieldConfig)
     propensity: PropensityConfig = field(default_factory=PropensityConfig)
-    effective_samples: float = 20_000.0
+    effective_samples: Annotated[
+        float, Meta(ge=1, description="Samples of its own that a coefficient remembers.")
+    ] = 20_000.0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be learned from.
-
-        Raises:
-            ValueError: names key, value and expectation.
-        """
-        if not self.effective_samples >= 1:
-            raise ValueError(
-                f"conditional.effective_samples: got {self.effective_samples!r},"
-                " expected a number >= 1"
-            )
+        """Check every field."""
+        check(self, "conditional")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
