@@ -1,4 +1,4 @@
-"""How the brokers are reached: the address and the options that source, sink and admin share. Knows no client library."""
+"""Address and options of the brokers, shared by source, sink and admin; knows no client library."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from msgspec import Meta
 from consumers.errors import OptionRefused, SourceUnavailable
 from weighting.constraints import Positive, check
 
-#: What the guarantee depends on; set here and nowhere else.
+#: Options that the guarantee depends on; they cannot be overridden.
 GUARDED = (
     "acks",
     "allow_auto_create_topics",
@@ -64,7 +64,9 @@ class KafkaConfig:
         }
 
     def reach(self) -> None:
-        """Open and close one connection to any of the brokers: a client that cannot bootstrap never lets go of its thread and sockets.
+        """Open and close one connection to any of the brokers.
+
+        A client that cannot bootstrap never closes its thread and sockets.
 
         Raises:
             SourceUnavailable: none of them answers.

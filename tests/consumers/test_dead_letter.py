@@ -36,7 +36,7 @@ def unreadable(
 
 
 def feed(dead: DeadLetters, verdicts: list[bool], poll: int, *, start: int = 0) -> int | None:
-    """Records in polls, True where one is unreadable; return the offset at which it ended, None where it did not."""
+    """Put records, True where unreadable, in polls; return the offset at which it ended."""
     for begin in range(0, len(verdicts), poll):
         part = verdicts[begin : begin + poll]
         dead.seen("clicks", len(part))
