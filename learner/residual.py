@@ -1,11 +1,11 @@
-"""Residual of a recurring query: a vector in the encoder's space, zero for a query never seen.
+"""Residual of a recurring query: a vector in the encoder's space.
 
 Legend: D width, n items of one query, Q queries.
 
 The served vector of a query is u + r, u the encoder's and r this residual, so the encoder's logit
 of an item v is s u.v + r.v (+ bias). What is learned about the items that were shown so carries
-over to items that resemble them and were not; a query never seen keeps the encoder's own ranking
-exactly.
+over to items that resemble them and were not. The residual of a query never seen is zero: such a
+query keeps the encoder's own ranking exactly.
 
 r is the MAP estimate of a click rate under the position-based model: item i of the query has
 clicks c_i and exposure e_i (each showing counts for its examination probability),

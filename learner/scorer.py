@@ -68,7 +68,7 @@ def load_scorer(
         exponent=weigher.scheme.exponent,
     )
     ranker.load_heads(state.heads)
-    served = ServedScore(weigher.scheme)
+    served = ServedScore(weigher.scheme.invert)
     served.restore(state.stackers)
     return ModelScorer(version, ranker, weigher, served)
 

@@ -1,4 +1,4 @@
-"""AdamW on encoder and heads, with clipped gradients and a pull towards the pretrained encoder."""
+"""AdamW with clipped gradients and L2-SP."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a recurring query learns beyond its text, and what it leaves alone."""
+"""Query residuals: learning, shrinkage, forgetting, restoring."""
 
 from __future__ import annotations
 
