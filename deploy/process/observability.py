@@ -1,6 +1,7 @@
 """Logs and the metrics port of a process; nothing else configures them.
 
-Everybody logs events with fields through the standard library (`log.info("version swapped", extra={"version": "v000012"})`).
+All modules log events with fields through the standard library:
+`log.info("version swapped", extra={"version": "v000012"})`.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _SPARSE_SECONDS = 300
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObservabilityConfig:
-    """What a process tells about itself.
+    """Settings of logs and metrics.
 
     Attributes:
         log_format: json (one object a line), console, or auto (console on a terminal).
@@ -46,19 +47,23 @@ class ObservabilityConfig:
     metrics_port: int = 9464
 
     def __post_init__(self) -> None:
-        """Refuse what is no port.
+        """Refuse a port out of range.
 
         Raises:
             ValueError: names key, value and expectation.
         """
         if not 0 <= self.metrics_port <= 65535:
             raise ValueError(
-                f"observability.metrics_port: got {self.metrics_port!r}, expected a port from 0 to 65535"
+                f"observability.metrics_port: got {self.metrics_port!r}, expected a port from 0 to "
+                "65535"
             )
 
 
 def configure_logging(config: ObservabilityConfig, stream: TextIO | None = None) -> None:
-    """Send every record to `stream` (standard error), as one JSON object or one readable line. Calling it again replaces the first call."""
+    """Send every record to `stream` (standard error), one JSON object or readable line each.
+
+    Calling it again replaces the first call.
+    """
     stream = stream or sys.stderr
     console = config.log_format == "console" or (config.log_format == "auto" and stream.isatty())
     shared: list[structlog.typing.Processor] = [
@@ -98,21 +103,23 @@ def configure_logging(config: ObservabilityConfig, stream: TextIO | None = None)
 
 
 class _Sparse(logging.Filter):
-    """Lets the client library of Kafka say the same thing once in five minutes: while brokers are down it would eight times a second."""
+    """Lets each message of Kafka's client library pass once in five minutes.
+
+    While brokers are down it would log the same eight times a second.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self._told: dict[
-            tuple[str, int], float
-        ] = {}  # logger and line of its source -> when it was last let through
+        # (logger, line of its source) -> time at which it last passed
+        self._passed: dict[tuple[str, int], float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         if not record.name.startswith("kafka."):
             return True
         place = (record.name, record.lineno)
-        if 0 <= record.created - self._told.get(place, -math.inf) < _SPARSE_SECONDS:
+        if 0 <= record.created - self._passed.get(place, -math.inf) < _SPARSE_SECONDS:
             return False
-        self._told[place] = record.created
+        self._passed[place] = record.created
         return True
 
 
@@ -125,7 +132,7 @@ def _without_terminal_colours(
 
 
 def new_registry() -> CollectorRegistry:
-    """Return a registry that already tells about the process: memory, descriptors, garbage collection, Python."""
+    """Return a registry with the series of the process: memory, descriptors, Python."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     GCCollector(registry=registry)
@@ -142,7 +149,7 @@ class MetricsServer:
 
     @property
     def port(self) -> int:
-        """The port that it listens on."""
+        """Port that it listens on."""
         return int(self._server.server_port)
 
     def close(self) -> None:
@@ -156,7 +163,7 @@ def start_metrics(registry: CollectorRegistry, port: int, host: str = "127.0.0.1
     """Serve `registry` on `port`; 0 takes a free one.
 
     Raises:
-        PortTaken: somebody else listens there.
+        PortTaken: another process listens there.
     """
     try:
         return MetricsServer(*start_http_server(port, host, registry=registry))
@@ -165,7 +172,7 @@ def start_metrics(registry: CollectorRegistry, port: int, host: str = "127.0.0.1
 
 
 def scrape(url: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-    """Return what a `/metrics` page says now: (name of the sample, its labels) -> value.
+    """Return a `/metrics` page of now: (name of the sample, its labels) -> value.
 
     Raises:
         OSError: nobody answers there.
