@@ -505,7 +505,7 @@ class Run:
                 "model": "random:1x32",
                 "tuning": "full",
                 "dropout": 0.1,
-                "batch": 32,
+                "batch_size": 32,
                 "max_tokens": 16,
                 "flush": "200ms",
                 "publish_every": "1s",

@@ -1,4 +1,4 @@
-"""Ranking quality against shown lists, without a broker: one curve per split of the demo's world.
+"""Ranking quality against shown lists, without a broker.
 
     python -m benchmarks.ranking [--catalog DIR --split 0] [--lists 12000] [--tuning top:1] ...
 
@@ -41,7 +41,7 @@ _LISTS_PER_STEP = 32
 
 
 def samples_of(visit: Visit, number: int) -> Iterator[Sample]:
-    """Yield the samples that the join makes of a visit whose purchases came in time."""
+    """Yield a visit's samples as the join makes them, purchases in time."""
     now = number * _SECOND
     shown = zip(visit.shown, visit.clicked, visit.bought, strict=True)
     for place, (i, clicked, bought) in enumerate(shown, 1):
@@ -138,7 +138,7 @@ def _figures(
 
 
 def _alone(trainer: Trainer, world: World, part: str) -> dict[str, float]:
-    """Return NDCG@10 of one part of the served click score, on each part of the world."""
+    """Return NDCG@10 of one part of the click score, by part of the world."""
     figures: dict[str, list[float]] = {}
     for query in world.queries:
         if part == "memory":
@@ -183,8 +183,8 @@ def main() -> None:
     parser.add_argument("--loss", default="pointwise")
     parser.add_argument("--interaction", default="bi_encoder")
     parser.add_argument("--lr", type=float, default=1e-5)
-    parser.add_argument("--pull", type=float, default=100.0)
-    parser.add_argument("--scale", type=float, default=8.0)
+    parser.add_argument("--l2-sp", type=float, default=100.0)
+    parser.add_argument("--logit-scale", type=float, default=8.0)
     parser.add_argument("--shrinkage", type=float, default=1.0)
     parser.add_argument("--residual-steps", type=int, default=2)
     parser.add_argument("--exponent", type=float, default=1.0)
@@ -201,8 +201,8 @@ def main() -> None:
         loss=arguments.loss,
         interaction=arguments.interaction,
         lr=arguments.lr,
-        pull=arguments.pull,
-        scale=arguments.scale,
+        l2_sp=arguments.l2_sp,
+        logit_scale=arguments.logit_scale,
         residual=ResidualConfig(shrinkage=arguments.shrinkage, steps=arguments.residual_steps),
     )
     weighting = replace(

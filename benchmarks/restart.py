@@ -66,7 +66,7 @@ def measure(
                 "attribution_window": "600s",
                 "grace": "5s",
             },
-            "learner": {"model": model, "tuning": tuning, "batch": 160, "publish_every": "3s"},
+            "learner": {"model": model, "tuning": tuning, "batch_size": 160, "publish_every": "3s"},
             "store": {"root": str(root)},
             "observability": {"metrics_port": port},
         }

@@ -1,6 +1,7 @@
-"""Where what we could not read goes: the original bytes with reason, stage and position, on a topic of their own.
+"""Dead letters: the original bytes of unreadable records with reason, stage and position.
 
-A breaker per topic ends it when too many of the last records were set aside, so that one bad producer release does not drain a topic.
+They go to a topic of their own. A circuit breaker per topic stops reading when too many of the last
+records were set aside, so that one bad producer release does not drain a topic.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from consumers.errors import DeadLetterFlood, Invalid, SnapshotRefused, Unreadab
 from consumers.source import Record, Sink
 from consumers.telemetry import Telemetry
 
-_log = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 #: Format of the headers.
 VERSION = "1"
@@ -22,35 +23,49 @@ VERSION = "1"
 #: Format of the breaker's snapshot.
 FORMAT = 1
 
-#: What happens to a record that cannot be read: none - reading stops at the first; data - set aside, with the breaker; all - set aside.
 Policy: TypeAlias = Literal["none", "data", "all"]
+"""What happens to a record that cannot be read.
 
-#: Longer values are cut, so that a letter always fits; the whole record is still where its position says.
+none: reading stops at the first. data: it is set aside, with the breaker. all: it is set aside.
+"""
+
+#: Longer values are cut, so that a letter always fits; the whole record is still in its topic.
 MAX_VALUE_BYTES = 512 * 1024
 _MAX_ERROR_CHARS = 1000
 
-#: The breaker opens when more than this share of the last records of a topic would be set aside; of fewer records, when as many would.
+#: The breaker opens when more than this share of the last records of a topic would be set aside;
+#: of fewer records, when as many would.
 MAX_SHARE = 0.05
 WINDOW_RECORDS = 10_000
 _CHUNK_RECORDS = WINDOW_RECORDS // 100
 
 
 class _Chunk(msgspec.Struct, array_like=True):
-    """Polls with at least a hundred records together, or the one that is being filled."""
+    """Polls with at least a hundred records together, or the chunk that is being filled.
+
+    Attributes:
+        counts: reason -> records set aside.
+    """
 
     num_records: int = 0
-    counts: dict[str, int] = {}  #: reason -> how many were set aside
+    counts: dict[str, int] = {}
 
 
 class _Recent(msgspec.Struct, array_like=True):
-    """The last records of one topic: whole polls, the fewest that make 10,000; about a hundred chunks."""
+    """The last records of one topic: whole polls, the fewest that make 10,000.
 
-    num_records: int = 0  #: in all chunks
+    Attributes:
+        num_records: in all chunks.
+        chunks: about a hundred.
+        counts: reason -> records set aside, in all chunks.
+    """
+
+    num_records: int = 0
     chunks: list[_Chunk] = []
-    counts: dict[str, int] = {}  #: reason -> how many were set aside, in all chunks
+    counts: dict[str, int] = {}
 
     def advance(self, num_records: int) -> None:
-        """Count records, and leave out the chunks that the window has passed."""
+        """Count records, and drop the chunks that the window has passed."""
         if not self.chunks or self.chunks[-1].num_records >= _CHUNK_RECORDS:
             self.chunks.append(_Chunk())
         self.chunks[-1].num_records += num_records
@@ -64,7 +79,7 @@ class _Recent(msgspec.Struct, array_like=True):
                     del self.counts[reason]
 
     def add(self, reason: str) -> int:
-        """Count one that was set aside; return how many there are in the window."""
+        """Count a record that was set aside; return how many there are in the window."""
         for counts in (self.chunks[-1].counts, self.counts):
             counts[reason] = counts.get(reason, 0) + 1
         return sum(self.counts.values())
@@ -76,9 +91,10 @@ class _State(msgspec.Struct, array_like=True):
 
 
 class DeadLetters:
-    """Sets records aside; the owner flushes it before what it consumed counts as done.
+    """Records set aside; the owner calls `flush` before what it consumed counts as done.
 
-    The breaker's state is a function of the calls of `seen` and `put`; `snapshot` resumes after the last of them.
+    The breaker's state is a function of the calls of `seen` and `put`; `snapshot` resumes after the
+    last of them.
     """
 
     def __init__(
@@ -89,34 +105,44 @@ class DeadLetters:
         self._topic = topic
         self._telemetry = telemetry
         self._policy = policy
-        self._told: set[tuple[str, str]] = set()
+        self._logged: set[tuple[str, str]] = set()
         self._recent: dict[str, _Recent] = {}
 
     def seen(self, topic: str, num_records: int) -> None:
-        """Count the records of one topic in one poll, read or not; to be called before any of them is set aside."""
+        """Count the records of one topic in one poll, before any of them is set aside."""
         self._recent.setdefault(topic, _Recent()).advance(num_records)
 
     def put(self, record: Record, invalid: Invalid) -> None:
-        """Set one record aside; compaction keeps the newest copy per position, so setting it aside twice is harmless.
+        """Set one record aside.
+
+        Compaction keeps the newest copy per position, so setting it aside twice is harmless.
 
         Raises:
             Unreadable: the policy is `none`.
-            DeadLetterFlood: the policy is `data`, and with this one more than 5 % of the topic's last 10,000 records would be set aside.
+            DeadLetterFlood: the policy is `data`, and with this record more than 5 % of the topic's
+                last 10,000 would be set aside.
         """
         if self._policy == "none":
             raise Unreadable(invalid)
-        position = invalid.position
-        if position.topic not in self._recent:
-            self.seen(position.topic, 1)
-        recent = self._recent[position.topic]
+        self._break(invalid)
+        self._send(record, invalid)
+        self._telemetry.dead_letters.labels(invalid.position.topic, invalid.reason).inc()
+        self._log(invalid)
+
+    def _break(self, invalid: Invalid) -> None:
+        """Count an unreadable record; stop where there are too many."""
+        topic = invalid.position.topic
+        if topic not in self._recent:
+            self.seen(topic, 1)
+        recent = self._recent[topic]
         num_unreadable = recent.add(invalid.reason)
-        if self._policy == "data" and num_unreadable > MAX_SHARE * max(
-            recent.num_records, WINDOW_RECORDS
-        ):
+        limit = MAX_SHARE * max(recent.num_records, WINDOW_RECORDS)
+        if self._policy == "data" and num_unreadable > limit:
             reason = max(sorted(recent.counts), key=recent.counts.__getitem__)
-            raise DeadLetterFlood(
-                position.topic, num_unreadable, recent.num_records, reason, invalid
-            )
+            raise DeadLetterFlood(topic, num_unreadable, recent.num_records, reason, invalid)
+
+    def _send(self, record: Record, invalid: Invalid) -> None:
+        position = invalid.position
         value = record.value or b""  # a null value would delete the key of a compacted topic
         headers = [
             ("steelyard-position", str(position).encode()),
@@ -130,10 +156,13 @@ class DeadLetters:
             value = value[:MAX_VALUE_BYTES]
         key = f"{position.topic}-{position.partition}-{position.offset}".encode()
         self._sink.send(self._topic, key, value, headers)
-        self._telemetry.dead_letters.labels(position.topic, invalid.reason).inc()
-        first = (position.topic, invalid.reason) not in self._told
-        self._told.add((position.topic, invalid.reason))
-        _log.log(
+
+    def _log(self, invalid: Invalid) -> None:
+        """Warn of the first record per topic and reason."""
+        position = invalid.position
+        first = (position.topic, invalid.reason) not in self._logged
+        self._logged.add((position.topic, invalid.reason))
+        _logger.log(
             logging.WARNING if first else logging.DEBUG,
             "%s: %s. Set aside as a dead letter; reading goes on at %s[%d]@%d.",
             position,
@@ -156,7 +185,7 @@ class DeadLetters:
         return msgspec.msgpack.encode(_State(FORMAT, self._recent), order="deterministic")
 
     def restore(self, data: bytes) -> None:
-        """Take back what `snapshot` returned.
+        """Restore the state returned by `snapshot`.
 
         Raises:
             SnapshotRefused: the state is of another format.
@@ -169,6 +198,7 @@ class DeadLetters:
             ) from error
         if state.format != FORMAT:
             raise SnapshotRefused(
-                f"a snapshot of the breaker has the format {state.format}, and this code reads {FORMAT}."
+                f"a snapshot of the breaker has the format {state.format}, "
+                f"and this code reads {FORMAT}."
             )
         self._recent = state.topics

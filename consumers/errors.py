@@ -1,19 +1,19 @@
-"""What can go wrong between a log and a sample, drawn as a tree; each class says whether to try again.
+"""Errors between a log and a sample, as a tree; each class says whether to try again.
 
 ```
 ConsumersError
-├── Invalid              a record that cannot be read: set aside as a dead letter, reading goes on
+├── Invalid              a record cannot be read: set aside as a dead letter, reading goes on
 ├── SourceUnavailable    the brokers did not answer in time (retriable)
 ├── SinkUnavailable      written records were not acknowledged in time (retriable)
 ├── CommitFailed         advisory offsets were not written (retriable)
-├── TopicMissing         a topic that we were told to read does not exist
-├── PartitionsMismatch   topics that must be joined partition by partition have different partition counts
+├── TopicMissing         a configured topic does not exist
+├── PartitionsMismatch   topics that are joined have different partition counts
 ├── OffsetLost           the log no longer holds the next offset, or never did (unsafe)
-├── LogTruncated         records that were read are no longer in the log: its brokers lost them (unsafe)
-├── TopicRecreated       a topic was deleted and made again: another log under the same name (unsafe)
+├── LogTruncated         records that were read are no longer in the log (unsafe)
+├── TopicRecreated       a topic was deleted and made again under the same name (unsafe)
 ├── LogCorrupt           a stored batch fails its checksum (unsafe)
 ├── Unreadable           a record cannot be read, and none may be set aside (unsafe)
-├── DeadLetterFlood      so many records of a topic cannot be read that something is wrong with all of it (unsafe)
+├── DeadLetterFlood      too many records of a topic cannot be read (unsafe)
 ├── ChecksumMissing      the package that verifies checksums fast is not installed
 ├── OptionRefused        an option that the guarantee depends on was overridden
 └── SnapshotRefused      state of another format or of other partitions
@@ -29,15 +29,27 @@ from weighting.provenance import Position
 
 
 class ConsumersError(Exception):
-    """Root of the tree."""
+    """Root of the tree.
 
-    retriable: ClassVar[bool] = False  #: the same call may succeed later
-    unsafe: ClassVar[bool] = False  #: going on would lose or corrupt something: an operator decides
-    exit_code: ClassVar[int] = 1  #: of a process that ends with it
+    Attributes:
+        retriable: the same call may succeed later.
+        unsafe: going on would lose or corrupt something: an operator decides.
+        exit_code: of a process that ends with it.
+    """
+
+    retriable: ClassVar[bool] = False
+    unsafe: ClassVar[bool] = False
+    exit_code: ClassVar[int] = 1
 
 
 class Invalid(ConsumersError):
-    """A record that cannot be read; `error` goes to the user unchanged, `reason` is one of `codec.REASONS`."""
+    """A record that cannot be read.
+
+    Attributes:
+        stage: `decode` or `schema`.
+        reason: one of `codec.REASONS`.
+        error: shown to the user unchanged.
+    """
 
     def __init__(self, *, stage: str, reason: str, error: str, position: Position) -> None:
         """Name what (`stage`, `reason`, `error`) and where (`position`)."""
@@ -57,8 +69,9 @@ class SourceUnavailable(ConsumersError):
     def __init__(self, bootstrap_servers: str, waited_seconds: float, cause: str) -> None:
         """Name the address and the remedy."""
         super().__init__(
-            f"no Kafka broker answered at {bootstrap_servers} within {waited_seconds:g} s ({cause}). "
-            "Start the broker, or correct kafka.bootstrap_servers, its listener and its security options."
+            f"no Kafka broker answered at {bootstrap_servers} within {waited_seconds:g} s "
+            f"({cause}). Start the broker, or correct kafka.bootstrap_servers, its listener and its "
+            "security options."
         )
 
 
@@ -72,7 +85,8 @@ class SinkUnavailable(ConsumersError):
         """Name the topic and how many records it may lack."""
         super().__init__(
             f"{topic}: {num_unacknowledged} records were not acknowledged ({cause}). "
-            "Check that the topic exists and the brokers are up; nothing that depends on these records has been confirmed."
+            "Check that the topic exists and the brokers are up; nothing that depends on these "
+            "records has been confirmed."
         )
 
 
@@ -85,36 +99,43 @@ class CommitFailed(ConsumersError):
     def __init__(self, group: str, cause: str) -> None:
         """Name the group."""
         super().__init__(
-            f"group {group}: offsets were not committed ({cause}). Lag tools show older ones until the next commit."
+            f"group {group}: offsets were not committed ({cause}). "
+            "Lag tools show older ones until the next commit."
         )
 
 
 class TopicMissing(ConsumersError):
-    """A topic that we were told to read does not exist; it is never created silently."""
+    """A configured topic does not exist; it is never created silently."""
 
     def __init__(self, topic: str, bootstrap_servers: str) -> None:
         """Name the topic and the remedy."""
         super().__init__(
             f"topic {topic!r} does not exist at {bootstrap_servers}. "
-            f"Create it (kafka-python admin -b HOST:PORT topics create -t {topic} --num-partitions N; exposures, clicks and purchases "
-            "have the same N), or correct its name under kafka.topics."
+            f"Create it (kafka-python admin -b HOST:PORT topics create -t {topic} "
+            "--num-partitions N; exposures, clicks and purchases have the same N), "
+            "or correct its name under kafka.topics."
         )
         self.topic = topic
 
 
 class PartitionsMismatch(ConsumersError):
-    """Exposures, clicks and purchases are joined partition by partition, so their partition counts must be equal."""
+    """Topics that are joined partition by partition have different partition counts."""
 
     def __init__(self, counts: Mapping[str, int]) -> None:
         """Name every topic with its partition count."""
         listed = ", ".join(f"{topic} has {count}" for topic, count in sorted(counts.items()))
         super().__init__(
-            f"partition counts differ: {listed}. Give all event topics the same number of partitions and the same partitioner."
+            f"partition counts differ: {listed}. "
+            "Give all event topics the same number of partitions and the same partitioner."
         )
 
 
 class OffsetLost(ConsumersError):
-    """The next offset lies outside of what the log holds: records are gone, or the log is another one."""
+    """The next offset is not in the log: records are gone, or it is another log.
+
+    Attributes:
+        expired: retention overtook the reader; the log is the same.
+    """
 
     unsafe = True
     exit_code = 3
@@ -122,15 +143,22 @@ class OffsetLost(ConsumersError):
     def __init__(
         self, topic: str, partition: int, next_offset: int, beginning: int | None, end: int | None
     ) -> None:
-        """Name the partition, the next offset, the retained range and the remedy; `expired`: retention overtook us, the log is the same."""
+        """Name the partition, the next offset, the retained range and the remedy."""
         retained = "unknown" if beginning is None or end is None else f"[{beginning}, {end})"
         self.expired = beginning is not None and next_offset < beginning
         if beginning is not None and self.expired:
-            why = f"{beginning - next_offset} records were deleted before they were read. Restore a checkpoint that is still retained"
+            why = (
+                f"{beginning - next_offset} records were deleted before they were read. "
+                "Restore a checkpoint that is still retained"
+            )
         else:
-            why = "the log was truncated or the topic was recreated. Check the topic, then restore a checkpoint that matches it"
+            why = (
+                "the log was truncated or the topic was recreated. "
+                "Check the topic, then restore a checkpoint that matches it"
+            )
         super().__init__(
-            f"{topic}[{partition}]: next offset {next_offset} is outside of the retained range {retained}; {why}."
+            f"{topic}[{partition}]: next offset {next_offset} is outside of the retained range "
+            f"{retained}; {why}."
         )
         self.topic = topic
         self.partition = partition
@@ -140,22 +168,26 @@ class OffsetLost(ConsumersError):
 
     @property
     def num_missing(self) -> int:
-        """How many records retention took before they were read; 0 when the log was truncated or is another one."""
+        """Number of records that retention deleted unread; 0 when it is another log."""
         return max((self.beginning or 0) - self.next_offset, 0)
 
 
 class LogTruncated(ConsumersError):
-    """The brokers lost records that were read already (an unclean leader election): what was learned is not what the log says."""
+    """The brokers lost records that were read already, in an unclean leader election.
+
+    What was learned is not what the log says.
+    """
 
     unsafe = True
     exit_code = 3
 
     def __init__(self, topic: str, partition: int, next_offset: int, diverged: int | None) -> None:
-        """Name the partition, the next offset, where the log went another way (None where nobody knows) and the remedy."""
+        """Name the partition, the next offset and the remedy; `diverged` is None if unknown."""
         where = "an unknown offset" if diverged is None else f"or before offset {diverged}"
         super().__init__(
-            f"{topic}[{partition}]: the log was truncated at {where}, and we have read up to {next_offset}. "
-            "Find out which records the brokers lost, then restore a checkpoint from before them (steelyard replay)."
+            f"{topic}[{partition}]: the log was truncated at {where}, "
+            f"and we have read up to {next_offset}. Find out which records the brokers lost, "
+            "then restore a checkpoint from before them (steelyard replay)."
         )
         self.topic = topic
         self.partition = partition
@@ -164,7 +196,7 @@ class LogTruncated(ConsumersError):
 
 
 class TopicRecreated(ConsumersError):
-    """A topic was deleted and made again while we read it: the same offsets now name other records."""
+    """A topic was deleted and made again: the same offsets now name other records."""
 
     unsafe = True
     exit_code = 3
@@ -172,14 +204,15 @@ class TopicRecreated(ConsumersError):
     def __init__(self, topic: str, known: str, found: str) -> None:
         """Name the topic and both ids."""
         super().__init__(
-            f"topic {topic!r} was deleted and made again: its id was {known} and is {found}, so the next offsets mean nothing in it. "
-            "Bring the old topic back, or let an operator say at which offsets to go on (steelyard offsets reset)."
+            f"topic {topic!r} was deleted and made again: its id was {known} and is {found}, "
+            "so the next offsets mean nothing in it. Bring the old topic back, "
+            "or let an operator say at which offsets to go on (steelyard offsets reset)."
         )
         self.topic = topic
 
 
 class LogCorrupt(ConsumersError):
-    """A stored batch fails its checksum; reading stops, since skipping it would lose records silently."""
+    """A stored batch fails its checksum; skipping it would lose records silently."""
 
     unsafe = True
     exit_code = 3
@@ -187,7 +220,8 @@ class LogCorrupt(ConsumersError):
     def __init__(self, cause: str) -> None:
         """Name the batch and the remedy."""
         super().__init__(
-            f"{cause}. Reading has stopped. Check the broker's disk, or let an operator skip the batch by offset."
+            f"{cause}. Reading has stopped. "
+            "Check the broker's disk, or let an operator skip the batch by offset."
         )
 
 
@@ -207,7 +241,7 @@ class Unreadable(ConsumersError):
 
 
 class DeadLetterFlood(ConsumersError):
-    """More than one record in twenty of a topic cannot be read: a producer or our code is broken, and setting all aside is no cure."""
+    """Too many records of a topic cannot be read: a producer or our code is broken."""
 
     unsafe = True
     exit_code = 3
@@ -216,9 +250,11 @@ class DeadLetterFlood(ConsumersError):
         self, topic: str, num_unreadable: int, num_records: int, reason: str, last: Invalid
     ) -> None:
         """Name the topic, the share, the most frequent reason, the last example and the remedy."""
+        share = num_unreadable / num_records
         super().__init__(
-            f"topic {topic!r}: {num_unreadable} of the last {num_records} records cannot be read ({num_unreadable / num_records:.1%}), "
-            f"most of them for the reason {reason}; the last is {last}. Reading has stopped before it. "
+            f"topic {topic!r}: {num_unreadable} of the last {num_records} records cannot be read "
+            f"({share:.1%}), most of them for the reason {reason}; the last is {last}. "
+            "Reading has stopped before it. "
             "Mend the producer or deploy the code that reads its records, then start again; "
             "kafka.dead_letters: all sets every one of them aside instead."
         )
@@ -227,7 +263,7 @@ class DeadLetterFlood(ConsumersError):
 
 
 class ChecksumMissing(ConsumersError):
-    """Without crc32c the client would fall back, silently, to a pure-Python checksum three times as slow."""
+    """The package crc32c is missing; the client would silently be three times as slow."""
 
     def __init__(self) -> None:
         """Give the install line."""
@@ -242,7 +278,8 @@ class OptionRefused(ConsumersError):
     def __init__(self, key: str, value: object) -> None:
         """Name the option and the value."""
         super().__init__(
-            f"kafka.options.{key}: got {value!r}, but this option is set by Steelyard and cannot be overridden. Remove it."
+            f"kafka.options.{key}: got {value!r}, but this option is set by Steelyard "
+            "and cannot be overridden. Remove it."
         )
 
 

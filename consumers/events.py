@@ -1,6 +1,7 @@
-"""Everything that can happen to an item: shown, clicked, bought, described; as we hold it and as it is written (UBI 1.3 names).
+"""Events of an item (shown, clicked, bought, described), decoded and on the wire (UBI 1.3 names).
 
-Times are integer microseconds since the Unix epoch, in event time. The wire types (`*Wire`) are the source of the published JSON Schemas.
+Times are integer microseconds since the Unix epoch, in event time. The wire types (`*Wire`) are the
+source of the published JSON Schemas.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Kind(enum.StrEnum):
-    """What a topic carries."""
+    """The kind of events of a topic."""
 
     EXPOSURE = "exposure"
     CLICK = "click"
@@ -28,11 +29,12 @@ class Kind(enum.StrEnum):
     ITEM = "item"
 
 
-# --- as we hold it; the codec builds these by position, since msgspec takes fields by keyword at several times the price ---------------
+# --- decoded ------------------------------------------------------------------------------------
+# The codec builds these by position: msgspec takes fields by keyword at several times the price.
 
 
 class Candidate(msgspec.Struct, frozen=True, gc=False):
-    """One item of an exposure with what was written inline about it; None where nothing was."""
+    """One item of an exposure with its inline text and attributes; None where there are none."""
 
     object_id: str
     text: str | None = None
@@ -40,18 +42,26 @@ class Candidate(msgspec.Struct, frozen=True, gc=False):
 
 
 class Exposure(msgspec.Struct, frozen=True, gc=False):
-    """Shown: a query with its ranked candidates."""
+    """Shown: a query with its ranked candidates.
+
+    Attributes:
+        hits: object ids in display order.
+        candidates: inline text and attributes, by object id.
+        identity: equal for two records of the same event; None when nothing identifies it.
+        clamped: its time was ahead of the log's, and was set to it.
+        num_cut_chars: characters cut off the query.
+    """
 
     query_id: str
     client_id: str
     user_query: str
-    hits: tuple[str, ...]  #: object ids in display order
-    candidates: dict[str, Candidate]  #: what was written inline, by object id
+    hits: tuple[str, ...]
+    candidates: dict[str, Candidate]
     time_us: int
     position: Position
-    identity: bytes | None  #: what makes it the same event again; None when nothing does
-    clamped: bool = False  #: its time was ahead of the log's, and was set to it
-    num_cut_chars: int = 0  #: characters cut off the query
+    identity: bytes | None
+    clamped: bool = False
+    num_cut_chars: int = 0
 
 
 class Click(msgspec.Struct, frozen=True, gc=False):
@@ -84,7 +94,7 @@ class Purchase(msgspec.Struct, frozen=True, gc=False):
 
 
 class ItemUpdate(msgspec.Struct, frozen=True, gc=False):
-    """Described: text and attributes of an item from now on; `text=None` means that it is gone."""
+    """Described: text and attributes of an item from now on; `text=None` deletes it."""
 
     object_id: str
     text: str | None
@@ -95,7 +105,7 @@ class ItemUpdate(msgspec.Struct, frozen=True, gc=False):
 
 
 class Other(msgspec.Struct, frozen=True, gc=False):
-    """An action that nothing is learned from (view, watch, add_to_cart); its time still counts."""
+    """An action that is not learned from (view, watch, add_to_cart); its time still counts."""
 
     client_id: str
     time_us: int
@@ -105,7 +115,7 @@ class Other(msgspec.Struct, frozen=True, gc=False):
 
 Event: TypeAlias = Exposure | Click | Purchase | ItemUpdate | Other
 
-# --- as it is written -----------------------------------------------------------------------------------------------------------
+# --- on the wire --------------------------------------------------------------------------------
 
 Name: TypeAlias = Annotated[str, Meta(max_length=100)]
 Id: TypeAlias = Annotated[str, Meta(min_length=1, max_length=100)]
@@ -116,7 +126,7 @@ WireAttributes: TypeAlias = dict[str, str | int | float | bool | None]
 
 
 class CandidateWire(msgspec.Struct, omit_defaults=True, gc=False):
-    """What is written inline about one hit."""
+    """Inline text and attributes of one hit."""
 
     object_id: ObjectId
     text: str | None = None
@@ -163,13 +173,13 @@ class ObjectWire(msgspec.Struct, omit_defaults=True, gc=False):
 
 
 class PositionWire(msgspec.Struct, omit_defaults=True, gc=False):
-    """Where the item stood in the list; `{}` says nothing."""
+    """Place of the item in the list; `{}` says nothing."""
 
     ordinal: Annotated[int, Meta(description="1-based")] | None = None
 
 
 class EventAttributesWire(msgspec.Struct, omit_defaults=True, gc=False):
-    """What is known about a click or a purchase."""
+    """Attributes of a click or a purchase."""
 
     object: ObjectWire
     event_id: str | int | None = None
@@ -181,7 +191,7 @@ class EventAttributesWire(msgspec.Struct, omit_defaults=True, gc=False):
 
 
 class ActionWire(msgspec.Struct, omit_defaults=True, gc=False):
-    """A UBI event: click, purchase, or an action that we do not learn from."""
+    """A UBI event: click, purchase, or an action that is not learned from."""
 
     action_name: Annotated[
         str,
@@ -204,7 +214,7 @@ class ActionWire(msgspec.Struct, omit_defaults=True, gc=False):
 
 
 class ActionHeadWire(msgspec.Struct, gc=False):
-    """What every UBI event has."""
+    """Fields of every UBI event."""
 
     action_name: str
     client_id: Id
@@ -220,7 +230,7 @@ class ItemWire(msgspec.Struct, omit_defaults=True, gc=False):
     timestamp: Timestamp | None = None
 
 
-# --- writers --------------------------------------------------------------------------------------------------------------------
+# --- writers ------------------------------------------------------------------------------------
 
 _encode = msgspec.json.Encoder().encode
 

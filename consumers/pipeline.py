@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated
+
+from msgspec import Meta
 
 from consumers import state
 from consumers.assembler import Assembler
@@ -23,19 +26,20 @@ from consumers.reading.schedule import Observe, Schedule
 from consumers.reporting import Reporting
 from consumers.source import Source
 from consumers.telemetry import Telemetry
+from weighting.constraints import Count, NotNegative, check
 from weighting.provenance import Audit, Gap, Offsets, TopicPartition
 from weighting.sample import Batch, Signal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Topics:
-    """Which topic carries what; None where there is none."""
+    """Names of the topics."""
 
-    exposures: str | None = "exposures"
-    clicks: str = "clicks"
-    purchases: str = "purchases"
-    items: str | None = "items"
-    dead_letter: str = "steelyard.deadletter"
+    exposures: Annotated[str | None, Meta(description="Exposures; null without any.")] = "exposures"
+    clicks: Annotated[str, Meta(description="Clicks.")] = "clicks"
+    purchases: Annotated[str, Meta(description="Purchases.")] = "purchases"
+    items: Annotated[str | None, Meta(description="Item catalogue; null without one.")] = "items"
+    dead_letter: Annotated[str, Meta(description="Dead letters.")] = "steelyard.deadletter"
 
     def kinds(self) -> dict[str, Kind]:
         """Return the kind of every topic that is read."""
@@ -50,19 +54,16 @@ class Topics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchConfig:
-    """When a batch closes: at the first event boundary with at least `size` samples, or after `flush_seconds`."""
+    """Close of a batch: at the first event boundary with `size` samples, or after a wait."""
 
-    size: int = 32
-    flush_seconds: float = 1.0  #: on the injected clock, since the oldest sample that waits
+    size: Annotated[Count, Meta(description="Least number of samples.")] = 32
+    flush_seconds: Annotated[
+        NotNegative, Meta(description="Longest wait of a sample, on the injected clock.")
+    ] = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse a batch that never closes; the error names key, value and expectation."""
-        if self.size < 1:
-            raise ValueError(f"batch.size: got {self.size}, expected a number >= 1")
-        if self.flush_seconds < 0:
-            raise ValueError(
-                f"batch.flush_seconds: got {self.flush_seconds}, expected a number >= 0"
-            )
+        """Check every field."""
+        check(self, "batch")
 
 
 class Pipeline:

@@ -1,4 +1,4 @@
-"""What we ask of any log: poll, position, seek, pause, resume, first and last offsets."""
+"""Protocols of a partitioned log: `Source` to read by position, `Sink` to write."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from weighting.provenance import TopicPartition
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
-    """Bytes on a topic, with a position; nothing is decoded yet."""
+    """Bytes on a topic, with a position; nothing is decoded yet.
+
+    Attributes:
+        timestamp_us: append time, or the producer's where the topic keeps that; -1 when there is
+            none.
+    """
 
     topic: str
     partition: int
     offset: int
-    timestamp_us: (
-        int  #: append time, or the producer's where the topic keeps that; -1 when there is none
-    )
+    timestamp_us: int
     key: bytes | None
     value: bytes | None
     headers: tuple[tuple[str, bytes], ...] = ()
@@ -31,9 +34,10 @@ class Source(Protocol):
         """Return all partitions that are read, sorted."""
 
     def poll(self, timeout_seconds: float) -> list[Record]:
-        """Return the next records of the partitions that are not paused, in offset order within each partition.
+        """Return the next records of the partitions that are not paused.
 
-        Waits at most about `timeout_seconds`, and returns `[]` when there are none or the brokers do not answer.
+        They are in offset order within each partition. Waits at most about `timeout_seconds`, and
+        returns `[]` when there are none or the brokers do not answer.
 
         Raises:
             OffsetLost: a next offset lies outside of the retained range.
@@ -46,10 +50,10 @@ class Source(Protocol):
         """Continue with `offset`."""
 
     def pause(self, partitions: Iterable[TopicPartition]) -> None:
-        """Deliver nothing of these until they are resumed."""
+        """Deliver nothing of these partitions until they are resumed."""
 
     def resume(self, partitions: Iterable[TopicPartition]) -> None:
-        """Deliver these again."""
+        """Deliver these partitions again."""
 
     def beginning_offsets(self) -> Mapping[TopicPartition, int]:
         """Return the oldest retained offset of every partition.
@@ -59,14 +63,14 @@ class Source(Protocol):
         """
 
     def end_offsets(self) -> Mapping[TopicPartition, int]:
-        """Return the offset that the next record gets, of every partition; empty while the brokers do not answer."""
+        """Return the end offset of every partition; empty while the brokers do not answer."""
 
     def close(self) -> None:
-        """Let go of connections."""
+        """Close all connections."""
 
 
 class Sink(Protocol):
-    """Somewhere that records are written to."""
+    """A destination of records."""
 
     def send(
         self,

@@ -1,4 +1,4 @@
-"""The Prometheus series of this folder, all of them."""
+"""All Prometheus series of this folder."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from consumers.codec import REASONS
 from consumers.events import Kind
 from weighting.provenance import TopicPartition
 
-#: What became of a record; exactly one word each, in this order of precedence.
+#: Outcomes of a record, in order of precedence; each record has exactly one.
 OUTCOMES = ("invalid", "excluded", "ignored", "duplicate", "miskeyed", "late", "accepted")
 
-#: What became of an event in the join. An exposure ends matched, expired or evicted; a click is matched, inferred, duplicate or orphan when
-#: it comes and, unless it is a duplicate, counts again as expired or evicted if it ends so; a purchase has one result.
+#: Results of an event in the join. An exposure ends matched, expired or evicted. A click is
+#: matched, inferred, duplicate or orphan when it comes; unless it is a duplicate, it counts again
+#: as expired or evicted if it ends so. A purchase has one result.
 RESULTS = {
     "exposure": ("matched", "expired", "evicted"),
     "click": ("matched", "inferred", "duplicate", "orphan", "expired", "evicted"),
@@ -28,20 +29,8 @@ _EVENTS = {
     Kind.ITEM: ("item",),
 }
 
-_AGE_BUCKETS = (
-    1,
-    10,
-    60,
-    300,
-    1800,
-    3600,
-    21600,
-    86400,
-    3 * 86400,
-    7 * 86400,
-    14 * 86400,
-    30 * 86400,
-)
+_DAY = 86_400
+_AGE_BUCKETS = (1, 10, 60, 300, 1800, 3600, 21600, _DAY, 3 * _DAY, 7 * _DAY, 14 * _DAY, 30 * _DAY)
 
 
 class Telemetry:
@@ -98,7 +87,8 @@ class Telemetry:
         )
         self.retention_headroom = gauge(
             "consumer_retention_headroom_seconds",
-            "How long until the broker may delete the next record; of topics that are kept for ever, or of which that is unknown, none.",
+            "How long until the broker may delete the next record; none where a topic is kept for "
+            "ever, or that is unknown.",
             by_partition,
         )
         self.unaccounted = gauge(

@@ -1,42 +1,51 @@
-"""What can go wrong while wiring and running, drawn as a tree; each class says `retriable`.
+"""Errors of wiring and running; each class says whether to try again, and its exit code.
 
 DeployError
-├── BrokerError               about the Kafka that we start ourselves
-│   ├── BrokerUnavailable     its packages cannot be had here: nothing was started
-│   └── BrokerFailed          it was started, or its packages looked at, and something is wrong
-├── SettingsError             keys, values or variables that are wrong, all of them
-├── PortTaken                 a port that we should listen on is in use
-├── Unsafe                    an operator's command was refused: nothing was written (exit code 3)
+├── BrokerError               the local Kafka broker
+│   ├── BrokerUnavailable     its packages cannot be had; nothing was started (retriable)
+│   └── BrokerFailed          it was started, or its packages checked, and something is wrong
+├── SettingsError             wrong keys, values or variables, all of them
+├── PortTaken                 a port to listen on is in use
+├── Unsafe                    an operator's command was refused: nothing was written
 └── UsageError                a command was called with what it cannot use
 """
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 
 class DeployError(Exception):
     """Base of this folder's errors; the message says what, where and what to do."""
 
-    retriable = False
-    exit_code = 1
+    retriable: ClassVar[bool] = False
+    exit_code: ClassVar[int] = 1  #: of a process that ends with it
 
 
 class BrokerError(DeployError):
-    """About the Kafka that we start ourselves."""
+    """Error of the local Kafka broker."""
 
 
 class BrokerUnavailable(BrokerError):
-    """The packages cannot be had: not cached and no network, or the extra is not installed. Tests skip on it, loudly."""
+    """Missing packages: not cached and no network, or the extra is not installed.
+
+    Tests skip on it, loudly.
+    """
 
     retriable = True
     exit_code = 75
 
 
 class BrokerFailed(BrokerError):
-    """A package differs from its pin, or the broker did not become ready; holds the end of the broker's own log."""
+    """A package that differs from its pin, or a broker that did not become ready.
+
+    The message holds the end of the broker's own log.
+    """
 
 
 class SettingsError(DeployError):
-    """What is wrong with the settings, all at once: one line each with place, key, value and expectation."""
+    """All problems of the settings: one line each with place, key, value and expectation."""
+
+    exit_code = 2
 
     exit_code = 2
 
@@ -47,25 +56,29 @@ class SettingsError(DeployError):
 
 
 class PortTaken(DeployError):
-    """Somebody else listens where we should."""
+    """Another process listens on the port."""
 
     def __init__(self, host: str, port: int, key: str, cause: OSError) -> None:
         """Name the address, the setting that chose it, and the system's answer."""
-        why = (cause.strerror or str(cause)).partition(" (while attempting")[
-            0
-        ]  # where Python names the address once more
-        super().__init__(
-            f"cannot listen on {host}:{port} ({why}). Stop what does, or set {key} to another port."
-        )
+        reason = cause.strerror or str(cause)
+        # Python names the address once more.
+        reason = reason.partition(" (while attempting")[0]
+        remedy = f"Stop what does, or set {key} to another port."
+        super().__init__(f"cannot listen on {host}:{port} ({reason}). {remedy}")
 
 
 class Unsafe(DeployError):
-    """What was asked for would lose or double what the guarantee covers, or it cannot be known that it would not; nothing was written."""
+    """Refused: it would, or might, lose or double what the guarantee covers.
+
+    Nothing was written.
+    """
+
+    exit_code = 3
 
     exit_code = 3
 
 
 class UsageError(DeployError):
-    """A command was called with what it cannot use; names it and what would do."""
+    """Wrong use of a command; the message names it and what would do."""
 
     exit_code = 2

@@ -109,7 +109,7 @@ class Evaluation:
         return _report(self._blocks)
 
     def latest(self) -> dict[str, float]:
-        """Return the figures of the newest blocks, at least 8 where there are as many."""
+        """Return the figures of the newest blocks: 8 or 9, if there are as many."""
         return _report(self._blocks[-_LATEST - 1 :])
 
     def quarters(self) -> list[dict[str, float]]:

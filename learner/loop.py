@@ -128,13 +128,12 @@ class _Steps:
         return next(stream, Signal.ENDED)
 
     def offer(self, pulled: Batch | Signal) -> _Offer:
-        """Say what this rank has; no checkpoint is taken while journaled steps are left."""
-        has_batch = isinstance(pulled, Batch)
-        return _Offer(
-            part=Part(pulled.polls, pulled.cause) if isinstance(pulled, Batch) else NO_BATCH,
-            ended=pulled is Signal.ENDED,
-            checkpoint_due=not self.redo.pending and self.publisher.due(more=has_batch),
-        )
+        """Return this rank's offer; no checkpoint is due while journaled steps are left."""
+        part = NO_BATCH
+        if isinstance(pulled, Batch):
+            part = Part(pulled.polls, pulled.cause)
+        due = not self.redo.pending and self.publisher.due(more=part.has_batch)
+        return _Offer(part, pulled is Signal.ENDED, due)
 
     def take(self, parts: Sequence[Part], samples: Sequence[Sample]) -> StepReport | Signal:
         """Journal a step of all ranks' `parts`, then learn our own `samples` of it."""

@@ -1,4 +1,4 @@
-"""The encoder's part of a score: one logit per task for a (query, item) pair.
+"""The encoder's part of a score: one logit per task and pair.
 
 Legend: N pairs, D width, K tasks.
 
@@ -102,7 +102,7 @@ class Ranker(nn.Module):
             self.get_parameter(f"{name}_scale").clamp_(min=0.0)
 
     def forward(self, queries: Sequence[str], items: Sequence[str]) -> PairLogits:
-        """Score N pairs of query text and item text; each distinct text is encoded once."""
+        """Score N pairs of query and item; encode each distinct text once."""
         rows = {text: row for row, text in enumerate(dict.fromkeys([*queries, *items]))}
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.cross is None):
             vectors = self._encode(list(rows))
@@ -131,7 +131,10 @@ class Ranker(nn.Module):
         )
 
     def _encode(self, texts: Sequence[str]) -> Tensor:
-        """Return unit vectors (n, D) of texts; kept per text where nothing may learn from them."""
+        """Return unit vectors (n, D) of texts.
+
+        In inference mode, where nothing may learn from them, they are kept per text.
+        """
         ids = [self.texts.ids(text) for text in texts]
         if not ids or not torch.is_inference_mode_enabled():
             encoded: Tensor = self.encoder(ids)

@@ -1,11 +1,11 @@
-"""Residual of a recurring query: a vector in the encoder's space, zero for a query never seen.
+"""Residual of a recurring query: a vector in the encoder's space.
 
 Legend: D width, n items of one query, Q queries.
 
 The served vector of a query is u + r, u the encoder's and r this residual, so the encoder's logit
 of an item v is s u.v + r.v (+ bias). What is learned about the items that were shown so carries
-over to items that resemble them and were not; a query never seen keeps the encoder's own ranking
-exactly.
+over to items that resemble them and were not. The residual of a query never seen is zero: such a
+query keeps the encoder's own ranking exactly.
 
 r is the MAP estimate of a click rate under the position-based model: item i of the query has
 clicks c_i and exposure e_i (each showing counts for its examination probability),
@@ -23,15 +23,17 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 from scipy.special import expit
 
 from learner.errors import Corrupt
 from weighting.checks import check_finite, check_weights
+from weighting.constraints import Count, NotNegativeInt, check
 
 Vector = NDArray[np.float32]
 FORMAT = 1
@@ -39,35 +41,27 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResidualConfig:
-    """How fast and how far a query may leave its text.
+    """Residual of recurring queries: what they learn beyond their text."""
 
-    Attributes:
-        shrinkage: lambda, precision of the Gaussian prior on r.
-        steps: gradient steps for each batch that a query occurs in; 0 switches the residual off.
-        max_exposure: exposure of an item beyond which its counts are halved: old clicks fade.
-        max_queries: queries remembered; the one unseen for longest goes first.
-        max_items: items counted per query; the one counted first is forgotten first.
-    """
-
-    shrinkage: float = 1.0
-    steps: int = 2
-    max_exposure: float = 500.0
-    max_queries: int = 50_000
-    max_items: int = 1_000
+    shrinkage: Annotated[
+        float, Meta(ge=1e-6, description="Precision of the Gaussian prior on the residual.")
+    ] = 1.0
+    steps: Annotated[
+        NotNegativeInt, Meta(description="Gradient steps per batch with the query; 0 disables it.")
+    ] = 2
+    max_exposure: Annotated[
+        float, Meta(ge=1, description="Exposure of an item beyond which its counts are halved.")
+    ] = 500.0
+    max_queries: Annotated[
+        Count, Meta(description="Queries kept; the least recent is evicted first.")
+    ] = 50_000
+    max_items: Annotated[
+        Count, Meta(description="Items counted per query; the oldest is evicted first.")
+    ] = 1_000
 
     def __post_init__(self) -> None:
-        """Refuse what has no meaning.
-
-        Raises:
-            ValueError: names key, value and expectation.
-        """
-        least = {"shrinkage": 1e-6, "steps": 0, "max_exposure": 1, "max_queries": 1, "max_items": 1}
-        for key, lowest in least.items():
-            value = getattr(self, key)
-            if not value >= lowest:
-                raise ValueError(
-                    f"learner.residual.{key}: got {value!r}, expected a number >= {lowest}"
-                )
+        """Check every field."""
+        check(self, "learner.residual")
 
 
 class _Recurring:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import MutableMapping, Sequence
 from pathlib import Path
 
-import msgspec
 import torch
 from scipy.special import expit
 
@@ -58,7 +57,7 @@ def load_scorer(
     )
     residual = QueryResidual(encoder.width)
     residual.load_vectors(state.queries, state.residuals)
-    weigher = Weigher(msgspec.convert(settings.weighting, WeigherConfig))
+    weigher = Weigher(WeigherConfig.from_disk(settings.weighting))
     weigher.restore(state.estimators)
     ranker = Ranker(
         encoder,
@@ -69,7 +68,7 @@ def load_scorer(
         exponent=weigher.scheme.exponent,
     )
     ranker.load_heads(state.heads)
-    served = ServedScore(weigher.scheme)
+    served = ServedScore(weigher.scheme.invert)
     served.restore(state.stackers)
     return ModelScorer(version, ranker, weigher, served)
 

@@ -9,16 +9,18 @@ task: the product of the conditional probabilities from the task without a paren
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from weighting.estimators.stacker import Stacker
-from weighting.schemes.scheme import Scheme
 from weighting.tasks import TASKS, Task, TaskName
 
 Array = NDArray[np.float64]
+Invert: TypeAlias = Callable[[Array, float], Array]
+"""Logits (N,) of a model trained under weights, and the prior -> logits (N,) of p(y=1|x)."""
 
 
 def root(tasks: Mapping[TaskName, Task] = TASKS) -> TaskName:
@@ -56,18 +58,18 @@ class ServedScore:
     """Stacker of each task, with the inversion that comes before it.
 
     >>> from weighting.schemes.uniform import Uniform
-    >>> served = ServedScore(Uniform())
+    >>> served = ServedScore(Uniform().invert)
     >>> served.logit("click", np.array([2.0]), np.array([-1.0]), prior=0.1).tolist()
     [0.5]
     """
 
-    def __init__(self, scheme: Scheme) -> None:
+    def __init__(self, invert: Invert) -> None:
         """Start with untrained stackers.
 
         Args:
-            scheme: weighting scheme that the encoder is trained under.
+            invert: undoes the importance weights that the encoder is trained under.
         """
-        self._scheme = scheme
+        self.invert = invert
         self.stackers = {task: Stacker() for task in TASKS}
 
     def logit(self, task: TaskName, encoder: Array, memory: Array, *, prior: float) -> Array:
@@ -79,7 +81,7 @@ class ServedScore:
             memory: (N,) logits of the memorisation model.
             prior: p(y=1) of the task, as used in the importance weights.
         """
-        return self.stackers[task].get(self.inverted(encoder, prior=prior), memory)
+        return self.stackers[task].get(self.invert(encoder, prior), memory)
 
     def learn(
         self,
@@ -92,11 +94,7 @@ class ServedScore:
         prior: float,
     ) -> None:
         """Let a stacker learn N samples: logits as in `logit`, labels and weights (N,)."""
-        self.stackers[task].learn(self.inverted(encoder, prior=prior), memory, label, weight)
-
-    def inverted(self, encoder: Array, *, prior: float) -> Array:
-        """Return the encoder's logits (N,) of p(y=1|x), without the importance weights."""
-        return self._scheme.invert(encoder, prior)
+        self.stackers[task].learn(self.invert(encoder, prior), memory, label, weight)
 
     def snapshot(self) -> dict[TaskName, bytes]:
         """Return the state of each stacker."""

@@ -21,7 +21,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -104,7 +103,7 @@ class Trainer:
         self.config = config
         self.weigher = weigher
         self.process_group: ProcessGroup = process_group or SingleProcess()
-        self.served = ServedScore(weigher.scheme)
+        self.served = ServedScore(weigher.scheme.invert)
         self.evaluations = {task: Evaluation() for task in TASKS}
         self.step_number = 0
         self.num_samples = 0
@@ -122,14 +121,14 @@ class Trainer:
             Texts(pretrained.tokenizer, max_tokens=config.max_tokens),
             QueryResidual(encoder.width, config.residual),
             interaction=config.interaction,
-            logit_scale=config.scale,
+            logit_scale=config.logit_scale,
             exponent=weigher.scheme.exponent,
         )
         self._optimizer = Optimizer(config, self.ranker, self.process_group)
         self._gradient = GradientPass(
             config, self.ranker, self._optimizer, self.process_group, scoring
         )
-        self._hugging_face = _hugging_face_files(pretrained.model, pretrained.tokenizer)
+        self._hugging_face = layout.hugging_face_files(pretrained.model, pretrained.tokenizer)
         self._frozen_model: bytes | None = None
 
     @property
@@ -193,7 +192,7 @@ class Trainer:
         self._losses = LossWatch()
 
     def _gather(self, samples: Sequence[Sample]) -> tuple[Sequence[Sample], range]:
-        """Return the samples of all processes, in rank order, and the places of our own."""
+        """Return all processes' samples, in rank order, and the places of our own."""
         if self.process_group.world == 1:
             return samples, range(len(samples))
         shares = [
@@ -222,7 +221,7 @@ class Trainer:
         """Let each query's residual learn its weighted clicks and exposures of this step."""
         task = root()
         prior = weighted.prior.get(task, self.weigher.prior(task))
-        base = self.served.inverted(scored.base.astype(np.float64), prior=prior)
+        base = self.served.invert(scored.base.astype(np.float64), prior)
         for query, counts in query_counts(weighted, task).items():
             rows = counts.places
             self.ranker.residual.learn(
@@ -292,7 +291,7 @@ class Trainer:
     def _scoring_settings(self) -> layout.ScoringSettings:
         ranker = self.ranker
         return layout.ScoringSettings(
-            weighting=self.weigher.config,
+            weighting=self.weigher.config.on_disk(),
             interaction=ranker.interaction,
             max_tokens=ranker.texts.max_tokens,
             pooling=ranker.encoder.pooling,
@@ -318,7 +317,11 @@ class Trainer:
         )
 
     def restore(self, read: layout.Read) -> None:
-        """Restore the state that the files of a version hold; `read` gives a file by its path."""
+        """Restore the state that the files of a version hold.
+
+        Args:
+            read: gives a file by its path in the version.
+        """
         ranker = self.ranker
         ranker.encoder.model.load_state_dict(layout.read_model(read))
         scoring, training = layout.read_scoring(read), layout.read_training(read)
@@ -342,7 +345,10 @@ def _tasks(samples: Sequence[Sample]) -> NDArray[np.object_]:
 
 
 def _counted(trained: tuple[int, int], samples: Sequence[Sample]) -> tuple[int, int]:
-    """Add samples to a number and digest; the same for any batching of the same log."""
+    """Add samples to a number and digest.
+
+    The result is the same for any batching of the same log.
+    """
     number, sum64 = trained
     for s in samples:
         sum64 += int.from_bytes(blake2b(s.sample_id.encode(), digest_size=8).digest(), "little")
@@ -355,17 +361,6 @@ def _finite(samples: Sequence[Sample], scored: Scored) -> bool:
     return all(
         bool(np.isfinite(logits[tasks == task]).all()) for task, logits in scored.by_task.items()
     )
-
-
-def _hugging_face_files(model: Any, tokenizer: Any) -> dict[str, bytes]:
-    """Encode the parts of a Hugging Face folder that never change."""
-    raw = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 512}
-    special = {key: str(value) for key, value in tokenizer.special_tokens_map.items()}
-    return {
-        "config.json": model.config.to_json_string().encode(),
-        "tokenizer.json": tokenizer.backend_tokenizer.to_str().encode(),
-        "tokenizer_config.json": msgspec.json.encode({**raw, **special}, order="sorted"),
-    }
 
 
 def _copy(tensor: torch.Tensor) -> torch.Tensor:

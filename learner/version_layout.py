@@ -56,7 +56,7 @@ class ScoringSettings(msgspec.Struct, kw_only=True):
 
     Attributes:
         format: of the version.
-        weighting: `WeigherConfig`, still encoded after `read_scoring`.
+        weighting: settings of the weigher, as `WeigherConfig.on_disk` writes them.
         interaction: ``bi_encoder`` or ``cross_encoder``.
         max_tokens: longest text in tokens.
         pooling: of the encoder.
@@ -76,7 +76,7 @@ class ScoringSettings(msgspec.Struct, kw_only=True):
 
 
 class Progress(msgspec.Struct, kw_only=True):
-    """How far training has come; what an older checkpoint does not say is as at the start.
+    """Progress of training; a key missing in an older checkpoint has its start value.
 
     Attributes:
         format: of the version.
@@ -163,6 +163,17 @@ def training_files(state: TrainingState) -> dict[str, bytes]:
         EVALUATIONS: msgspec.msgpack.encode(state.evaluations, order="sorted"),
         OPTIMIZER: blobs.tensors_to_bytes(state.optimizer),
         PROGRESS: msgspec.json.encode(state.progress, order="sorted"),
+    }
+
+
+def hugging_face_files(model: Any, tokenizer: Any) -> dict[str, bytes]:
+    """Encode configuration and tokenizer of an encoder, which never change."""
+    raw = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 512}
+    special = {key: str(value) for key, value in tokenizer.special_tokens_map.items()}
+    return {
+        "config.json": model.config.to_json_string().encode(),
+        "tokenizer.json": tokenizer.backend_tokenizer.to_str().encode(),
+        "tokenizer_config.json": msgspec.json.encode({**raw, **special}, order="sorted"),
     }
 
 

@@ -1,6 +1,7 @@
-"""The frozen surfaces, computed from the code; run as `python -m tests.accept_surface`, writes them down as they are now.
+"""Frozen surfaces, computed from the code; `python -m tests.accept_surface` writes them.
 
-A surface is what somebody outside relies on. Each is one file under `tests/surface/`, compared by `tests/test_surface.py`.
+A surface is what somebody outside relies on. Each is one file under `tests/surface/`, compared by
+`tests/test_surface.py`.
 """
 
 import ast
@@ -16,6 +17,7 @@ GOLDEN = ROOT / "tests" / "surface"
 DOOR_MODULES = (
     "weighting/sample.py",
     "weighting/weigher.py",
+    "weighting/weighted.py",
     "consumers/pipeline.py",
     "learner/artifact.py",
     "serving/app.py",
@@ -25,7 +27,7 @@ DOOR_MODULES = (
 
 
 def doors() -> Iterator[str]:
-    """Public classes, fields, methods and functions of the door modules, with their parameters; read, not imported."""
+    """Public names of the door modules, with types and parameters; read, not imported."""
     for name in DOOR_MODULES:
         if (ROOT / name).exists():
             for line in _public(ast.parse((ROOT / name).read_text()).body):
@@ -72,11 +74,10 @@ def commands() -> Iterator[str]:
 
 def settings() -> Iterator[str]:
     """Every settings key, with its default."""
-    module = importlib.import_module("deploy.settings.tree")
-    yield from (
-        f"{entry.key} = {json.dumps(entry.value, default=str)}"
-        for entry in module.describe(module.Settings())
-    )
+    tree = importlib.import_module("deploy.settings.tree")
+    render = importlib.import_module("deploy.settings.render")
+    for entry in render.describe(tree.Settings()):
+        yield f"{entry.key} = {json.dumps(entry.value)}"
 
 
 def event_schemas() -> Iterator[str]:
@@ -98,7 +99,7 @@ SURFACES: Mapping[str, tuple[str, Callable[[], Iterator[str]]]] = {
     "doors.txt": ("weighting/sample.py", doors),
     "series.txt": ("consumers/telemetry.py", series),
     "commands.txt": ("deploy/cli/app.py", commands),
-    "settings.txt": ("deploy/settings/tree.py", settings),
+    "settings.txt": ("deploy/settings/render.py", settings),
     "events.json": ("consumers/codec.py", event_schemas),
     "http.json": ("serving/wire/openapi.py", http),
 }
@@ -122,13 +123,22 @@ def _public(body: list[ast.stmt]) -> Iterator[str]:
         elif isinstance(node, ast.FunctionDef) and (
             node.name == "__init__" or not node.name.startswith("_")
         ):
-            yield f"{node.name}({ast.unparse(node.args)}) -> {ast.unparse(node.returns) if node.returns else None}"
+            returned = ast.unparse(node.returns) if node.returns else None
+            yield f"{node.name}({ast.unparse(node.args)}) -> {returned}"
         elif (
             isinstance(node, ast.AnnAssign)
             and isinstance(node.target, ast.Name)
             and not node.target.id.startswith("_")
         ):
-            yield f"{node.target.id}: {ast.unparse(node.annotation)}"
+            yield f"{node.target.id}: {ast.unparse(_without_metadata(node.annotation))}"
+
+
+def _without_metadata(annotation: ast.expr) -> ast.expr:
+    """Return the type that `Annotated` gives bounds and a help text."""
+    match annotation:
+        case ast.Subscript(value=ast.Name(id="Annotated"), slice=ast.Tuple(elts=[kind, *_])):
+            return kind
+    return annotation
 
 
 def _commands(command: Any, words: str) -> Iterator[str]:

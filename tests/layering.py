@@ -12,9 +12,14 @@ from pathlib import Path
 
 DOORS: Mapping[str, set[str]] = {
     "weighting": set(),
-    "consumers": {"weighting.sample", "weighting.provenance", "weighting.tasks"},
+    "consumers": {
+        "weighting.sample",
+        "weighting.provenance",
+        "weighting.tasks",
+        "weighting.constraints",
+    },
     "learner": {"weighting"},
-    "serving": {"learner.artifact"},
+    "serving": {"learner.artifact", "weighting.constraints"},
     "deploy": {"weighting", "consumers", "learner", "serving"},
 }
 """folder -> what it may import of our other folders; a bare folder opens all of it."""
@@ -34,7 +39,6 @@ FENCED: Mapping[str, set[str]] = {
     "uvicorn": {"deploy.roles.serve"},
     "typer": {"deploy"},
     "rich": {"deploy"},
-    "pydantic": {"deploy.settings.tree"},
     "yaml": {"deploy.settings.yaml"},
     "structlog": {"deploy.process.observability"},
     "pyarrow": {"deploy", "consumers.file_source"},

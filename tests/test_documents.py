@@ -23,7 +23,9 @@ from consumers.source import Record
 from deploy.admin.events import validate
 from deploy.cli.app import app
 from deploy.process.terminal import Output
-from deploy.settings.tree import Settings, describe, load
+from deploy.settings.load import load
+from deploy.settings.render import describe
+from deploy.settings.tree import Settings
 from learner.artifact import Store
 from serving.app import ROUTES
 from tests.layering import DOORS, modules

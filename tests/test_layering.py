@@ -24,12 +24,12 @@ PLANTED = {
     "a folder knows one above it": (
         "consumers/join.py",
         "from learner.encoder.model import Encoder",
-        "consumers may import weighting.provenance, weighting.sample, weighting.tasks of ours",
+        "consumers may import weighting.constraints, weighting.provenance, weighting.sample, weighting.tasks of ours",
     ),
     "a folder goes around a door": (
         "consumers/join.py",
         "import weighting.ratio",
-        "consumers may import weighting.provenance, weighting.sample, weighting.tasks of ours",
+        "consumers may import weighting.constraints, weighting.provenance, weighting.sample, weighting.tasks of ours",
     ),
     "a lazy import counts": (
         "weighting/sample.py",
@@ -178,7 +178,7 @@ def test_the_server_loads_neither_kafka_nor_the_consumers() -> None:
     assert not loaded_after("import serving.app") & {"kafka", "consumers"}
 
 
-@pytest.mark.skipif(not (ROOT / "deploy/cli.py").exists(), reason="no command line yet")
+@pytest.mark.skipif(not (ROOT / "deploy/cli/app.py").exists(), reason="no command line yet")
 def test_help_is_shown_without_loading_torch() -> None:
     help_ = "import sys\nsys.argv = ['steelyard', '--help']\nfrom deploy.cli.app import main\ntry:\n    main()\nexcept SystemExit:\n    pass"
     assert not loaded_after(help_) & {"torch", "transformers", "river", "kafka"}

@@ -1,4 +1,4 @@
-"""What somebody outside relies on changes only by decision: doors, series, commands, settings, events, HTTP."""
+"""Frozen surfaces change only by decision: doors, series, commands, settings, events, HTTP."""
 
 import difflib
 
@@ -21,7 +21,8 @@ def test_the_surface_is_the_one_that_was_accepted(golden: str) -> None:
     )
     if difference:
         pytest.fail(
-            f"tests/surface/{golden} and the code differ. If this is meant: python -m tests.accept_surface, commit the file, "
+            f"tests/surface/{golden} and the code differ. "
+            "If this is meant: python -m tests.accept_surface, commit the file, "
             "and give CHANGELOG.md a line for whoever relies on it.\n" + "\n".join(difference),
             pytrace=False,
         )

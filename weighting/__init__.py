@@ -1,1 +1,1 @@
-"""How much a sample should count."""
+"""Sample weights, and the online estimators that they are made from."""

@@ -7,12 +7,14 @@ factors of their weighting scheme.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from weighting.checks import check_weights
+from weighting.constraints import NotNegative, Positive, check, check_order
 from weighting.errors import WeightError
 
 Array = NDArray[np.float64]
@@ -21,33 +23,23 @@ Normalise = Literal["raw", "batch", "self"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipConfig:
-    """Bounds of a weight.
+    """Bounds of a weight w, made of r, the delay correction, and u, the scheme's factor.
 
-    Attributes:
-        low: smallest scheme factor u, applied before normalisation.
-        high: largest scheme factor u, applied before normalisation.
-        cap: largest final weight.
-        normalise: raw: w = r u. batch: w = r u / (sum r u / sum r). self: w = r u / mean(r u).
-            Under batch the class balance in r is kept.
+    raw: w = r u. batch: w = r u / (sum r u / sum r), so that the class balance in r is kept.
+    self: w = r u / mean(r u).
     """
 
-    low: float = 0.1
-    high: float = 5.0
-    cap: float = 20.0
-    normalise: Normalise = "batch"
+    low: Annotated[NotNegative, Meta(description="Smallest u, before normalisation.")] = 0.1
+    high: Annotated[Positive, Meta(description="Largest u, before normalisation.")] = 5.0
+    cap: Annotated[Positive, Meta(description="Largest final weight.")] = 20.0
+    normalise: Annotated[
+        Normalise, Meta(description="raw: as is. batch: keep the mean correction. self: mean 1.")
+    ] = "batch"
 
     def __post_init__(self) -> None:
-        """Refuse bounds that no weight can meet.
-
-        Raises:
-            ValueError: names key, value and expectation.
-        """
-        if not 0 <= self.low < self.high < float("inf"):
-            raise ValueError(f"clip: got [{self.low!r}, {self.high!r}], expected 0 <= low < high")
-        if not 0 < self.cap < float("inf"):
-            raise ValueError(f"clip.cap: got {self.cap!r}, expected a number > 0")
-        if self.normalise not in ("raw", "batch", "self"):
-            raise ValueError(f"clip.normalise: got {self.normalise!r}, expected raw, batch or self")
+        """Check every field, and that the bounds of u are in order."""
+        check(self, "clip")
+        check_order(self, "clip", "low", "high", strict=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

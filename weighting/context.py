@@ -1,4 +1,4 @@
-"""The probabilities that a weighting scheme sees, read before anything of the batch is learned."""
+"""Input of a weighting scheme: labels and probabilities, before any learning."""
 
 from __future__ import annotations
 

@@ -21,7 +21,9 @@ class WeightingError(Exception):
 
 
 class WeightError(WeightingError, ValueError):
-    """A value was refused: NaN, infinite, negative or out of range. Nothing is repaired silently.
+    """A value was refused: NaN, infinite, negative or out of range.
+
+    Weights are never repaired silently.
 
     Attributes:
         factor: name of the value: label, p(y|x), correction weight, ratio, weight, ...

@@ -13,11 +13,13 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 from zlib import crc32
 
+from msgspec import Meta
 from river import base
 
+from weighting.constraints import NotNegative, check
 from weighting.sample import Attribute
 
 _WORD = re.compile(r"\w+")
@@ -39,7 +41,7 @@ class Document(Protocol):
 
     @property
     def id(self) -> str:
-        """Identity of the item; "" when it has none, then its text stands for it."""
+        """Identity of the item; if "", its text stands for it."""
 
     @property
     def text(self) -> str:
@@ -52,47 +54,28 @@ class Document(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FieldConfig:
-    """Number of buckets, and the standard deviation of each field's effect in logits.
+    """Number of buckets, and the standard deviation of each field's effect, in logits.
 
     A deviation of 0 switches the field off.
-
-    Attributes:
-        hash_bits: log2 of the number of hashed buckets.
-        category: the attribute that is crossed with the query.
-        bias: the constant.
-        query: the query as a whole.
-        item: the item, whatever the query.
-        pair: the item under this query: the memory of what was chosen here.
-        query_category: the category under this query.
-        attribute: each attribute's value.
-        overlap: number of the query's words that the text has.
     """
 
-    hash_bits: int = 20
-    category: str = "category"
-    bias: float = 0.5
-    query: float = 0.3
-    item: float = 0.5
-    pair: float = 1.25
-    query_category: float = 0.3
-    attribute: float = 0.15
-    overlap: float = 0.3
+    hash_bits: Annotated[
+        int, Meta(ge=4, le=24, description="log2 of the number of hashed buckets.")
+    ] = 20
+    category: Annotated[str, Meta(description="Attribute crossed with the query.")] = "category"
+    bias: Annotated[NotNegative, Meta(description="Constant.")] = 0.5
+    query: Annotated[NotNegative, Meta(description="Query as a whole.")] = 0.3
+    item: Annotated[NotNegative, Meta(description="Item, whatever the query.")] = 0.5
+    pair: Annotated[NotNegative, Meta(description="Item under this query.")] = 1.25
+    query_category: Annotated[NotNegative, Meta(description="Category under this query.")] = 0.3
+    attribute: Annotated[NotNegative, Meta(description="Value of each attribute.")] = 0.15
+    overlap: Annotated[
+        NotNegative, Meta(description="Number of the query's words that the text has.")
+    ] = 0.3
 
     def __post_init__(self) -> None:
-        """Refuse what is not a table or not a scale.
-
-        Raises:
-            ValueError: names key, value and expectation.
-        """
-        if not 4 <= self.hash_bits <= 24:
-            raise ValueError(
-                f"hash_bits: got {self.hash_bits!r}, expected a whole number from 4 to 24"
-            )
-        for key in ("bias", "query", "item", "pair", "query_category", "attribute", "overlap"):
-            if not 0 <= getattr(self, key) < float("inf"):
-                raise ValueError(
-                    f"fields.{key}: got {getattr(self, key)!r}, expected a number >= 0"
-                )
+        """Check every field."""
+        check(self, "fields")
 
 
 class Fields(base.Transformer):
@@ -124,9 +107,10 @@ class Fields(base.Transformer):
         """Buckets and their values."""
         c, shift = self.config, self._shift
         query_bucket, query_salt, words = self._queries.get(query) or self._cache_query(query)
-        found = self._texts.get(text)
+        head = text[:_NUM_TEXT_CHARACTERS]
+        found = self._texts.get(head)
         if found is None:
-            found = self._cache_text(text)
+            found = self._cache_text(head)
         item = (item_id or text).encode("utf-8", "surrogatepass")
         overlap = 5 * min(len(words & found), 4) + min(len(words), 4)
         x: dict[int, float] = {  # hashes are inlined: a call costs as much as the hash itself
@@ -169,7 +153,7 @@ class Fields(base.Transformer):
         return entry
 
     def _cache_text(self, text: str) -> frozenset[str]:
-        words = frozenset(_WORD.findall(text[:_NUM_TEXT_CHARACTERS].casefold()))
+        words = frozenset(_WORD.findall(text.casefold()))
         if len(self._texts) >= _NUM_CACHED:
             self._texts.clear()
         self._texts[text] = words
@@ -177,7 +161,7 @@ class Fields(base.Transformer):
 
 
 def _level(value: Attribute) -> Attribute:
-    """A number's level on a signed logarithmic scale, steps of sqrt(2); anything else as it is."""
+    """Round a number to a signed logarithmic scale with steps of sqrt(2)."""
     if isinstance(value, str | bool):
         return value
     size = abs(value)

@@ -1,6 +1,6 @@
 """Places in the log: positions, slices, polls, next offsets, gaps, audits.
 
-Values only, shared by those who read the log and those who remember how far it was read.
+Values only, shared by the reader of the log and the store that keeps its progress.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _T = TypeVar("_T")
 
 
 class Position(msgspec.Struct, frozen=True, order=True, array_like=True, gc=False):
-    """One record's place in the log; prints as ``clicks[3]@171004``."""
+    """Position of one record in the log; prints as ``clicks[3]@171004``."""
 
     topic: str
     partition: int
@@ -29,30 +29,46 @@ class Position(msgspec.Struct, frozen=True, order=True, array_like=True, gc=Fals
 
 
 class Slice(msgspec.Struct, frozen=True, order=True, array_like=True):
-    """A half-open run of offsets ``[start, end)`` of one partition."""
+    """A half-open run of offsets ``[start, end)`` of one partition.
+
+    Attributes:
+        topic: its topic.
+        partition: its partition.
+        start: first offset.
+        end: offset after the last.
+        num_records: records in it; fewer than offsets where the log was compacted.
+        sum64: sum mod 2^64 of the hashes of its records.
+    """
 
     topic: str
     partition: int
     start: int
     end: int
     num_records: int
-    sum64: int  #: sum mod 2^64 of the hashes of its records
+    sum64: int
 
 
 class Poll(msgspec.Struct, frozen=True, array_like=True):
-    """The records that one poll gave, and the partitions that were idle with it."""
+    """Records returned by one poll, and the partitions that were idle meanwhile."""
 
     slices: tuple[Slice, ...]
     idle: tuple[TopicPartition, ...] = ()
 
 
 class Audit(msgspec.Struct, array_like=True):
-    """Everything consumed from one partition so far; every record has exactly one outcome."""
+    """Everything consumed from one partition so far; every record has exactly one outcome.
+
+    Attributes:
+        num_records: records consumed.
+        sum64: sum mod 2^64 of their hashes.
+        outcomes: outcome -> number of records.
+        last: offset and hash of the record consumed last.
+    """
 
     num_records: Count = 0
-    sum64: Count = 0  #: sum mod 2^64 of the records' hashes
+    sum64: Count = 0
     outcomes: dict[str, Count] = {}
-    last: tuple[Count, Count] | None = None  #: offset and hash of the record consumed last
+    last: tuple[Count, Count] | None = None
 
     def add(self, num_records: int, sum64: int, last: tuple[int, int]) -> None:
         """Count records that were consumed together."""
@@ -115,7 +131,7 @@ class Offsets(Mapping[TopicPartition, int]):
         return by_topic(self._offsets)
 
     def moved(self, changes: Mapping[TopicPartition, int]) -> Offsets:
-        """Return these with `changes` in their place."""
+        """Return a copy with `changes` applied."""
         return Offsets({**self._offsets, **changes})
 
     def __getitem__(self, partition: TopicPartition) -> int:

@@ -30,9 +30,10 @@ class CopyKind(enum.StrEnum):
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One labelled (query, item) pair, with the features as they were when the item was shown.
+    """One labelled (query, item) pair.
 
-    Late copies carry the features of the first copy, never those of the late event.
+    Its features are those of the moment when the item was shown. Late copies carry the features of
+    the first copy, never those of the late event.
 
     Attributes:
         sample_id: unique per (event, task, copy).

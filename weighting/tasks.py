@@ -1,7 +1,8 @@
 """The tasks that are learned, declared as data: a new task is a new entry here.
 
-Nothing else in the source names a task. Code asks a task what it needs: whose positives are its
-examples, how long its label is awaited, which loss it takes, whether the place in a list matters.
+Code asks a task what it needs: whose positives are its examples, how long its label is awaited,
+which loss it takes, whether the position in a list matters. The weights of a new task have their
+settings in a field of `weigher.WeigherConfig` of the same name.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class Task:
         parent: task whose positives are the examples of this one; None for shown items.
         window: setting of the observation window, after which the first copy is emitted.
         loss: ``configured`` (`learner.loss`), or always ``pointwise``.
-        position_matters: whether the place in the list changes the chance of a positive label.
+        position_matters: whether the position in the list changes the chance of a positive label.
     """
 
     name: TaskName

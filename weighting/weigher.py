@@ -11,13 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from weighting.clip import ClipConfig, Clipped, clip
+from weighting.constraints import Share, check
 from weighting.context import Context
 from weighting.delay_correction import delay_correction
 from weighting.diagnostics import effective_sample_ratio, normalization_ratio
@@ -28,7 +30,7 @@ from weighting.estimators.prior import PriorConfig
 from weighting.estimators.task import TaskConfig, TaskEstimators
 from weighting.features import Document
 from weighting.sample import CopyKind, Sample
-from weighting.schemes.ratio import check_exponent
+from weighting.schemes.ratio import LEAST_EXPONENT
 from weighting.schemes.registry import DEFAULT, SchemeName, make_scheme
 from weighting.tasks import TASKS, TaskName
 from weighting.weighted import Columns, WeightedBatch, scatter, scatter_one
@@ -46,24 +48,25 @@ _ON_DISK = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeigherConfig:
-    """Settings of the sample weights.
+    """Scheme, bounds and estimators of the weights.
 
-    Attributes:
-        scheme: ratio: (p(y|x)/p(y))^exponent. uniform: every sample counts 1.
-        exponent: b of (p(y|x)/p(y))^b; 1 is the plain ratio, 0 switches it off.
-        clip: bounds and normalisation.
-        denoise: d in [0, 1]: the label that is learned is (1 - d) y + d p(y=1|x).
-        conditional: p(y|x), of every task.
-        calibration: of every task's p(y|x).
-        click: the click task (shown -> clicked).
-        purchase: the purchase task (clicked -> bought). Two thirds of a shop's purchases came later
-            than 15 minutes after the click.
+    Two thirds of a shop's purchases came later than 15 minutes after the click.
     """
 
-    scheme: SchemeName = DEFAULT
-    exponent: float = 1.0
+    scheme: Annotated[
+        SchemeName, Meta(description="ratio: (p(y|x)/p(y))^exponent; uniform: all count 1.")
+    ] = DEFAULT
+    exponent: Annotated[
+        float,
+        Meta(
+            gt=LEAST_EXPONENT,
+            description="b of (p(y|x)/p(y))^b: 0 is off; at -1 all signal is destroyed.",
+        ),
+    ] = 1.0
     clip: ClipConfig = field(default_factory=ClipConfig)
-    denoise: float = 0.0
+    denoise: Annotated[
+        Share, Meta(description="d: the label learned is (1 - d) y + d p(y=1|x).")
+    ] = 0.0
     conditional: ConditionalConfig = field(default_factory=ConditionalConfig)
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     click: TaskConfig = field(default_factory=TaskConfig)
@@ -75,14 +78,8 @@ class WeigherConfig:
     )
 
     def __post_init__(self) -> None:
-        """Refuse an exponent without an inverse, and a share that is none.
-
-        Raises:
-            ValueError: names key, value and expectation.
-        """
-        check_exponent(self.exponent)
-        if not 0 <= self.denoise <= 1:
-            raise ValueError(f"denoise: got {self.denoise!r}, expected a number in [0, 1]")
+        """Check every field."""
+        check(self, "weighting")
 
     def of(self, task: TaskName) -> TaskConfig:
         """Return the settings of one task: the field of its name."""
@@ -104,7 +101,7 @@ class WeigherConfig:
 
 
 class Weigher:
-    """Weighs batches of samples with a set of online estimators per task, and keeps them learning.
+    """Weighs batches of samples, and trains the online estimators of each task.
 
     >>> weigher = Weigher(WeigherConfig(exponent=0.0))
     >>> weigher.prior("click")
@@ -146,7 +143,7 @@ class Weigher:
     def pair_memory_logits(
         self, task: TaskName, query: str, documents: Sequence[Document]
     ) -> Array:
-        """Calibrated logits (N,) of p(y=1|x) that the pair memory has for N documents.
+        """Calibrated pair-memory logits (N,) of documents under a query.
 
         Each is as if shown first, and speaks as far as the (query, document) pair has samples
         (`Conditional.predict_first`): the base rate for what was never shown. Pure; possible
@@ -184,7 +181,7 @@ class Weigher:
         return msgspec.msgpack.encode({"format": FORMAT, "tasks": tasks}, order="sorted")
 
     def restore(self, data: bytes) -> None:
-        """Restore the state returned by `snapshot`. On an error the state is as it was.
+        """Restore the state returned by `snapshot`; an error leaves the state as it was.
 
         Raises:
             SnapshotError: it has another format or other settings, or is damaged.
@@ -310,7 +307,7 @@ def _labels(samples: Sequence[Sample]) -> Array:
 
 
 def _located(error: WeightError, samples: Sequence[Sample], places: Sequence[int]) -> WeightError:
-    """The error with the position of the sample's newest record in place of its index."""
+    """Replace the index in an error by the position of the sample's newest record."""
     if not isinstance(error.where, int):
         return error
     place = places[error.where]

@@ -56,7 +56,7 @@ class Columns:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class WeightedBatch(Columns):
-    """N samples in the order given, with their columns and a summary of the batch.
+    """N samples with their columns, and a summary of the batch.
 
     Attributes:
         samples: as given.
@@ -83,7 +83,7 @@ _FLOAT32 = frozenset({"weight", "a", "b"})
 def scatter(
     num_samples: int, parts: Sequence[tuple[NDArray[np.intp], Columns]]
 ) -> dict[str, NDArray[Any]]:
-    """Columns of a whole batch by name, from the places and columns of its parts."""
+    """Columns of a whole batch, from places and columns of its parts."""
     return {
         name: scatter_one(
             num_samples,

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from heapq import heappop
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from consumers.events import Click, Exposure, ItemUpdate, Purchase
 from consumers.joining import pending
@@ -29,6 +31,7 @@ from consumers.joining.open_entries import (
 )
 from consumers.joining.pending import JoinedEvent, Pending, PendingEvents
 from consumers.joining.tally import Tally
+from weighting.constraints import Count, NotNegativeInt, check, check_order
 from weighting.sample import CopyKind, Sample
 from weighting.tasks import CLICK, PURCHASE, TASKS, TaskName
 
@@ -37,32 +40,34 @@ _FORGET_US = 1_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JoinConfig:
-    """How long to wait for what, in event time."""
+    """Windows of the join, in event time."""
 
-    click_window_us: int = 60 * 1_000_000  #: exposure to the first copies of its click samples
-    observation_window_us: int = 900 * 1_000_000  #: click to the first copy of its purchase sample
-    attribution_window_us: int = (
-        7 * 86_400 * 1_000_000
-    )  #: how long a positive is credited; also the window of deduplication
-    grace_us: int = 600 * 1_000_000  #: extra wait for disorder
-    idle_timeout_us: int = (
-        30 * 1_000_000
-    )  #: a partition read to its end and quiet for this long (injected clock) holds nothing back
-    max_pending: int = 2_000_000  #: open exposures and clicks; beyond it the oldest are evicted
+    click_window_us: Annotated[
+        NotNegativeInt,
+        Meta(description="From an exposure to the first copies of its click samples."),
+    ] = 60 * 1_000_000
+    observation_window_us: Annotated[
+        NotNegativeInt, Meta(description="From a click to the first copy of its purchase sample.")
+    ] = 900 * 1_000_000
+    attribution_window_us: Annotated[
+        int, Meta(description="Time to credit a positive; also the window of deduplication.")
+    ] = 7 * 86_400 * 1_000_000
+    grace_us: Annotated[NotNegativeInt, Meta(description="Extra wait for disorder.")] = (
+        600 * 1_000_000
+    )
+    idle_timeout_us: Annotated[
+        NotNegativeInt,
+        Meta(description="Quiet time after which a partition read to its end holds nothing back."),
+    ] = 30 * 1_000_000
+    max_pending: Annotated[
+        Count, Meta(description="Open exposures and clicks; beyond it the oldest are evicted.")
+    ] = 2_000_000
 
     def __post_init__(self) -> None:
-        """Refuse windows that contradict each other; the error names key, value and expectation."""
-        for key in ("click_window_us", "observation_window_us"):
-            value = getattr(self, key)
-            if not 0 <= value <= self.attribution_window_us:
-                raise ValueError(
-                    f"join.{key}: got {value}, expected 0 <= {key} <= attribution_window_us={self.attribution_window_us}"
-                )
-        for key in ("grace_us", "idle_timeout_us"):
-            if getattr(self, key) < 0:
-                raise ValueError(f"join.{key}: got {getattr(self, key)}, expected a number >= 0")
-        if self.max_pending < 1:
-            raise ValueError(f"join.max_pending: got {self.max_pending}, expected a number >= 1")
+        """Check every field, and that no window is longer than attribution."""
+        check(self, "join")
+        for window in ("click_window_us", "observation_window_us"):
+            check_order(self, "join", window, "attribution_window_us")
 
 
 def windows_us(config: JoinConfig) -> Mapping[TaskName, int]:
@@ -134,7 +139,7 @@ class Join:
         """Return the number of shown lists without samples so far, and the key that closes all."""
         keys = [
             max(event[5].time_us + self._windows_us[CLICK], event[0])
-            for event in self._pending.waiting()
+            for event in self._pending
             if event[1] == pending.EXPOSURE
         ]
         keys += self._open.unobserved_exposures()
@@ -156,17 +161,15 @@ class Join:
         Returns:
             whether `limit` samples wait.
         """
-        samples, events, entries = self.samples, self._pending, self._open
-        events.release(watermark_us)
+        samples, due, timers = self.samples, self._pending.due(watermark_us), self._open.timers
         while len(samples) < limit:
-            event, timer = events.head(), entries.next_timer()
-            if event is not None and (timer is None or event[:2] < timer):
-                events.pop()
-                self._reach(event[0])
-                self._handlers[event[1]](event[5])
-            elif timer is not None and timer[0] < watermark_us:
-                entry = entries.pop_timer()
-                self._reach(timer[0])
+            if due and not (timers and timers[0] < due[0]):
+                key_us, rank, _, _, _, event = due.popleft()
+                self._reach(key_us)
+                self._handlers[rank](event)
+            elif timers and timers[0][0] < watermark_us:
+                key_us, _, _, _, _, entry = heappop(timers)
+                self._reach(key_us)
                 self._observe(entry)
             else:
                 break

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from heapq import heappop, heappush
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 
@@ -89,7 +89,7 @@ class OpenClick(msgspec.Struct, array_like=True, eq=False, gc=False):
 
 
 OpenEntry: TypeAlias = OpenExposure | OpenClick
-_Timer: TypeAlias = tuple[int, int, str, int, int, OpenEntry]
+_Timer: TypeAlias = tuple[int, int, str, int, int, Any]  # the last: an entry
 _K = TypeVar("_K")
 _E = TypeVar("_E", bound=OpenExposure | OpenClick)
 
@@ -140,6 +140,9 @@ class OpenEntries:
 
     An entry waits in the heap of timers until it is observed, then in a queue, in the order of
     observation, until it is final.
+
+    Attributes:
+        timers: a heap of observations, ordered like `pending.PendingEvent`.
     """
 
     def __init__(
@@ -162,8 +165,8 @@ class OpenEntries:
         self._attribution_us = attribution_us
         self._max_entries = max_entries
         self._results = tally.results
-        self._indexes: dict[int, _Index] = {}
-        self._timers: list[_Timer] = []
+        self._indexes: defaultdict[int, _Index] = defaultdict(_Index)
+        self.timers: list[_Timer] = []
         self._observed_exposures: deque[OpenExposure] = deque()
         self._observed_clicks: deque[OpenClick] = deque()
         self._expired_clicks: deque[OpenClick] = deque()
@@ -177,7 +180,7 @@ class OpenEntries:
 
         Those with its query id come first, then those of its client; the newest first.
         """
-        index = self._index(event.position.partition)
+        index = self._indexes[event.position.partition]
         if event.query_id is not None:
             for exposure in reversed(index.exposures_by_query.get(event.query_id, ())):
                 yield exposure, False
@@ -187,11 +190,11 @@ class OpenEntries:
 
     def click_of(self, number: int, list_id: str, object_id: str) -> OpenClick | None:
         """Return the open click of an item in a list, if there is one."""
-        return self._index(number).click_by_list.get((list_id, object_id))
+        return self._indexes[number].click_by_list.get((list_id, object_id))
 
     def click_for(self, event: Purchase) -> tuple[OpenClick | None, bool]:
         """Return the click that a purchase may belong to, and whether it is inferred."""
-        index = self._index(event.position.partition)
+        index = self._indexes[event.position.partition]
         if event.query_id is not None:
             click = index.click_by_list.get((event.query_id, event.object_id))
             if click is not None:
@@ -208,20 +211,14 @@ class OpenEntries:
     def open_exposure(self, exposure: OpenExposure) -> None:
         """Add an exposure; evict others where there is no room."""
         self._add_exposure(exposure)
-        self._evict()
+        if self.num_exposures + self.num_clicks > self._max_entries:
+            self._evict()
 
     def open_click(self, click: OpenClick) -> None:
         """Add a click; evict others where there is no room."""
         self._add_click(click)
-        self._evict()
-
-    def next_timer(self) -> tuple[int, int] | None:
-        """Return key and rank of the next observation; None when there is none."""
-        return self._timers[0][:2] if self._timers else None
-
-    def pop_timer(self) -> OpenEntry:
-        """Remove and return the entry that is observed next."""
-        return heappop(self._timers)[5]
+        if self.num_exposures + self.num_clicks > self._max_entries:
+            self._evict()
 
     def observed(self, entry: OpenEntry, now_us: int) -> None:
         """Keep an entry for late positives, now that its first copies were emitted."""
@@ -249,20 +246,14 @@ class OpenEntries:
         while expired and self.forgotten_us(expired[0]) < before_us:
             self._close(expired.popleft())
 
-    def _index(self, number: int) -> _Index:
-        index = self._indexes.get(number)
-        if index is None:
-            index = self._indexes[number] = _Index()
-        return index
-
     def _add_exposure(self, exposure: OpenExposure) -> None:
-        self._index(exposure.position.partition).add_exposure(exposure)
+        self._indexes[exposure.position.partition].add_exposure(exposure)
         self.num_exposures += 1
         if not exposure.observed:
             self._set_timer(OBSERVE_EXPOSURE, exposure)
 
     def _add_click(self, click: OpenClick) -> None:
-        self._index(click.position.partition).add_click(click)
+        self._indexes[click.position.partition].add_click(click)
         self.num_clicks += 1
         if not click.observed:
             self._set_timer(OBSERVE_CLICK, click)
@@ -270,11 +261,11 @@ class OpenEntries:
     def _set_timer(self, rank: int, entry: OpenEntry) -> None:
         at = entry.position
         timer = (entry.timer_us, rank, at.topic, at.partition, at.offset, entry)
-        heappush(self._timers, timer)
+        heappush(self.timers, timer)
 
     def _close(self, entry: OpenEntry) -> None:
         """Forget an entry that was taken out of its queue."""
-        index = self._index(entry.position.partition)
+        index = self._indexes[entry.position.partition]
         if isinstance(entry, OpenExposure):
             index.remove_exposure(entry)
             self.num_exposures -= 1
@@ -299,17 +290,18 @@ class OpenEntries:
             return exposures.popleft()
         if clicks:
             return clicks.popleft()
-        return self.pop_timer()
+        entry: OpenEntry = heappop(self.timers)[5]
+        return entry
 
     # --- state ----------------------------------------------------------------------------------
 
     def unobserved_exposures(self) -> list[int]:
         """Return the keys at which exposures will be observed."""
-        return [timer[0] for timer in self._timers if timer[1] == OBSERVE_EXPOSURE]
+        return [timer[0] for timer in self.timers if timer[1] == OBSERVE_EXPOSURE]
 
     def snapshot(self, number: int) -> tuple[list[OpenExposure], list[OpenClick]]:
         """Return the entries of one partition number, in processing order."""
-        entries: list[OpenEntry] = [timer[5] for timer in self._timers]
+        entries: list[OpenEntry] = [timer[5] for timer in self.timers]
         for queue in (self._observed_exposures, self._observed_clicks, self._expired_clicks):
             entries.extend(queue)
         of_number = [entry for entry in entries if entry.position.partition == number]

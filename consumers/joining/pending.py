@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Iterator
+from itertools import chain
 from typing import TypeAlias
 
 import msgspec
@@ -30,18 +32,21 @@ class PendingEvents(msgspec.Struct, array_like=True):
 
 
 class Pending:
-    """A queue ordered by key, then rank, then position."""
+    """Events by key, then rank, then position; pushed keys are never below the watermark."""
 
     def __init__(self) -> None:
         """Begin empty."""
-        self._events: list[PendingEvent] = []  # those before `_next` are done
-        self._next = 0
-        self._end = 0  # of those that are due
+        self._events: list[PendingEvent] = []
         self._sorted = True  # sorting what is nearly sorted costs a third of a heap
+        self._due: deque[PendingEvent] = deque()
 
     def __len__(self) -> int:
         """Return the number of events that wait."""
-        return len(self._events) - self._next
+        return len(self._due) + len(self._events)
+
+    def __iter__(self) -> Iterator[PendingEvent]:
+        """Iterate over the events that wait, in no order."""
+        return chain(self._due, self._events)
 
     def push(self, key_us: int, event: JoinedEvent) -> None:
         """Add an event."""
@@ -51,29 +56,19 @@ class Pending:
             (key_us, rank, position.topic, position.partition, position.offset, event)
         )
 
-    def release(self, watermark_us: int) -> None:
-        """Make the events with a key below the watermark due."""
+    def due(self, watermark_us: int) -> deque[PendingEvent]:
+        """Return the events with a key below the watermark, in order; the caller removes them."""
         if not self._sorted:
-            del self._events[: self._next]
             self._events.sort()
-            self._next, self._sorted = 0, True
-        self._end = bisect_left(self._events, (watermark_us,))
-
-    def head(self) -> PendingEvent | None:
-        """Return the first event that is due; None when there is none."""
-        return self._events[self._next] if self._next < self._end else None
-
-    def pop(self) -> None:
-        """Remove the event that `head` returned."""
-        self._next += 1
-
-    def waiting(self) -> Iterator[PendingEvent]:
-        """Iterate over the events that wait, in no order."""
-        return iter(self._events[self._next :])
+            self._sorted = True
+        end = bisect_left(self._events, (watermark_us,))
+        self._due.extend(self._events[:end])
+        del self._events[:end]
+        return self._due
 
     def snapshot(self, number: int) -> PendingEvents:
         """Return the events of one partition number, in order."""
-        events = [(e[0], e[5]) for e in sorted(e for e in self.waiting() if e[3] == number)]
+        events = [(e[0], e[5]) for e in sorted(e for e in self if e[3] == number)]
         return PendingEvents(
             exposures=[(key_us, e) for key_us, e in events if isinstance(e, Exposure)],
             clicks=[(key_us, e) for key_us, e in events if isinstance(e, Click)],
@@ -82,7 +77,7 @@ class Pending:
 
     def items(self) -> list[tuple[int, ItemUpdate]]:
         """Return the item updates of all partitions, in order."""
-        events = sorted(e for e in self.waiting() if e[1] == ITEM)
+        events = sorted(e for e in self if e[1] == ITEM)
         return [(e[0], e[5]) for e in events if isinstance(e[5], ItemUpdate)]
 
     def restore(self, state: PendingEvents) -> None:

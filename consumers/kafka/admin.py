@@ -1,4 +1,4 @@
-"""Topics, ids, partitions, configurations; beginning, end and committed offsets: what doctor, operators and tests ask of the brokers."""
+"""Administration of a Kafka cluster: topics, configurations, offsets and consumer groups."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 
 class KafkaAdmin:
-    """What the brokers know; a context manager that connects and lets go."""
+    """Client for administration; a context manager that connects and closes."""
 
     def __init__(self, config: KafkaConfig) -> None:
         """Take the address; `start` connects."""
@@ -54,13 +54,13 @@ class KafkaAdmin:
         return self
 
     def close(self) -> None:
-        """Let go of connections; safe to repeat."""
+        """Close all connections; safe to repeat."""
         if self._client is not None:
             self._client.close()
             self._client = None
 
     def __enter__(self) -> Self:
-        """`start`."""
+        """Connect."""
         return self.start()
 
     def __exit__(
@@ -69,13 +69,13 @@ class KafkaAdmin:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """`close`."""
+        """Close all connections."""
         self.close()
 
-    # --- topics -----------------------------------------------------------------------------------------------------------------
+    # --- topics ---------------------------------------------------------------------------------
 
     def topics(self) -> dict[str, int]:
-        """Return every topic, but for the brokers' own, with its partition count."""
+        """Return every topic with its partition count, without the brokers' own."""
         return {
             t["name"]: len(t["partitions"])
             for t in self._client.describe_topics()
@@ -103,23 +103,18 @@ class KafkaAdmin:
         return {key: str(entry["value"]) for key, entry in entries.items()}
 
     def retention_seconds(self, topics: Iterable[str]) -> dict[str, float]:
-        """Return how long topics keep their records: those that do not keep them for ever, and of which we are told (DescribeConfigs)."""
+        """Return how long topics keep their records.
+
+        Left out: topics that keep them for ever, and those whose configuration is not known.
+        """
         resources = [ConfigResource(ConfigResourceType.TOPIC, topic) for topic in topics]
         try:
             found = self._client.describe_configs(resources, config_filter="all")["topic"]
         except KafkaError as error:
-            _log.info(
-                "how long topics keep their records is not known", extra={"error": str(error)}
-            )
+            _log.info("retention of topics is not known", extra={"error": str(error)})
             return {}
-        kept = {}
-        for topic, entries in found.items():
-            retention_ms = (
-                int(entries["retention.ms"]["value"]) if "retention.ms" in entries else -1
-            )
-            if retention_ms >= 0 and "delete" in entries["cleanup.policy"]["value"]:
-                kept[topic] = retention_ms / 1000
-        return kept
+        kept = {topic: _retention_ms(entries) for topic, entries in found.items()}
+        return {topic: kept_ms / 1000 for topic, kept_ms in kept.items() if kept_ms >= 0}
 
     def create_topic(
         self,
@@ -129,7 +124,11 @@ class KafkaAdmin:
         config: Mapping[str, str] | None = None,
         replication: int = -1,
     ) -> bool:
-        """Create a topic and wait until it can be used; return False when it was there already, whatever its configuration."""
+        """Create a topic and wait until it can be used.
+
+        Returns:
+            False when it existed already, whatever its configuration.
+        """
         options = {
             "num_partitions": num_partitions,
             "replication_factor": replication,
@@ -158,7 +157,7 @@ class KafkaAdmin:
             {KafkaTopicPartition(*tp): offset for tp, offset in before.items()}
         )
 
-    # --- offsets ----------------------------------------------------------------------------------------------------------------
+    # --- offsets --------------------------------------------------------------------------------
 
     def beginning_offsets(self, topics: Iterable[str]) -> dict[TopicPartition, int]:
         """Return the oldest retained offset of every partition of these topics."""
@@ -169,7 +168,9 @@ class KafkaAdmin:
         return self._offsets(topics, OffsetSpec.LATEST)
 
     def commit(self, group: str, offsets: Mapping[TopicPartition, int]) -> None:
-        """Write next offsets into a consumer group without members: advisory, for lag tools; never read back by us.
+        """Write next offsets into a consumer group without members.
+
+        Advisory, for lag tools; never read back by us.
 
         Raises:
             CommitFailed: the group has members, or its coordinator is not there yet.
@@ -190,7 +191,7 @@ class KafkaAdmin:
         """Return the offsets of a consumer group.
 
         Raises:
-            SourceUnavailable: its coordinator did not tell; a broker that has just started has none yet.
+            SourceUnavailable: its coordinator did not answer; a new broker has none yet.
         """
         try:
             listed = self._client.list_group_offsets(group)[group]
@@ -203,10 +204,12 @@ class KafkaAdmin:
         }
 
     def group_state(self, group: str) -> tuple[str, int]:
-        """Return the state of a consumer group in Kafka's words (Stable, Empty, Dead where there is none, ...), and its number of members.
+        """Return the state of a consumer group, and its number of members.
+
+        The state is in Kafka's words: Stable, Empty, Dead where there is no such group, ...
 
         Raises:
-            SourceUnavailable: its coordinator did not tell.
+            SourceUnavailable: its coordinator did not answer.
         """
         try:
             described = self._client.describe_groups([group])[group]
@@ -226,12 +229,14 @@ class KafkaAdmin:
     def offsets_for_times(
         self, times_us: Mapping[TopicPartition, int], *, timeout_seconds: float = 10.0
     ) -> dict[TopicPartition, tuple[int, int] | None]:
-        """Return the first record at or after a time, of each partition: (offset, record time in microseconds); None where there is none.
+        """Return the first record at or after a time, of each partition.
 
-        None is no offset: whether it means the end, or that nobody knows, is not for Kafka to say.
+        Returns:
+            (offset, record time in microseconds) by partition; None where there is no such record,
+            or none is known: Kafka does not tell these apart.
 
         Raises:
-            SourceUnavailable: not every partition was answered for before the deadline.
+            SourceUnavailable: an answer for some partition is missing at the deadline.
         """
         consumer = self._consumer()
         wanted = {KafkaTopicPartition(*tp): -(-time_us // 1000) for tp, time_us in times_us.items()}
@@ -275,24 +280,13 @@ class KafkaAdmin:
                 polled = consumer.poll(timeout_ms=500)
                 num_idle = 0 if polled else num_idle + 1
                 for tp, fetched in polled.items():
-                    records.extend(
-                        Record(
-                            tp.topic,
-                            tp.partition,
-                            r.offset,
-                            r.timestamp * 1000,
-                            r.key,
-                            r.value,
-                            tuple(r.headers),
-                        )
-                        for r in fetched
-                    )
+                    records.extend(_record(tp, each) for each in fetched)
         finally:
             consumer.close(autocommit=False)
         return sorted(records, key=lambda r: (r.partition, r.offset))
 
     def _consumer(self) -> Any:
-        """A reader without a group, for a moment."""
+        """Return a short-lived consumer without a group."""
         return KafkaConsumer(
             **self._config.options_for(KafkaConsumer.DEFAULT_CONFIG),
             group_id=None,
@@ -316,20 +310,42 @@ class KafkaAdmin:
                 return sorted(p["partition_index"] for p in described["partitions"])
         raise TopicMissing(topic, self._config.bootstrap_servers)
 
-    # --- the cluster ------------------------------------------------------------------------------------------------------------
+    # --- the cluster ----------------------------------------------------------------------------
 
     def brokers(self) -> list[str]:
-        """Return the addresses that the brokers advertise, `host:port`, sorted."""
+        """Return the advertised addresses of the brokers, `host:port`, sorted."""
         return sorted(
             f"{broker['host']}:{broker['port']}"
             for broker in self._client.describe_cluster()["brokers"]
         )
 
     def broker_version(self) -> str:
-        """Return the newest Kafka version whose protocol the brokers speak, as far as the client knows it; such as `4.2`."""
+        """Return the newest Kafka version that brokers and client both speak, such as `4.2`."""
         return ".".join(map(str, self._client._manager.broker_version))
 
 
+def _record(tp: KafkaTopicPartition, fetched: Any) -> Record:
+    return Record(
+        topic=tp.topic,
+        partition=tp.partition,
+        offset=fetched.offset,
+        timestamp_us=fetched.timestamp * 1000,
+        key=fetched.key,
+        value=fetched.value,
+        headers=tuple(fetched.headers),
+    )
+
+
+def _retention_ms(entries: Mapping[str, Any]) -> int:
+    """Return how long a topic keeps its records; -1 for one that does not delete them."""
+    if "retention.ms" not in entries or "delete" not in entries["cleanup.policy"]["value"]:
+        return -1
+    return int(entries["retention.ms"]["value"])
+
+
 def partition_of(key: bytes, num_partitions: int) -> int:
-    """Return where a key belongs: murmur2 without its sign, modulo, as Java's producer and ours do."""
+    """Return the partition of a key: murmur2 without its sign, modulo.
+
+    Java's producer and ours do the same.
+    """
     return int((murmur2(key) & 0x7FFFFFFF) % num_partitions)

@@ -1,15 +1,18 @@
-"""How the brokers are reached: the address and the options that source, sink and admin share. Knows no client library."""
+"""Address and options of the brokers, shared by source, sink and admin; knows no client library."""
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta
 
 from consumers.errors import OptionRefused, SourceUnavailable
+from weighting.constraints import Positive, check
 
-#: What the guarantee depends on; set here and nowhere else.
+#: Options that the guarantee depends on; they cannot be overridden.
 GUARDED = (
     "acks",
     "allow_auto_create_topics",
@@ -29,20 +32,25 @@ GUARDED = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KafkaConfig:
-    """Where the brokers are, and what the client library is told beyond our own settings."""
+    """Address of the brokers and options of the client library."""
 
-    bootstrap_servers: str = "localhost:9092"  #: host:port, several separated by commas
-    options: Mapping[str, Any] = field(
-        default_factory=dict, repr=False
-    )  #: handed to kafka-python unchanged; may hold secrets
-    connect_timeout_seconds: float = 10.0
+    bootstrap_servers: Annotated[
+        str, Meta(description="host:port, several separated by commas.")
+    ] = "localhost:9092"
+    options: Annotated[
+        Mapping[str, Any], Meta(description="Handed to kafka-python unchanged; may hold secrets.")
+    ] = field(default_factory=dict, repr=False)
+    connect_timeout_seconds: Annotated[
+        Positive, Meta(description="Longest wait for a first connection.")
+    ] = 10.0
 
     def __post_init__(self) -> None:
-        """Refuse an override of what the guarantee depends on.
+        """Check every field, and that no option overrides what the guarantee depends on.
 
         Raises:
             OptionRefused: names the option.
         """
+        check(self, "kafka")
         for key in GUARDED:
             if key in self.options:
                 raise OptionRefused(key, self.options[key])
@@ -56,7 +64,9 @@ class KafkaConfig:
         }
 
     def reach(self) -> None:
-        """Open and close one connection to any of the brokers: a client that cannot bootstrap never lets go of its thread and sockets.
+        """Open and close one connection to any of the brokers.
+
+        A client that cannot bootstrap never closes its thread and sockets.
 
         Raises:
             SourceUnavailable: none of them answers.

@@ -1,4 +1,4 @@
-"""Bytes to a topic, and the promise kept when `flush` returns. All producer settings are here."""
+"""A sink over kafka-python; all producer settings are here."""
 
 from __future__ import annotations
 
@@ -25,14 +25,18 @@ _TUNING: dict[str, Any] = {
     "linger_ms": 20,
     "batch_size": 128 * 1024,
     "max_block_ms": 10_000,
-    # The client's 30 s would be as long as a flush may take: a broker that is back would be noticed too late.
+    # The client's 30 s would be as long as a flush may take: a broker that is back would be noticed
+    # too late.
     "reconnect_backoff_max_ms": 1000,
     "metrics_enabled": False,
 }
 
 
 class KafkaSink:
-    """Writes records; implements `consumers.source.Sink`. The key decides the partition, by murmur2 as Java's producer does."""
+    """Writer of records; implements `consumers.source.Sink`.
+
+    The key decides the partition, by murmur2 as Java's producer does.
+    """
 
     def __init__(
         self, config: KafkaConfig, topics: Sequence[str], *, flush_timeout_seconds: float = 30.0
@@ -44,9 +48,8 @@ class KafkaSink:
         self._producer: Any = None
         self._num_sent = 0
         self._num_acknowledged = 0
-        self._failures: list[
-            tuple[str, str]
-        ] = []  # topic and cause; appended by the client's thread
+        # Topic and cause; appended by the client's thread.
+        self._failures: list[tuple[str, str]] = []
 
     def start(self) -> KafkaSink:
         """Connect, and see that every topic exists.
@@ -116,7 +119,7 @@ class KafkaSink:
             raise SinkUnavailable(failures[0][0], len(failures), failures[0][1])
 
     def close(self) -> None:
-        """Let go of connections; what was not flushed may be lost. Safe to repeat."""
+        """Close all connections; what was not flushed may be lost. Safe to repeat."""
         producer, self._producer = self._producer, None
         if producer is not None:
             try:

@@ -1,4 +1,7 @@
-"""A log over kafka-python with `assign()`: bytes only, no offset policy, no auto-commit. All consumer settings are here."""
+"""A source over kafka-python with `assign()`; all consumer settings are here.
+
+Bytes only, no offset policy, no auto-commit.
+"""
 
 from __future__ import annotations
 
@@ -61,9 +64,8 @@ _BACKOFF_SECONDS = 0.1
 _MAX_BACKOFF_SECONDS = 5.0
 _QUIET_SECONDS = 60.0  # without a failure: the next one is another outage
 
-
-#: Whether a reader takes (topic, partition).
 Choice: TypeAlias = Callable[[str, int], bool]
+"""Returns whether a reader takes (topic, partition)."""
 
 
 def everything(topic: str, partition: int) -> bool:
@@ -72,15 +74,18 @@ def everything(topic: str, partition: int) -> bool:
 
 
 def own(rank: int, world: int, whole: Collection[str] = ()) -> Choice:
-    """Return the choice of one of several readers: partition p belongs to rank p mod `world`; topics in `whole` are read by all."""
+    """Return the choice of one of several readers.
+
+    Partition p belongs to rank p mod `world`; topics in `whole` are read by all.
+    """
     return lambda topic, partition: topic in whole or partition % world == rank
 
 
 class KafkaSource:
     """Some or all partitions of some topics; implements `consumers.source.Source`, for one thread.
 
-    The next offsets are kept here and move only when a poll returns. So a client that fails in any way is replaced by a new one that
-    continues exactly where the caller stands.
+    The next offsets are kept here and move only when a poll returns. So a client that fails in any
+    way is replaced by a new one that continues exactly where the caller stands.
     """
 
     def __init__(
@@ -94,13 +99,14 @@ class KafkaSource:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
-        """Take what it needs; `start` connects.
+        """Take the configuration; `start` connects.
 
         Args:
-            config: how the brokers are reached.
-            topics: what is read.
-            partitions: which of their partitions; see `own`.
-            rebuilt: hears of each new client that replaces one, and why: `poll` (it failed), or what `rebuild` was given.
+            config: address and options of the brokers.
+            topics: names of the topics to read.
+            partitions: chooses their partitions; see `own`.
+            rebuilt: called with the cause when a new client replaces one: `poll` (it failed), or
+                the cause given to `rebuild`.
             client: makes the client from its settings.
             clock: seconds that only go forward; for the back-off.
             sleep: waits so many seconds, when there is no client to wait in.
@@ -118,13 +124,12 @@ class KafkaSource:
         self._counts: dict[str, int] = {}
         self._ids: dict[str, str] = {}
         self._next_offsets: dict[TopicPartition, int] = {}
-        self._epochs: dict[
-            TopicPartition, int
-        ] = {}  # leader epoch of the last record before the next offset
+        # Leader epoch of the last record before the next offset.
+        self._epochs: dict[TopicPartition, int] = {}
         self._paused: set[TopicPartition] = set()
-        self._num_failures = 0  # one after the other
+        self._num_failures = 0  # in succession
         self._not_before = 0.0
-        self._reachable = True  # as of the last question about end offsets
+        self._reachable = True  # when end offsets were requested last
 
     def start(self) -> KafkaSource:
         """Connect, and take the partitions; positions are set by `seek`.
@@ -165,27 +170,31 @@ class KafkaSource:
         return sorted(self._partitions)
 
     def partition_counts(self) -> dict[str, int]:
-        """Return how many partitions every topic had at the start, whether we read them or not."""
+        """Return the partition count of every topic at the start, read or not."""
         return dict(self._counts)
 
     def topic_ids(self) -> dict[str, str]:
-        """Return the id (UUID) of every topic at the start; one that is made again under its name gets another. Empty before Kafka 2.8."""
+        """Return the id (UUID) of every topic at the start; empty before Kafka 2.8.
+
+        A topic that is made again under the same name gets another id.
+        """
         return dict(self._ids)
 
     def poll(self, timeout_seconds: float) -> list[Record]:
-        """Return the next records; `[]` when there are none, while the brokers do not answer, and when the client had to be replaced.
+        """Return the next records.
 
-        Any error that is none of those below makes a new client, after a pause that grows to 5 s while it goes on.
+        Returns `[]` when there are none, while the brokers do not answer, and when the client had
+        to be replaced. Any error that is none of those below makes a new client, after a pause that
+        grows to 5 s while errors continue.
 
         Raises:
             OffsetLost: a next offset lies outside of the retained range.
             LogTruncated: records that we have read are gone from the log.
             TopicRecreated: a topic is another one than at the start.
-            LogCorrupt: a stored batch fails its checksum; raised again by every poll until an operator's `seek` is behind it.
+            LogCorrupt: a stored batch fails its checksum; raised again by every poll until an
+                operator's `seek` is behind it.
         """
-        assert len(self._next_offsets) == len(self._partitions), (
-            "every partition is positioned before it is read"
-        )
+        assert len(self._next_offsets) == len(self._partitions), "positioned before reading"
         try:
             if self._consumer is None and not self._replace(timeout_seconds):
                 return []
@@ -198,7 +207,7 @@ class KafkaSource:
         except LogTruncationError as error:
             raise self._truncated(error) from error
         except CorruptRecordError as error:
-            self._let_go()  # its next poll would never return
+            self._close_client()  # its next poll would never return
             raise LogCorrupt(str(error)) from error
         except ConsumersError:
             raise
@@ -211,25 +220,17 @@ class KafkaSource:
         records: list[Record] = []
         for (topic, partition), fetched in polled.items():
             self._epochs[topic, partition] = fetched[-1].leader_epoch
-            records.extend(
-                [
-                    Record(
-                        topic,
-                        partition,
-                        r.offset,
-                        r.timestamp * 1000,
-                        r.key,
-                        r.value,
-                        tuple(r.headers) if r.headers else (),
-                    )
-                    for r in fetched
-                ]
-            )
+            for r in fetched:
+                headers, time_us = tuple(r.headers) if r.headers else (), r.timestamp * 1000
+                records.append(Record(topic, partition, r.offset, time_us, r.key, r.value, headers))
         return records
 
     def rebuild(self, cause: str) -> None:
-        """Let go of the client; the next poll makes a new one that continues at the next offsets. For whoever sees it stand still."""
-        self._let_go()
+        """Close the client; the next poll makes a new one that continues at the next offsets.
+
+        For a caller that sees it stand still.
+        """
+        self._close_client()
         self._rebuilt(cause)
 
     def position(self, topic: str, partition: int) -> int:
@@ -244,14 +245,14 @@ class KafkaSource:
             self._consumer.seek(self._partitions[topic, partition], offset)
 
     def pause(self, partitions: Iterable[TopicPartition]) -> None:
-        """Deliver nothing of these until they are resumed."""
+        """Deliver nothing of these partitions until they are resumed."""
         paused = list(partitions)
         self._paused.update(paused)
         if self._consumer is not None:
             self._consumer.pause(*(self._partitions[tp] for tp in paused))
 
     def resume(self, partitions: Iterable[TopicPartition]) -> None:
-        """Deliver these again."""
+        """Deliver these partitions again."""
         resumed = list(partitions)
         self._paused.difference_update(resumed)
         if self._consumer is not None:
@@ -265,7 +266,7 @@ class KafkaSource:
         """
         timeout_seconds = self._config.connect_timeout_seconds
         try:
-            offsets = self._asked().beginning_offsets(
+            offsets = self._any_client().beginning_offsets(
                 list(self._partitions.values()), timeout_ms=int(timeout_seconds * 1000)
             )
         except KafkaError as error:
@@ -275,22 +276,16 @@ class KafkaSource:
         return {(tp.topic, tp.partition): offset for tp, offset in offsets.items()}
 
     def end_offsets(self) -> dict[TopicPartition, int]:
-        """Return the offset that the next record gets, of every partition; `{}` when the brokers do not answer within a second."""
+        """Return the end offset of every partition; `{}` without an answer within a second."""
         try:
-            offsets = self._asked().end_offsets(
+            offsets = self._any_client().end_offsets(
                 list(self._partitions.values()), timeout_ms=_OFFSETS_TIMEOUT_MS
             )
-        except Exception as error:  # the next poll finds out whether the client is to be replaced
-            if (
-                self._reachable
-            ):  # once per outage: the question comes every second, and polls just return nothing
-                _log.warning(
-                    "broker unreachable",
-                    extra={
-                        "bootstrap_servers": self._config.bootstrap_servers,
-                        "error": str(error),
-                    },
-                )
+        except Exception as error:  # the next poll decides whether the client is replaced
+            if self._reachable:  # once per outage: offsets are requested every second
+                servers = self._config.bootstrap_servers
+                details = {"bootstrap_servers": servers, "error": str(error)}
+                _log.warning("broker unreachable", extra=details)
             self._reachable = False
             return {}
         if not self._reachable:
@@ -299,8 +294,8 @@ class KafkaSource:
         return {(tp.topic, tp.partition): offset for tp, offset in offsets.items()}
 
     def close(self) -> None:
-        """Let go of connections; safe to repeat."""
-        self._let_go()
+        """Close all connections; safe to repeat."""
+        self._close_client()
 
     def _connect(self) -> Any:
         known = {} if self._api_version is None else {"api_version": self._api_version}
@@ -313,18 +308,19 @@ class KafkaSource:
             }
         )
 
-    def _asked(self) -> Any:
-        """Return the client, a new one where there is none; a question does not wait for the back-off."""
+    def _any_client(self) -> Any:
+        """Return the client, a new one if there is none; requests do not wait for the back-off."""
         if self._consumer is None:
             self._continue()
         return self._consumer
 
     def _continue(self) -> None:
-        """Make a client that stands where the caller does. It connects by itself, in its own time."""
+        """Make a client that stands where the caller does; it connects by itself."""
         self._consumer = self._connect()
         self._consumer.assign(list(self._partitions.values()))
         for tp, offset in self._next_offsets.items():
-            # Only with the epoch does the client see that a log was truncated and has grown again; its own `seek` takes none.
+            # Only with the epoch does the client see that a log was truncated and has grown again;
+            # its own `seek` takes none.
             self._consumer._subscription.seek(
                 self._partitions[tp], OffsetAndMetadata(offset, "", self._epochs.get(tp, -1))
             )
@@ -340,7 +336,7 @@ class KafkaSource:
         return True
 
     def _failed(self, error: Exception) -> None:
-        """Let go of a client that raised something of which we know nothing, and say so once until records come again."""
+        """Close a client that raised an unknown error; warn once until records come again."""
         now = self._clock()
         if now - self._not_before > _QUIET_SECONDS:
             self._num_failures = 0
@@ -357,7 +353,7 @@ class KafkaSource:
         )
         self.rebuild("poll")
 
-    def _let_go(self) -> None:
+    def _close_client(self) -> None:
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
             try:
@@ -373,26 +369,29 @@ class KafkaSource:
         return {tp: int(offset) for tp, offset in found if offset is not None}
 
     def _compare_ids(self) -> None:
-        """Refuse what was read when a topic is another one, as far as the client knows by now; it would go on in the new one by name."""
+        """Refuse what was read when a topic is another one, as far as the client knows by now.
+
+        By name alone it would continue in the new one.
+        """
         for topic, known in self._ids.items():
             found = self._consumer._cluster.topic_id(topic)
             if known and found is not None and str(found) != known:
                 raise TopicRecreated(topic, known, str(found))
 
     def _lost(self, error: KafkaError) -> OffsetLost:
-        """Name the partition, its next offset and what is retained."""
+        """Return the error with the partition, its next offset and the retained range."""
         tp, next_offset = next(iter(error.args[0].items()))
         try:
             beginning = self._consumer.beginning_offsets([tp], timeout_ms=_OFFSETS_TIMEOUT_MS)[tp]
         except KafkaError:
             beginning = None
         end = self.end_offsets().get((tp.topic, tp.partition))
-        self._let_go()  # if the caller goes on, then from our offsets
+        self._close_client()  # if the caller goes on, then from our offsets
         return OffsetLost(tp.topic, tp.partition, next_offset, beginning, end)
 
     def _truncated(self, error: LogTruncationError) -> LogTruncated:
         tp, found = next(iter(error.divergent_offsets.items()))
-        self._let_go()
+        self._close_client()
         return LogTruncated(
             tp.topic,
             tp.partition,

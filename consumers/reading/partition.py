@@ -76,8 +76,8 @@ class Partition:
         "_hasher",
         "_last",
         "_num_records",
+        "_shared",
         "_sum64",
-        "_with",
         "audit",
         "counts",
         "dedup",
@@ -87,7 +87,7 @@ class Partition:
         "tp",
     )
 
-    def __init__(self, tp: TopicPartition, kind: Kind, dedup: Dedup, others: Collaborators) -> None:
+    def __init__(self, tp: TopicPartition, kind: Kind, dedup: Dedup, shared: Collaborators) -> None:
         """Begin at offset 0; `next_offset` may be set before anything is consumed."""
         self.tp = tp
         self.kind = kind
@@ -96,7 +96,7 @@ class Partition:
         self.counts = Counts()
         self.next_offset = 0
         self.newest_record_us = 0
-        self._with = others
+        self._shared = shared
         self._hasher = Hasher(*tp)
         # Of the records consumed at or after the next offset.
         self._num_records = 0
@@ -118,6 +118,7 @@ class Partition:
             event -> event time of the last such event.
         """
         kind, hasher, outcomes = self.kind, self._hasher, self.counts.outcomes
+        accept = self._accept
         num_bytes = sum64 = hashed = 0
         times_us: dict[str, int] = {}
         for record in records:
@@ -127,13 +128,13 @@ class Partition:
             try:
                 event = decode(kind, record)
             except Invalid as invalid:
-                self._with.dead_letters.put(record, invalid)
+                self._shared.dead_letters.put(record, invalid)
                 outcomes[kind, "invalid"] += 1
                 continue
             if isinstance(event, ItemUpdate):
                 outcomes["item", self._accept_item(event, record)] += 1
                 continue
-            name, outcome = _NAMES[event.__class__], self._accept(event, record, now)
+            name, outcome = _NAMES[event.__class__], accept(event, record, now)
             outcomes[name, outcome] += 1
             if outcome != "excluded":
                 times_us[name] = event.time_us
@@ -160,16 +161,16 @@ class Partition:
     def _accept_item(self, update: ItemUpdate, record: Record) -> str:
         if update.clamped:
             self.counts.num_clamped += 1
-        self._with.push(max(update.time_us, self._with.watermarks.watermark_us), update)
+        self._shared.push(max(update.time_us, self._shared.watermarks.watermark_us), update)
         return "accepted" if record.key == update.object_id.encode() else "miskeyed"
 
     def _accept(
         self, event: Exposure | Click | Purchase | Other, record: Record, now: float
     ) -> str:
         """Hand an event to the join unless it is left out; return the record's outcome."""
-        shared, counts = self._with, self.counts
+        shared = self._shared
         if event.clamped:
-            counts.num_clamped += 1
+            self.counts.num_clamped += 1
         if shared.excluded is not None and shared.excluded.covers(event):
             return "excluded"
         key_us, watermark_us = shared.watermarks.observe(self.tp, event.time_us, now)
@@ -179,7 +180,7 @@ class Partition:
         if identity is not None and self.dedup.seen(identity, key_us, watermark_us):
             return "duplicate"
         if not isinstance(event, Purchase) and event.num_cut_chars:
-            counts.num_cut += 1
+            self.counts.num_cut += 1
         shared.push(key_us, event)
         self.newest_record_us = record.timestamp_us
         if record.key != event.client_id.encode():

@@ -125,11 +125,15 @@ class Reader:
         self, records: Sequence[Record], ends: Mapping[TopicPartition, int], now: float
     ) -> tuple[Slice, ...]:
         """Hand the events of records to the join; return the slices consumed up to `ends`."""
-        for topic, num_records in Counter(record.topic for record in records).items():
-            self._dead_letters.seen(topic, num_records)
+        runs = [(tp, list(run)) for tp, run in groupby(records, _partition)]
+        num_records: Counter[str] = Counter()
+        for (topic, _), run in runs:
+            num_records[topic] += len(run)
+        for topic, num in num_records.items():
+            self._dead_letters.seen(topic, num)
         times_us: dict[str, int] = {}
-        for tp, of_partition in groupby(records, _partition):
-            times_us |= self.partitions[tp].consume(list(of_partition), now)
+        for tp, run in runs:
+            times_us |= self.partitions[tp].consume(run, now)
         slices = [self.partitions[tp].advance_to(end) for tp, end in ends.items()]
         if records:
             self._reporting.consumed(times_us, now)

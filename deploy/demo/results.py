@@ -20,7 +20,9 @@ from weighting.weigher import WeigherConfig
 
 #: With nothing learned, the served click logit is a s cos / (1 + b) + constant: the stacker's start
 #: a, the scale s, and the inversion of the weights' exponent b.
-_UNTRAINED_SLOPE = StackerConfig().encoder * LearnerConfig().scale / (1 + WeigherConfig().exponent)
+_UNTRAINED_SLOPE = (
+    StackerConfig().encoder * LearnerConfig().logit_scale / (1 + WeigherConfig().exponent)
+)
 
 Metrics: TypeAlias = Mapping[tuple[str, frozenset[tuple[str, str]]], float]
 """Page of metrics: (series, its labels) -> value."""

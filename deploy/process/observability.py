@@ -1,6 +1,6 @@
 """Logs and the metrics port of a process; nothing else configures them.
 
-All modules log events with fields through the standard library:
+Other modules log events with fields through the standard library:
 `log.info("version swapped", extra={"version": "v000012"})`.
 """
 
@@ -12,10 +12,11 @@ import sys
 import urllib.request
 from dataclasses import dataclass
 from threading import Thread
-from typing import Literal, TextIO
+from typing import Annotated, Literal, TextIO
 from wsgiref.simple_server import WSGIServer
 
 import structlog
+from msgspec import Meta
 from prometheus_client import (
     CollectorRegistry,
     GCCollector,
@@ -26,43 +27,38 @@ from prometheus_client import (
 from prometheus_client.parser import text_string_to_metric_families
 
 from deploy.errors import PortTaken
+from weighting.constraints import Port, check
 
 _SPARSE_SECONDS = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObservabilityConfig:
-    """Settings of logs and metrics.
+    """Logs and metrics of a process."""
 
-    Attributes:
-        log_format: json (one object a line), console, or auto (console on a terminal).
-        log_level: least level that is logged.
-        metrics_host: where the learner's metrics are.
-        metrics_port: the same; 0 takes a free one. Serving has its own under /metrics.
-    """
-
-    log_format: Literal["auto", "json", "console"] = "auto"
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    metrics_host: str = "127.0.0.1"
-    metrics_port: int = 9464
+    log_format: Annotated[
+        Literal["auto", "json", "console"],
+        Meta(description="json (an object a line), console, or auto: console on a terminal."),
+    ] = "auto"
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Meta(description="Lowest level logged.")
+    ] = "info"
+    metrics_host: Annotated[str, Meta(description="Address of the learner's metrics.")] = (
+        "127.0.0.1"
+    )
+    metrics_port: Annotated[
+        Port, Meta(description="Their port, 0 for a free one; the server's are under its /metrics.")
+    ] = 9464
 
     def __post_init__(self) -> None:
-        """Refuse a port out of range.
-
-        Raises:
-            ValueError: names key, value and expectation.
-        """
-        if not 0 <= self.metrics_port <= 65535:
-            raise ValueError(
-                f"observability.metrics_port: got {self.metrics_port!r}, expected a port from 0 to "
-                "65535"
-            )
+        """Check every field."""
+        check(self, "observability")
 
 
 def configure_logging(config: ObservabilityConfig, stream: TextIO | None = None) -> None:
     """Send every record to `stream` (standard error), one JSON object or readable line each.
 
-    Calling it again replaces the first call.
+    A second call replaces the first.
     """
     stream = stream or sys.stderr
     console = config.log_format == "console" or (config.log_format == "auto" and stream.isatty())
@@ -103,14 +99,14 @@ def configure_logging(config: ObservabilityConfig, stream: TextIO | None = None)
 
 
 class _Sparse(logging.Filter):
-    """Lets each message of Kafka's client library pass once in five minutes.
+    """Filter that passes each message of Kafka's client library once in five minutes.
 
-    While brokers are down it would log the same eight times a second.
+    While brokers are down it would log eight times a second.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        # (logger, line of its source) -> time at which it last passed
+        # Logger and line of its source -> time when it last passed.
         self._passed: dict[tuple[str, int], float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -132,7 +128,7 @@ def _without_terminal_colours(
 
 
 def new_registry() -> CollectorRegistry:
-    """Return a registry with the series of the process: memory, descriptors, Python."""
+    """Return a registry with series on memory, descriptors, garbage collection and Python."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     GCCollector(registry=registry)
@@ -141,10 +137,10 @@ def new_registry() -> CollectorRegistry:
 
 
 class MetricsServer:
-    """Prometheus' endpoint of one registry, in a thread of its own."""
+    """Prometheus endpoint of one registry, in a thread of its own."""
 
     def __init__(self, server: WSGIServer, thread: Thread) -> None:
-        """Take what is already running; `start_metrics` makes it."""
+        """Take a running server; `start_metrics` starts one."""
         self._server, self._thread = server, thread
 
     @property
@@ -172,10 +168,10 @@ def start_metrics(registry: CollectorRegistry, port: int, host: str = "127.0.0.1
 
 
 def scrape(url: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-    """Return a `/metrics` page of now: (name of the sample, its labels) -> value.
+    """Return the samples of a `/metrics` page: (name, labels) -> value.
 
     Raises:
-        OSError: nobody answers there.
+        OSError: there is no answer.
     """
     with urllib.request.urlopen(url, timeout=10) as answer:
         text = answer.read().decode()

@@ -56,7 +56,7 @@ def new_pipeline(
         source,
         topics=topics,
         join=settings.join,
-        batch=BatchConfig(size=learner.batch, flush_seconds=learner.flush_seconds),
+        batch=BatchConfig(size=learner.batch_size, flush_seconds=learner.flush_seconds),
         clock=clock,
         dead_letters=dead_letters,
         telemetry=telemetry,

@@ -1,6 +1,7 @@
-"""YAML without its traps: `NO` is a text, `0123` is 123, `2e-5` is a number, `12:30` is a text, and a duplicate key is an error.
+"""YAML without its traps: `NO` is a text, `0123` is 123, `12:30` is a text.
 
-That is the core schema of YAML 1.2.2 (section 10.3.2, without octal and hexadecimal numbers); only plain values are built.
+That is the core schema of YAML 1.2.2 (section 10.3.2) without octal and hexadecimal numbers. Only
+plain values are built, and a duplicate key is an error.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import yaml
 
 
 class _Loader(yaml.SafeLoader):
-    """Collects duplicate keys instead of taking the last."""
+    """Loader that collects duplicate keys instead of taking the last."""
 
     yaml_implicit_resolvers: ClassVar[dict[Any, Any]] = {}  # type: ignore[misc]
 
@@ -21,14 +22,14 @@ class _Loader(yaml.SafeLoader):
         self.duplicates: list[str] = []
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
+        found: set[str] = set()
         for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                self.duplicates.append(
-                    f"line {key.start_mark.line + 1}: {key.value}: the key is there twice; keep one of them"
-                )
-            elif isinstance(key, yaml.ScalarNode):
-                seen.add(key.value)
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value in found:
+                place = f"line {key.start_mark.line + 1}: {key.value}"
+                self.duplicates.append(f"{place}: the key is there twice; keep one of them")
+            found.add(key.value)
         return super().construct_mapping(node, deep=True)
 
 
@@ -40,25 +41,27 @@ def _float(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
     return float(loader.construct_scalar(node).replace(".inf", "inf").replace(".nan", "nan"))
 
 
-for _tag, _pattern, _first in (
+_FLOAT = r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan"
+
+#: Type, its form, and the characters that it may begin with.
+_RESOLVERS = (
     ("null", r"null|Null|NULL|~|", ["n", "N", "~", ""]),
     ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
     ("int", r"[-+]?[0-9]+", list("-+0123456789")),
-    (
-        "float",
-        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan",
-        list("-+.0123456789"),
-    ),
-):
-    _Loader.add_implicit_resolver(
-        f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first
-    )
+    ("float", _FLOAT, list("-+.0123456789")),
+)
+for _type, _pattern, _first in _RESOLVERS:
+    _form = re.compile(f"^(?:{_pattern})$")
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_type}", _form, _first)
 _Loader.add_constructor("tag:yaml.org,2002:int", _int)
 _Loader.add_constructor("tag:yaml.org,2002:float", _float)
 
 
 def parse(text: str) -> tuple[Any, list[str]]:
-    """Return the value of a document (None where it is empty or broken), and everything that is wrong with its form, with line numbers."""
+    """Return the value of a document, and all that is wrong with its form, with line numbers.
+
+    The value is None where the document is empty or broken.
+    """
     try:
         loader = _Loader(text)
     except yaml.YAMLError as error:
@@ -67,7 +70,8 @@ def parse(text: str) -> tuple[Any, list[str]]:
         return loader.get_single_data(), loader.duplicates
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        return None, [f"line {mark.line + 1 if mark else 1}: {error.problem or error.context}"]
+        line = mark.line + 1 if mark else 1
+        return None, [f"line {line}: {error.problem or error.context}"]
     except (ValueError, RecursionError) as error:
         return None, [str(error)]
     finally:

@@ -93,9 +93,10 @@ class Encoder(nn.Module):
         return digest.hexdigest()
 
     def forward(self, texts: Sequence[Ids]) -> Tensor:
-        """Return unit vectors (N, D) of N texts' ids, in order, on the encoder's device.
+        """Return unit vectors (N, D) of N texts' ids, in order.
 
-        They carry a gradient where grad mode is on and something moves.
+        They are on the encoder's device, and carry a gradient where grad mode is on and something
+        moves.
         """
         if not texts:
             return torch.zeros(0, self.width, device=self.device)

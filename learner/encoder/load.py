@@ -1,4 +1,4 @@
-"""Encoders by name: a Hugging Face name, a folder, the packaged default, or a random one."""
+"""Loading of encoders: by Hugging Face name, from a folder, packaged or random."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Rows of one shape from texts of different lengths. Legend: n texts, T tokens, D width.
+"""Rows of one shape from texts of different lengths.
+
+Legend: n texts, T tokens, D width.
 
 Invariant: the padded length of a text depends on its own number of tokens alone.
 """
@@ -27,9 +29,10 @@ def same_padded_length(lengths: Sequence[int]) -> Iterable[list[int]]:
 
 
 def pad(rows: Sequence[Tensor], *, value: int = 0) -> tuple[Tensor, Tensor]:
-    """Stack rows (T, ...) that pad to one length; return them and the (n, T) mask of real tokens.
+    """Stack rows (T, ...) that pad to one length, with their mask.
 
-    Both lie where the rows lie.
+    Returns:
+        The rows (n, T, ...) and the mask (n, T) of real tokens, where the rows lie.
     """
     stacked = nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=value)
     length = _padded_length(stacked.shape[1])

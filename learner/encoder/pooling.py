@@ -1,4 +1,7 @@
-"""Token states to one unit vector per text. Legend: n texts, T tokens, D width."""
+"""Token states to one unit vector per text.
+
+Legend: n texts, T tokens, D width.
+"""
 
 from __future__ import annotations
 

@@ -16,9 +16,10 @@ def _num_bytes(tensor: Tensor) -> int:
 
 
 class PrefixCache:
-    """Tensors by the token ids of their text; shared by versions with equal frozen layers.
+    """Tensors by the token ids of their text.
 
-    Threads may use it together. A tensor stays on the device where it was computed.
+    Versions with equal frozen layers share one, and threads may use it together. A tensor stays on
+    the device where it was computed.
     """
 
     def __init__(self, max_bytes: int = 512 << 20) -> None:

@@ -70,7 +70,7 @@ class Texts:
         self._cache: FIFOCache[tuple[str, str | None], Ids] = FIFOCache(MAX_CACHED)
 
     def ids(self, text: str, pair: str | None = None) -> Ids:
-        """Return ids (T,), T <= max_tokens, of a text or of a pair of texts.
+        """Return ids (T,), T <= max_tokens, of a text or pair.
 
         The first text of a pair gets at most half the room.
         """
@@ -87,7 +87,7 @@ class Texts:
         return np.asarray(encoded["input_ids"], dtype=np.int64)
 
     def _half(self, text: str) -> str:
-        """Truncate a query to half of the budget, so that there is room for the item."""
+        """Truncate a query to half of the budget, for the item's sake."""
         room = (self.max_tokens - self.tokenizer.num_special_tokens_to_add(pair=True)) // 2
         ids = self.tokenizer.encode(text, add_special_tokens=False)
         return str(self.tokenizer.decode(ids[:room])) if len(ids) > room else text

@@ -1,4 +1,6 @@
-"""The seam of a loss. L = 1/N sum w_i loss(M(x_i), y_i) over the N samples of a step.
+"""Protocol of a loss: L = 1/N sum w_i loss(M(x_i), y_i).
+
+Legend: N samples of a step, n of them in a micro-batch.
 
 A sample's label and weight arrive as a pair (a, b): a is the factor of -log f, b of -log(1 - f).
 For a hard label y with weight w that is (w y, w (1 - y)).
@@ -14,7 +16,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Targets:
-    """Columns (n,) that a loss reads beside the logits, on the device of the logits.
+    """Columns (n,) that a loss reads beside the logits, on their device.
 
     Attributes:
         a: factor of -log f.

@@ -10,9 +10,10 @@ from learner.losses.loss import Targets
 
 
 class Pointwise:
-    """Sum of a_i (-log f_i) + b_i (-log(1 - f_i)) with f = examination * sigma(logit).
+    """Weighted cross-entropy of each sample.
 
-    A sample shown where only one in ten looks has examination 0.1.
+    The sum of a_i (-log f_i) + b_i (-log(1 - f_i)) with f = examination * sigma(logit). A sample
+    shown where only one in ten looks has examination 0.1.
     """
 
     whole_lists = False

@@ -1,4 +1,7 @@
-"""Losses by name: a new loss is a new module here and an entry in `LOSSES`."""
+"""Losses by name.
+
+A new loss is a new module in this folder and an entry in `LOSSES`.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Checkpoints: the whole job, saved as one or not at all, by one owner at a time.
+"""Checkpoints of the whole job, saved as one or not at all.
 
-The steps are those of RELIABILITY 3 and 5, under the same numbers. Acquiring:
+There is one owner at a time. The steps are those of RELIABILITY 3 and 5, under the same numbers.
+Acquiring:
 
 - A1 claim the next fencing token (`ownership`).
 - A2 to A5 find where to go on (`evidence` reads, `recovery` decides).
@@ -50,8 +51,9 @@ from learner.store.version_files import VersionFiles, check_paths
 
 
 class Checkpointer:
-    """Acquires a store, saves its checkpoints and retires them; used by one thread at a time.
+    """Acquires a store, saves and retires its checkpoints, for one owner.
 
+    Used by one thread at a time.
     Resumes after the recovery point that `acquire` returns: its next offsets are the first ones
     that the state does not contain, its tail is what was journaled behind it.
     """
@@ -124,7 +126,9 @@ class Checkpointer:
         world_size: int = 1,
         keep_tail: bool = True,
     ) -> RecoveryPoint:
-        """Become the owner of the store (A1 to A7): every earlier owner is fenced from here on.
+        """Become the owner of the store (A1 to A7).
+
+        Every earlier owner is fenced from here on.
 
         Args:
             journal: not started yet.
@@ -167,7 +171,7 @@ class Checkpointer:
 
     @property
     def run_state(self) -> RunState:
-        """Run state of the next checkpoint, with the timeline as it is now."""
+        """Run state of the next checkpoint, as of now."""
         own = self._journal.spans if self._journal is not None else []
         timeline = self._retention.trimmed((*self._run_state.timeline, *own))
         return msgspec.structs.replace(self._run_state, timeline=timeline)
@@ -177,7 +181,7 @@ class Checkpointer:
         self._run_state = msgspec.structs.replace(self._run_state, **changes)
 
     def read(self, version: Version, path: str) -> bytes:
-        """Return a file of a version, checked against its digest, as `Store.read` does.
+        """Return a file of a version, checked against its digest.
 
         Raises:
             Corrupt: the digest does not hold, or the manifest does not name the file.
@@ -196,7 +200,9 @@ class Checkpointer:
         metadata: CheckpointMetadata,
         run_state: RunState | None = None,
     ) -> Version:
-        """Make a checkpoint durable (C4 to C10); nothing outside hears of it before `announce`.
+        """Make a checkpoint durable (C4 to C10).
+
+        Nothing outside hears of it before `announce`.
 
         Args:
             files: path inside the version's folder (such as ``training/rng.safetensors``) -> bytes.
@@ -285,9 +291,10 @@ class Checkpointer:
             return read_tail(self._root, self._disk, choice.timeline, choice.tail_start)
 
     def _fence(self, point: RecoveryPoint, config_sha256: str) -> bool:
-        """Link a manifest without files (A6); False if another owner took the number.
+        """Link a manifest without files (A6).
 
-        The settings that it names are those of the journal records that follow.
+        False if another owner took the number. The settings that it names are those of the journal
+        records that follow.
         """
         kind = point.resumed_by.kind if point.resumed_by else "fence"
         own = JournalRange(segment_name(self._ownership.token, 0), 0, None)

@@ -1,9 +1,9 @@
-"""Operator commands to the learner, as files that stay: a plan with its digest, and its result.
+"""Operator commands: plans that the learner carries out, and their results.
 
-A command is written whole under a number that only one can have (a link), and taken by the learner
-when it starts a term: the manifest that it links then says `orders_taken`. So a command is waiting
-while no manifest has its number and it was neither refused nor withdrawn. The learner answers
-`taken` before it links, in the one file that a withdrawal would have to make.
+They are files that stay. A command is written whole under a number that only one can have (a link),
+and taken by the learner when it starts a term: the manifest that it links then says `orders_taken`.
+So a command is waiting while no manifest has its number and it was neither refused nor withdrawn.
+The learner answers `taken` before it links, in the one file that a withdrawal would have to make.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _MAX_BYTES = 4 << 20
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True, rename={"created_us": "created"}):
-    """An operator's command: what was shown is what is carried out, or nothing is.
+    """Operator's command, carried out as it was shown or not at all.
 
     Attributes:
         id: number, from 1.
@@ -52,14 +52,16 @@ class Command(msgspec.Struct, frozen=True, kw_only=True, rename={"created_us": "
 
 
 def digest(plan: Mapping[str, Any]) -> str:
-    """Return the sha256 of a plan; the operator sees its first eight digits."""
+    """Return the sha256 of a plan."""
     return hashlib.sha256(canonical(plan)).hexdigest()
 
 
 def write(
     root: Path, disk: Disk, kind: Kind, plan: Mapping[str, Any], *, now_us: int, after: int = 0
 ) -> Command:
-    """Write a command, whole and durable, under the next number above `after` and all others.
+    """Write a command, whole and durable, under the next free number.
+
+    That is above `after`, and above those of all other commands.
 
     Raises:
         StoreFailed: it could not be written; if its link was made, the command stands all the
@@ -117,7 +119,7 @@ def read(root: Path, disk: Disk, command_id: int) -> Command:
 
 
 def newest(root: Path, disk: Disk) -> Command | None:
-    """Return the newest command that can be read, None where there is none."""
+    """Return the newest command that can be read."""
     for command_id in sorted(_ids(root, disk), reverse=True):
         with contextlib.suppress(Corrupt, FileNotFoundError):
             return read(root, disk, command_id)
@@ -125,9 +127,9 @@ def newest(root: Path, disk: Disk) -> Command | None:
 
 
 def waiting(root: Path, commands_taken: int, disk: Disk | None = None) -> list[Command]:
-    """Return the commands that are still to be carried out, oldest first; change nothing.
+    """Return the commands still to be carried out, oldest first.
 
-    A damaged one is left out: it will be refused.
+    Nothing is changed. A damaged one is left out: it will be refused.
 
     Args:
         root: of the store.
@@ -139,7 +141,9 @@ def waiting(root: Path, commands_taken: int, disk: Disk | None = None) -> list[C
 
 
 def pending(root: Path, commands_taken: int, disk: Disk | None = None) -> Command | None:
-    """Return the oldest waiting command; a damaged one before it is answered as refused.
+    """Return the oldest waiting command.
+
+    Damaged ones before it are answered as refused.
 
     Args:
         root: of the store.
@@ -155,7 +159,9 @@ def pending(root: Path, commands_taken: int, disk: Disk | None = None) -> Comman
 
 
 def take(root: Path, command_id: int, disk: Disk | None = None) -> bool:
-    """Take a command, from where on it cannot be withdrawn; False where it has ended.
+    """Take a command; False where it has ended.
+
+    From here on it cannot be withdrawn.
 
     Raises:
         StoreFailed: it could not be written; the command is waiting as before.
@@ -227,7 +233,7 @@ def withdraw(root: Path, command_id: int, disk: Disk) -> bool:
 def _unanswered(
     root: Path, commands_taken: int, disk: Disk
 ) -> Iterator[tuple[int, Command | Corrupt]]:
-    """Yield number and command, oldest first, of those that have not ended; or the damage."""
+    """Yield number and command, or its damage, of those not ended."""
     answers = set(_ids(root, disk, _ANSWER))
     for command_id in sorted(_ids(root, disk)):
         if command_id <= commands_taken:

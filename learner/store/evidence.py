@@ -1,4 +1,4 @@
-"""Evidence: read and verify the manifests of a store, and keep what is damaged.
+"""Evidence: read and verify manifests, and keep what is damaged.
 
 A damaged file is linked to ``quarantine/`` before retention may take its version away.
 """
@@ -36,7 +36,7 @@ def read_manifests(store: Store) -> Manifests:
 
 
 def verify(store: Store, chain: Iterable[Version]) -> list[Skipped]:
-    """Verify checkpoints from the newest on until one is whole; return the damaged ones (A4).
+    """Return the damaged checkpoints above the newest whole one (A4).
 
     Raises:
         OSError: a file cannot be read for a reason that is no damage.
@@ -55,7 +55,7 @@ def verify(store: Store, chain: Iterable[Version]) -> list[Skipped]:
 
 
 def keep(root: Path, disk: Disk, skipped: Sequence[Skipped]) -> None:
-    """Give damaged files a second name in ``quarantine/``, as far as that works."""
+    """Link damaged files to ``quarantine/``, as far as that works."""
     for each in skipped:
         with contextlib.suppress(OSError):
             kept = root / "quarantine" / each.path.replace("/", "+")

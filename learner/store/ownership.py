@@ -1,4 +1,4 @@
-"""Ownership of a store: one owner at a time, by claim and compare-and-swap.
+"""Ownership of a store, by claim and compare-and-swap.
 
 A claim is a file under ``epoch/`` that only one process can create; its number is the owner's
 fencing token. Whoever claimed a later number is the owner now, and everybody before is fenced.
@@ -29,16 +29,17 @@ class Ownership:
     """
 
     def __init__(self, root: Path, disk: Disk, now_us: Callable[[], int]) -> None:
-        """Take the store's root, its disk and a clock for the text of a claim; do nothing."""
+        """Do nothing yet; the clock is for the text of a claim only."""
         self.token = 0
         self._root = root
         self._disk = disk
         self._now_us = now_us
 
     def claim(self) -> None:
-        """Make the store if need be, and claim it (A1): every earlier owner is fenced.
+        """Claim the store, which is made if need be (A1).
 
-        The name of the file is the claim; what it says is for people.
+        Every earlier owner is fenced. The name of the file is the claim; what it says is for
+        people.
 
         Raises:
             StoreFailed: it could not be claimed durably.
@@ -64,7 +65,7 @@ class Ownership:
             raise self.fenced(f"epoch {newest} was claimed after it")
 
     def fenced(self, found: str) -> Fenced:
-        """Return the error of an owner that has lost the store, by what showed it."""
+        """Return the error of an owner that has lost the store."""
         return Fenced(root=self._root, epoch=self.token, found=found)
 
     @contextlib.contextmanager

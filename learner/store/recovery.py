@@ -1,7 +1,8 @@
-"""Recovery: where a start goes on, given the manifests as read and a recovery plan.
+"""Recovery point of a start, from manifests and a recovery plan.
 
-Nothing is read or written here, so a start can be tested as a table. The caller reads manifests,
-verifies checkpoints and reads the journal in between. The steps are those of RELIABILITY 5:
+Pure functions: nothing is read or written here, so a start can be tested as a table. The caller
+reads manifests, verifies checkpoints and reads the journal in between. The steps are those of
+RELIABILITY 5:
 
 - A2 the next number is above every commit mark, readable or not;
 - A3 the timeline is that of the newest readable manifest;
@@ -115,7 +116,7 @@ class Choice:
 
     @property
     def tail_start(self) -> JournalPosition | None:
-        """Where the journal is to be read from; None where the timeline lacks that place."""
+        """Place to read the journal from; None where the timeline lacks it."""
         place = self.resume.place if self.resume else None
         if place is None or not any(span.holds(place) for span in self.timeline):
             return None
@@ -204,14 +205,11 @@ def choose(
     skipped = _passed_over(manifests.damaged, damaged, state)
     newest = manifests.newest
     if newest is None or target is None or state is None:
-        reasons = "; ".join(each.reason for each in skipped)
-        found = f"{len(skipped)} damaged ones: {reasons}"
-        raise Corrupt("man", expected="one wholly valid checkpoint", found=found)
+        raise _no_state_left(skipped)
     resume = newest.journal if _stands_on(newest, state) else state.journal
     timeline, run_state = newest.timeline, newest.run_state  # A3
     if plan is not None and plan.ends_timeline:
-        goes_back = plan.version is not None and target.seq != state.seq
-        end = target.journal if goes_back else resume
+        end = target.journal if plan.version and target.seq != state.seq else resume
         timeline = truncate(timeline, end.place) if end else ()
         if plan.kind == "restore":
             run_state = _restored(target, newest, plan)
@@ -272,7 +270,7 @@ def recover(
 
 
 def needed(timeline: Sequence[JournalRange], kept: Sequence[Version]) -> tuple[JournalRange, ...]:
-    """Return a timeline from the oldest place on that one of `kept` goes on from."""
+    """Return the part of a timeline that one of `kept` goes on from."""
     places = [found.journal.place for found in kept if found.journal is not None]
     for index, span in enumerate(timeline):
         if any(span.holds(place) for place in places):
@@ -296,6 +294,12 @@ def _state(chain: Sequence[Version], damaged: Collection[str]) -> Version | None
     return None
 
 
+def _no_state_left(skipped: Sequence[Skipped]) -> Corrupt:
+    reasons = "; ".join(each.reason for each in skipped)
+    found = f"{len(skipped)} damaged ones: {reasons}"
+    return Corrupt("man", expected="one wholly valid checkpoint", found=found)
+
+
 def _passed_over(
     manifests: Sequence[Skipped], checkpoints: Sequence[Skipped], state: Version | None
 ) -> tuple[Skipped, ...]:
@@ -309,14 +313,17 @@ def _passed_over(
 
 
 def _stands_on(newest: Version, state: Version) -> bool:
-    """Return whether the newest manifest is a fence, restore or reset on top of the state."""
+    """Return whether the newest manifest is a fence, restore or reset on this state."""
     if newest.kind == CHECKPOINT:
         return False
     return newest.parent == (state.name if state.kind == CHECKPOINT else None)
 
 
 def _restored(target: Version, newest: Version, plan: RecoveryPlan) -> RunState:
-    """Return the run state of the version that is restored: what came behind it never was."""
+    """Return the run state of a restored version.
+
+    Of what came behind it, only what operators decided holds.
+    """
     holds = target.run_state if plan.undo else newest.run_state
     return msgspec.structs.replace(
         target.run_state,
@@ -350,7 +357,7 @@ def _damaged_segments(damage: Damage | None) -> list[Skipped]:
 
 
 def _closed(choice: Choice, tail: Tail, last_step: int) -> RunState:
-    """Return the run state with the timeline closed, without what lies behind its end."""
+    """Return the run state with the timeline closed."""
     before, found = choice.run_state, choice.manifests
     return msgspec.structs.replace(
         before,
@@ -361,9 +368,10 @@ def _closed(choice: Choice, tail: Tail, last_step: int) -> RunState:
 
 
 def _superseded(state: Version, manifests: Manifests) -> tuple[tuple[int, int], ...]:
-    """Return what the state's chain leaves out, with what lies between it and the next manifest.
+    """Return what the next manifest's chain leaves out.
 
-    Fences alone between the two are no other history.
+    That is what the state's leaves out, and what lies between the two. Fences alone between the two
+    are no other history.
     """
     fences = {found.seq for found in manifests.readable if found.kind != CHECKPOINT}
     passed = any(seq > state.seq and seq not in fences for seq in manifests.seqs)
@@ -379,7 +387,7 @@ def _in_environment(
     newest: Version,
     world_size: int,
 ) -> RunState:
-    """Return the run state under the fingerprint and the number of ranks of now."""
+    """Return the run state under the present fingerprint and world size."""
     same = newest.run_state.world_size == world_size
     same = same and metadata.fingerprint == initial.fingerprint
     return msgspec.structs.replace(
@@ -388,7 +396,7 @@ def _in_environment(
 
 
 def _due(pending: Sequence[Reset], tail: Tail, place: tuple[int, int]) -> list[Reset]:
-    """Return the resets that take effect before the tail, not during it or behind it.
+    """Return the resets that take effect before the tail.
 
     Args:
         pending: resets that the state does not contain.
@@ -401,7 +409,7 @@ def _due(pending: Sequence[Reset], tail: Tail, place: tuple[int, int]) -> list[R
 
 
 def _quarantined_up_to(run_state: RunState, last_step: int) -> RunState:
-    """Return the run state with quarantined steps up to the end of the tail only."""
+    """Return the run state with quarantine up to the last step."""
     within = [span for span in run_state.quarantine if span[0] <= last_step]
     quarantine = tuple((first, min(end, last_step + 1)) for first, end in within)
     return msgspec.structs.replace(run_state, quarantine=quarantine)

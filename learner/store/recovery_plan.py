@@ -1,4 +1,4 @@
-"""Recovery plan: changes that a start makes to run state and offsets, other than going on."""
+"""Recovery plan: changes of run state and offsets at a start."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from weighting.provenance import Gap, Offsets
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecoveryPlan:
-    """Changes that a start makes: an operator's command, or the way back from a divergence.
+    """Changes that a start makes.
+
+    It is an operator's command, or the way back from a divergence.
 
     Attributes:
         kind: fence: go on, with these changes.
@@ -41,7 +43,7 @@ class RecoveryPlan:
 
     @property
     def ends_timeline(self) -> bool:
-        """Whether journal records behind the state are left out instead of replayed."""
+        """True if journal records behind the state are not replayed."""
         return self.kind == "reset" or not self.as_it_was
 
     def carry_out(
@@ -71,7 +73,7 @@ class RecoveryPlan:
         return msgspec.structs.replace(run_state, **changes), metadata
 
     def _reset(self, metadata: CheckpointMetadata, skip: tuple[int, ...]) -> Reset:
-        """Return the offsets that this plan moves, before and after, as a manifest has them."""
+        """Return the offsets that this plan moves, before and after."""
         before = Offsets.from_nested(metadata.offsets)
         parts: dict[str, dict[int, tuple[int, int]]] = {}
         for tp, offset in (self.offsets or Offsets()).items():

@@ -46,14 +46,14 @@ class Retention:
     first_segment: str = ""
 
     def trimmed(self, timeline: tuple[JournalRange, ...]) -> tuple[JournalRange, ...]:
-        """Return a timeline from the oldest segment on that the last `prune` found needed."""
+        """Return a timeline from the oldest needed segment on."""
         for index, span in enumerate(timeline):
             if span.segment == self.first_segment:
                 return timeline[index:]
         return timeline
 
     def prune(self, keep: int, run_state: Callable[[], RunState]) -> list[str]:
-        """Retire what is expired and not protected, and journal segments that nothing needs.
+        """Retire expired versions that are not protected, and unneeded segments.
 
         Args:
             keep: number of checkpoints, at least 5.
@@ -92,7 +92,7 @@ class Retention:
         kept: Sequence[Version],
         now_us: int,
     ) -> None:
-        """Retire segments that neither this timeline nor that of a kept manifest names."""
+        """Retire segments that no timeline names, of now or of a kept manifest."""
         self.first_segment = next((span.segment for span in needed(timeline, kept)), "")
         timelines = [timeline, *(version.timeline for version in kept)]
         named = {span.segment for spans in timelines for span in spans}
@@ -114,11 +114,12 @@ class Retention:
 
 
 def expired(manifests: Sequence[Version], keep: int, run_state: RunState) -> list[Version]:
-    """Return the manifests beyond the newest `keep` checkpoints of the chain and of all.
+    """Return the manifests beyond the newest `keep` checkpoints.
 
-    A checkpoint stays as long as a kept fence stands on it. A fence goes once `keep` checkpoints of
-    the chain are newer, or at once if the next manifest is a fence that stands on the same state.
-    The newest checkpoint of the chain is wholly valid: its owner verified or saved it.
+    The newest of the chain are kept, and the newest of all. A checkpoint stays as long as a kept
+    fence stands on it. A fence goes once `keep` checkpoints of the chain are newer, or at once if
+    the next manifest is a fence that stands on the same state. The newest checkpoint of the chain
+    is wholly valid: its owner verified or saved it.
 
     Args:
         manifests: all that are whole, newest last.
@@ -173,7 +174,9 @@ def protected(
 
 
 def retire(root: Path, disk: Disk, version: Version, now_us: int) -> None:
-    """Take a version out of sight: commit mark first, so that no reader finds it without files.
+    """Take a version out of sight.
+
+    Its commit mark goes first, so that no reader finds it without files.
 
     Raises:
         OSError: it is not retired, or not durably.
@@ -185,7 +188,7 @@ def retire(root: Path, disk: Disk, version: Version, now_us: int) -> None:
 
 
 def _replaces(after: Version, fence: Version) -> bool:
-    """Return whether the manifest after a fence is another one on the same state."""
+    """Return whether another fence on the same state follows."""
     return after.kind != CHECKPOINT and after.parent == fence.parent
 
 

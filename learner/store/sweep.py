@@ -16,7 +16,7 @@ _AT_WORK = (errno.ENOENT, errno.ENOTEMPTY)
 
 
 def sweep(store: Store, disk: Disk, ownership: Ownership, now_us: int) -> list[str]:
-    """Remove folders of older owners that no manifest names, temporary files and old claims.
+    """Remove unnamed folders of older owners, temporary files and old claims.
 
     Temporary files go when they are an hour old, claims but for the newest 100. A folder whose
     number has a damaged commit mark stays, as evidence.
@@ -53,7 +53,7 @@ def _unnamed(store: Store, disk: Disk, token: int) -> list[str]:
 
 
 def _remove(store: Store, disk: Disk, folder: str) -> bool:
-    """Remove a folder; False if its owner has woken up and is at work in it."""
+    """Remove a folder; False if its owner is at work in it."""
     try:
         blobs.remove_tree(disk, store.root / folder)
     except OSError as error:

@@ -39,7 +39,7 @@ class Verdict(
 
 
 def read(root: Path, disk: Disk) -> Verdict | None:
-    """Return the last verdict of a store; None if there is none that can be read."""
+    """Return the last verdict of a store; None if it cannot be read."""
     try:
         data = blobs.read_small(disk, root, FILE, max_bytes=_MAX_BYTES)
         return msgspec.json.decode(data, type=Verdict)
@@ -50,7 +50,7 @@ def read(root: Path, disk: Disk) -> Verdict | None:
 def write(
     root: Path, disk: Disk, *, version: str, since: str | None, num_differences: int, now_us: int
 ) -> None:
-    """Put a verdict in place of the one before, durably; keep the time of the last equal one.
+    """Replace the verdict, durably; keep the time of the last equal one.
 
     Raises:
         OSError: the store cannot be written to; the verdict before stands.

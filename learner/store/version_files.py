@@ -1,4 +1,4 @@
-"""Files of a version: written durably, or linked where the version before has the same bytes.
+"""Files of a version, written durably or shared with the one before.
 
 A file of at least 1 MiB that the checkpoint before holds with the same digest, such as a frozen
 encoder, is not written again: it gets a second name by `link`. What damages such a file damages
@@ -37,7 +37,9 @@ class VersionFiles:
     parent: Version | None
 
     def write(self, files: Mapping[str, bytes]) -> dict[str, Digest]:
-        """Write or link each file (C4); return the digests of the bytes that were meant.
+        """Write or link each file (C4); return the digests.
+
+        Digests are of the bytes that were meant.
 
         Raises:
             OSError: there is too little room, or the system refused something.
@@ -49,7 +51,7 @@ class VersionFiles:
         return {path: self._put(path, files[path]) for path in sorted(files)}
 
     def fsync_folders(self, files: Iterable[str]) -> None:
-        """Make the names of these files durable: deepest folder first, ``blobs/`` last (C5)."""
+        """Make the names durable, from the deepest folder to ``blobs/`` (C5)."""
         for folder in [*reversed(self._folders(files)), self.folder.parent]:
             self.disk.fsync_folder(folder)
 
@@ -66,7 +68,7 @@ class VersionFiles:
             raise OSError(errno.ENOSPC, reason, str(root))
 
     def _folders(self, files: Iterable[str]) -> list[Path]:
-        """Return the version's folder and those below it that these files need, in order."""
+        """Return the version's folder and those below it, in order."""
         above = {parent for path in files for parent in (self.folder / path).parents}
         within = {folder for folder in above if folder.is_relative_to(self.folder)}
         return sorted({self.folder, *within})
@@ -77,7 +79,7 @@ class VersionFiles:
         return blobs.put(self.disk, self.folder / path, data)
 
     def _share(self, path: str, data: bytes) -> Digest | None:
-        """Link a large file of the checkpoint before; None where it must be written."""
+        """Link a large file of the parent; None where it must be written."""
         if self.parent is None or len(data) < _SHARED_BYTES or path not in self.parent.files:
             return None
         same = self.parent.path / path

@@ -1,4 +1,4 @@
-"""Background writer: save, announce and prune checkpoints in a thread of its own."""
+"""Background writer: checkpoints in a thread of its own."""
 
 from __future__ import annotations
 
@@ -29,10 +29,13 @@ class Saved:
 
 
 class BackgroundWriter:
-    """Writes one checkpoint at a time; the checkpointer is its own from the first `submit` on."""
+    """Saves, announces and prunes in the background, one checkpoint at a time.
+
+    The checkpointer is its own from the first `submit` on.
+    """
 
     def __init__(self, checkpointer: Checkpointer, *, keep: int = 20) -> None:
-        """Take a checkpointer (acquired) and how many versions to keep; start no thread yet."""
+        """Take an acquired checkpointer and how many versions to keep."""
         self._checkpointer = checkpointer
         self._keep = keep
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint-writer")
@@ -46,7 +49,7 @@ class BackgroundWriter:
         gaps: Sequence[Gap] = (),
         live: bool = True,
     ) -> bool:
-        """Hand copies over; False, with nothing done, until the outcome before was polled.
+        """Hand copies over; False until the outcome before was polled.
 
         Args:
             files: makes those of `Checkpointer.save`, in the thread that writes them.
@@ -66,7 +69,9 @@ class BackgroundWriter:
         return True
 
     def poll(self, *, timeout_seconds: float | None = 0.0) -> Saved | None:
-        """Return how the one in flight ended, once; None while it has not, or if there is none.
+        """Return the outcome of the one in flight, once.
+
+        None while it has not ended, or if there is none.
 
         Args:
             timeout_seconds: how long to wait for it; None for as long as it takes.
@@ -83,7 +88,7 @@ class BackgroundWriter:
         return ended.result()
 
     def close(self) -> Saved | None:
-        """Wait for the one in flight, end the thread, and return its outcome as `poll` would."""
+        """Wait for the one in flight, end the thread, return the outcome."""
         self._executor.shutdown(wait=True)
         return self.poll(timeout_seconds=None)
 

@@ -1,4 +1,4 @@
-"""A step's own samples as columns, made once on the host and moved to the device of the loss.
+"""A step's samples as columns on the device of the loss.
 
 Legend: n own samples of a step.
 """

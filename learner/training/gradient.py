@@ -1,4 +1,4 @@
-"""Scores of a step's samples, and the gradient of L at the model as it is.
+"""Forward and backward pass of a step: scores and gradient of L.
 
 Legend: N samples of a step (of all processes), n of them our own.
 """
@@ -27,7 +27,7 @@ _RANK_SEED = 0x9E3779B9
 
 
 class GradientPass:
-    """Forward and backward pass over a step, in micro-batches.
+    """Forward and backward passes over micro-batches.
 
     Attributes:
         num_micro_batches: grows when memory runs out, and stays.

@@ -1,4 +1,4 @@
-"""AdamW on encoder and heads, with clipped gradients and a pull towards the pretrained encoder."""
+"""AdamW with clipped gradients and L2-SP."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Optimizer:
         """Sum the gradients of all processes and clip them; return the norm before clipping."""
         moving = [p for p in self.parameters() if p.grad is not None]
         self._process_group.sum_([p.grad for p in moving if p.grad is not None])
-        norm = torch.nn.utils.clip_grad_norm_(moving, self._config.max_gradient_norm)
+        norm = torch.nn.utils.clip_grad_norm_(moving, self._config.max_grad_norm)
         return float(norm)
 
     def step(self) -> None:
@@ -51,7 +51,7 @@ class Optimizer:
         """
         self._adamw.step()
         self._ranker.constrain()
-        rate = min(1.0, self._config.lr * self._config.pull)
+        rate = min(1.0, self._config.lr * self._config.l2_sp)
         encoder = self._ranker.encoder.trainable_parameters()
         with torch.no_grad():
             for parameter, start in zip(encoder, self._start, strict=True):

@@ -1,4 +1,4 @@
-"""Weighted clicks and exposures of a step, per query and item, for the query residuals."""
+"""Weighted clicks and exposures of a step, per query and item."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ItemCount:
 
 @dataclass(slots=True, kw_only=True)
 class QueryCounts:
-    """Items of one query in a step, by item id, in the order of their first samples."""
+    """Items of one query in a step, in the order of their first samples."""
 
     items: dict[str, ItemCount] = field(default_factory=dict)
 
@@ -48,7 +48,10 @@ class QueryCounts:
 
 
 def query_counts(weighted: WeightedBatch, task: TaskName) -> Mapping[str, QueryCounts]:
-    """Count the samples of a task by query and item; an item without an id goes by its text."""
+    """Count the samples of a task by query and item.
+
+    An item without an id goes by its text.
+    """
     found: dict[str, QueryCounts] = {}
     for i, s in enumerate(weighted.samples):
         if s.task != task:

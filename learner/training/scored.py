@@ -1,4 +1,4 @@
-"""Scores of a step's samples before the step, as each process tells them to the others.
+"""Scores of a step's samples, as processes exchange them.
 
 Legend: n samples, D width, K tasks.
 """

@@ -1,4 +1,4 @@
-"""A frozen encoder: no parameter of it moves; the heads and the query residuals do."""
+"""A frozen encoder; only heads and query residuals move."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from learner.tuning.tuning import id_rows, padded_ids
 
 
 class FullTuning:
-    """The prefix of a text is its token ids: nothing is computed once and for all."""
+    """The prefix of a text is its token ids; nothing is kept."""
 
     name = "full"
     keeps_prefix = False

@@ -1,4 +1,7 @@
-"""Fine-tuning methods by name: a new method is a new module here and a line in `named`."""
+"""Fine-tuning methods by name.
+
+A new method is a new module in this folder and a line in `named`.
+"""
 
 from __future__ import annotations
 

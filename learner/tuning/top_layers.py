@@ -15,7 +15,7 @@ from learner.tuning.tuning import frozen, id_rows, in_half_precision, padded_ids
 
 
 class TopLayersTuning:
-    """The prefix of a text is the hidden states (T, D) below the layers that move."""
+    """The prefix of a text is its hidden states below the layers that move."""
 
     keeps_prefix = True
 

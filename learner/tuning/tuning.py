@@ -1,4 +1,7 @@
-"""The seam of a fine-tuning method. Legend: n texts, T tokens of one text, D width."""
+"""Protocol of a fine-tuning method.
+
+Legend: n texts, T tokens of one text, D width.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from learner.encoder.tokens import Ids
 
 
 class Tuning(Protocol):
-    """A split of an encoder into a prefix that never moves and a rest that may.
+    """An encoder, split into a prefix that never moves and the rest.
 
     Attributes:
         name: as written in `LearnerConfig.tuning` and in a version.
@@ -28,10 +31,13 @@ class Tuning(Protocol):
         """Return the parameters that training moves, in the encoder's order."""
 
     def prefix(self, texts: Sequence[Ids]) -> list[Tensor]:
-        """Return what the frozen part makes of each of n texts that pad to one length."""
+        """Return the frozen part's output for n texts that pad to one length."""
 
     def finish(self, prefixes: Sequence[Tensor]) -> Tensor:
-        """Return unit vectors (n, D) from prefixes; with a gradient where grad mode is on."""
+        """Return unit vectors (n, D) from prefixes.
+
+        They carry a gradient where grad mode is on.
+        """
 
 
 def device_of(model: Any) -> torch.device:
@@ -46,14 +52,17 @@ def id_rows(texts: Sequence[Ids]) -> list[Tensor]:
 
 
 def padded_ids(model: Any, rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Pad token ids on the model's device; return them and the mask of real tokens, (n, T)."""
+    """Return padded token ids and their mask, (n, T) each, on the model's device."""
     ids, mask = pad(rows, value=int(model.config.pad_token_id or 0))
     device = device_of(model)
     return ids.to(device), mask.to(device)
 
 
 def in_half_precision(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """Round what is kept per text, cached or not, so that a cache changes no result."""
+    """Round what is kept per text.
+
+    Cached or not, so that a cache changes no result.
+    """
     return [tensor.to(torch.float16) for tensor in tensors]
 
 

@@ -15,47 +15,42 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
+
+from msgspec import Meta
 
 from learner.artifact import Scores, ScoringInput
 from serving.errors import BackendFailed, DeadlinePassed, NotReady, Overloaded, ServingError
 from serving.inference.slot import LoadedModel
 from serving.rollout.gate import check_finite, check_shape
 from serving.telemetry import Telemetry
+from weighting.constraints import Count, NotNegative, check
 
 log = logging.getLogger("steelyard.serving")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatcherConfig:
-    """Time that requests wait for each other, and how many may.
+    """Batching of requests, and the bound on those in flight."""
 
-    Attributes:
-        max_candidates: documents that close the window; one larger request still goes whole
-        num_recent: newest requests kept, to warm the next version with
-    """
-
-    window_seconds: float = 0.002
-    max_candidates: int = 256
-    max_in_flight: int = 512
-    deadline_seconds: float = 10.0
-    retry_after_seconds: int = 1
-    num_recent: int = 16
+    window_seconds: Annotated[NotNegative, Meta(description="Longest wait for more requests.")] = (
+        0.002
+    )
+    max_candidates: Annotated[
+        Count, Meta(description="Documents that close a batch; a larger request goes whole.")
+    ] = 256
+    max_in_flight: Annotated[Count, Meta(description="Requests accepted at a time.")] = 512
+    deadline_seconds: Annotated[NotNegative, Meta(description="Longest wait for an answer.")] = 10.0
+    retry_after_seconds: Annotated[
+        Count, Meta(description="Wait that a refused caller is told.")
+    ] = 1
+    num_recent: Annotated[
+        Count, Meta(description="Newest requests kept, to warm the next version with.")
+    ] = 16
 
     def __post_init__(self) -> None:
-        """Refuse settings under which no request can be answered.
-
-        Raises:
-            ValueError: names key, value and expectation.
-        """
-        for name in ("max_candidates", "max_in_flight", "retry_after_seconds", "num_recent"):
-            value = getattr(self, name)
-            if value < 1:
-                raise ValueError(f"batcher.{name}: got {value}, expected a number of at least 1")
-        for name in ("window_seconds", "deadline_seconds"):
-            value = getattr(self, name)
-            if value < 0:
-                raise ValueError(f"batcher.{name}: got {value}, expected 0 or more seconds")
+        """Check every field."""
+        check(self, "batcher")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,30 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
+
+from msgspec import Meta
 
 from learner.artifact import ScoringInput
 from serving.errors import Empty, TooLarge
 from serving.inference.batcher import Answer, Batcher
 from serving.inference.slot import Slot
+from weighting.constraints import Count, check
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Largest request that is accepted."""
+    """Largest request."""
 
-    max_documents: int = 512
-    max_body_bytes: int = 2_000_000
+    max_documents: Annotated[Count, Meta(description="Documents of a request.")] = 512
+    max_body_bytes: Annotated[Count, Meta(description="Size of its body.")] = 2_000_000
 
     def __post_init__(self) -> None:
-        """Refuse limits under which no request can be answered.
-
-        Raises:
-            ValueError: names key, value and expectation.
-        """
-        for name in ("max_documents", "max_body_bytes"):
-            value = getattr(self, name)
-            if value < 1:
-                raise ValueError(f"limits.{name}: got {value}, expected a number of at least 1")
+        """Check every field."""
+        check(self, "limits")
 
 
 class Scoring:

@@ -14,7 +14,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Annotated, Protocol
+
+from msgspec import Meta
 
 from learner.artifact import Corrupt, Scorer, Scores, ScoringInput, Version, VersionMissing
 from serving.errors import Refused
@@ -22,6 +24,7 @@ from serving.inference.slot import LoadedModel, Slot
 from serving.rollout.freshness import FreshEvents, Freshness
 from serving.rollout.gate import GOLDEN, check_finite, check_golden, check_shape
 from serving.telemetry import Telemetry
+from weighting.constraints import Count, NotNegativeInt, Positive, check
 
 log = logging.getLogger("steelyard.serving")
 
@@ -61,34 +64,25 @@ class Store(FreshEvents, Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WatcherConfig:
-    """Polling interval, and strictness of the checks.
+    """Polling of the store, and the checks of a new version."""
 
-    Attributes:
-        threads: of the loaded scorer
-        warm_candidates: documents of recent requests that a new version scores before it is used
-        max_shift_ratio: largest change of one golden probability at a swap, 0 to 1
-    """
-
-    poll_seconds: float = 0.1
-    threads: int = 1
-    warm_candidates: int = 32
-    max_shift_ratio: float = 0.5
+    poll_seconds: Annotated[Positive, Meta(description="Time between looks at the store.")] = 0.1
+    threads: Annotated[Count, Meta(description="Threads of the loaded scorer.")] = 1
+    warm_candidates: Annotated[
+        NotNegativeInt, Meta(description="Recent documents that a new version scores before use.")
+    ] = 32
+    max_shift_ratio: Annotated[
+        Positive,
+        Meta(
+            le=1,
+            description="Largest change of a golden probability from the version that serves; "
+            "1 allows any.",
+        ),
+    ] = 0.5
 
     def __post_init__(self) -> None:
-        """Refuse settings under which nothing is found or accepted.
-
-        Raises:
-            ValueError: names key, value and expectation.
-        """
-        if self.poll_seconds <= 0:
-            expected = f"got {self.poll_seconds}, expected more than 0 seconds"
-            raise ValueError(f"watcher.poll_seconds: {expected}")
-        if self.threads < 1:
-            expected = f"got {self.threads}, expected a number of at least 1"
-            raise ValueError(f"watcher.threads: {expected}")
-        if not 0 < self.max_shift_ratio <= 1:
-            expected = f"got {self.max_shift_ratio}, expected a number in (0, 1]"
-            raise ValueError(f"watcher.max_shift_ratio: {expected}; 1 allows any change")
+        """Check every field."""
+        check(self, "watcher")
 
 
 class Watcher:

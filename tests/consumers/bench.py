@@ -13,6 +13,7 @@ from consumers.joining.join import JoinConfig
 from consumers.pipeline import BatchConfig, Pipeline, Topics
 from consumers.reading.reader import STOP
 from consumers.telemetry import Telemetry
+from tests.consumers.oracle import Outcome, oracle
 from tests.consumers.shop import WINDOWS
 from tests.fakes.clock import ManualClock
 from tests.fakes.log import Log, Shelf
@@ -58,9 +59,8 @@ class Bench:
             elif self.log.exhausted:
                 return
             else:
-                self.clock.advance(
-                    1
-                )  # a partition that is read to its end must not hold paused ones for ever
+                # A partition that is read to its end must not hold paused ones for ever.
+                self.clock.advance(1)
 
     def run(self, until_us: int | None = 2**60) -> list[Sample]:
         """All samples, with every window closed."""
@@ -77,3 +77,14 @@ class Bench:
             for sample in family.samples
             if sample.name == f"steelyard_{name}" and labels.items() <= sample.labels.items()
         )
+
+
+def expected(log: Log) -> Outcome:
+    """Samples and unreadable records of a whole log, under the same windows."""
+    return oracle(
+        log.records,
+        click_window_us=WINDOWS.click_window_us,
+        observation_window_us=WINDOWS.observation_window_us,
+        attribution_window_us=WINDOWS.attribution_window_us,
+        grace_us=WINDOWS.grace_us,
+    )

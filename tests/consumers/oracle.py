@@ -1,4 +1,7 @@
-"""What should come out of a log: one global sort, plain lists, nothing incremental. Shares only `Sample` with the code that it judges."""
+"""Reference implementation of the join: one global sort, plain lists, nothing incremental.
+
+It shares only `Sample` with the code that it judges.
+"""
 
 from __future__ import annotations
 
@@ -94,9 +97,8 @@ def oracle(
 
     shown: list[dict[str, Any]] = []
     clicked: list[dict[str, Any]] = []
-    by_key: dict[
-        tuple[Any, ...], list[dict[str, Any]]
-    ] = {}  # any way in which something can be found, oldest first
+    # Any way in which something can be found, oldest first.
+    by_key: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
 
     def sample(
         task: TaskName,
@@ -145,7 +147,7 @@ def oracle(
         by_key.setdefault((event["position"].partition, *key), []).append(event)
 
     def find(event: dict[str, Any], *key: Any) -> list[dict[str, Any]]:
-        """What was added under this key in the partition number of the event, newest first."""
+        """Events added under this key in the partition number of the event, newest first."""
         return by_key.get((event["position"].partition, *key), [])[::-1]
 
     for event in events:

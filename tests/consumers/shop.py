@@ -1,4 +1,7 @@
-"""An invented log: exposures, clicks and purchases with disorder, late and duplicate events and records that cannot be read."""
+"""An invented log of exposures, clicks and purchases.
+
+It has disorder, late events, duplicates, and records that cannot be read.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,7 @@ Write = tuple[float, str, str, bytes | None]  # place in the log, topic, client,
 def writes(
     random: Random, num_events: int, *, seconds_between: float = 1.0, candidates: int = 4
 ) -> Iterator[Write]:
-    """Yield about `num_events` records in no order; sort by the first field to have them in the order of appending."""
+    """Yield about `num_events` records; their order of appending is that of the first field."""
     num, time_us = 0, START_US
     while num < num_events:
         time_us += int(random.expovariate(1 / seconds_between) * SECOND)

@@ -136,7 +136,7 @@ def test_a_click_on_the_purchases_topic_is_still_a_click() -> None:
     )
 
 
-# --- identity -----------------------------------------------------------------------------------------------------------------------
+# --- identity -------------------------------------------------------------------------------------
 
 
 def identity(
@@ -160,7 +160,7 @@ def test_identity_is_the_cloud_event_then_the_event_id_then_query_and_page_then_
     assert identity(Kind.EXPOSURE, exposure()) == b"q\0q\0"
 
 
-# --- time and limits ----------------------------------------------------------------------------------------------------------------
+# --- time and limits ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def test_no_bytes_escape_as_another_exception(value: bytes, kind: Kind) -> None:
         decode(kind, record(value))
 
 
-# --- items --------------------------------------------------------------------------------------------------------------------------
+# --- items ----------------------------------------------------------------------------------------
 
 
 def test_a_null_item_is_gone_and_an_item_without_time_has_the_logs() -> None:
@@ -230,7 +230,7 @@ def test_a_null_item_is_gone_and_an_item_without_time_has_the_logs() -> None:
         decode(Kind.ITEM, Record("items", 0, 1, 7, None, None))
 
 
-# --- writers and schemas ------------------------------------------------------------------------------------------------------------
+# --- writers and schemas --------------------------------------------------------------------------
 
 ids = st.text(st.characters(codec="utf-8"), min_size=1, max_size=100)
 times = st.integers(0, 4_000_000_000_000_000)

@@ -14,7 +14,7 @@ from consumers.dead_letter import WINDOW_RECORDS, DeadLetters, Policy
 from consumers.errors import DeadLetterFlood, Invalid, SnapshotRefused, Unreadable
 from consumers.source import Record
 from consumers.telemetry import Telemetry
-from deploy.cli.app import UNSAFE, exit_code
+from deploy.cli.exit_codes import UNSAFE, exit_code
 from tests.fakes.log import Shelf
 from weighting.provenance import Position
 
@@ -36,7 +36,7 @@ def unreadable(
 
 
 def feed(dead: DeadLetters, verdicts: list[bool], poll: int, *, start: int = 0) -> int | None:
-    """Records in polls, True where one is unreadable; return the offset at which it ended, None where it did not."""
+    """Put records, True where unreadable, in polls; return the offset at which it ended."""
     for begin in range(0, len(verdicts), poll):
         part = verdicts[begin : begin + poll]
         dead.seen("clicks", len(part))

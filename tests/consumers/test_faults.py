@@ -1,4 +1,4 @@
-"""What records and clocks may do to us: poison, floods of it, and clocks that are a year off."""
+"""Faults of records and clocks: poison, floods of it, clocks that are a year off."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from consumers.codec import MAX_CLOCK_AHEAD_US
 from consumers.errors import DeadLetterFlood
 from consumers.events import encode_click
 from consumers.pipeline import Topics
-from deploy.cli.app import UNSAFE, exit_code
+from deploy.cli.exit_codes import UNSAFE, exit_code
 from tests.consumers.bench import Bench
 from tests.consumers.shop import SECOND, START_US, WINDOWS
 from tests.fakes.log import Log
@@ -106,7 +106,7 @@ def test_a_producer_gone_bad_ends_reading_within_ten_thousand_records(most: int)
 def test_one_client_a_year_off_does_not_move_the_watermark_of_the_others(
     seed: int, backwards: bool
 ) -> None:
-    """Its bound is the append time plus five minutes, however often the append time itself goes back by a minute."""
+    """The bound is the append time plus five minutes, even if append times go back a minute."""
     random, log = Random(seed), Log(PARTITIONS, max_records=50)
     newest_append_us = 0
     for n in range(200):

@@ -25,7 +25,7 @@ Fault = Callable[["Client"], None]
 
 
 class Cluster:
-    """What the clients share: a log of `num` records in each of two partitions, and the id of the topic."""
+    """State that clients share: `num` records in each of two partitions, the id of the topic."""
 
     def __init__(self, num: int = 100) -> None:
         self.num = num
@@ -203,7 +203,7 @@ def test_whoever_asks_for_a_new_client_gets_one_and_is_counted() -> None:
     assert [r.offset for r in first + read(source) if r.partition == 0] == list(range(100))
 
 
-# --- what stays an error --------------------------------------------------------------------------------------------------------------
+# --- what stays an error --------------------------------------------------------------------------
 
 TP = TopicPartition("t", 1)
 
@@ -214,7 +214,7 @@ def test_what_would_lose_records_is_an_error_that_stops() -> None:
     cluster.faults = [raising(OffsetOutOfRangeError({TP: 0}))]
     with pytest.raises(
         OffsetLost,
-        match=r"t\[1\]: next offset 0 is outside of the retained range \[7, 100\); 7 records were deleted",
+        match=r"t\[1\]: next offset 0 is outside of the retained range \[7, 100\); 7 records",
     ) as lost:
         source.poll(0.1)
     assert lost.value.expired
@@ -255,7 +255,7 @@ def test_records_of_a_topic_that_was_made_again_are_not_returned() -> None:
     assert source.position("t", 0) == 3
 
 
-# --- shares -----------------------------------------------------------------------------------------------------------------------------
+# --- shares ---------------------------------------------------------------------------------------
 
 
 def test_every_partition_has_one_owner_and_every_rank_reads_all_of_what_is_whole() -> None:

@@ -1,4 +1,4 @@
-"""The pipeline is a pure machine: the same turns give the same batches and the same bytes, whatever clock and polls do."""
+"""Replay of a journal: the same polls give the same batches and bytes, whatever the clock."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SLOW = settings(max_examples=25, deadline=None)
 
 
 def wild(log: Log, seed: int, batch: BatchConfig) -> Bench:
-    """A pipeline under a jumping clock and shuffled polls: partitions fall idle, batches are flushed."""
+    """A pipeline with a jumping clock and shuffled polls: idle partitions, flushed batches."""
     return Bench(log.reader(max_records=25, random=Random(seed)), batch=batch, clock=ManualClock())
 
 
@@ -223,7 +223,10 @@ def test_records_that_retention_took_stop_us_or_are_recorded_for_good() -> None:
 
 
 def test_a_log_that_lost_the_record_consumed_last_is_refused_before_anything_is_learned() -> None:
-    """An unclean election can give another record the same offset, so that no offset is out of range and no slice is read again."""
+    """An unclean election can give another record the same offset.
+
+    Then no offset is out of range, and no slice is read again.
+    """
     log = shop(4, 100)
     first = Bench(log.reader(max_records=25))
     live(first, Random(1), 10)
@@ -242,10 +245,8 @@ def test_a_log_that_lost_the_record_consumed_last_is_refused_before_anything_is_
     records[next_offset - 1] = Record(
         was.topic, was.partition, was.offset, was.timestamp_us, was.key, b"{}", ()
     )
-    with pytest.raises(
-        LogTruncated,
-        match=rf"clicks\[1\]: .* at or before offset {next_offset - 1}, and we have read up to {next_offset}",
-    ):
+    message = rf"at or before offset {next_offset - 1}, and we have read up to {next_offset}"
+    with pytest.raises(LogTruncated, match=rf"clicks\[1\]: .* {message}"):
         start(log.reader())
     retained = log.reader()
     retained.beginnings["clicks", 1] = next_offset

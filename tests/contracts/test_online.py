@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from learner.errors import Diverged
-from tests.contracts.learners import CASES, Case
+from tests.contracts.case import Case
+from tests.contracts.learners import CASES
 from tests.layering import Module, modules
 
 ROOT = Path(__file__).parents[2]

@@ -1,4 +1,4 @@
-"""The command line: data on standard output, one clear line on standard error, and the exit code that says what to do."""
+"""Command line: data on standard output, one clear line on standard error, the exit code."""
 
 import json
 import os
@@ -11,42 +11,27 @@ import pytest
 from typer.testing import CliRunner
 
 from consumers.errors import OptionRefused, SourceUnavailable, TopicMissing
-from deploy.cli.app import app, exit_code
+from deploy.cli.app import app
+from deploy.cli.exit_codes import exit_code
 from deploy.errors import PortTaken, SettingsError, Unsafe, UsageError
 from learner.artifact import Store
 from learner.errors import Corrupt, Fenced, StoreFailed
 from serving.errors import NotReady
+from tests.accept_surface import GOLDEN
 from tests.deploy.test_events import CLICK, NO_OFFSET
 from tests.learner.saving import saved
 from weighting.errors import WeightError
 
 HEAVY = ("torch", "transformers", "river", "kafka", "starlette", "uvicorn", "numpy")
-COMMANDS = (
-    *(
-        "",
-        "demo",
-        "learn",
-        "serve",
-        "up",
-        "broker",
-        "doctor",
-        "events",
-        "events send",
-        "config",
-        "config show",
-        "verify",
-    ),
-    *(
-        "offsets",
-        "offsets describe",
-        "offsets reset",
-        "replay",
-        "replay cancel",
-        "checkpoints",
-        "checkpoints list",
-        "checkpoints promote",
-    ),
-)
+
+
+def commands() -> list[str]:
+    """Every command and group of commands, "" for the program itself."""
+    found = set()
+    for line in (GOLDEN / "commands.txt").read_text().splitlines():
+        words = [word for word in line.split()[1:] if re.fullmatch("[a-z]+", word)]
+        found |= {" ".join(words[:length]) for length in range(len(words) + 1)}
+    return sorted(found)
 
 
 def run(
@@ -65,7 +50,7 @@ def test_help_loads_nothing_heavy() -> None:
 import sys
 from typer.testing import CliRunner
 from deploy.cli.app import app
-for command in {COMMANDS!r}:
+for command in {commands()!r}:
     result = CliRunner().invoke(app, [*command.split(), "--help"])
     assert result.exit_code == 0, (command, result.output)
 print([name for name in {HEAVY!r} if name in sys.modules])
@@ -75,7 +60,7 @@ print([name for name in {HEAVY!r} if name in sys.modules])
 
 
 def test_every_command_has_a_help_text() -> None:
-    for command in COMMANDS:
+    for command in commands():
         result = CliRunner().invoke(app, [*command.split(), "--help"])
         assert result.exit_code == 0
         assert "Usage" in result.output
@@ -116,7 +101,8 @@ def test_wrong_settings_are_told_all_at_once_without_a_traceback() -> None:
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.splitlines() == [
-        "steelyard: STEELYARD_KAFAK__GROUP_ID: no setting has this variable. Did you mean STEELYARD_KAFKA__GROUP_ID?",
+        "steelyard: STEELYARD_KAFAK__GROUP_ID: no setting has this variable. "
+        "Did you mean STEELYARD_KAFKA__GROUP_ID?",
         "command line: store.kep: unknown key. Did you mean store.keep?",
     ]
 
@@ -127,8 +113,8 @@ def test_wrong_settings_are_told_all_at_once_without_a_traceback() -> None:
         (["nonsense"], "No such command"),
         (["events", "send", "x.ndjson"], "Missing option"),
         (
-            ["config", "show", "--set", "learner.batch"],
-            "--set: got 'learner.batch', expected KEY=VALUE",
+            ["config", "show", "--set", "learner.seed"],
+            "--set: got 'learner.seed', expected KEY=VALUE",
         ),
         (
             ["up", "--role", "learn,sing"],
@@ -202,7 +188,7 @@ def test_event_schemas_are_printed() -> None:
     assert set(json.loads(result.stdout)) == {"exposure", "click", "purchase", "item"}
 
 
-# --- checkpoints ---------------------------------------------------------------------------------------------------------------------
+# --- checkpoints ---
 
 
 def test_a_rollback_without_a_terminal_needs_yes_and_is_one_json_object(tmp_path: Path) -> None:
@@ -213,7 +199,8 @@ def test_a_rollback_without_a_terminal_needs_yes_and_is_one_json_object(tmp_path
     refused = run("checkpoints", "rollback", *root)
     assert (refused.returncode, refused.stdout) == (2, "")
     assert refused.stderr == (
-        "steelyard: Let champion be v000002 (now v000003)? There is nobody to ask: add --yes. Nothing was written.\n"
+        "steelyard: Let champion be v000002 (now v000003)? "
+        "There is nobody to ask: add --yes. Nothing was written.\n"
     )
     done = run("checkpoints", "rollback", "--yes", "--json", *root)
     assert (done.returncode, json.loads(done.stdout)["aliases"]["champion"]) == (0, "v000002")
@@ -231,28 +218,28 @@ def test_no_way_back_is_exit_3(tmp_path: Path) -> None:
     assert done.stderr.startswith("steelyard: no version served before this one")
 
 
-# --- config --------------------------------------------------------------------------------------------------------------------------
+# --- config ---
 
 
 def test_init_writes_a_file_that_check_accepts_and_never_overwrites_one(tmp_path: Path) -> None:
     file = tmp_path / "steelyard.yaml"
     assert CliRunner().invoke(app, ["config", "init", str(file)]).exit_code == 0
     assert CliRunner().invoke(app, ["config", "check", "--config", str(file)]).exit_code == 0
-    file.write_text("learner: {batch: 7}\n")
+    file.write_text("learner: {seed: 7}\n")
     again = CliRunner().invoke(app, ["config", "init", str(file)])
     assert again.exit_code == 3
     assert "nothing written" in again.stderr
-    assert file.read_text() == "learner: {batch: 7}\n"
+    assert file.read_text() == "learner: {seed: 7}\n"
 
 
 def test_check_prints_every_problem_and_exits_1(tmp_path: Path) -> None:
     file = tmp_path / "steelyard.yaml"
-    file.write_text("learner: {batch: x, lr: y}")
+    file.write_text("learner: {batch_size: x, lr: y}")
     result = CliRunner().invoke(app, ["config", "check", "--config", str(file)])
     assert result.exit_code == 1
     assert result.stdout.splitlines() == [
-        f"{file}: learner.batch: got 'x', expected a valid integer.",
-        f"{file}: learner.lr: got 'y', expected a valid number.",
+        f"{file}: learner.batch_size: got 'x', expected a whole number >= 1.",
+        f"{file}: learner.lr: got 'y', expected a number > 0 and < 1.",
     ]
     assert json.loads(
         CliRunner().invoke(app, ["config", "check", "--config", str(file), "--json"]).stdout
@@ -261,11 +248,11 @@ def test_check_prints_every_problem_and_exits_1(tmp_path: Path) -> None:
 
 def test_show_says_where_each_value_came_from(tmp_path: Path) -> None:
     file = tmp_path / "steelyard.yaml"
-    file.write_text("learner: {batch: 7}\njoin: {grace: 5m}")
+    file.write_text("learner: {batch_size: 7}\njoin: {grace: 5m}")
     env = {"STEELYARD_LEARNER__SEED": "9"}
     arguments = ["config", "show", "--config", str(file), "--set", "learner.threads=2", "--origin"]
     shown = json.loads(CliRunner().invoke(app, [*arguments, "--json"], env=env).stdout)
-    assert shown["learner.batch"] == {"value": 7, "origin": str(file)}
+    assert shown["learner.batch_size"] == {"value": 7, "origin": str(file)}
     assert shown["learner.seed"] == {"value": 9, "origin": "STEELYARD_LEARNER__SEED"}
     assert shown["learner.threads"] == {"value": 2, "origin": "command line"}
     assert shown["learner.lr"] == {"value": 1e-05, "origin": "default"}

@@ -55,7 +55,7 @@ def test_every_version_of_a_learner_that_crashed_has_the_bytes_of_one_that_did_n
 def test_a_version_may_be_cut_while_another_batch_is_ready(tmp_path: Path) -> None:
     shop = Shop.invented(3, 60)
     small = replace(
-        SETTINGS, learner=replace(SETTINGS.learner, batch=4, publish_every_seconds=0.01)
+        SETTINGS, learner=replace(SETTINGS.learner, batch_size=4, publish_every_seconds=0.01)
     )
     live(tmp_path, shop.log, FaultyDisk(), 5, settings=small, named=small)
     store = Store(tmp_path)

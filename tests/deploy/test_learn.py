@@ -12,7 +12,7 @@ from consumers.kafka.options import KafkaConfig
 from consumers.telemetry import Telemetry
 from deploy.roles.advisory_commit import AdvisoryCommit
 from deploy.roles.learn import LearnRole
-from deploy.settings.tree import load
+from deploy.settings.load import load
 from learner.store import verdict
 from learner.store.blobs import Disk
 from tests.learner.saving import saved

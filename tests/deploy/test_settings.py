@@ -1,15 +1,27 @@
-"""Settings: a later layer wins, and everything that is wrong is told at once, by key, value, expectation and the nearest known key."""
+"""Settings: a later layer wins; all errors are reported at once, with the nearest known key."""
 
 import dataclasses
 import json
+import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from consumers.joining.join import JoinConfig
 from deploy.errors import SettingsError
-from deploy.settings.tree import Settings, describe, json_schema, load, starter
+from deploy.settings.environment import variable
+from deploy.settings.leaf import leaves
+from deploy.settings.load import load
+from deploy.settings.renamed import KEYS
+from deploy.settings.render import describe, json_schema, starter
+from deploy.settings.tree import Settings
 from deploy.settings.yaml import parse
+from learner.config import LearnerConfig
+from weighting.clip import ClipConfig
+from weighting.estimators.stacker import StackerConfig
 
 
 @pytest.fixture
@@ -23,7 +35,7 @@ def problems(
     env: Mapping[str, str] | None = None,
     sets: Mapping[str, str] | None = None,
 ) -> list[str]:
-    """What is wrong; the path of the file is cut to its name."""
+    """Problems of some layers; the path of the file is shortened to its name."""
     if file is not None:
         file.write_text(text)
     with pytest.raises(SettingsError) as refused:
@@ -38,26 +50,22 @@ def test_without_file_and_environment_every_value_is_its_owners_default() -> Non
 def test_the_command_line_wins_over_the_environment_over_the_file_over_the_default(
     file: Path,
 ) -> None:
-    file.write_text("learner: {batch: 1, seed: 1, max_tokens: 16}")
-    env = {"STEELYARD_LEARNER__BATCH": "2", "STEELYARD_LEARNER__SEED": "2"}
-    settings = load(file, env, {"learner.batch": "3"})
-    assert (
-        settings.learner.batch,
-        settings.learner.seed,
-        settings.learner.max_tokens,
-        settings.learner.threads,
-    ) == (3, 2, 16, 1)
+    file.write_text("learner: {batch_size: 1, seed: 1, max_tokens: 16}")
+    env = {"STEELYARD_LEARNER__BATCH_SIZE": "2", "STEELYARD_LEARNER__SEED": "2"}
+    settings = load(file, env, {"learner.batch_size": "3"})
+    learner = settings.learner
+    found = (learner.batch_size, learner.seed, learner.max_tokens, learner.threads)
+    assert found == (3, 2, 16, 1)
     origins = {entry.key: entry.origin for entry in describe(settings)}
-    assert origins["learner.batch"] == "command line"
+    assert origins["learner.batch_size"] == "command line"
     assert origins["learner.seed"] == "STEELYARD_LEARNER__SEED"
     assert origins["learner.max_tokens"] == str(file)
     assert origins["learner.threads"] == "default"
 
 
 def test_durations_and_sizes_are_read_with_their_units_in_every_layer(file: Path) -> None:
-    file.write_text(
-        "join: {attribution_window: P7D, observation_window: 15m}\nserving: {limits: {max_body: 1MiB}}"
-    )
+    join = "join: {attribution_window: P7D, observation_window: 15m}"
+    file.write_text(f"{join}\nserving: {{limits: {{max_body: 1MiB}}}}")
     settings = load(file, {"STEELYARD_JOIN__GRACE": "90s"}, {"learner.publish_every": "500ms"})
     assert settings.join.attribution_window_us == 7 * 86_400 * 1_000_000
     assert settings.join.observation_window_us == 900_000_000
@@ -67,14 +75,18 @@ def test_durations_and_sizes_are_read_with_their_units_in_every_layer(file: Path
 
 
 def test_a_bare_number_where_a_unit_belongs_is_an_error(file: Path) -> None:
+    duration = "a duration with its unit, such as 500ms, 30s, 15m, 7d or P7D"
+    size = "a size with its unit, such as 64KB, 2MB or 1GiB"
     assert problems(file, "join: {grace: 10}\nserving: {limits: {max_body: 5}}") == [
-        "steelyard.yaml: join.grace: got 10, expected a duration with its unit, such as 500ms, 30s, 15m, 7d or P7D.",
-        "steelyard.yaml: serving.limits.max_body: got 5, expected a size with its unit, such as 64KB, 2MB or 1GiB.",
+        f"steelyard.yaml: join.grace: got 10, expected {duration}.",
+        f"steelyard.yaml: serving.limits.max_body: got 5, expected {size}.",
     ]
 
 
 def test_an_unknown_key_names_the_nearest_known_one(file: Path) -> None:
-    assert problems(file, "kafka: {groupid: x}\nleaner: {batch: 1}", sets={"store.kep": "5"}) == [
+    assert problems(
+        file, "kafka: {groupid: x}\nleaner: {batch_size: 1}", sets={"store.kep": "5"}
+    ) == [
         "steelyard.yaml: kafka.groupid: unknown key. Did you mean kafka.group_id?",
         "steelyard.yaml: leaner: unknown key. Did you mean learner?",
         "command line: store.kep: unknown key. Did you mean store.keep?",
@@ -90,11 +102,13 @@ def test_a_mistyped_variable_is_refused_at_the_top_and_below() -> None:
         "OTHER",
     )
     env = dict.fromkeys(names, "x")
+    unknown = "no setting has this variable. Did you mean"
     assert problems(env=env) == [
-        "STEELYARD_KAFAK__GROUP_ID: no setting has this variable. Did you mean STEELYARD_KAFKA__GROUP_ID?",
-        "STEELYARD_KAFKA: kafka is a section. Set its keys one by one, such as STEELYARD_KAFKA__BOOTSTRAP_SERVERS.",
-        "STEELYARD_KAFKA__GROUPID: no setting has this variable. Did you mean STEELYARD_KAFKA__GROUP_ID?",
-        "STEELYARD_SERVING_PORT: no setting has this variable. Did you mean STEELYARD_SERVING__PORT?",
+        f"STEELYARD_KAFAK__GROUP_ID: {unknown} STEELYARD_KAFKA__GROUP_ID?",
+        "STEELYARD_KAFKA: kafka is a section. "
+        "Set its keys one by one, such as STEELYARD_KAFKA__BOOTSTRAP_SERVERS.",
+        f"STEELYARD_KAFKA__GROUPID: {unknown} STEELYARD_KAFKA__GROUP_ID?",
+        f"STEELYARD_SERVING_PORT: {unknown} STEELYARD_SERVING__PORT?",
     ]
 
 
@@ -112,36 +126,105 @@ def test_what_kubernetes_sets_for_a_service_of_our_name_is_no_typing_error() -> 
 
 def test_a_wrong_value_names_key_value_and_expectation_in_every_layer(file: Path) -> None:
     text = "weighting: {clip: {normalise: btach}}\nkafka: {group_id: 3}\nlearner: {lr: '2'}"
-    assert problems(file, text, {"STEELYARD_LEARNER__BATCH": "many"}, {"learner.seed": "1.5"}) == [
-        "steelyard.yaml: weighting.clip.normalise: got 'btach', expected 'raw', 'batch' or 'self'.",
-        "steelyard.yaml: kafka.group_id: got 3, expected a valid string.",
-        "steelyard.yaml: learner.lr: got '2', expected a valid number.",
-        "STEELYARD_LEARNER__BATCH: learner.batch: got 'many', expected a valid integer.",
-        "command line: learner.seed: got 1.5, expected a valid integer.",
+    env = {"STEELYARD_LEARNER__BATCH_SIZE": "many"}
+    batch_size = "learner.batch_size: got 'many', expected a whole number >= 1"
+    assert problems(file, text, env, {"learner.seed": "1.5"}) == [
+        "steelyard.yaml: weighting.clip.normalise: got 'btach', expected raw, batch or self.",
+        "steelyard.yaml: kafka.group_id: got 3, expected a text that is not empty.",
+        "steelyard.yaml: learner.lr: got '2', expected a number > 0 and < 1.",
+        f"STEELYARD_LEARNER__BATCH_SIZE: {batch_size}.",
+        "command line: learner.seed: got 1.5, expected a whole number >= 0.",
     ]
 
 
-def test_what_an_owner_refuses_is_told_in_the_words_of_the_file(file: Path) -> None:
-    text = "join: {click_window: 8d}\nweighting: {exponent: -2, click: {prior: {half_life: 0s}}}\nlearner: {tuning: top}"
+def test_a_value_out_of_bounds_is_reported_in_the_words_of_the_file(file: Path) -> None:
+    text = """
+weighting: {exponent: -2, click: {prior: {half_life: 0s}}, clip: {low: -20}}
+learner: {tuning: top, lr: .inf, dropout: .nan}
+"""
     assert problems(file, text, {"STEELYARD_STORE__KEEP": "2"}) == [
-        "steelyard.yaml: join.click_window: got '8d', expected 0 <= click_window <= attribution_window=7d.",
+        "steelyard.yaml: weighting.exponent: got -2, expected a number > -0.9.",
         "steelyard.yaml: weighting.click.prior.half_life: got '0s', expected a number > 0.",
-        "steelyard.yaml: weighting.exponent: got -2, expected a finite number > -0.9 (at -1 the weight destroys all signal).",
+        "steelyard.yaml: weighting.clip.low: got -20, expected a number >= 0.",
         "steelyard.yaml: learner.tuning: got 'top', expected full, frozen or top:N with N >= 1.",
+        "steelyard.yaml: learner.lr: got inf, expected a number > 0 and < 1.",
+        "steelyard.yaml: learner.dropout: got nan, expected a number >= 0 and < 1.",
         "STEELYARD_STORE__KEEP: store.keep: got 2, expected a whole number >= 5.",
     ]
 
 
-def test_a_refusal_of_two_values_together_names_the_section(file: Path) -> None:
-    expected = "steelyard.yaml: weighting.clip: got [-20.0, 5.0], expected 0 <= low < high."
-    assert problems(file, "weighting: {clip: {low: -20}}") == [expected]
+def test_two_values_that_contradict_each_other_are_named_with_their_units(file: Path) -> None:
+    text = "join: {click_window: 8d}\nweighting: {clip: {high: 0.05}}"
+    assert problems(file, text) == [
+        "steelyard.yaml: join.click_window: got '8d', expected a number <= attribution_window=7d.",
+        "steelyard.yaml: weighting.clip.low: got 0.1, expected a number < high=0.05.",
+    ]
+
+
+@pytest.mark.parametrize("former", KEYS)
+def test_a_former_key_names_the_present_one_in_every_layer(file: Path, former: str) -> None:
+    text = "1"
+    for name in reversed(former.split(".")):
+        text = f"{{{name}: {text}}}"
+    env = {variable(former): "1"}
+    # A file is refused at the outermost section that has another name now.
+    section = min((key for key in KEYS if f"{former}.".startswith(f"{key}.")), key=len)
+    assert problems(file, text, env, {former: "1"}) == [
+        f"steelyard.yaml: {section}: renamed to {KEYS[section]}.",
+        f"{variable(former)}: renamed to {variable(KEYS[former])}.",
+        f"command line: {former}: renamed to {KEYS[former]}.",
+    ]
+
+
+def test_a_former_key_is_no_present_one_and_its_successor_is() -> None:
+    keys = {entry.key for entry in describe(Settings())}
+    assert not keys & set(KEYS)
+    assert all(any(key.startswith(present) for key in keys) for present in KEYS.values())
+
+
+def test_a_former_value_names_the_present_one(file: Path) -> None:
+    expected = "expected bi_encoder or cross_encoder ('towers' is now bi_encoder)"
+    assert problems(file, "learner: {interaction: towers}") == [
+        f"steelyard.yaml: learner.interaction: got 'towers', {expected}."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "refusal"),
+    [
+        ({"lr": 2}, "learner.lr: got 2, expected a number > 0 and < 1"),
+        ({"lr": "3"}, "learner.lr: got '3', expected a number > 0 and < 1"),
+        ({"l2_sp": math.inf}, "learner.l2_sp: got inf, expected a number >= 0"),
+        ({"seed": True}, "learner.seed: got True, expected a whole number >= 0"),
+        ({"tuning": "top:0"}, "learner.tuning: got 'top:0', expected full, frozen or top:N"),
+        ({"interaction": "towers"}, "got 'towers', expected bi_encoder or cross_encoder"),
+        ({"model": ""}, "learner.model: got '', expected a text that is not empty"),
+    ],
+)
+def test_a_config_refuses_a_wrong_value_when_it_is_made(
+    changes: dict[str, Any], refusal: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(refusal)):
+        LearnerConfig(**changes)
+    with pytest.raises(ValueError, match=re.escape(refusal)):
+        dataclasses.replace(LearnerConfig(), **changes)
+
+
+def test_configs_refuse_contradicting_values_when_they_are_made() -> None:
+    refusal = r"join\.click_window_us: got 9, .* <= attribution_window_us=8"
+    with pytest.raises(ValueError, match=refusal):
+        JoinConfig(click_window_us=9, observation_window_us=1, attribution_window_us=8)
+    with pytest.raises(ValueError, match=r"clip\.low: got 2, expected a number < high=1"):
+        ClipConfig(low=2, high=1)
+    with pytest.raises(ValueError, match=r"stacker\.least: got 0\.6, .* <= pair_memory=0\.5"):
+        StackerConfig(least=0.6)
 
 
 def test_a_duplicate_key_is_refused_with_its_line(file: Path) -> None:
-    text = "learner:\n  batch: 1\n  batch: 2\nlearner: {}\n"
+    text = "learner:\n  seed: 1\n  seed: 2\nlearner: {}\n"
     assert problems(file, text) == [
         "steelyard.yaml: line 4: learner: the key is there twice; keep one of them.",
-        "steelyard.yaml: line 3: batch: the key is there twice; keep one of them.",
+        "steelyard.yaml: line 3: seed: the key is there twice; keep one of them.",
     ]
 
 
@@ -158,10 +241,9 @@ def test_a_file_of_another_form_is_one_error(file: Path, text: str, expected: st
 
 
 def test_a_missing_file_is_one_error_that_says_how_to_make_one(file: Path) -> None:
-    with pytest.raises(
-        SettingsError,
-        match=r"yaml: cannot be read: No such file or directory\. `steelyard config init` writes one\.",
-    ):
+    remedy = r"`steelyard config init` writes one\."
+    refusal = rf"yaml: cannot be read: No such file or directory\. {remedy}"
+    with pytest.raises(SettingsError, match=refusal):
         load(file, {})
 
 
@@ -181,7 +263,8 @@ def test_a_missing_file_is_one_error_that_says_how_to_make_one(file: Path) -> No
 def test_an_option_that_the_guarantee_depends_on_is_refused_in_every_layer(
     file: Path, option: str
 ) -> None:
-    refusal = f"kafka.options.{option}: this option is set by Steelyard and cannot be overridden. Remove it."
+    reason = "this option is set by Steelyard and cannot be overridden. Remove it."
+    refusal = f"kafka.options.{option}: {reason}"
     variable = f"STEELYARD_KAFKA__OPTIONS__{option.upper()}"
     text = f"kafka: {{options: {{{option}: x}}}}"
     assert problems(file, text, {variable: "x"}) == [
@@ -259,9 +342,27 @@ def test_the_json_schema_knows_every_key_and_refuses_others() -> None:
     assert schema["properties"]["join"]["properties"]["grace"]["pattern"]
 
 
+def test_the_json_schema_has_the_bounds_and_the_help_texts() -> None:
+    sections = json_schema()["properties"]
+    assert sections["learner"]["properties"]["lr"] == {
+        "type": "number",
+        "exclusiveMinimum": 0,
+        "exclusiveMaximum": 1,
+        "description": "Learning rate.",
+        "default": 1e-05,
+    }
+    port = sections["serving"]["properties"]["port"]
+    assert (port["minimum"], port["maximum"]) == (0, 65535)
+    assert sections["learner"]["properties"]["loss"]["enum"] == ["listwise", "pointwise"]
+
+
+def test_every_key_has_a_help_text() -> None:
+    assert [leaf.key for leaf in leaves(Settings()) if not leaf.help] == []
+
+
 def test_settings_are_values() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
-        Settings().learner.batch = 1  # type: ignore[misc]
+        Settings().learner.batch_size = 1  # type: ignore[misc]
 
 
 def test_the_starter_file_is_plain_yaml() -> None:

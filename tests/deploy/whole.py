@@ -47,7 +47,7 @@ SETTINGS = replace(
         model="random:1x32",
         tuning="full",
         dropout=0.1,
-        batch=24,
+        batch_size=24,
         flush_seconds=5,
         publish_every_seconds=4,
         max_tokens=16,
@@ -118,7 +118,9 @@ def live(
     random, clock = Random(seed), ManualClock()
     own, journal = checkpointer(root, disk, clock), Journal(root, disk)
     trainer = Trainer(settings.learner, Weigher(settings.weighting))
-    batch = BatchConfig(size=settings.learner.batch, flush_seconds=settings.learner.flush_seconds)
+    batch = BatchConfig(
+        size=settings.learner.batch_size, flush_seconds=settings.learner.flush_seconds
+    )
     bench = Bench(log.reader(max_records=25, random=random), batch=batch, clock=clock)
     identity = Identity(
         config_sha256=config_sha256(named),

@@ -1,4 +1,7 @@
-"""A partitioned log in memory: a `Source` whose polls can be cut and interleaved in any way, and a `Sink` that remembers."""
+"""A partitioned log in memory, as a `Source`, and a `Sink` that remembers.
+
+Polls can be cut and interleaved in any way.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,10 @@ from weighting.provenance import TopicPartition
 
 
 class Log:
-    """Appended records, delivered in bounded polls; with a `random`, which partitions a poll reads and how far is shuffled."""
+    """Appended records, delivered in bounded polls.
+
+    With a `random`, the partitions of a poll and its length are shuffled.
+    """
 
     def __init__(
         self,

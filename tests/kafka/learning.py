@@ -250,7 +250,7 @@ def words(settings: Settings) -> list[str]:
         **{f"join.{name}": f"{getattr(join, f'{name}_us') // SECOND}s" for name in windows},
         **{
             f"learner.{name}": getattr(learner, name)
-            for name in ("model", "tuning", "batch", "max_tokens")
+            for name in ("model", "tuning", "batch_size", "max_tokens")
         },
         "learner.flush": f"{learner.flush_seconds * 1000:.0f}ms",
         "learner.publish_every": f"{learner.publish_every_seconds * 1000:.0f}ms",

@@ -142,7 +142,7 @@ def main(folder: Path) -> None:
     }
     with Wire() as wire, Broker(folder / "kafka", port=port, properties=properties):
         shop = open_shop(GivenCluster(f"{BROKER}:{port}"), num_events=3000)
-        settings = shop.at(folder / "store", batch=32)
+        settings = shop.at(folder / "store", batch_size=32)
         # A request that nobody answers is given up after two seconds instead of thirty.
         options = small(
             "",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from threading import Event
 
 from deploy.roles.learn import LearnRole
-from deploy.settings.tree import load
+from deploy.settings.load import load
 from learner.trainer import StepReport, Trainer
 from weighting.sample import Sample
 

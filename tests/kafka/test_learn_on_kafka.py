@@ -78,7 +78,7 @@ def settings_for(broker: Cluster, topics: Topics) -> Settings:
         learner=LearnerConfig(
             model="random:1x32",
             tuning="full",
-            batch=64,
+            batch_size=64,
             flush_seconds=0.2,
             publish_every_seconds=0.5,
             max_tokens=16,

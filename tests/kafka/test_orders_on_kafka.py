@@ -277,7 +277,7 @@ def test_a_shadow_is_learned_to_its_end_and_the_live_store_is_left_alone(
     if mode == "as-it-was":
         assert contents(after) == contents(Store(root).versions()[-1])
     else:  # what waits for the rest of its batch is in the state, and stays there
-        assert 0 <= shop.trained().num - trained(after).num < settings.learner.batch
+        assert 0 <= shop.trained().num - trained(after).num < settings.learner.batch_size
     assert commands.answered(shadow, 1) == {"state": commands.DONE}
     assert Store(shadow).announced() == after.name
     assert dict(files_of(root)) == before

@@ -33,7 +33,7 @@ def shop(harmed: Harmed) -> Shop:
 
 def slow(shop: Shop, root: Path, port: int) -> Settings:
     """A learner that takes the log in small bites, by way of a port."""
-    settings = shop.at(root, batch=32)
+    settings = shop.at(root, batch_size=32)
     options = small(
         "", max_poll_records=10, max_partition_fetch_bytes=4_000, fetch_max_bytes=8_000
     ).options

@@ -1,9 +1,10 @@
-"""A learner that costs nothing: its state is a running hash of what it consumed and of its steps, and the history of both.
+"""A learner that costs nothing: its state is a running hash of its steps, and their history.
 
-It does to the store all that the real one does: acquire, replay, poll, journal, step, save, announce, prune. How it polls and where its
-batches close depends on a seed of each life, as a clock would have it, so that only the journal can bring a step back. `check` holds the
-oracle: the state is what one clean run over its own history gives, the history takes each record of the log exactly once, and it is the
-one that the timeline of the newest manifest tells.
+It does to the store all that the real one does: acquire, replay, poll, journal, step, save,
+announce, prune. How it polls and where its batches close depends on a seed of each life, as a clock
+would have it, so that only the journal can bring a step back. `check` holds the oracle: the state
+is what one clean run over its own history gives, the history takes each record of the log exactly
+once, and it is the one that the timeline of the newest manifest names.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -51,13 +52,17 @@ class Log:
             )
         )
 
+    def __iter__(self) -> Iterator[tuple[int, tuple[bytes, ...]]]:
+        """Iterate over partition numbers and their records."""
+        return iter(enumerate(self.partitions))
+
     def num_records(self) -> int:
         return sum(map(len, self.partitions))
 
 
 @dataclass
 class State:
-    """What the learner knows."""
+    """Everything that the learner has learned."""
 
     digest: str = ""
     step: int = 0
@@ -66,7 +71,7 @@ class State:
     history: list[Step] = field(default_factory=list)
 
     def move(self, resets: Iterable[Reset]) -> None:
-        """Take offsets that an operator moved, where the next turn is behind them."""
+        """Take offsets that an operator moved, where the next poll is behind them."""
         for reset in resets:
             if (reset.step, sum(reset.skip)) == (self.step, len(self.pending)):
                 self.next.update({p: after for p, (_, after) in reset.offsets[TOPIC].items()})
@@ -83,9 +88,8 @@ class State:
     def apply(self, step: Step) -> None:
         assert list(step.parts[0].polls) == self.pending
         assert step.step == self.step + 1
-        self.digest = hashlib.sha256(
-            f"{self.digest} step {step.step} {step.parts[0].cause}".encode()
-        ).hexdigest()
+        text = f"{self.digest} step {step.step} {step.parts[0].cause}"
+        self.digest = hashlib.sha256(text.encode()).hexdigest()
         self.step, self.pending = step.step, []
         self.history.append(step)
 
@@ -103,21 +107,16 @@ class State:
             checkpointer.read(version, "training/history.msgpack"),
             type=tuple[list[Step], list[Poll]],
         )
-        return cls(
-            small["digest"],
-            small["step"],
-            {int(p): at for p, at in small["next"].items()},
-            pending,
-            history,
-        )
+        next_offsets = {int(p): at for p, at in small["next"].items()}
+        return cls(small["digest"], small["step"], next_offsets, pending, history)
 
 
-def no_order(newest: Version | None) -> RecoveryPlan | None:
+def no_plan(newest: Version | None) -> RecoveryPlan | None:
     return None
 
 
 class Learner:
-    """One life of it."""
+    """One life of the learner, from its start to its end."""
 
     def __init__(
         self,
@@ -127,12 +126,12 @@ class Learner:
         seed: int,
         *,
         keep: int = 5,
-        recovery_plan: Callable[[Version | None], RecoveryPlan | None] = no_order,
+        recovery_plan: Callable[[Version | None], RecoveryPlan | None] = no_plan,
     ) -> None:
         self.root = root
         self.log = log
         self.random = random.Random(seed)
-        self.told: list[Version] = []
+        self.saved: list[Version] = []
         self.num_failed = 0
         self.keep = keep
         self.checkpointer = Checkpointer(root, disk, lambda: NOW)
@@ -142,9 +141,10 @@ class Learner:
         self.acquired: RecoveryPoint | None = None
 
     def run(self, num_polls: int = 1_000_000) -> State:
-        """Start, go on until so many polls are done or the log is at its end, and then make all of it durable.
+        """Start, poll so often or until the log is at its end, and make all of it durable.
 
-        A checkpoint that fails is counted, and the next one tried; a journal that fails ends the life.
+        A checkpoint that fails is counted, and the next one tried; a journal that fails ends the
+        life.
         """
         try:
             self._start()
@@ -164,15 +164,14 @@ class Learner:
 
     def _start(self) -> None:
         acquired = self.acquired = self.checkpointer.acquire(
-            self.journal, initial=self._cut(None), recovery_plan=self.recovery_plan
+            self.journal, initial=self._metadata(None), recovery_plan=self.recovery_plan
         )
         if acquired.version is not None:
             self.state = State.read(self.checkpointer, acquired.version)
-        before = {(TOPIC, p): self.state.next.get(p, 0) for p in range(len(self.log.partitions))}
+        before = {(TOPIC, p): self.state.next.get(p, 0) for p, _ in self.log}
         assert before == acquired.next_offsets or acquired.run_state.resets
-        self.state.next.update(
-            {p: offset for (_, p), offset in acquired.next_offsets.items() if offset}
-        )
+        next_offsets = {p: offset for (_, p), offset in acquired.next_offsets.items() if offset}
+        self.state.next.update(next_offsets)
         (skip,) = acquired.journal.skip or (0,)
         assert len(self.state.pending) == skip
         for place, record in acquired.tail:
@@ -189,21 +188,15 @@ class Learner:
 
     def _poll(self) -> Poll | None:
         slices = []
-        for p, records in enumerate(self.log.partitions):
+        for p, records in self.log:
             start = self.state.next.get(p, 0)
             end = min(len(records), start + self.random.randrange(4))
             if end > start:
                 slices.append(Slice(TOPIC, p, start, end, end - start, 0))
         if slices:
             return Poll(tuple(slices))
-        return (
-            self._poll()
-            if any(
-                self.state.next.get(p, 0) < len(records)
-                for p, records in enumerate(self.log.partitions)
-            )
-            else None
-        )
+        at_end = all(self.state.next.get(p, 0) >= len(records) for p, records in self.log)
+        return None if at_end else self._poll()
 
     def _step(self, cause: str) -> None:
         step = Step(self.state.step + 1, (Part(tuple(self.state.pending), cause),))
@@ -212,26 +205,25 @@ class Learner:
 
     def _publish(self, place: JournalPosition) -> None:
         try:
-            version = self.checkpointer.save(self.state.files(), self._cut(place))
-            self.told.append(version)
+            version = self.checkpointer.save(self.state.files(), self._metadata(place))
+            self.saved.append(version)
             self.checkpointer.announce(version)
             self.checkpointer.prune(self.keep)
         except StoreFailed:
             self.num_failed += 1
 
-    def _cut(self, place: JournalPosition | None) -> CheckpointMetadata:
+    def _metadata(self, place: JournalPosition | None) -> CheckpointMetadata:
         skip = (len(self.state.pending),)
-        return cut(
-            self.state.step,
-            offsets={
-                TOPIC: {p: self.state.next.get(p, 0) for p in range(len(self.log.partitions))}
-            },
-            journal=place and ResumePoint(segment=place.segment, byte=place.byte, skip=skip),
-        )
+        offsets = {TOPIC: {p: self.state.next.get(p, 0) for p, _ in self.log}}
+        resume = place and ResumePoint(segment=place.segment, byte=place.byte, skip=skip)
+        return cut(self.state.step, offsets=offsets, journal=resume)
 
 
 def check(root: Path, log: Log, *, whole_journal: bool = True) -> State:
-    """Compare the newest version with its oracle; return its state. The journal behind it may be known to be damaged."""
+    """Compare the newest version with its oracle; return its state.
+
+    The journal behind it may be damaged if it need not be whole.
+    """
     store = Store(root)
     newest = store.newest()
     assert newest is not None
@@ -243,27 +235,28 @@ def check(root: Path, log: Log, *, whole_journal: bool = True) -> State:
     clean = State()
     for step in state.history:
         for poll in step.parts[0].polls:
-            clean.consume(
-                log, poll, newest.run_state.resets
-            )  # each slice goes on where the one before ended
+            clean.consume(log, poll, newest.run_state.resets)  # each slice goes on from the last
         clean.apply(step)
     assert clean == state
     assert {p: at for p, at in state.next.items() if at} == {
-        p: len(records) for p, records in enumerate(log.partitions) if records
+        p: len(records) for p, records in log if records
     }
+    check_journal(root, newest, state, whole_journal=whole_journal)
+    return state
 
+
+def check_journal(root: Path, newest: Version, state: State, *, whole_journal: bool) -> None:
+    """Compare the history of a state with the timeline of its version."""
     first = newest.timeline[0]
-    told = read_tail(root, Disk(), newest.timeline, JournalPosition(first.segment, first.start))
-    assert told.damage is None or not whole_journal
-    records = [record for _, record in told.records]
-    first_step = records[0].step if records else 0
-    assert records == [
-        step for step in state.history if first_step <= step.step < first_step + len(records)
-    ]
-    assert told.damage is not None or not records or state.history[-1] == records[-1]
+    found = read_tail(root, Disk(), newest.timeline, JournalPosition(first.segment, first.start))
+    assert found.damage is None or not whole_journal
+    records = [record for _, record in found.records]
+    begin = records[0].step if records else 0
+    end = begin + len(records)
+    assert records == [step for step in state.history if begin <= step.step < end]
+    assert found.damage is not None or not records or state.history[-1] == records[-1]
     assert newest.journal is not None
     assert read_tail(root, Disk(), newest.timeline, newest.journal.place).records == []
-    return state
 
 
 def finish(root: Path, log: Log, seed: int = 0, *, whole_journal: bool = True) -> State:

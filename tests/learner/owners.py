@@ -1,7 +1,8 @@
 """Owners of one store that are processes of their own, stopped, woken and killed by real signals.
 
-Each tells a pipe of every call that it is about to make on its disk. A signal is sent behind so many calls of them all, as a seed decides;
-where it finds its owner is for the machine to say, so a seed brings back the plan of a storm, not its every step.
+Each writes to a pipe before every call on its disk. A signal is sent behind so many calls of them
+all, as a seed decides; where it finds its owner is for the machine to say, so a seed brings back
+the plan of a storm, not its every step.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Self
 
-from deploy.cli.app import exit_code
+from deploy.cli.exit_codes import exit_code
 from learner.artifact import Store
 from learner.store.blobs import Disk
 from learner.store.journal.records import segment_epoch
@@ -26,14 +27,13 @@ from tests.learner.fast import Learner, Log
 
 LOG = Log.invented(110, 80)
 PATIENCE_SECONDS = 60.0  #: fails a hang
-_nursery = multiprocessing.get_context(
-    "forkserver"
-)  # what is imported once need not be for each of hundreds of owners
+# A fork server: what is imported once need not be for each of hundreds of owners.
+_nursery = multiprocessing.get_context("forkserver")
 _nursery.set_forkserver_preload([__name__])
 
 
-class ToldDisk(FaultyDisk):
-    """What is written stays whoever dies, without an fsync: only the power could take it. Many processes write here."""
+class SharedDisk(FaultyDisk):
+    """A disk that many processes write to: what is written stays, whoever dies."""
 
     def token(self) -> str:
         return Disk.token(self)  # those of a test's own process are not its alone here
@@ -41,7 +41,7 @@ class ToldDisk(FaultyDisk):
 
 @dataclass(frozen=True)
 class Moment:
-    """The `nth` call of a kind that an owner makes on something of this name; there it stops itself by SIGSTOP."""
+    """The `nth` call of a kind on something of this name: there an owner stops itself."""
 
     op: str
     name: str
@@ -49,32 +49,26 @@ class Moment:
 
 
 def _live(
-    root: Path, seed: int, tell: Connection | None, moment: Moment | None, said: Path
+    root: Path, seed: int, calls: Connection | None, moment: Moment | None, message: Path
 ) -> None:
-    """What runs in the process; it ends as `steelyard learn` does."""
+    """Live as an owner in this process; end as `steelyard learn` does."""
     passed = 0
 
     def plan(call: Call) -> Fault | None:
         nonlocal passed
-        if tell is not None:
-            os.write(tell.fileno(), b".")
-        if (
-            moment is None
-            or call.op != moment.op
-            or moment.name not in f"{call.path} {call.target}"
-        ):
+        if calls is not None:
+            os.write(calls.fileno(), b".")
+        names = f"{call.path} {call.target}"
+        if moment is None or call.op != moment.op or moment.name not in names:
             return None
         passed += 1
-        return (
-            Meanwhile(lambda: os.kill(os.getpid(), signal.SIGSTOP))
-            if passed == moment.nth + 1
-            else None
-        )
+        stop = Meanwhile(lambda: os.kill(os.getpid(), signal.SIGSTOP))
+        return stop if passed == moment.nth + 1 else None
 
     try:
-        Learner(root, ToldDisk(plan), LOG, seed).run()
+        Learner(root, SharedDisk(plan), LOG, seed).run()
     except Exception as error:
-        said.write_text(f"{type(error).__name__}: {error}")
+        message.write_text(f"{type(error).__name__}: {error}")
         code = exit_code(error)
         if code is None:
             raise
@@ -85,11 +79,11 @@ class Owner:
     """One process. `epoch` is that of its claim, 0 before it has made one."""
 
     def __init__(
-        self, root: Path, seed: int, tell: Connection | None = None, moment: Moment | None = None
+        self, root: Path, seed: int, calls: Connection | None = None, moment: Moment | None = None
     ) -> None:
-        self._root, self._said = root, root.with_name(f"{root.name}-{seed}.error")
+        self._root, self._message = root, root.with_name(f"{root.name}-{seed}.error")
         self._process = _nursery.Process(
-            target=_live, args=(root, seed, tell, moment, self._said), daemon=True
+            target=_live, args=(root, seed, calls, moment, self._message), daemon=True
         )
         self._process.start()
         assert self._process.pid is not None
@@ -151,10 +145,10 @@ class Owner:
         self._send(signal.SIGKILL)
 
     def join(self) -> tuple[int | None, str]:
-        """Wait for its end; return the exit code, and what it said."""
+        """Wait for its end; return the exit code and message."""
         self._process.join(PATIENCE_SECONDS)
         assert self._process.exitcode is not None, "it hangs"
-        return self._process.exitcode, self._said.read_text() if self._said.exists() else ""
+        return self._process.exitcode, self._message.read_text() if self._message.exists() else ""
 
     def close(self) -> None:
         """End it, whatever it does."""
@@ -172,7 +166,7 @@ class Owner:
 
 
 def of_later(root: Path, epoch: int) -> dict[str, bytes]:
-    """Every file that an owner after this one has made: its claim, its segments, its manifests, its folders."""
+    """Return every file that an owner after this one has made."""
     found = {}
     for version in Store(root).manifests():
         if version.epoch > epoch:
@@ -189,20 +183,28 @@ def of_later(root: Path, epoch: int) -> dict[str, bytes]:
 
 
 def made_by(root: Path, epoch: int) -> set[str]:
-    """The versions of an owner. Its fence is none: where retention has freed that number it may yet come, below all that counts."""
+    """Return the versions of an owner.
+
+    Its fence is none: where retention has freed that number it may yet come, below all that counts.
+    """
     return {version.name for version in Store(root).versions() if version.epoch == epoch}
 
 
 @dataclass
-class Told:
-    """What happened in a storm."""
+class Report:
+    """Counts and ends of a storm.
+
+    Attributes:
+        stops: by SIGSTOP.
+        kills: by SIGKILL.
+        zombies: woken when a successor had fenced them.
+        ended: exit code and message of those that were not killed.
+    """
 
     stops: int = 0
     kills: int = 0
-    zombies: int = 0  #: woken when a successor had fenced them
-    ended: list[tuple[int | None, str]] = field(
-        default_factory=list
-    )  #: of those that were not killed
+    zombies: int = 0
+    ended: list[tuple[int | None, str]] = field(default_factory=list)
 
 
 class Storm:
@@ -212,9 +214,9 @@ class Storm:
         self._root, self._chance = root, random.Random(seed)
         self._num_left, self._at_once = num_owners, at_once
         self._seeds = iter(range(seed * 100, seed * 100 + num_owners))
-        self._heard, self._tell = _nursery.Pipe(duplex=False)
+        self._calls, self._calls_made = _nursery.Pipe(duplex=False)
         self._alive: list[Owner] = []
-        self.told = Told()
+        self.report = Report()
 
     def __enter__(self) -> Self:
         return self
@@ -222,73 +224,74 @@ class Storm:
     def __exit__(self, *error: object) -> None:
         for owner in self._alive:
             owner.close()
-        self._heard.close()
-        self._tell.close()
+        self._calls.close()
+        self._calls_made.close()
 
-    def run(self) -> Told:
-        """Until all have lived."""
+    def run(self) -> Report:
+        """Go on until all have lived."""
         calls_at_once = self._chance.choice((4, 30, 120))
         while self._num_left or self._alive:
-            if (
-                self._num_left
-                and len(self._alive) < self._at_once
-                and (not self._alive or self._chance.random() < 0.5)
-            ):
+            if self._num_left and self._has_room():
                 self._num_left -= 1
-                self._alive.append(Owner(self._root, next(self._seeds), self._tell))
+                self._alive.append(Owner(self._root, next(self._seeds), self._calls_made))
             self._pass(int(self._chance.expovariate(1 / calls_at_once)) + 1)
             self._part()
             if self._alive:
                 self._signal(self._chance.choice(self._alive))
             self._part()
-        return self.told
+        return self.report
+
+    def _has_room(self) -> bool:
+        """Decide by chance whether another owner starts, where one may."""
+        if len(self._alive) >= self._at_once:
+            return False
+        return not self._alive or self._chance.random() < 0.5
 
     def _signal(self, owner: Owner) -> None:
         if self._chance.random() < 0.15:
             owner.kill()
-            self.told.kills += 1
+            self.report.kills += 1
         elif not owner.is_stopped:
             owner.stop()
-            self.told.stops += owner.is_stopped
-        elif not (epoch := owner.epoch) or not any(
-            version.epoch > epoch for version in Store(self._root).manifests()
-        ):
-            owner.wake()
-        else:
+            self.report.stops += owner.is_stopped
+        elif (epoch := owner.epoch) and self._has_successor(epoch):
             self._wake_zombie(owner, epoch)
+        else:
+            owner.wake()
+
+    def _has_successor(self, epoch: int) -> bool:
+        return any(version.epoch > epoch for version in Store(self._root).manifests())
 
     def _wake_zombie(self, zombie: Owner, epoch: int) -> None:
-        """While all the others stand still, so that whatever changes is its doing; it has a successor and must end by that."""
+        """Wake an owner that has a successor, while all others stand still: it must end by that."""
         others = [owner for owner in self._alive if owner is not zombie and not owner.is_stopped]
         for owner in others:
             owner.stop()
-        self.told.zombies += 1
+        self.report.zombies += 1
         before, own = of_later(self._root, epoch), made_by(self._root, epoch)
         zombie.wake()
         while not zombie.has_ended:
             self._pass(1, zombie)
         assert of_later(self._root, epoch) == before, f"owner {epoch} touched its successor's files"
-        assert made_by(self._root, epoch) <= own, (
-            f"owner {epoch} made a version though it had a successor"
-        )
+        assert made_by(self._root, epoch) <= own, f"owner {epoch} made a version: it is fenced"
         for owner in others:
             owner.wake()
 
     def _pass(self, num_calls: int, *owners: Owner) -> None:
-        """Wait for so many calls, or until one of the owners ends; if all stand still, for nothing."""
+        """Wait for so many calls, or until one of the owners ends or none is running."""
         running = [owner for owner in owners or self._alive if not owner.is_stopped]
         while running and num_calls > 0:
-            ready = wait([self._heard, *(owner.sentinel for owner in running)], PATIENCE_SECONDS)
+            ready = wait([self._calls, *(owner.sentinel for owner in running)], PATIENCE_SECONDS)
             assert ready, "nobody does anything"
-            if self._heard not in ready:
+            if self._calls not in ready:
                 return
-            num_calls -= len(os.read(self._heard.fileno(), num_calls))
+            num_calls -= len(os.read(self._calls.fileno(), num_calls))
 
     def _part(self) -> None:
-        """Take leave of those that have ended."""
+        """Remove the owners that have ended."""
         for owner in [owner for owner in self._alive if owner.has_ended]:
-            code, said = owner.join()
+            code, message = owner.join()
             if code != -signal.SIGKILL or not owner.was_killed:
-                self.told.ended.append((code, said))
+                self.report.ended.append((code, message))
             self._alive.remove(owner)
             owner.close()

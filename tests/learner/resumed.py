@@ -1,4 +1,7 @@
-"""A learner that goes on from a checkpoint in a process of its own: ``python -m tests.learner.resumed JOB...``, digests on stdout."""
+"""A learner that goes on from a checkpoint in a process of its own.
+
+``python -m tests.learner.resumed JOB...`` writes digests to stdout.
+"""
 
 from __future__ import annotations
 
@@ -29,9 +32,7 @@ class Job(Kind, frozen=True, kw_only=True):
     threads: int
 
     def run(self) -> dict[str, str]:
-        own = learner(
-            self, self.threads
-        )  # a new one: it has kept no text's vector and has drawn no random number
+        own = learner(self, self.threads)  # it has cached no vector and drawn no random number
         own.restore(lambda name: (Path(self.folder) / name).read_bytes())
         for samples in stream()[self.after :]:
             own.step(samples)
@@ -45,20 +46,17 @@ def learner(kind: Kind, threads: int) -> Trainer:
 
 
 def stream() -> list[list[Sample]]:
-    """Steps whose texts come and go: each has some that are new and some that were seen long ago."""
+    """Return steps whose texts come and go: some are new, some were met long ago."""
+    steps = [lists(4, seed=step, start=4 * step) for step in range(NUM_STEPS)]
     return [
-        [
-            msgspec.structs.replace(s, text=moved(s, step))
-            for s in lists(4, seed=step, start=4 * step)
-        ]
-        for step in range(NUM_STEPS)
+        [msgspec.structs.replace(s, text=moved(s, step)) for s in samples]
+        for step, samples in enumerate(steps)
     ]
 
 
 def moved(sample: Sample, step: int) -> str:
-    return text((int(sample.item_id.removeprefix("SKU-")) * 7 + 3 * step) % 400) + " steel" * (
-        step % 3
-    )
+    item = int(sample.item_id.removeprefix("SKU-"))
+    return text((item * 7 + 3 * step) % 400) + " steel" * (step % 3)
 
 
 def digests(files: dict[str, bytes]) -> dict[str, str]:

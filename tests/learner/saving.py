@@ -55,6 +55,12 @@ def start(checkpointer: Checkpointer, root: Path, disk: Disk, **options: Any) ->
         journal.close()
 
 
+def resumed(point: RecoveryPoint) -> Version:
+    """Return the version whose state a start takes, where there is one."""
+    assert point.version is not None
+    return point.version
+
+
 def owner(
     root: Path, disk: Disk | None = None, *, now: float = 1_700_000_100.0, **options: Any
 ) -> Checkpointer:
@@ -75,6 +81,10 @@ def saved(root: Path, *steps: int) -> list[Version]:
     return versions
 
 
+def names(root: Path) -> list[str]:
+    return [version.name for version in Store(root).versions()]
+
+
 def assert_whole(root: Path, version: Version) -> None:
     """Every file of the version is the one that belongs to its step."""
     store = Store(root)
@@ -83,7 +93,7 @@ def assert_whole(root: Path, version: Version) -> None:
 
 
 def recover(root: Path) -> Version | None:
-    """Start as the next owner does after a crash: nothing half is seen, what was announced is there, and saving goes on."""
+    """Start as the next owner after a crash, check that nothing is half done, and save again."""
     disk = FaultyDisk()
     next_owner = Checkpointer(root, disk, lambda: LONG_AFTER)
     found = start(next_owner, root, disk)
@@ -97,12 +107,11 @@ def recover(root: Path) -> Version | None:
     next_owner.announce(after)
     assert_whole(root, after)
     assert store.announced() == after.name
-    assert after.manifest["parent"] == (
-        found.version and {"version": found.version.name, "self": found.version.manifest["self"]}
-    )
-    assert {path.name for path in (root / "blobs").iterdir()} == {
-        version.path.name for version in store.versions()
-    }
+    before = found.version
+    parent = before and {"version": before.name, "self": before.manifest["self"]}
+    assert after.manifest["parent"] == parent
+    folders = {path.name for path in (root / "blobs").iterdir()}
+    assert folders == {version.path.name for version in store.versions()}
     assert not [path for path in tree(root) if path.endswith(".tmp")]
     return found.version
 

@@ -1,8 +1,8 @@
-"""Owners that are stopped, woken and killed between any two calls on the same store, in an order that a seed decides.
+"""Storms of owners that are stopped, woken and killed between any two calls, by a seed.
 
-Each owner lives in a thread of its own and waits before every call on its disk until it is its turn; only one runs at any moment. One
-that is not chosen for long is what a stopped process is, without the signals; so hundreds of storms take seconds and a seed brings one
-back.
+Each owner lives in a thread of its own and waits before every call on its disk until it is its
+turn; only one runs at any moment. One that is not chosen for long is what a stopped process is,
+without the signals; so hundreds of storms take seconds and a seed brings one back.
 """
 
 from __future__ import annotations
@@ -11,8 +11,16 @@ import random
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol
 
 from tests.fakes.disk import Call, Crash, Die, Fault, FaultyDisk
+
+
+class Live(Protocol):
+    """The life of one owner of a storm."""
+
+    def __call__(self, disk: FaultyDisk, number: int) -> None: ...
 
 
 @dataclass
@@ -59,38 +67,35 @@ class Owner:
 
 
 @dataclass
-class Told:
-    """What happened in a storm."""
+class Report:
+    """Counts and ends of a storm; `ended` has None for an owner that lived to its end."""
 
     stops: int = 0
     kills: int = 0
     ended: list[BaseException | None] = field(default_factory=list)
 
 
-def storm(
-    seed: int, live: Callable[[FaultyDisk, int], None], *, num_owners: int = 6, at_once: int = 3
-) -> Told:
-    """Let so many owners live, up to `at_once` of them at the same time; the last ones are killed where they stand."""
-    chance, told = random.Random(seed), Told()
+def storm(seed: int, live: Live, *, num_owners: int = 6, at_once: int = 3) -> Report:
+    """Let owners live, up to `at_once` of them at the same time; return what happened."""
+    chance, report = random.Random(seed), Report()
     calls_at_once = chance.choice((3, 40, 120))
     alive: list[Owner] = []
     started = 0
     while started < num_owners or alive:
         if started < num_owners and len(alive) < at_once and (not alive or chance.random() < 0.5):
-            number = started
-            alive.append(Owner(lambda disk, number=number: live(disk, number)))  # type: ignore[misc]
+            alive.append(Owner(partial(live, number=started)))
             started += 1
         owner = chance.choice(alive)
         for _ in range(int(chance.expovariate(1 / calls_at_once)) + 1):
             if not owner.done:
                 owner.go_on()
-        told.stops += not owner.done
+        report.stops += not owner.done
         if not owner.done and chance.random() < calls_at_once / 600:
             owner.kill()
-            told.kills += 1
+            report.kills += 1
         for each in [each for each in alive if each.done]:
             alive.remove(each)
             each.thread.join()
             if not isinstance(each.ended, Crash):
-                told.ended.append(each.ended)
-    return told
+                report.ended.append(each.ended)
+    return report

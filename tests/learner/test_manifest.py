@@ -29,7 +29,7 @@ from learner.store.manifest import (
 )
 from learner.store.manifest_codec import decode, encode, metadata
 from tests.learner.saving import cut
-from weighting.provenance import Audit, Gap
+from weighting.provenance import Audit, Gap, Offsets
 
 FOLDER = "blobs/000003-00000012"
 DIGEST = Digest(sha256="a" * 64, size=7)
@@ -174,10 +174,7 @@ def test_another_format_or_kind_is_refused_as_such_and_not_as_damage(
 
 
 RUN_STATE = RunState(
-    timeline=(
-        JournalRange("000003-0000", 0, 17),
-        JournalRange("000003-0001", 0, None),
-    ),
+    timeline=(JournalRange("000003-0000", 0, 17), JournalRange("000003-0001", 0, None)),
     gaps=(Gap(topic="clicks", partition=1, start=5, end=9, reason="retention"),),
     resets=(Reset(command=2, step=4, skip=(1,), offsets={"clicks": {0: (9, 5)}}),),
     quarantine=((3, 5),),
@@ -188,15 +185,10 @@ RUN_STATE = RunState(
     replay=Replay(mode="anew", until={"clicks": {0: 9}}, command=2),
     superseded=((4, 7),),
 )
+AUDIT = Audit(9, 2**64 - 1, {"accepted": 8, "late": 1}, (8, 2**63))
 JOURNALED = {
     "journal": ResumePoint(segment="000003-0001", byte=8, skip=(2, 0)),
-    "audit": {
-        "clicks": {
-            0: Audit(
-                num_records=9, sum64=2**64 - 1, outcomes={"accepted": 8, "late": 1}, last=(8, 2**63)
-            )
-        }
-    },
+    "audit": {"clicks": {0: AUDIT}},
     "inputs": {"clicks": Input(id="x", num_partitions=2)},
     "learned": LearnedSamples(num=8, sum64=2**64 - 1),
 }
@@ -217,15 +209,23 @@ def test_what_holds_from_one_manifest_to_the_next_comes_back_and_stands_among_th
     assert back.journal is not None
     assert back.journal.place == JournalPosition("000003-0001", 8)
     assert raw["timeline"] == [["000003-0000", 0, 17], ["000003-0001", 0, None]]
-    assert (raw["orders_taken"], raw["quarantine"], raw["replay"]["mode"], "run_state" in raw) == (
-        2,
-        [[3, 5]],
-        "anew",
-        False,
-    )
+    assert (raw["orders_taken"], raw["quarantine"]) == (2, [[3, 5]])
+    assert raw["replay"]["mode"] == "anew"
+    assert "run_state" not in raw
     assert metadata(raw) == CheckpointMetadata(
         **{name: getattr(whole, name) for name in CheckpointMetadata.__struct_fields__}
     )
+
+
+def test_offsets_on_disk_are_nested_and_flat_in_memory() -> None:
+    nested = {"clicks": {0: 50, 1: 55}, "exposures": {0: 500}}
+    flat = {("clicks", 0): 50, ("clicks", 1): 55, ("exposures", 0): 500}
+    whole = example(offsets=nested)
+    assert whole.next_offsets == flat
+    assert Offsets(flat).nested() == nested
+    assert Replay(mode="anew", until=nested, command=2).end_offsets == flat
+    (reset,) = RUN_STATE.resets
+    assert reset.moved_to == {("clicks", 0): 5}
 
 
 def test_a_manifest_that_is_no_checkpoint_has_no_files() -> None:

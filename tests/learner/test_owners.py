@@ -1,4 +1,4 @@
-"""Owners that are real processes under real signals: one that wakes up touches nothing, and the store tells one history (T08)."""
+"""Owners as real processes under real signals: the store tells one history (T08)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.learner.fast import finish
-from tests.learner.owners import LOG, Moment, Owner, Storm, Told, made_by, of_later
+from tests.learner.owners import LOG, Moment, Owner, Report, Storm, made_by, of_later
 
 MOMENTS = {
     "its claim": Moment("listdir", "/man"),
@@ -26,7 +26,7 @@ LIVES_ON = Moment("link", "manifest.json", 3)
 
 @pytest.mark.parametrize("successor", [LIVES_ON, None], ids=["at work", "done"])
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_an_owner_that_is_stopped_and_woken_after_it_has_a_successor_exits_75_and_touches_nothing_of_it(
+def test_an_owner_woken_after_it_has_a_successor_exits_75_and_touches_nothing_of_it(
     tmp_path: Path, moment: str, successor: Moment | None
 ) -> None:
     root = tmp_path / "store"
@@ -42,8 +42,8 @@ def test_an_owner_that_is_stopped_and_woken_after_it_has_a_successor_exits_75_an
             before, own = of_later(root, zombie.epoch), made_by(root, zombie.epoch)
             assert len(before) > 10
             zombie.wake()
-            code, said = zombie.join()
-            assert (code, said[:6]) == (75, "Fenced"), said
+            code, message = zombie.join()
+            assert (code, message[:6]) == (75, "Fenced"), message
             assert of_later(root, 1) == before
             assert made_by(root, 1) == own
             heir.wake()
@@ -51,16 +51,16 @@ def test_an_owner_that_is_stopped_and_woken_after_it_has_a_successor_exits_75_an
     finish(root, LOG)
 
 
-def stormy(root: Path, seed: int) -> Told:
+def stormy(root: Path, seed: int) -> Report:
     try:
         with Storm(root, seed) as storm:
-            told = storm.run()
-        for code, said in told.ended:
-            assert (code, said[:6]) in ((0, ""), (75, "Fenced")), said
+            report = storm.run()
+        for code, message in report.ended:
+            assert (code, message[:6]) in ((0, ""), (75, "Fenced")), message
         finish(root, LOG)
     except AssertionError as error:
         raise AssertionError(f"the storm of seed {seed}: {error}") from error
-    return told
+    return report
 
 
 @pytest.mark.parametrize(
@@ -69,8 +69,8 @@ def stormy(root: Path, seed: int) -> Told:
 def test_processes_that_are_stopped_woken_and_killed_at_any_time_leave_one_history(
     tmp_path: Path, first: int, num: int
 ) -> None:
-    told = [stormy(tmp_path / f"{seed}", seed) for seed in range(first, first + num)]
-    assert sum(each.stops for each in told) > 4 * num
-    assert sum(each.kills for each in told) > num
-    assert sum(each.zombies for each in told) > num // 4
-    assert sum(code == 75 for each in told for code, _ in each.ended) > num // 2
+    report = [stormy(tmp_path / f"{seed}", seed) for seed in range(first, first + num)]
+    assert sum(each.stops for each in report) > 4 * num
+    assert sum(each.kills for each in report) > num
+    assert sum(each.zombies for each in report) > num // 4
+    assert sum(code == 75 for each in report for code, _ in each.ended) > num // 2

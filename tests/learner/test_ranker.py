@@ -1,4 +1,4 @@
-"""The ranker starts at the cosine, and only a residual that was learned moves a query's ranking."""
+"""The ranker starts at the cosine; only learned residuals move a ranking."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_no_pair_has_no_logit() -> None:
 
 
 class Elsewhere(Encoder):
-    """An encoder on the meta device, whose tensors have no values to copy to the host."""
+    """An encoder on the meta device, whose tensors have no values."""
 
     def forward(self, texts: Sequence[Ids]) -> Tensor:
         return torch.ones(len(texts), self.width, device="meta", requires_grad=True)

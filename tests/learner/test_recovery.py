@@ -1,4 +1,4 @@
-"""Whatever crashes, each record counts once and the state is that of one clean run over its own history (T01, T08, T09)."""
+"""Whatever crashes, records count once and the state is that of a clean run (T01, T08, T09)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,13 +19,13 @@ from learner.errors import Corrupt, Fenced, JournalFailed, StoreFailed
 from learner.store.blobs import Disk
 from learner.store.checkpoint import Checkpointer
 from learner.store.journal.records import Step
-from learner.store.journal.writer import Journal
 from learner.store.manifest import Exclusions, Replay
+from learner.store.recovery import RecoveryPoint
 from learner.store.recovery_plan import RecoveryPlan
 from tests.fakes.disk import Call, Crash, Die, Fail, FailAfter, FaultyDisk, at, on
 from tests.learner.fast import TOPIC, Learner, Log, State, check, finish
-from tests.learner.saving import Boastful, cut, start
-from tests.learner.storm import Told, storm
+from tests.learner.saving import Boastful, cut, resumed, start
+from tests.learner.storm import Report, storm
 from tests.learner.test_artifact import Damage, extend, flip, remove, truncate
 from weighting.provenance import Offsets
 
@@ -39,19 +41,24 @@ LOSSES = [
 
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with a past: two owners, more checkpoints than are kept, and steps in the journal that no checkpoint covers."""
+    """A store with a past: two owners, retired checkpoints, and steps that none covers."""
     root = tmp_path_factory.mktemp("begun") / "store"
     Learner(root, FaultyDisk(), LOG, 1).run(20)
     for nth in range(3, 9):
         begun = shutil.copytree(root, root.with_name(f"{nth}"))
         live(begun, FaultyDisk(on("link", nth, Die())), 2, 1_000_000)
-        if len(Checkpointer(begun, Disk(), lambda: 0.0).look(initial=cut(0)).tail) > 1:
+        if len(looked_at(begun).tail) > 1:
             return begun
     raise AssertionError("no owner died with steps that no checkpoint covers")
 
 
+def looked_at(root: Path, **options: Any) -> RecoveryPoint:
+    """Return where a start would go on; change nothing."""
+    return Checkpointer(root, Disk(), lambda: 0.0).look(**{"initial": cut(0), **options})
+
+
 def live(root: Path, disk: FaultyDisk, seed: int, num_polls: int = 6) -> list[Step]:
-    """One life, which may end by a crash; returns the steps that it has done, each of them journaled before."""
+    """Live once, until a crash if there is one; return the steps done, each journaled before."""
     learner = Learner(root, disk, LOG, seed)
     with contextlib.suppress(Crash):
         learner.run(num_polls)
@@ -65,12 +72,12 @@ def calls(root: Path, seed: int) -> list[Call]:
 
 
 def points(made: Sequence[Call], when: str) -> list[int]:
-    """Every call; but in the middle there is one of a write only, and before a call is after the one before it, so some will do."""
-    return [
-        call.index
-        for call in made
-        if when == "after" or (when == "middle" and call.op == "write") or call.index % 8 == 0
-    ]
+    """Return the calls to crash at.
+
+    Only a write has a middle, and before a call is after the one before it: so some will do.
+    """
+    every = [call for call in made if when == "after" or (when, call.op) == ("middle", "write")]
+    return sorted({call.index for call in every} | {call.index for call in made[::8]})
 
 
 @pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.long)])
@@ -87,15 +94,12 @@ def test_a_crash_at_every_call_and_two_more_in_recovery_change_nothing(
 
 
 def known(root: Path) -> list[Step]:
-    """What a store without damage knows, by its newest version and its journal."""
+    """Return the steps of a store without damage, by its newest version and its journal."""
     if not root.exists():
         return []
-    found = Checkpointer(root, Disk(), lambda: 0.0).look(initial=cut(0))
-    history = (
-        State.read(Checkpointer(root, Disk(), lambda: 0.0), found.version).history
-        if found.version
-        else []
-    )
+    found, history = looked_at(root), []
+    if found.version:
+        history = State.read(Checkpointer(root, Disk(), lambda: 0.0), found.version).history
     return [*history, *(record for _, record in found.tail if isinstance(record, Step))]
 
 
@@ -117,33 +121,30 @@ def test_a_crash_at_every_call_of_the_first_start_changes_nothing(
     made = calls(tmp_path / "probe", 2)
     total = len(made)
     for index in points(made, when):
-        crash_and_finish(
-            tmp_path / f"{index}", (index, min(index + 5, 60), (index * 13) % total), when, index
-        )
+        places = (index, min(index + 5, 60), (index * 13) % total)
+        crash_and_finish(tmp_path / f"{index}", places, when, index)
 
 
-def stormy(root: Path, seed: int) -> Told:
-    told = storm(
-        seed, lambda disk, number: keep(Learner(root, disk, LOG, seed * 100 + number).run(15))
-    )
-    for error in told.ended:
+def stormy(root: Path, seed: int) -> Report:
+    def live(disk: FaultyDisk, number: int) -> None:
+        Learner(root, disk, LOG, seed * 100 + number).run(15)
+
+    report = storm(seed, live)
+    for error in report.ended:
         assert error is None or isinstance(error, Fenced), repr(error)
     finish(root, LOG)
-    return told
-
-
-def keep(state: State) -> None:
-    """Nothing is asked of a state that was not the last."""
+    return report
 
 
 @pytest.mark.parametrize("first", [0, pytest.param(1000, marks=pytest.mark.long)])
 def test_owners_that_are_stopped_woken_and_killed_at_any_call_leave_one_history(
     tmp_path: Path, first: int
 ) -> None:
-    told = [stormy(tmp_path / f"{seed}", seed) for seed in range(first, first + (first or 40))]
-    assert sum(each.stops for each in told) > 500
-    assert sum(each.kills for each in told) > 20
-    assert sum(isinstance(error, Fenced) for each in told for error in each.ended) > 10
+    seeds = range(first, first + (first or 40))
+    reports = [stormy(tmp_path / f"{seed}", seed) for seed in seeds]
+    assert sum(each.stops for each in reports) > 500
+    assert sum(each.kills for each in reports) > 20
+    assert sum(isinstance(error, Fenced) for each in reports for error in each.ended) > 10
 
 
 def newest_versions(root: Path) -> list[Version]:
@@ -264,40 +265,22 @@ def test_a_disk_that_fails_at_any_call_stops_the_owner_or_one_checkpoint_and_not
             outcomes[f"{type(error).__name__} {error.errno == code}"] += 1
         except (OSError, Corrupt):
             outcomes["not loaded"] += 1
-        failed = [call for call in disk.failed if call.op == "fsync"]
-        for call in failed:
-            assert not [
-                later
-                for later in disk.calls
-                if later.op == "fsync" and later.path == call.path and later.index > call.index
-            ]
-        for call in [
-            call
-            for call in disk.failed
-            if call.path.parent.name == "journal" and call.op in ("write", "fsync")
-        ]:
-            assert not [
-                later
-                for later in disk.calls
-                if later.path == call.path and later.op == "write" and later.index > call.index
-            ]
+        for call in disk.failed:
+            later = {made.op for made in disk.calls[call.index + 1 :] if made.path == call.path}
+            assert call.op != "fsync" or "fsync" not in later
+            if call.path.parent.name == "journal" and call.op in ("write", "fsync"):
+                assert "write" not in later
         finish(root, LOG)
-    assert (
-        min(
-            outcomes[kind]
-            for kind in ("failed checkpoint", "StoreFailed True", "JournalFailed True")
-        )
-        > 0
-    ), outcomes
+    wanted = ("failed checkpoint", "StoreFailed True", "JournalFailed True")
+    assert min(outcomes[kind] for kind in wanted) > 0, outcomes
 
 
 def test_a_disk_that_is_really_full_stops_and_with_more_room_goes_on_where_it_was(
     small_disk: Path,
 ) -> None:
     root, log = small_disk / "store", Log.invented(5000, 4000)
-    with pytest.raises(
-        JournalFailed, match="ENOSPC"
-    ):  # it goes on without checkpoints until there is no room for the journal
+    # It goes on without checkpoints until there is no room for the journal.
+    with pytest.raises(JournalFailed, match="ENOSPC"):
         Learner(root, Boastful(), log, 3).run()
     subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
     finish(root, log)
@@ -308,48 +291,43 @@ def test_every_name_of_a_whole_life_is_given_after_the_fsync_of_its_bytes_and_ma
 ) -> None:
     disk = FaultyDisk()
     Learner(shutil.copytree(begun, tmp_path / "store"), disk, LOG, 2).run(12)
+    renamed = [(call.path, call.target) for call in disk.calls if call.op == "rename"]
+    durable = ("epoch", "journal", "blobs")
     for call in disk.calls:
         if call.op == "link" or (call.op == "rename" and call.path.name.endswith(".tmp")):
-            written = next(
-                (
-                    made.path
-                    for made in disk.calls
-                    if made.op == "rename" and made.target == call.path
-                ),
-                call.path,
-            )
-            assert any(
-                made.op == "fsync" and made.path == written for made in disk.calls[: call.index]
-            ), call
-        if call.op in ("link", "rename") or (
-            call.op in ("create", "mkdir")
-            and call.path.parent.name in ("epoch", "journal", "blobs")
-        ):
+            written = next((made for made, name in renamed if name == call.path), call.path)
+            assert ("fsync", written) in [(made.op, made.path) for made in disk.calls[: call.index]]
+        is_new = call.op in ("create", "mkdir") and call.path.parent.name in durable
+        if call.op in ("link", "rename") or is_new:
             folder = (call.target or call.path).parent
-            assert any(
-                later.op == "fsync_folder" and later.path == folder
-                for later in disk.calls[call.index :]
-            ), call
+            later = [(made.op, made.path) for made in disk.calls[call.index :]]
+            assert ("fsync_folder", folder) in later, call
 
 
 def life(
     root: Path,
     seed: int,
     num_polls: int,
-    order: RecoveryPlan | None = None,
+    plan: RecoveryPlan | None = None,
     disk: FaultyDisk | None = None,
 ) -> Learner:
-    learner = Learner(root, disk or FaultyDisk(), LOG, seed, recovery_plan=pending(order), keep=50)
+    disk = disk or FaultyDisk()
+    learner = Learner(root, disk, LOG, seed, recovery_plan=pending(plan), keep=50)
     learner.run(num_polls)
     return learner
 
 
-def pending(order: RecoveryPlan | None) -> Callable[[Version | None], RecoveryPlan | None]:
-    """An order is taken by the first start that finds it; orders are numbered."""
+def acquired(learner: Learner) -> RecoveryPoint:
+    assert learner.acquired is not None
+    return learner.acquired
+
+
+def pending(plan: RecoveryPlan | None) -> Callable[[Version | None], RecoveryPlan | None]:
+    """A command is taken by the first start that finds it; commands are numbered."""
 
     def ask(newest: Version | None) -> RecoveryPlan | None:
         taken = newest.run_state.commands_taken if newest else 0
-        return order if order is not None and (order.commands_taken or 0) > taken else None
+        return plan if plan is not None and (plan.commands_taken or 0) > taken else None
 
     return ask
 
@@ -360,34 +338,23 @@ def test_a_restore_as_it_was_comes_back_to_the_same_states_and_goes_on_from_the_
     before = life(tmp_path, 1, 40)
     back = Store(tmp_path).versions()[3]
     replay = Replay(mode="as-it-was", until={TOPIC: dict(before.state.next)}, command=1)
-    after = life(
-        tmp_path,
-        2,
-        3,
-        RecoveryPlan(kind="restore", version=back.name, commands_taken=1, replay=replay),
-    )
-    assert after.acquired is not None
-    assert after.acquired.version is not None
-    assert after.acquired.version.name == back.name
-    assert after.acquired.resumed_by is not None
-    assert len(after.acquired.tail) == before.state.step - back.step > 5
+    plan = RecoveryPlan(kind="restore", version=back.name, commands_taken=1)
+    after = life(tmp_path, 2, 3, replace(plan, replay=replay))
+    point = acquired(after)
+    assert resumed(point).name == back.name
+    assert point.resumed_by is not None
+    assert len(point.tail) == before.state.step - back.step > 5
     assert after.state.history[: before.state.step] == before.state.history
-    restored = Store(tmp_path).read_manifest(before.told[-1].seq + 1)
-    assert (
-        restored.kind,
-        restored.parent,
-        restored.run_state.commands_taken,
-        restored.run_state.replay,
-    ) == ("restore", back.name, 1, replay)
+    restored = Store(tmp_path).read_manifest(before.saved[-1].seq + 1)
+    assert (restored.kind, restored.parent) == ("restore", back.name)
+    assert (restored.run_state.commands_taken, restored.run_state.replay) == (1, replay)
     assert restored.run_state.superseded == ((back.seq + 1, restored.seq),)
-    again = life(tmp_path, 3, 3, RecoveryPlan(kind="restore", version=back.name, commands_taken=1))
-    assert again.acquired is not None
-    assert again.acquired.resumed_by is None  # once
-    assert again.acquired.run_state.commands_taken == 1
-    assert again.acquired.run_state.superseded == restored.run_state.superseded
-    assert [version.name for version in Store(tmp_path).lineage(again.told[-1].name)].count(
-        before.told[-1].name
-    ) == 0
+    again = life(tmp_path, 3, 3, plan)
+    assert acquired(again).resumed_by is None  # once
+    assert acquired(again).run_state.commands_taken == 1
+    assert acquired(again).run_state.superseded == restored.run_state.superseded
+    lineage = [version.name for version in Store(tmp_path).lineage(again.saved[-1].name)]
+    assert before.saved[-1].name not in lineage
     finish(tmp_path, LOG)
 
 
@@ -397,19 +364,14 @@ def test_a_restore_anew_ends_the_timeline_at_the_versions_cut_and_each_record_co
     before = life(tmp_path, 1, 40)
     back = Store(tmp_path).versions()[3]
     exclusions = Exclusions(sha256="e" * 64, num=3, command=1)
-    order = RecoveryPlan(
-        kind="restore", version=back.name, as_it_was=False, commands_taken=1, exclusions=exclusions
-    )
-    after = life(tmp_path, 7, 10, order)
-    assert after.acquired is not None
-    assert after.acquired.tail == []
+    plan = RecoveryPlan(kind="restore", version=back.name, as_it_was=False, commands_taken=1)
+    after = life(tmp_path, 7, 10, replace(plan, exclusions=exclusions))
+    assert acquired(after).tail == []
     assert back.journal is not None
-    assert after.acquired.run_state.timeline[-2].end == back.journal.byte
-    assert after.state.history[: back.step] == before.state.history[: back.step]
-    assert (
-        after.state.history[back.step :]
-        != before.state.history[back.step : len(after.state.history)]
-    )
+    assert acquired(after).run_state.timeline[-2].end == back.journal.byte
+    history = after.state.history
+    assert history[: back.step] == before.state.history[: back.step]
+    assert history[back.step :] != before.state.history[back.step : len(history)]
     finish(tmp_path, LOG)
     newest = Store(tmp_path).newest()
     assert newest is not None
@@ -419,22 +381,15 @@ def test_a_restore_anew_ends_the_timeline_at_the_versions_cut_and_each_record_co
 def test_what_a_restore_left_behind_is_never_fallen_back_to(tmp_path: Path) -> None:
     life(tmp_path, 1, 40)
     back, *behind = Store(tmp_path).versions()[3:]
-    after = life(
-        tmp_path,
-        7,
-        4,
-        RecoveryPlan(kind="restore", version=back.name, as_it_was=False, commands_taken=1),
-    )
-    for version in after.told:
+    plan = RecoveryPlan(kind="restore", version=back.name, as_it_was=False, commands_taken=1)
+    after = life(tmp_path, 7, 4, plan)
+    for version in after.saved:
         flip(version.path / "state.json")
-    again = life(tmp_path, 8, 4)
-    assert again.acquired is not None
-    assert again.acquired.version is not None
-    assert again.acquired.version.name == back.name
-    assert {skipped.name for skipped in again.acquired.skipped} == {
-        version.name for version in after.told
-    }
-    assert len(again.acquired.tail) == after.state.step - back.step
+    again = acquired(life(tmp_path, 8, 4))
+    assert resumed(again).name == back.name
+    skipped = {each.name for each in again.skipped}
+    assert skipped == {version.name for version in after.saved}
+    assert len(again.tail) == after.state.step - back.step
     assert len(behind) > 3
     finish(tmp_path, LOG)
 
@@ -443,27 +398,20 @@ def test_a_reset_keeps_the_state_moves_the_offsets_and_stands_in_every_later_man
     tmp_path: Path,
 ) -> None:
     before = life(tmp_path, 1, 30)
-    at_partition_1 = before.state.next[1]
-    order = RecoveryPlan(kind="reset", offsets=Offsets({(TOPIC, 0): 5}), commands_taken=1)
-    after = life(tmp_path, 2, 2, order)
-    assert after.acquired is not None
-    assert after.acquired.next_offsets == {(TOPIC, 0): 5, (TOPIC, 1): at_partition_1}
-    assert after.acquired.tail == []
+    at_partition_0, at_partition_1 = before.state.next[0], before.state.next[1]
+    plan = RecoveryPlan(kind="reset", offsets=Offsets({(TOPIC, 0): 5}), commands_taken=1)
+    after = life(tmp_path, 2, 2, plan)
+    assert acquired(after).next_offsets == {(TOPIC, 0): 5, (TOPIC, 1): at_partition_1}
+    assert acquired(after).tail == []
     assert after.state.history[: before.state.step] == before.state.history
-    for version in [*after.told, *life(tmp_path, 3, 2).told]:
+    for version in [*after.saved, *life(tmp_path, 3, 2).saved]:
         (reset,) = version.run_state.resets
-        assert (reset.command, reset.step, reset.offsets) == (
-            1,
-            before.state.step,
-            {TOPIC: {0: (before.state.next[0], 5)}},
-        )
-    for version in Store(tmp_path).versions()[
-        -6:
-    ]:  # back beyond the reset: it is made again, in its place in the journal
+        assert (reset.command, reset.step) == (1, before.state.step)
+        assert reset.offsets == {TOPIC: {0: (at_partition_0, 5)}}
+    # Back beyond the reset: it is made again, in its place in the journal.
+    for version in Store(tmp_path).versions()[-6:]:
         flip(version.path / "state.json")
-    crossing = life(tmp_path, 4, 2)
-    assert crossing.acquired is not None
-    assert len(crossing.acquired.resets) == 1
+    assert len(acquired(life(tmp_path, 4, 2)).resets) == 1
     finish(tmp_path, LOG)
 
 
@@ -471,21 +419,15 @@ def test_a_reset_that_crashed_before_anything_was_learned_is_found_by_the_next_s
     tmp_path: Path,
 ) -> None:
     before = life(tmp_path, 1, 30)
-    order = RecoveryPlan(kind="reset", offsets=Offsets({(TOPIC, 1): 2}), commands_taken=1)
-    Checkpointer(tmp_path, FaultyDisk(), lambda: 0.0).acquire(
-        Journal(tmp_path, FaultyDisk()), initial=cut(0), recovery_plan=pending(order)
-    )
-    acquired = start(
-        Checkpointer(tmp_path, FaultyDisk(), lambda: 0.0),
-        tmp_path,
-        FaultyDisk(),
-        recovery_plan=pending(order),
-    )
-    assert acquired.next_offsets == {(TOPIC, 0): before.state.next[0], (TOPIC, 1): 2}
-    assert (acquired.resumed_by, len(acquired.run_state.resets)) == (None, 1)
+    plan = RecoveryPlan(kind="reset", offsets=Offsets({(TOPIC, 1): 2}), commands_taken=1)
+    for resumed_by in (plan, None):
+        checkpointer = Checkpointer(tmp_path, FaultyDisk(), lambda: 0.0)
+        point = start(checkpointer, tmp_path, FaultyDisk(), recovery_plan=pending(plan))
+        assert point.next_offsets == {(TOPIC, 0): before.state.next[0], (TOPIC, 1): 2}
+        assert (point.resumed_by, len(point.run_state.resets)) == (resumed_by, 1)
 
 
-ORDERS: dict[str, Callable[[str], RecoveryPlan]] = {
+COMMANDS: dict[str, Callable[[str], RecoveryPlan]] = {
     "as it was": lambda back: RecoveryPlan(
         kind="restore", version=back, commands_taken=1, quarantine=((12, 14),)
     ),
@@ -498,27 +440,27 @@ ORDERS: dict[str, Callable[[str], RecoveryPlan]] = {
 }
 
 
-@pytest.mark.parametrize("kind", ORDERS)
-def test_an_order_is_taken_once_whatever_crashes(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("kind", COMMANDS)
+def test_a_command_is_taken_once_whatever_crashes(tmp_path: Path, kind: str) -> None:
     base = tmp_path / "base"
     life(base, 1, 30)
-    order = ORDERS[kind](Store(base).versions()[2].name)
+    plan = COMMANDS[kind](Store(base).versions()[2].name)
     probe = FaultyDisk()
-    life(shutil.copytree(base, tmp_path / "probe"), 2, 4, order, probe)
+    life(shutil.copytree(base, tmp_path / "probe"), 2, 4, plan, probe)
     for index in range(0, len(probe.calls), 7):
         root = shutil.copytree(base, tmp_path / f"{index}")
         for again in range(2):
             disk = FaultyDisk(at(index + again * 11, Die("after")))
             with contextlib.suppress(Crash):
-                life(root, 2 + again, 4, order, disk)
+                life(root, 2 + again, 4, plan, disk)
             disk.lose_power(**LOSSES[index % len(LOSSES)])
-        life(root, 5, 1_000_000, order)
+        life(root, 5, 1_000_000, plan)
         check(root, LOG)
         newest = Store(root).newest()
         assert newest is not None
         assert newest.run_state.commands_taken == 1
         assert len(newest.run_state.resets) == (kind == "reset")
-        assert newest.run_state.quarantine == order.quarantine
+        assert newest.run_state.quarantine == plan.quarantine
 
 
 def test_other_ranks_do_not_replay_what_these_journaled_and_it_is_not_bit_exact_any_more(
@@ -528,15 +470,14 @@ def test_other_ranks_do_not_replay_what_these_journaled_and_it_is_not_bit_exact_
     disk = FaultyDisk(on("link", 1, Die()))
     with pytest.raises(Crash):
         life(tmp_path, 2, 10, None, disk)
-    assert Store(tmp_path).versions()[-1].name == before.told[-1].name
-    found = Checkpointer(tmp_path, Disk(), lambda: 0.0).look(initial=cut(0))
+    assert Store(tmp_path).versions()[-1].name == before.saved[-1].name
+    found = looked_at(tmp_path)
     assert (len(found.tail) > 0, found.run_state.bit_exact) == (True, True)
-    acquired = start(
-        Checkpointer(tmp_path, FaultyDisk(), lambda: 0.0), tmp_path, FaultyDisk(), world_size=2
-    )
-    assert acquired.tail == []
-    assert (acquired.run_state.world_size, acquired.run_state.bit_exact) == (2, False)
-    assert acquired.next_offsets == {(TOPIC, p): before.state.next[p] for p in (0, 1)}
+    checkpointer = Checkpointer(tmp_path, FaultyDisk(), lambda: 0.0)
+    point = start(checkpointer, tmp_path, FaultyDisk(), world_size=2)
+    assert point.tail == []
+    assert (point.run_state.world_size, point.run_state.bit_exact) == (2, False)
+    assert point.next_offsets == {(TOPIC, p): before.state.next[p] for p in (0, 1)}
     finish(tmp_path, LOG)
 
 
@@ -544,9 +485,7 @@ def test_another_environment_is_not_bit_exact_but_replays(tmp_path: Path) -> Non
     life(tmp_path, 1, 10)
     with pytest.raises(Crash):
         life(tmp_path, 2, 10, None, FaultyDisk(on("link", 1, Die())))
-    found = Checkpointer(tmp_path, Disk(), lambda: 0.0).look(
-        initial=cut(0, fingerprint={"torch": "9"})
-    )
+    found = looked_at(tmp_path, initial=cut(0, fingerprint={"torch": "9"}))
     assert (len(found.tail) > 0, found.run_state.bit_exact) == (True, False)
-    dropped = Checkpointer(tmp_path, Disk(), lambda: 0.0).look(initial=cut(0), keep_tail=False)
+    dropped = looked_at(tmp_path, keep_tail=False)
     assert (dropped.tail, len(dropped.run_state.timeline)) == ([], 1)

@@ -1,4 +1,4 @@
-"""What a recurring query learns beyond its text, and what it leaves alone."""
+"""Query residuals: learning, shrinkage, forgetting, restoring."""
 
 from __future__ import annotations
 
@@ -158,6 +158,6 @@ def test_counts_and_vectors_that_do_not_belong_together_are_refused() -> None:
     with pytest.raises(Corrupt, match="width 8"):
         QueryResidual(8).restore(counts, vectors)
     with pytest.raises(
-        ValueError, match=r"learner\.residual\.steps: got -1, expected a number >= 0"
+        ValueError, match=r"learner\.residual\.steps: got -1, expected a whole number >= 0"
     ):
         ResidualConfig(steps=-1)

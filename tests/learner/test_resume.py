@@ -1,4 +1,4 @@
-"""T07: a learner stopped after any step and gone on from its checkpoint in another process ends on the bytes of one never stopped."""
+"""A learner resumed in another process ends on the bytes of one never stopped (T07)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STOPS = (1, 17, 32)
 
 
 def uninterrupted(kind: Kind, root: Path, threads: int) -> dict[str, str]:
-    """All steps at once, with a checkpoint at each stop; digests of the end."""
+    """Take all steps at once, save at each stop, and return the digests of the end."""
     own = learner(kind, threads)
     for step, samples in enumerate(stream(), 1):
         own.step(samples)
@@ -42,12 +42,8 @@ def resumed(jobs: list[Job], root: Path) -> list[dict[str, str]]:
     paths = [root / f"job-{i}.json" for i in range(len(jobs))]
     for path, job in zip(paths, jobs, strict=True):
         path.write_bytes(msgspec.json.encode(job))
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.learner.resumed", *map(str, paths)],
-        capture_output=True,
-        check=True,
-        timeout=600,
-    )
+    command = [sys.executable, "-m", "tests.learner.resumed", *map(str, paths)]
+    done = subprocess.run(command, capture_output=True, check=True, timeout=600)
     found: list[dict[str, str]] = msgspec.json.decode(done.stdout)
     return found
 
@@ -64,15 +60,9 @@ def history(
     for i, kind in enumerate(KINDS):
         end = uninterrupted(kind, root / str(i), threads)
         for stop in STOPS:
-            found[
-                Job(
-                    tuning=kind.tuning,
-                    dropout=kind.dropout,
-                    after=stop,
-                    folder=str(root / str(i) / str(stop)),
-                    threads=threads,
-                )
-            ] = end
+            folder = str(root / str(i) / str(stop))
+            fields = msgspec.structs.asdict(kind)
+            found[Job(**fields, after=stop, folder=folder, threads=threads)] = end
     yield found
     torch.set_num_threads(1)
 
@@ -89,12 +79,10 @@ def test_without_the_state_of_the_random_numbers_the_bytes_are_others_under_drop
 ) -> None:
     jobs = [job for job in history if job.after == STOPS[-1]]
     for job in jobs:
-        progress = (
-            Path(job.folder) / "training/progress.json"
-        )  # a step is seeded by its number: that is all the state there is
-        progress.write_bytes(
-            msgspec.json.encode({**msgspec.json.decode(progress.read_bytes()), "step": 0})
-        )
+        # A step is seeded by its number: that is all the state there is.
+        progress = Path(job.folder) / "training/progress.json"
+        fields = msgspec.json.decode(progress.read_bytes())
+        progress.write_bytes(msgspec.json.encode({**fields, "step": 0}))
     for job, found in zip(jobs, resumed(jobs, tmp_path), strict=True):
         differs = found["model.safetensors"] != history[job]["model.safetensors"]
         assert differs == (job.dropout > 0 and job.tuning != "frozen"), job

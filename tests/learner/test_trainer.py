@@ -1,4 +1,4 @@
-"""A step tests before it trains, and goes on from a checkpoint bit by bit."""
+"""Steps: test before training, exact resumption, refusals."""
 
 from __future__ import annotations
 
@@ -274,10 +274,10 @@ def test_a_refused_batch_changes_nothing() -> None:
     assert own.files() == before
 
 
-def test_a_pull_holds_the_encoder_near_its_start() -> None:
+def test_l2_sp_holds_the_encoder_near_its_start() -> None:
     moved = []
-    for pull in (0.0, 900.0):
-        own = trainer(pull=pull, weight_decay=0.0)
+    for l2_sp in (0.0, 900.0):
+        own = trainer(l2_sp=l2_sp, weight_decay=0.0)
         start = weights_of(own)
         for batch in batches(6):
             own.step(batch)
@@ -347,7 +347,7 @@ def test_a_checkpoint_that_does_not_tell_what_was_trained_is_still_read() -> Non
 
 
 def memory_for(num_samples: int, asked: list[int]) -> Callable[[int], None]:
-    """A device on which no more samples than that fit at once; it notes each attempt."""
+    """A device that holds so many samples at once; it notes each attempt."""
 
     def scoring(number: int) -> None:
         asked.append(number)
@@ -429,7 +429,7 @@ def test_three_steps_in_a_row_that_are_not_finite_are_too_many() -> None:
 
 
 def usual(own: Trainer) -> Trainer:
-    """Restore it as if it had taken two hundred steps more with losses like the next one's."""
+    """Restore it as if two hundred steps had had losses like the next one's."""
     loss = own.step(lists(8, seed=1)).loss
     watch = LossWatch(num_steps=200, num_samples=4000.0, mean=loss, variance=0.5)
     progress = {**msgspec.json.decode(own.files()["training/progress.json"]), "losses": watch}

@@ -1,4 +1,4 @@
-"""What a verification left is what the next scrape shows; nothing in the store can break the page."""
+"""Verdict: the next scrape shows the latest one, and nothing in the store can break the page."""
 
 from __future__ import annotations
 
@@ -24,17 +24,22 @@ def test_each_scrape_shows_the_latest_verdict_and_nothing_where_there_is_none(
     Telemetry(registry).watch_verdicts(tmp_path, disk)
     assert scraped(registry) == (0, 0)
     (tmp_path / "control").mkdir()
-    verdict.write(
-        tmp_path, disk, version="v000003", since=None, num_differences=2, now_us=1_500_000
-    )
+
+    def verified(num_differences: int, now_us: int, since: str | None = "v000001") -> None:
+        verdict.write(
+            tmp_path,
+            disk,
+            version="v000003",
+            since=since,
+            num_differences=num_differences,
+            now_us=now_us,
+        )
+
+    verified(2, 1_500_000, since=None)
     assert scraped(registry) == (0, 2)
-    verdict.write(
-        tmp_path, disk, version="v000003", since="v000001", num_differences=0, now_us=2_500_000
-    )
+    verified(0, 2_500_000)
     assert scraped(registry) == (2.5, 0)
-    verdict.write(
-        tmp_path, disk, version="v000004", since="v000001", num_differences=1, now_us=3_500_000
-    )
+    verified(1, 3_500_000)
     assert scraped(registry) == (2.5, 1)
 
 

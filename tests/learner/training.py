@@ -1,4 +1,4 @@
-"""A tiny BERT that trains in milliseconds, a stream of shown lists, and its checkpoints."""
+"""A tiny BERT, a stream of shown lists for it, and its checkpoints."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WORDS = ("red", "blue", "shoe", "lamp", "wool", "steel", "small", "grand", "oak"
 
 
 def config(**changes: Any) -> LearnerConfig:
-    """Settings of a BERT of two layers of width 64 that moves fast enough to be seen moving."""
+    """Settings of a two-layer BERT that moves fast enough to be seen moving."""
     small = {"model": "random:2x64", "tuning": "full", "lr": 1e-3, "max_tokens": 24}
     return LearnerConfig(**{**small, **changes})
 
@@ -83,13 +83,13 @@ def weights_of(trainer: Trainer) -> dict[str, torch.Tensor]:
 
 
 def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
-    """Whether they are equal bit by bit."""
+    """Compare bit by bit."""
     equal = [torch.equal(values, second[name]) for name, values in first.items()]
     return first.keys() == second.keys() and all(equal)
 
 
 def reader(files: dict[str, bytes]) -> Callable[[str], bytes]:
-    """What `Trainer.restore` reads from, as a checkpoint would give it."""
+    """Files as `Trainer.restore` reads them."""
     return files.__getitem__
 
 

@@ -36,6 +36,12 @@ def test_every_name_in_the_settings_has_a_scheme_of_that_name() -> None:
     assert [description["scheme"] for description in described] == list(NAMES)
 
 
+def test_a_name_without_a_scheme_is_refused_by_key() -> None:
+    unknown = WeigherConfig(scheme="median")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="scheme: got 'median', expected one of ratio, uniform"):
+        make_scheme(unknown)
+
+
 @pytest.mark.parametrize("name", NAMES)
 @given(st.floats(-0.5, 2), probabilities, probabilities)
 @settings(max_examples=30, deadline=None)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from weighting.checks import check_finite, check_labels, check_weights, drop_weightless
+from weighting.constraints import Positive, check
 from weighting.estimators.recursive import RecursiveLogistic
 
 Array = NDArray[np.float64]
@@ -17,44 +19,29 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationConfig:
-    """How far and how fast calibration may move.
+    """Range and speed of calibration: logit p' = A logit p + B."""
 
-    Attributes:
-        half_life_seconds: event time after which what was learned counts half.
-        least_slope: smallest A.
-        largest_slope: largest A.
-        slope_deviation: standard deviation of A around 1 before any sample.
-        shift_deviation: standard deviation of B around 0 before any sample, in logits.
-    """
-
-    half_life_seconds: float = 86_400.0
-    least_slope: float = 0.25
-    largest_slope: float = 4.0
-    slope_deviation: float = 0.1
-    shift_deviation: float = 0.2
+    half_life_seconds: Annotated[
+        Positive, Meta(description="Event time after which a sample counts half.")
+    ] = 86_400.0
+    least_slope: Annotated[Positive, Meta(le=1, description="Smallest A.")] = 0.25
+    largest_slope: Annotated[float, Meta(ge=1, description="Largest A.")] = 4.0
+    slope_deviation: Annotated[
+        Positive, Meta(description="Standard deviation of A around 1 before any sample.")
+    ] = 0.1
+    shift_deviation: Annotated[
+        Positive, Meta(description="Standard deviation of B around 0 before any sample.")
+    ] = 0.2
 
     def __post_init__(self) -> None:
-        """Refuse what is not a scale.
-
-        Raises:
-            ValueError: names key, value and expectation.
-        """
-        for key in ("half_life_seconds", "slope_deviation", "shift_deviation"):
-            if not 0 < getattr(self, key) < float("inf"):
-                raise ValueError(
-                    f"calibration.{key}: got {getattr(self, key)!r}, expected a number > 0"
-                )
-        if not 0 < self.least_slope <= 1 <= self.largest_slope < float("inf"):
-            raise ValueError(
-                f"calibration: got slopes [{self.least_slope!r}, {self.largest_slope!r}],"
-                " expected 0 < least <= 1 <= largest"
-            )
+        """Check every field."""
+        check(self, "calibration")
 
 
 class Calibration:
-    """logit p' = A logit p + B, started at (1, 0); Platt (1999), made recursive.
+    """Recursive Platt scaling (Platt 1999): logit p' = A logit p + B, started at (1, 0).
 
-    Learned on the delay-corrected stream.
+    It learns on the delay-corrected stream.
 
     >>> Calibration(CalibrationConfig()).predict(np.array([-2.0])).tolist()
     [-2.0]

@@ -10,14 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 from river import compose
 from scipy.special import expit
 
 from weighting.checks import check_labels, check_weights
+from weighting.constraints import check
 from weighting.estimators.logistic import DiagonalLogistic
 from weighting.estimators.propensity import Propensity, PropensityConfig
 from weighting.features import Document, FieldConfig, Fields
@@ -29,29 +31,17 @@ _LARGEST_LOGIT = 30.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConditionalConfig:
-    """Inputs of the estimator, and how long it remembers.
-
-    Attributes:
-        fields: the hashed fields.
-        propensity: examination of the positions of a list, for tasks where they matter.
-        effective_samples: number of its own samples that a coefficient remembers.
-    """
+    """Inputs of the estimator of p(y|x), and how long it remembers."""
 
     fields: FieldConfig = field(default_factory=FieldConfig)
     propensity: PropensityConfig = field(default_factory=PropensityConfig)
-    effective_samples: float = 20_000.0
+    effective_samples: Annotated[
+        float, Meta(ge=1, description="Samples of its own that a coefficient remembers.")
+    ] = 20_000.0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be learned from.
-
-        Raises:
-            ValueError: names key, value and expectation.
-        """
-        if not self.effective_samples >= 1:
-            raise ValueError(
-                f"conditional.effective_samples: got {self.effective_samples!r},"
-                " expected a number >= 1"
-            )
+        """Check every field."""
+        check(self, "conditional")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -79,7 +69,7 @@ class Prediction:
 
 
 class Conditional:
-    """The online estimator of p(y|x) of one task, and its memory of (query, item) pairs."""
+    """Online estimator of p(y|x) of one task, with its memory of (query, item) pairs."""
 
     def __init__(self, config: ConditionalConfig, *, initial: float, with_position: bool) -> None:
         """Start at one probability for every sample that is shown first.
@@ -118,7 +108,7 @@ class Conditional:
         )
 
     def predict_first(self, query: str, documents: Sequence[Document]) -> Array:
-        """Pair-memory logits (N,) of documents under a query, as if each were shown first. Pure.
+        """Pair-memory logits (N,) of documents, as if each were shown first. Pure.
 
         m = base + k (logit - base), base the logit of a sample of which nothing is known,
         k = 1 - v the share of the prior variance of the pair's own coefficient that its samples
@@ -162,7 +152,7 @@ class Conditional:
         return np.clip(logit, -_LARGEST_LOGIT, _LARGEST_LOGIT)
 
     def _pair_memory(self, logit: Array, pairs: Sequence[tuple[int, int]]) -> Array:
-        """Logits (N,), shrunk to the base as far as their (query, pair) buckets are unknown."""
+        """Shrink logits (N,) to the base as far as their pairs are unknown."""
         base = self._model.belief_one(self._fields.constant())[0]
         known = self._model.known
         k = [known(pair) if known(query) else 0.0 for query, pair in pairs]

@@ -15,7 +15,7 @@ Array = NDArray[np.float64]
 
 
 class DelayedPositiveRate:
-    """S = L / (L + I): fading counts of delayed and in-window positives, shrunk to the long run.
+    """Fading counts: S = delayed / (delayed + in-window), shrunk to the long run.
 
     Pure counting of what arrived: under growing traffic it lags behind a change of volume by up to
     the attribution window.

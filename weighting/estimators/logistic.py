@@ -63,7 +63,7 @@ class DiagonalLogistic(base.Classifier):
         return m, s
 
     def known(self, bucket: int) -> float:
-        """1 - v of a coefficient: 0 before any sample, towards 1 with many. Pure."""
+        """1 - v of a coefficient: 0 when untouched, towards 1 with many samples. Pure."""
         return 1.0 - self._variance[bucket]
 
     def predict_proba_one(
@@ -145,7 +145,10 @@ class DiagonalLogistic(base.Classifier):
 
 
 def _mode(m: float, sw: float, y: bool, t: float) -> tuple[float, float]:
-    """Probability r and slope g at the mode M = m + sw g(M); Newton steps inside a bracket."""
+    """Probability r and slope g at the mode M = m + sw g(M).
+
+    Newton steps, kept inside a bracket.
+    """
     low, high = (m, m + sw) if y else (m - sw, m)
     mode = m
     for _ in range(_MAX_STEPS):
@@ -170,9 +173,9 @@ def _mode(m: float, sw: float, y: bool, t: float) -> tuple[float, float]:
 
 
 def _sigmoid(m: float) -> float:
-    """Logistic function of one number, kept strictly inside (0, 1).
+    """Logistic function of one number, strictly inside (0, 1).
 
-    Five times as fast as `scipy.special.expit` on a scalar, which reaches 1.
+    Unlike `scipy.special.expit`, which reaches 1, after which the slope would divide by zero.
     """
     if m >= 0:
         return 1.0 / (1.0 + math.exp(-m)) if m < 36 else 1.0 - 2e-16

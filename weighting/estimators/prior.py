@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 from scipy.special import betaincinv
 
 from weighting.checks import check_weights, drop_weightless
+from weighting.constraints import Positive, check
 
 Array = NDArray[np.float64]
 LEAST = 1e-6
@@ -21,37 +23,22 @@ LEAST = 1e-6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PriorConfig:
-    """How fast a share may change.
+    """Rate at which a share of positives may change."""
 
-    Attributes:
-        initial: share assumed before any sample, in (0, 1).
-        initial_pseudo_count: samples that this assumption is worth, against the long run.
-        half_life_seconds: event time after which a sample counts half.
-        pseudo_count: samples that the long run is worth, against the recent past.
-    """
-
-    initial: float = 0.1
-    initial_pseudo_count: float = 10.0
-    half_life_seconds: float = 86_400.0
-    pseudo_count: float = 200.0
+    initial: Annotated[Positive, Meta(lt=1, description="Share assumed before any sample.")] = 0.1
+    initial_pseudo_count: Annotated[
+        Positive, Meta(description="Samples that it is worth, against the long run.")
+    ] = 10.0
+    half_life_seconds: Annotated[
+        Positive, Meta(description="Event time after which a sample counts half.")
+    ] = 86_400.0
+    pseudo_count: Annotated[
+        Positive, Meta(description="Samples that the long run is worth, against the recent past.")
+    ] = 200.0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be a share.
-
-        Raises:
-            ValueError: names key, value and expectation.
-        """
-        if not 0 < self.initial < 1:
-            raise ValueError(
-                f"prior.initial: got {self.initial!r}, expected a probability in (0, 1)"
-            )
-        for key, value in (
-            ("initial_pseudo_count", self.initial_pseudo_count),
-            ("half_life_seconds", self.half_life_seconds),
-            ("pseudo_count", self.pseudo_count),
-        ):
-            if not 0 < value < float("inf"):
-                raise ValueError(f"prior.{key}: got {value!r}, expected a number > 0")
+        """Check every field."""
+        check(self, "prior")
 
 
 class Prior:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from weighting.checks import check_finite, check_labels, check_weights
+from weighting.constraints import NotNegative, Positive, check
 
 Array = NDArray[np.float64]
 LARGEST_POSITION = 50
@@ -17,37 +19,21 @@ LARGEST_POSITION = 50
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PropensityConfig:
-    """Assumptions about positions before any sample, and how long they are kept.
+    """Assumptions about positions before any sample, and how long they are kept."""
 
-    Attributes:
-        decline: eta of the assumed k^-eta; 0 assumes that every position is examined alike.
-        pseudo_count: expected clicks that the assumption is worth, per position.
-        effective_samples: samples that a position remembers.
-    """
-
-    decline: float = 1.0
-    pseudo_count: float = 5.0
-    effective_samples: float = 20_000.0
+    decline: Annotated[
+        NotNegative, Meta(le=5, description="eta of the assumed k^-eta; 0: all examined alike.")
+    ] = 1.0
+    pseudo_count: Annotated[
+        Positive, Meta(description="Expected clicks that the assumption is worth, per position.")
+    ] = 5.0
+    effective_samples: Annotated[
+        float, Meta(ge=1, description="Samples that a position remembers.")
+    ] = 20_000.0
 
     def __post_init__(self) -> None:
-        """Refuse what is not a decline.
-
-        Raises:
-            ValueError: names key, value and expectation.
-        """
-        if not 0 <= self.decline <= 5:
-            raise ValueError(
-                f"propensity.decline: got {self.decline!r}, expected a number in [0, 5]"
-            )
-        if not 0 < self.pseudo_count < float("inf"):
-            raise ValueError(
-                f"propensity.pseudo_count: got {self.pseudo_count!r}, expected a number > 0"
-            )
-        if not self.effective_samples >= 1:
-            raise ValueError(
-                f"propensity.effective_samples: got {self.effective_samples!r},"
-                " expected a number >= 1"
-            )
+        """Check every field."""
+        check(self, "propensity")
 
 
 class Propensity:

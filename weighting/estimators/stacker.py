@@ -6,12 +6,15 @@ Two coefficients and an intercept, learned from predictions made before either p
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from weighting.checks import check_finite, check_labels, check_weights, drop_weightless
+from weighting.constraints import Positive, check, check_order
 from weighting.errors import SnapshotError
 from weighting.estimators.recursive import RecursiveLogistic
 
@@ -21,46 +24,35 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StackerConfig:
-    """Where the stacker starts and how long it remembers.
+    """Start and bounds of the stacker, and how long it remembers.
 
-    Attributes:
-        encoder: a before any sample. With a + b = 1 the served logit is the two parts' mean:
-            calibrated if they are.
-        pair_memory: b before any sample.
-        deviation: standard deviation of a and b around that.
-        intercept_deviation: standard deviation of c around 0, in logits.
-        least_encoder: smallest a. What is shown was chosen by the shop's own search, so among shown
-            items the encoder looks less telling than it is among all: a regression on them alone
-            would switch it off.
-        least: smallest b.
-        largest: largest a and b.
-        half_life_samples: samples after which what was learned counts half.
+    With a + b = 1 the served logit is the two parts' mean: calibrated if they are. What is shown
+    was chosen by the shop's own search, so among shown items the encoder looks less telling than
+    among all: a regression on them alone would switch it off. Hence `least_encoder`.
     """
 
-    encoder: float = 0.5
-    pair_memory: float = 0.5
-    deviation: float = 0.5
-    intercept_deviation: float = 2.0
-    least_encoder: float = 0.2
-    least: float = 0.01
-    largest: float = 50.0
-    half_life_samples: float = 20_000.0
+    encoder: Annotated[Positive, Meta(description="a before any sample.")] = 0.5
+    pair_memory: Annotated[Positive, Meta(description="b before any sample.")] = 0.5
+    deviation: Annotated[
+        Positive, Meta(description="Standard deviation of a and b around that.")
+    ] = 0.5
+    intercept_deviation: Annotated[
+        Positive, Meta(description="Standard deviation of c around 0, in logits.")
+    ] = 2.0
+    least_encoder: Annotated[Positive, Meta(description="Smallest a.")] = 0.2
+    least: Annotated[Positive, Meta(description="Smallest b.")] = 0.01
+    largest: Annotated[Positive, Meta(description="Largest a and b.")] = 50.0
+    half_life_samples: Annotated[
+        Positive, Meta(description="Samples after which what was learned counts half.")
+    ] = 20_000.0
 
     def __post_init__(self) -> None:
-        """Refuse a start outside the bounds.
-
-        Raises:
-            ValueError: names key, value and expectation.
-        """
-        for key, least in (("encoder", self.least_encoder), ("pair_memory", self.least)):
-            value = getattr(self, key)
-            if not 0 < least <= value <= self.largest < float("inf"):
-                expected = f"0 < {least!r} (its least) <= {key} <= largest"
-                raise ValueError(f"stacker.{key}: got {value!r}, expected {expected}")
-        for key in ("deviation", "intercept_deviation", "half_life_samples"):
-            value = getattr(self, key)
-            if not 0 < value < float("inf"):
-                raise ValueError(f"stacker.{key}: got {value!r}, expected a number > 0")
+        """Check every field, and that both starts are within their bounds."""
+        check(self, "stacker")
+        check_order(self, "stacker", "least_encoder", "encoder")
+        check_order(self, "stacker", "least", "pair_memory")
+        for start in ("encoder", "pair_memory"):
+            check_order(self, "stacker", start, "largest")
 
 
 class Stacker:

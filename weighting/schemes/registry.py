@@ -32,5 +32,11 @@ SCHEMES: Mapping[SchemeName, Callable[[SchemeSettings], Scheme]] = {
 
 
 def make_scheme(settings: SchemeSettings) -> Scheme:
-    """Build the scheme that the settings name."""
+    """Build the scheme that the settings name.
+
+    Raises:
+        ValueError: there is no scheme of that name.
+    """
+    if settings.scheme not in SCHEMES:
+        raise ValueError(f"scheme: got {settings.scheme!r}, expected one of {', '.join(SCHEMES)}")
     return SCHEMES[settings.scheme](settings)

@@ -1,4 +1,4 @@
-"""What a weighting scheme has to offer.
+"""Protocol of a weighting scheme: its weight, its inversion, its description.
 
 A new scheme is a file here, an entry in `registry.py`, and a case of `test_schemes.py`.
 """
@@ -17,11 +17,14 @@ Array = NDArray[np.float64]
 
 
 class Scheme(Protocol):
-    """One way to weight samples, with the way back from the scores that it trained."""
+    """A weighting scheme, and the inversion of the scores that it trained."""
 
     @property
     def exponent(self) -> float:
-        """Power of p(y|x)/p(y): logits trained under the scheme are 1 + exponent times as steep."""
+        """Power of p(y|x)/p(y) in the weight.
+
+        Logits trained under the scheme are 1 + exponent times as steep.
+        """
 
     def weigh(self, context: Context) -> Array:
         """Factor (N,) of each sample's weight, before clipping and normalisation. Pure.

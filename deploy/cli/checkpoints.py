@@ -1,0 +1,116 @@
+"""Commands on checkpoints: list, show, diff, promote, rollback, prune, verify."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from deploy.cli.options import JSON, SETTINGS, Options, Yes, takes
+
+app = typer.Typer(no_args_is_help=True, help="Show, compare and promote versions.")
+
+VersionName = Annotated[str, typer.Argument(metavar="VERSION|@ALIAS", show_default=False)]
+
+
+@app.command("list")
+@takes(*SETTINGS, *JSON)
+def list_(options: Options) -> None:
+    """Print every version, newest last."""
+    from deploy.admin import checkpoints
+
+    raise typer.Exit(checkpoints.list_(options.store(), options.output()))
+
+
+@app.command()
+@takes(*SETTINGS, *JSON)
+def show(
+    version: VersionName,
+    path: Annotated[bool, typer.Option("--path", help="Print its folder only.")] = False,
+    *,
+    options: Options,
+) -> None:
+    """Print the manifest of a version."""
+    from deploy.admin import checkpoints
+
+    code = checkpoints.show(options.store(), version, options.output(), path=path)
+    raise typer.Exit(code)
+
+
+@app.command()
+@takes(*SETTINGS, *JSON)
+def diff(first: VersionName, second: VersionName, options: Options) -> None:
+    """Print the differences between two versions."""
+    from deploy.admin import checkpoints
+
+    raise typer.Exit(checkpoints.diff(options.store(), first, second, options.output()))
+
+
+@app.command()
+@takes(*SETTINGS, *JSON)
+def promote(
+    version: VersionName,
+    alias: Annotated[str, typer.Option(help="champion or challenger.")] = "champion",
+    yes: Yes = False,
+    *,
+    options: Options,
+) -> None:
+    """Point an alias to a version.
+
+    Serving stays on a champion chosen this way; promote @announced to follow the learner again.
+    """
+    from deploy.admin import checkpoints
+
+    store, output = options.store(), options.output()
+    raise typer.Exit(checkpoints.promote(store, version, output, alias=alias, yes=yes))
+
+
+@app.command()
+@takes(*SETTINGS, *JSON)
+def rollback(
+    to: Annotated[str, typer.Option(metavar="VERSION|@previous")] = "@previous",
+    yes: Yes = False,
+    *,
+    options: Options,
+) -> None:
+    """Make serving go back to an older version, and stay there."""
+    from deploy.admin import checkpoints
+
+    raise typer.Exit(checkpoints.rollback(options.store(), options.output(), to=to, yes=yes))
+
+
+@app.command()
+@takes(*SETTINGS, *JSON)
+def prune(
+    keep: Annotated[int | None, typer.Option(min=5, help="Number of newest to keep.")] = None,
+    superseded: Annotated[
+        bool, typer.Option("--superseded", help="Retire versions that the newest does not extend.")
+    ] = False,
+    yes: Yes = False,
+    *,
+    options: Options,
+) -> None:
+    """Retire old versions; their files are deleted an hour later.
+
+    Versions that an alias or an operator command names are kept.
+    """
+    from deploy.admin import checkpoints
+
+    store, output = options.store(), options.output()
+    code = checkpoints.prune(store, output, keep=keep, superseded=superseded, yes=yes)
+    raise typer.Exit(code)
+
+
+@app.command()
+@takes(*SETTINGS, *JSON)
+def verify(
+    version: Annotated[
+        str | None, typer.Argument(metavar="VERSION|@ALIAS", help="All by default.")
+    ] = None,
+    *,
+    options: Options,
+) -> None:
+    """Compare the digests of a version's files, without Kafka; exit 1 if one differs."""
+    from deploy.admin import checkpoints
+
+    raise typer.Exit(checkpoints.verify(options.store(), version, options.output()))

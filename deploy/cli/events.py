@@ -1,0 +1,113 @@
+"""Commands on events: validate, send, tail, dead letters, schema."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deploy.cli.options import JSON, KAFKA, Options, takes
+from deploy.errors import UsageError
+
+app = typer.Typer(no_args_is_help=True, help="Read, check and write events.")
+
+LinesFile = Annotated[str, typer.Argument(metavar="FILE|-", help="NDJSON; - is standard input.")]
+
+
+@app.command()
+@takes(*JSON)
+def validate(file: LinesFile, options: Options) -> None:
+    """Check every line, or the one object of the file, as an event; exit 1 if one is invalid."""
+    from deploy.admin import event_file, events
+
+    with event_file.open_lines(file) as lines:
+        raise typer.Exit(events.validate(lines, file, options.output()))
+
+
+@app.command()
+@takes(*KAFKA, *JSON)
+def send(
+    file: LinesFile,
+    topic: Annotated[str, typer.Option(metavar="TOPIC")],
+    rate: Annotated[
+        str | None, typer.Option(metavar="N/s", help="Events per second at most, such as 100/s.")
+    ] = None,
+    *,
+    options: Options,
+) -> None:
+    """Write every valid line to a topic; exit 1 if a line is not an event.
+
+    The key of a record is its client_id, of an item its object_id.
+    """
+    settings = options.settings()
+    from deploy.admin import event_file, events
+    from deploy.admin.rate import Throttle, parse
+
+    kafka, output = settings.kafka, options.output()
+    pace = Throttle(parse(rate, "--rate")).wait
+    with event_file.open_lines(file) as lines, events.writing(kafka, topic) as sink:
+        raise typer.Exit(events.send(sink, lines, file, topic, kafka.topics, output, pace=pace))
+
+
+@app.command()
+@takes(*KAFKA)
+def tail(
+    topic: Annotated[str, typer.Argument(metavar="TOPIC")],
+    partition: Annotated[int | None, typer.Option(min=0, help="All by default.")] = None,
+    start: Annotated[
+        int, typer.Option("--from", help="First offset; below zero, counted from the end.")
+    ] = -10,
+    *,
+    options: Options,
+) -> None:
+    """Print records up to the end of the topic, one JSON object a line."""
+    settings = options.settings()
+    from deploy.admin import records
+
+    output = options.output(as_json=True)
+    with records.reading(settings.kafka, topic) as source:
+        records.tail(source, output, partition=partition, start=start)
+
+
+@app.command()
+@takes(*KAFKA)
+def deadletters(
+    reason: Annotated[str | None, typer.Option(help="Print only those with this reason.")] = None,
+    replay: Annotated[
+        bool, typer.Option("--replay", help="Send the original bytes again and delete these.")
+    ] = False,
+    *,
+    options: Options,
+) -> None:
+    """Print dead letters, one JSON object a line; with --replay, send them again."""
+    kafka = options.settings().kafka
+    from deploy.admin import events, records
+
+    topics, output, sink = kafka.topics, options.output(as_json=True), None
+    with contextlib.ExitStack() as stack:
+        source = stack.enter_context(records.reading(kafka, topics.dead_letter))
+        if replay:
+            writing = events.writing(kafka, topics.dead_letter, *topics.kinds())
+            sink = stack.enter_context(writing)
+        raise typer.Exit(records.dead_letters(source, topics, output, reason=reason, sink=sink))
+
+
+@app.command()
+def schema(
+    kind: Annotated[str, typer.Argument(metavar="json-schema")] = "json-schema",
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write a file per event; do not print.")
+    ] = None,
+) -> None:
+    """Print the JSON Schemas of the events."""
+    from deploy.admin import events
+
+    if kind != "json-schema":
+        raise UsageError(f"schema: got {kind!r}, expected json-schema")
+    if out:
+        events.write_schemas(out)
+    else:
+        typer.echo(json.dumps(events.schemas(), indent=2))

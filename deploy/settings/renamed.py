@@ -1,0 +1,43 @@
+"""Former names of settings, so that an error can name the present one."""
+
+from __future__ import annotations
+
+_PRIOR = {"initial_mass": "initial_pseudo_count", "mass": "pseudo_count"}
+_TASK = {
+    **{f"prior.{former}": f"prior.{present}" for former, present in _PRIOR.items()},
+    **{f"late.{former}": f"delayed_positives.{present}" for former, present in _PRIOR.items()},
+    "late": "delayed_positives",
+}
+
+#: Former key or section -> its present name; keys of a section stand before it.
+KEYS = {
+    "weighting.conditional.memory": "weighting.conditional.effective_samples",
+    "weighting.conditional.propensity.mass": "weighting.conditional.propensity.pseudo_count",
+    "weighting.conditional.propensity.memory": "weighting.conditional.propensity.effective_samples",
+    **{f"weighting.click.{former}": f"weighting.click.{name}" for former, name in _TASK.items()},
+    **{f"weighting.purchase.{former}": f"weighting.purchase.{n}" for former, n in _TASK.items()},
+    "learner.batch": "learner.batch_size",
+    "learner.pull": "learner.l2_sp",
+    "learner.scale": "learner.logit_scale",
+    "learner.max_gradient_norm": "learner.max_grad_norm",
+}
+
+#: Key -> its former values with their present names.
+VALUES = {"learner.interaction": {"towers": "bi_encoder", "cross": "cross_encoder"}}
+
+
+def present_key(key: str) -> str | None:
+    """Return the present name of a former key, None if it is not a former one.
+
+    >>> present_key("learner.batch")
+    'learner.batch_size'
+    """
+    for former, present in KEYS.items():
+        if key == former or key.startswith(f"{former}."):
+            return present + key.removeprefix(former)
+    return None
+
+
+def present_value(key: str, value: object) -> str | None:
+    """Return the present name of a former value, None if it is not a former one."""
+    return VALUES.get(key, {}).get(value) if isinstance(value, str) else None

@@ -1,0 +1,60 @@
+"""Logs of one partition number, written event by event."""
+
+from __future__ import annotations
+
+from consumers.events import encode_click, encode_exposure, encode_item, encode_purchase
+from consumers.pipeline import Topics
+from tests.consumers.bench import Bench
+from tests.consumers.shop import SECOND, START_US, TOPICS
+from tests.fakes.log import Log
+
+
+def empty(num_partitions: int = 1, *, items: bool = False) -> Log:
+    topics = (*TOPICS, "items") if items else TOPICS
+    return Log([(topic, p) for topic in topics for p in range(num_partitions)])
+
+
+def show(
+    log: Log, query_id: str, at: float, *, client: str = "c", hits: tuple[str, ...] = ("A", "B")
+) -> None:
+    time_us = START_US + int(at * SECOND)
+    value = encode_exposure(
+        query_id=query_id, client_id=client, time_us=time_us, user_query="shoes", hits=hits
+    )
+    log.append("exposures", 0, value, key=client.encode(), timestamp_us=time_us)
+
+
+def click(
+    log: Log,
+    query_id: str | None,
+    item: str,
+    at: float,
+    *,
+    client: str = "c",
+    event_id: str | None = None,
+) -> None:
+    time_us = START_US + int(at * SECOND)
+    value = encode_click(
+        query_id=query_id, client_id=client, object_id=item, time_us=time_us, event_id=event_id
+    )
+    log.append("clicks", 0, value, key=client.encode(), timestamp_us=time_us)
+
+
+def buy(log: Log, query_id: str | None, item: str, at: float, *, client: str = "c") -> None:
+    time_us = START_US + int(at * SECOND)
+    value = encode_purchase(query_id=query_id, client_id=client, object_id=item, time_us=time_us)
+    log.append("purchases", 0, value, key=client.encode(), timestamp_us=time_us)
+
+
+def describe(log: Log, item: str, text: str | None, at: float) -> None:
+    time_us = START_US + int(at * SECOND)
+    value = (
+        None
+        if text is None
+        else encode_item(object_id=item, text=text, time_us=time_us, attributes={"brand": text[:1]})
+    )
+    log.append("items", 0, value, key=item.encode(), timestamp_us=time_us)
+
+
+def with_items(log: Log) -> Bench:
+    return Bench(log, topics=Topics())

@@ -1,0 +1,218 @@
+"""Everything in `weighting` that learns, as cases of the contract."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import msgspec
+import numpy as np
+
+from tests.contracts.case import FEW, HOUR, Array, Case, at, one
+from tests.weighting.streams import Doc, sample
+from weighting.estimators.calibration import Calibration, CalibrationConfig
+from weighting.estimators.conditional import Conditional, ConditionalConfig
+from weighting.estimators.delayed_positives import DelayedPositiveRate
+from weighting.estimators.logistic import DiagonalLogistic
+from weighting.estimators.prior import Prior, PriorConfig
+from weighting.estimators.propensity import Propensity, PropensityConfig
+from weighting.estimators.recursive import RecursiveLogistic
+from weighting.estimators.stacker import Stacker
+from weighting.estimators.task import TaskConfig, TaskEstimators
+from weighting.features import FieldConfig
+from weighting.sample import Sample
+from weighting.tasks import CLICK, TASKS
+from weighting.weigher import Weigher, WeigherConfig
+
+SMALL = ConditionalConfig(fields=FieldConfig(hash_bits=6))
+NUM_BUCKETS = 64 + 1 + 25
+BUCKET_BYTES = 4 + 8 + 8
+
+
+def shown(i: int) -> Sample:
+    """Example i as a sample; all are distinct."""
+    s = sample(i % 2, position=i % 60 + 1, at=i * HOUR, offset=i)
+    changes = {"query": f"query {i}", "item_id": f"item {i}", "text": f"text {i}"}
+    return msgspec.structs.replace(s, **changes)
+
+
+class PriorCase(Case):
+    owner = Prior
+    inputs = ("positive weight", "negative weight")
+    weightless: ClassVar[Mapping[str, float]] = dict.fromkeys(inputs, 0.0)
+
+    def make(self) -> Prior:
+        return Prior(PriorConfig())
+
+    def example(self, i: int) -> dict[str, float]:
+        return {"positive weight": float(i % 3 == 0), "negative weight": float(i % 3 > 0)}
+
+    def predict(self, model: Prior, i: int) -> Array:
+        return np.array([model.get(), *model.interval(), model.maximum_likelihood()])
+
+    def teach(self, model: Prior, i: int, values: Mapping[str, float]) -> None:
+        model.update(at(i), one(values["positive weight"]), one(values["negative weight"]))
+
+
+class DelayedPositiveRateCase(Case):
+    owner = DelayedPositiveRate
+    inputs = ("label",)
+    weightless: ClassVar[Mapping[str, float]] = {"label": 0.0}  # negatives say nothing
+
+    def make(self) -> DelayedPositiveRate:
+        return DelayedPositiveRate(PriorConfig(initial=0.5))
+
+    def predict(self, model: DelayedPositiveRate, i: int) -> Array:
+        return one(model.get())
+
+    def teach(self, model: DelayedPositiveRate, i: int, values: Mapping[str, float]) -> None:
+        model.update(at(i), one(values["label"]), np.array([i % 3 == 0]))
+
+
+class PropensityCase(Case):
+    owner = Propensity
+    inputs = ("label", "weight", "expected clicks")
+    bound = 2 * 51 * 9 + FEW
+
+    def make(self) -> Propensity:
+        return Propensity(PropensityConfig())
+
+    def example(self, i: int) -> dict[str, float]:
+        return {**super().example(i), "expected clicks": 0.3}
+
+    def predict(self, model: Propensity, i: int) -> Array:
+        return model.get([None, *range(1, 80)])
+
+    def teach(self, model: Propensity, i: int, values: Mapping[str, float]) -> None:
+        label, weight = one(values["label"]), one(values["weight"])
+        model.update([i + 2], label, weight, one(values["expected clicks"]))
+
+
+class CalibrationCase(Case):
+    owner = Calibration
+    inputs = ("logit", "label", "weight")
+
+    def make(self) -> Calibration:
+        return Calibration(CalibrationConfig())
+
+    def predict(self, model: Calibration, i: int) -> Array:
+        return model.predict(one(self.example(i)["logit"]))
+
+    def teach(self, model: Calibration, i: int, values: Mapping[str, float]) -> None:
+        model.learn(at(i), *(one(values[name]) for name in self.inputs))
+
+
+class RecursiveLogisticCase(Case):
+    owner = RecursiveLogistic
+    inputs = ("input 0", "input 1", "label", "weight")
+
+    def make(self) -> RecursiveLogistic:
+        return RecursiveLogistic((0.5, 0.5), (4.0, 4.0), (-5.0, -5.0), (5.0, 5.0))
+
+    def predict(self, model: RecursiveLogistic, i: int) -> Array:
+        example = self.example(i)
+        return model.predict([one(example["input 0"]), one(example["input 1"])])
+
+    def teach(self, model: RecursiveLogistic, i: int, values: Mapping[str, float]) -> None:
+        x, z, y, w = (one(values[name]) for name in self.inputs)
+        model.learn((x, z), y, w)
+
+
+class StackerCase(Case):
+    owner = Stacker
+    inputs = ("encoder logit", "pair memory logit", "label", "weight")
+
+    def make(self) -> Stacker:
+        return Stacker()
+
+    def predict(self, model: Stacker, i: int) -> Array:
+        example = self.example(i)
+        return model.get(one(example["encoder logit"]), one(example["pair memory logit"]))
+
+    def teach(self, model: Stacker, i: int, values: Mapping[str, float]) -> None:
+        model.learn(*(one(values[name]) for name in self.inputs))
+
+
+class DiagonalLogisticCase(Case):
+    owner = DiagonalLogistic
+    inputs = ("field", "label", "weight", "examination")
+    bound = NUM_BUCKETS * BUCKET_BYTES + FEW
+
+    def make(self) -> DiagonalLogistic:
+        return DiagonalLogistic(NUM_BUCKETS, offset=-1.0, effective_samples=50)
+
+    def example(self, i: int) -> dict[str, float]:
+        return {**super().example(i), "field": 1.0, "examination": 0.7}
+
+    def predict(self, model: DiagonalLogistic, i: int) -> Array:
+        return one(float(model.predict_proba_one(self._fields(i, 1.0), examination=0.7)[True]))
+
+    def teach(self, model: DiagonalLogistic, i: int, values: Mapping[str, float]) -> None:
+        label = values["label"]
+        y: Any = bool(label) if label == label else label
+        x = self._fields(i, values["field"])
+        model.learn_one(x, y, w=values["weight"], examination=values["examination"])
+
+    def _fields(self, i: int, value: float) -> dict[int, float]:
+        return {0: 0.5, 1 + i % (NUM_BUCKETS - 1): value}
+
+
+class ConditionalCase(Case):
+    owner = Conditional
+    inputs = ("label", "weight")
+    bound = PropensityCase.bound + NUM_BUCKETS * BUCKET_BYTES + FEW
+
+    def make(self) -> Conditional:
+        return Conditional(SMALL, initial=0.1, with_position=True)
+
+    def predict(self, model: Conditional, i: int) -> Array:
+        return model.predict([shown(i)]).logit
+
+    def teach(self, model: Conditional, i: int, values: Mapping[str, float]) -> Array:
+        prediction = model.predict([shown(i)])
+        model.learn(prediction, one(values["label"]), one(values["weight"]))
+        return prediction.logit
+
+
+class TaskEstimatorsCase(Case):
+    owner = TaskEstimators
+    inputs = ("label", "correction weight")
+    weightless: ClassVar[Mapping[str, float]] = {"correction weight": 0.0}
+    bound = ConditionalCase.bound + 3 * FEW
+
+    def make(self) -> TaskEstimators:
+        return TaskEstimators(TASKS[CLICK], TaskConfig(), SMALL, CalibrationConfig())
+
+    def example(self, i: int) -> dict[str, float]:
+        drawn = super().example(i)
+        return {"label": drawn["label"], "correction weight": drawn["weight"]}
+
+    def predict(self, model: TaskEstimators, i: int) -> Array:
+        rates = model.prior.get(), model.delayed_positive_rate.get()
+        return np.array([*model.predict([shown(i)])[1], *rates])
+
+    def teach(self, model: TaskEstimators, i: int, values: Mapping[str, float]) -> Array:
+        before = self.predict(model, i)
+        prediction, _ = model.predict([shown(i)])
+        label, correction = one(values["label"]), one(values["correction weight"])
+        model.learn(at(i), prediction, label, np.array([i % 3 == 0]), correction)
+        return before
+
+
+class WeigherCase(Case):
+    owner = Weigher
+    inputs = ("label",)
+    weightless: ClassVar[Mapping[str, float]] = {}  # it makes the weights
+    bound = len(TASKS) * TaskEstimatorsCase.bound
+
+    def make(self) -> Weigher:
+        return Weigher(WeigherConfig(conditional=SMALL))
+
+    def predict(self, model: Weigher, i: int) -> Array:
+        s = shown(i)
+        return model.pair_memory_logits(CLICK, s.query, [Doc(s.item_id, s.text, s.attributes)])
+
+    def teach(self, model: Weigher, i: int, values: Mapping[str, float]) -> Array:
+        label = values["label"]
+        whole = int(label) if label == label else label
+        return model.weigh([msgspec.structs.replace(shown(i), label=whole)]).pair_memory_logit
