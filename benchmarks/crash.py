@@ -60,7 +60,8 @@ from consumers.kafka.admin import KafkaAdmin, partition_of
 from consumers.kafka.options import KafkaConfig
 from consumers.kafka.sink import KafkaSink
 from consumers.source import Record
-from deploy.broker.node import Broker, free_ports, spawn
+from deploy.broker.node import Broker
+from deploy.process.child import free_ports, spawn
 from tests.consumers.oracle import oracle
 
 NUM_PARTITIONS = 2

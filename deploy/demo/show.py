@@ -1,8 +1,8 @@
-"""What the demo shows while it runs, and what it says at the end."""
+"""Output of the demo: progress while it runs, and a summary at the end."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -24,25 +24,21 @@ _PLAIN_EVERY_SECONDS = 10.0
 
 
 class Show:
-    """A live table on a terminal; elsewhere a plain line every ten seconds. All of it goes to standard error."""
+    """A live table on a terminal, elsewhere a plain line every ten seconds; on standard error."""
 
     def __init__(self) -> None:
-        """Look at standard error."""
+        """Use standard error."""
         self._console = Console(stderr=True, highlight=False)
         self._live: Live | None = None
         self._last_plain = float("-inf")
 
     def say(self, step: str, text: str) -> None:
-        """One line about a step that is done."""
-        self._console.print(
-            f"  [green]ok[/green] {step:<11} {text}"
-            if self._console.is_terminal
-            else f"  ok {step:<11} {text}",
-            soft_wrap=True,
-        )
+        """Print one line about a step that is done."""
+        ok = "[green]ok[/green]" if self._console.is_terminal else "ok"
+        self._console.print(f"  {ok} {step:<11} {text}", soft_wrap=True)
 
     def progress(self, elapsed: float, total: float, values: Mapping[str, Any]) -> None:
-        """How it stands now."""
+        """Show the figures of now."""
         if self._console.is_terminal:
             if self._live is None:
                 self._live = Live(console=self._console, refresh_per_second=4, transient=True)
@@ -50,10 +46,9 @@ class Show:
             self._live.update(self._table(elapsed, total, values))
         elif elapsed - self._last_plain >= _PLAIN_EVERY_SECONDS:
             self._last_plain = elapsed
-            told = "  ".join(
-                f"{title} {values[key]}" for title, key in _ROWS if values.get(key) is not None
-            )
-            self._console.print(f"  t={elapsed:4.0f} s  {told}", soft_wrap=True)
+            known = [(title, values[key]) for title, key in _ROWS if values.get(key) is not None]
+            figures = "  ".join(f"{title} {value}" for title, value in known)
+            self._console.print(f"  t={elapsed:4.0f} s  {figures}", soft_wrap=True)
 
     def close(self) -> None:
         """Take the live table down."""
@@ -64,46 +59,46 @@ class Show:
     def _table(self, elapsed: float, total: float, values: Mapping[str, Any]) -> Table:
         table = Table(title=f"Steelyard, {elapsed:.0f} of {total:.0f} s", show_header=False)
         for title, key in _ROWS:
-            table.add_row(title, str(values.get(key) if values.get(key) is not None else "-"))
+            value = values.get(key)
+            table.add_row(title, "-" if value is None else str(value))
         return table
 
     def summary(self, result: Mapping[str, Any]) -> None:
-        """All that was measured, and one query's ranking before and after."""
+        """Print all that was measured, and one query's ranking before and after."""
         self.close()
-        r = result
+        for line in [*_stream_lines(result), *_quality_lines(result)]:
+            self._console.print(line, markup=False, soft_wrap=True)
 
-        def told(text: str) -> None:
-            self._console.print(text, markup=False, soft_wrap=True)
 
-        told(f"\n{r['world']}: {r['seconds']:.0f} s, {r['lists']:,} shown lists")
-        names = ("events", "samples", "duplicates", "late", "dead_letters")
-        told("  " + "   ".join(f"{name.replace('_', ' ')} {r[name]:,}" for name in names))
-        told(
-            f"  p(click) {r['prior']:.4f} [{r['prior_low']:.4f}, {r['prior_high']:.4f}]   ESS/N {r['weight_ess_ratio']:.2f}"
-        )
-        pairs = zip(r["auc"], r["normalized_entropy_quarters"], strict=True)
-        quarters = "  ".join(
-            "-" if auc is None or ne is None else f"{auc:.3f}/{ne:.3f}" for auc, ne in pairs
-        )
-        told(f"  AUC/normalised entropy by quarter of the stream   {quarters}")
-        told(f"  versions published {r['versions_published']}   swapped in {r['versions_swapped']}")
-        told(f"  requests {r['requests']:,}   failed {r['requests_failed']}")
-        if r["freshness_p50_seconds"] is not None:
-            told(
-                f"  event to served   p50 {r['freshness_p50_seconds']:.1f} s   p99 {r['freshness_p99_seconds']:.1f} s"
-            )
-        before, after = r["truth_error"]
-        told(f"  mean |p(click) served - true p(click)|   before {before:.3f}   after {after:.3f}")
-        for part, row in r["ndcg10"].items():
-            means = "  ".join(
-                f"{name} {row[name]:.3f}"
-                for name in ("random", "bm25", "zero_shot", "click_counts", "served")
-            )
-            told(f"  NDCG@10 {part:<16} {means}")
-            for opponent in ("zero_shot", "click_counts"):
-                value, low, high = row[f"gain_over_{opponent}"]
-                told(f"          served over {opponent:<13} {value:+.4f} [{low:+.4f}, {high:+.4f}]")
-        ranking = r["ranking"]
-        told(f'  "{ranking["query"]}"')
-        for name in ("before", "after"):
-            told(f"    {name:<7}" + "  |  ".join(ranking[name]))
+def _stream_lines(r: Mapping[str, Any]) -> Iterator[str]:
+    yield f"\n{r['world']}: {r['seconds']:.0f} s, {r['lists']:,} shown lists"
+    names = ("events", "samples", "duplicates", "late", "dead_letters")
+    yield "  " + "   ".join(f"{name.replace('_', ' ')} {r[name]:,}" for name in names)
+    bounds, ess = f"[{r['prior_low']:.4f}, {r['prior_high']:.4f}]", r["weight_ess_ratio"]
+    yield f"  p(click) {r['prior']:.4f} {bounds}   ESS/N {ess:.2f}"
+    pairs = zip(r["auc"], r["normalized_entropy_quarters"], strict=True)
+    quarters = "  ".join(
+        "-" if auc is None or ne is None else f"{auc:.3f}/{ne:.3f}" for auc, ne in pairs
+    )
+    yield f"  AUC/normalised entropy by quarter of the stream   {quarters}"
+    yield f"  versions published {r['versions_published']}   swapped in {r['versions_swapped']}"
+    yield f"  requests {r['requests']:,}   failed {r['requests_failed']}"
+    p50, p99 = r["freshness_p50_seconds"], r["freshness_p99_seconds"]
+    if p50 is not None:
+        yield f"  event to served   p50 {p50:.1f} s   p99 {p99:.1f} s"
+
+
+def _quality_lines(r: Mapping[str, Any]) -> Iterator[str]:
+    before, after = r["truth_error"]
+    yield f"  mean |p(click) served - true p(click)|   before {before:.3f}   after {after:.3f}"
+    methods = ("random", "bm25", "zero_shot", "click_counts", "served")
+    for part, row in r["ndcg10"].items():
+        means = "  ".join(f"{name} {row[name]:.3f}" for name in methods)
+        yield f"  NDCG@10 {part:<16} {means}"
+        for opponent in ("zero_shot", "click_counts"):
+            value, low, high = row[f"gain_over_{opponent}"]
+            yield f"          served over {opponent:<13} {value:+.4f} [{low:+.4f}, {high:+.4f}]"
+    ranking = r["ranking"]
+    yield f'  "{ranking["query"]}"'
+    for name in ("before", "after"):
+        yield f"    {name:<7}" + "  |  ".join(ranking[name])

@@ -1,4 +1,4 @@
-"""The shop's traffic: visits written to Kafka as they happen, with the flaws that real producers have, and requests to the server."""
+"""Traffic of the shop: flawed events to Kafka, as real producers send, and requests."""
 
 from __future__ import annotations
 
@@ -47,7 +47,10 @@ class _Due:
 
 
 class Producer:
-    """Sends visits at a rate from a thread of its own: 2 % of records twice, 1 % of clicks 3 s late, 0.3 % broken in half."""
+    """Sends visits at a rate, from a thread of its own.
+
+    2 % of records twice, 1 % of clicks 3 s late, 0.3 % broken in half.
+    """
 
     def __init__(
         self, sink: KafkaSink, topics: Topics, world: World, *, visits_per_second: float, seed: int
@@ -71,7 +74,7 @@ class Producer:
         self._thread.start()
 
     def close(self) -> None:
-        """Let nobody in any more; what was already going to happen in the next three seconds still does."""
+        """Let nobody in any more; events due in the next three seconds are still sent."""
         self._stopped.set()
         self._thread.join()
 
@@ -89,11 +92,11 @@ class Producer:
                 self._send_until(now)
                 time.sleep(0.05)
             self._sink.flush()
-        except Exception as error:  # told by the owner, who is waiting in another thread
+        except Exception as error:  # reported by the owner, which waits in another thread
             self.error = error
 
     def _plan(self, visit: Visit, now: float) -> None:
-        """Put a visit's events at the times when they happen."""
+        """Schedule the events of a visit."""
         draw, topics, query = self._random, self._topics, visit.query
         client, query_id = f"c-{draw.integers(1 << 40):010x}", f"q-{draw.integers(1 << 60):015x}"
         hits = [query.products[i].id for i in visit.shown]
@@ -110,9 +113,8 @@ class Producer:
         )
         self._put(now, topics.exposures, client, exposure)
         at = now
-        for place, (item, clicked, bought) in enumerate(
-            zip(hits, visit.clicked, visit.bought, strict=True), 1
-        ):
+        rows = zip(hits, visit.clicked, visit.bought, strict=True)
+        for place, (item, clicked, bought) in enumerate(rows, 1):
             if not clicked:
                 continue
             at += float(draw.uniform(0.05, 0.4))
@@ -157,10 +159,13 @@ class Producer:
 
 
 class Requests:
-    """Reranking requests at a rate over one kept connection, from a thread of its own; every answer that is not 200 counts as failed."""
+    """Sends reranking requests at a rate over one connection, from a thread of its own.
+
+    Every answer that is not 200 counts as failed.
+    """
 
     def __init__(self, port: int, world: World, *, per_second: float, seed: int) -> None:
-        """Know where to ask; nothing is sent before `start`."""
+        """Keep port and queries; nothing is sent before `start`."""
         self._port, self._per_second = port, per_second
         self._queries = world.queries
         self._random = np.random.Generator(np.random.PCG64(seed + 2))
@@ -184,9 +189,7 @@ class Requests:
     def _run(self) -> None:
         began = time.monotonic()
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)
-        while not self._stopped.wait(
-            max(0.0, began + (self.sent + 1) / self._per_second - time.monotonic())
-        ):
+        while not self._stopped.wait(self._seconds_to_next(began)):
             query = self._queries[int(self._random.integers(len(self._queries)))]
             asked = time.monotonic()
             self.sent += 1
@@ -201,9 +204,13 @@ class Requests:
             self.versions[answer["model"]] += 1
         connection.close()
 
+    def _seconds_to_next(self, began: float) -> float:
+        due = began + (self.sent + 1) / self._per_second
+        return max(0.0, due - time.monotonic())
+
 
 def rerank(connection: http.client.HTTPConnection, query: Query) -> dict[str, Any]:
-    """The server's ranking of all of a query's products.
+    """Return the server's ranking of all of a query's products.
 
     Raises:
         ValueError: the answer is not 200; holds its beginning.

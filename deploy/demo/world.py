@@ -1,16 +1,19 @@
-"""A shop as its shoppers see it: queries, products, how well each fits, and how likely a click or a purchase is.
+"""A simulated shop: queries, graded products, and probabilities of clicks and purchases.
 
-The behaviour is simulated, and every figure that comes from it says so. With g the grade of a product under a query (4 exact, 2 substitute,
-0.4 complement, 0 irrelevant) and k its place in the shown list:
+Every figure that comes from the simulation says so. With g the grade of a product under a query
+(4 exact, 2 substitute, 0.4 complement, 0 irrelevant) and k its place in the shown list:
 
-    shown       the ten highest of z(BM25 of query on titles) + 0.8 Gumbel, over the products that may be shown
+    shown       the ten highest of z(BM25 of query on titles) + 0.8 Gumbel,
+                over the products that may be shown
     examined    theta_k = 1 / k
-    click       genuine with probability 0.55 theta_k (0.1 + 0.9 (2^g - 1) / 15), else by accident with 0.55 theta_k 0.1
-    purchase    after a genuine click sigma(-2.2 + 1.6 g / 4 + e), e ~ Normal(0, 0.5) per product; after an accidental one 0.02
+    click       genuine with probability 0.55 theta_k (0.1 + 0.9 (2^g - 1) / 15),
+                else by accident with 0.55 theta_k 0.1
+    purchase    after a genuine click sigma(-2.2 + 1.6 g / 4 + e), e ~ Normal(0, 0.5) per product;
+                after an accidental one 0.02
     delay       log-normal seconds, cut at the attribution window
 
-Queries are asked in proportion to rank^-0.8. The shown lists do not depend on the model, so that a count of clicks over the same lists is a
-fair opponent.
+Queries are asked in proportion to rank^-0.8. The shown lists do not depend on the model, so that a
+count of clicks over the same lists is a fair opponent.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ _WORD = re.compile(r"[a-z0-9]+")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Product:
-    """What the shop sells."""
+    """A product of the shop."""
 
     id: str
     text: str
@@ -44,7 +47,7 @@ class Product:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Query:
-    """What is asked for, and what there is to show.
+    """A query, with the products that may be shown for it.
 
     Attributes:
         text: as typed.
@@ -63,7 +66,7 @@ class Query:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class World:
-    """The shop, and who comes.
+    """The shop: all queries, with their products.
 
     Attributes:
         name: printed with every result.
@@ -74,15 +77,21 @@ class World:
     queries: tuple[Query, ...]
 
     def products(self) -> list[Product]:
-        """Every product once."""
-        return list(
-            {product.id: product for query in self.queries for product in query.products}.values()
-        )
+        """Return every product once."""
+        found = {product.id: product for query in self.queries for product in query.products}
+        return list(found.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Visit:
-    """One shopper's visit: what was shown (places in the query's products), clicked and bought (per shown place)."""
+    """One shopper's visit, over m shown products.
+
+    Attributes:
+        query: as asked.
+        shown: (m,) places among the query's products, in order.
+        clicked: (m,) whether each was clicked.
+        bought: (m,) whether each was bought.
+    """
 
     query: Query
     shown: NDArray[np.int64]
@@ -91,10 +100,10 @@ class Visit:
 
 
 class Shoppers:
-    """Visits, one after another, from one seed."""
+    """Simulated visits, one after another, from one seed."""
 
     def __init__(self, world: World, *, seed: int) -> None:
-        """Draw who asks for what, and what each product is worth beyond its fit."""
+        """Draw the popularity of queries, and the worth of products beyond their fit."""
         self._random = np.random.Generator(np.random.PCG64(seed))
         self._queries = [query for query in world.queries if query.in_stream]
         rank = self._random.permutation(len(self._queries)) + 1.0
@@ -104,13 +113,12 @@ class Shoppers:
         self._lexical = {}
         for query in self._queries:
             score = lexical.scores(query.text, [place[product.id] for product in query.products])
-            self._lexical[query.text] = np.where(
-                query.shown, (score - score.mean()) / (score.std() + 1e-9), -np.inf
-            )
+            standardised = (score - score.mean()) / (score.std() + 1e-9)
+            self._lexical[query.text] = np.where(query.shown, standardised, -np.inf)
         self._worth = {product.id: self._random.normal(0, 0.5) for product in world.products()}
 
     def visit(self) -> Visit:
-        """The next visit."""
+        """Return the next visit."""
         draw = self._random
         query = self._queries[draw.choice(len(self._queries), p=self._popularity)]
         score = self._lexical[query.text] + 0.8 * draw.gumbel(size=len(query.products))
@@ -119,9 +127,8 @@ class Shoppers:
         genuine = draw.random(len(shown)) < theta * attraction(query.grades[shown])
         accident = ~genuine & (draw.random(len(shown)) < theta * ACCIDENT)
         worth = np.array([self._worth[query.products[i].id] for i in shown])
-        purchase = np.where(
-            genuine, purchase_probability(query.grades[shown], worth), ACCIDENTAL_PURCHASE
-        )
+        wanted = purchase_probability(query.grades[shown], worth)
+        purchase = np.where(genuine, wanted, ACCIDENTAL_PURCHASE)
         clicked = genuine | accident
         return Visit(
             query=query,
@@ -131,7 +138,7 @@ class Shoppers:
         )
 
     def true_click(self, query: Query) -> Array:
-        """p(click | query, product, first place) of each candidate (n,), as the simulation draws it."""
+        """Return the simulation's p(click | query, product, first place), (n,)."""
         genuine = ATTRACTION * attraction(query.grades)
         return genuine + (1 - genuine) * ATTRACTION * ACCIDENT
 
@@ -149,7 +156,10 @@ def purchase_probability(grades: Array, worth: Array) -> Array:
 
 
 class BM25:
-    """Lexical score of queries on a collection of texts (Robertson et al.; k1 = 1.2, b = 0.75, idf ln(1 + (N - df + .5) / (df + .5)))."""
+    """Lexical score of queries on a collection of texts (Robertson et al.).
+
+    k1 = 1.2, b = 0.75, idf ln(1 + (N - df + .5) / (df + .5)).
+    """
 
     def __init__(self, texts: Sequence[str]) -> None:
         """Count the words of N texts."""
@@ -168,9 +178,6 @@ class BM25:
 
     def _term(self, word: str, place: int) -> float:
         times = self._words[place][word]
-        return (
-            self._idf.get(word, 0.0)
-            * times
-            * 2.2
-            / (times + 1.2 * (0.25 + 0.75 * self._lengths[place] / self._mean_length))
-        )
+        length = self._lengths[place] / self._mean_length
+        saturated = times * 2.2 / (times + 1.2 * (0.25 + 0.75 * length))
+        return self._idf.get(word, 0.0) * saturated

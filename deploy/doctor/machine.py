@@ -33,7 +33,7 @@ SAFE = {
 
 LEAST_OPEN_FILES = 1024
 
-_EXTRAS = ("torch", "transformers", "safetensors", "litestar", "uvicorn")
+_EXTRAS = ("torch", "transformers", "safetensors", "starlette", "uvicorn")
 _MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 
 

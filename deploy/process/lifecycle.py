@@ -1,4 +1,4 @@
-"""How a process that stays ends: by a signal, with the node that it waits for, or because reading stands still."""
+"""Ends of long-running processes: by a signal, with a child, or because reading stands still."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class Node(Protocol):
 
     @property
     def pid(self) -> int | None:
-        """Its process id, None when it does not run."""
+        """Process id, None when it does not run."""
 
     def log_tail(self) -> str:
-        """The end of its log."""
+        """Return the end of its log."""
 
 
 def until_ended(node: Node) -> None:
-    """Wait for SIGTERM (exit 0) or SIGINT (exit 130); the caller's context manager then stops the node.
+    """Wait for SIGTERM (exit 0) or SIGINT (exit 130); the caller then stops the node.
 
     Raises:
         BrokerFailed: the node ended by itself; holds the end of its log.
@@ -46,16 +46,22 @@ def until_ended(node: Node) -> None:
 
 
 class Progress:
-    """Whether reading gets on, as two numbers: the loop writes them, the watchdog reads them. Nobody waits for anybody."""
+    """Lock-free consumer progress, shared with the watchdog.
+
+    The loop writes, the watchdog reads: nobody waits for anybody.
+
+    Attributes:
+        lag: records that wait in partitions that are not paused.
+        since: since when the slowest of these partitions has not moved.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """Nothing waits yet; `clock` is in seconds and only goes forward."""
         self._clock = clock
-        self._moved: dict[
-            TopicPartition, tuple[int, float]
-        ] = {}  # partition -> next offset, and since when it is that
-        self.lag = 0  #: records that wait in partitions that are not paused
-        self.since = clock()  #: since when the slowest of these partitions has not moved
+        # partition -> next offset, and since when it is that
+        self._moved: dict[TopicPartition, tuple[int, float]] = {}
+        self.lag = 0
+        self.since = clock()
 
     def observe(
         self,
@@ -63,36 +69,42 @@ class Progress:
         end_offsets: Mapping[TopicPartition, int],
         paused: Collection[TopicPartition] = (),
     ) -> None:
-        """Take in where every partition stands; to be called by the loop about once a second, however long it was elsewhere.
+        """Take in the offsets of every partition; the loop calls it about once a second.
 
         Args:
             next_offsets: of every partition.
-            end_offsets: the last that are known; while the brokers do not answer, those from before.
+            end_offsets: the last known; while the brokers do not answer, those from before.
             paused: partitions that wait for others.
         """
         now = self._clock()
         waiting = {}
         for partition, offset in next_offsets.items():
             lag = end_offsets.get(partition, offset) - offset
-            known = self._moved.get(partition)
-            if known is None or known[0] != offset or lag <= 0 or partition in paused:
-                self._moved[partition] = (offset, now)
-            if lag > 0 and partition not in paused:
+            waits = lag > 0 and partition not in paused
+            if waits:
                 waiting[partition] = lag
+            known = self._moved.get(partition)
+            if known is None or known[0] != offset or not waits:
+                self._moved[partition] = (offset, now)
         self.since = min((self._moved[partition][1] for partition in waiting), default=now)
         self.lag = sum(waiting.values())
 
     def rest(self) -> None:
-        """Say that reading stops for a good reason (a long restore, the last checkpoint); with the next `observe` time begins anew."""
+        """Reset: reading stops for a good reason, such as the last checkpoint.
+
+        With the next `observe` time begins anew.
+        """
         self.lag = 0
         self._moved.clear()
 
 
 class Watchdog:
-    """A thread that sees records wait and none being read: it asks for a new consumer once, and after as long again ends the process.
+    """A thread that acts when records wait and none is read.
 
-    The client library's timeouts are not hard (a slow name lookup outlasts them all), so this must not depend on the loop being alive. It
-    knows nothing but a `Progress`: never the consumer, which belongs to the loop's thread.
+    It asks for a new consumer once, and after as long again ends the process. The client library's
+    timeouts are not hard (a slow name lookup outlasts them all), so this must not depend on the
+    loop being alive. It knows nothing but a `Progress`: never the consumer, which belongs to the
+    loop's thread.
 
     Example:
         watchdog = Watchdog(progress, stall_seconds=60).start()
@@ -112,10 +124,11 @@ class Watchdog:
         """Take what it needs; `start` makes the thread.
 
         Args:
-            progress: what the loop tells.
+            progress: written by the loop.
             stall_seconds: T; records that wait for T are a reason to ask, T after that to end.
             clock: the same as that of `progress`.
-            end: ends the process at once with an exit code; what is not durable yet is lost, as in a crash.
+            end: ends the process at once with an exit code; what is not durable yet is lost, as in
+                a crash.
         """
         self._progress = progress
         self._stall_seconds = stall_seconds
@@ -132,7 +145,7 @@ class Watchdog:
         return self
 
     def asks(self) -> bool:
-        """Whether the loop should replace its consumer; true once per stall."""
+        """Return whether the loop should replace its consumer; true once per stall."""
         asked = self._asks.is_set()
         self._asks.clear()
         return asked
@@ -144,7 +157,7 @@ class Watchdog:
             self._thread.join()
 
     def look(self) -> None:
-        """Compare the two numbers with the clock, and act; the thread does it several times in T."""
+        """Compare progress with the clock, and act; the thread does it several times in T."""
         now, lag, since = self._clock(), self._progress.lag, self._progress.since
         if lag <= 0 or now - since < self._stall_seconds:
             self._asked_at = None

@@ -8,8 +8,10 @@ from typing import Protocol, TypeVar
 
 import pytest
 
-from deploy.broker.node import Broker, BrokerCluster, free_ports
+from deploy.broker.cluster import BrokerCluster
+from deploy.broker.node import Broker
 from deploy.errors import BrokerUnavailable
+from deploy.process.child import free_ports
 from tests.fakes.proxy import Proxy
 
 NO_BROKER = pytest.StashKey[str]()

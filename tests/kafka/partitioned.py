@@ -19,8 +19,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from deploy.broker.node import Broker, free_ports, spawn
+from deploy.broker.node import Broker
 from deploy.errors import BrokerUnavailable
+from deploy.process.child import free_ports, spawn
 from learner.artifact import Store, Version
 from tests.kafka.conftest import GivenCluster
 from tests.kafka.learning import open_shop, trained, until, words

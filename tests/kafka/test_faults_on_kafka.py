@@ -24,7 +24,7 @@ from consumers.kafka.source import KafkaSource
 from consumers.pipeline import BatchConfig, Pipeline, Topics
 from consumers.source import Record, Source
 from consumers.telemetry import Telemetry
-from deploy.broker.node import BrokerCluster
+from deploy.broker.cluster import BrokerCluster
 from deploy.process.lifecycle import STALLED, Progress, Watchdog
 from tests.consumers.shop import WINDOWS
 from tests.consumers.test_faults import POISON, poisoned
