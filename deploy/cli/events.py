@@ -43,7 +43,7 @@ def send(
 ) -> None:
     """Write every valid line of a file to a topic.
 
-    Exit 1 if a line is not an event. The key of a record is its client_id, of an item its object_id.
+    Exit 1 if a line is not an event. Records are keyed by client_id, items by object_id.
     """
     settings = options.settings()
     from deploy.admin import events
