@@ -38,8 +38,8 @@ from learner.store.blobs import Disk
 from learner.store.checkpoint import Checkpointer
 from learner.store.journal import Journal, JournalPosition, JournalRecord, Step
 from learner.store.manifest import CheckpointMetadata, Input, ResumePoint, RunState
-from learner.store.recovery import RecoveryPoint
-from learner.store.recovery_plan import RecoveryPlan
+from learner.store.recovery.plan import RecoveryPlan
+from learner.store.recovery.point import RecoveryPoint
 from learner.store.writer import BackgroundWriter
 from learner.telemetry import Telemetry
 from learner.trainer import StepReport, Trainer

@@ -24,8 +24,8 @@ from learner.store.blobs import Disk
 from learner.store.checkpoint import Checkpointer
 from learner.store.journal import Journal, JournalPosition, Part, Step, tail
 from learner.store.manifest import CheckpointMetadata, Reset, ResumePoint
-from learner.store.recovery import RecoveryPoint
-from learner.store.recovery_plan import RecoveryPlan
+from learner.store.recovery.plan import RecoveryPlan
+from learner.store.recovery.point import RecoveryPoint
 from tests.fakes.disk import FaultyDisk
 from tests.learner.saving import cut
 from weighting.provenance import Poll, Slice
