@@ -33,6 +33,7 @@ class ConsumersError(Exception):
 
     retriable: ClassVar[bool] = False  #: the same call may succeed later
     unsafe: ClassVar[bool] = False  #: going on would lose or corrupt something: an operator decides
+    exit_code: ClassVar[int] = 1  #: of a process that ends with it
 
 
 class Invalid(ConsumersError):
@@ -51,6 +52,7 @@ class SourceUnavailable(ConsumersError):
     """The brokers did not answer before the deadline."""
 
     retriable = True
+    exit_code = 75
 
     def __init__(self, bootstrap_servers: str, waited_seconds: float, cause: str) -> None:
         """Name the address and the remedy."""
@@ -64,6 +66,7 @@ class SinkUnavailable(ConsumersError):
     """Records were written and not acknowledged; they may be missing from the topic."""
 
     retriable = True
+    exit_code = 75
 
     def __init__(self, topic: str, num_unacknowledged: int, cause: str) -> None:
         """Name the topic and how many records it may lack."""
@@ -77,6 +80,7 @@ class CommitFailed(ConsumersError):
     """Advisory offsets were not written; nothing but lag tools depends on them."""
 
     retriable = True
+    exit_code = 75
 
     def __init__(self, group: str, cause: str) -> None:
         """Name the group."""
@@ -113,6 +117,7 @@ class OffsetLost(ConsumersError):
     """The next offset lies outside of what the log holds: records are gone, or the log is another one."""
 
     unsafe = True
+    exit_code = 3
 
     def __init__(
         self, topic: str, partition: int, next_offset: int, beginning: int | None, end: int | None
@@ -143,6 +148,7 @@ class LogTruncated(ConsumersError):
     """The brokers lost records that were read already (an unclean leader election): what was learned is not what the log says."""
 
     unsafe = True
+    exit_code = 3
 
     def __init__(self, topic: str, partition: int, next_offset: int, diverged: int | None) -> None:
         """Name the partition, the next offset, where the log went another way (None where nobody knows) and the remedy."""
@@ -161,6 +167,7 @@ class TopicRecreated(ConsumersError):
     """A topic was deleted and made again while we read it: the same offsets now name other records."""
 
     unsafe = True
+    exit_code = 3
 
     def __init__(self, topic: str, known: str, found: str) -> None:
         """Name the topic and both ids."""
@@ -175,6 +182,7 @@ class LogCorrupt(ConsumersError):
     """A stored batch fails its checksum; reading stops, since skipping it would lose records silently."""
 
     unsafe = True
+    exit_code = 3
 
     def __init__(self, cause: str) -> None:
         """Name the batch and the remedy."""
@@ -187,6 +195,7 @@ class Unreadable(ConsumersError):
     """A record cannot be read, and `kafka.dead_letters` is `none`."""
 
     unsafe = True
+    exit_code = 3
 
     def __init__(self, invalid: Invalid) -> None:
         """Name the position, what is wrong with it and the remedy."""
@@ -201,6 +210,7 @@ class DeadLetterFlood(ConsumersError):
     """More than one record in twenty of a topic cannot be read: a producer or our code is broken, and setting all aside is no cure."""
 
     unsafe = True
+    exit_code = 3
 
     def __init__(
         self, topic: str, num_unreadable: int, num_records: int, reason: str, last: Invalid
@@ -226,6 +236,8 @@ class ChecksumMissing(ConsumersError):
 
 class OptionRefused(ConsumersError):
     """An option that the guarantee depends on was overridden."""
+
+    exit_code = 2
 
     def __init__(self, key: str, value: object) -> None:
         """Name the option and the value."""

@@ -28,7 +28,7 @@ from consumers.replay import Replay
 from consumers.source import Record, Source, TopicPartition
 from consumers.telemetry import Telemetry
 from weighting.provenance import Audit, Gap, Poll, Slice
-from weighting.sample import Attribute, Batch, Sample
+from weighting.sample import Attribute, Batch, Sample, Signal
 
 FULL, FLUSH, END = "full", "flush", "end"  #: why a batch closed
 STOP, RECORD = (
@@ -262,7 +262,7 @@ class Pipeline:
         until: Mapping[TopicPartition, int] | None = None,
         *,
         end: bool = False,
-    ) -> Iterator[Batch | None]:
+    ) -> Iterator[Batch | Signal]:
         """Yield batches for ever, and None whenever nothing is ready, so that the caller can do other things.
 
         Waits no longer than 0.1 s for records. The items topic is read to the end that it has now before any event is.
@@ -325,7 +325,7 @@ class Pipeline:
                 offset = last[0]
             self._source.seek(*tp, offset)
 
-    def _recognise(self, replay: Replay) -> Iterator[None]:
+    def _recognise(self, replay: Replay) -> Iterator[Signal]:
         """Read the record that was consumed last in every partition once more: brokers that lost it may have another one in its place."""
         for tp, (offset, known) in self._known.items():
             reader = self._readers[tp]
@@ -337,7 +337,7 @@ class Pipeline:
             if reader.next_offset != offset + 1:
                 replay.move(tp, reader.next_offset)
 
-    def _live(self) -> Iterator[Batch | None]:
+    def _live(self) -> Iterator[Batch | Signal]:
         """The log as it grows: what is consumed together, and which partition is idle, is for polls and clock to say."""
         ends: Mapping[TopicPartition, int] = {}
         if self._item_partitions:
@@ -348,7 +348,7 @@ class Pipeline:
             yield from self._advance(
                 self._consume(self._poll(), self._positions(), self._clock()), ()
             )
-            yield None
+            yield Signal.IDLE
         if self._item_partitions:
             self._source.resume(self._event_partitions)
         while True:
@@ -364,9 +364,9 @@ class Pipeline:
             ):
                 yield self._close(FLUSH)
             elif not num_batches:
-                yield None
+                yield Signal.IDLE
 
-    def _again(self, tail: Iterable[Replayed], replay: Replay) -> Iterator[Batch | None]:
+    def _again(self, tail: Iterable[Replayed], replay: Replay) -> Iterator[Batch | Signal]:
         """What a journal says: the same turns, and the same flushes."""
         for polls, cause, moved in tail:
             for topic, partition, offset in moved:
@@ -382,7 +382,7 @@ class Pipeline:
                 yield self._close(FLUSH)
         replay.close()
 
-    def _in_order(self, until: Mapping[TopicPartition, int]) -> Iterator[Batch | None]:
+    def _in_order(self, until: Mapping[TopicPartition, int]) -> Iterator[Batch | Signal]:
         """The log up to `until` as a pure function of it: no flush, and a partition holds the others back until it is read to its end."""
         wanted = {
             tp: max(until.get(tp, 0), reader.next_offset) for tp, reader in self._readers.items()
@@ -406,7 +406,7 @@ class Pipeline:
             busy.difference_update(done)
             self._source.pause(done)
             yield from self._advance(consumed, tuple(done))
-            yield None
+            yield Signal.IDLE
         for tp, offset in wanted.items():
             self._source.seek(*tp, offset)
         self._source.resume(self._event_partitions)

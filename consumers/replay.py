@@ -7,6 +7,7 @@ from collections.abc import Generator, Mapping
 
 from consumers.source import Record, Source, TopicPartition
 from weighting.provenance import Poll
+from weighting.sample import Signal
 
 _POLL_TIMEOUT_SECONDS = 0.1
 _MAX_BUFFERED = 50_000  #: records of one partition; beyond it the partition is paused
@@ -22,8 +23,8 @@ class Replay:
         self._buffers: dict[TopicPartition, deque[Record]] = {tp: deque() for tp in next_offsets}
         self._paused: set[TopicPartition] = set()
 
-    def read(self, poll: Poll) -> Generator[None, None, list[Record]]:
-        """Return the records of one turn; yields None while the log has not given them."""
+    def read(self, poll: Poll) -> Generator[Signal, None, list[Record]]:
+        """Return the records of one turn; yields IDLE while the log has not given them."""
         records: list[Record] = []
         for part in poll.slices:
             tp = (part.topic, part.partition)
@@ -39,7 +40,7 @@ class Replay:
             ):
                 self._poll(tp)
                 if not (buffer and buffer[-1].offset >= part.end - 1):
-                    yield None
+                    yield Signal.IDLE
             while buffer and buffer[0].offset < part.end:
                 records.append(buffer.popleft())
             self._next[tp] = part.end

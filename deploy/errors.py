@@ -17,6 +17,7 @@ class DeployError(Exception):
     """Base of this folder's errors; the message says what, where and what to do."""
 
     retriable = False
+    exit_code = 1
 
 
 class BrokerError(DeployError):
@@ -27,6 +28,7 @@ class BrokerUnavailable(BrokerError):
     """The packages cannot be had: not cached and no network, or the extra is not installed. Tests skip on it, loudly."""
 
     retriable = True
+    exit_code = 75
 
 
 class BrokerFailed(BrokerError):
@@ -35,6 +37,8 @@ class BrokerFailed(BrokerError):
 
 class SettingsError(DeployError):
     """What is wrong with the settings, all at once: one line each with place, key, value and expectation."""
+
+    exit_code = 2
 
     def __init__(self, problems: Sequence[str]) -> None:
         """Take the lines."""
@@ -58,6 +62,10 @@ class PortTaken(DeployError):
 class Unsafe(DeployError):
     """What was asked for would lose or double what the guarantee covers, or it cannot be known that it would not; nothing was written."""
 
+    exit_code = 3
+
 
 class UsageError(DeployError):
     """A command was called with what it cannot use; names it and what would do."""
+
+    exit_code = 2

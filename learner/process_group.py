@@ -1,7 +1,8 @@
-"""The ranks that take a step together: each hears all, in rank order.
+"""Process group: collective calls of the ranks that take each step together.
 
-Everything is exact for a fixed number of ranks: bytes are gathered in rank order, and gloo's ring adds up each part of a tensor in the
-order of the ring, whoever comes first; each part is added up once, so that all ranks hold the same bits.
+Everything is exact for a fixed number of ranks: bytes are gathered in rank order, and gloo's ring
+adds up each part of a tensor in the order of the ring, whoever comes first; each part is added up
+once, so that all ranks hold the same bits.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from learner.errors import RankLost
 
 
 class ProcessGroup(Protocol):
-    """All ranks, as seen by one of them. Every rank makes the same calls in the same order."""
+    """Collective calls: every rank makes the same ones in the same order."""
 
     @property
     def rank(self) -> int:
@@ -31,25 +32,25 @@ class ProcessGroup(Protocol):
 
     @property
     def world(self) -> int:
-        """How many there are."""
+        """Number of ranks."""
 
     def gather(self, data: bytes) -> list[bytes]:
-        """What every rank gave, in rank order; any sizes."""
+        """Return the bytes of every rank, of any sizes, in rank order."""
 
     def sum_(self, tensors: Sequence[Tensor]) -> None:
-        """Put the sum over all ranks in place of each tensor; every rank gives the same shapes."""
+        """Replace each tensor by its sum over all ranks; shapes are equal everywhere."""
 
     def broadcast(self, data: bytes | None) -> bytes:
-        """What rank 0 gave; the others give None."""
+        """Return the bytes of rank 0; the others give None."""
 
     def close(self) -> None:
-        """Leave."""
+        """Leave the group."""
 
 
 class SingleProcess:
-    """Nobody else: nothing is copied.
+    """Group of one process: nothing is copied.
 
-    >>> OneRank().gather(b"mine")
+    >>> SingleProcess().gather(b"mine")
     [b'mine']
     """
 
@@ -57,14 +58,14 @@ class SingleProcess:
     world = 1
 
     def gather(self, data: bytes) -> list[bytes]:
-        """Return ours alone."""
+        """Return our own bytes alone."""
         return [data]
 
     def sum_(self, tensors: Sequence[Tensor]) -> None:
         """Leave the tensors as they are."""
 
     def broadcast(self, data: bytes | None) -> bytes:
-        """Return our own."""
+        """Return our own bytes."""
         assert data is not None
         return data
 
@@ -73,72 +74,68 @@ class SingleProcess:
 
 
 class GlooGroup:
-    """Ranks in processes of their own, on one machine or several, over gloo."""
+    """Processes on one machine or several, connected by gloo."""
 
     def __init__(self, *, timeout_seconds: float = 60.0) -> None:
-        """Know how long a rank may keep the others waiting; `start` meets them."""
+        """Set how long a rank may keep the others waiting; `start` connects them."""
         self.rank = -1
         self.world = 0
         self._timeout_seconds = timeout_seconds
 
     def start(self) -> None:
-        """Meet the other ranks, as torchrun's environment variables say: RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT.
+        """Connect to the other ranks by torchrun's environment variables.
+
+        They are RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT.
 
         Raises:
             RankLost: not all of them came in time.
         """
         timeout = timedelta(seconds=self._timeout_seconds)
-        with self._together("rendezvous"):
+        # A launcher that starts all ranks again may keep its store, with the addresses of the dead
+        attempt = f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+        with self._rank_lost("rendezvous"):
             store, rank, world = next(rendezvous("env://", timeout=timeout))
-            # A launcher that starts all ranks again may keep its store, and there the addresses of the ranks that are dead
-            attempt = PrefixStore(
-                f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store
-            )
-            dist.init_process_group(
-                "gloo", store=attempt, rank=rank, world_size=world, timeout=timeout
-            )
+            own = PrefixStore(attempt, store)
+            dist.init_process_group("gloo", store=own, rank=rank, world_size=world, timeout=timeout)
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
 
     def gather(self, data: bytes) -> list[bytes]:
-        """What every rank gave, in rank order.
+        """Return the bytes of every rank, in rank order.
 
         Raises:
             RankLost: a rank is gone, or kept us waiting too long; so for every call.
         """
         sizes = torch.zeros(self.world, dtype=torch.int64)
-        with self._together("gather"):
+        with self._rank_lost("gather"):
             dist.all_gather(list(torch.split(sizes, 1)), torch.tensor([len(data)]))
-            row = torch.zeros(
-                int(sizes.max()), dtype=torch.uint8
-            )  # gloo gathers equal sizes: all are made as long as the longest
-            row[: len(data)] = torch.from_numpy(np.frombuffer(data, np.uint8).copy())
+            # gloo gathers equal sizes: all are made as long as the longest
+            row = torch.zeros(int(sizes.max()), dtype=torch.uint8)
+            row[: len(data)] = _to_tensor(data)
             rows = [torch.empty_like(row) for _ in range(self.world)]
             dist.all_gather(rows, row)
-        return [
-            row[:size].numpy().tobytes() for row, size in zip(rows, sizes.tolist(), strict=True)
-        ]
+        sized = zip(rows, sizes.tolist(), strict=True)
+        return [row[:size].numpy().tobytes() for row, size in sized]
 
     def sum_(self, tensors: Sequence[Tensor]) -> None:
-        """Put the sum over all ranks in place of each tensor; all of them travel as one."""
+        """Replace each tensor by its sum over all ranks, in one message."""
         if not tensors:
             return
         flat = torch.cat([tensor.detach().reshape(-1).cpu() for tensor in tensors])
-        with self._together("sum"):
+        with self._rank_lost("sum"):
             dist.all_reduce(flat)
+        parts = torch.split(flat, [tensor.numel() for tensor in tensors])
         with torch.no_grad():
-            for tensor, part in zip(
-                tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True
-            ):
+            for tensor, part in zip(tensors, parts, strict=True):
                 tensor.copy_(part.view_as(tensor))
 
     def broadcast(self, data: bytes | None) -> bytes:
-        """What rank 0 gave."""
+        """Return the bytes of rank 0."""
         size = torch.tensor([len(data or b"")])
-        with self._together("broadcast"):
+        with self._rank_lost("broadcast"):
             dist.broadcast(size, 0)
             row = torch.zeros(int(size), dtype=torch.uint8)
             if self.rank == 0 and data:
-                row[:] = torch.from_numpy(np.frombuffer(data, np.uint8).copy())
+                row[:] = _to_tensor(data)
             dist.broadcast(row, 0)
         return row.numpy().tobytes()
 
@@ -148,10 +145,15 @@ class GlooGroup:
             dist.destroy_process_group()
 
     @contextlib.contextmanager
-    def _together(self, what: str) -> Iterator[None]:
+    def _rank_lost(self, what: str) -> Iterator[None]:
+        """Translate torch's errors of other ranks, all of which are RuntimeError."""
         try:
             yield
-        except RuntimeError as error:  # torch's errors of its ranks are all of this class
+        except RuntimeError as error:
             raise RankLost(
                 rank=self.rank, what=what, timeout_seconds=self._timeout_seconds, cause=error
             ) from error
+
+
+def _to_tensor(data: bytes) -> Tensor:
+    return torch.from_numpy(np.frombuffer(data, np.uint8).copy())

@@ -1,4 +1,4 @@
-"""What is scored and what comes back: values only, and the shape of whoever scores.
+"""Scoring interface: requests and scores as values, and the protocol of a scorer.
 
 Importing this module loads neither torch nor a model. Legend: N documents of one request.
 """
@@ -33,12 +33,19 @@ class ScoringInput(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Scores:
-    """The answer to one request, in the order of its documents."""
+    """The answer to one request, in the order of its documents.
 
-    click: NDArray[np.float64]  #: (N,) probability of a click
-    purchase: NDArray[np.float64]  #: (N,) probability of a purchase after a click
-    score: NDArray[np.float64]  #: (N,) what ranking sorts by, largest first
-    prior: dict[str, float]  #: task -> p(y=1) of the stream
+    Attributes:
+        click: (N,) probability of a click.
+        purchase: (N,) probability of a purchase after a click.
+        score: (N,) ranking sorts by it, largest first.
+        prior: task -> p(y=1) of the stream.
+    """
+
+    click: NDArray[np.float64]
+    purchase: NDArray[np.float64]
+    score: NDArray[np.float64]
+    prior: dict[str, float]
 
 
 class Scorer(Protocol):
@@ -49,4 +56,4 @@ class Scorer(Protocol):
         """The name of the version, such as ``v000012``."""
 
     def score(self, requests: Sequence[ScoringInput]) -> list[Scores]:
-        """Score each request; what a request gets does not depend on what it is batched with."""
+        """Score each request, independently of the others in its batch."""

@@ -1,37 +1,24 @@
-"""The Prometheus series of this folder, all of them; weights and prequential evaluation are reported here."""
+"""Prometheus series of the learner: training, weights, evaluation, checkpoints, recovery."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
+from learner.artifact import Version
 from learner.evaluation import Evaluation
 from learner.store import verdict
 from learner.store.blobs import Disk
 from learner.trainer import StepReport, Trainer
 from weighting.tasks import TASKS, TaskName
+from weighting.weigher import WeightedBatch
 
-_LATENCY = (
-    0.001,
-    0.0025,
-    0.005,
-    0.01,
-    0.025,
-    0.05,
-    0.075,
-    0.1,
-    0.25,
-    0.5,
-    0.75,
-    1,
-    2.5,
-    5,
-    7.5,
-    10,
-)
+_MILLISECONDS = (1, 2.5, 5, 10, 25, 50, 75, 100, 250, 500, 750, 1000, 2500, 5000, 7500, 10_000)
+_SECONDS = tuple(milliseconds / 1000 for milliseconds in _MILLISECONDS)
 _WEIGHT = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 0.8, 1, 1.25, 2, 5, 10, 20, 50, 100)
 _QUALITY = {
     "prequential_log_loss": "log_loss",
@@ -42,143 +29,169 @@ _QUALITY = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class _Series:
+    """Declares series in one registry under our prefix."""
+
+    registry: CollectorRegistry
+
+    def counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"steelyard_{name}", text, labels, registry=self.registry)
+
+    def gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"steelyard_{name}", text, labels, registry=self.registry)
+
+    def histogram(
+        self, name: str, text: str, *labels: str, buckets: Sequence[float] = _SECONDS
+    ) -> Histogram:
+        return Histogram(f"steelyard_{name}", text, labels, registry=self.registry, buckets=buckets)
+
+
 class Telemetry:
-    """Series of training, weights, evaluation and checkpoints."""
+    """Series of training, weights, evaluation, checkpoints and recovery."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         """Declare every series, with every combination of labels, in `registry`."""
         disable_created_metrics()  # type: ignore[no-untyped-call]
+        series = _Series(registry)
+        self._declare_training(series)
+        self._declare_weights(series)
+        self._declare_evaluation(series)
+        self._declare_checkpoints(series)
+        self._declare_recovery(series)
 
-        def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(f"steelyard_{name}", text, labels, registry=registry)
-
-        def gauge(name: str, text: str, *labels: str) -> Gauge:
-            return Gauge(f"steelyard_{name}", text, labels, registry=registry)
-
-        self.steps = counter("learner_steps_total", "Optimizer updates.", "result")
-        self.samples = counter("learner_samples_total", "Samples trained on.")
-        self.step_duration = Histogram(
-            "steelyard_learner_step_duration_seconds",
-            "Time of a step.",
-            ("phase",),
-            registry=registry,
-            buckets=_LATENCY,
+    def _declare_training(self, series: _Series) -> None:
+        self.steps = series.counter("learner_steps_total", "Optimizer updates.", "result")
+        self.samples = series.counter("learner_samples_total", "Samples trained on.")
+        self.step_duration = series.histogram(
+            "learner_step_duration_seconds", "Time of a step.", "phase"
         )
-        self.loss = gauge("learner_loss", "Weighted loss of the last step.")
-        self.gradient_norm = gauge(
+        self.loss = series.gauge("learner_loss", "Weighted loss of the last step.")
+        self.gradient_norm = series.gauge(
             "learner_gradient_norm", "Norm of the last gradient, before clipping."
         )
-        self.learning_rate = gauge("learner_learning_rate", "Learning rate.", "group")
-        self.last_event = gauge(
+        self.learning_rate = series.gauge("learner_learning_rate", "Learning rate.", "group")
+        self.last_event = series.gauge(
             "learner_last_event_timestamp_seconds", "Event time of the newest sample trained on."
         )
-        self.prior = gauge("label_prior_ratio", "p(y=1) of a task.", "label")
-        self.prior_bound = gauge(
+        for result in ("ok", "nonfinite"):
+            self.steps.labels(result)
+        self.step_duration.labels("step")
+
+    def _declare_weights(self, series: _Series) -> None:
+        self.prior = series.gauge("label_prior_ratio", "p(y=1) of a task.", "label")
+        self.prior_bound = series.gauge(
             "label_prior_bound_ratio", "95 % interval of p(y=1).", "label", "bound"
         )
-        self.weight = Histogram(
-            "steelyard_importance_weight",
-            "Final weights.",
-            ("label",),
-            registry=registry,
-            buckets=_WEIGHT,
+        self.weight = series.histogram(
+            "importance_weight", "Final weights.", "label", buckets=_WEIGHT
         )
-        self.clipped = counter(
+        self.clipped = series.counter(
             "importance_weight_clipped_total", "Weights that a bound acted on.", "side"
         )
-        self.refused = counter(
+        self.refused = series.counter(
             "weights_refused_total", "Batches of which a weight was refused.", "reason"
         )
-        self.effective_sample = gauge(
+        self.effective_sample = series.gauge(
             "weight_effective_sample_ratio",
             "Effective sample size of the last batch over its size.",
         )
-        self.normalization = gauge(
+        self.normalization = series.gauge(
             "weight_normalization_ratio", "Mean of p(label|x)/p(label) over first copies.", "label"
         )
-        self.exponent = gauge("weight_exponent", "Exponent of p(y|x)/p(y).")
+        self.exponent = series.gauge("weight_exponent", "Exponent of p(y|x)/p(y).")
+        for side in ("low", "high", "cap"):
+            self.clipped.labels(side)
+        for reason in ("weight", "quarantine"):
+            self.refused.labels(reason)
+        for task in TASKS:
+            self.weight.labels(task)
+
+    def _declare_evaluation(self, series: _Series) -> None:
         self.quality = {
-            name: gauge(name, f"{key} of the latest samples.", "model", "label")
+            name: series.gauge(name, f"{key} of the latest samples.", "model", "label")
             for name, key in _QUALITY.items()
         }
-        self.predicted = gauge(
-            "calibration_predicted_ratio", "Mean prediction in a tenth.", "model", "label", "bin"
+        bins = ("model", "label", "bin")
+        self.predicted = series.gauge(
+            "calibration_predicted_ratio", "Mean prediction in a tenth.", *bins
         )
-        self.observed = gauge(
-            "calibration_observed_ratio", "Share of positives in a tenth.", "model", "label", "bin"
-        )
-        self.publishes = counter(
-            "checkpoint_publishes_total", "Checkpoints by how they ended.", "result"
-        )
-        self.publish_duration = Histogram(
-            "steelyard_checkpoint_publish_duration_seconds",
-            "Cut to durable.",
-            registry=registry,
-            buckets=_LATENCY,
-        )
-        self.stall = Histogram(
-            "steelyard_checkpoint_stall_seconds",
-            "Training stopped for a cut.",
-            registry=registry,
-            buckets=_LATENCY,
-        )
-        self.size = gauge("checkpoint_size_bytes", "Bytes of the last checkpoint.")
-        self.last_publish = gauge(
-            "checkpoint_last_publish_timestamp_seconds", "When the last checkpoint became durable."
+        self.observed = series.gauge(
+            "calibration_observed_ratio", "Share of positives in a tenth.", *bins
         )
 
-        self.journaled = counter("journal_records_total", "Records journaled.", "kind")
-        self.journal_size = gauge("journal_size_bytes", "Bytes that this owner has journaled.")
-        self.recoveries = counter(
+    def _declare_checkpoints(self, series: _Series) -> None:
+        self.publishes = series.counter(
+            "checkpoint_publishes_total", "Checkpoints by how they ended.", "result"
+        )
+        self.publish_duration = series.histogram(
+            "checkpoint_publish_duration_seconds", "From copied state to a durable checkpoint."
+        )
+        self.stall = series.histogram(
+            "checkpoint_stall_seconds", "Pause of training while state is copied."
+        )
+        self.size = series.gauge("checkpoint_size_bytes", "Bytes of the last checkpoint.")
+        self.last_publish = series.gauge(
+            "checkpoint_last_publish_timestamp_seconds", "When the last checkpoint became durable."
+        )
+        self.journaled = series.counter("journal_records_total", "Records journaled.", "kind")
+        self.journal_size = series.gauge(
+            "journal_size_bytes", "Bytes that this owner has journaled."
+        )
+        for result in ("ok", "failed", "fenced"):
+            self.publishes.labels(result)
+        for kind in ("step", "outcome"):
+            self.journaled.labels(kind)
+
+    def _declare_recovery(self, series: _Series) -> None:
+        self.recoveries = series.counter(
             "learner_recoveries_total",
             "Starts that went on from a checkpoint, by what was found.",
             "cause",
         )
-        self.replay_progress = gauge(
+        self.replay_progress = series.gauge(
             "replay_progress_ratio",
-            "How much of an ordered replay is read; by where it leads.",
+            "Share of a replay that is read, by its target store.",
             "target",
         )
-        self.replayed = counter(
+        self.replayed = series.counter(
             "learner_replayed_steps_total", "Steps done again from the journal."
         )
-        self.verified = gauge(
+        self.verified = series.gauge(
             "verify_last_success_timestamp_seconds",
             "When `steelyard verify` last found no difference; 0: never.",
         )
-        self.differences = gauge(
+        self.differences = series.gauge(
             "verify_differences", "What differed in the latest verdict of `steelyard verify`."
         )
-
-        for kind in ("step", "outcome"):
-            self.journaled.labels(kind)
         for cause in ("restart", "crash", "corrupt", "order", "diverged"):
             self.recoveries.labels(cause)
-        for result in ("ok", "nonfinite"):
-            self.steps.labels(result)
-        for side in ("low", "high", "cap"):
-            self.clipped.labels(side)
-        for result in ("ok", "failed", "fenced"):
-            self.publishes.labels(result)
-        for reason in ("weight", "quarantine"):
-            self.refused.labels(reason)
-        self.step_duration.labels("step")
-        for task in TASKS:
-            self.weight.labels(task)
 
     def watch_verdicts(self, root: Path, disk: Disk) -> None:
         """Let each scrape read what `steelyard verify` left in this store."""
-        self.verified.set_function(
-            lambda: found.equal_us / 1e6 if (found := verdict.read(root, disk)) else 0.0
-        )
-        self.differences.set_function(
-            lambda: float(found.num_differences) if (found := verdict.read(root, disk)) else 0.0
-        )
+
+        def last_success_seconds() -> float:
+            found = verdict.read(root, disk)
+            return found.equal_us / 1e6 if found else 0.0
+
+        def num_differences() -> float:
+            found = verdict.read(root, disk)
+            return float(found.num_differences) if found else 0.0
+
+        self.verified.set_function(last_success_seconds)
+        self.differences.set_function(num_differences)
+
+    def published(self, version: Version, began_seconds: float, now_seconds: float) -> None:
+        """Report a checkpoint that became durable."""
+        self.publishes.labels("ok").inc()
+        self.publish_duration.observe(max(0.0, now_seconds - began_seconds))
+        self.last_publish.set(now_seconds)
+        self.size.set(sum(digest.size for digest in version.files.values()))
 
     def stepped(self, report: StepReport, trainer: Trainer, seconds: float) -> None:
-        """Tell what a step saw."""
-        self.steps.labels(report.result).inc()
+        """Report a step."""
         weighted = report.weighted
+        self.steps.labels(report.result).inc()
         self.samples.inc(len(weighted.samples))
         self.step_duration.labels("step").observe(seconds)
         self.loss.set(report.loss)
@@ -186,6 +199,14 @@ class Telemetry:
         self.learning_rate.labels("encoder").set(trainer.config.lr)
         self.learning_rate.labels("heads").set(trainer.config.head_lr)
         self.last_event.set(max(s.event_time_us for s in weighted.samples) / 1e6)
+        self._weighed(weighted)
+        for task in TASKS:
+            self.prior.labels(task).set(trainer.weigher.prior(task))
+            for bound, value in zip(("low", "high"), trainer.weigher.interval(task), strict=True):
+                self.prior_bound.labels(task, bound).set(value)
+        self._evaluated(trainer.evaluations)
+
+    def _weighed(self, weighted: WeightedBatch) -> None:
         for sample, weight in zip(weighted.samples, weighted.weight.tolist(), strict=True):
             self.weight.labels(sample.task).observe(weight)
         for side, number in weighted.num_clipped.items():
@@ -194,19 +215,14 @@ class Telemetry:
         self.exponent.set(weighted.exponent)
         for task, (_, positive) in weighted.normalization_ratio.items():
             self.normalization.labels(task).set(positive)
-        for task in TASKS:
-            self.prior.labels(task).set(trainer.weigher.prior(task))
-            for bound, value in zip(("low", "high"), trainer.weigher.interval(task), strict=True):
-                self.prior_bound.labels(task, bound).set(value)
-        self._evaluated(trainer.evaluations)
 
     def _evaluated(self, evaluations: Mapping[TaskName, Evaluation]) -> None:
         for task, evaluation in evaluations.items():
             latest = evaluation.latest()
             for name, key in _QUALITY.items():
                 self.quality[name].labels("champion", task).set(latest.get(key, math.nan))
-            for i, (predicted, observed, _) in enumerate(
-                zip(*evaluation.calibration(), strict=True)
-            ):
-                self.predicted.labels("champion", task, str(i)).set(predicted)
-                self.observed.labels("champion", task, str(i)).set(observed)
+            bins = zip(*evaluation.calibration(), strict=True)
+            for number, (predicted, observed, _) in enumerate(bins):
+                labels = ("champion", task, str(number))
+                self.predicted.labels(*labels).set(predicted)
+                self.observed.labels(*labels).set(observed)

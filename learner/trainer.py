@@ -110,7 +110,7 @@ class Trainer:
         self,
         config: LearnerConfig,
         weigher: Weigher,
-        ranks: ProcessGroup | None = None,
+        process_group: ProcessGroup | None = None,
         *,
         scoring: Callable[[int], None] = lambda num_samples: None,
     ) -> None:
@@ -119,7 +119,7 @@ class Trainer:
         Args:
             config: the settings.
             weigher: the estimators.
-            ranks: those that take each step together; one by default.
+            process_group: the ranks that take each step together; one by default.
             scoring: told the number of samples before each pass through the model; what it raises is raised there.
 
         Raises:
@@ -128,7 +128,7 @@ class Trainer:
         """
         self.config = config
         self.weigher = weigher
-        self.ranks: ProcessGroup = ranks or SingleProcess()
+        self.process_group: ProcessGroup = process_group or SingleProcess()
         self._scoring = scoring
         self.stackers = {task: Stacker() for task in TASKS}
         self.evaluations = {task: Evaluation() for task in TASKS}
@@ -219,13 +219,13 @@ class Trainer:
 
     def _gather(self, samples: Sequence[Sample]) -> tuple[Sequence[Sample], range]:
         """The samples of all ranks, in rank order, and the places of our own."""
-        if self.ranks.world == 1:
+        if self.process_group.world == 1:
             return samples, range(len(samples))
         shares = [
             msgspec.msgpack.decode(data, type=list[Sample])
-            for data in self.ranks.gather(msgspec.msgpack.encode(list(samples)))
+            for data in self.process_group.gather(msgspec.msgpack.encode(list(samples)))
         ]
-        start = sum(len(share) for share in shares[: self.ranks.rank])
+        start = sum(len(share) for share in shares[: self.process_group.rank])
         return [s for share in shares for s in share], range(start, start + len(samples))
 
     def _score(self, weighted: WeightedBatch, own: range) -> _Scored:
@@ -235,12 +235,12 @@ class Trainer:
         """
         while True:
             shares = [self._score_own(weighted, own)]
-            if self.ranks.world > 1:
-                shares = [_decode(data) for data in self.ranks.gather(_encode(shares[0]))]
+            if self.process_group.world > 1:
+                shares = [_decode(data) for data in self.process_group.gather(_encode(shares[0]))]
             self.num_micro_batches = max(share.num_micro_batches for share in shares)
             if all(share.num_micro_batches == self.num_micro_batches for share in shares):
                 break
-        if self.ranks.world == 1:
+        if self.process_group.world == 1:
             return shares[0]
         has_gradient = [
             any(ranks) for ranks in zip(*(share.has_gradient for share in shares), strict=True)
@@ -285,7 +285,7 @@ class Trainer:
     ) -> _Scored:
         """Scores before the step, and the gradient of our own samples' part of L, left with the parameters."""
         torch.manual_seed(
-            self.config.seed + self.step_number + self.ranks.rank * _RANK_SEED
+            self.config.seed + self.step_number + self.process_group.rank * _RANK_SEED
         )  # dropout is a function of these alone
         self.ranker.train(self.config.dropout > 0)
         self._optimizer.zero_grad(set_to_none=False)
@@ -337,7 +337,7 @@ class Trainer:
     def _gradient_norm(self) -> float:
         """Add up the gradients of all ranks and shorten the sum; the norm before."""
         moving = [p for p in self._moving() if p.grad is not None]
-        self.ranks.sum_([p.grad for p in moving if p.grad is not None])
+        self.process_group.sum_([p.grad for p in moving if p.grad is not None])
         return float(torch.nn.utils.clip_grad_norm_(moving, self.config.max_gradient_norm))
 
     def _move(self) -> None:

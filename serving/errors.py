@@ -28,6 +28,7 @@ class ServingError(Exception):
     status: ClassVar[int] = 500
     error_type: ClassVar[str] = "internal"
     retriable: ClassVar[bool] = False
+    exit_code: ClassVar[int] = 1
     retry_after_seconds: int | None = None
 
 
@@ -95,6 +96,7 @@ class Overloaded(ServingError):
     """As many requests in flight as this process takes."""
 
     status, error_type, retriable = 429, "overloaded", True
+    exit_code = 75
 
     def __init__(self, in_flight: int, retry_after_seconds: int) -> None:
         """Say how many are `in_flight` and when to come back."""
@@ -108,6 +110,7 @@ class NotReady(ServingError):
     """Nothing can be scored now: no model yet, or this process is going away."""
 
     status, error_type, retriable = 503, "unhealthy", True
+    exit_code = 75
 
     def __init__(self, reason: str, retry_after_seconds: int = 1) -> None:
         """Say the `reason` and when to come back."""
@@ -119,6 +122,7 @@ class DeadlinePassed(ServingError):
     """The answer did not come in time."""
 
     status, error_type, retriable = 504, "timeout", True
+    exit_code = 75
 
     def __init__(self, deadline_seconds: float) -> None:
         """Say what the deadline was."""

@@ -16,6 +16,7 @@ class WeightingError(Exception):
     """Anything that this folder refuses to do."""
 
     retriable = False
+    exit_code = 1
 
 
 class WeightError(WeightingError, ValueError):

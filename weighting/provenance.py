@@ -1,4 +1,4 @@
-"""Places in the log: positions, slices, polls, next offsets, gaps and audits of what was read.
+"""Places in the log: positions, slices, polls, next offsets, gaps, audits.
 
 Values only, shared by those who read the log and those who remember how far it was read.
 """
@@ -6,13 +6,14 @@ Values only, shared by those who read the log and those who remember how far it 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Annotated, TypeAlias
+from typing import Annotated, TypeAlias, TypeVar
 
 import msgspec
 
 TopicPartition: TypeAlias = tuple[str, int]
 Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
 _MODULUS = 1 << 64
+_T = TypeVar("_T")
 
 
 class Position(msgspec.Struct, frozen=True, order=True, array_like=True, gc=False):
@@ -60,7 +61,7 @@ class Audit(msgspec.Struct, array_like=True):
         self.last = last
 
     def count(self, outcome: str, num_records: int) -> None:
-        """Say what became of some of them."""
+        """Count the outcome of some of them."""
         known = outcome in self.outcomes
         self.outcomes[outcome] = self.outcomes.get(outcome, 0) + num_records
         if not known:
@@ -68,7 +69,7 @@ class Audit(msgspec.Struct, array_like=True):
 
     @property
     def num_unaccounted(self) -> int:
-        """How many records have no outcome; 0, or something is wrong with us."""
+        """Number of records without an outcome; 0 unless there is a bug."""
         return self.num_records - sum(self.outcomes.values())
 
     def copy(self) -> Audit:
@@ -100,17 +101,18 @@ class Offsets(Mapping[TopicPartition, int]):
 
     @classmethod
     def from_nested(cls, nested: Mapping[str, Mapping[int, int]]) -> Offsets:
-        """Return what `nested` wrote."""
-        return cls(
-            ((topic, p), offset) for topic, parts in nested.items() for p, offset in parts.items()
-        )
+        """Return the offsets that `nested` wrote."""
+        return cls(by_partition(nested))
+
+    @classmethod
+    def dec_hook(cls, kind: type, nested: Mapping[str, Mapping[int, int]]) -> Offsets:
+        """Decode an Offsets field for msgspec; `nested` is the hook that encodes it."""
+        assert kind is cls
+        return cls.from_nested(nested)
 
     def nested(self) -> dict[str, dict[int, int]]:
         """Return ``{topic: {partition: offset}}``, sorted."""
-        nested: dict[str, dict[int, int]] = {}
-        for (topic, partition), offset in sorted(self._offsets.items()):
-            nested.setdefault(topic, {})[partition] = offset
-        return nested
+        return by_topic(self._offsets)
 
     def moved(self, changes: Mapping[TopicPartition, int]) -> Offsets:
         """Return these with `changes` in their place."""
@@ -131,3 +133,16 @@ class Offsets(Mapping[TopicPartition, int]):
     def __repr__(self) -> str:
         """Return the partitions with their next offsets."""
         return f"Offsets({self._offsets!r})"
+
+
+def by_topic(values: Mapping[TopicPartition, _T]) -> dict[str, dict[int, _T]]:
+    """Nest values of partitions under their topics, sorted."""
+    nested: dict[str, dict[int, _T]] = {}
+    for topic, partition in sorted(values):
+        nested.setdefault(topic, {})[partition] = values[topic, partition]
+    return nested
+
+
+def by_partition(nested: Mapping[str, Mapping[int, _T]]) -> dict[TopicPartition, _T]:
+    """Undo `by_topic`."""
+    return {(topic, p): value for topic, parts in nested.items() for p, value in parts.items()}

@@ -277,7 +277,7 @@ def _move(store: Store, version: Version, out: Output, *, alias: str, yes: bool)
         f"Let {alias} be {version.name} (now {before[alias] or 'none'})?", yes=yes
     ):
         return 1
-    store.promote(version, alias=alias, ordered=True)
+    store.promote(version, alias=alias, by_operator=True)
     after = store.aliases()
     lines = [f"{alias}: {before[alias] or 'none'} -> {after[alias]}"]
     if alias == "champion":

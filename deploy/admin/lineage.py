@@ -9,8 +9,9 @@ from typing import Any
 
 from consumers.source import TopicPartition
 from learner.artifact import Corrupt, Store, Version, VersionMissing
-from learner.store import journal
 from learner.store.blobs import Disk
+from learner.store.journal.records import JournalPosition, Step
+from learner.store.journal.tail import read_tail
 from learner.store.manifest import ResumePoint
 from weighting.provenance import Audit, Poll, Slice
 
@@ -103,7 +104,7 @@ def slices(store: Store, since: Version, version: Version) -> list[Slice]:
         or not any(span.holds(start.place) for span in version.timeline)
     ):
         return []
-    tail = journal.tail(store.root, Disk(), version.timeline, start.place)
+    tail = read_tail(store.root, Disk(), version.timeline, start.place)
     if tail.damage is not None and _place(tail.damage.place) < _place(end.place):
         where = tail.damage.place
         raise Corrupt(
@@ -114,7 +115,7 @@ def slices(store: Store, since: Version, version: Version) -> list[Slice]:
     steps = [
         (_place(place), record)
         for place, record in tail.records
-        if isinstance(record, journal.Step)
+        if isinstance(record, Step)
     ]
     num_within = sum(place <= _place(end.place) for place, _ in steps)
     polls: list[Poll] = []
@@ -131,6 +132,6 @@ def _skipped(at: ResumePoint, rank: int) -> int:
     return at.skip[rank] if rank < len(at.skip) else 0
 
 
-def _place(place: journal.JournalPosition) -> tuple[str, int]:
+def _place(place: JournalPosition) -> tuple[str, int]:
     """Later owners and later segments have greater names."""
     return place.segment, place.byte

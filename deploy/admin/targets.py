@@ -16,6 +16,7 @@ from consumers.errors import SourceUnavailable
 from consumers.source import TopicPartition
 from deploy.errors import Unsafe, UsageError
 from deploy.settings.units import UNITS, format_time, parse_time
+from weighting.provenance import Offsets
 
 #: Kafka's own names of where to move to.
 TARGETS = (
@@ -358,10 +359,8 @@ def listed(partitions: Iterable[TopicPartition]) -> str:
 
 def by_topic(offsets: Mapping[TopicPartition, int]) -> dict[str, dict[str, int]]:
     """Return offsets as JSON has them: topic -> partition, as text -> offset."""
-    nested: dict[str, dict[str, int]] = {}
-    for (topic, partition), offset in sorted(offsets.items()):
-        nested.setdefault(topic, {})[str(partition)] = offset
-    return nested
+    nested = Offsets(offsets).nested()
+    return {topic: {str(p): at for p, at in parts.items()} for topic, parts in nested.items()}
 
 
 def _whole(target: Target, *, least: int | None = None) -> int:

@@ -31,20 +31,22 @@ from deploy.roles import wiring
 from deploy.settings.tree import Settings
 from learner.artifact import Store, Version
 from learner.errors import Corrupt, Diverged, VersionMissing
-from learner.loop import Identity, Publisher, train
+from learner.loop import train
 from learner.process_group import GlooGroup, ProcessGroup, SingleProcess
+from learner.publish import Identity, Publisher
 from learner.store import commands, manifest
 from learner.store.blobs import Disk
 from learner.store.checkpoint import Checkpointer
-from learner.store.journal import Journal, JournalPosition, JournalRecord, Step
-from learner.store.manifest import CheckpointMetadata, Input, ResumePoint, RunState
+from learner.store.journal.records import JournalPosition, JournalRecord, Step
+from learner.store.journal.writer import Journal
+from learner.store.manifest import CheckpointMetadata, Input, Reset, ResumePoint, RunState
 from learner.store.recovery.plan import RecoveryPlan
 from learner.store.recovery.point import RecoveryPoint
 from learner.store.writer import BackgroundWriter
 from learner.telemetry import Telemetry
 from learner.trainer import StepReport, Trainer
 from weighting.provenance import Offsets
-from weighting.sample import Batch
+from weighting.sample import Batch, Signal
 from weighting.weigher import Weigher
 
 log = logging.getLogger("steelyard.learner")
@@ -57,12 +59,10 @@ class _Start(msgspec.Struct, frozen=True, kw_only=True):
 
     epoch: int
     version: str | None
-    next_offsets: list[tuple[str, int, int]]
+    next_offsets: Offsets
     journal: ResumePoint
     tail: list[tuple[JournalPosition, JournalRecord]]
-    moves: list[
-        tuple[int, list[tuple[str, int, int]]]
-    ]  #: behind which step, (topic, partition, next offset)
+    resets: tuple[Reset, ...]
     run_state: RunState
 
 
@@ -183,8 +183,9 @@ class LearnRole:
             journal = Journal(settings.store.root, self._disk)
             opened.callback(journal.close)
             start = self._acquire(checkpointer, journal, identity, admin)
+        sent = None if start is None else msgspec.msgpack.encode(start, enc_hook=Offsets.nested)
         start = msgspec.msgpack.decode(
-            ranks.broadcast(None if start is None else msgspec.msgpack.encode(start)), type=_Start
+            ranks.broadcast(sent), type=_Start, dec_hook=Offsets.dec_hook
         )
         progress = Progress()
         watchdog = Watchdog(progress, settings.kafka.stall_seconds).start()
@@ -210,7 +211,7 @@ class LearnRole:
             clock=self._clock,
             identity=identity,
             journal=start.journal,
-            ranks=ranks,
+            process_group=ranks,
             published=lambda version: self._published(version, commit),
             replaying=start.run_state.replay is not None,
             live=lambda: pipeline.live,
@@ -220,9 +221,13 @@ class LearnRole:
                 checkpointer.sweep()
                 if start.run_state.replay is None:
                     checkpointer.announce(version)
-            next_offsets = {(topic, p): offset for topic, p, offset in start.next_offsets}
             wiring.restore(
-                version, checkpointer.read, trainer, pipeline, next_offsets, num_ranks=ranks.world
+                version,
+                checkpointer.read,
+                trainer,
+                pipeline,
+                start.next_offsets,
+                num_ranks=ranks.world,
             )
             publisher.restore(version)
         log.info(
@@ -235,7 +240,7 @@ class LearnRole:
             },
         )
         replay = start.run_state.replay
-        until = _by_partition(replay.until) if replay else {}
+        until = replay.end_offsets if replay else Offsets()
         shadow = replay is not None and replay.into == "shadow"
         anew = replay is not None and replay.mode == "anew"
         stream = pipeline.batches(
@@ -256,9 +261,9 @@ class LearnRole:
                 journal,
                 tail=start.tail,
                 quarantine=start.run_state.quarantine,
-                ranks=ranks,
+                process_group=ranks,
             ):
-                if report is not None:
+                if isinstance(report, StepReport):
                     each(report, trainer)
         except Diverged as error:
             log.error("diverged", extra={"error": str(error)})
@@ -339,20 +344,10 @@ class LearnRole:
         return _Start(
             epoch=acquired.fencing_token,
             version=acquired.version.name if acquired.version else None,
-            next_offsets=[(*tp, offset) for tp, offset in sorted(acquired.next_offsets.items())],
+            next_offsets=acquired.next_offsets,
             journal=acquired.journal,
             tail=acquired.tail,
-            moves=[
-                (
-                    reset.step,
-                    [
-                        (topic, p, after)
-                        for topic, parts in reset.offsets.items()
-                        for p, (_, after) in parts.items()
-                    ],
-                )
-                for reset in acquired.resets
-            ],
+            resets=acquired.resets,
             run_state=acquired.run_state,
         )
 
@@ -385,7 +380,8 @@ class LearnRole:
         """Why an order cannot be carried out, None if it can."""
         try:
             if order.kind == "reset":
-                return _off_the_log(_by_partition(_planned(order, _ResetPlan).offsets), admin)
+                moved_to = Offsets.from_nested(_planned(order, _ResetPlan).offsets)
+                return _off_the_log(moved_to, admin)
             plan = _planned(order, _ReplayPlan)
             version = store.version(plan.version)
             if version.manifest["self"] != plan.digest:
@@ -501,8 +497,11 @@ class LearnRole:
     # --- running ----------------------------------------------------------------------------------------------------------------
 
     def _until_stopped(
-        self, batches: Iterator[Batch | None], checkpointer: Checkpointer, over: Callable[[], bool]
-    ) -> Iterator[Batch | None]:
+        self,
+        batches: Iterator[Batch | Signal],
+        checkpointer: Checkpointer,
+        over: Callable[[], bool],
+    ) -> Iterator[Batch | Signal]:
         for batch in batches:
             yield batch
             if self._stopped.is_set() or self._is_ordered(checkpointer) or over():
@@ -550,7 +549,7 @@ def run(settings: Settings, *, accept_config: bool = False) -> None:
 def _replayed(start: _Start, rank: int) -> list[Replayed]:
     """What one rank's pipeline does again: the turns that the state contains are left out, offsets that were moved are moved."""
     skip = start.journal.skip[rank] if rank < len(start.journal.skip) else 0
-    moves = dict(start.moves)
+    moves = {reset.step: reset.moved_to for reset in start.resets}
     replayed: list[Replayed] = []
     for _, record in start.tail:
         if not isinstance(record, Step):
@@ -560,7 +559,8 @@ def _replayed(start: _Start, rank: int) -> list[Replayed]:
             replayed.append(Replayed(part.polls[skip:], part.cause))
             skip = 0
         if moved := moves.get(record.step):
-            replayed.append(Replayed((), None, tuple(moved)))
+            moves_of_step = tuple((*tp, offset) for tp, offset in moved.items())
+            replayed.append(Replayed((), None, moves_of_step))
     return replayed
 
 
@@ -615,8 +615,8 @@ def _off_the_log(offsets: Mapping[TopicPartition, int], admin: KafkaAdmin) -> st
 
 
 def _watched(
-    batches: Iterator[Batch | None], watchdog: Watchdog, source: KafkaSource
-) -> Iterator[Batch | None]:
+    batches: Iterator[Batch | Signal], watchdog: Watchdog, source: KafkaSource
+) -> Iterator[Batch | Signal]:
     """The same batches; a consumer that stands still is replaced between two of them."""
     for batch in batches:
         yield batch
@@ -625,11 +625,11 @@ def _watched(
 
 
 def _told(
-    batches: Iterator[Batch | None],
+    batches: Iterator[Batch | Signal],
     pipeline: Pipeline,
     until: Mapping[TopicPartition, int],
     tell: Callable[[float], object],
-) -> Iterator[Batch | None]:
+) -> Iterator[Batch | Signal]:
     """The same batches; how much of a replay is read, of this rank's partitions, is told after each."""
 
     def left() -> int:
@@ -647,10 +647,6 @@ def _has_read(pipeline: Pipeline, until: Mapping[TopicPartition, int]) -> bool:
     """Whether a replay into a shadow is over."""
     offsets = pipeline.next_offsets()
     return pipeline.live and all(offsets[tp] >= offset for tp, offset in until.items())
-
-
-def _by_partition(offsets: Mapping[str, Mapping[int, int]]) -> dict[TopicPartition, int]:
-    return {(topic, p): offset for topic, parts in offsets.items() for p, offset in parts.items()}
 
 
 def _inputs(source: KafkaSource) -> dict[str, Input]:

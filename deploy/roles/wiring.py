@@ -19,12 +19,12 @@ from consumers.telemetry import Telemetry
 from deploy.admin import exclusions
 from deploy.settings.tree import Settings
 from learner.artifact import Version
-from learner.loop import IngestState
 from learner.process_group import ProcessGroup
+from learner.publish import IngestState
 from learner.store.blobs import Disk
 from learner.store.manifest import RunState
 from learner.trainer import Trainer, cpu_capability
-from weighting.provenance import Audit
+from weighting.provenance import Offsets
 
 
 def new_pipeline(
@@ -102,18 +102,13 @@ def restore(
 def ingest_state(pipeline: Pipeline, dead_letters: DeadLetters) -> IngestState:
     """Return ingest's part of a cut; every dead letter below it is acknowledged first."""
     dead_letters.flush()
-    offsets: dict[str, dict[int, int]] = {}
-    audit: dict[str, dict[int, Audit]] = {}
-    audits = pipeline.audits()
-    for (topic, partition), offset in sorted(pipeline.next_offsets().items()):
-        offsets.setdefault(topic, {})[partition] = offset
-        audit.setdefault(topic, {})[partition] = audits[topic, partition].copy()
+    offsets, audits = Offsets(pipeline.next_offsets()), pipeline.audits()
     return IngestState(
         parts=pipeline.snapshot(),
         offsets=offsets,
         watermark_us=pipeline.watermark_us(),
         num_polls=pipeline.num_polls(),
-        audit=audit,
+        audit={partition: audits[partition].copy() for partition in offsets},
         gaps=tuple(pipeline.gaps),
         live=pipeline.live,
     )

@@ -25,9 +25,10 @@ from deploy.verification.recount import Check, Deep
 from learner.artifact import Corrupt, Store, Version
 from learner.errors import LogRewritten
 from learner.process_group import SingleProcess
-from learner.store import blobs, journal
+from learner.store import blobs
 from learner.store.blobs import Disk
-from learner.store.journal import JournalPosition, Outcome, Step
+from learner.store.journal.records import JournalPosition, Outcome, Step
+from learner.store.journal.tail import read_tail
 from learner.trainer import Trainer
 from weighting.errors import WeightError
 from weighting.provenance import Poll
@@ -168,11 +169,11 @@ class _Again:
         self._compare(*_at(self._since))
         number = 0
         for batch in self._pipeline.batches(self._feed()):
-            if batch is not None and number == len(
+            if isinstance(batch, Batch) and number == len(
                 self._steps
             ):  # was ready when `until` was cut, and is not journaled
                 self._end()
-            elif batch is not None:
+            elif isinstance(batch, Batch):
                 place, step, outcome = self._steps[number]
                 self._step(batch, step, outcome)
                 self._compare(place, 0)
@@ -340,7 +341,7 @@ def _steps(
     steps: list[tuple[JournalPosition, Step, Outcome | None]] = []
     if start == end:
         return steps
-    tail = journal.tail(store.root, Disk(), until.timeline, start)
+    tail = read_tail(store.root, Disk(), until.timeline, start)
     for place, record in tail.records:
         if isinstance(record, Step):
             steps.append((place, record, None))

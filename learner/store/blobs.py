@@ -1,9 +1,11 @@
-"""Bytes that stay: temporary file, fsync, rename, fsync of the folder, sha256.
+"""Durable files with digests: temporary file, fsync, rename, fsync of the folder.
 
-Every call that can fail, tear or die goes through `Disk`, so that a test can make it. An fsync that failed is never repeated on the same
-file: Linux may have dropped the dirty pages, and the second call would succeed. The file is thrown away and a new one is written.
+Every call that can fail, tear or die goes through `Disk`, so that a test can make it. An fsync that
+failed is never repeated on the same file: Linux may have dropped the dirty pages, and the second
+call would succeed. The file is thrown away and a new one is written.
 
-A digest is of the bytes that were meant, computed before they are written. torch and safetensors load only when tensors are converted.
+A digest is of the bytes that were meant, computed before they are written. torch and safetensors
+load only when tensors are converted.
 """
 
 from __future__ import annotations
@@ -37,10 +39,10 @@ _DAMAGE = {
 
 
 class Digest(msgspec.Struct, frozen=True, kw_only=True):
-    """What identifies a file's content."""
+    """Identity of a file's content; `size` in bytes."""
 
     sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
-    size: Annotated[int, msgspec.Meta(ge=0)]  #: bytes
+    size: Annotated[int, msgspec.Meta(ge=0)]
 
     def __str__(self) -> str:
         """Return ``sha256 <hex>, <size> bytes``."""
@@ -48,13 +50,15 @@ class Digest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Disk:
-    """The file system, one method for each call that can fail. Tests bring one that does."""
+    """The file system, one method per call that can fail; tests inject faults."""
 
     def create(self, path: Path) -> int:
-        """Return a descriptor of a new file with mode 0640, whatever the umask; FileExistsError if there is one."""
-        fd = os.open(
-            path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE
-        )
+        """Return a descriptor of a new file; FileExistsError if there is one.
+
+        Its mode is 0640, whatever the umask.
+        """
+        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(path, flags, FILE_MODE)
         os.fchmod(fd, FILE_MODE)
         return fd
 
@@ -67,33 +71,36 @@ class Disk:
         os.fsync(fd)
 
     def close(self, fd: int) -> None:
-        """Give the descriptor back."""
+        """Close a descriptor."""
         os.close(fd)
 
     def rename(self, source: Path, target: Path) -> None:
-        """Give `source` the name `target`, in place of what bore it."""
+        """Rename `source` to `target`, in place of what had that name."""
         source.replace(target)
 
     def link(self, source: Path, target: Path) -> None:
-        """Give `source` the second name `target`; FileExistsError if that is taken. This is the compare-and-swap."""
+        """Hard-link `source` as `target`; FileExistsError if taken: the compare-and-swap."""
         target.hardlink_to(source)
 
     def num_links(self, path: Path) -> int:
-        """Return how many names the file has."""
+        """Return the number of hard links of a file."""
         return path.lstat().st_nlink
 
     def unlink(self, path: Path) -> None:
-        """Take the name of a file away."""
+        """Remove the name of a file."""
         path.unlink()
 
     def mkdir(self, path: Path) -> None:
-        """Make a folder with mode 2750, whatever the umask, where the system permits it; FileExistsError if there is one."""
+        """Make a folder; FileExistsError if there is one.
+
+        Its mode is 2750, whatever the umask, where the system permits it.
+        """
         path.mkdir()
         with contextlib.suppress(PermissionError):
             path.chmod(FOLDER_MODE)
 
     def rmdir(self, path: Path) -> None:
-        """Take an empty folder away."""
+        """Remove an empty folder."""
         path.rmdir()
 
     def fsync_folder(self, path: Path) -> None:
@@ -114,7 +121,7 @@ class Disk:
         return status.f_bavail * status.f_frsize
 
     def modified_us(self, path: Path) -> int:
-        """Return when the file was last written, in microseconds since the Unix epoch."""
+        """Return the last write of a file, in microseconds since the Unix epoch."""
         return path.lstat().st_mtime_ns // 1000
 
     def token(self) -> str:
@@ -122,23 +129,21 @@ class Disk:
         return os.urandom(8).hex()
 
     def open(self, root: Path, relative: str) -> int:
-        """Return a read descriptor of the regular file `relative` below `root`, following no symbolic link below `root`.
+        """Open a regular file for reading; no symbolic link below `root` is followed.
 
         Raises:
-            OSError: ELOOP or ENOTDIR where a link stands in the way, ENOENT where the file is missing.
+            OSError: ELOOP or ENOTDIR for a link on the way, ENOENT for a missing file.
         """
         *folders, name = relative.split("/")
-        here = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        folder_flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        here = os.open(root, folder_flags)
         try:
             for folder in folders:
-                below = os.open(
-                    folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here
-                )
+                below = os.open(folder, folder_flags | os.O_NOFOLLOW, dir_fd=here)
                 os.close(here)
                 here = below
-            fd = os.open(
-                name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=here
-            )
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            fd = os.open(name, flags, dir_fd=here)
         finally:
             os.close(here)
         if not stat.S_ISREG(os.fstat(fd).st_mode):
@@ -147,7 +152,7 @@ class Disk:
         return fd
 
     def read(self, fd: int, num_bytes: int) -> bytes:
-        """Return up to `num_bytes` from where the descriptor stands; empty at the end."""
+        """Return up to `num_bytes` from the descriptor's position; empty at the end."""
         return os.read(fd, num_bytes)
 
 
@@ -157,13 +162,13 @@ def digest(data: bytes) -> Digest:
 
 
 def put(disk: Disk, path: Path, data: bytes) -> Digest:
-    """Write a whole file under its final name, its bytes durable before the name; the caller fsyncs the folder.
+    """Write a file, its bytes durable before its name; the caller fsyncs the folder.
 
     Returns:
         The digest of `data`, computed before it was written.
 
     Raises:
-        OSError: nothing bears the final name that did not before; the temporary file is removed where possible.
+        OSError: the final name is as before; the temporary file is removed where possible.
     """
     meant = digest(data)
     temporary = path.with_name(f".{disk.token()}.tmp")
@@ -188,20 +193,20 @@ def write_new(disk: Disk, path: Path, data: bytes) -> None:
 
 
 def write_all(disk: Disk, fd: int, data: bytes) -> None:
-    """Write all of `data` where the descriptor stands."""
+    """Write all of `data` at the descriptor's position."""
     rest = memoryview(data)
     while rest:
         rest = rest[disk.write(fd, rest[:_CHUNK_BYTES]) :]
 
 
 def replace(disk: Disk, path: Path, data: bytes) -> None:
-    """Put a small file in place of the one before, durably; a reader sees the one or the other, whole."""
+    """Replace a small file atomically and durably."""
     put(disk, path, data)
     disk.fsync_folder(path.parent)
 
 
 def remove_tree(disk: Disk, folder: Path) -> None:
-    """Remove a folder and what is in it; a folder that is not there is fine."""
+    """Remove a folder and its content, if it exists."""
     try:
         names = disk.listdir(folder)
     except FileNotFoundError:
@@ -229,7 +234,7 @@ def read_small(disk: Disk, root: Path, relative: str, *, max_bytes: int) -> byte
 
 
 def read_exact(disk: Disk, root: Path, relative: str, expected: Digest) -> bytes:
-    """Return a file's bytes, which are the ones that `expected` names.
+    """Return a file's bytes, checked against `expected`.
 
     Raises:
         Corrupt: they are not, or the file is missing.
@@ -271,7 +276,10 @@ def _chunks(disk: Disk, fd: int, max_bytes: int) -> Iterator[bytes]:
 def _reading(
     disk: Disk, root: Path, relative: str, *, missing: Digest | None = None
 ) -> Iterator[int]:
-    """Open and close; damage becomes `Corrupt`, other trouble (permission, too many open files) stays an OSError."""
+    """Open and close a file, with `Corrupt` for damage.
+
+    Other trouble (permission, too many open files) stays an OSError.
+    """
     try:
         fd = disk.open(root, relative)
         try:
@@ -281,37 +289,38 @@ def _reading(
     except OSError as error:
         if error.errno not in _DAMAGE or (missing is None and error.errno == errno.ENOENT):
             raise
-        raise Corrupt(
-            relative, expected=str(missing or "a regular file"), found=_DAMAGE[error.errno]
-        ) from error
+        expected = str(missing or "a regular file")
+        raise Corrupt(relative, expected=expected, found=_DAMAGE[error.errno]) from error
 
 
 def tensors_to_bytes(tensors: Mapping[str, torch.Tensor]) -> bytes:
-    """Return tensors (any shapes and dtypes, contiguous, no shared storage) as a safetensors file, the same bytes for the same tensors."""
+    """Encode tensors as a safetensors file, the same bytes for the same tensors.
+
+    They may have any shapes and dtypes, are contiguous and share no storage.
+    """
     import safetensors.torch
 
     return safetensors.torch.save(dict(tensors))
 
 
 def tensors_from_bytes(data: bytes) -> dict[str, torch.Tensor]:
-    """Return the tensors of a safetensors file, on the CPU; `data` must have been checked against its digest."""
+    """Decode a safetensors file whose digest was checked, on the CPU."""
     import safetensors.torch
 
     return safetensors.torch.load(data)
 
 
 def arrays_to_bytes(arrays: Mapping[str, np.ndarray[Any, Any]]) -> bytes:
-    """Return arrays (any shapes and dtypes) as a safetensors file, without torch."""
+    """Encode arrays of any shapes and dtypes as a safetensors file, without torch."""
     import numpy as np
     import safetensors.numpy
 
-    return safetensors.numpy.save(
-        {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    )
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    return safetensors.numpy.save(contiguous)
 
 
 def arrays_from_bytes(data: bytes) -> dict[str, np.ndarray[Any, Any]]:
-    """Return the arrays of a safetensors file, without torch; `data` must have been checked against its digest."""
+    """Decode a safetensors file whose digest was checked, without torch."""
     import safetensors.numpy
 
     return safetensors.numpy.load(data)

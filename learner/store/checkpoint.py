@@ -34,14 +34,14 @@ from typing import Any
 
 import msgspec
 
-from learner import artifact
 from learner.artifact import Store, Version
 from learner.errors import Corrupt, StoreFailed
-from learner.store import blobs, manifest, sweep
+from learner.store import aliases, blobs, manifest, manifest_codec, sweep
 from learner.store.blobs import Digest, Disk
-from learner.store.journal import FOLDER as JOURNAL
-from learner.store.journal import Journal, JournalRange, Tail, segment_name
-from learner.store.journal import tail as read_tail
+from learner.store.journal.records import FOLDER as JOURNAL
+from learner.store.journal.records import JournalRange, segment_name
+from learner.store.journal.tail import Tail, read_tail
+from learner.store.journal.writer import Journal
 from learner.store.manifest import CheckpointMetadata, Manifest, Parent, RunState
 from learner.store.ownership import Ownership
 from learner.store.recovery import evidence
@@ -261,7 +261,7 @@ class Checkpointer:
         """
         with self._ownership.step("C11", self._root / "control"):
             self._ownership.refuse_if_fenced()
-            artifact.announce(self._disk, self._root, version.name)
+            aliases.announce(self._disk, self._root, version.name)
 
     def sweep(self) -> list[str]:
         """Remove what crashes left behind (R6), as `sweep.sweep` does.
@@ -309,7 +309,7 @@ class Checkpointer:
         temporary = mark.with_name(f".{self._disk.token()}.tmp")
         with self._ownership.step("A6", mark.parent):
             try:
-                blobs.write_new(self._disk, temporary, manifest.encode(fence))
+                blobs.write_new(self._disk, temporary, manifest_codec.encode(fence))
                 self._ownership.refuse_if_fenced()
                 if linked := self._ownership.link(temporary, mark):
                     self._disk.fsync_folder(mark.parent)
@@ -329,8 +329,8 @@ class Checkpointer:
         """Write the manifest of a checkpoint into its folder, durably (C7)."""
         files = {f"blobs/{folder.name}/{path}": digest for path, digest in digests.items()}
         whole = self._manifest(manifest.CHECKPOINT, seq, metadata, run_state, files)
-        written = manifest.encode(whole)
-        version = self.store.describe(*manifest.decode(written, where=f"blobs/{folder.name}"))
+        written = manifest_codec.encode(whole)
+        version = self.store.describe(*manifest_codec.decode(written, where=f"blobs/{folder.name}"))
         blobs.put(self._disk, folder / manifest.MANIFEST, written)
         self._disk.fsync_folder(folder)
         return version

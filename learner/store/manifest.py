@@ -1,27 +1,26 @@
-"""All that a checkpoint consists of, with digests; canonical JSON, with a format version.
+"""Manifest of a checkpoint: metadata, run state, files with digests, and their names on disk.
 
-A manifest is trusted only whole: the text is canonical, `self` is the sha256 of all the rest, every path stays inside the version's own
-folder. Times are integer microseconds since the Unix epoch; names on disk are those of the operator's page (`created`, `watermark`).
+Times are integer microseconds since the Unix epoch; the
+names on disk are those of the operator's page (`created`, `watermark`).
 
-A ``checkpoint`` is a version. The other kinds have no files; they say what the state of their parent stands on from there on: a ``fence``
-that there is a new owner, a ``restore`` that an operator or a divergence went back, a ``reset`` that offsets were moved. Format 1 knew
-checkpoints only; it is still read.
+A ``checkpoint`` is a version. The other kinds have no files; they say what the state of their
+parent stands on from then on: a ``fence`` that there is a new owner, a ``restore`` that an operator
+or a divergence went back, a ``reset`` that offsets were moved. Format 1 knew checkpoints only; it
+is still read.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import Annotated
 
 import msgspec
 
-from learner.errors import Corrupt, FormatUnknown
-from learner.store import journal
 from learner.store.blobs import Digest
-from weighting.provenance import Audit, Gap
+from learner.store.journal.records import JournalPosition, JournalRange, SegmentName
+from weighting.provenance import Audit, Gap, Offsets
 
 FORMAT = 2
 FORMATS = (1, 2)
@@ -34,64 +33,85 @@ _VERSION = re.compile(r"v([0-9]{6,15})")
 _MARK = re.compile(r"M-([0-9]{8,15})")
 _NUMBER = Annotated[int, msgspec.Meta(ge=1)]
 _COUNT = Annotated[int, msgspec.Meta(ge=0)]
+_DISK_NAMES = {"created_us": "created", "learned": "trained", "watermark_us": "watermark"}
 
 
 class EventTimeRange(msgspec.Struct, frozen=True, kw_only=True):
-    """Event times of the oldest and the newest sample that the model contains."""
+    """Event times of the oldest and the newest learned sample, in microseconds."""
 
-    min: int  #: microseconds
-    max: int  #: microseconds
+    min: int
+    max: int
 
 
 class Parent(msgspec.Struct, frozen=True, kw_only=True, rename={"digest": "self"}):
-    """The version that this one went on from."""
+    """The version that this one went on from, with its `self`."""
 
     version: str
-    digest: str  #: its `self`
+    digest: str
 
 
 class ResumePoint(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the journal goes on from a cut."""
+    """Position of a checkpoint in the journal.
 
-    segment: journal.SegmentName
-    byte: _COUNT  #: where the next record begins
-    skip: tuple[
-        _COUNT, ...
-    ] = ()  #: by rank: how many turns of the next record the state contains already
+    Attributes:
+        segment: of the journal.
+        byte: where the next record begins.
+        skip: by rank, the number of polls of the next record that the state contains already.
+    """
+
+    segment: SegmentName
+    byte: _COUNT
+    skip: tuple[_COUNT, ...] = ()
 
     @property
-    def place(self) -> journal.JournalPosition:
-        """Without what is skipped."""
-        return journal.JournalPosition(self.segment, self.byte)
+    def place(self) -> JournalPosition:
+        """Position of the next record, `skip` left aside."""
+        return JournalPosition(self.segment, self.byte)
 
 
 class Input(msgspec.Struct, frozen=True, kw_only=True):
-    """A topic as it was read."""
+    """A topic as it was read; `id` is "" where the broker gives none."""
 
-    id: str  #: "" where the broker tells none
+    id: str
     num_partitions: _COUNT
 
 
-class Trained(msgspec.Struct, frozen=True, kw_only=True):
-    """The samples that the model contains."""
+class LearnedSamples(msgspec.Struct, frozen=True, kw_only=True):
+    """Number of learned samples, and sum mod 2^64 of the hashes of their ids."""
 
     num: _COUNT = 0
-    sum64: _COUNT = 0  #: sum mod 2^64 of the hashes of their ids
+    sum64: _COUNT = 0
 
 
 class Reset(msgspec.Struct, frozen=True, kw_only=True, rename={"command": "order"}):
-    """Offsets that an operator moved behind a step: records in between count twice, or never."""
+    """Offsets that an operator moved.
+
+    Records in between count twice, or never.
+
+    Attributes:
+        command: the operator command.
+        step: it took effect after this one,
+        skip: and after so many polls of the next, by rank.
+        offsets: topic -> partition -> next offset before and after.
+    """
 
     command: int
-    step: _COUNT  #: it took effect behind this one,
-    skip: tuple[_COUNT, ...] = ()  #: and behind so many turns of the next, by rank
-    offsets: dict[
-        str, dict[int, tuple[int, int]]
-    ]  #: topic -> partition -> next offset before and after
+    step: _COUNT
+    skip: tuple[_COUNT, ...] = ()
+    offsets: dict[str, dict[int, tuple[int, int]]]
+
+    @property
+    def moved_to(self) -> Offsets:
+        """Next offsets from then on, of the partitions that were moved."""
+        return Offsets(
+            ((topic, partition), after)
+            for topic, partitions in self.offsets.items()
+            for partition, (_, after) in partitions.items()
+        )
 
 
 class Exclusions(msgspec.Struct, frozen=True, kw_only=True, rename={"command": "order"}):
-    """A list of what was taken out of the model; the list itself is not kept."""
+    """Digest and length of the list of events excluded; the list is not kept."""
 
     sha256: str
     num: _COUNT
@@ -99,73 +119,109 @@ class Exclusions(msgspec.Struct, frozen=True, kw_only=True, rename={"command": "
 
 
 class Replay(msgspec.Struct, frozen=True, kw_only=True, rename={"command": "order"}):
-    """A replay that is not over."""
+    """A replay that is not over.
 
-    mode: str  #: as-it-was, anew
-    until: dict[str, dict[int, int]]  #: topic -> partition -> end offset
+    Attributes:
+        mode: as-it-was, anew.
+        until: topic -> partition -> end offset.
+        command: the operator command.
+        into: live, or shadow: a store of its own, whose learner ends there.
+    """
+
+    mode: str
+    until: dict[str, dict[int, int]]
     command: int
-    into: str = "live"  #: live, or shadow: a store of its own, whose learner ends there
+    into: str = "live"
+
+    @property
+    def end_offsets(self) -> Offsets:
+        """Offsets at which it is over."""
+        return Offsets.from_nested(self.until)
 
 
 class RunState(
     msgspec.Struct, frozen=True, kw_only=True, rename={"commands_taken": "orders_taken"}
 ):
-    """What holds from one manifest to the next, whatever is learned in between."""
+    """State handed from one manifest to the next.
 
-    timeline: tuple[
-        journal.JournalRange, ...
-    ] = ()  #: the parts of the journal that count, from the oldest kept checkpoint on
+    Attributes:
+        timeline: valid parts of the journal, from the oldest kept checkpoint on.
+        gaps: records that can never be read.
+        resets: offsets that an operator moved.
+        quarantine: steps ``[from, to)`` of this timeline that are not learned.
+        exclusions: what was taken out of the model.
+        bit_exact: false from the first resume under another fingerprint or world size on.
+        commands_taken: the newest operator command that was carried out.
+        world_size: number of ranks.
+        replay: the one that is not over, if any.
+        superseded: numbers ``[from, to)`` of manifests that this one did not go on from.
+    """
+
+    timeline: tuple[JournalRange, ...] = ()
     gaps: tuple[Gap, ...] = ()
     resets: tuple[Reset, ...] = ()
-    quarantine: tuple[
-        tuple[int, int], ...
-    ] = ()  #: steps ``[from, to)`` of this timeline that are not learned
+    quarantine: tuple[tuple[int, int], ...] = ()
     exclusions: Exclusions | None = None
-    bit_exact: bool = (
-        True  #: false from the first resume under another fingerprint or world size on
-    )
-    commands_taken: int = 0  #: the newest order that was carried out
+    bit_exact: bool = True
+    commands_taken: int = 0
     world_size: int = 1
     replay: Replay | None = None
-    superseded: tuple[
-        tuple[int, int], ...
-    ] = ()  #: numbers ``[from, to)`` of manifests that this one did not go on from
+    superseded: tuple[tuple[int, int], ...] = ()
 
     def leaves_out(self, seq: int) -> bool:
-        """Return whether manifest number `seq` is one that this one did not go on from."""
+        """Return whether manifest number `seq` is superseded."""
         return any(first <= seq < end for first, end in self.superseded)
 
 
-class CheckpointMetadata(
-    msgspec.Struct, frozen=True, kw_only=True, rename={"watermark_us": "watermark"}
-):
-    """Where in the log and in training a checkpoint stands, as its owner tells it; the rest of the manifest is ours."""
+class CheckpointMetadata(msgspec.Struct, frozen=True, kw_only=True, rename=_DISK_NAMES):
+    """Position of a checkpoint in the log and in training; its owner provides it.
+
+    Attributes:
+        step: optimizer updates.
+        samples: number of samples stepped on.
+        offsets: topic -> partition -> next offset; in memory take `next_offsets`.
+        event_time: None before the first sample.
+        watermark_us: event-time watermark; None before the first record.
+        weighting: scheme, exponent, clip.
+        evaluation: finite numbers only; what is not known yet is left out.
+        fresh_events: (event time in microseconds, count) newly contained since the parent.
+        config_sha256: of the settings that learning depends on.
+        fingerprint: of the environment (RELIABILITY D7).
+        journal: None where nothing is journaled.
+        audit: topic -> partition -> what was read.
+        inputs: topic -> as it was read.
+        learned: the samples that the model contains.
+    """
 
     step: _COUNT
     samples: _COUNT
-    offsets: dict[str, dict[int, int]]  #: topic -> partition -> next offset
-    event_time: EventTimeRange | None  #: None before the first sample
-    watermark_us: int | None  #: event-time watermark; None before the first record
-    weighting: dict[str, str | int | float | bool | list[float] | None]  #: scheme, exponent, clip
-    evaluation: dict[str, float]  #: finite numbers only; leave out what is not known yet
-    fresh_events: tuple[
-        tuple[int, int], ...
-    ]  #: (event time in microseconds, count) newly contained since the parent
+    offsets: dict[str, dict[int, int]]
+    event_time: EventTimeRange | None
+    watermark_us: int | None
+    weighting: dict[str, str | int | float | bool | list[float] | None]
+    evaluation: dict[str, float]
+    fresh_events: tuple[tuple[int, int], ...]
     config_sha256: str
-    fingerprint: dict[str, str | int | float | bool | None]  #: of the environment (RELIABILITY D7)
-    journal: ResumePoint | None = None  #: None where nothing is journaled
-    audit: dict[str, dict[int, Audit]] = {}  #: topic -> partition -> what was read
-    inputs: dict[str, Input] = {}  #: topic -> as it was read
-    trained: Trained = Trained()
+    fingerprint: dict[str, str | int | float | bool | None]
+    journal: ResumePoint | None = None
+    audit: dict[str, dict[int, Audit]] = {}
+    inputs: dict[str, Input] = {}
+    learned: LearnedSamples = LearnedSamples()
+
+    @property
+    def next_offsets(self) -> Offsets:
+        """First offsets that the state does not contain."""
+        return Offsets.from_nested(self.offsets)
 
 
-class Manifest(
-    CheckpointMetadata,
-    frozen=True,
-    kw_only=True,
-    rename={"watermark_us": "watermark", "created_us": "created"},
-):
-    """A cut, who made it, what holds, and the files that it consists of."""
+class Manifest(CheckpointMetadata, frozen=True, kw_only=True, rename=_DISK_NAMES):
+    """Metadata, owner, run state, and the files of a checkpoint.
+
+    Attributes:
+        epoch: fencing token of the owner.
+        files: path below the root -> digest.
+        run_state: on disk its fields stand among the others.
+    """
 
     format: int
     kind: str
@@ -174,8 +230,8 @@ class Manifest(
     seq: _NUMBER
     parent: Parent | None
     created_us: int
-    files: dict[str, Digest]  #: path below the root -> digest
-    run_state: RunState = RunState()  #: on disk its fields stand among the others
+    files: dict[str, Digest]
+    run_state: RunState = RunState()
 
 
 def version_name(seq: int) -> str:
@@ -184,7 +240,10 @@ def version_name(seq: int) -> str:
 
 
 def version_seq(name: str) -> int | None:
-    """Return the number in a version's name, None if it is not one; so a name never becomes a path."""
+    """Return the number in a version's name, None if it is not one.
+
+    So a name never becomes a path.
+    """
     return _number(_VERSION, name, version_name)
 
 
@@ -194,12 +253,12 @@ def mark_name(seq: int) -> str:
 
 
 def mark_seq(name: str) -> int | None:
-    """Return the number in a file name of ``man/``, None if it is not a commit mark."""
+    """Return the number in a commit mark's name, None if it is none."""
     return _number(_MARK, name, lambda seq: f"M-{seq:08d}")
 
 
 def folder_name(epoch: int, seq: int) -> str:
-    """Return the folder of a version below the root; the owner epoch keeps two owners from colliding."""
+    """Return the folder of a version; its epoch keeps two owners apart."""
     return f"blobs/{epoch:06d}-{seq:08d}"
 
 
@@ -210,7 +269,10 @@ def _number(pattern: re.Pattern[str], name: str, write: Callable[[int], str]) ->
 
 
 def check_path(path: str) -> str | None:
-    """Return what is wrong with a path in a manifest: absolute, not normalised, hidden, or with ``..``; None if nothing is."""
+    """Return the problem with a path in a manifest, None if there is none.
+
+    Refused is what is absolute, not normalised, hidden, or has a ``..``.
+    """
     if not path or "\0" in path or "\\" in path:
         return "empty, or with a NUL or a backslash"
     for part in path.split("/"):
@@ -222,136 +284,14 @@ def check_path(path: str) -> str | None:
 
 
 def canonical(value: object) -> bytes:
-    """Return JSON with sorted keys, UTF-8 and no insignificant space: equal values give equal bytes.
+    """Encode as canonical JSON: equal values give equal bytes.
+
+    Sorted keys, UTF-8, no insignificant space.
 
     Raises:
         ValueError: a number is not finite, or text is not Unicode.
     """
-    return json.dumps(
+    text = json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    ).encode()
-
-
-def encode(manifest: Manifest) -> bytes:
-    """Return the manifest with its `self`, canonical.
-
-    Raises:
-        ValueError: a field is not what `decode` would accept, such as a number that is not finite; names it.
-    """
-    fields = msgspec.to_builtins(manifest, str_keys=True)
-    fields["audit"] = _each_audit(fields["audit"], _audit_to_object)
-    fields |= fields.pop("run_state")
-    try:
-        _convert(fields)
-    except msgspec.ValidationError as error:
-        raise ValueError(f"checkpoint: {error}") from error
-    for key in fields:
-        try:
-            canonical(fields[key])
-        except ValueError as error:
-            raise ValueError(
-                f"checkpoint: {key}: got {fields[key]!r}, expected finite numbers and Unicode text; leave the key out"
-            ) from error
-    data = canonical({**fields, "self": hashlib.sha256(canonical(fields)).hexdigest()})
-    if len(data) > MAX_MANIFEST_BYTES:
-        raise ValueError(
-            f"checkpoint: manifest: got {len(data)} bytes, expected at most {MAX_MANIFEST_BYTES}"
-        )
-    return data
-
-
-def decode(data: bytes, *, where: str) -> tuple[Manifest, dict[str, Any]]:
-    """Return a manifest that is whole, as a struct and as it is written.
-
-    Args:
-        data: the file.
-        where: its path below the root, for errors.
-
-    Raises:
-        Corrupt: not canonical JSON, `self` does not hold, a field is missing or of another type, or a path leaves the version's folder.
-        FormatUnknown: whole, but of a format or kind that we do not read.
-    """
-    try:
-        raw = json.loads(data)
-        whole = isinstance(raw, dict) and canonical(raw) == data
-    except (ValueError, RecursionError) as error:
-        raise Corrupt(
-            where, expected="a manifest in canonical JSON", found=f"{len(data)} bytes that are not"
-        ) from error
-    if not whole:
-        raise Corrupt(where, expected="a manifest in canonical JSON", found="JSON in another form")
-    _check_self(raw, where)
-    for key, known in (("format", FORMATS), ("kind", KINDS)):
-        if raw.get(key) not in known:
-            raise FormatUnknown(
-                where,
-                key=key,
-                expected=f"one of {', '.join(map(str, known))}",
-                found=repr(raw.get(key)),
-            )
-    try:
-        manifest = _convert(raw)
-    except msgspec.ValidationError as error:
-        raise Corrupt(where, expected="the fields of a manifest", found=str(error)) from error
-    _check_names(manifest, where)
-    return manifest, raw
-
-
-def cut(raw: Mapping[str, Any]) -> CheckpointMetadata:
-    """Return the cut in a manifest that `decode` gave as it is written."""
-    return msgspec.convert(_with_audits(raw), CheckpointMetadata, str_keys=True)
-
-
-def _convert(fields: dict[str, Any]) -> Manifest:
-    return msgspec.convert({**_with_audits(fields), "run_state": fields}, Manifest, str_keys=True)
-
-
-def _with_audits(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields with audits as `Audit` reads them; on disk they are objects with keys."""
-    try:
-        return {**fields, "audit": _each_audit(fields.get("audit", {}), _audit_from_object)}
-    except (AttributeError, KeyError, TypeError):
-        return dict(fields)  # not what `encode` writes: refused by the conversion that follows
-
-
-def _each_audit(audit: Mapping[str, Any], change: Callable[[Any], object]) -> dict[str, Any]:
-    return {topic: {p: change(one) for p, one in parts.items()} for topic, parts in audit.items()}
-
-
-def _audit_to_object(values: Sequence[object]) -> dict[str, object]:
-    return dict(zip(Audit.__struct_fields__, values, strict=True))
-
-
-def _audit_from_object(values: Mapping[str, object]) -> list[object]:
-    return [values[name] for name in Audit.__struct_fields__]
-
-
-def _check_self(raw: Mapping[str, Any], where: str) -> None:
-    rest = {key: value for key, value in raw.items() if key != "self"}
-    found = hashlib.sha256(canonical(rest)).hexdigest()
-    if raw.get("self") != found:
-        raise Corrupt(where, expected=f"self {raw.get('self')!r}", found=f"{found!r} over the rest")
-
-
-def _check_names(manifest: Manifest, where: str) -> None:
-    if manifest.version != version_name(manifest.seq):
-        raise Corrupt(
-            where, expected=f"version {version_name(manifest.seq)}", found=repr(manifest.version)
-        )
-    if manifest.parent is not None and version_seq(manifest.parent.version) is None:
-        raise Corrupt(
-            where, expected="a version's name as parent", found=repr(manifest.parent.version)
-        )
-    folder = folder_name(manifest.epoch, manifest.seq)
-    if manifest.files and manifest.kind != CHECKPOINT:
-        raise Corrupt(
-            where, expected=f"a {manifest.kind} without files", found=f"{len(manifest.files)} files"
-        )
-    for path in manifest.files:
-        wrong = check_path(path) or (None if path.startswith(f"{folder}/") else f"outside {folder}")
-        if wrong:
-            raise Corrupt(
-                where,
-                expected="normalised paths inside the version's folder",
-                found=f"{path!r}: {wrong}",
-            )
+    )
+    return text.encode()

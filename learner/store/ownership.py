@@ -16,7 +16,7 @@ from pathlib import Path
 from learner.errors import Fenced, StoreFailed
 from learner.store import blobs
 from learner.store.blobs import Disk
-from learner.store.journal import FOLDER as JOURNAL
+from learner.store.journal.records import FOLDER as JOURNAL
 
 _FOLDERS = ("epoch", "man", "blobs", JOURNAL, "control", "quarantine", "trash")
 

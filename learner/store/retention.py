@@ -17,8 +17,8 @@ from pathlib import Path
 from learner.artifact import Store, Version
 from learner.store import blobs, commands, manifest
 from learner.store.blobs import Disk
-from learner.store.journal import FOLDER as JOURNAL
-from learner.store.journal import JournalRange, segment_epoch
+from learner.store.journal.records import FOLDER as JOURNAL
+from learner.store.journal.records import JournalRange, segment_epoch
 from learner.store.manifest import CHECKPOINT, RunState
 from learner.store.ownership import Ownership
 from learner.store.recovery.decision import needed

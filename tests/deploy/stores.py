@@ -10,7 +10,8 @@ from consumers.audit import Hasher
 from consumers.events import encode_click
 from consumers.source import TopicPartition
 from learner.artifact import Store, Version
-from learner.store import journal
+from learner.store.journal import frames
+from learner.store.journal.records import Open, Part, Step
 from tests.fakes.log import Log
 from tests.learner.saving import cut, files, owner, rewrite
 
@@ -50,9 +51,9 @@ def consumed(
             nested.setdefault(topic, {})[partition] = offset
         checkpointer.announce(checkpointer.save(files(step), cut(step, offsets=nested)))
     (root / "journal").mkdir(exist_ok=True)
-    segment, places = journal.MAGIC + journal._frame(0, journal.Open(1, 0, {})), []
+    segment, places = frames.MAGIC + frames.encode(0, Open(1, 0, {})), []
     for step in range(1, len(cuts) + 1):
-        segment += journal._frame(step, journal.Step(step, (journal.Part((), "full"),)))
+        segment += frames.encode(step, Step(step, (Part((), "full"),)))
         places.append(len(segment))
     (root / "journal" / SEGMENT).write_bytes(segment)
     names = [version.name for version in Store(root).versions()]

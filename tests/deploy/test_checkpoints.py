@@ -152,7 +152,7 @@ def test_a_challenger_is_named_and_no_other_alias_is(tmp_path: Path) -> None:
 def test_every_version_is_listed_with_what_names_it(tmp_path: Path) -> None:
     saved(tmp_path, 1, 2)
     store, paper = Store(tmp_path), Paper()
-    store.promote(store.version("v000002"), ordered=True)
+    store.promote(store.version("v000002"), by_operator=True)
     checkpoints.list_(store, paper.output(as_json=True))
     assert [
         (v["version"], v["step"], v["aliases"], v["superseded"])
@@ -197,7 +197,7 @@ def test_what_lies_between_two_versions_is_told(tmp_path: Path) -> None:
 def test_old_versions_are_retired_but_for_those_that_something_names(tmp_path: Path) -> None:
     saved(tmp_path, *range(1, 10))
     store = Store(tmp_path)
-    store.promote(store.version("v000003"), ordered=True)
+    store.promote(store.version("v000003"), by_operator=True)
     commands.write(tmp_path, Disk(), "replay", {"version": "v000004"}, now_us=0)
     paper = Paper()
     assert checkpoints.prune(store, paper.output(as_json=True), keep=5, yes=True) == 0

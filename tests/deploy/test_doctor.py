@@ -29,7 +29,7 @@ from deploy.settings.tree import Settings
 from learner.config import LearnerConfig, StoreConfig
 from learner.store.blobs import Disk
 from learner.store.checkpoint import Checkpointer
-from learner.store.journal import Journal
+from learner.store.journal.writer import Journal
 from learner.store.manifest import CheckpointMetadata
 
 NOW_US = 1_795_000_000_000_000

@@ -21,7 +21,8 @@ from deploy.verification import recount
 from learner.artifact import Store, Version
 from learner.store import verdict
 from learner.store.blobs import Disk
-from learner.store.journal import Journal, Part, Step
+from learner.store.journal.records import Part, Step
+from learner.store.journal.writer import Journal
 from learner.store.verdict import Verdict
 from tests.deploy.stores import SEGMENT, A, B, audit, change, clicks, consumed
 from tests.fakes.clock import ManualClock

@@ -18,11 +18,13 @@ from deploy.settings.config import LogConfig
 from deploy.settings.tree import Settings
 from learner.artifact import Store, Version
 from learner.config import LearnerConfig
-from learner.loop import Identity, Publisher, train
+from learner.loop import train
 from learner.process_group import SingleProcess
+from learner.publish import Identity, Publisher
 from learner.store.blobs import Disk
 from learner.store.checkpoint import Checkpointer
-from learner.store.journal import Journal, Step
+from learner.store.journal.records import Step
+from learner.store.journal.writer import Journal
 from learner.store.writer import BackgroundWriter, Saved
 from learner.telemetry import Telemetry
 from learner.trainer import Trainer
@@ -33,7 +35,7 @@ from tests.fakes.clock import ManualClock
 from tests.fakes.disk import FaultyDisk
 from tests.fakes.log import Log
 from tests.learner.saving import cut
-from weighting.sample import Batch
+from weighting.sample import Batch, Signal
 from weighting.weigher import Weigher
 
 SETTINGS = replace(
@@ -149,7 +151,7 @@ def live(
             tail.append(Replayed(record.parts[0].polls[skip:], record.parts[0].cause))
             skip = 0
 
-        def batches() -> Iterator[Batch | None]:
+        def batches() -> Iterator[Batch | Signal]:
             until = None  # the last samples are flushed by then
             for each in bench.pipeline.batches(tail):
                 yield each

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from learner.artifact import Corrupt, Scorer, Scores, ScoringInput, Version, VersionMissing
+from weighting.provenance import Offsets
 
 
 def make_version(seq: int, *, event_time_us: int | None = 1_795_471_692_000_000) -> Version:
@@ -21,7 +22,7 @@ def make_version(seq: int, *, event_time_us: int | None = 1_795_471_692_000_000)
         event_time_us=event_time_us,
         step=seq,
         num_samples=seq,
-        next_offsets={},
+        next_offsets=Offsets(),
         evaluation={"auc": 0.75},
         files={},
         manifest={},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -25,7 +25,7 @@ from deploy.settings.tree import Settings
 from learner.artifact import Store, Version
 from learner.config import StoreConfig
 from learner.store import commands
-from learner.store.manifest import Trained
+from learner.store.manifest import LearnedSamples
 from learner.trainer import StepReport, Trainer
 from tests.consumers.oracle import oracle
 from tests.consumers.shop import SECOND, START_US, WINDOWS, writes
@@ -51,7 +51,7 @@ class Shop:
     written: list[Write]  #: left to be written
 
     @property
-    def ends(self) -> dict[TopicPartition, int]:
+    def ends(self) -> Mapping[TopicPartition, int]:
         """The end offsets of now."""
         return {tp: len(records) for tp, records in self.log.records.items()}
 
@@ -98,7 +98,7 @@ class Shop:
         kafka = replace(self.settings.kafka, group_id=f"group-{root.parent.name}-{root.name}")
         return replace(settings, store=StoreConfig(root=root, keep=100), kafka=kafka)
 
-    def trained(self, without: str | None = None) -> Trained:
+    def trained(self, without: str | None = None) -> LearnedSamples:
         """What a learner that has read all of it has trained on, as the oracle has it; the windows of the last events are still open."""
         left_out = [b'"query_id":"end-'] + (
             [] if without is None else [f'"client_id":"{without}"'.encode()]
@@ -122,7 +122,7 @@ class Shop:
             int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "little")
             for name in wanted.samples
         )
-        return Trained(num=len(wanted.samples), sum64=sum(hashes) % (1 << 64))
+        return LearnedSamples(num=len(wanted.samples), sum64=sum(hashes) % (1 << 64))
 
 
 def open_shop(broker: Cluster, *, num_events: int, num_partitions: int = 2, seed: int = 5) -> Shop:
@@ -265,9 +265,9 @@ def told() -> tuple[Output, list[Any]]:
     ), written
 
 
-def trained(version: Version) -> Trained:
+def trained(version: Version) -> LearnedSamples:
     """What a version says that it was trained on."""
-    return Trained(**version.manifest["trained"])
+    return LearnedSamples(**version.manifest["trained"])
 
 
 def early(store: Store) -> Version:

@@ -22,7 +22,9 @@ from learner.artifact import Store, Version
 from learner.errors import StoreFailed
 from learner.store.blobs import Disk
 from learner.store.checkpoint import Checkpointer
-from learner.store.journal import Journal, JournalPosition, Part, Step, tail
+from learner.store.journal.records import JournalPosition, Part, Step
+from learner.store.journal.tail import read_tail
+from learner.store.journal.writer import Journal
 from learner.store.manifest import CheckpointMetadata, Reset, ResumePoint
 from learner.store.recovery.plan import RecoveryPlan
 from learner.store.recovery.point import RecoveryPoint
@@ -246,7 +248,7 @@ def check(root: Path, log: Log, *, whole_journal: bool = True) -> State:
 def check_journal(root: Path, newest: Version, state: State, *, whole_journal: bool) -> None:
     """Compare the history of a state with the timeline of its version."""
     first = newest.timeline[0]
-    found = tail(root, Disk(), newest.timeline, JournalPosition(first.segment, first.start))
+    found = read_tail(root, Disk(), newest.timeline, JournalPosition(first.segment, first.start))
     assert found.damage is None or not whole_journal
     records = [record for _, record in found.records]
     begin = records[0].step if records else 0
@@ -254,7 +256,7 @@ def check_journal(root: Path, newest: Version, state: State, *, whole_journal: b
     assert records == [step for step in state.history if begin <= step.step < end]
     assert found.damage is not None or not records or state.history[-1] == records[-1]
     assert newest.journal is not None
-    assert tail(root, Disk(), newest.timeline, newest.journal.place).records == []
+    assert read_tail(root, Disk(), newest.timeline, newest.journal.place).records == []
 
 
 def finish(root: Path, log: Log, seed: int = 0, *, whole_journal: bool = True) -> State:

@@ -21,7 +21,7 @@ from typing import Self
 from deploy.cli.app import exit_code
 from learner.artifact import Store
 from learner.store.blobs import Disk
-from learner.store.journal import segment_epoch
+from learner.store.journal.records import segment_epoch
 from tests.fakes.disk import Call, Fault, FaultyDisk, Meanwhile
 from tests.learner.fast import Learner, Log
 

@@ -1,4 +1,4 @@
-"""What each of several gloo processes does in a test, and the processes: real ones, on the loopback device, with a deadline."""
+"""Scenarios of several ranks in real gloo processes, with a deadline."""
 
 from __future__ import annotations
 
@@ -35,34 +35,29 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 class Ended(msgspec.Struct, kw_only=True):
-    """How one rank ended a scenario."""
+    """Result of a scenario on one rank."""
 
     results: list[str] = []
     losses: list[float] = []
     num_micro_batches: list[int] = []
-    trained: tuple[int, int] = (0, 0)
+    learned: tuple[int, int] = (0, 0)
     digests: dict[str, str] = {}
     parameters: dict[str, list[float]] = {}
 
 
 def learner(
-    ranks: ProcessGroup | None = None,
+    group: ProcessGroup | None = None,
     scoring: Callable[[int], None] = lambda num_samples: None,
     **changes: Any,
 ) -> Trainer:
-    torch.set_num_threads(
-        1
-    )  # and small steps: AdamW makes a whole one of a gradient that is next to nothing but rounding
-    return Trainer(
-        config(model="random:1x32", lr=1e-4, head_lr=1e-3, **changes),
-        Weigher(),
-        ranks,
-        scoring=scoring,
-    )
+    torch.set_num_threads(1)
+    # Small steps: AdamW makes a whole one of a gradient that is little more than rounding
+    small = config(model="random:1x32", lr=1e-4, head_lr=1e-3, **changes)
+    return Trainer(small, Weigher(), group, scoring=scoring)
 
 
 def shares(step: int, busy: int, world: int) -> list[list[Sample]]:
-    """What each rank brings to a step: whole lists, dealt out to the first `busy` ranks; the others have none."""
+    """Samples of each rank: whole lists, dealt out to the first `busy` ranks."""
     samples = lists(6, seed=step, start=6 * step)
     return [
         [s for s in samples if int(s.list_id.removeprefix("list-")) % busy == rank]
@@ -70,8 +65,12 @@ def shares(step: int, busy: int, world: int) -> list[list[Sample]]:
     ]
 
 
-def told(own: Trainer, ended: Ended) -> Ended:
-    ended.trained = own.trained
+def own_share(group: ProcessGroup, step: int) -> list[Sample]:
+    return shares(step, group.world, group.world)[group.rank]
+
+
+def completed(own: Trainer, ended: Ended) -> Ended:
+    ended.learned = own.trained
     ended.digests = {name: hashlib.sha256(data).hexdigest() for name, data in own.files().items()}
     ended.parameters = {
         name: p.detach().flatten().tolist() for name, p in own.ranker.named_parameters()
@@ -86,142 +85,123 @@ def steps(own: Trainer, bring: Callable[[int], list[Sample]], number: int = NUM_
         ended.results.append(report.result)
         ended.losses.append(report.loss)
         ended.num_micro_batches.append(report.num_micro_batches)
-    return told(own, ended)
+    return completed(own, ended)
 
 
-def spoiled(ranks: ProcessGroup, name: str, value: float) -> Ended:
-    """In its second step the last rank alone has a parameter of the heads that is not finite; afterwards it is as before."""
+def spoiled(group: ProcessGroup, name: str, value: float) -> Ended:
+    """Make one head of the last rank not finite in the second step."""
 
     def spoil(num_samples: int) -> None:
-        if own.step_number == 1 and ranks.rank == ranks.world - 1:
+        if own.step_number == 1 and group.rank == group.world - 1:
             with torch.no_grad():
                 own.ranker.heads()[name].fill_(value)
 
-    own = learner(ranks, spoil)
+    own = learner(group, spoil)
     ended = Ended()
     for step in range(3):
         kept = own.ranker.heads()[name].detach().clone()
-        clicks = [
-            s for s in shares(step, ranks.world, ranks.world)[ranks.rank] if s.task == "click"
-        ]
+        clicks = [s for s in own_share(group, step) if s.task == "click"]
         ended.results.append(own.step(clicks).result)
         if step == 1:
             with torch.no_grad():
                 own.ranker.heads()[name].copy_(kept)
-    return told(own, ended)
+    return completed(own, ended)
 
 
-def tight(ranks: ProcessGroup) -> Ended:
+def tight(group: ProcessGroup) -> Ended:
     """The last rank alone runs out of memory, in the third step."""
     number = [0]
 
     def scoring(num_samples: int) -> None:
         number[0] += 1
-        if ranks.rank == ranks.world - 1 and number[0] > 2 and num_samples > 4:
+        if group.rank == group.world - 1 and number[0] > 2 and num_samples > 4:
             raise torch.OutOfMemoryError
 
-    return steps(
-        learner(ranks, scoring), lambda step: shares(step, ranks.world, ranks.world)[ranks.rank]
-    )
+    return steps(learner(group, scoring), lambda step: own_share(group, step))
 
 
-def as_told(ranks: ProcessGroup, numbers: list[int]) -> Ended:
-    """Steps in as many parts as a journal tells, without running out of memory."""
-    own = learner(ranks)
+def as_journaled(group: ProcessGroup, numbers: list[int]) -> Ended:
+    """Steps in as many micro-batches as a journal says, without running out of memory."""
+    own = learner(group)
 
     def bring(step: int) -> list[Sample]:
         own.num_micro_batches = numbers[step]
-        return shares(step, ranks.world, ranks.world)[ranks.rank]
+        return own_share(group, step)
 
     return steps(own, bring)
 
 
-def seeded(ranks: ProcessGroup) -> Ended:
-    learner(ranks).step(shares(0, ranks.world, ranks.world)[ranks.rank])
-    return Ended(
-        num_micro_batches=[
-            int.from_bytes(seed, "little")
-            for seed in ranks.gather(torch.initial_seed().to_bytes(8, "little"))
-        ]
-    )
+def seeded(group: ProcessGroup) -> Ended:
+    learner(group).step(own_share(group, 0))
+    seeds = group.gather(torch.initial_seed().to_bytes(8, "little"))
+    return Ended(num_micro_batches=[int.from_bytes(seed, "little") for seed in seeds])
 
 
-def skipped(ranks: ProcessGroup) -> Ended:
-    own = learner(ranks)
-    own.step(shares(0, ranks.world, ranks.world)[ranks.rank])
-    own.skip(shares(1, ranks.world, ranks.world)[ranks.rank])
-    return told(own, Ended(num_micro_batches=[own.step_number, own.num_samples]))
+def skipped(group: ProcessGroup) -> Ended:
+    own = learner(group)
+    own.step(own_share(group, 0))
+    own.skip(own_share(group, 1))
+    return completed(own, Ended(num_micro_batches=[own.step_number, own.num_samples]))
 
 
-def talked(ranks: ProcessGroup) -> Ended:
-    """Bytes of any length arrive in rank order; a sum of numbers whose order counts is the same bits every time and everywhere."""
-    assert ranks.gather(bytes(ranks.rank) * 3) == [bytes(rank) * 3 for rank in range(ranks.world)]
-    assert ranks.gather(b"") == [b""] * ranks.world
-    assert ranks.broadcast(b"from nought" if ranks.rank == 0 else None) == b"from nought"
-    assert ranks.broadcast(b"" if ranks.rank == 0 else None) == b""
-    draw, sums = np.random.default_rng(ranks.rank), set()
-    wild = torch.from_numpy(
-        (draw.normal(size=50_001) * 10.0 ** draw.integers(-6, 7, 50_001)).astype(np.float32)
-    )
+def collective_calls(group: ProcessGroup) -> Ended:
+    """Check that bytes keep rank order and sums have the same bits everywhere."""
+    assert group.gather(bytes(group.rank) * 3) == [bytes(rank) * 3 for rank in range(group.world)]
+    assert group.gather(b"") == [b""] * group.world
+    assert group.broadcast(b"from nought" if group.rank == 0 else None) == b"from nought"
+    assert group.broadcast(b"" if group.rank == 0 else None) == b""
+    draw, sums = np.random.default_rng(group.rank), set()
+    values = draw.normal(size=50_001) * 10.0 ** draw.integers(-6, 7, 50_001)
+    wild = torch.from_numpy(values.astype(np.float32))
     for _ in range(20):
         first, second = wild[:40_000].clone().view(400, 100), wild[40_000:].clone()
-        ranks.sum_([first, second])
+        group.sum_([first, second])
         sums.add(first.numpy().tobytes() + second.numpy().tobytes())
     assert len(sums) == 1
-    assert len(set(ranks.gather(hashlib.sha256(sums.pop()).digest()))) == 1
+    assert len(set(group.gather(hashlib.sha256(sums.pop()).digest()))) == 1
     return Ended()
 
 
-def scenarios(ranks: ProcessGroup) -> Iterator[tuple[str, Ended]]:
-    world = ranks.world
-    yield "talked", talked(ranks)
+def scenarios(group: ProcessGroup) -> Iterator[tuple[str, Ended]]:
+    def bring(step: int) -> list[Sample]:
+        return own_share(group, step)
+
+    def bring_but_last(step: int) -> list[Sample]:
+        return shares(step, group.world - 1, group.world)[group.rank]
+
+    yield "collective calls", collective_calls(group)
     for name, kind in KINDS.items():
-        yield (
-            name,
-            steps(learner(ranks, **kind), lambda step: shares(step, world, world)[ranks.rank]),
-        )
-    yield (
-        "full again",
-        steps(learner(ranks, **KINDS["full"]), lambda step: shares(step, world, world)[ranks.rank]),
-    )
-    yield (
-        "one is empty",
-        steps(
-            learner(ranks, **KINDS["full"]), lambda step: shares(step, world - 1, world)[ranks.rank]
-        ),
-    )
-    yield "all are empty", steps(learner(ranks), lambda step: [])
-    yield "a score", spoiled(ranks, "bias", math.nan)
-    yield "a gradient", spoiled(ranks, "purchase_scale", math.inf)
-    ran_out = tight(ranks)
+        yield name, steps(learner(group, **kind), bring)
+    yield "full again", steps(learner(group, **KINDS["full"]), bring)
+    yield "one is empty", steps(learner(group, **KINDS["full"]), bring_but_last)
+    yield "all are empty", steps(learner(group), lambda step: [])
+    yield "a score", spoiled(group, "bias", math.nan)
+    yield "a gradient", spoiled(group, "purchase_scale", math.inf)
+    ran_out = tight(group)
     yield "tight", ran_out
-    yield "tight as told", as_told(ranks, ran_out.num_micro_batches)
-    yield "seeded", seeded(ranks)
-    yield "skipped", skipped(ranks)
+    yield "tight as journaled", as_journaled(group, ran_out.num_micro_batches)
+    yield "seeded", seeded(group)
+    yield "skipped", skipped(group)
 
 
 def run(rank: int, world: int, port: int, folder: str) -> None:
-    """One rank: every scenario, then the last rank goes without a word and the others find out."""
-    os.environ |= {
-        "RANK": str(rank),
-        "WORLD_SIZE": str(world),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
+    """Run every scenario; then the last rank exits and the others notice."""
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    ranks = GlooGroup(timeout_seconds=60)
-    ranks.start()
-    found = dict(scenarios(ranks))
+    group = GlooGroup(timeout_seconds=60)
+    group.start()
+    found = dict(scenarios(group))
     (Path(folder) / f"{rank}.msgpack").write_bytes(msgspec.msgpack.encode(found))
     if rank != world - 1:
         with contextlib.suppress(RankLost):
-            ranks.gather(b"still there?")
+            group.gather(b"still there?")
             os._exit(3)
     os._exit(0)
 
 
 def together(world: int, folder: Path) -> list[dict[str, Ended]]:
-    """What each rank found; fails if one has not ended well before the deadline."""
+    """Return each rank's results; fail if one has not ended well before the deadline."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

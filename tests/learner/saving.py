@@ -10,7 +10,7 @@ from typing import Any
 from learner.artifact import Store, Version
 from learner.store.blobs import Disk
 from learner.store.checkpoint import Checkpointer
-from learner.store.journal import Journal
+from learner.store.journal.writer import Journal
 from learner.store.manifest import CheckpointMetadata, EventTimeRange, canonical
 from learner.store.recovery.point import RecoveryPoint
 from tests.fakes.disk import FaultyDisk, tree

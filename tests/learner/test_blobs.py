@@ -1,4 +1,4 @@
-"""Bytes that stay are whole, under the right mode, and follow no link."""
+"""Durable files are whole, have the right mode, and follow no link."""
 
 from __future__ import annotations
 
@@ -85,29 +85,26 @@ def test_trouble_that_is_no_damage_is_not_called_corrupt(tmp_path: Path) -> None
 
 
 def test_tensors_and_arrays_come_back_as_they_were_and_give_the_same_bytes_in_any_order() -> None:
-    arrays = {
-        "b": np.arange(6, dtype=np.float64).reshape(2, 3).T,
-        "a": np.array([1, 2], dtype=np.int64),
-    }
+    transposed = np.arange(6, dtype=np.float64).reshape(2, 3).T
+    arrays = {"b": transposed, "a": np.array([1, 2], dtype=np.int64)}
     data = blobs.arrays_to_bytes(arrays)
     assert data == blobs.arrays_to_bytes(dict(reversed(arrays.items())))
     back = blobs.arrays_from_bytes(data)
-    assert all(
-        np.array_equal(back[name], arrays[name]) and back[name].dtype == arrays[name].dtype
-        for name in arrays
-    )
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(back[name], array)
+        assert back[name].dtype == array.dtype
 
     torch = pytest.importorskip("torch")
     tensors = {"w": torch.tensor([[1.5, -2.0]]), "n": torch.tensor([3], dtype=torch.uint8)}
     data = blobs.tensors_to_bytes(tensors)
     assert data == blobs.tensors_to_bytes(dict(reversed(tensors.items())))
-    assert all(
-        torch.equal(tensor, tensors[name])
-        for name, tensor in blobs.tensors_from_bytes(data).items()
-    )
+    for name, tensor in blobs.tensors_from_bytes(data).items():
+        assert torch.equal(tensor, tensors[name])
 
 
 def test_the_door_loads_no_torch() -> None:
-    code = "import sys, learner.artifact, learner.store.checkpoint; print([m for m in ('torch', 'transformers', 'safetensors') if m in sys.modules])"
+    imports = "import sys, learner.artifact, learner.store.checkpoint"
+    heavy = "('torch', 'transformers', 'safetensors')"
+    code = f"{imports}; print([name for name in {heavy} if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"

@@ -1,4 +1,4 @@
-"""A loss is judged by what the recent ones were like, and by how many samples it is a mean of."""
+"""A loss is judged by the recent ones and by its number of samples."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from learner.errors import Diverged
 
 
 def watched(number: int, *, num_samples: int = 320, seed: int = 0) -> LossWatch:
-    """After that many steps of losses around 0.5, each the mean over samples of deviation 1."""
+    """A watch after steps of losses around 0.5, means over samples of deviation 1."""
     draw, watch = np.random.default_rng(seed), LossWatch()
     for step in range(number):
         watch.judge(step + 1, 0.5 + draw.normal() / math.sqrt(num_samples), num_samples=num_samples)

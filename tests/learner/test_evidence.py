@@ -12,7 +12,8 @@ from learner.artifact import Store
 from learner.errors import Corrupt, FormatUnknown, StoreFailed
 from learner.store.blobs import Disk
 from learner.store.checkpoint import Checkpointer
-from learner.store.journal import Journal, JournalRange, Part, Step
+from learner.store.journal.records import JournalRange, Part, Step
+from learner.store.journal.writer import Journal
 from learner.store.manifest import RunState
 from tests.fakes.disk import Fail, FaultyDisk, on, tree
 from tests.learner.saving import LONG_AFTER, cut, files, owner, resumed, rewrite, saved, start

@@ -1,4 +1,4 @@
-"""What was journaled comes back whole and in order, up to the first frame that is not; what cannot be made durable stops the owner."""
+"""Journal records come back whole and in order; one that is not durable stops the owner."""
 
 from __future__ import annotations
 
@@ -18,23 +18,24 @@ from hypothesis import strategies as st
 
 from learner.errors import JournalFailed
 from learner.store.blobs import Disk
-from learner.store.journal import (
-    MAGIC,
+from learner.store.journal.frames import MAGIC
+from learner.store.journal.records import (
     Fingerprint,
-    Journal,
     JournalPosition,
     JournalRange,
     JournalRecord,
     Outcome,
     Part,
     Step,
-    cut,
-    tail,
+    truncate,
 )
+from learner.store.journal.tail import read_tail
+from learner.store.journal.writer import Journal
 from tests.fakes.disk import Crash, Die, Fail, FaultyDisk, at, on
 from weighting.provenance import Poll, Slice
 
 FINGERPRINT: Fingerprint = {"torch": "2.13.0", "threads": 1}
+BEGINNING = JournalPosition("000001-0000", 0)
 
 
 def step(number: int) -> Step:
@@ -71,7 +72,7 @@ def written(
 def read(
     root: Path, timeline: Sequence[JournalRange], start: JournalPosition | None = None
 ) -> list[JournalRecord]:
-    found = tail(root, Disk(), timeline, start or JournalPosition(timeline[0].segment, 0))
+    found = read_tail(root, Disk(), timeline, start or JournalPosition(timeline[0].segment, 0))
     assert found.damage is None
     return [record for _, record in found.records]
 
@@ -80,7 +81,7 @@ def segment(root: Path, name: str = "000001-0000") -> Path:
     return root / "journal" / name
 
 
-def test_records_come_back_in_order_with_the_place_behind_each(tmp_path: Path) -> None:
+def test_records_come_back_in_order_with_the_position_behind_each(tmp_path: Path) -> None:
     own = journal(tmp_path)
     assert own.spans == [JournalRange("000001-0000", 0, None)]
     records: list[JournalRecord] = [step(1), Outcome(1, 4), step(2)]
@@ -88,7 +89,7 @@ def test_records_come_back_in_order_with_the_place_behind_each(tmp_path: Path) -
     for record in records:
         own.append(record)
         places.append(own.place)
-    found = tail(tmp_path, Disk(), own.spans, JournalPosition("000001-0000", 0))
+    found = read_tail(tmp_path, Disk(), own.spans, BEGINNING)
     assert found.records == list(zip(places[1:], records, strict=True))
     assert found.timeline == (JournalRange("000001-0000", 0, places[-1].byte),)
     assert own.num_bytes == places[-1].byte == segment(tmp_path).stat().st_size
@@ -113,7 +114,7 @@ def test_a_record_is_on_the_disk_before_append_returns_and_its_segment_has_its_n
     assert len(own.spans) > 1
 
 
-def test_a_full_segment_is_followed_by_another_and_the_open_span_goes_on_in_it(
+def test_a_full_segment_is_followed_by_another_and_the_open_range_goes_on_in_it(
     tmp_path: Path,
 ) -> None:
     own = written(tmp_path, *steps(*range(1, 10)), segment_bytes=200)
@@ -121,28 +122,24 @@ def test_a_full_segment_is_followed_by_another_and_the_open_span_goes_on_in_it(
     assert names == [f"000001-{number:04d}" for number in range(len(names))]
     assert len(names) > 3
     assert [span.segment for span in own.spans] == names
-    assert [span.end for span in own.spans] == [
-        *(segment(tmp_path, name).stat().st_size for name in names[:-1]),
-        None,
-    ]
+    sizes = [segment(tmp_path, name).stat().st_size for name in names[:-1]]
+    assert [span.end for span in own.spans] == [*sizes, None]
     known_at_the_start = [JournalRange("000001-0000", 0, None)]
     assert read(tmp_path, own.spans) == read(tmp_path, known_at_the_start) == steps(*range(1, 10))
-    closed = tail(tmp_path, Disk(), known_at_the_start, JournalPosition("000001-0000", 0)).timeline
+    closed = read_tail(tmp_path, Disk(), known_at_the_start, BEGINNING).timeline
     assert read(tmp_path, closed) == steps(*range(1, 10))
 
 
 def test_a_timeline_of_several_owners_is_read_as_one_and_ends_where_it_says(tmp_path: Path) -> None:
     first = written(tmp_path, *steps(1, 2, 3))
-    end_of_second = tail(tmp_path, Disk(), first.spans, JournalPosition("000001-0000", 0)).records[
-        1
-    ][0]
+    end_of_second = read_tail(tmp_path, Disk(), first.spans, BEGINNING).records[1][0]
     closed = (JournalRange("000001-0000", 0, end_of_second.byte),)
     second = written(tmp_path, *steps(13, 14), epoch=2)
     timeline = (*closed, *second.spans)
     assert read(tmp_path, timeline) == steps(1, 2, 13, 14)
     assert read(tmp_path, timeline, end_of_second) == steps(13, 14)
-    assert cut(timeline, end_of_second) == closed
-    assert cut(timeline, JournalPosition("000009-0000", 0)) == ()
+    assert truncate(timeline, end_of_second) == closed
+    assert truncate(timeline, JournalPosition("000009-0000", 0)) == ()
     with pytest.raises(ValueError, match="000001-0000@99999 is not on the timeline"):
         read(tmp_path, timeline, JournalPosition("000001-0000", 99999))
 
@@ -151,10 +148,10 @@ def test_an_owner_that_never_wrote_leaves_nothing_and_no_damage(tmp_path: Path) 
     first = written(tmp_path, *steps(1))
     end = JournalPosition("000001-0000", first.num_bytes)
     timeline = (JournalRange("000001-0000", 0, end.byte), JournalRange("000002-0000", 0, None))
-    found = tail(tmp_path, Disk(), timeline, end)
+    found = read_tail(tmp_path, Disk(), timeline, end)
     assert (found.records, found.timeline, found.damage) == ([], timeline[:1], None)
     written(tmp_path, epoch=2)
-    assert tail(tmp_path, Disk(), timeline, end).timeline == timeline[:1]
+    assert read_tail(tmp_path, Disk(), timeline, end).timeline == timeline[:1]
 
 
 @pytest.mark.parametrize("zeros", [False, True])
@@ -208,29 +205,19 @@ def test_what_cannot_be_made_durable_stops_the_owner_for_good_and_no_fsync_is_re
 
 
 def damaged(root: Path, timeline: Sequence[JournalRange]) -> tuple[list[JournalRecord], str]:
-    found = tail(root, Disk(), timeline, JournalPosition(timeline[0].segment, 0))
+    found = read_tail(root, Disk(), timeline, JournalPosition(timeline[0].segment, 0))
     assert found.damage is not None
-    assert (
-        found.timeline[-1].end == found.damage.place.byte
-        or found.timeline[-1].segment != found.damage.place.segment
-    )
+    last, place = found.timeline[-1], found.damage.place
+    assert last.end == place.byte or last.segment != place.segment
     return [record for _, record in found.records], found.damage.reason
 
 
 def test_junk_behind_the_last_record_is_torn_and_junk_inside_is_damage(tmp_path: Path) -> None:
     own = written(tmp_path, *steps(1, 2, 3))
-    places = [
-        place.byte
-        for place, _ in tail(tmp_path, Disk(), own.spans, JournalPosition("000001-0000", 0)).records
-    ]
+    places = [place.byte for place, _ in read_tail(tmp_path, Disk(), own.spans, BEGINNING).records]
     healthy = segment(tmp_path).read_bytes()
-    for junk in (
-        b"\0",
-        bytes(500),
-        os.urandom(300),
-        b"\xff" * 9,
-        healthy[places[0] : places[1] - 1],
-    ):
+    half = healthy[places[0] : places[1] - 1]
+    for junk in (b"\0", bytes(500), os.urandom(300), b"\xff" * 9, half):
         segment(tmp_path).write_bytes(healthy + junk)
         assert read(tmp_path, own.spans) == steps(1, 2, 3)
     for place in range(places[0], places[1]):
@@ -241,9 +228,8 @@ def test_junk_behind_the_last_record_is_torn_and_junk_inside_is_damage(tmp_path:
     for place in range(places[1], places[2]):
         segment(tmp_path).write_bytes(healthy[:place])
         assert read(tmp_path, own.spans) == steps(1, 2)
-        assert damaged(tmp_path, [JournalRange("000001-0000", 0, places[2])])[0] == steps(
-            1, 2
-        )  # a span that was closed must be whole
+        closed = [JournalRange("000001-0000", 0, places[2])]  # must be whole
+        assert damaged(tmp_path, closed)[0] == steps(1, 2)
     segment(tmp_path).write_bytes(healthy[: places[0]] + healthy[places[1] :])
     assert damaged(tmp_path, own.spans) == (steps(1), "expected record number 2, found 3")
 
@@ -268,22 +254,17 @@ def test_a_segment_that_is_gone_short_or_another_is_damage_and_nothing_behind_it
     segment(tmp_path).write_bytes(healthy)
     segment(tmp_path, "000002-0000").unlink()
     beyond = JournalPosition("000002-0000", 100)
-    assert tail(tmp_path, Disk(), timeline, beyond).damage is not None
+    assert read_tail(tmp_path, Disk(), timeline, beyond).damage is not None
     written(tmp_path, epoch=2)
-    assert (
-        tail(tmp_path, Disk(), timeline, beyond).damage is not None
-    )  # a checkpoint says that there were a hundred bytes
+    # A checkpoint says that there were a hundred bytes
+    assert read_tail(tmp_path, Disk(), timeline, beyond).damage is not None
 
 
 def test_a_segment_that_cannot_be_read_for_now_is_not_taken_for_damage(tmp_path: Path) -> None:
     own = written(tmp_path, *steps(1))
+    busy = FaultyDisk(on("open", 0, Fail(errno.EMFILE)))
     with pytest.raises(OSError, match="injected"):
-        tail(
-            tmp_path,
-            FaultyDisk(on("open", 0, Fail(errno.EMFILE))),
-            own.spans,
-            JournalPosition("000001-0000", 0),
-        )
+        read_tail(tmp_path, busy, own.spans, BEGINNING)
 
 
 def frame(payload: bytes) -> bytes:
@@ -305,7 +286,7 @@ HOSTILE = [
 def test_a_frame_that_holds_but_says_nonsense_is_refused(tmp_path: Path, payload: bytes) -> None:
     own = written(tmp_path, *steps(1))
     segment(tmp_path).write_bytes(segment(tmp_path).read_bytes() + frame(payload) + frame(payload))
-    found = tail(tmp_path, Disk(), own.spans, JournalPosition("000001-0000", 0))
+    found = read_tail(tmp_path, Disk(), own.spans, BEGINNING)
     assert [record for _, record in found.records] == steps(1)
 
 
@@ -313,7 +294,7 @@ def test_lengths_that_lie_cost_no_memory_and_no_time(tmp_path: Path) -> None:
     own = written(tmp_path, *steps(1))
     liar = struct.pack("<II", 1 << 20, 7) + b"\x92"
     segment(tmp_path).write_bytes(segment(tmp_path).read_bytes() + liar * 200_000)
-    found = tail(tmp_path, Disk(), own.spans, JournalPosition("000001-0000", 0))
+    found = read_tail(tmp_path, Disk(), own.spans, BEGINNING)
     assert [record for _, record in found.records] == steps(1)
     assert found.damage is not None
     segment(tmp_path).write_bytes(MAGIC + struct.pack("<II", 0xFFFFFFFF, 0))
@@ -333,7 +314,7 @@ def test_fuzzed_bytes_never_give_a_record_that_was_not_written(
         end = data.draw(st.integers(start, min(len(content), start + 40)))
         content[start:end] = data.draw(st.binary(max_size=40))
     segment(root).write_bytes(content)
-    found = tail(root, Disk(), own.spans, JournalPosition("000001-0000", 0))
+    found = read_tail(root, Disk(), own.spans, BEGINNING)
     records = [record for _, record in found.records]
     assert records == steps(*range(1, len(records) + 1))
     shutil.rmtree(root)

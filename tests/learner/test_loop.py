@@ -1,4 +1,4 @@
-"""The loop publishes when due, one checkpoint at a time, and goes on through what fails."""
+"""The loop takes checkpoints when due, one at a time, and survives failures."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from prometheus_client import CollectorRegistry
 
 from learner.artifact import Store, Version
 from learner.errors import Fenced
-from learner.loop import Identity, IngestState, Publisher, train
+from learner.loop import train
+from learner.publish import Identity, IngestState, Publisher
 from learner.store.checkpoint import Checkpointer
-from learner.store.journal import Journal
+from learner.store.journal.writer import Journal
 from learner.store.writer import BackgroundWriter, Saved
 from learner.telemetry import Telemetry
 from learner.trainer import StepReport, Trainer
@@ -25,11 +26,15 @@ from tests.fakes.disk import Call, Fail, Fault, FaultyDisk, Meanwhile, Plan, no_
 from tests.learner.saving import cut, owner
 from tests.learner.training import batches, same, trainer, weights_of
 from tests.weighting.streams import SECOND
-from weighting.sample import Batch, Sample
+from weighting.provenance import Offsets
+from weighting.sample import Batch, Sample, Signal
+
+Samples = list[Sample] | Signal
+IDLE = Signal.IDLE
 
 
 class WaitedFor(BackgroundWriter):
-    """Whoever asks how the checkpoint in flight ended waits for it: so a test needs no sleep."""
+    """Writer whose `poll` waits for the checkpoint in flight: no test sleeps."""
 
     def poll(self, *, timeout_seconds: float | None = 0.0) -> Saved | None:
         return super().poll(timeout_seconds=None)
@@ -37,13 +42,13 @@ class WaitedFor(BackgroundWriter):
 
 @dataclass
 class Learner:
-    """All parts of a loop over a store that a test may break, with a clock that it moves."""
+    """A training loop over a store that a test may break, with a manual clock."""
 
     root: Path
     writer: Callable[..., BackgroundWriter] = WaitedFor
     trainer: Trainer = field(default_factory=lambda: trainer(publish_every_seconds=30.0))
     clock: ManualClock = field(default_factory=ManualClock)
-    told: list[str] = field(default_factory=list)
+    announced: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -58,38 +63,29 @@ class Learner:
             self.writer(checkpointer),
             lambda: IngestState(
                 parts={"part-0": b"joins"},
-                offsets={"clicks": {0: self.num_consumed}},
+                offsets=Offsets({("clicks", 0): self.num_consumed}),
                 watermark_us=self.num_consumed,
             ),
             self.telemetry,
             clock=self.clock,
             identity=Identity(config_sha256="0" * 64, fingerprint={"threads": 1}, inputs={}),
             journal=acquired.journal,
-            published=lambda version: self.told.append(version.name),
+            published=lambda version: self.announced.append(version.name),
         )
 
-    def source(self, stream: Iterable[list[Sample] | None]) -> Iterator[Batch | None]:
+    def source(self, stream: Iterable[Samples], seconds: float) -> Iterator[Batch | Signal]:
         for samples in stream:
+            self.clock.advance(seconds)
             self.num_consumed += 1
-            yield (
-                None
-                if samples is None
-                else Batch(samples=tuple(samples), polls=(), cause="full", watermark_us=0)
-            )
-
-    def run(self, *stream: list[Sample] | None, seconds: float = 0.0) -> list[StepReport | None]:
-        """Train on these; the clock moves so much before each."""
-
-        def ticking() -> Iterator[list[Sample] | None]:
-            for samples in stream:
-                self.clock.advance(seconds)
+            if isinstance(samples, Signal):
                 yield samples
+            else:
+                yield Batch(samples=tuple(samples), polls=(), cause="full", watermark_us=0)
 
-        return list(
-            train(
-                self.source(ticking()), self.trainer, self.publisher, self.telemetry, self.journal
-            )
-        )
+    def run(self, *stream: Samples, seconds: float = 0.0) -> list[StepReport | Signal]:
+        """Train on these; the clock moves by so many seconds before each."""
+        batches = self.source(stream, seconds)
+        return list(train(batches, self.trainer, self.publisher, self.telemetry, self.journal))
 
     def count(self, series: str, **labels: str) -> float | None:
         return self.registry.get_sample_value(f"steelyard_{series}", labels)
@@ -108,6 +104,10 @@ def full(op: str) -> Plan:
     return plan
 
 
+def steps(results: list[StepReport | Signal]) -> list[StepReport]:
+    return [result for result in results if isinstance(result, StepReport)]
+
+
 def num_fresh(version: Version) -> int:
     return sum(count for _, count in version.manifest["fresh_events"])
 
@@ -117,34 +117,34 @@ STREAM = batches(12)
 
 def test_the_first_version_is_published_before_anything_is_learned(tmp_path: Path) -> None:
     learner = Learner(tmp_path)
-    assert learner.run(None, None, None) == [None, None, None]
+    assert learner.run(IDLE, IDLE, IDLE) == [IDLE, IDLE, IDLE]
     (first,) = learner.versions()
     assert (first.step, first.num_samples, first.event_time_us) == (0, 0, None)
     assert Store(tmp_path).announced() == "v000002"
-    assert learner.told == ["v000002"]
+    assert learner.announced == ["v000002"]
 
 
-def test_a_checkpoint_is_cut_when_it_is_due_and_there_is_something_new(tmp_path: Path) -> None:
+def test_a_checkpoint_is_taken_when_it_is_due_and_there_is_something_new(tmp_path: Path) -> None:
     learner = Learner(tmp_path)
     learner.run(*STREAM[:2])  # at once, and not again before 30 s are over
-    learner.run(None)
+    learner.run(IDLE)
     assert [v.step for v in learner.versions()] == [1]
     learner.run(STREAM[2], STREAM[3], STREAM[4], seconds=10.0)
-    learner.run(None)
+    learner.run(IDLE)
     assert [v.step for v in learner.versions()] == [1, 5]
-    learner.run(None, None, None, seconds=100.0)
+    learner.run(IDLE, IDLE, IDLE, seconds=100.0)
     assert [v.step for v in learner.versions()] == [1, 5]
     learner.run(STREAM[5], seconds=100.0)
-    learner.run(None)
+    learner.run(IDLE)
     assert [v.step for v in learner.versions()] == [1, 5, 6]
     assert learner.publishes("ok") == 3
-    assert learner.told == ["v000002", "v000003", "v000004"]
+    assert learner.announced == ["v000002", "v000003", "v000004"]
 
 
 def test_a_version_says_what_it_contains(tmp_path: Path) -> None:
     learner = Learner(tmp_path)
-    learner.run(STREAM[0], None)
-    learner.run(STREAM[1], STREAM[2], None, seconds=31.0)
+    learner.run(STREAM[0], IDLE)
+    learner.run(STREAM[1], STREAM[2], IDLE, seconds=31.0)
     learner.publisher.close()
     first, second, third = learner.versions()
     assert (first.num_samples, num_fresh(first)) == (len(STREAM[0]), len(STREAM[0]))
@@ -177,28 +177,26 @@ def test_one_checkpoint_is_in_flight_and_training_goes_on_beside_it(tmp_path: Pa
     gate.set()
     learner.publisher.close()
     assert [v.step for v in learner.versions()] == [1, 6]
-    assert [num_fresh(v) for v in learner.versions()] == [
-        len(STREAM[0]),
-        sum(map(len, STREAM[1:6])),
-    ]
+    after_the_first = sum(map(len, STREAM[1:6]))
+    assert [num_fresh(v) for v in learner.versions()] == [len(STREAM[0]), after_the_first]
 
 
 @pytest.mark.parametrize("op", ["create", "write", "fsync", "link"])
-def test_a_full_disk_is_counted_and_the_next_cut_tells_what_the_failed_one_would_have_told(
+def test_a_full_disk_is_counted_and_the_next_checkpoint_lists_what_the_failed_one_would_have_listed(
     tmp_path: Path, op: str
 ) -> None:
     learner = Learner(tmp_path)
-    learner.run(STREAM[0], None)
+    learner.run(STREAM[0], IDLE)
     learner.disk.plan = full(op)
     reports = learner.run(STREAM[1], STREAM[2], seconds=31.0)
-    assert [report is not None and report.result for report in reports] == ["ok", "ok"]
-    learner.run(None)
+    assert [step.result for step in steps(reports)] == ["ok", "ok"]
+    learner.run(IDLE)
     assert learner.publishes("failed") == 2
     assert [v.name for v in learner.versions()] == ["v000002"]
     learner.disk.plan = no_fault
     learner.run(STREAM[3], seconds=31.0)
-    learner.run(None)
-    assert (learner.publishes("ok"), learner.told) == (2, ["v000002", "v000003"])
+    learner.run(IDLE)
+    assert (learner.publishes("ok"), learner.announced) == (2, ["v000002", "v000003"])
     first, second = learner.versions()
     assert num_fresh(second) == sum(map(len, STREAM[1:4]))
     assert second.step == 4
@@ -207,18 +205,21 @@ def test_a_full_disk_is_counted_and_the_next_cut_tells_what_the_failed_one_would
     assert Store(tmp_path).fresh_events(first.name, second.name)[0][0] == STREAM[1][0].event_time_us
 
 
-def test_a_version_that_is_durable_but_was_not_announced_is_not_told_twice(tmp_path: Path) -> None:
+def test_events_of_a_version_that_was_not_announced_are_not_listed_twice(tmp_path: Path) -> None:
     learner = Learner(tmp_path)
-    learner.run(STREAM[0], None)
-    learner.disk.plan = lambda call: (
-        Fail(errno.ENOSPC) if call.op == "rename" and call.path.parent.name == "control" else None
-    )
+    learner.run(STREAM[0], IDLE)
+
+    def not_announced(call: Call) -> Fault | None:
+        is_control = call.op == "rename" and call.path.parent.name == "control"
+        return Fail(errno.ENOSPC) if is_control else None
+
+    learner.disk.plan = not_announced
     learner.run(STREAM[1], seconds=31.0)
-    learner.run(None)
+    learner.run(IDLE)
     assert learner.publishes("failed") == 1
     learner.disk.plan = no_fault
     learner.run(STREAM[2], seconds=31.0)
-    learner.run(None)
+    learner.run(IDLE)
     assert [num_fresh(v) for v in learner.versions()] == [len(batch) for batch in STREAM[:3]]
     assert Store(tmp_path).announced() == "v000004"
 
@@ -227,21 +228,18 @@ def test_a_refused_weight_is_counted_its_batch_changes_nothing_and_training_goes
     tmp_path: Path,
 ) -> None:
     learner = Learner(tmp_path)
-    learner.run(STREAM[0], None)
+    learner.run(STREAM[0], IDLE)
     before = weights_of(learner.trainer)
     bad = [*STREAM[1][:2], msgspec.structs.replace(STREAM[1][2], label=7), *STREAM[1][3:]]
-    assert learner.run(bad) == [None]
+    assert learner.run(bad) == [IDLE]
     assert learner.count("weights_refused_total", reason="weight") == 1
     assert same(weights_of(learner.trainer), before)
-    (report,) = learner.run(STREAM[2])
-    assert report is not None
+    (report,) = steps(learner.run(STREAM[2]))
     assert report.step == 3, "the refused one has a number, for the journal has it"
     learner.publisher.close()
     newest = learner.versions()[-1]
-    assert (num_fresh(newest), newest.num_samples) == (
-        len(STREAM[2]),
-        len(STREAM[0]) + len(bad) + len(STREAM[2]),
-    )
+    assert num_fresh(newest) == len(STREAM[2])
+    assert newest.num_samples == len(STREAM[0]) + len(bad) + len(STREAM[2])
 
 
 def test_closing_makes_the_last_state_durable(tmp_path: Path) -> None:
@@ -258,48 +256,42 @@ def test_closing_makes_the_last_state_durable(tmp_path: Path) -> None:
 
 def test_closing_with_nothing_new_makes_no_version(tmp_path: Path) -> None:
     learner = Learner(tmp_path)
-    learner.run(STREAM[0], None)
+    learner.run(STREAM[0], IDLE)
     learner.publisher.close()
     assert len(learner.versions()) == 1
 
 
 def test_a_learner_whose_store_was_taken_stops(tmp_path: Path) -> None:
     learner = Learner(tmp_path)
-    learner.run(STREAM[0], None)
+    learner.run(STREAM[0], IDLE)
     owner(tmp_path)
     with pytest.raises(Fenced):
-        learner.run(STREAM[1], None, seconds=31.0)
+        learner.run(STREAM[1], IDLE, seconds=31.0)
     assert learner.publishes("fenced") == 1
     assert [v.step for v in learner.versions()] == [1]
 
 
 def test_a_restart_goes_on_with_the_span_of_event_times_that_it_found(tmp_path: Path) -> None:
     learner = Learner(tmp_path)
-    learner.run(STREAM[0], None)
+    learner.run(STREAM[0], IDLE)
     learner.publisher.close()
     again = Learner(tmp_path)
     again.publisher.restore(learner.versions()[-1])
-    again.run(STREAM[1], None)
-    assert again.versions()[-1].manifest["event_time"] == {
-        "min": 0,
-        "max": STREAM[1][-1].event_time_us,
-    }
+    again.run(STREAM[1], IDLE)
+    event_time = {"min": 0, "max": STREAM[1][-1].event_time_us}
+    assert again.versions()[-1].manifest["event_time"] == event_time
 
 
 def test_the_series_tell_what_a_step_saw(tmp_path: Path) -> None:
     learner = Learner(tmp_path)
-    (report,) = learner.run(STREAM[0])
-    assert report is not None
+    (report,) = steps(learner.run(STREAM[0]))
     assert learner.count("learner_steps_total", result="ok") == 1
     assert learner.count("learner_steps_total", result="nonfinite") == 0
     assert learner.count("learner_samples_total") == len(STREAM[0])
     assert learner.count("learner_loss") == report.loss
-    assert (
-        learner.count("learner_last_event_timestamp_seconds")
-        == STREAM[0][-1].event_time_us / SECOND
-    )
+    last_seconds = STREAM[0][-1].event_time_us / SECOND
+    assert learner.count("learner_last_event_timestamp_seconds") == last_seconds
     assert learner.count("weight_effective_sample_ratio") == report.weighted.ess_ratio
     assert learner.count("importance_weight_count", label="click") == 20
-    assert learner.count("label_prior_ratio", label="click") == learner.trainer.weigher.prior(
-        STREAM[0][0].task
-    )
+    prior = learner.trainer.weigher.prior(STREAM[0][0].task)
+    assert learner.count("label_prior_ratio", label="click") == prior

@@ -11,25 +11,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from learner.errors import Corrupt, FormatUnknown
-from learner.store import journal, manifest
+from learner.store import manifest
 from learner.store.blobs import Digest
+from learner.store.journal.records import JournalPosition, JournalRange, segment_epoch
 from learner.store.manifest import (
     CheckpointMetadata,
     Exclusions,
     Input,
+    LearnedSamples,
     Manifest,
     Parent,
     Replay,
     Reset,
     ResumePoint,
     RunState,
-    Trained,
     canonical,
-    decode,
-    encode,
 )
+from learner.store.manifest_codec import decode, encode, metadata
 from tests.learner.saving import cut
-from weighting.provenance import Audit, Gap
+from weighting.provenance import Audit, Gap, Offsets
 
 FOLDER = "blobs/000003-00000012"
 DIGEST = Digest(sha256="a" * 64, size=7)
@@ -58,11 +58,13 @@ def signed(raw: dict[str, Any]) -> bytes:
 def test_a_manifest_comes_back_as_it_was_under_the_names_of_the_operators_page() -> None:
     back, raw = decode(encode(example()), where="man/M-00000012")
     assert back == example()
-    assert sorted(raw) == sorted(
-        "audit bit_exact config_sha256 created epoch evaluation event_time exclusions files fingerprint format fresh_events gaps inputs "
-        "journal kind offsets orders_taken parent quarantine replay resets samples self seq step superseded timeline trained version "
-        "watermark weighting world_size".split()
+    names = (
+        "audit bit_exact config_sha256 created epoch evaluation event_time exclusions files "
+        "fingerprint format fresh_events gaps inputs journal kind offsets orders_taken parent "
+        "quarantine replay resets samples self seq step superseded timeline trained version "
+        "watermark weighting world_size"
     )
+    assert sorted(raw) == names.split()
     assert raw["offsets"] == {"clicks": {"0": 50, "1": 55}, "exposures": {"0": 500}}
     assert raw["parent"] == {"version": "v000011", "self": "b" * 64}
 
@@ -171,11 +173,8 @@ def test_another_format_or_kind_is_refused_as_such_and_not_as_damage(
         decode(signed(raw), where="man/M-00000012")
 
 
-STANDING = RunState(
-    timeline=(
-        journal.JournalRange("000003-0000", 0, 17),
-        journal.JournalRange("000003-0001", 0, None),
-    ),
+RUN_STATE = RunState(
+    timeline=(JournalRange("000003-0000", 0, 17), JournalRange("000003-0001", 0, None)),
     gaps=(Gap(topic="clicks", partition=1, start=5, end=9, reason="retention"),),
     resets=(Reset(command=2, step=4, skip=(1,), offsets={"clicks": {0: (9, 5)}}),),
     quarantine=((3, 5),),
@@ -186,17 +185,12 @@ STANDING = RunState(
     replay=Replay(mode="anew", until={"clicks": {0: 9}}, command=2),
     superseded=((4, 7),),
 )
+AUDIT = Audit(9, 2**64 - 1, {"accepted": 8, "late": 1}, (8, 2**63))
 JOURNALED = {
     "journal": ResumePoint(segment="000003-0001", byte=8, skip=(2, 0)),
-    "audit": {
-        "clicks": {
-            0: Audit(
-                num_records=9, sum64=2**64 - 1, outcomes={"accepted": 8, "late": 1}, last=(8, 2**63)
-            )
-        }
-    },
+    "audit": {"clicks": {0: AUDIT}},
     "inputs": {"clicks": Input(id="x", num_partitions=2)},
-    "trained": Trained(num=8, sum64=2**64 - 1),
+    "learned": LearnedSamples(num=8, sum64=2**64 - 1),
 }
 
 
@@ -206,24 +200,32 @@ def test_what_holds_from_one_manifest_to_the_next_comes_back_and_stands_among_th
 ) -> None:
     whole = example(
         kind=kind,
-        run_state=STANDING,
+        run_state=RUN_STATE,
         files={} if kind != "checkpoint" else example().files,
         **JOURNALED,
     )
     back, raw = decode(encode(whole), where="man/M-00000012")
     assert back == whole
     assert back.journal is not None
-    assert back.journal.place == journal.JournalPosition("000003-0001", 8)
+    assert back.journal.place == JournalPosition("000003-0001", 8)
     assert raw["timeline"] == [["000003-0000", 0, 17], ["000003-0001", 0, None]]
-    assert (raw["orders_taken"], raw["quarantine"], raw["replay"]["mode"], "run_state" in raw) == (
-        2,
-        [[3, 5]],
-        "anew",
-        False,
-    )
-    assert manifest.cut(raw) == CheckpointMetadata(
+    assert (raw["orders_taken"], raw["quarantine"]) == (2, [[3, 5]])
+    assert raw["replay"]["mode"] == "anew"
+    assert "run_state" not in raw
+    assert metadata(raw) == CheckpointMetadata(
         **{name: getattr(whole, name) for name in CheckpointMetadata.__struct_fields__}
     )
+
+
+def test_offsets_on_disk_are_nested_and_flat_in_memory() -> None:
+    nested = {"clicks": {0: 50, 1: 55}, "exposures": {0: 500}}
+    flat = {("clicks", 0): 50, ("clicks", 1): 55, ("exposures", 0): 500}
+    whole = example(offsets=nested)
+    assert whole.next_offsets == flat
+    assert Offsets(flat).nested() == nested
+    assert Replay(mode="anew", until=nested, command=2).end_offsets == flat
+    (reset,) = RUN_STATE.resets
+    assert reset.moved_to == {("clicks", 0): 5}
 
 
 def test_a_manifest_that_is_no_checkpoint_has_no_files() -> None:
@@ -234,7 +236,7 @@ def test_a_manifest_that_is_no_checkpoint_has_no_files() -> None:
 
 def test_a_manifest_of_the_first_format_is_read() -> None:
     raw = json.loads(encode(example()))
-    for name in (*RunState.__struct_encode_fields__, *JOURNALED):
+    for name in (*RunState.__struct_encode_fields__, "journal", "audit", "inputs", "trained"):
         del raw[name]
     back, _ = decode(signed({**raw, "format": 1}), where="man/M-00000012")
     assert back == example(format=1)
@@ -243,7 +245,7 @@ def test_a_manifest_of_the_first_format_is_read() -> None:
 @settings(max_examples=300, deadline=None)
 @given(data=st.data())
 def test_fuzzed_manifests_whose_digest_holds_are_read_or_refused(data: st.DataObject) -> None:
-    raw = json.loads(encode(example(run_state=STANDING, **JOURNALED)))
+    raw = json.loads(encode(example(run_state=RUN_STATE, **JOURNALED)))
     junk = st.recursive(
         st.none()
         | st.booleans()
@@ -263,7 +265,7 @@ def test_fuzzed_manifests_whose_digest_holds_are_read_or_refused(data: st.DataOb
         return
     assert encode(whole)
     assert not any(manifest.check_path(path) for path in whole.files)
-    assert all(journal.segment_epoch(span.segment) for span in whole.run_state.timeline)
+    assert all(segment_epoch(span.segment) for span in whole.run_state.timeline)
 
 
 def test_a_field_that_a_later_minor_release_adds_is_ignored() -> None:

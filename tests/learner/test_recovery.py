@@ -18,7 +18,7 @@ from learner.artifact import Store, Version
 from learner.errors import Corrupt, Fenced, JournalFailed, StoreFailed
 from learner.store.blobs import Disk
 from learner.store.checkpoint import Checkpointer
-from learner.store.journal import Step
+from learner.store.journal.records import Step
 from learner.store.manifest import Exclusions, Replay
 from learner.store.recovery.plan import RecoveryPlan
 from learner.store.recovery.point import RecoveryPoint

@@ -18,8 +18,9 @@ import pytest
 
 from learner.artifact import Store, Version
 from learner.errors import Corrupt, FormatUnknown
-from learner.store import manifest
-from learner.store.journal import Damage, JournalPosition, JournalRange, Part, Step, Tail
+from learner.store import manifest, manifest_codec
+from learner.store.journal.records import JournalPosition, JournalRange, Part, Step
+from learner.store.journal.tail import Damage, Tail
 from learner.store.manifest import (
     Exclusions,
     Manifest,
@@ -63,7 +64,9 @@ def described(kind: str, seq: int, state: int, parent: Version | None, held: Run
         run_state=held,
         **msgspec.structs.asdict(metadata),
     )
-    return Store(Path("/nowhere")).describe(*manifest.decode(manifest.encode(whole), where="man"))
+    return Store(Path("/nowhere")).describe(
+        *manifest_codec.decode(manifest_codec.encode(whole), where="man")
+    )
 
 
 def history(text: str, **held: Any) -> Manifests:

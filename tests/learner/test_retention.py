@@ -10,7 +10,8 @@ from learner.artifact import Store
 from learner.store import commands
 from learner.store.blobs import Disk
 from learner.store.checkpoint import Checkpointer
-from learner.store.journal import Journal, Part, Step
+from learner.store.journal.records import Part, Step
+from learner.store.journal.writer import Journal
 from learner.store.manifest import Replay
 from tests.fakes.disk import Crash, Die, FaultyDisk, Meanwhile, at
 from tests.learner.saving import (

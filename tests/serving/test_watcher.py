@@ -287,7 +287,7 @@ def test_a_store_that_cannot_be_read_is_said_once_and_looked_at_again(
 
 
 def order(house: House, seq: int) -> None:
-    """As `Store.promote(ordered=True)`: champion and pin in one move."""
+    """As `Store.promote(by_operator=True)`: champion and pin in one move."""
     version = house.store.version(f"v{seq:06d}")
     house.store.pin(version.name)
     house.store.promote(version)

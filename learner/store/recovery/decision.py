@@ -25,16 +25,10 @@ import msgspec
 
 from learner.artifact import Version
 from learner.errors import Corrupt
-from learner.store import manifest
-from learner.store.journal import FOLDER as JOURNAL
-from learner.store.journal import (
-    Damage,
-    JournalPosition,
-    JournalRange,
-    Step,
-    Tail,
-)
-from learner.store.journal import cut as truncate
+from learner.store import manifest, manifest_codec
+from learner.store.journal.records import FOLDER as JOURNAL
+from learner.store.journal.records import JournalPosition, JournalRange, Step, truncate
+from learner.store.journal.tail import Damage, Tail
 from learner.store.manifest import CHECKPOINT, CheckpointMetadata, Reset, ResumePoint, RunState
 from learner.store.recovery.plan import RecoveryPlan, moved
 from learner.store.recovery.point import RecoveryPoint, Skipped, beginning
@@ -165,7 +159,7 @@ def recover(
         fencing_token: of the owner; 0 to look only.
     """
     tail = _replayable(choice, tail, world_size)  # A5
-    metadata = manifest.cut(choice.state.manifest)
+    metadata = manifest_codec.metadata(choice.state.manifest)
     last_step = max([choice.state.step, *(record.step for _, record in tail.records)])
     run_state = _closed(choice, tail, last_step)
     run_state = _in_environment(run_state, metadata, initial, choice.newest, world_size)

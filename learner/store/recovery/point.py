@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from learner.artifact import Version
-from learner.store.journal import JournalPosition, JournalRecord, segment_name
+from learner.store.journal.records import JournalPosition, JournalRecord, segment_name
 from learner.store.manifest import CheckpointMetadata, Reset, ResumePoint, RunState
 from learner.store.recovery.plan import RecoveryPlan
 from weighting.provenance import Offsets
@@ -61,7 +61,7 @@ class RecoveryPoint:
     @property
     def next_offsets(self) -> Offsets:
         """The first offsets that the state does not contain."""
-        return Offsets.from_nested(self.metadata.offsets)
+        return self.metadata.next_offsets
 
 
 def begin(

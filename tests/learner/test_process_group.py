@@ -1,4 +1,4 @@
-"""Several ranks take each step as one would: the same state on all, bit by bit, and the one-rank state within rounding."""
+"""Several ranks step as one: equal bits on all, a single rank's within rounding."""
 
 from __future__ import annotations
 
@@ -41,18 +41,15 @@ def test_every_scenario_ends_on_the_same_bytes_on_every_rank(found: Found) -> No
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "dropout"])
 def test_the_parameters_are_those_of_one_rank_on_all_samples(found: Found, kind: str) -> None:
     ended, expected = found[0][kind], alone(kind, len(found), len(found))
-    if (
-        kind == "listwise"
-    ):  # a softmax does not depend on the bias: its gradient is rounding alone, and AdamW makes steps of that
+    # A softmax does not depend on the bias: its gradient is rounding, of which AdamW makes steps
+    if kind == "listwise":
         ended, expected = without_bias(ended), without_bias(expected)
     close(ended, expected)
 
 
 def without_bias(ended: Ended) -> Ended:
-    return msgspec.structs.replace(
-        ended,
-        parameters={name: values for name, values in ended.parameters.items() if name != "bias"},
-    )
+    others = {name: values for name, values in ended.parameters.items() if name != "bias"}
+    return msgspec.structs.replace(ended, parameters=others)
 
 
 def test_a_rank_that_never_has_samples_changes_nothing(found: Found) -> None:
@@ -63,12 +60,11 @@ def close(ended: Ended, expected: Ended) -> None:
     """Ten times nearer than one step goes."""
     assert ended.results == ["ok"] * NUM_STEPS
     assert ended.losses == pytest.approx(expected.losses, abs=1e-5)
-    assert ended.trained == expected.trained
+    assert ended.learned == expected.learned
     for name, values in expected.parameters.items():
         np.testing.assert_allclose(ended.parameters[name], values, atol=1e-5, err_msg=name)
-    assert (
-        ended.digests["estimator.msgpack"] == expected.digests["estimator.msgpack"]
-    )  # the estimators learn all samples in one order
+    # The estimators learn all samples in one order
+    assert ended.digests["estimator.msgpack"] == expected.digests["estimator.msgpack"]
 
 
 def test_the_same_schedule_gives_the_same_bits(found: Found) -> None:
@@ -87,42 +83,33 @@ def test_what_is_not_finite_on_one_rank_is_seen_by_all(found: Found, what: str) 
         assert own[what].digests == found[0][what].digests
 
 
-def test_memory_that_runs_out_on_one_rank_cuts_the_step_of_all(found: Found) -> None:
+def test_memory_that_runs_out_on_one_rank_splits_the_step_of_all(found: Found) -> None:
     world = len(found)
     most = len(shares(2, world, world)[-1])
     assert found[0]["tight"].num_micro_batches[:2] == [1, 1]
     assert found[0]["tight"].num_micro_batches[2] >= most / 4
     close(found[0]["tight"], alone("full", world, world))
+    # A step is a function of its number of micro-batches: a journal can replay it
     for own in found:
-        assert (
-            own["tight as told"] == own["tight"]
-        )  # a step is a function of its number of micro-batches: a journal can replay it
+        assert own["tight as journaled"] == own["tight"]
 
 
 def test_a_step_without_any_samples_has_a_number_and_nothing_else(found: Found) -> None:
     ended = found[0]["all are empty"]
-    assert (ended.results, ended.losses, ended.trained) == (
-        ["ok"] * NUM_STEPS,
-        [0.0] * NUM_STEPS,
-        (0, 0),
-    )
+    assert ended.results == ["ok"] * NUM_STEPS
+    assert ended.losses == [0.0] * NUM_STEPS
+    assert ended.learned == (0, 0)
 
 
 def test_a_step_left_out_counts_the_samples_of_all_ranks(found: Found) -> None:
     world = len(found)
-    assert found[0]["skipped"].num_micro_batches == [
-        2,
-        sum(len(share) for step in (0, 1) for share in shares(step, world, world)),
-    ]
+    num_samples = sum(len(share) for step in (0, 1) for share in shares(step, world, world))
+    assert found[0]["skipped"].num_micro_batches == [2, num_samples]
 
 
-def test_one_rank_hears_itself() -> None:
-    ranks: ProcessGroup = SingleProcess()
-    assert (ranks.rank, ranks.world, ranks.gather(b"own"), ranks.broadcast(b"own")) == (
-        0,
-        1,
-        [b"own"],
-        b"own",
-    )
-    ranks.sum_([])
-    ranks.close()
+def test_a_group_of_one_process_answers_itself() -> None:
+    group: ProcessGroup = SingleProcess()
+    assert (group.rank, group.world) == (0, 1)
+    assert (group.gather(b"own"), group.broadcast(b"own")) == ([b"own"], b"own")
+    group.sum_([])
+    group.close()
