@@ -112,11 +112,7 @@ def slices(store: Store, since: Version, version: Version) -> list[Slice]:
             expected=f"whole records up to {end.segment}@{end.byte}",
             found=tail.damage.reason,
         )
-    steps = [
-        (_place(place), record)
-        for place, record in tail.records
-        if isinstance(record, Step)
-    ]
+    steps = [(_place(place), record) for place, record in tail.records if isinstance(record, Step)]
     num_within = sum(place <= _place(end.place) for place, _ in steps)
     polls: list[Poll] = []
     for number, (_, step) in enumerate(steps[: num_within + 1]):
