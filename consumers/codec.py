@@ -167,7 +167,9 @@ def _exposure(wire: ExposureWire, record: Record, position: Position) -> Exposur
 
 def _cut(query: str) -> tuple[str, int]:
     """Return a query within the limit, and the number of characters cut off."""
-    return query[:MAX_QUERY_CHARS], max(len(query) - MAX_QUERY_CHARS, 0)
+    if len(query) <= MAX_QUERY_CHARS:
+        return query, 0
+    return query[:MAX_QUERY_CHARS], len(query) - MAX_QUERY_CHARS
 
 
 def _candidates(wires: Iterable[CandidateWire]) -> dict[str, Candidate]:

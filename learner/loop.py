@@ -402,9 +402,7 @@ class _Tail:
         """How many steps are left."""
         return len(self._steps)
 
-    def pull(
-        self, stream: Iterator[Batch | Signal | None], rank: int
-    ) -> tuple[Batch | None, bool]:
+    def pull(self, stream: Iterator[Batch | Signal | None], rank: int) -> tuple[Batch | None, bool]:
         """Return this rank's batch of the next step, or None; and whether there will be no more."""
         if not self._steps:
             batch = next(stream, _OVER)

@@ -496,7 +496,10 @@ class LearnRole:
     # --- running ----------------------------------------------------------------------------------------------------------------
 
     def _until_stopped(
-        self, batches: Iterator[Batch | Signal], checkpointer: Checkpointer, over: Callable[[], bool]
+        self,
+        batches: Iterator[Batch | Signal],
+        checkpointer: Checkpointer,
+        over: Callable[[], bool],
     ) -> Iterator[Batch | Signal]:
         for batch in batches:
             yield batch
