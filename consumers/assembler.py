@@ -1,4 +1,4 @@
-"""Batches of samples: a pure function of the polls, without a source or a wall clock."""
+"""Batches of samples as a pure function of the polls, without a source or a wall clock."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FULL, FLUSH, END = "full", "flush", "end"
 
 
 class Assembler:
-    """Watermarks, join and the polls of the next batch; resumes after the last poll advanced.
+    """Watermarks, join and the polls of the next batch; resumes after the last poll.
 
     Attributes:
         polls: consumed since the last batch.
@@ -78,7 +78,7 @@ class Assembler:
             yield self.close(FULL)
 
     def close(self, cause: str) -> Batch:
-        """Return a batch of the samples that wait and the polls since the last batch."""
+        """Return a batch of the samples that wait."""
         samples, polls = tuple(self.join.samples), tuple(self.polls)
         self.join.samples.clear()
         self.polls.clear()

@@ -41,7 +41,7 @@ _CHUNK_RECORDS = WINDOW_RECORDS // 100
 
 
 class _Chunk(msgspec.Struct, array_like=True):
-    """Polls with at least a hundred records together, or the chunk that is being filled.
+    """Polls of at least a hundred records, or the chunk being filled.
 
     Attributes:
         counts: reason -> records set aside.
@@ -79,7 +79,7 @@ class _Recent(msgspec.Struct, array_like=True):
                     del self.counts[reason]
 
     def add(self, reason: str) -> int:
-        """Count a record that was set aside; return how many there are in the window."""
+        """Count a record that was set aside; return the sum in the window."""
         for counts in (self.chunks[-1].counts, self.counts):
             counts[reason] = counts.get(reason, 0) + 1
         return sum(self.counts.values())
@@ -91,7 +91,9 @@ class _State(msgspec.Struct, array_like=True):
 
 
 class DeadLetters:
-    """Records set aside; the owner calls `flush` before what it consumed counts as done.
+    """Writer of records that are set aside, with a circuit breaker.
+
+    The owner calls `flush` before what it consumed counts as done.
 
     The breaker's state is a function of the calls of `seen` and `put`; `snapshot` resumes after the
     last of them.

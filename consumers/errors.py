@@ -1,4 +1,4 @@
-"""Errors between a log and a sample, as a tree; each class says whether to try again.
+"""Errors between a log and a sample, as a tree.
 
 ```
 ConsumersError
@@ -70,8 +70,8 @@ class SourceUnavailable(ConsumersError):
         """Name the address and the remedy."""
         super().__init__(
             f"no Kafka broker answered at {bootstrap_servers} within {waited_seconds:g} s "
-            f"({cause}). Start the broker, or correct kafka.bootstrap_servers, its listener and its "
-            "security options."
+            f"({cause}). Start the broker, or correct kafka.bootstrap_servers, its listener "
+            "and its security options."
         )
 
 
@@ -131,7 +131,7 @@ class PartitionsMismatch(ConsumersError):
 
 
 class OffsetLost(ConsumersError):
-    """The next offset is not in the log: records are gone, or it is another log.
+    """The next offset is not in the log.
 
     Attributes:
         expired: retention overtook the reader; the log is the same.
@@ -196,7 +196,7 @@ class LogTruncated(ConsumersError):
 
 
 class TopicRecreated(ConsumersError):
-    """A topic was deleted and made again: the same offsets now name other records."""
+    """A topic was deleted and made again under the same name."""
 
     unsafe = True
     exit_code = 3
@@ -241,7 +241,10 @@ class Unreadable(ConsumersError):
 
 
 class DeadLetterFlood(ConsumersError):
-    """Too many records of a topic cannot be read: a producer or our code is broken."""
+    """Too many records of a topic cannot be read.
+
+    A producer or our code is broken, and setting all of them aside is no cure.
+    """
 
     unsafe = True
     exit_code = 3
@@ -249,7 +252,7 @@ class DeadLetterFlood(ConsumersError):
     def __init__(
         self, topic: str, num_unreadable: int, num_records: int, reason: str, last: Invalid
     ) -> None:
-        """Name the topic, the share, the most frequent reason, the last example and the remedy."""
+        """Name topic, share, most frequent reason, last example and remedy."""
         share = num_unreadable / num_records
         super().__init__(
             f"topic {topic!r}: {num_unreadable} of the last {num_records} records cannot be read "
@@ -263,7 +266,10 @@ class DeadLetterFlood(ConsumersError):
 
 
 class ChecksumMissing(ConsumersError):
-    """The package crc32c is missing; the client would silently be three times as slow."""
+    """The package crc32c is missing.
+
+    The client would fall back, silently, to a pure-Python checksum three times as slow.
+    """
 
     def __init__(self) -> None:
         """Give the install line."""

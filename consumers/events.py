@@ -1,4 +1,4 @@
-"""Events of an item (shown, clicked, bought, described), decoded and on the wire (UBI 1.3 names).
+"""Events of an item, decoded and on the wire (UBI 1.3 names).
 
 Times are integer microseconds since the Unix epoch, in event time. The wire types (`*Wire`) are the
 source of the published JSON Schemas.
@@ -34,7 +34,7 @@ class Kind(enum.StrEnum):
 
 
 class Candidate(msgspec.Struct, frozen=True, gc=False):
-    """One item of an exposure with its inline text and attributes; None where there are none."""
+    """One item of an exposure with its inline text and attributes."""
 
     object_id: str
     text: str | None = None
@@ -105,7 +105,7 @@ class ItemUpdate(msgspec.Struct, frozen=True, gc=False):
 
 
 class Other(msgspec.Struct, frozen=True, gc=False):
-    """An action that is not learned from (view, watch, add_to_cart); its time still counts."""
+    """An action that is not learned from; its time still counts."""
 
     client_id: str
     time_us: int

@@ -1,4 +1,4 @@
-"""Events that are left out of training, named by keyed hash or by place in the log.
+"""Exclusion of events by keyed hash or by place in the log.
 
 They are looked up before anything else is done with an event.
 """

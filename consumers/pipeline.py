@@ -1,4 +1,4 @@
-"""Records in, batches of samples out, as one generator: the door of this folder.
+"""Records in, batches out, as one generator: the door of this folder.
 
 Hot path: one core takes 30,000 events/s from broker to samples, held by `benchmarks/ingest.py`.
 """

@@ -30,7 +30,7 @@ class Reporting:
         grace_us: int,
         retention_seconds: Mapping[str, float],
     ) -> None:
-        """Take what is reported, and how long topics keep their records where that is known."""
+        """Take what is reported; retention is that of topics where known."""
         self._telemetry = telemetry
         self._partitions = partitions
         self._assembler = assembler

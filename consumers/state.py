@@ -1,4 +1,4 @@
-"""The snapshot of a pipeline: one part per partition number, one part per rank."""
+"""Snapshot of a pipeline, in parts per partition number and per rank."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ _S = TypeVar("_S", PartitionState, RankState)
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """What one rank restores.
+    """State that one rank restores.
 
     Attributes:
         partitions: state by partition number.
@@ -111,7 +111,7 @@ def read(
 
 
 def merged(ranks: Sequence[RankState], numbers: Collection[int]) -> RankState:
-    """Merge the states of another number of ranks, for the reader of some partition numbers.
+    """Merge the states of all ranks for one of another number of ranks.
 
     Watermarks, items and their offsets are the least of all; samples go to the reader of their
     partition. Polls are dropped, and the breaker counts anew.

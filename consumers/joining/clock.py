@@ -127,7 +127,7 @@ class Watermarks:
         self.watermark_us = max(self.watermark_us, watermark_us)
 
     def ahead(self) -> list[TopicPartition]:
-        """Return the partitions that are ahead of the global watermark: nothing waits for them."""
+        """Return the partitions that are ahead of the global watermark."""
         return [p for p, clock in self._clocks.items() if clock.watermark_us > self.watermark_us]
 
     def own_watermark(self, partition: TopicPartition) -> int:

@@ -1,4 +1,4 @@
-"""Deduplication by a 64-bit keyed hash of the event id, over a window of event time.
+"""Deduplication by keyed hash of the event id, within a time window.
 
 An id is forgotten once its partition's watermark has passed its time by the window, rounded up to
 a sixteenth of it. So memory is bounded by the rate of events, and the answer depends on the

@@ -1,9 +1,9 @@
-"""Text and attributes of items as of an event time, from the compacted `items` topic.
+"""Text and attributes of items as of an event time.
 
-The first known text of an item holds at once, and for all time before it. Every later update waits
-until the join has reached its event time. So an exposure gets the text of its own moment, whatever
-the order in which topics are polled; only a text that is written after reading began can miss lists
-that were joined before it was polled.
+They come from the compacted `items` topic. The first known text of an item holds at once, and for
+all time before it. Every later update waits until the join has reached its event time. So an
+exposure gets the text of its own moment, whatever the order in which topics are polled; only a text
+that is written after reading began can miss lists that were joined before it was polled.
 """
 
 from __future__ import annotations

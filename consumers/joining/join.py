@@ -71,7 +71,7 @@ class JoinConfig:
 
 
 def windows_us(config: JoinConfig) -> Mapping[TaskName, int]:
-    """Return the observation window of every task, by the setting that the task names."""
+    """Return the observation window of every task."""
     settings = {name: task.window.removeprefix("join.") for name, task in TASKS.items()}
     return {name: getattr(config, f"{setting}_us") for name, setting in settings.items()}
 
@@ -136,7 +136,7 @@ class Join:
         return self._open.num_clicks
 
     def waiting_lists(self) -> tuple[int, int]:
-        """Return the number of shown lists without samples so far, and the key that closes all."""
+        """Return the number of lists without samples, and their last key."""
         keys = [
             max(event[5].time_us + self._windows_us[CLICK], event[0])
             for event in self._pending
@@ -244,7 +244,7 @@ class Join:
     def _opened(
         self, event: Click, exposure: OpenExposure | None, index: int, list_id: str, inferred: bool
     ) -> OpenClick:
-        """Return the open click of an event, with the features of its exposure if it has one."""
+        """Return the open click of an event, with features as shown."""
         shown = exposure is not None
         text, attributes = self._described(event, exposure, index)
         if not shown and not text:
@@ -271,7 +271,7 @@ class Join:
         )
 
     def _described(self, event: Click, exposure: OpenExposure | None, index: int) -> Described:
-        """Return text and attributes of a click: as shown; where nothing was, those it carries."""
+        """Return text and attributes as shown, or those of the click."""
         if exposure is not None:
             text, attributes = exposure.described[index]
             return text or event.text or "", attributes or event.attributes or {}

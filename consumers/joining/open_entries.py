@@ -29,7 +29,7 @@ class Positive(msgspec.Struct, array_like=True, gc=False):
 
 
 class OpenExposure(msgspec.Struct, array_like=True, eq=False, gc=False):
-    """An exposure whose clicks may still come, with texts as they were when it was shown.
+    """An exposure whose clicks may still come, with its texts then.
 
     Attributes:
         opened_us: key at which it was processed.
@@ -54,7 +54,7 @@ class OpenExposure(msgspec.Struct, array_like=True, eq=False, gc=False):
 
 
 class OpenClick(msgspec.Struct, array_like=True, eq=False, gc=False):
-    """A click whose purchase may still come, with its features as they were when it was shown.
+    """A click whose purchase may still come, with features as shown.
 
     Attributes:
         opened_us: key at which it was processed.

@@ -24,7 +24,7 @@ PendingEvent: TypeAlias = tuple[int, int, str, int, int, JoinedEvent]
 
 
 class PendingEvents(msgspec.Struct, array_like=True):
-    """Events of one partition number that wait for the watermark, with their keys, in order."""
+    """Pending events of one partition number with their keys, in order."""
 
     exposures: list[tuple[int, Exposure]]
     clicks: list[tuple[int, Click]]
@@ -32,7 +32,10 @@ class PendingEvents(msgspec.Struct, array_like=True):
 
 
 class Pending:
-    """Events by key, then rank, then position; pushed keys are never below the watermark."""
+    """Events by key, then rank, then position.
+
+    A key that is pushed is never below the watermark: the events that are due stay the first.
+    """
 
     def __init__(self) -> None:
         """Begin empty."""
@@ -57,7 +60,7 @@ class Pending:
         )
 
     def due(self, watermark_us: int) -> deque[PendingEvent]:
-        """Return the events with a key below the watermark, in order; the caller removes them."""
+        """Return the events below the watermark; the caller removes them."""
         if not self._sorted:
             self._events.sort()
             self._sorted = True

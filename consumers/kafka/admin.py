@@ -164,7 +164,7 @@ class KafkaAdmin:
         return self._offsets(topics, OffsetSpec.EARLIEST)
 
     def end_offsets(self, topics: Iterable[str]) -> dict[TopicPartition, int]:
-        """Return the offset that the next record gets, of every partition of these topics."""
+        """Return the end offset of every partition of these topics."""
         return self._offsets(topics, OffsetSpec.LATEST)
 
     def commit(self, group: str, offsets: Mapping[TopicPartition, int]) -> None:
@@ -261,7 +261,7 @@ class KafkaAdmin:
         }
 
     def sample(self, topic: str, num_records: int) -> list[Record]:
-        """Return up to `num_records` of the newest records of each partition of a topic, in order.
+        """Return the newest records of each partition of a topic, in order.
 
         Raises:
             TopicMissing: it does not exist.

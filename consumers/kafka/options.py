@@ -1,4 +1,4 @@
-"""Address and options of the brokers, shared by source, sink and admin; knows no client library."""
+"""Address and options of the brokers, for source, sink and admin."""
 
 from __future__ import annotations
 

@@ -336,7 +336,7 @@ class KafkaSource:
         return True
 
     def _failed(self, error: Exception) -> None:
-        """Close a client that raised an unknown error; warn once until records come again."""
+        """Close a client that raised an unknown error; warn of the first in a row."""
         now = self._clock()
         if now - self._not_before > _QUIET_SECONDS:
             self._num_failures = 0
@@ -369,9 +369,9 @@ class KafkaSource:
         return {tp: int(offset) for tp, offset in found if offset is not None}
 
     def _compare_ids(self) -> None:
-        """Refuse what was read when a topic is another one, as far as the client knows by now.
+        """Refuse what was read when a topic was made again.
 
-        By name alone it would continue in the new one.
+        As far as the client knows by now; by name alone it would continue in the new topic.
         """
         for topic, known in self._ids.items():
             found = self._consumer._cluster.topic_id(topic)

@@ -1,1 +1,1 @@
-"""Records of a log to events, in one of three orders: journaled, canonical, live."""
+"""Records of a log to events, in three orders."""

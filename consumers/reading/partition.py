@@ -1,4 +1,4 @@
-"""One partition of the log: decoding, deduplication and hashing, one outcome per record."""
+"""One partition of the log: decoding, deduplication, hashing."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class Partition:
         return self._hasher(record)
 
     def consume(self, records: Sequence[Record], now: float) -> dict[str, int]:
-        """Decode records and hand their events to the join; count one outcome for each.
+        """Decode records and hand their events to the join.
 
         Args:
             records: of this partition, at least one.
@@ -145,7 +145,7 @@ class Partition:
         return times_us
 
     def advance_to(self, end: int) -> Slice | None:
-        """Move the next offset to `end`; return the slice before it, None where it is empty."""
+        """Move the next offset to `end`; return the slice before it, if any."""
         start = self.next_offset
         if end <= start:
             return None
@@ -167,7 +167,7 @@ class Partition:
     def _accept(
         self, event: Exposure | Click | Purchase | Other, record: Record, now: float
     ) -> str:
-        """Hand an event to the join unless it is left out; return the record's outcome."""
+        """Hand an event to the join; return the record's outcome."""
         shared = self._shared
         if event.clamped:
             self.counts.num_clamped += 1

@@ -1,4 +1,4 @@
-"""The partitions that one pipeline reads: their offsets, their gaps, and what was consumed."""
+"""Partitions that one pipeline reads: offsets, gaps and consumption."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Reader:
     # --- opening --------------------------------------------------------------------------------
 
     def open(self, restored: Mapping[TopicPartition, int]) -> None:
-        """Position the source at the restored offsets, others at the beginning of the log.
+        """Position the source at the restored offsets or the beginning.
 
         Raises:
             OffsetLost: the log does not hold the next offset of a partition; `on_gap` is `stop`.
@@ -124,7 +124,7 @@ class Reader:
     def consume(
         self, records: Sequence[Record], ends: Mapping[TopicPartition, int], now: float
     ) -> tuple[Slice, ...]:
-        """Hand the events of records to the join; return the slices consumed up to `ends`."""
+        """Hand records to their partitions; return the slices up to `ends`."""
         runs = [(tp, list(run)) for tp, run in groupby(records, _partition)]
         num_records: Counter[str] = Counter()
         for (topic, _), run in runs:

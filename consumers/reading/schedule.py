@@ -1,4 +1,4 @@
-"""The three reading orders: which partition is read next, and when a poll ends.
+"""Reading orders: which partition is read next, and when a poll ends.
 
 1. `journaled`: the polls and flushes of a journal again.
 2. `canonical`: up to given offsets, in the one order that no clock or poll can change.
@@ -110,7 +110,7 @@ class Schedule:
         self._paused = []
 
     def live(self) -> Iterator[Batch | Signal]:
-        """Read the log as it grows, for ever; the items topic first, to its present end."""
+        """Read the log as it grows, for ever; items first."""
         yield from self._items_first()
         while True:
             consumed, now = self._consume()
@@ -167,7 +167,7 @@ class Schedule:
     def _advance(
         self, consumed: tuple[Slice, ...], idle: tuple[TopicPartition, ...]
     ) -> Iterator[Batch]:
-        """End a poll: only what was consumed, and which partitions are idle, decides from here."""
+        """End a poll and yield the batches that became full."""
         self._hold_back()
         yield from self._emit(self._assembler.advance(consumed, idle))
 
@@ -204,7 +204,7 @@ class Schedule:
             self._paused = paused
 
     def _housekeep(self, now: float) -> tuple[TopicPartition, ...]:
-        """Report the lag about once a second; return the partitions that are idle from now on."""
+        """Report the lag about once a second; return newly idle partitions."""
         if now - self._housekept < self._housekeeping_seconds:
             return ()
         self._housekept = now
