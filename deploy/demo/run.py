@@ -197,7 +197,7 @@ class _Demo:
             "join": windows,
             "learner": {
                 "publish_every": "15s" if catalog else "3s",
-                "batch": 320 if catalog else 128,
+                "batch_size": 320 if catalog else 128,
                 "tuning": self._config.tuning,
                 "seed": self._config.seed,
             },
