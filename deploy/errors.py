@@ -1,4 +1,4 @@
-"""Errors of wiring and running; each class says whether to try again, and its exit code.
+"""Errors of wiring and running, with their exit codes.
 
 DeployError
 ├── BrokerError               the local Kafka broker
@@ -15,7 +15,7 @@ from typing import ClassVar
 
 
 class DeployError(Exception):
-    """Base of this folder's errors; the message says what, where and what to do."""
+    """Base of this folder's errors; messages name the remedy."""
 
     retriable: ClassVar[bool] = False
     exit_code: ClassVar[int] = 1  #: of a process that ends with it
@@ -36,14 +36,14 @@ class BrokerUnavailable(BrokerError):
 
 
 class BrokerFailed(BrokerError):
-    """A package that differs from its pin, or a broker that did not become ready.
+    """Wrong package, or a broker that did not become ready.
 
-    The message holds the end of the broker's own log.
+    A wrong package differs from its pin. The message holds the end of the broker's own log.
     """
 
 
 class SettingsError(DeployError):
-    """All problems of the settings: one line each with place, key, value and expectation."""
+    """Problems of the settings, one line each: place, key, value, expectation."""
 
     exit_code = 2
 

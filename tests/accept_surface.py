@@ -43,7 +43,7 @@ def series() -> Iterator[str]:
 
 
 def declared_series() -> dict[str, tuple[str, tuple[str, ...]]]:
-    """Name as scraped -> (type, labels), from the `Telemetry` of every folder that has one."""
+    """Name as scraped -> (type, labels) of every series."""
     from prometheus_client import CollectorRegistry
 
     found: dict[str, tuple[str, tuple[str, ...]]] = {}

@@ -67,7 +67,7 @@ def check(config: Any, section: str) -> None:
 
 
 def check_order(config: Any, section: str, low: str, high: str, *, strict: bool = False) -> None:
-    """Check that one field of a config is at most, or strictly below, another.
+    """Check that one field is at most, or strictly below, another.
 
     Raises:
         SettingError: it is not.
@@ -86,7 +86,7 @@ def field_types(owner: type) -> tuple[tuple[str, Any], ...]:
 
 
 def convert(raw: Any, annotation: Any) -> Any:
-    """Return a parsed value as its field holds it: no coercion, but text to a path.
+    """Return a parsed value as its field holds it; only paths are coerced.
 
     Raises:
         ValueError: the annotation does not hold; the message is the expectation.

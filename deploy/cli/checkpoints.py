@@ -110,7 +110,10 @@ def verify(
     *,
     options: Options,
 ) -> None:
-    """Compare the digests of a version's files, without Kafka; exit 1 if one differs."""
+    """Compare the digests of a version's files, without Kafka.
+
+    Exit 1 if one differs.
+    """
     from deploy.admin import checkpoints
 
     raise typer.Exit(checkpoints.verify(options.store(), version, options.output()))

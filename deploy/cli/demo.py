@@ -29,7 +29,7 @@ def demo(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of shop and learner.")] = 0,
 ) -> None:
-    """Run Kafka, a simulated shop, learner and server on one machine; report what was measured."""
+    """Run Kafka, a simulated shop, learner and server, and report measurements."""
     from deploy.demo.run import DemoConfig
     from deploy.demo.run import main as run
 

@@ -20,7 +20,10 @@ LinesFile = Annotated[str, typer.Argument(metavar="FILE|-", help="NDJSON; - is s
 @app.command()
 @takes(*JSON)
 def validate(file: LinesFile, options: Options) -> None:
-    """Check every line, or the one object of the file, as an event; exit 1 if one is invalid."""
+    """Check every line of a file as an event.
+
+    A file may also be one JSON object. Exit 1 if an event is invalid.
+    """
     from deploy.admin import event_file, events
 
     with event_file.open_lines(file) as lines:
@@ -38,9 +41,9 @@ def send(
     *,
     options: Options,
 ) -> None:
-    """Write every valid line to a topic; exit 1 if a line is not an event.
+    """Write every valid line of a file to a topic.
 
-    The key of a record is its client_id, of an item its object_id.
+    Exit 1 if a line is not an event. Records are keyed by client_id, items by object_id.
     """
     settings = options.settings()
     from deploy.admin import event_file, events
@@ -63,7 +66,7 @@ def tail(
     *,
     options: Options,
 ) -> None:
-    """Print records up to the end of the topic, one JSON object a line."""
+    """Print the last records of a topic, one JSON object a line."""
     settings = options.settings()
     from deploy.admin import records
 

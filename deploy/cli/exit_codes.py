@@ -11,6 +11,6 @@ INTERRUPTED = 130
 
 
 def exit_code(error: Exception) -> int | None:
-    """Return the exit code that the class of an error declares, None where it declares none."""
+    """Return the exit code that the class of an error declares."""
     code: int | None = getattr(error, "exit_code", None)
     return code

@@ -37,7 +37,7 @@ def describe(
     *,
     options: Options,
 ) -> None:
-    """Print the offsets and lag of a group; exit 1 if there is none."""
+    """Print offsets and lag of a group; exit 1 without one."""
     settings = options.settings()
     from deploy.admin import kafka_commands
 

@@ -97,7 +97,7 @@ class Options:
         return Store(root)
 
     def output(self, *, as_json: bool | None = None) -> Output:
-        """Return where a command writes, as JSON if `as_json` or else the option says so."""
+        """Return the output of a command; `as_json` overrides the option."""
         from deploy.process.terminal import Output
 
         return Output(

@@ -56,9 +56,9 @@ def replay(
     *,
     options: Options,
 ) -> None:
-    """Plan to restore a version with its offsets and read on from there; --execute does it.
+    """Plan to restore a version and read on from its offsets.
 
-    Each record counts once.
+    With --execute, do it. Each record counts once.
     """
     if context.invoked_subcommand is not None:
         return
@@ -86,7 +86,10 @@ def replay(
 @app.command()
 @takes(*KAFKA, *JSON)
 def cancel(yes: Yes = False, *, options: Options) -> None:
-    """Withdraw a waiting replay, or go back to the last checkpoint before the current one."""
+    """Withdraw a waiting replay, or undo the current one.
+
+    To undo is to go back to the last checkpoint before it.
+    """
     settings = options.settings()
     from deploy.admin import kafka_commands
 

@@ -56,9 +56,9 @@ class ObservabilityConfig:
 
 
 def configure_logging(config: ObservabilityConfig, stream: TextIO | None = None) -> None:
-    """Send every record to `stream` (standard error), one JSON object or readable line each.
+    """Write every log record to `stream`, standard error by default.
 
-    A second call replaces the first.
+    One JSON object or readable line each. A second call replaces the first.
     """
     stream = stream or sys.stderr
     console = config.log_format == "console" or (config.log_format == "auto" and stream.isatty())

@@ -22,7 +22,7 @@ from learner.store import commands, manifest
 from learner.store.blobs import Disk
 from learner.store.commands import Command
 from learner.store.manifest import RunState
-from learner.store.recovery_plan import RecoveryPlan
+from learner.store.recovery.plan import RecoveryPlan
 from weighting.provenance import Offsets, TopicPartition
 
 log = logging.getLogger("steelyard.learner")

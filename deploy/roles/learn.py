@@ -38,7 +38,7 @@ from learner.publish import Identity, Publisher
 from learner.store.blobs import Disk
 from learner.store.checkpoint import Checkpointer
 from learner.store.journal.writer import Journal
-from learner.store.recovery_plan import RecoveryPlan
+from learner.store.recovery.plan import RecoveryPlan
 from learner.store.writer import BackgroundWriter
 from learner.telemetry import Telemetry
 from learner.trainer import StepReport, Trainer

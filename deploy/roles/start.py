@@ -22,8 +22,8 @@ from learner.store.checkpoint import Checkpointer
 from learner.store.journal.records import JournalPosition, JournalRecord, Step
 from learner.store.journal.writer import Journal
 from learner.store.manifest import CheckpointMetadata, Input, Reset, ResumePoint, RunState
-from learner.store.recovery import RecoveryPoint
-from learner.store.recovery_plan import RecoveryPlan
+from learner.store.recovery.plan import RecoveryPlan
+from learner.store.recovery.point import RecoveryPoint
 from weighting.provenance import Offsets
 
 log = logging.getLogger("steelyard.learner")

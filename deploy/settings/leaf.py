@@ -1,4 +1,4 @@
-"""Keys of the settings: one for each field, with its unit, its bounds and its help text.
+"""Keys of the settings, one for each field of a config.
 
 A field in microseconds, seconds or bytes loses that suffix in its key, and its value is written
 with a unit: `grace_us` of `join` is `join.grace: 10m`.
@@ -75,7 +75,7 @@ class Leaf:
         return constraints.convert(stored, self.annotation)
 
     def from_text(self, text: str) -> Any:
-        """Return what a file would hold for the text of a variable or an option."""
+        """Return the file's form of a variable's or an option's text."""
         kinds = _kinds(self.annotation)
         if text == "null" and types.NoneType in kinds:
             return None
@@ -126,7 +126,7 @@ def leaves(config: Any, section: tuple[str, ...] = ()) -> Iterator[Leaf]:
 
 
 def text_or_value(text: str) -> Any:
-    """Return the value of a text as YAML, or the text where it is not YAML."""
+    """Return a text parsed as YAML, or unchanged if it is none."""
     value, problems = parse(text)
     return text if problems else value
 

@@ -1,4 +1,4 @@
-"""Settings from their layers: defaults, a YAML file, `STEELYARD_*`, the command line.
+"""Settings from defaults, a YAML file, the environment and the command line.
 
 A later layer wins. All errors are reported at once.
 """
@@ -91,16 +91,9 @@ class _Layers:
 
     def build(self, node: Node, section: tuple[str, ...]) -> Node:
         """Return a config with everything that was read for it and below it."""
-        changes: dict[str, Any] = {}
-        for entry in dataclasses.fields(node):  # type: ignore[arg-type]
-            value = getattr(node, entry.name)
-            if dataclasses.is_dataclass(value):
-                built = self.build(value, (*section, entry.name))
-                if built is not value:
-                    changes[entry.name] = built
         own = [leaf for leaf in self._leaves.values() if leaf.section == section]
         read = {leaf.field: self._values[leaf.key] for leaf in own if leaf.key in self._values}
-        changes |= read
+        changes = {**self._build_sections(node, section), **read}
         if not changes or section in self._broken:
             return node
         try:
@@ -108,6 +101,14 @@ class _Layers:
         except SettingError as error:
             self.problems.append(self._refused(error, own))
             return node
+
+    def _build_sections(self, node: Any, section: tuple[str, ...]) -> dict[str, Any]:
+        built = {
+            entry.name: self.build(getattr(node, entry.name), (*section, entry.name))
+            for entry in dataclasses.fields(node)
+            if dataclasses.is_dataclass(getattr(node, entry.name))
+        }
+        return {name: value for name, value in built.items() if value is not getattr(node, name)}
 
     def _read_node(self, value: Any, key: str, where: str) -> None:
         if value is None:
@@ -134,21 +135,25 @@ class _Layers:
     def _read_text(
         self, key: str, text: str, where: str, *, spell: Callable[[str], str] = str
     ) -> None:
-        leaf = self._leaves.get(key)
+        leaf, free = self._leaves.get(key), self._free_parent(key)
         if leaf is not None:
             self._set(leaf, leaf.from_text(text), where)
-            return
-        for free in (leaf for leaf in self._leaves.values() if leaf.free):
-            if key.startswith(f"{free.key}."):
-                option = key.removeprefix(f"{free.key}.")
-                self._set_option(free, option, text_or_value(text), where)
-                return
-        if key in self._sections:
+        elif free is not None:
+            option = key.removeprefix(f"{free.key}.")
+            self._set_option(free, option, text_or_value(text), where)
+        elif key in self._sections:
             example = spell(next(one for one in self._leaves if one.startswith(f"{key}.")))
             advice = f"Set its keys one by one, such as {example}."
             self.problems.append(f"{where}: {key} is a section. {advice}")
         else:
             self._unknown(key, where, spell)
+
+    def _free_parent(self, key: str) -> Leaf | None:
+        """Return the leaf whose mapping holds a key."""
+        for leaf in self._leaves.values():
+            if leaf.free and key.startswith(f"{leaf.key}."):
+                return leaf
+        return None
 
     def _set(self, leaf: Leaf, raw: Any, where: str) -> None:
         # A list of brokers reads better in a file; the client library wants one text.
@@ -190,7 +195,7 @@ class _Layers:
         self.problems.append(f"{place}: {what}. Did you mean {spell(nearest)}?")
 
     def _refused(self, error: SettingError, own: Sequence[Leaf]) -> str:
-        """Report what a config refused by its key, as written in a layer, with units."""
+        """Report a refused value by its key, as written, with units."""
         by_field = {leaf.field: leaf for leaf in own}
         leaf, expected = by_field[error.name], error.expected
         if error.bound is not None:

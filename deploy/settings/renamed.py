@@ -27,7 +27,7 @@ VALUES = {"learner.interaction": {"towers": "bi_encoder", "cross": "cross_encode
 
 
 def present_key(key: str) -> str | None:
-    """Return the present name of a former key, None if it is not a former one.
+    """Return the present name of a former key.
 
     >>> present_key("learner.batch")
     'learner.batch_size'
@@ -39,5 +39,5 @@ def present_key(key: str) -> str | None:
 
 
 def present_value(key: str, value: object) -> str | None:
-    """Return the present name of a former value, None if it is not a former one."""
+    """Return the present name of a former value."""
     return VALUES.get(key, {}).get(value) if isinstance(value, str) else None

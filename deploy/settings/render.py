@@ -40,7 +40,7 @@ def describe(settings: Settings) -> list[Entry]:
 
 
 def starter() -> str:
-    """Return a file with every key at its default, commented out, and its help text."""
+    """Return a file with every key at its default, commented out."""
     lines = []
     section: tuple[str, ...] = ()
     for leaf in leaves(Settings()):

@@ -1,4 +1,4 @@
-"""Durations, sizes and times as people write them: `30s`, `7d`, `P7D`, `2MB`, ISO 8601.
+"""Durations, sizes and times as text: `30s`, `P7D`, `2MB`, ISO 8601.
 
 A number without its unit is refused.
 """
@@ -28,7 +28,7 @@ _ISO = re.compile(r"P(?:(\d+)W)?(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:(\d+(?:\
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unit:
-    """Notation of a quantity, and its size in the smallest unit of that notation.
+    """Notation of durations or sizes.
 
     Attributes:
         expected: description of what to write.
@@ -43,7 +43,7 @@ class Unit:
     per_stored: int
 
     def parse(self, text: str) -> float | None:
-        """Return the stored quantity, whole where it can be; None without a known unit."""
+        """Return the quantity as stored; None without a known unit."""
         iso = self.factors is MICROSECONDS and text.startswith("P")
         smallest = _parse_iso(text) if iso else self._parse_plain(text)
         if smallest is None:
@@ -52,7 +52,7 @@ class Unit:
         return int(stored) if stored.denominator == 1 else float(stored)
 
     def format(self, stored: float) -> str:
-        """Return a text that `parse` reads back: whole, in the largest unit up to days."""
+        """Return the text, in the largest unit that makes it whole."""
         smallest = round(stored * self.per_stored, 3)
         by_size = sorted(self.factors, key=lambda unit: self.factors[unit])
         for unit in reversed(by_size):
@@ -104,9 +104,9 @@ UNITS = {
 
 
 def parse_time(text: str) -> int | None:
-    """Return microseconds since the Unix epoch of an ISO 8601 time, None if it is none.
+    """Return an ISO 8601 time in microseconds since the Unix epoch.
 
-    Without an offset it is UTC, as in Kafka's tools.
+    None if it is no such time. Without an offset it is UTC, as in Kafka's tools.
 
     >>> parse_time("2026-11-23T22:08:12"), parse_time("2026-11-24T00:08:12+02:00")
     (1795471692000000, 1795471692000000)
@@ -121,7 +121,7 @@ def parse_time(text: str) -> int | None:
 
 
 def format_time(time_us: int) -> str:
-    """Return microseconds since the Unix epoch in ISO 8601, UTC; a fraction if there is one.
+    """Return microseconds since the Unix epoch as ISO 8601, UTC.
 
     >>> format_time(1_795_471_692_000_000)
     '2026-11-23T22:08:12Z'

@@ -1,4 +1,4 @@
-"""YAML without its traps: `NO` is a text, `0123` is 123, `12:30` is a text.
+"""YAML without its traps: `NO` and `12:30` are texts.
 
 That is the core schema of YAML 1.2.2 (section 10.3.2) without octal and hexadecimal numbers. Only
 plain values are built, and a duplicate key is an error.
@@ -58,7 +58,7 @@ _Loader.add_constructor("tag:yaml.org,2002:float", _float)
 
 
 def parse(text: str) -> tuple[Any, list[str]]:
-    """Return the value of a document, and all that is wrong with its form, with line numbers.
+    """Return the value of a document, and its errors with line numbers.
 
     The value is None where the document is empty or broken.
     """

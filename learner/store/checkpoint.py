@@ -4,7 +4,7 @@ There is one owner at a time. The steps are those of RELIABILITY 3 and 5, under 
 Acquiring:
 
 - A1 claim the next fencing token (`ownership`).
-- A2 to A5 find where to go on (`evidence` reads, `recovery` decides).
+- A2 to A5 find where to go on (`recovery.evidence` reads, `recovery.decision` decides).
 - A6 a ``fence`` manifest takes the next number, by C7 to C10. Taken: back to A2.
 - A7 the owner's own journal segment.
 
@@ -36,7 +36,7 @@ import msgspec
 
 from learner.artifact import Store, Version
 from learner.errors import Corrupt, StoreFailed
-from learner.store import aliases, blobs, evidence, manifest, manifest_codec, recovery, sweep
+from learner.store import aliases, blobs, manifest, manifest_codec, sweep
 from learner.store.blobs import Digest, Disk
 from learner.store.journal.records import FOLDER as JOURNAL
 from learner.store.journal.records import JournalRange, segment_name
@@ -44,8 +44,10 @@ from learner.store.journal.tail import Tail, read_tail
 from learner.store.journal.writer import Journal
 from learner.store.manifest import CheckpointMetadata, Manifest, Parent, RunState
 from learner.store.ownership import Ownership
-from learner.store.recovery import Choice, RecoveryPoint
-from learner.store.recovery_plan import RecoveryPlan
+from learner.store.recovery import evidence
+from learner.store.recovery.decision import Choice, choose, recover
+from learner.store.recovery.plan import RecoveryPlan
+from learner.store.recovery.point import RecoveryPoint, begin
 from learner.store.retention import Retention
 from learner.store.version_files import VersionFiles, check_paths
 
@@ -104,12 +106,10 @@ class Checkpointer:
             named = plan.version if plan else None
             target = self.store.version(named) if named else newest
             if not manifests.seqs:
-                return recovery.begin(
-                    plan, initial=initial, world_size=world_size, fencing_token=token
-                )
+                return begin(plan, initial=initial, world_size=world_size, fencing_token=token)
             damaged = evidence.verify(self.store, manifests.chain(target))  # A4
-            choice = recovery.choose(manifests, damaged, plan=plan, target=target)
-        return recovery.recover(
+            choice = choose(manifests, damaged, plan=plan, target=target)
+        return recover(
             choice,
             self._tail(choice) if keep_tail else None,  # A5
             initial=initial,

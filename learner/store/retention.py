@@ -21,7 +21,7 @@ from learner.store.journal.records import FOLDER as JOURNAL
 from learner.store.journal.records import JournalRange, segment_epoch
 from learner.store.manifest import CHECKPOINT, RunState
 from learner.store.ownership import Ownership
-from learner.store.recovery import needed
+from learner.store.recovery.decision import needed
 
 MIN_KEEP = 5
 _TRASH_US = 3600 * 1_000_000
@@ -132,17 +132,10 @@ def expired(manifests: Sequence[Version], keep: int, run_state: RunState) -> lis
     versions = [found for found in manifests if found.kind == CHECKPOINT]
     chain = [version for version in versions if not run_state.leaves_out(version.seq)]
     floor = chain[-keep].seq if len(chain) > keep else 0
-    fences = [
-        found
-        for found, after in itertools.pairwise(manifests)
-        if found.kind != CHECKPOINT and (found.seq < floor or _replaces(after, found))
-    ]
+    fences = _expired_fences(manifests, floor)
     kept = {version.name for version in (*chain[-keep:], *versions[-keep:])}
-    kept |= {
-        found.parent or ""
-        for found in manifests
-        if found.kind != CHECKPOINT and found not in fences
-    }
+    kept_fences = [found for found in manifests if found not in (*versions, *fences)]
+    kept |= {fence.parent or "" for fence in kept_fences}
     return [*(version for version in versions if version.name not in kept), *fences]
 
 
@@ -187,9 +180,16 @@ def retire(root: Path, disk: Disk, version: Version, now_us: int) -> None:
     _throw(root, disk, now_us, *leaving)
 
 
-def _replaces(after: Version, fence: Version) -> bool:
-    """Return whether another fence on the same state follows."""
-    return after.kind != CHECKPOINT and after.parent == fence.parent
+def _expired_fences(manifests: Sequence[Version], floor: int) -> list[Version]:
+    """Return fences below `floor`, and those that another one on the same state follows."""
+    expired = []
+    for fence, after in itertools.pairwise(manifests):
+        if fence.kind == CHECKPOINT:
+            continue
+        is_replaced = after.kind != CHECKPOINT and after.parent == fence.parent
+        if is_replaced or fence.seq < floor:
+            expired.append(fence)
+    return expired
 
 
 def _throw(root: Path, disk: Disk, now_us: int, *sources: Path) -> None:

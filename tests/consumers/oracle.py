@@ -9,13 +9,14 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeAlias
 
 from consumers.source import Record
 from weighting.provenance import Position
 from weighting.sample import CopyKind, Sample
 from weighting.tasks import CLICK, PURCHASE, TaskName
 
+Event: TypeAlias = dict[str, Any]
 FOREVER = 2**62
 EPOCH = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
 RANKS = {"exposure": 1, "click": 2, "purchase": 3}
@@ -77,6 +78,18 @@ def oracle(
 ) -> Outcome:
     """Samples of a log that has ended and whose windows have all closed."""
     outcome = Outcome()
+    judge = _Oracle(outcome, click_window_us, observation_window_us, attribution_window_us)
+    handlers = {"exposure": judge.show, "click": judge.click, "purchase": judge.buy}
+    for event in _in_order(records, grace_us, outcome):
+        handlers[event["kind"]](event)
+    judge.emit()
+    return outcome
+
+
+def _in_order(
+    records: Mapping[tuple[str, int], Iterable[Record]], grace_us: int, outcome: Outcome
+) -> list[Event]:
+    """Readable events without duplicates, by key; others are counted."""
     events = []
     for partition in records.values():
         watermark, seen = -FOREVER, set()
@@ -93,127 +106,135 @@ def oracle(
             seen.add(event["identity"])
             outcome.num_late += event["key"] > event["time"]
             events.append(event)
-    events.sort(key=lambda e: (e["key"], RANKS[e["kind"]], e["position"]))
+    return sorted(events, key=lambda e: (e["key"], RANKS[e["kind"]], e["position"]))
 
-    shown: list[dict[str, Any]] = []
-    clicked: list[dict[str, Any]] = []
-    # Any way in which something can be found, oldest first.
-    by_key: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
 
-    def sample(
+@dataclass
+class _Oracle:
+    """The join, with everything that ever happened in plain lists."""
+
+    outcome: Outcome
+    click_window_us: int
+    observation_window_us: int
+    attribution_window_us: int
+    shown: list[Event] = field(default_factory=list)
+    clicked: list[Event] = field(default_factory=list)
+    #: Any way in which something can be found, oldest first.
+    by_key: dict[tuple[Any, ...], list[Event]] = field(default_factory=dict)
+
+    def show(self, event: Event) -> None:
+        self._open(event, self.click_window_us)
+        event["positives"] = {}
+        self.shown.append(event)
+        self._add(event, "query", event["query_id"])
+        self._add(event, "client", event["client"])
+
+    def click(self, event: Event) -> None:
+        exact = self._credited(event, "query", event["query_id"])
+        inferred = self._credited(event, "client", event["client"])
+        exposure = next(iter(exact or inferred), None)
+        event["inferred"] = exposure is not None and not exact
+        index = 0
+        if exposure is not None:
+            index = exposure["hits"].index(event["item"])
+            if index in exposure["positives"]:
+                return
+            exposure["positives"][index] = event
+        event |= {"exposure": exposure, "index": index, "purchase": None}
+        event["list_id"] = exposure["query_id"] if exposure else event["query_id"]
+        self._open(event, self.observation_window_us)
+        if event["list_id"] and self._find(event, "list", event["list_id"], event["item"]):
+            return
+        self.clicked.append(event)
+        self._add(event, "list", event["list_id"], event["item"])
+        self._add(event, "item", event["client"], event["item"])
+
+    def buy(self, event: Event) -> None:
+        exact = self._find(event, "list", event["query_id"], event["item"])
+        exact = exact if event["query_id"] else []
+        inferred = self._find(event, "item", event["client"], event["item"])
+        click = next(iter(exact or inferred), None)
+        event["inferred"] = not exact
+        if click is not None and click["purchase"] is None and self._is_open(click, event):
+            click["purchase"] = event
+
+    def emit(self) -> None:
+        """All samples, once every window has closed."""
+        for exposure in self.shown:
+            for index in range(len(exposure["hits"])):
+                self._copies(CLICK, exposure, exposure["positives"].get(index), index)
+        for click in self.clicked:
+            self._copies(PURCHASE, click, click["purchase"])
+
+    def _copies(self, task: TaskName, of: Event, positive: Event | None, index: int = 0) -> None:
+        in_time = positive is not None and positive["key"] <= of["observed"]
+        first = positive if in_time else None
+        self._sample(task, CopyKind.FIRST, of, of["observed"], first, index)
+        if positive is not None and not in_time:
+            self._sample(task, CopyKind.LATE_POSITIVE, of, positive["key"], positive, index)
+
+    def _sample(
+        self,
         task: TaskName,
         copy: CopyKind,
-        of: dict[str, Any],
+        of: Event,
         key: int,
-        positive: dict[str, Any] | None,
-        index: int = 0,
+        positive: Event | None,
+        index: int,
     ) -> None:
         click = task == CLICK
         sample_id = f"{of['position']}{f'/{index}' if click else ''}/{task}/{copy}"
-        assert sample_id not in outcome.samples
+        assert sample_id not in self.outcome.samples
         exposure = of if click else of["exposure"]
-        place = index if click else of["index"]
-        newest = [e["time"] for e in (of, positive, exposure) if e is not None]
         sources = [exposure, positive] if click else [exposure, of, positive]
-        outcome.samples[sample_id] = Sample(
+        newest = max(e["time"] for e in (of, positive, exposure) if e is not None)
+        inferred = not click and of["inferred"]
+        self.outcome.samples[sample_id] = Sample(
             sample_id=sample_id,
             task=task,
             copy_kind=copy,
             label=int(positive is not None),
-            list_id=exposure["query_id"] if exposure else of["query_id"] or "",
-            list_size=len(exposure["hits"]) if exposure else 0,
             query=exposure["query"] if exposure else of["query"],
             item_id=of["hits"][index] if click else of["item"],
-            text=exposure["texts"][place] if exposure else "",
             attributes={},
-            position=place + 1 if exposure else None,
             shown_us=of["time"],
-            event_time_us=max(newest),
+            event_time_us=newest,
             elapsed_us=key - of["time"],
             delay_us=None if positive is None else max(positive["time"] - of["time"], 0),
-            window_us=click_window_us if click else observation_window_us,
-            attribution_us=attribution_window_us,
-            inferred=(not click and of["inferred"])
-            or (positive is not None and positive["inferred"]),
+            window_us=self.click_window_us if click else self.observation_window_us,
+            attribution_us=self.attribution_window_us,
+            inferred=inferred or (positive is not None and positive["inferred"]),
             positions=tuple(e["position"] for e in sources if e is not None),
+            **self._place(exposure, of, index if click else of["index"]),
         )
 
-    def open_for(of: dict[str, Any], event: dict[str, Any]) -> bool:
-        return bool(event["key"] <= of["final"]) and bool(
-            event["time"] - of["time"] <= attribution_window_us
-        )
+    @staticmethod
+    def _place(exposure: Event | None, of: Event, index: int) -> dict[str, Any]:
+        if exposure is None:
+            return {"list_id": of["query_id"] or "", "list_size": 0, "text": "", "position": None}
+        return {
+            "list_id": exposure["query_id"],
+            "list_size": len(exposure["hits"]),
+            "text": exposure["texts"][index],
+            "position": index + 1,
+        }
 
-    def add(event: dict[str, Any], *key: Any) -> None:
-        by_key.setdefault((event["position"].partition, *key), []).append(event)
+    def _open(self, event: Event, window_us: int) -> None:
+        event["observed"] = max(event["time"] + window_us, event["key"])
+        event["final"] = max(event["time"] + self.attribution_window_us, event["observed"])
 
-    def find(event: dict[str, Any], *key: Any) -> list[dict[str, Any]]:
+    def _is_open(self, of: Event, event: Event) -> bool:
+        in_window = event["time"] - of["time"] <= self.attribution_window_us
+        return bool(event["key"] <= of["final"] and in_window)
+
+    def _credited(self, event: Event, *key: Any) -> list[Event]:
+        """Exposures under this key that showed the item and are still open for the event."""
+        found = self._find(event, *key)
+        return [e for e in found if event["item"] in e["hits"] and self._is_open(e, event)]
+
+    def _add(self, event: Event, *key: Any) -> None:
+        self.by_key.setdefault((event["position"].partition, *key), []).append(event)
+
+    def _find(self, event: Event, *key: Any) -> list[Event]:
         """Events added under this key in the partition number of the event, newest first."""
-        return by_key.get((event["position"].partition, *key), [])[::-1]
-
-    for event in events:
-        if event["kind"] == "exposure":
-            event["observed"] = max(event["time"] + click_window_us, event["key"])
-            event["final"] = max(event["time"] + attribution_window_us, event["observed"])
-            event["positives"] = {}
-            shown.append(event)
-            add(event, "query", event["query_id"])
-            add(event, "client", event["client"])
-        elif event["kind"] == "click":
-            exact = [
-                e
-                for e in find(event, "query", event["query_id"])
-                if event["item"] in e["hits"] and open_for(e, event)
-            ]
-            inferred = [
-                e
-                for e in find(event, "client", event["client"])
-                if event["item"] in e["hits"] and open_for(e, event)
-            ]
-            exposure = next(iter(exact or inferred), None)
-            event["inferred"] = exposure is not None and not exact
-            index = 0
-            if exposure is not None:
-                index = exposure["hits"].index(event["item"])
-                if index in exposure["positives"]:
-                    continue
-                exposure["positives"][index] = event
-            event |= {"exposure": exposure, "index": index, "purchase": None}
-            event["list_id"] = exposure["query_id"] if exposure else event["query_id"]
-            event["observed"] = max(event["time"] + observation_window_us, event["key"])
-            event["final"] = max(event["time"] + attribution_window_us, event["observed"])
-            if event["list_id"] and find(event, "list", event["list_id"], event["item"]):
-                continue
-            clicked.append(event)
-            add(event, "list", event["list_id"], event["item"])
-            add(event, "item", event["client"], event["item"])
-        else:
-            exact = (
-                find(event, "list", event["query_id"], event["item"]) if event["query_id"] else []
-            )
-            inferred = find(event, "item", event["client"], event["item"])
-            click = next(iter(exact or inferred), None)
-            event["inferred"] = not exact
-            if click is not None and click["purchase"] is None and open_for(click, event):
-                click["purchase"] = event
-
-    for exposure in shown:
-        for index in range(len(exposure["hits"])):
-            positive = exposure["positives"].get(index)
-            in_time = positive is not None and positive["key"] <= exposure["observed"]
-            sample(
-                CLICK,
-                CopyKind.FIRST,
-                exposure,
-                exposure["observed"],
-                positive if in_time else None,
-                index,
-            )
-            if positive is not None and not in_time:
-                sample(CLICK, CopyKind.LATE_POSITIVE, exposure, positive["key"], positive, index)
-    for click in clicked:
-        purchase = click["purchase"]
-        in_time = purchase is not None and purchase["key"] <= click["observed"]
-        sample(PURCHASE, CopyKind.FIRST, click, click["observed"], purchase if in_time else None)
-        if purchase is not None and not in_time:
-            sample(PURCHASE, CopyKind.LATE_POSITIVE, click, purchase["key"], purchase)
-    return outcome
+        return self.by_key.get((event["position"].partition, *key), [])[::-1]

@@ -1,4 +1,4 @@
-"""Command line: data on standard output, one clear line on standard error, the exit code."""
+"""Command line: output, errors and exit codes."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Settings: a later layer wins; all errors are reported at once, with the nearest known key."""
+"""Settings: order of the layers, and errors with the nearest known key."""
 
 import dataclasses
 import json
@@ -35,7 +35,7 @@ def problems(
     env: Mapping[str, str] | None = None,
     sets: Mapping[str, str] | None = None,
 ) -> list[str]:
-    """Problems of some layers; the path of the file is shortened to its name."""
+    """Problems of some layers, with the file by its name only."""
     if file is not None:
         file.write_text(text)
     with pytest.raises(SettingsError) as refused:

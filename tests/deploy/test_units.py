@@ -1,4 +1,4 @@
-"""Durations and sizes: written with a unit or refused, and read back as they were written."""
+"""Durations and sizes: refused without a unit, read back as written."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""YAML whose plain values mean what they look like, and in which a key may stand only once."""
+"""YAML with unsurprising plain values and unique keys."""
 
 from typing import Any
 

@@ -26,8 +26,8 @@ from learner.store.journal.records import JournalPosition, Part, Step
 from learner.store.journal.tail import read_tail
 from learner.store.journal.writer import Journal
 from learner.store.manifest import CheckpointMetadata, Reset, ResumePoint
-from learner.store.recovery import RecoveryPoint
-from learner.store.recovery_plan import RecoveryPlan
+from learner.store.recovery.plan import RecoveryPlan
+from learner.store.recovery.point import RecoveryPoint
 from tests.fakes.disk import FaultyDisk
 from tests.learner.saving import cut
 from weighting.provenance import Poll, Slice

@@ -12,7 +12,7 @@ from learner.store.blobs import Disk
 from learner.store.checkpoint import Checkpointer
 from learner.store.journal.writer import Journal
 from learner.store.manifest import CheckpointMetadata, EventTimeRange, canonical
-from learner.store.recovery import RecoveryPoint
+from learner.store.recovery.point import RecoveryPoint
 from tests.fakes.disk import FaultyDisk, tree
 
 LONG_AFTER = 4_000_000_000.0

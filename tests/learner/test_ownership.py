@@ -10,7 +10,7 @@ import pytest
 from learner.artifact import Store
 from learner.errors import Fenced, StoreFailed
 from learner.store.checkpoint import Checkpointer
-from learner.store.recovery import RecoveryPoint
+from learner.store.recovery.point import RecoveryPoint
 from tests.fakes.disk import Fail, FailAfter, FaultyDisk, Meanwhile, on, tree
 from tests.learner.saving import assert_whole, cut, files, owner, resumed, saved, start
 

@@ -20,8 +20,8 @@ from learner.store.blobs import Disk
 from learner.store.checkpoint import Checkpointer
 from learner.store.journal.records import Step
 from learner.store.manifest import Exclusions, Replay
-from learner.store.recovery import RecoveryPoint
-from learner.store.recovery_plan import RecoveryPlan
+from learner.store.recovery.plan import RecoveryPlan
+from learner.store.recovery.point import RecoveryPoint
 from tests.fakes.disk import Call, Crash, Die, Fail, FailAfter, FaultyDisk, at, on
 from tests.learner.fast import TOPIC, Learner, Log, State, check, finish
 from tests.learner.saving import Boastful, cut, resumed, start

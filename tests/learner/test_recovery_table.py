@@ -18,7 +18,7 @@ import pytest
 
 from learner.artifact import Store, Version
 from learner.errors import Corrupt, FormatUnknown
-from learner.store import evidence, manifest, manifest_codec, recovery
+from learner.store import manifest, manifest_codec
 from learner.store.journal.records import JournalPosition, JournalRange, Part, Step
 from learner.store.journal.tail import Damage, Tail
 from learner.store.manifest import (
@@ -30,8 +30,10 @@ from learner.store.manifest import (
     ResumePoint,
     RunState,
 )
-from learner.store.recovery import Choice, Manifests, RecoveryPoint, Skipped
-from learner.store.recovery_plan import RecoveryPlan
+from learner.store.recovery import evidence
+from learner.store.recovery.decision import Choice, Manifests, choose, recover
+from learner.store.recovery.plan import RecoveryPlan
+from learner.store.recovery.point import RecoveryPoint, Skipped, begin
 from tests.learner.saving import cut, rewrite, saved
 from weighting.provenance import Offsets
 
@@ -244,13 +246,13 @@ def start(
     """Choose the state of a start, and read the journal behind it."""
     named = {version.name: version for version in found.readable}
     target = named[plan.version] if plan and plan.version else found.newest
-    choice = recovery.choose(found, [skipped(n) for n in damaged], plan=plan, target=target)
+    choice = choose(found, [skipped(n) for n in damaged], plan=plan, target=target)
     return choice, journaled(choice, last)
 
 
 def recovered(row: Row) -> RecoveryPoint:
     choice, tail = start(history(row.manifests), row.plan, row.damaged, row.last)
-    return recovery.recover(
+    return recover(
         choice,
         tail if row.keep_tail else None,
         initial=cut(0, **row.initial),
@@ -285,7 +287,7 @@ def test_the_timeline_is_closed_and_holds_the_place_where_the_tail_begins(row: R
 
 
 def test_a_new_store_begins_at_the_beginning_of_its_first_owners_journal() -> None:
-    point = recovery.begin(None, initial=cut(0), world_size=2, fencing_token=1)
+    point = begin(None, initial=cut(0), world_size=2, fencing_token=1)
     assert (point.newest, point.version, point.tail, point.next_seq) == (None, None, [], 1)
     assert point.journal == ResumePoint(segment=SEGMENT, byte=0)
     assert point.run_state == RunState(world_size=2)
@@ -314,14 +316,14 @@ def test_a_restore_keeps_exclusions_and_its_undoing_takes_those_of_the_version(
     found = history("F1 C2 C3", exclusions=EXCLUSIONS[1], commands_taken=4)
     plan = RecoveryPlan(kind="restore", version="v000002", as_it_was=False, undo=undo)
     choice, tail = start(found, plan)
-    point = recovery.recover(choice, tail, initial=cut(0), world_size=1, fencing_token=2)
+    point = recover(choice, tail, initial=cut(0), world_size=1, fencing_token=2)
     assert point.run_state.exclusions == kept
     assert point.run_state.commands_taken == 4
 
 
 def test_a_reset_inside_the_tail_is_left_to_be_made_in_its_place() -> None:
     choice, tail = start(history("F1 C2 C3 Z4"), damaged=(3,))
-    point = recovery.recover(choice, tail, initial=cut(0), world_size=1, fencing_token=2)
+    point = recover(choice, tail, initial=cut(0), world_size=1, fencing_token=2)
     assert (point.resets, point.next_offsets[CLICKS]) == ((MOVED,), 20)
 
 
@@ -333,7 +335,7 @@ def test_a_damaged_segment_ends_the_tail_and_is_reported() -> None:
         timeline=tail.timeline,
         damage=Damage(place=JournalPosition(SEGMENT, 30), reason="a frame that is not whole"),
     )
-    point = recovery.recover(choice, tail, initial=cut(0), world_size=1, fencing_token=2)
+    point = recover(choice, tail, initial=cut(0), world_size=1, fencing_token=2)
     (found,) = point.skipped
     assert (found.name, found.path) == (SEGMENT, f"journal/{SEGMENT}")
     assert found.reason == "@30: a frame that is not whole"

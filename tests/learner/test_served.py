@@ -65,6 +65,6 @@ def test_the_evaluation_s_score_is_the_scorer_s(task: TaskName) -> None:
         [request.query] * len(request.documents), [d.text for d in request.documents]
     )
     encoder = logits.by_task[task].detach().double().numpy()
-    memory = own.weigher.memory_logits(task, request.query, request.documents)
+    memory = own.weigher.pair_memory_logits(task, request.query, request.documents)
     served = own.served.logit(task, encoder, memory, prior=own.weigher.prior(task))
     np.testing.assert_allclose(getattr(scores, task), 1 / (1 + np.exp(-served)), rtol=1e-12)

@@ -62,4 +62,4 @@ def test_what_only_the_learner_reads_is_under_training() -> None:
 def test_the_old_words_are_refused_by_an_error_that_names_the_new_ones(old: str) -> None:
     expected = r"expected bi_encoder \(once: towers\) or cross_encoder \(once: cross\)"
     with pytest.raises(ValueError, match=rf"learner\.interaction: got '{old}', {expected}"):
-        LearnerConfig(interaction=old)
+        LearnerConfig(interaction=old)  # type: ignore[arg-type]

@@ -74,7 +74,7 @@ class RecoveryPlan:
 
     def _reset(self, metadata: CheckpointMetadata, skip: tuple[int, ...]) -> Reset:
         """Return the offsets that this plan moves, before and after."""
-        before = Offsets.from_nested(metadata.offsets)
+        before = metadata.next_offsets
         parts: dict[str, dict[int, tuple[int, int]]] = {}
         for tp, offset in (self.offsets or Offsets()).items():
             topic, partition = tp
@@ -85,10 +85,5 @@ class RecoveryPlan:
 
 def moved(metadata: CheckpointMetadata, reset: Reset) -> CheckpointMetadata:
     """Return the metadata with the offsets of a reset."""
-    after = {
-        (topic, p): after
-        for topic, parts in reset.offsets.items()
-        for p, (_, after) in parts.items()
-    }
-    offsets = Offsets.from_nested(metadata.offsets).moved(after)
+    offsets = metadata.next_offsets.moved(reset.moved_to)
     return msgspec.structs.replace(metadata, offsets=offsets.nested())

@@ -1,4 +1,4 @@
-"""Recovery point of a start, from manifests and a recovery plan.
+"""Choice of state and timeline for a start, by manifests and plan.
 
 Pure functions: nothing is read or written here, so a start can be tested as a table. The caller
 reads manifests, verifies checkpoints and reads the journal in between. The steps are those of
@@ -27,35 +27,11 @@ from learner.artifact import Version
 from learner.errors import Corrupt
 from learner.store import manifest, manifest_codec
 from learner.store.journal.records import FOLDER as JOURNAL
-from learner.store.journal.records import (
-    JournalPosition,
-    JournalRange,
-    JournalRecord,
-    Step,
-    segment_name,
-    truncate,
-)
+from learner.store.journal.records import JournalPosition, JournalRange, Step, truncate
 from learner.store.journal.tail import Damage, Tail
 from learner.store.manifest import CHECKPOINT, CheckpointMetadata, Reset, ResumePoint, RunState
-from learner.store.recovery_plan import RecoveryPlan, moved
-from weighting.provenance import Offsets
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Skipped:
-    """A damaged checkpoint or journal segment that was passed over.
-
-    It stays where it is, and ``quarantine/`` keeps a link to it.
-
-    Attributes:
-        name: of the version or segment.
-        reason: expected and found.
-        path: of the damaged file, below the root.
-    """
-
-    name: str
-    reason: str
-    path: str
+from learner.store.recovery.plan import RecoveryPlan, moved
+from learner.store.recovery.point import RecoveryPoint, Skipped, beginning
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,66 +99,6 @@ class Choice:
         return place
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecoveryPoint:
-    """Where a start goes on.
-
-    Attributes:
-        newest: manifest of any kind that gives the timeline; None in a new store.
-        version: whose state to take; None: the state before the first checkpoint.
-        skipped: damaged and newer than the state, newest first.
-        tail: journal records to be done again, with the place behind each.
-        metadata: where the state stands; offsets that a reset moved are moved.
-        journal: where the tail begins, and how many polls of its first record the state contains.
-        resets: offsets to move during the tail, or behind it if it ends before.
-        run_state: with the timeline closed.
-        resumed_by: the plan that was carried out.
-        next_seq: number of the next manifest.
-        fencing_token: of the owner; 0 if the store was only looked at.
-    """
-
-    newest: Version | None
-    version: Version | None
-    skipped: tuple[Skipped, ...]
-    tail: list[tuple[JournalPosition, JournalRecord]]
-    metadata: CheckpointMetadata
-    journal: ResumePoint
-    resets: tuple[Reset, ...]
-    run_state: RunState
-    resumed_by: RecoveryPlan | None
-    next_seq: int
-    fencing_token: int
-
-    @property
-    def next_offsets(self) -> Offsets:
-        """The first offsets that the state does not contain."""
-        return Offsets.from_nested(self.metadata.offsets)
-
-
-def begin(
-    plan: RecoveryPlan | None,
-    *,
-    initial: CheckpointMetadata,
-    world_size: int,
-    fencing_token: int,
-) -> RecoveryPoint:
-    """Return the recovery point of a new store."""
-    taken = (plan and plan.commands_taken) or 0
-    return RecoveryPoint(
-        newest=None,
-        version=None,
-        skipped=(),
-        tail=[],
-        metadata=initial,
-        journal=_beginning(fencing_token),
-        resets=(),
-        run_state=RunState(world_size=world_size, commands_taken=taken),
-        resumed_by=plan,
-        next_seq=1,
-        fencing_token=fencing_token,
-    )
-
-
 def choose(
     manifests: Manifests,
     damaged: Sequence[Skipped],
@@ -248,7 +164,7 @@ def recover(
     run_state = _closed(choice, tail, last_step)
     run_state = _in_environment(run_state, metadata, initial, choice.newest, world_size)
     pending = [each for each in run_state.resets if each not in choice.state.run_state.resets]
-    journal = choice.resume or _beginning(fencing_token)
+    journal = choice.resume or beginning(fencing_token)
     due = _due(pending, tail, (choice.state.step, sum(journal.skip)))
     for reset in due:
         metadata = moved(metadata, reset)
@@ -276,11 +192,6 @@ def needed(timeline: Sequence[JournalRange], kept: Sequence[Version]) -> tuple[J
         if any(span.holds(place) for place in places):
             return tuple(timeline[index:])
     return tuple(timeline)
-
-
-def _beginning(fencing_token: int) -> ResumePoint:
-    """Return the beginning of the owner's own journal."""
-    return ResumePoint(segment=segment_name(fencing_token, 0), byte=0)
 
 
 def _state(chain: Sequence[Version], damaged: Collection[str]) -> Version | None:

@@ -13,7 +13,8 @@ from learner.artifact import Store, Version
 from learner.errors import Corrupt
 from learner.store import manifest
 from learner.store.blobs import Disk
-from learner.store.recovery import Manifests, Skipped
+from learner.store.recovery.decision import Manifests
+from learner.store.recovery.point import Skipped
 
 
 def read_manifests(store: Store) -> Manifests:

@@ -1,0 +1,1 @@
+"""Where a start goes on: evidence, plan, decision."""
