@@ -2,9 +2,10 @@
 
     python -m benchmarks.ingest [--events N] [--bootstrap-servers H:P] [--repeats N]
 
-Without an address it starts a broker from packages. The mix is that of a search page: exposures of ten hits, 0.8 clicks per exposure and
-0.15 purchases per click, keyed by client, in four partitions; all windows close, so that every sample is emitted. Broker and client share
-the machine, so both wall-clock and CPU seconds of this process are told. The last line is JSON.
+Without an address it starts a broker from packages. The mix is that of a search page: exposures of
+ten hits, 0.8 clicks per exposure and 0.15 purchases per click, keyed by client, in four partitions;
+all windows close, so that every sample is emitted. Broker and client share the machine, so both
+wall-clock and CPU seconds of this process are reported. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -167,7 +168,10 @@ def ingest(config: KafkaConfig, topics: Topics, num_events: int) -> Run:
 
 
 def split(profile: cProfile.Profile) -> dict[str, float]:
-    """Return the share of each stage in the profiled time of the joining thread; a builtin counts for who called it, waiting for nobody."""
+    """Return the share of each stage in the profiled time of the joining thread.
+
+    A builtin counts for its caller; waiting counts for no stage.
+    """
     seconds = dict.fromkeys((*STAGES, "other"), 0.0)
 
     def add(file: str, own_seconds: float) -> None:
@@ -230,12 +234,10 @@ def main() -> None:
         "machine": platform.machine(),
         "python": platform.python_version(),
     }
-    print(
-        f"{report['events_per_second']:,} events/s from broker to samples, {report['samples_per_event']} samples per event"
-    )
-    print(
-        f"{report['events_per_cpu_second']:,} events per CPU second of this process, client thread included"
-    )
+    rate, samples = report["events_per_second"], report["samples_per_event"]
+    print(f"{rate:,} events/s from broker to samples, {samples} samples per event")
+    rate = report["events_per_cpu_second"]
+    print(f"{rate:,} events per CPU second of this process, client thread included")
     for stage, share in shares.items():
         print(f"  {share:6.1%}  {stage}")
     print(json.dumps(report))

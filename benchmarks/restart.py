@@ -1,12 +1,15 @@
-"""How long a killed learner takes to its next step, and what checkpoints and journal take from training, with the model of the demo.
+"""Time of a killed learner to its next step, and cost of checkpoints and journal in training.
 
     python -m benchmarks.restart [--kills N] [--seconds S] [--model minilm-l6] [--tuning top:1]
 
-Apache Kafka and the learner run as child processes; an invented log of `benchmarks.crash` is written meanwhile. The learner is killed
-(SIGKILL) after S seconds of learning, N times, and started again at once. `restart_seconds`: from the start of the process to its first
-journaled live step, with everything that comes before: imports, model, checkpoint, the journal's tail learned again. `stall_ratio`: time
-that training stood still for cuts over time in steps, of all lives; `journal_ratio` the same for the journal, whose records are written and
-synced here once more, as many and as long as the learner wrote, on the same file system. The last line is JSON.
+Apache Kafka and the learner, with the model of the demo, run as child processes; the invented log
+of `benchmarks.crash` is written meanwhile. The learner is killed (SIGKILL) after S seconds of
+learning, N times, and started again at once. `restart_seconds`: from the start of the process to
+its first journaled live step, with everything that comes before: imports, model, checkpoint, the
+journal's tail learned again. `stall_ratio`: time that training stood still for checkpoints over
+time in steps, of all lives; `journal_ratio` the same for the journal, whose records are written and
+synced here once more, as many and as long as the learner wrote, on the same file system. The last
+line is JSON.
 """
 
 from __future__ import annotations
@@ -24,15 +27,10 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from benchmarks.crash import (
-    DEAD_LETTERS,
-    NUM_PARTITIONS,
-    TOPICS,
-    Producer,
-    Role,
-    is_live,
-    newest_segment,
-)
+from benchmarks.crashing.log import NUM_PARTITIONS, TOPICS, Producer
+from benchmarks.crashing.oracle import is_live, newest_segment
+from benchmarks.crashing.processes import Role
+from benchmarks.crashing.run import DEAD_LETTERS
 from consumers.kafka.admin import KafkaAdmin
 from consumers.kafka.options import KafkaConfig
 from deploy.broker.node import Broker

@@ -45,7 +45,7 @@ class Server:
             return False
 
     def info(self) -> dict[str, Any]:
-        """Return what `/info` says."""
+        """Return the answer of `/info`."""
         with urllib.request.urlopen(f"{self.url}/info", timeout=30) as answer:
             found: dict[str, Any] = json.load(answer)
         return found

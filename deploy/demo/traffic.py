@@ -55,7 +55,7 @@ class Producer:
     def __init__(
         self, sink: KafkaSink, topics: Topics, world: World, *, visits_per_second: float, seed: int
     ) -> None:
-        """Open the shop; nobody comes before `start`."""
+        """Open the shop; visits begin with `start`."""
         self._sink, self._topics = sink, topics
         self._shoppers = Shoppers(world, seed=seed)
         self._rate = visits_per_second
@@ -74,7 +74,7 @@ class Producer:
         self._thread.start()
 
     def close(self) -> None:
-        """Let nobody in any more; events due in the next three seconds are still sent."""
+        """End the visits; events due in the next three seconds are still sent."""
         self._stopped.set()
         self._thread.join()
 

@@ -41,7 +41,7 @@ class CheckResult:
 
     @property
     def failed(self) -> bool:
-        """Whether it must be put right."""
+        """True where something must be put right."""
         return self.mark == "X"
 
     def to_json(self) -> dict[str, Any]:

@@ -30,7 +30,7 @@ log = logging.getLogger("steelyard.learner")
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a term resumes; the first rank acquires it and broadcasts it.
+    """Resume point of a term; the first rank acquires it and broadcasts it.
 
     Attributes:
         epoch: the fencing token of this owner of the store.

@@ -14,7 +14,7 @@ from learner.store.journal.tail import read_tail
 
 
 class Unlearnable(Exception):
-    """What lies between two versions cannot be learned again here to the byte; says why."""
+    """Steps between two versions cannot be learned again here to the byte."""
 
 
 def refuse_other_environment(settings: Settings, since: Version, until: Version) -> None:

@@ -1,4 +1,4 @@
-"""A log, and a store of versions that consumed it up to given offsets, with the audits that they then have."""
+"""A log, and a store of versions that consumed it, with their audits."""
 
 from __future__ import annotations
 
@@ -43,7 +43,10 @@ def clicks(*lengths: int) -> Log:
 def consumed(
     root: Path, log: Log, cuts: Sequence[Mapping[TopicPartition, int]], **changes: Any
 ) -> list[Version]:
-    """Versions that stand at these offsets, one the parent of the next; `changes` are further fields of all their manifests."""
+    """Make versions with these next offsets, each the parent of the next.
+
+    `changes` are further fields of all their manifests.
+    """
     checkpointer = owner(root)
     for step, offsets in enumerate(cuts, 1):
         nested: dict[str, dict[int, int]] = {}
@@ -83,7 +86,7 @@ def change(root: Path, name: str, **fields: Any) -> Version:
 
 
 def audit(log: Log, offsets: Mapping[TopicPartition, int]) -> dict[str, dict[str, Any]]:
-    """What reading up to these offsets amounts to."""
+    """Return the audits of a log that was read up to these offsets."""
     found: dict[str, dict[str, Any]] = {}
     for (topic, partition), end in offsets.items():
         hasher = Hasher(topic, partition)

@@ -1,4 +1,4 @@
-"""What the guarantee rests on, taken away: saved apart, what is known and where it stands count some samples twice or never."""
+"""Ablations: saved apart, state and offsets count some samples twice or never."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Make = Callable[[Path, Disk, Callable[[], float]], Checkpointer]
 
 
 class Apart(Checkpointer):
-    """Saves parameters, and only then joins and next offsets; or the other way round. Each save is as safe as ours are."""
+    """Saves parameters before joins and next offsets, or after; each save as safe as ours."""
 
     offsets_first = False
 
@@ -54,7 +54,7 @@ class OffsetsFirst(Apart):
 
 
 def numbers(root: Path, shop: Shop, make: Make, when: range) -> list[int]:
-    """How many samples too many the model contains at the end (below zero: too few), for a crash behind each of these calls."""
+    """Return the surplus of samples (below zero: lost) for a crash behind each of these calls."""
     found = []
     for index in when:
         where = root / f"{index}"

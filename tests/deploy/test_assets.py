@@ -1,4 +1,4 @@
-"""Alert rules, dashboard and compose file speak of things that exist, and the rules say what they should."""
+"""Alert rules, dashboard and compose file: all that they name exists, and the rules fire."""
 
 import json
 import re
@@ -19,7 +19,7 @@ DASHBOARD = DEPLOY / "grafana" / "dashboards" / "steelyard.json"
 
 needs_promtool = pytest.mark.skipif(
     shutil.which("promtool") is None,
-    reason="promtool is not on PATH: the alert rules are not tested (Debian: apt-get install prometheus)",
+    reason="promtool is not on PATH: alert rules not tested (Debian: apt-get install prometheus)",
 )
 
 

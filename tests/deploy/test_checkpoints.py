@@ -1,4 +1,4 @@
-"""Checkpoints on the command line: what is ordered takes effect on a server that runs, and nothing that is needed is retired."""
+"""Checkpoints on the command line: a server takes a promotion, and nothing needed is retired."""
 
 from pathlib import Path
 from typing import Any
@@ -146,7 +146,7 @@ def test_a_challenger_is_named_and_no_other_alias_is(tmp_path: Path) -> None:
         checkpoints.promote(store, "v000009", Paper().output(), yes=True)
 
 
-# --- looking ------------------------------------------------------------------------------------------------------------------------
+# --- looking ---
 
 
 def test_every_version_is_listed_with_what_names_it(tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ def test_what_lies_between_two_versions_is_told(tmp_path: Path) -> None:
     assert paper.written[1] == "v000002 -> v000003: +3 steps, +96 samples"
 
 
-# --- pruning ------------------------------------------------------------------------------------------------------------------------
+# --- pruning ---
 
 
 def test_old_versions_are_retired_but_for_those_that_something_names(tmp_path: Path) -> None:

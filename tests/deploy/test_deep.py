@@ -1,4 +1,4 @@
-"""What a learner that crashed has left is what the journal gives to one that did not; and where it is not, the file is named."""
+"""Learning again: a learner that crashed leaves what the journal gives; differences are named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The demo's world draws what it says it draws, and its judge computes what an expert would by hand."""
+"""The demo: its world draws what it documents, and its judge computes what is done by hand."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def told(visit: Visit) -> tuple[str, list[int], list[bool], list[bool]]:
     return visit.query.text, visit.shown.tolist(), visit.clicked.tolist(), visit.bought.tolist()
 
 
-# --- the world ----------------------------------------------------------------------------------------------------------------------
+# --- the world ---
 
 
 def test_one_seed_gives_one_stream_of_visits_and_another_seed_another() -> None:
@@ -164,7 +164,7 @@ def test_the_invented_shop_is_one_per_seed_and_grades_by_kind_colour_and_trusted
                 assert grade == (4 if right and trusted else 2 if right else 0.4 if trusted else 0)
 
 
-# --- the judge ----------------------------------------------------------------------------------------------------------------------
+# --- the judge ---
 
 
 def test_ndcg_is_the_value_worked_by_hand() -> None:
@@ -260,7 +260,7 @@ def test_a_summary_pairs_the_served_ranking_with_its_opponents() -> None:
     ) == {"stream"}
 
 
-# --- the catalogue ------------------------------------------------------------------------------------------------------------------
+# --- the catalogue ---
 
 
 def write_catalog(folder: Path, *, num_queries: int = 15, without: str = "") -> Path:
@@ -324,13 +324,13 @@ def test_a_catalogue_is_graded_and_split_reproducibly(tmp_path: Path) -> None:
 def test_a_missing_file_or_column_is_one_error_with_what_was_expected(tmp_path: Path) -> None:
     with pytest.raises(
         DeployError,
-        match=r"judgments\.parquet: .*expected a Parquet file with the columns query, docId, rating",
+        match=r"judgments\.parquet: .*expected a Parquet file with the columns query, docId",
     ):
         load_catalog(tmp_path, split=0)
     write_catalog(tmp_path, without="brand")
     with pytest.raises(
         DeployError,
-        match=r"products\.parquet: .*brand.*expected a Parquet file with the columns asin, title, brand, category",
+        match=r"products\.parquet: .*brand.*with the columns asin, title, brand, category",
     ):
         load_catalog(tmp_path, split=0)
     (tmp_path / "products.parquet").write_bytes(b"no parquet")

@@ -1,4 +1,4 @@
-"""The doctor: each trouble is one line with its mark and a remedy; what is well says so; brokers that are down are one line."""
+"""The doctor: each trouble is one line with its mark and a remedy; so are brokers that are down."""
 
 import importlib.metadata
 import socket
@@ -176,7 +176,8 @@ def test_a_healthy_cluster_gets_no_cross_and_no_mark() -> None:
     for part in (
         "ok reachable: 1 broker at broker-1:9092, protocol of Kafka 4.2",
         "ok advertised address broker-1:9092 can be connected to from here",
-        "ok topics exist: exposures (4), clicks (4), purchases (4), items (1), steelyard.deadletter (1)",
+        "ok topics exist: exposures (4), clicks (4), purchases (4), items (1), "
+        "steelyard.deadletter (1)",
         "ok partitions agree: 4 each",
         "ok items is compacted",
         "ok clicks: records are kept 30 d, 7.01 d are needed",
@@ -201,7 +202,8 @@ def test_librdkafkas_default_partitioner_is_found_and_named() -> None:
     assert troubles(results) == [
         (
             "X",
-            f"{what}; {num_off} of these are where librdkafka's default, consistent_random, puts them (CRC32)",
+            f"{what}; {num_off} of these are where librdkafka's default, consistent_random, puts "
+            "them (CRC32)",
         )
     ]
     assert "set partitioner=murmur2_random in that producer" in remedy_of(results)
@@ -236,7 +238,10 @@ def test_unreadable_records_are_told_with_their_reasons() -> None:
     for value in (b"\x00\x00\x00\x00\x01avro", b"\x00\x00\x00\x00\x01avro", b"{"):
         cluster.write("clicks", value, b"c-1")
     results = look(cluster)
-    what = "clicks: 50 of 53 sampled records can be read; the others: confluent_wire_format 2, not_json 1"
+    what = (
+        "clicks: 50 of 53 sampled records can be read; the others: confluent_wire_format 2, "
+        "not_json 1"
+    )
     assert troubles(results) == [("X", what)]
     assert "steelyard events tail clicks" in remedy_of(results)
 
@@ -258,7 +263,8 @@ def test_missing_topics_are_crosses_with_the_command_that_makes_them() -> None:
         ("X", "topic steelyard.deadletter is missing"),
     ]
     assert [result.remedy for result in results if result.failed] == [
-        f"kafka-topics.sh --bootstrap-server broker-1:9092 --create --topic {topic} --partitions 6 --config cleanup.policy=compact"
+        f"kafka-topics.sh --bootstrap-server broker-1:9092 --create --topic {topic} "
+        "--partitions 6 --config cleanup.policy=compact"
         for topic in ("items", "steelyard.deadletter")
     ]
 
@@ -284,7 +290,10 @@ def test_a_topic_that_is_not_compacted_is_a_cross() -> None:
     cluster.configs["items"]["cleanup.policy"] = "delete"
     results = look(cluster)
     assert troubles(results) == [("X", "items: cleanup.policy is delete, expected compact")]
-    expected = "kafka-configs.sh --bootstrap-server broker-1:9092 --alter --topic items --add-config cleanup.policy=compact"
+    expected = (
+        "kafka-configs.sh --bootstrap-server broker-1:9092 --alter --topic items "
+        "--add-config cleanup.policy=compact"
+    )
     assert remedy_of(results) == expected
 
 
@@ -346,7 +355,7 @@ def test_events_from_the_future_and_from_before_the_window_are_marked() -> None:
     ]
 
 
-# --- the whole -------------------------------------------------------------------------------------------------------------------
+# --- the whole ---
 
 
 def down(config: KafkaConfig) -> AbstractContextManager[Admin]:
@@ -390,7 +399,7 @@ def test_everything_is_looked_at_in_one_order(tmp_path: Path) -> None:
     assert areas == ["Kafka", "time", "store", "model", "machine"]
 
 
-# --- store, model, machine ---------------------------------------------------------------------------------------------------------
+# --- store, model, machine ---
 
 
 def checkpoint(root: Path) -> Checkpointer:
@@ -495,10 +504,8 @@ def test_a_missing_checksum_library_is_a_cross_and_a_missing_extra_is_not() -> N
     (failed,) = [
         result for result in examine_machine(installed=installed, open_files=4096) if result.failed
     ]
-    assert (
-        failed.text
-        == "crc32c is not installed: without it every batch of records is checked in Python, silently"
-    )
+    why = "without it every batch of records is checked in Python, silently"
+    assert failed.text == f"crc32c is not installed: {why}"
 
 
 def test_few_open_files_are_marked() -> None:

@@ -1,4 +1,4 @@
-"""Events on the command line: every line is accepted or refused by number and field, and nothing is lost on the way back."""
+"""Events on the command line: accepted or refused by number and field, none lost on the way."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -31,7 +31,7 @@ BAD_ORDINAL = CLICK.replace(b'"query_id"', b'"x"').replace(
 
 
 class Paper:
-    """What a command wrote and told."""
+    """Output of a command: results and messages."""
 
     def __init__(self) -> None:
         self.written: list[str] = []
@@ -45,7 +45,7 @@ class Paper:
         return [json.loads(line) for line in self.written]
 
 
-# --- validate ------------------------------------------------------------------------------------------------------------------------
+# --- validate ---
 
 
 def test_every_line_is_checked_as_what_its_fields_say_it_is() -> None:
@@ -136,7 +136,7 @@ def test_a_file_that_cannot_be_opened_is_a_usage_error(tmp_path: Path) -> None:
         pass
 
 
-# --- send ----------------------------------------------------------------------------------------------------------------------------
+# --- send ---
 
 
 def test_lines_are_sent_unchanged_and_keyed_by_client_or_item() -> None:
@@ -200,7 +200,7 @@ def test_each_record_that_is_sent_waits_for_its_turn() -> None:
     assert waited == [0, 1]
 
 
-# --- tail ----------------------------------------------------------------------------------------------------------------------------
+# --- tail ---
 
 
 def filled(num_records: int) -> Log:
@@ -269,7 +269,7 @@ def test_it_ends_at_the_end_offsets_of_when_it_began() -> None:
     assert positions(paper) == ["clicks[0]@0"]
 
 
-# --- dead letters --------------------------------------------------------------------------------------------------------------------
+# --- dead letters ---
 
 
 def set_aside(*values: bytes | None, reason: str = "schema", topic: str = "clicks") -> Log:
@@ -359,7 +359,7 @@ def test_no_letter_is_deleted_before_what_it_held_is_safe() -> None:
     assert [topic for topic, *_ in shelf.sent] == ["clicks"]
 
 
-# --- schemas -------------------------------------------------------------------------------------------------------------------------
+# --- schemas ---
 
 
 def test_the_schema_files_are_what_the_types_say(tmp_path: Path) -> None:

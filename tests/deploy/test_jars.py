@@ -1,4 +1,4 @@
-"""The pinned jars: what is missing is fetched, what differs is refused, and being offline is one clear sentence."""
+"""The pinned jars: missing ones are fetched, other ones refused, and offline is one sentence."""
 
 import hashlib
 import re

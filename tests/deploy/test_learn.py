@@ -1,4 +1,4 @@
-"""What the role `learn` adds to its parts: the advisory commit may fail, and says so as loudly as it matters."""
+"""The role `learn`: its advisory commit may fail, and its metrics show the last verdict."""
 
 from collections.abc import Mapping
 from pathlib import Path

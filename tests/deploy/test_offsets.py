@@ -1,4 +1,4 @@
-"""Offsets: a plan in Kafka's words, nothing written without an order to, and no offset out of thin air."""
+"""Offsets: plans in Kafka's words; nothing written without --execute, no offset invented."""
 
 import tempfile
 from pathlib import Path
@@ -92,7 +92,7 @@ def test_a_time_is_looked_up_and_its_record_time_is_shown(tmp_path: Path) -> Non
     ]
 
 
-def test_a_partition_without_a_record_at_that_time_is_a_refusal_and_neither_the_end_nor_the_beginning(
+def test_a_partition_without_a_record_at_that_time_is_refused_and_no_other_offset_is_taken(
     tmp_path: Path,
 ) -> None:
     asked = brokers()
@@ -211,7 +211,7 @@ def test_executing_needs_yes_where_there_is_nobody_and_asks_where_there_is(tmp_p
     )
 
 
-# --- our learner's own group --------------------------------------------------------------------------------------------------------
+# --- our learner's own group ---
 
 
 def test_our_own_group_is_planned_from_the_checkpoint_and_moved_by_an_order(tmp_path: Path) -> None:
@@ -295,7 +295,7 @@ def test_without_a_checkpoint_there_is_nothing_to_move(tmp_path: Path) -> None:
         reset(Paper(), brokers(), tmp_path, Target(name="to-latest"), group="steelyard")
 
 
-# --- scope, target and file ---------------------------------------------------------------------------------------------------------
+# --- scope, target and file ---
 
 
 def test_exactly_one_target_and_one_scope_or_the_list_of_them() -> None:
@@ -392,7 +392,7 @@ def test_a_move_never_leaves_what_is_retained(wanted: int, begin: int, length: i
     assert (move.clamped == "no") == (move.proposed == wanted)
 
 
-# --- describe -----------------------------------------------------------------------------------------------------------------------
+# --- describe ---
 
 
 def test_a_group_is_described_with_its_lag(tmp_path: Path) -> None:

@@ -146,7 +146,8 @@ def test_a_time_before_every_version_is_refused_with_the_oldest_that_works(house
     house.brokers.times = {A: (0, 0), B: (0, 0)}
     with pytest.raises(
         Unsafe,
-        match=r"no kept version is that old\. The oldest version that still works: steelyard replay --from-checkpoint v000002",
+        match=r"no kept version is that old\. The oldest version that still works: steelyard "
+        "replay --from-checkpoint v000002",
     ):
         house.run(target=AGO)
 
@@ -205,10 +206,10 @@ def test_what_cannot_be_meant_is_usage(house: House, given: dict[str, Any], said
         house.run(**given)
 
 
-# --- leaving out --------------------------------------------------------------------------------------------------------------------
+# --- leaving out ---
 
 
-def test_what_is_left_out_is_hashed_before_it_is_written_and_the_restart_lies_before_its_first_record(
+def test_exclusions_are_hashed_before_they_are_written_and_the_restart_lies_before_the_first(
     house: House, tmp_path: Path
 ) -> None:
     file = tmp_path / "out.txt"
@@ -271,7 +272,7 @@ def test_a_line_that_names_nothing_is_usage_with_its_number(
         house.run(exclude=file)
 
 
-# --- beside the store ---------------------------------------------------------------------------------------------------------------
+# --- beside the store ---
 
 
 def test_a_shadow_is_a_store_of_its_own_with_the_order_in_it_and_the_live_one_is_left_alone(
@@ -296,7 +297,7 @@ def test_a_shadow_is_a_store_of_its_own_with_the_order_in_it_and_the_live_one_is
         house.run(version="v000003", into="shadow", shadow_root=root, execute=True, yes=True)
 
 
-# --- and back again -----------------------------------------------------------------------------------------------------------------
+# --- and back again ---
 
 
 def test_an_order_that_was_not_taken_is_withdrawn(house: House) -> None:

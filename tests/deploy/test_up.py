@@ -1,4 +1,4 @@
-"""Several roles in one process: the end of one is the end of all, and its error is the one that is told."""
+"""Several roles in one process: the end of one ends all, and its error is reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Verify: it agrees where each record counted once, names the smallest range where not, and never guesses."""
+"""Verify: agrees where each record counted once, else names the smallest range; never guesses."""
 
 from __future__ import annotations
 
@@ -248,7 +248,8 @@ def test_a_store_that_may_not_be_written_to_is_told_in_one_line_and_changes_no_e
     (told,) = paper.told
     assert (
         told
-        == f"{tmp_path}/control/verified.json: injected: the verdict is not left in the store; /metrics keeps the one before"
+        == f"{tmp_path}/control/verified.json: injected: the verdict is not left in the store; "
+        "/metrics keeps the one before"
     )
     assert verdict.read(tmp_path, Disk()) is None
 

@@ -1,4 +1,4 @@
-"""The real learner - trainer, pipeline, journal, store - over a log in memory and a disk that may die at any call; no Kafka."""
+"""The real learner over a log in memory and a disk that may die at any call; no Kafka."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class Shop:
 
 
 class _WaitedFor(BackgroundWriter):
-    """Whoever asks how the checkpoint in flight ended waits for it: where it dies is then a matter of the disk's calls alone."""
+    """A writer whose poll waits, so that the disk's calls alone decide where it dies."""
 
     def poll(self, *, timeout_seconds: float | None = 0.0) -> Saved | None:
         return super().poll(timeout_seconds=None)
@@ -113,7 +113,10 @@ def live(
     checkpointer: Callable[[Path, Disk, Callable[[], float]], Checkpointer] = Checkpointer,
     keep_tail: bool = True,
 ) -> None:
-    """One life of it, to the end of the log; `seed` decides what the polls give and how the clock moves; manifests say `named`."""
+    """Run one life of it, to the end of the log.
+
+    `seed` decides what the polls give and how the clock moves; manifests say `named`.
+    """
     torch.set_num_threads(1)
     random, clock = Random(seed), ManualClock()
     own, journal = checkpointer(root, disk, clock), Journal(root, disk)
@@ -176,6 +179,6 @@ def versions(root: Path) -> list[Version]:
 
 
 def trained(root: Path) -> tuple[int, int]:
-    """What the newest version says that it was trained on."""
+    """Return number and sum of the samples that the newest version was trained on."""
     said = versions(root)[-1].manifest["trained"]
     return said["num"], said["sum64"]

@@ -1,1 +1,1 @@
-"""What only a real broker can show: Apache Kafka from packages, or the one that KAFKA_BOOTSTRAP_SERVERS names."""
+"""Tests on Apache Kafka, from packages or as KAFKA_BOOTSTRAP_SERVERS names it."""

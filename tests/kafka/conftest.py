@@ -1,4 +1,4 @@
-"""Brokers for the tests in this folder: one for all of them, one per module that may be harmed, and three nodes for leaders that move."""
+"""Brokers for these tests: one for all, one per module to be harmed, three nodes for leaders."""
 
 import os
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ Started = TypeVar("Started", Broker, BrokerCluster)
 
 
 class Cluster(Protocol):
-    """What a test may ask of the broker: where it is."""
+    """A broker as tests see it: its address."""
 
     @property
     def bootstrap_servers(self) -> str: ...
@@ -34,7 +34,10 @@ class GivenCluster:
 
 @dataclass(frozen=True)
 class Harmed:
-    """A broker that a test may kill, hang and restart, also behind a proxy. It is up again when the test ends, or the next one fails."""
+    """A broker that a test may kill, hang and restart, also behind a proxy.
+
+    It is up again when the test ends, or the next one fails.
+    """
 
     node: Broker
     proxy: Proxy
@@ -46,7 +49,7 @@ class Harmed:
 
 
 def started(node: Started, config: pytest.Config) -> Started:
-    """Without packages, network and cache the tests skip and the run ends with a notice; under CI that is an error."""
+    """Skip without packages, network and cache, with a notice at the end; under CI, fail."""
     try:
         node.start()
     except BrokerUnavailable as error:
@@ -59,7 +62,7 @@ def started(node: Started, config: pytest.Config) -> Started:
 
 @pytest.fixture(scope="session")
 def broker(pytestconfig: pytest.Config) -> Iterator[Cluster]:
-    """A running broker that nobody harms: from packages, or the one that KAFKA_BOOTSTRAP_SERVERS names."""
+    """A running broker that no test harms: from packages, or KAFKA_BOOTSTRAP_SERVERS."""
     if given := os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
         yield GivenCluster(given)
         return
@@ -74,11 +77,13 @@ def broker(pytestconfig: pytest.Config) -> Iterator[Cluster]:
 def harmed(
     pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Harmed]:
-    """One node of our own for a module, with a second listener that is advertised as the proxy (K1)."""
+    """One node of our own for a module, with a second listener advertised as the proxy (K1)."""
     port, proxied, controller = free_ports(3)
     with Proxy(proxied) as proxy:
         properties = {
-            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "listener.security.protocol.map": (
+                "PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT"
+            ),
             "listeners": f"PLAINTEXT://127.0.0.1:{port},PROXIED://127.0.0.1:{proxied},CONTROLLER://127.0.0.1:{controller}",
             "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port},PROXIED://127.0.0.1:{proxy.port}",
             "controller.quorum.voters": f"1@127.0.0.1:{controller}",
@@ -93,7 +98,7 @@ def harmed(
 
 @pytest.fixture(scope="module")
 def three(pytestconfig: pytest.Config) -> Iterator[BrokerCluster]:
-    """Three nodes of our own for a module (K3): half a minute and half a gigabyte, so only for tests marked `long`."""
+    """Three nodes of our own for a module (K3); half a minute, half a gigabyte: only for `long`."""
     cluster = BrokerCluster()
     try:
         yield started(cluster, pytestconfig)

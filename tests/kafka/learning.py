@@ -1,4 +1,4 @@
-"""A learner in a thread on a real broker, what operators tell it, and what a log of the shop must come to."""
+"""A learner in a thread on a real broker, operator commands, and the samples to expect."""
 
 from __future__ import annotations
 
@@ -44,7 +44,10 @@ NEVER_IDLE = replace(WINDOWS, idle_timeout_us=3600 * SECOND)
 
 @dataclass
 class Shop:
-    """A log on the broker, written part by part, the windows of which are closed by its last events; and the same log in memory."""
+    """A log on the broker, written part by part, and the same log in memory.
+
+    Its last events close all windows.
+    """
 
     settings: Settings
     log: Log
@@ -63,7 +66,7 @@ class Shop:
         self.written = self.written[now:]
 
     def end(self) -> None:
-        """Write the rest, then one event per partition so much later that every window before it has closed."""
+        """Write the rest, then last events so late that every window before has closed."""
         last: list[Write] = []
         for client in last_clients(self.num_partitions):
             given: dict[str, Any] = {
@@ -100,7 +103,7 @@ class Shop:
         return replace(settings, store=StoreConfig(root=root, keep=100), kafka=kafka)
 
     def trained(self, without: str | None = None) -> LearnedSamples:
-        """What a learner that has read all of it has trained on, as the oracle has it; the windows of the last events are still open."""
+        """Return the oracle's samples of all of it; windows of the last events are open."""
         left_out = [b'"query_id":"end-'] + (
             [] if without is None else [f'"client_id":"{without}"'.encode()]
         )
@@ -151,7 +154,10 @@ def last_clients(num_partitions: int) -> list[str]:
 
 
 class Learner:
-    """A role `learn` that runs in a thread while the context lasts; leaving it stops it, and raises what ended it before."""
+    """A role `learn` in a thread while the context lasts; leaving it stops it.
+
+    An error that ended it before is raised.
+    """
 
     def __init__(
         self, settings: Settings, each: Each = lambda report, trainer: None, **given: Any
@@ -267,7 +273,7 @@ def told() -> tuple[Output, list[Any]]:
 
 
 def trained(version: Version) -> LearnedSamples:
-    """What a version says that it was trained on."""
+    """Return number and sum of the samples that a version was trained on."""
     return LearnedSamples(**version.manifest["trained"])
 
 
@@ -293,7 +299,7 @@ def give(settings: Settings, **request: Any) -> int:
 
 
 def contents(version: Version) -> dict[str, object]:
-    """Every file of a version by its digest; not those of the turns that no batch has named yet, which follow the polls."""
+    """Return the digests of a version's files, but for polls that no batch has named yet."""
     return {
         path: digest
         for path, digest in version.files.items()
@@ -302,7 +308,7 @@ def contents(version: Version) -> dict[str, object]:
 
 
 def outcomes(version: Version) -> Counter[str]:
-    """What became of the records that a version contains."""
+    """Return the outcomes of the records that a version contains."""
     counted = Counter[str]()
     for parts in version.manifest["audit"].values():
         for of_one in parts.values():

@@ -1,9 +1,10 @@
-"""Broker and learner in two network namespaces that a wire joins; the wire is cut, and mended, in three ways.
+"""Broker and learner in two network namespaces; the wire between them is cut in three ways.
 
     unshare --user --map-root-user --net python -m tests.kafka.partitioned FOLDER
 
-It runs where the broker does. What is lost on one way only is lost by a neighbour's address that is nobody's, so that no module for
-filters or queues is needed: who sends it hears no error, and who should get it hears nothing.
+It runs where the broker does. Packets of one direction are lost by the address of a neighbour that
+does not exist, so that no module for filters or queues is needed: the sender hears no error, and the
+receiver hears nothing.
 """
 
 from __future__ import annotations

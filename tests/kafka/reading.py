@@ -1,4 +1,4 @@
-"""A shop's log on real brokers, read by a source and a pipeline, and the samples that must come of it."""
+"""A shop's log on real brokers, read by source and pipeline, and the samples to expect of it."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def shop_on(
 
 
 def source_of(config: KafkaConfig, shop: Shop, **options: Any) -> KafkaSource:
-    """A started source of the shop's topics; small polls, so that a fault falls in the middle of things."""
+    """Start a source of the shop's topics; polls are small, so that faults fall amid them."""
     return KafkaSource(config, list(shop.topics.kinds()), **options).start()
 
 
@@ -104,7 +104,10 @@ def small(bootstrap_servers: str, **options: Any) -> KafkaConfig:
 
 
 def all_samples(source: Source, shop: Shop, at: Callable[[int], None] = nothing) -> list[Sample]:
-    """Read everything through a pipeline and close every window; `at` hears the number of records read, and may do harm."""
+    """Read everything through a pipeline and close every window.
+
+    `at` is called with the number of records read, and may do harm.
+    """
     telemetry = Telemetry(CollectorRegistry())
     letters = DeadLetters(Shelf(), "dead", telemetry)
     pipeline = Pipeline(

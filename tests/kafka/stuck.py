@@ -1,4 +1,4 @@
-"""A learner as a process of its own, with a model whose sixth step never returns: what a deadlock or a device that hangs looks like."""
+"""A learner process whose model never returns from its sixth step, as in a deadlock."""
 
 from __future__ import annotations
 

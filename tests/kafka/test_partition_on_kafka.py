@@ -1,4 +1,4 @@
-"""The network between a learner and its broker is cut, both ways and one way only: nothing is lost, no process ends (T22)."""
+"""Network partitions of learner and broker, both ways and one way: nothing lost (T22)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.kafka
 
 
 @pytest.mark.long
-def test_a_network_that_is_cut_both_ways_and_one_way_costs_no_sample_doubles_none_and_ends_no_process(
+def test_a_network_cut_both_ways_and_one_way_costs_no_sample_doubles_none_and_ends_no_process(
     tmp_path: Path,
 ) -> None:
     try:
@@ -32,7 +32,8 @@ def test_a_network_that_is_cut_both_ways_and_one_way_costs_no_sample_doubles_non
         refused = str(error)
     if refused:
         pytest.skip(
-            f"NOT RUN: no network namespace or no veth pair is to be had here ({refused.strip()}); nothing was partitioned"
+            f"NOT RUN: no network namespace or no veth pair is to be had here ({refused.strip()}); "
+            "nothing was partitioned"
         )
     command = [*NAMESPACES, sys.executable, "-m", "tests.kafka.partitioned", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=400)

@@ -1,4 +1,4 @@
-"""Several ranks, started by torchrun: whatever their number and whoever of them is killed, each event counts once."""
+"""Several ranks, started by torchrun: with any number and any kill, each event counts once."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Group:
 
 @contextmanager
 def ranks(settings: Settings, num_ranks: int, log: Path) -> Iterator[Group]:
-    """Run `steelyard learn` in so many ranks; leaving it sends SIGTERM, and every rank must end in good order."""
+    """Run `steelyard learn` in so many ranks; leaving it sends SIGTERM and checks every exit."""
     command = [
         sys.executable,
         "-m",

@@ -1,4 +1,4 @@
-"""A learner that stands still though records wait ends with exit 75, and the next one learns each event once."""
+"""A learner that stands still though records wait exits 75; the next one counts each once."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def learn_the_rest(settings: Settings, shop: Shop) -> None:
 
 
 @pytest.mark.long
-def test_a_learner_that_reads_nothing_though_records_wait_exits_75_and_the_next_one_learns_each_event_once(
+def test_a_learner_that_reads_nothing_though_records_wait_exits_75_and_the_next_learns_all_once(
     harmed: Harmed, shop: Shop, tmp_path: Path
 ) -> None:
     settings, store, log = (

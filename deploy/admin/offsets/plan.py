@@ -38,7 +38,7 @@ class Group:
 
     @property
     def ours(self) -> bool:
-        """Whether it is the learner's, for which the checkpoint decides."""
+        """True for the learner's group, whose offsets the checkpoint decides."""
         return self.name == self.own
 
 

@@ -154,7 +154,7 @@ class Plan:
         lines = []
         if self.excluded:
             lines += [
-                f"EXCLUDES whom {self.excluded.num} entries name (list "
+                f"EXCLUDES the records that {self.excluded.num} entries name (list "
                 f"{self.excluded.digest()[:8]}): nowhere from {self.version.name} on.",
                 "         What retention took, backups, mirrors and offline data are not reached "
                 "by this.",
