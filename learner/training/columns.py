@@ -6,16 +6,26 @@ Legend: n own samples of a step.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from learner.losses.loss import Targets
 from weighting.tasks import TASKS, TaskName
 from weighting.weighted import WeightedBatch
 
-Places = NDArray[np.intp]
+
+class Selection(NamedTuple):
+    """One task's samples of a micro-batch.
+
+    Attributes:
+        rows: int64, their places in the micro-batch.
+        targets: in the same order.
+    """
+
+    rows: torch.Tensor
+    targets: Targets
 
 
 class StepColumns:
@@ -27,7 +37,6 @@ class StepColumns:
         rows = slice(own.start, own.stop)
         numbers = {task: number for number, task in enumerate(TASKS)}
         self._task = np.array([numbers[s.task] for s in self.samples], dtype=np.int64)
-        self._numbers = numbers
         lists = {name: i for i, name in enumerate(dict.fromkeys(s.list_id for s in self.samples))}
         list_id = [lists[s.list_id] for s in self.samples]
         self._device = device
@@ -39,14 +48,16 @@ class StepColumns:
             num_lists=len(lists),
         )
 
-    def select(self, part: Sequence[int], task: TaskName) -> tuple[torch.Tensor, Targets]:
-        """Return a task's rows of a micro-batch, and their targets.
+    def select(self, part: Sequence[int]) -> dict[TaskName, Selection]:
+        """Return each task's rows of a micro-batch, and their targets.
 
         Args:
             part: places of the micro-batch among the n samples.
-            task: name of the task.
         """
         places = np.asarray(part, dtype=np.int64)
-        rows = np.flatnonzero(self._task[places] == self._numbers[task])
-        at = torch.from_numpy(places[rows]).to(self._device)
-        return torch.from_numpy(rows).to(self._device), self._targets.at(at)
+        found = {}
+        for number, task in enumerate(TASKS):
+            rows = np.flatnonzero(self._task[places] == number)
+            targets = self._targets.at(torch.from_numpy(places[rows]).to(self._device))
+            found[task] = Selection(torch.from_numpy(rows).to(self._device), targets)
+        return found

@@ -5,7 +5,7 @@ Legend: N samples of a step (of all processes), n of them our own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
@@ -15,11 +15,11 @@ from learner.losses.registry import losses_of
 from learner.process_group import ProcessGroup
 from learner.ranker import PairLogits, Ranker
 from learner.training import scored as scores
-from learner.training.columns import StepColumns
+from learner.training.columns import Selection, StepColumns
 from learner.training.micro_batches import micro_batches
 from learner.training.optimizer import Optimizer
 from learner.training.scored import Collected, Scored
-from weighting.tasks import TASKS
+from weighting.tasks import TASKS, TaskName
 from weighting.weighted import WeightedBatch
 
 _RANK_SEED = 0x9E3779B9
@@ -118,8 +118,9 @@ class GradientPass:
         for part in parts:
             self._scoring(len(part))
             samples = [columns.samples[i] for i in part]
+            selected = columns.select(part)
             logits = self._ranker([s.query for s in samples], [s.text for s in samples])
-            loss = self._loss(columns, part, logits) / num_total
+            loss = self._loss(selected, logits) / num_total
             loss.backward()  # type: ignore[no-untyped-call]
             collected.add(loss, logits, part)
         return collected.read(
@@ -127,10 +128,9 @@ class GradientPass:
             has_gradient=[p.grad is not None for p in self._optimizer.parameters()],
         )
 
-    def _loss(self, columns: StepColumns, part: Sequence[int], logits: PairLogits) -> torch.Tensor:
+    def _loss(self, selected: Mapping[TaskName, Selection], logits: PairLogits) -> torch.Tensor:
         """Add up the losses of all tasks over a micro-batch."""
         total = torch.zeros((), device=self._ranker.encoder.device)
-        for task, loss in self._losses.items():
-            rows, targets = columns.select(part, task)
-            total = total + loss(logits.by_task[task][rows], targets)
+        for task, (rows, targets) in selected.items():
+            total = total + self._losses[task](logits.by_task[task][rows], targets)
         return total

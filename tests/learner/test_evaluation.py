@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from learner.evaluation import Evaluation
 
@@ -19,15 +20,14 @@ streams = st.lists(st.tuples(st.integers(-190, 190), st.integers(0, 1)), min_siz
 
 def centred(rows: list[tuple[int, int]]) -> tuple[Array, Array]:
     """Logits in the middle of a bin, so that bins lose nothing."""
-    return np.array([(place + 0.5) * BIN for place, _ in rows]), np.array(
-        [float(label) for _, label in rows]
-    )
+    logit = np.array([(place + 0.5) * BIN for place, _ in rows])
+    return logit, np.array([float(label) for _, label in rows])
 
 
 def random_stream(number: int, seed: int = 0) -> tuple[Array, Array]:
     draw = np.random.default_rng(seed)
     logit = draw.normal(-1, 1.5, number)
-    return logit, (draw.random(number) < 1 / (1 + np.exp(-logit))).astype(np.float64)
+    return logit, (draw.random(number) < expit(logit)).astype(np.float64)
 
 
 def evaluated(logit: Array, label: Array, *, chunk: int = 10_000, prior: float = 0.3) -> Evaluation:
@@ -67,9 +67,8 @@ def test_log_loss_entropy_and_calibration_ratio_are_those_of_the_formulas(
     if 0 < rate < 1:
         entropy = -(rate * math.log(rate) + (1 - rate) * math.log(1 - rate))
         assert found["normalized_entropy"] == pytest.approx(loss / entropy)
-        assert found["predicted_to_observed"] == pytest.approx(
-            sum(1 / (1 + math.exp(-z)) for z, _ in rows) / label.sum()
-        )
+        predicted = sum(1 / (1 + math.exp(-z)) for z, _ in rows)
+        assert found["predicted_to_observed"] == pytest.approx(predicted / label.sum())
 
 
 def test_a_calibrated_score_has_no_calibration_error_and_a_shifted_one_has() -> None:
@@ -88,9 +87,8 @@ def test_merging_blocks_keeps_every_sample_once_whatever_the_size_of_an_update(c
     found = evaluation.get()
     assert found["num_samples"] == len(logit)
     assert found["positive_ratio"] == pytest.approx(label.mean())
-    assert found["log_loss"] == pytest.approx(
-        np.logaddexp(0, np.where(label > 0, -logit, logit)).mean()
-    )
+    loss = np.logaddexp(0, np.where(label > 0, -logit, logit)).mean()
+    assert found["log_loss"] == pytest.approx(loss)
     assert sum(part["num_samples"] for part in evaluation.quarters()) == len(logit)
     assert len(evaluation.snapshot()) < 1_000_000
 

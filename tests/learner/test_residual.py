@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from learner.errors import Corrupt
 from learner.residual import QueryResidual, ResidualConfig
@@ -16,10 +17,8 @@ WIDTH = 16
 
 def unit(draw: np.random.Generator, number: int) -> NDArray[np.float32]:
     vectors = draw.normal(size=(number, WIDTH))
-    found: NDArray[np.float32] = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(
-        np.float32
-    )
-    return found
+    found: NDArray[np.float64] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return found.astype(np.float32)
 
 
 def learned(
@@ -70,7 +69,7 @@ def test_clicks_move_the_logit_towards_their_rate_and_shrinkage_keeps_it_short()
     lengths = []
     for shrinkage in (0.1, 10.0, 1000.0):
         residual, vectors = learned(ResidualConfig(shrinkage=shrinkage), rounds=200)
-        p = 1 / (1 + np.exp(-(-2.0 + vectors @ residual.get("shoes"))))
+        p = expit(-2.0 + vectors @ residual.get("shoes"))
         if shrinkage == 0.1:
             np.testing.assert_allclose(p[:3], 0.8, atol=0.05)
         lengths.append(float(np.linalg.norm(residual.get("shoes"))))
@@ -81,7 +80,7 @@ def test_many_batches_end_at_the_maximum_of_the_posterior() -> None:
     residual, vectors = learned(ResidualConfig(max_exposure=1e9), rounds=400)
     clicks, exposure = np.array([8.0] * 3 + [0.0] * 7) * 400, np.full(10, 10.0) * 400
     r = residual.get("shoes").astype(np.float64)
-    p = 1 / (1 + np.exp(-(-2.0 + vectors @ r)))
+    p = expit(-2.0 + vectors @ r)
     gradient = (exposure * p - clicks) @ vectors + r
     assert np.linalg.norm(gradient) < 0.01 * np.linalg.norm(clicks @ vectors)
 
@@ -157,7 +156,6 @@ def test_counts_and_vectors_that_do_not_belong_together_are_refused() -> None:
         QueryResidual(WIDTH).restore(counts, np.zeros((2, WIDTH), np.float32))
     with pytest.raises(Corrupt, match="width 8"):
         QueryResidual(8).restore(counts, vectors)
-    with pytest.raises(
-        ValueError, match=r"learner\.residual\.steps: got -1, expected a whole number >= 0"
-    ):
+    message = r"learner\.residual\.steps: got -1, expected a whole number >= 0"
+    with pytest.raises(ValueError, match=message):
         ResidualConfig(steps=-1)

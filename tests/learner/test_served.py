@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from learner.served import ServedScore, chain, ranking_score, root
 from tests.learner.test_scorer import learned, live, requests
@@ -67,4 +68,4 @@ def test_the_evaluation_s_score_is_the_scorer_s(task: TaskName) -> None:
     encoder = logits.by_task[task].detach().double().numpy()
     memory = own.weigher.pair_memory_logits(task, request.query, request.documents)
     served = own.served.logit(task, encoder, memory, prior=own.weigher.prior(task))
-    np.testing.assert_allclose(getattr(scores, task), 1 / (1 + np.exp(-served)), rtol=1e-12)
+    np.testing.assert_allclose(getattr(scores, task), expit(served), rtol=1e-12)
