@@ -5,7 +5,7 @@ Importing this module loads neither torch nor a model. Legend: N documents of on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weighting.sample import Attribute
+from weighting.tasks import TaskName
 
 
 class Document(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,16 +37,14 @@ class Scores:
     """The answer to one request, in the order of its documents.
 
     Attributes:
-        click: (N,) probability of a click.
-        purchase: (N,) probability of a purchase after a click.
+        probability: task -> (N,) p(y=1), given a positive label of the task's parent.
         score: (N,) ranking sorts by it, largest first.
         prior: task -> p(y=1) of the stream.
     """
 
-    click: NDArray[np.float64]
-    purchase: NDArray[np.float64]
+    probability: Mapping[TaskName, NDArray[np.float64]]
     score: NDArray[np.float64]
-    prior: dict[str, float]
+    prior: Mapping[TaskName, float]
 
 
 class Scorer(Protocol):

@@ -109,7 +109,7 @@ class ModelScorer:
             memory = self._weigher.pair_memory_logits(task, request.query, request.documents)
             logit = self._served.logit(task, encoder[task], memory, prior=prior[task])
             probability[task] = expit(logit)
-        return Scores(**probability, score=ranking_score(probability), prior=prior)
+        return Scores(probability=probability, score=ranking_score(probability), prior=prior)
 
 
 def _on_host(logits: PairLogits) -> dict[TaskName, Array]:

@@ -19,7 +19,7 @@ DOORS: Mapping[str, set[str]] = {
         "weighting.constraints",
     },
     "learner": {"weighting"},
-    "serving": {"learner.artifact", "weighting.constraints"},
+    "serving": {"learner.artifact", "weighting.constraints", "weighting.tasks"},
     "deploy": {"weighting", "consumers", "learner", "serving"},
 }
 """folder -> what it may import of our other folders; a bare folder opens all of it."""

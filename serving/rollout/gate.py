@@ -65,7 +65,7 @@ def check_golden(
     """
     for index, (new, old) in enumerate(zip(scores, served, strict=True)):
         for task in new.prior:
-            shift = float(np.abs(getattr(new, task) - getattr(old, task)).max())
+            shift = float(np.abs(new.probability[task] - old.probability[task]).max())
             if shift > max_shift_ratio:
                 found = f"p({task}) moved by {shift:.3f}, at most {max_shift_ratio} is allowed"
                 raise Refused("golden", f"request {index}: {found} at once")
@@ -73,5 +73,5 @@ def check_golden(
 
 def _columns(scores: Scores) -> Iterator[tuple[str, NDArray[np.float64]]]:
     """Yield each array by its name: the probability of each task, and the score."""
-    for name in (*scores.prior, "score"):
-        yield name, getattr(scores, name)
+    yield from scores.probability.items()
+    yield "score", scores.score

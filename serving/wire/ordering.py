@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from learner.artifact import Scores
 from serving.wire.protocol import Objective
+from weighting.tasks import CLICK, PURCHASE
 
 
 def relevance(scores: Scores, objective: Objective | None) -> npt.NDArray[np.float64]:
@@ -22,15 +23,16 @@ def relevance(scores: Scores, objective: Objective | None) -> npt.NDArray[np.flo
     Returns:
         (N,), larger is better.
     """
+    probability = scores.probability
     match objective:
         case None:
             return scores.score
         case "ctr":
-            return scores.click
+            return probability[CLICK]
         case "cvr":
-            return scores.purchase
+            return probability[PURCHASE]
         case "ctcvr":
-            return scores.click * scores.purchase
+            return probability[CLICK] * probability[PURCHASE]
 
 
 def order(values: npt.NDArray[np.float64], top_n: int | None = None) -> Sequence[int]:

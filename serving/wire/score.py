@@ -46,7 +46,7 @@ def _pair(index: int, instance: Instance) -> ScoringInput:
 
 def _prediction(scores: Scores) -> Prediction:
     tasks = PerTask.__struct_fields__
-    p = {task: float(getattr(scores, task)[0]) for task in tasks}
+    p = {task: float(scores.probability[task][0]) for task in tasks}
     prior = {task: scores.prior[task] for task in tasks}
     weight = {task: p[task] / prior[task] for task in tasks}
     return Prediction(p=_per_task(p), prior=_per_task(prior), weight=_per_task(weight))

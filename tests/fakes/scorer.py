@@ -64,7 +64,8 @@ class FakeScorer:
         click: NDArray[np.float64] = np.array(scores, dtype=np.float64)
         purchase: NDArray[np.float64] = np.full_like(click, self._purchase)
         prior = {"click": 0.25, "purchase": 0.125}
-        return Scores(click=click, purchase=purchase, score=click.copy(), prior=prior)
+        probability = {"click": click, "purchase": purchase}
+        return Scores(probability=probability, score=click.copy(), prior=prior)
 
 
 class FakeStore:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from scipy.special import expit
 
 from learner.artifact import Corrupt, Document, Scores, ScoringInput, Store
@@ -58,9 +59,14 @@ def live(own: Trainer) -> ModelScorer:
     return ModelScorer("live", own.ranker, own.weigher, own.served)
 
 
+def columns(scores: Scores) -> dict[str, NDArray[np.float64]]:
+    return {**scores.probability, "score": scores.score}
+
+
 def assert_equal(found: Scores, expected: Scores) -> None:
-    for name in ("click", "purchase", "score"):
-        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), err_msg=name)
+    assert columns(found).keys() == {CLICK, PURCHASE, "score"}
+    for name, column in columns(expected).items():
+        np.testing.assert_array_equal(columns(found)[name], column, err_msg=name)
     assert found.prior == expected.prior
 
 
@@ -73,9 +79,8 @@ by at most 2^-10 and a logit of scale 8 by 8e-3, of which the stacker takes half
 
 
 def assert_close(found: Scores, expected: Scores) -> None:
-    for name in ("click", "purchase", "score"):
-        pair = getattr(found, name), getattr(expected, name)
-        np.testing.assert_allclose(*pair, rtol=ROUNDING, err_msg=name)
+    for name, column in columns(expected).items():
+        np.testing.assert_allclose(columns(found)[name], column, rtol=ROUNDING, err_msg=name)
     assert found.prior == expected.prior
 
 
@@ -150,13 +155,14 @@ def test_a_served_logit_is_half_the_inverted_encoder_and_half_the_memory_before_
     with torch.no_grad():
         logits = own.ranker([asked.query] * len(asked.documents), [d.text for d in asked.documents])
     found = live(own).score([asked])[0]
-    for task, p in ((CLICK, found.click), (PURCHASE, found.purchase)):
+    for task, p in found.probability.items():
         pi = found.prior[task]
         logit = logits.by_task[task].double().numpy()
         inverted = (logit + exponent * np.log(pi / (1 - pi))) / (1 + exponent)
         memory = own.weigher.pair_memory_logits(task, asked.query, asked.documents)
         np.testing.assert_allclose(p, expit(0.5 * inverted + 0.5 * memory), rtol=1e-6)
-    np.testing.assert_array_equal(found.score, found.click * found.purchase)
+    product = found.probability[CLICK] * found.probability[PURCHASE]
+    np.testing.assert_array_equal(found.score, product)
 
 
 def test_a_changed_byte_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:

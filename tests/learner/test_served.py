@@ -68,4 +68,4 @@ def test_the_evaluation_s_score_is_the_scorer_s(task: TaskName) -> None:
     encoder = logits.by_task[task].detach().double().numpy()
     memory = own.weigher.pair_memory_logits(task, request.query, request.documents)
     served = own.served.logit(task, encoder, memory, prior=own.weigher.prior(task))
-    np.testing.assert_allclose(getattr(scores, task), expit(served), rtol=1e-12)
+    np.testing.assert_allclose(scores.probability[task], expit(served), rtol=1e-12)

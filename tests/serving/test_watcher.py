@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from dataclasses import replace
 from typing import Any
 
 import httpx2
@@ -117,7 +118,7 @@ def raising(requests: Any) -> None:
 class Short(FakeScorer):
     def score(self, requests: Any) -> list[Scores]:
         return [
-            Scores(click=s.click[1:], purchase=s.purchase, score=s.score, prior=s.prior)
+            replace(s, probability={**s.probability, "click": s.probability["click"][1:]})
             for s in super().score(requests)
         ]
 
