@@ -422,8 +422,8 @@ def replay(
         return
     settings = _settings(config, sets, bootstrap_servers)
     from deploy.admin import kafka_commands
-    from deploy.admin.replay.request import ReplayRequest
     from deploy.admin.offsets.targets import one_target
+    from deploy.admin.replay.request import ReplayRequest
 
     times = {"to-datetime": to_datetime, "by-duration": by_duration}
     request = ReplayRequest(
