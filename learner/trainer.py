@@ -29,7 +29,6 @@ from numpy.typing import NDArray
 
 from learner import version_layout as layout
 from learner.config import LearnerConfig
-from learner.divergence import LossWatch
 from learner.encoder.encoder import Encoder
 from learner.encoder.load import load_pretrained
 from learner.encoder.tokens import Texts
@@ -38,6 +37,7 @@ from learner.process_group import ProcessGroup, SingleProcess
 from learner.ranker import Ranker
 from learner.residual import QueryResidual
 from learner.served import ServedScore, root
+from learner.training.divergence import LossWatch
 from learner.training.gradient import GradientPass
 from learner.training.optimizer import Optimizer
 from learner.training.query_counts import query_counts

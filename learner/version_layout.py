@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from learner.divergence import LossWatch
 from learner.store import blobs
+from learner.training.divergence import LossWatch
 
 if TYPE_CHECKING:
     import numpy as np

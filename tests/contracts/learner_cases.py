@@ -8,9 +8,9 @@ from typing import ClassVar
 import msgspec
 import numpy as np
 
-from learner.divergence import LossWatch
 from learner.evaluation import MAX_BLOCKS, Evaluation
 from learner.residual import QueryResidual, ResidualConfig
+from learner.training.divergence import LossWatch
 from tests.contracts.case import Array, Case, one
 
 

@@ -9,9 +9,9 @@ import msgspec
 import numpy as np
 import pytest
 
-import learner.divergence
-from learner.divergence import LossWatch
+import learner.training.divergence
 from learner.errors import Diverged
+from learner.training.divergence import LossWatch
 
 
 def watched(number: int, *, num_samples: int = 320, seed: int = 0) -> LossWatch:
@@ -23,7 +23,7 @@ def watched(number: int, *, num_samples: int = 320, seed: int = 0) -> LossWatch:
 
 
 def test_the_example_is_true() -> None:
-    assert doctest.testmod(learner.divergence, optionflags=doctest.ELLIPSIS).failed == 0
+    assert doctest.testmod(learner.training.divergence, optionflags=doctest.ELLIPSIS).failed == 0
 
 
 def test_mean_and_variance_are_those_of_the_recent_losses() -> None:

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from learner.divergence import LossWatch
 from learner.errors import Diverged, OutOfMemory
 from learner.trainer import StepReport, Trainer
+from learner.training.divergence import LossWatch
 from tests.learner import training
 from tests.learner.training import batches, config, flipped, lists, reader, trainer, weights_of
 from weighting.clip import ClipConfig
