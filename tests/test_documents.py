@@ -221,9 +221,8 @@ def test_a_page_shows_one_event_of_each_kind_and_each_can_be_read(page: str) -> 
     assert [type(decoded(event)) for event in events] == [Exposure, Click, Purchase, ItemUpdate]
     told: list[str] = []
     for event in events:  # copied into a file, as the command sees it
-        validate(
-            event.encode().splitlines(), "x.json", Output(write=told.append, report=told.append)
-        )
+        out = Output(write=told.append, report=told.append)
+        validate(event.encode().splitlines(), "x.json", out)
     assert told == ["1 valid, 0 invalid"] * 4
 
 
