@@ -3,8 +3,8 @@
     unshare --user --map-root-user --net python -m tests.kafka.partitioned FOLDER
 
 It runs where the broker does. Packets of one direction are lost by the address of a neighbour that
-does not exist, so that no module for filters or queues is needed: the sender hears no error, and the
-receiver hears nothing.
+does not exist, so that no kernel module for filters or queues is needed: the sender gets no error,
+and the receiver gets nothing.
 """
 
 from __future__ import annotations

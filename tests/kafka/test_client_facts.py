@@ -1,6 +1,7 @@
-"""Facts of kafka-python that our code respects, each as it was measured; an upgrade that changes one fails here.
+"""Facts of kafka-python that our code respects, each as it was measured.
 
-Two more stand in `test_consumers_on_kafka.py` (offset policies, checksums), one in `test_faults_on_kafka.py` (name lookups).
+An upgrade that changes one fails here. Two more are in `test_consumers_on_kafka.py` (offset
+policies, checksums), one in `test_faults_on_kafka.py` (name lookups).
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def polled(consumer: Any, num_records: int) -> list[Any]:
     return records
 
 
-# --- without a broker -----------------------------------------------------------------------------------------------------------------
+# --- without a broker -----------------------------------------------------------------------------
 
 
 def test_fact_the_version_has_the_fixes_that_we_count_on() -> None:
@@ -103,7 +104,7 @@ def test_fact_missing_credentials_are_not_refused() -> None:
     )
 
 
-# --- with one -------------------------------------------------------------------------------------------------------------------------
+# --- with one -------------------------------------------------------------------------------------
 
 SPIN = """
 import sys
@@ -119,7 +120,12 @@ def value(data):
     return data
 
 def consumer():
-    made = KafkaConsumer(bootstrap_servers=servers, auto_offset_reset="none", enable_auto_commit=False, value_deserializer=value)
+    made = KafkaConsumer(
+        bootstrap_servers=servers,
+        auto_offset_reset="none",
+        enable_auto_commit=False,
+        value_deserializer=value,
+    )
     made.assign([partition])
     made.seek(partition, 0)
     offsets = []
@@ -197,8 +203,8 @@ def test_fact_a_topic_that_was_made_again_is_read_on_by_name_until_somebody_comp
         assert any(admin.create_topic(topic, 1) for _ in range(200))
         second_id = admin.topic_ids()[topic]
     write(broker.bootstrap_servers, topic, 30)
-    assert polled(consumer, 1)[0].offset == 20, "it goes on at the old offset in the new topic"
-    consumer.topics()  # refreshes what is known; by itself the client does so once in metadata_max_age_ms
+    assert polled(consumer, 1)[0].offset == 20, "it continues at the old offset in the new topic"
+    consumer.topics()  # refreshes the metadata, as otherwise happens every metadata_max_age_ms
     assert str(first_id) != second_id == str(consumer._cluster.topic_id(topic))
     consumer.close()
 
