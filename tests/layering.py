@@ -61,7 +61,10 @@ FENCED: Mapping[str, set[str]] = {
 """library -> the only folders or modules that may import it; an empty set means nowhere."""
 
 FREE = {"msgspec", "numpy"}
-"""Libraries that any folder may import. One that stands in neither table is refused: it would come in by accident, through another."""
+"""Libraries that any folder may import.
+
+One in neither table is refused: it would be installed only by chance, with another library.
+"""
 
 PICKLES = {
     "torch.save",
@@ -74,6 +77,14 @@ PICKLES = {
     "np.load",
 }
 """Calls that run, or read back, code: pickle by another name."""
+
+_INIT_RULE = (
+    "an __init__ is one docstring, since it runs whenever anything of the folder is imported"
+)
+_UNKNOWN_LIBRARY = (
+    "this library is in no table; declare it in pyproject.toml, "
+    "then write in tests/layering.py which folders may import it"
+)
 
 
 @dataclass(frozen=True)
@@ -89,7 +100,7 @@ class Module:
 
 
 def modules(root: Path) -> list[Module]:
-    """Every module of our folders under `root`; a package goes by the name of its `__init__`."""
+    """Return the modules of our folders under `root`; a package is named by its `__init__`."""
     found = []
     for folder in DOORS:
         for file in sorted((root / folder).rglob("*.py")):
@@ -99,7 +110,10 @@ def modules(root: Path) -> list[Module]:
 
 
 def imports(module: Module, known: set[str]) -> Iterator[str]:
-    """Dotted names that a module imports, as modules where they are ours (`from weighting import sample` is `weighting.sample`)."""
+    """Yield the dotted names that a module imports.
+
+    Ours are given as modules: `from weighting import sample` is `weighting.sample`.
+    """
     for node in ast.walk(module.tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -110,15 +124,16 @@ def imports(module: Module, known: set[str]) -> Iterator[str]:
 
 
 def violations(root: Path) -> list[str]:
-    """Every import that DOORS or FENCED forbids, and every `__init__` that is more than a docstring, one sentence each."""
+    """Return one sentence per broken rule.
+
+    Rules are the imports that DOORS and FENCED allow, and that an `__init__` is one docstring.
+    """
     ours = modules(root)
     known = {module.name for module in ours}
     found = []
     for module in ours:
         if module.name.endswith("__init__") and not _docstring_only(module):
-            found.append(
-                f"{module.name}: an __init__ is one docstring, since it runs whenever anything of the folder is imported"
-            )
+            found.append(f"{module.name}: {_INIT_RULE}")
         found += [
             f"{module.name} imports {target}: {why}"
             for target in imports(module, known)
@@ -128,7 +143,7 @@ def violations(root: Path) -> list[str]:
 
 
 def cycle(root: Path) -> list[str]:
-    """The first import cycle between our modules, as the names along it; empty when there is none."""
+    """Return the names along the first import cycle of our modules; empty if there is none."""
     ours = modules(root)
     known = {module.name for module in ours}
     graph = {
@@ -144,7 +159,7 @@ def cycle(root: Path) -> list[str]:
 
 
 def pickles(root: Path) -> list[str]:
-    """Every call of PICKLES, with file and line."""
+    """Return every call of PICKLES, with module and line."""
     return [
         f"{module.name}:{node.lineno}: {ast.unparse(node.func)}"
         for module in modules(root)
@@ -173,7 +188,7 @@ def _refusal(module: Module, target: str) -> str | None:
         )
     if top in sys.stdlib_module_names or top in FREE:
         return None
-    return "this library is in no table; declare it in pyproject.toml, then say in tests/layering.py who may import it"
+    return _UNKNOWN_LIBRARY
 
 
 def _within(name: str, allowed: set[str]) -> bool:

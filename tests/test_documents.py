@@ -1,4 +1,7 @@
-"""What the pages show works: commands exist, settings load, events decode, requests are answered, links lead somewhere."""
+"""Checks of the examples in the documents.
+
+Commands exist, settings load, events decode, requests are answered and links lead somewhere.
+"""
 
 import ast
 import importlib
@@ -57,12 +60,16 @@ KEYS = {entry.key for entry in describe(Settings())}
 
 
 def blocks(page: str, language: str) -> list[str]:
-    """What stands between the fences of one language."""
+    """Return the text between the fences of one language."""
     return re.findall(rf"^```{language}\n(.*?)^```$", TEXT[page], re.DOTALL | re.MULTILINE)
 
 
 def commands(page: str) -> Iterator[list[str]]:
-    """The words of every command: in blocks (one may go over several lines inside quotes), and in the text where it has arguments."""
+    """Yield the words of every command of a page.
+
+    They are in blocks, where one may go over several lines inside quotes, and in the text, where a
+    command counts if it has arguments.
+    """
     for block in blocks(page, "sh"):
         held = ""
         for line in block.splitlines():
@@ -83,7 +90,7 @@ def commands(page: str) -> Iterator[list[str]]:
 
 
 def spans(page: str) -> list[str]:
-    """What is written as code inside the text."""
+    """Return what is written as code inside the text."""
     return re.findall(
         r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", TEXT[page], flags=re.DOTALL | re.MULTILINE)
     )
@@ -173,7 +180,7 @@ def slugs(page: str) -> set[str]:
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-# --- blocks -------------------------------------------------------------------------------------------------------------------------
+# --- blocks ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -298,7 +305,7 @@ def test_the_example_files_can_be_read(name: str, kind: type) -> None:
     assert isinstance(decoded((ROOT / "examples" / f"{name}.json").read_text()), kind)
 
 
-# --- names --------------------------------------------------------------------------------------------------------------------------
+# --- names ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -349,7 +356,7 @@ def test_every_reason_of_a_dead_letter_is_explained() -> None:
     assert [reason for reason in REASONS if f"`{reason}`" not in PRODUCERS] == []
 
 
-# --- the house ----------------------------------------------------------------------------------------------------------------------
+# --- the architecture -----------------------------------------------------------------------------
 
 
 def test_every_module_stands_in_the_architecture_and_no_other() -> None:

@@ -1,4 +1,4 @@
-"""The import rules hold, the checker finds what breaks them, and a fresh interpreter loads no more than it should."""
+"""Import rules: they hold, the checker finds breaches, and imports load no more than needed."""
 
 import subprocess
 import sys
@@ -14,22 +14,29 @@ CLEAN = {
     "weighting/__init__.py": '"""How much a sample counts."""',
     "weighting/sample.py": '"""A sample."""\nimport msgspec\n',
     "consumers/__init__.py": '"""Bytes to samples."""',
-    "consumers/join.py": '"""Join."""\nfrom weighting.sample import Sample\nfrom weighting import sample\n',
+    "consumers/join.py": (
+        '"""Join."""\nfrom weighting.sample import Sample\nfrom weighting import sample\n'
+    ),
     "consumers/kafka/source.py": '"""Kafka."""\nimport kafka\n',
     "learner/__init__.py": '"""Learns."""',
     "learner/encoder/model.py": '"""Model."""\nimport torch.nn\nimport weighting.sample\n',
 }
 
+CONSUMERS_MAY_IMPORT = (
+    "consumers may import weighting.constraints, weighting.provenance, "
+    "weighting.sample, weighting.tasks of ours"
+)
+
 PLANTED = {
     "a folder knows one above it": (
         "consumers/join.py",
         "from learner.encoder.model import Encoder",
-        "consumers may import weighting.constraints, weighting.provenance, weighting.sample, weighting.tasks of ours",
+        CONSUMERS_MAY_IMPORT,
     ),
     "a folder goes around a door": (
         "consumers/join.py",
         "import weighting.ratio",
-        "consumers may import weighting.constraints, weighting.provenance, weighting.sample, weighting.tasks of ours",
+        CONSUMERS_MAY_IMPORT,
     ),
     "a lazy import counts": (
         "weighting/sample.py",
@@ -131,19 +138,8 @@ def test_a_planted_circle_is_found_by_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("call", ["torch.load(path)", "yaml.load(text)", "eval(text)"])
 def test_a_planted_pickle_by_another_name_is_found(tmp_path: Path, call: str) -> None:
-    assert (
-        len(
-            layering.pickles(
-                tree(
-                    tmp_path,
-                    {
-                        "learner/encoder/model.py": f"def f(model):\n    model.eval()\n    return {call}\n"
-                    },
-                )
-            )
-        )
-        == 1
-    )
+    source = f"def f(model):\n    model.eval()\n    return {call}\n"
+    assert len(layering.pickles(tree(tmp_path, {"learner/encoder/model.py": source}))) == 1
 
 
 def test_the_consumers_load_no_training_and_no_serving() -> None:
@@ -178,7 +174,17 @@ def test_the_server_loads_neither_kafka_nor_the_consumers() -> None:
     assert not loaded_after("import serving.app") & {"kafka", "consumers"}
 
 
+HELP = """
+import sys
+sys.argv = ['steelyard', '--help']
+from deploy.cli.app import main
+try:
+    main()
+except SystemExit:
+    pass
+"""
+
+
 @pytest.mark.skipif(not (ROOT / "deploy/cli/app.py").exists(), reason="no command line yet")
 def test_help_is_shown_without_loading_torch() -> None:
-    help_ = "import sys\nsys.argv = ['steelyard', '--help']\nfrom deploy.cli.app import main\ntry:\n    main()\nexcept SystemExit:\n    pass"
-    assert not loaded_after(help_) & {"torch", "transformers", "river", "kafka"}
+    assert not loaded_after(HELP) & {"torch", "transformers", "river", "kafka"}

@@ -1,1 +1,1 @@
-"""What tests put in place of the world: each behind a seam that the code already has."""
+"""Fakes for tests, each behind an interface that the code already has."""

@@ -1,4 +1,4 @@
-"""What the operator's commands ask of Kafka, as values: offsets, times and groups."""
+"""A Kafka for the operator's commands, as values: offsets, times and groups."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from weighting.provenance import TopicPartition
 
 
 class Brokers:
-    """Groups without members, unless told otherwise; `times` answers for a partition, and None is no record."""
+    """Offsets, times and groups as given; a group has no members unless `states` says so.
+
+    Attributes:
+        times: offset and time found per partition; None where no record is as young.
+    """
 
     def __init__(
         self, ends: Mapping[TopicPartition, int], begins: Mapping[TopicPartition, int] | None = None

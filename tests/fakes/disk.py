@@ -1,8 +1,8 @@
-"""A file system that fails, tears, dies or loses power at any call, and remembers every call.
+"""A file system that fails, tears, dies or loses power at any call, and records every call.
 
-It works on a real folder, through the seam of `learner.store.blobs.Disk`. What a loss of power may take is what no fsync has covered: bytes
-written since the file's last fsync, and names made, moved or linked since the folder's. Its own fsyncs only take note, so
-that thousands of crashes stay cheap.
+It works on a real folder, as a subclass of `learner.store.blobs.Disk`. A loss of power may take
+what no fsync has covered: bytes written since the file's last fsync, and names made, moved or
+linked since the folder's. Its own fsyncs only take note, so that thousands of crashes stay cheap.
 """
 
 from __future__ import annotations
@@ -183,7 +183,13 @@ class FaultyDisk(Disk):
         return self._do("read", self._open[fd], lambda: Disk.read(self, fd, num_bytes))
 
     def lose_power(self, *, data: bool, names: bool, zeros: bool = False) -> None:
-        """Take back what no fsync has covered: bytes, names, or both; `zeros`: the bytes are there, but were never written."""
+        """Lose what no fsync has covered.
+
+        Args:
+            data: lose bytes.
+            names: lose names.
+            zeros: files keep their size, with zeros in place of the lost bytes.
+        """
         for path, durable in self._unsynced_data.items() if data else ():
             if path.exists():
                 size = path.stat().st_size

@@ -1,4 +1,4 @@
-"""What the tests of the store share."""
+"""Fixtures that the tests of the store share."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         check=False,
     )
     if mounted.returncode:
-        pytest.skip(
-            f"NOT RUN: mounting a tmpfs is not permitted here ({mounted.stderr.strip()}); injected ENOSPC covers the same calls"
-        )
+        refused = f"mounting a tmpfs is not permitted here ({mounted.stderr.strip()})"
+        pytest.skip(f"NOT RUN: {refused}; injected ENOSPC covers the same calls")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
