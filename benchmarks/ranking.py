@@ -171,7 +171,7 @@ def _cosine(trainer: Trainer, query: Query) -> NDArray[np.float64]:
 
 
 def main() -> None:
-    """Run what the command line says."""
+    """Run the benchmark with the command line's options."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     catalog = "folder of graded judgments; the invented shop without it"

@@ -24,7 +24,7 @@ VERSION = "1"
 FORMAT = 1
 
 Policy: TypeAlias = Literal["none", "data", "all"]
-"""What happens to a record that cannot be read.
+"""Treatment of records that cannot be read.
 
 none: reading stops at the first. data: it is set aside, with the breaker. all: it is set aside.
 """

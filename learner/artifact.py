@@ -59,8 +59,8 @@ class Version:
         manifest: as it is written.
         path: its folder.
         kind: checkpoint, fence, restore or reset.
-        parent: the version that it went on from.
-        journal: where the journal goes on from it.
+        parent: the version that it was resumed from.
+        journal: its position in the journal, where a start resumes.
         run_state: what is handed from one manifest to the next.
     """
 

@@ -146,7 +146,7 @@ class Telemetry:
     def _declare_recovery(self, series: _Series) -> None:
         self.recoveries = series.counter(
             "learner_recoveries_total",
-            "Starts that went on from a checkpoint, by what was found.",
+            "Starts that resumed from a checkpoint, by cause.",
             "cause",
         )
         self.replay_progress = series.gauge(

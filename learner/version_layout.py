@@ -52,7 +52,7 @@ _INTERACTION = {written: name for name, written in _INTERACTION_ON_DISK.items()}
 
 
 class ScoringSettings(msgspec.Struct, kw_only=True):
-    """What, beside tensors, a version needs to score as its learner does.
+    """Settings that a version needs, beside tensors, to score as its learner does.
 
     Attributes:
         format: of the version.

@@ -23,7 +23,7 @@ DOOR_MODULES = (
     "serving/app.py",
     "deploy/broker/node.py",
 )
-"""What another folder, or a user's own program, imports."""
+"""Modules that another folder, or a user's own program, imports."""
 
 
 def doors() -> Iterator[str]:

@@ -226,11 +226,11 @@ def test_a_page_shows_one_event_of_each_kind_and_each_can_be_read(page: str) -> 
         if re.search(r'"(query_response_hit_ids|action_name|object_id)"', block)
     ]
     assert [type(decoded(event)) for event in events] == [Exposure, Click, Purchase, ItemUpdate]
-    told: list[str] = []
+    reported: list[str] = []
     for event in events:  # copied into a file, as the command sees it
-        out = Output(write=told.append, report=told.append)
-        validate(event.encode().splitlines(), "x.json", out)
-    assert told == ["1 valid, 0 invalid"] * 4
+        output = Output(write=reported.append, report=reported.append)
+        validate(event.encode().splitlines(), "x.json", output)
+    assert reported == ["1 valid, 0 invalid"] * 4
 
 
 def test_every_request_is_answered_in_the_shape_that_is_shown() -> None:

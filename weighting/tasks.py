@@ -54,4 +54,4 @@ TASKS: Mapping[TaskName, Task] = {
         ),
     )
 }
-"""name -> task; a parent stands before its children."""
+"""name -> task; a parent comes before its children."""

@@ -267,7 +267,7 @@ class Run:
         print(", ".join([*parts, what] if what else parts), file=sys.stderr, flush=True)
 
     def _drain(self, records: Records, num_samples: int) -> None:
-        """Wait until every record is learned, as long as the learner gets on."""
+        """Wait until every record is learned, as long as the learner makes progress."""
 
         def drained() -> bool:
             newest = oracle.newest_checkpoint(self.root)

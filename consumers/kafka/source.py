@@ -85,7 +85,7 @@ class KafkaSource:
     """Some or all partitions of some topics; implements `consumers.source.Source`, for one thread.
 
     The next offsets are kept here and move only when a poll returns. So a client that fails in any
-    way is replaced by a new one that continues exactly where the caller stands.
+    way is replaced by a new one that continues exactly at the caller's positions.
     """
 
     def __init__(
@@ -315,7 +315,7 @@ class KafkaSource:
         return self._consumer
 
     def _continue(self) -> None:
-        """Make a client that stands where the caller does; it connects by itself."""
+        """Make a client at the caller's positions; it connects by itself."""
         self._consumer = self._connect()
         self._consumer.assign(list(self._partitions.values()))
         for tp, offset in self._next_offsets.items():

@@ -147,7 +147,7 @@ class Reader:
     # --- offsets --------------------------------------------------------------------------------
 
     def positions(self) -> dict[TopicPartition, int]:
-        """Return where the source stands in every partition."""
+        """Return the position of the source in every partition."""
         position = self.source.position
         return {tp: position(*tp) for tp in self.partitions}
 

@@ -31,11 +31,11 @@ class Replayed(NamedTuple):
 class Replay:
     """Journaled slices of the log, whatever its polls return now.
 
-    After `close` the source stands where the slices end.
+    After `close` the source is positioned at the end of the slices.
     """
 
     def __init__(self, source: Source, next_offsets: Mapping[TopicPartition, int]) -> None:
-        """Take a source that stands at `next_offsets`."""
+        """Take a source positioned at `next_offsets`."""
         self._source = source
         self._next = dict(next_offsets)
         self._buffers: dict[TopicPartition, deque[Record]] = {tp: deque() for tp in next_offsets}

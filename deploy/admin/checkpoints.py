@@ -200,7 +200,7 @@ def prune(
 
     Raises:
         UsageError: not exactly one of the two, or nobody to ask.
-        StoreFailed: some are not retired; the next call goes on from there.
+        StoreFailed: some are not retired; the next call does the rest.
     """
     if (keep is None) == (not superseded):
         raise UsageError("prune: expected exactly one of --keep N, --superseded")

@@ -70,7 +70,7 @@ def steelyard(
         ),
     ] = False,
 ) -> None:
-    """Declare the options that stand before the command."""
+    """Declare the options that come before the command."""
 
 
 def main() -> None:

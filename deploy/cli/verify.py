@@ -31,7 +31,7 @@ def verify(
     *,
     options: Options,
 ) -> None:
-    """Read Kafka again and compare with what a version says it consumed.
+    """Read Kafka again and compare with what a version's manifest records as consumed.
 
     Exit 0 if equal, 1 if different, 3 if it cannot be decided.
     """

@@ -123,12 +123,14 @@ class _Demo:
         stack.callback(sink.close)
         assert self._topics.items is not None
         send_items(sink, self._topics.items, self._world.products())
-        show.say("broker", f"Apache Kafka at {servers}, 3 event topics x {_PARTITIONS} partitions")
+        show.report(
+            "broker", f"Apache Kafka at {servers}, 3 event topics x {_PARTITIONS} partitions"
+        )
         learn = self._start("learn")
         self._wait_until("the first version is served", server.ready, serve, learn)
         version = server.info()["version"]
-        show.say("learner", f"encoder published as {version}, nothing learned yet")
-        show.say("serving", f"{server.url}   /docs   /metrics")
+        show.report("learner", f"encoder published as {version}, nothing learned yet")
+        show.report("serving", f"{server.url}   /docs   /metrics")
         before = server.rankings(self._world)
         began = time.monotonic()
         producer, requests = self._trade(sink, serve, learn)
@@ -155,7 +157,7 @@ class _Demo:
         producer = Producer(sink, self._topics, self._world, visits_per_second=rate, seed=seed)
         per_second = _REQUESTS_PER_SECOND
         requests = Requests(self._server.port, self._world, per_second=per_second, seed=seed)
-        self._show.say(
+        self._show.report(
             "shop",
             f"{self._world.name}: {rate:.0f} shown lists/s, clicks, delayed purchases; "
             f"{per_second:.0f} requests/s",

@@ -32,7 +32,7 @@ class Show:
         self._live: Live | None = None
         self._last_plain = float("-inf")
 
-    def say(self, step: str, text: str) -> None:
+    def report(self, step: str, text: str) -> None:
         """Print one line about a step that is done."""
         ok = "[green]ok[/green]" if self._console.is_terminal else "ok"
         self._console.print(f"  {ok} {step:<11} {text}", soft_wrap=True)

@@ -99,7 +99,7 @@ def _whole(config: StoreConfig, version: Version) -> CheckResult:
         Store(config.root).verify(version)
     except (StoreError, OSError) as error:
         remedy = (
-            "start the learner: it goes on from the newest whole version, and serving keeps its own"
+            "start the learner: it resumes from the newest whole version, and serving keeps its own"
         )
         return CheckResult.fail(STORE, f"{version.name}: {error}", remedy)
     return CheckResult.ok(STORE, f"{version.name}: every file has its digest")

@@ -1,4 +1,4 @@
-"""Ends of long-running processes: by a signal, with a child, or because reading stands still."""
+"""Ends of long-running processes: by a signal, with a child, or because reading has stalled."""
 
 from __future__ import annotations
 

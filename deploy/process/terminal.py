@@ -52,7 +52,7 @@ class Output:
         return replace(self, write=self.report)
 
     def confirmed(self, question: str, *, yes: bool) -> bool:
-        """Return whether to go on: `yes` was given, or a person says so.
+        """Return whether to go on: `yes` was given, or a person agrees.
 
         Raises:
             UsageError: neither was given nor can be asked.

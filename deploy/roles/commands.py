@@ -139,7 +139,7 @@ class CommandInbox:
             return f"settings or number of ranks differ from those of {version.name}"
         start = version.journal
         if start is None or not any(span.holds(start.place) for span in newest.timeline):
-            return f"the journal does not go on from {version.name}"
+            return f"the journal does not continue {version.name}"
         return None
 
 

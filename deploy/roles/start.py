@@ -36,7 +36,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
         epoch: the fencing token of this owner of the store.
         version: whose state is restored, None for an empty store.
         next_offsets: first offsets to read.
-        journal: where the state stands in the journal.
+        journal: position of the state in the journal.
         tail: journal records to do again.
         resets: next offsets to take, each after its step.
         run_state: as of the start.

@@ -1,4 +1,4 @@
-"""Recount of a version: does the log contain exactly what its manifest says was consumed?
+"""Recount of a version: does the log contain exactly what its manifest records?
 
 The difference of two manifests is the digest of what lies between them. 1. Manifest, chain and
 files of the version. 2. The journal between the two. 3. Their audits against the log, read again

@@ -67,7 +67,7 @@ class Encoder(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are, and the vectors come out."""
+        """Device of the parameters and of the vectors."""
         return device_of(self.model)
 
     def trainable_parameters(self) -> list[nn.Parameter]:

@@ -41,7 +41,7 @@ class Pretrained(NamedTuple):
 def load_pretrained(
     name: str, *, download: bool = False, packaged: Path | None = None
 ) -> Pretrained:
-    """Load the encoder that a name stands for; see `LearnerConfig.model`.
+    """Load an encoder by its name; see `LearnerConfig.model`.
 
     Args:
         name: ``minilm-l6``, ``minilm-l6:N``, ``random:LxD``, a folder or a name on a model hub.

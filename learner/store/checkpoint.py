@@ -137,7 +137,7 @@ class Checkpointer:
             recovery_plan: asked with the newest manifest what to do other than go on; again if
                 another owner came in between.
             world_size: ranks; records of another number of them are not replayed.
-            keep_tail: false to go on from the state, without what was journaled behind it.
+            keep_tail: false to resume at the state, without what was journaled behind it.
 
         Raises:
             Fenced: there is a newer owner.
@@ -251,7 +251,7 @@ class Checkpointer:
         return version
 
     def announce(self, version: Version) -> None:
-        """Tell serving that a durable version is there (C11).
+        """Announce a durable version to serving (C11).
 
         Repeating it is harmless, and a start repeats it (R7).
 
@@ -278,7 +278,7 @@ class Checkpointer:
 
         Raises:
             Fenced: there is a newer owner.
-            StoreFailed: the system refused something; the next pass goes on from there.
+            StoreFailed: the system refused something; the next pass does the rest.
         """
         with self._ownership.step("C11", self._root / "trash"):
             return self._retention.prune(keep, lambda: self.run_state)

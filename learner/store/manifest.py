@@ -44,7 +44,7 @@ class EventTimeRange(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Parent(msgspec.Struct, frozen=True, kw_only=True, rename={"digest": "self"}):
-    """The version that this one went on from, with its `self`."""
+    """Parent version, with its `self`."""
 
     version: str
     digest: str
@@ -154,7 +154,7 @@ class RunState(
         commands_taken: the newest operator command that was carried out.
         world_size: number of ranks.
         replay: the one that is not over, if any.
-        superseded: numbers ``[from, to)`` of manifests that this one did not go on from.
+        superseded: numbers ``[from, to)`` of older manifests that are not its ancestors.
     """
 
     timeline: tuple[JournalRange, ...] = ()

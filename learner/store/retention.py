@@ -64,7 +64,7 @@ class Retention:
 
         Raises:
             Fenced: there is a newer owner.
-            OSError: the next pass goes on from there.
+            OSError: the next pass does the rest.
         """
         if keep < MIN_KEEP:
             raise ValueError(f"keep: got {keep}, expected at least {MIN_KEEP}")

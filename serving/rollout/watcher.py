@@ -186,7 +186,7 @@ class Watcher:
             self._take_unless_refused(previous)
 
     def _follows_learner(self, pinned: str | None) -> bool:
-        """Tell whether announcements count: a pin holds them back, unless it cannot be served."""
+        """Return whether announcements count: a pin holds them back, unless it cannot be served."""
         return pinned is None or pinned in self._refused
 
     def _take_unless_refused(self, name: str | None) -> None:

@@ -52,7 +52,7 @@ async def info(request: Request) -> JsonResponse:
 
 
 ROUTES = (
-    reading_route("/livez", livez, "Threads turn", HealthAnswer, NotReady),
+    reading_route("/livez", livez, "Threads are running", HealthAnswer, NotReady),
     reading_route("/readyz", readyz, "Ready to score", HealthAnswer, NotReady),
     reading_route("/health", readyz, "Ready to score", HealthAnswer, NotReady),
     reading_route("/info", info, "What this process serves and takes", InfoAnswer),

@@ -202,7 +202,7 @@ class InfoAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Shape(msgspec.Struct):
-    """The fields that tell the two shapes of `/rerank` apart."""
+    """The fields that distinguish the two shapes of `/rerank`."""
 
     documents: msgspec.Raw | UnsetType = UNSET
     texts: msgspec.Raw | UnsetType = UNSET

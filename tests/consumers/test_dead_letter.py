@@ -1,4 +1,4 @@
-"""What is set aside, and when setting aside ends: the policies and the breaker."""
+"""Dead letters: the policies, and the breaker that ends them."""
 
 from __future__ import annotations
 

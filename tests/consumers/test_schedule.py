@@ -1,4 +1,4 @@
-"""When batches close, when partitions are idle, and when they are paused."""
+"""Ends of batches; idle and paused partitions."""
 
 from __future__ import annotations
 
@@ -108,15 +108,15 @@ def test_a_pause_with_open_lists_is_told_once_with_the_event_that_would_close_th
         ]
 
     at_us = START_US + 50 * SECOND + WINDOWS.click_window_us + WINDOWS.grace_us
-    ((told, num_lists),) = pause()
-    assert (datetime.fromisoformat(told), num_lists) == (
+    ((first, num_lists),) = pause()
+    assert (datetime.fromisoformat(first), num_lists) == (
         datetime.fromtimestamp(at_us / 1e6, UTC),
         1,
     )
     assert pause() == []
     click(log, None, "A", (at_us - START_US) / SECOND)  # not later
     ((again, num_lists),) = pause()
-    assert (again, num_lists) == (told, 1)
+    assert (again, num_lists) == (first, 1)
     click(log, None, "B", (at_us - START_US) / SECOND + 0.001)
     assert pause() == []
     assert bench.pipeline._assembler.join.waiting_lists()[0] == 0

@@ -10,8 +10,11 @@ import numpy as np
 
 from learner.evaluation import MAX_BLOCKS, Evaluation
 from learner.residual import QueryResidual, ResidualConfig
+from learner.served import ServedScore
 from learner.training.divergence import LossWatch
-from tests.contracts.case import Array, Case, one
+from tests.contracts.case import FEW, Array, Case, one
+from weighting.schemes.ratio import ImportanceRatio
+from weighting.tasks import TASKS
 
 
 class QueryResidualCase(Case):
@@ -105,3 +108,22 @@ class LossWatchCase(Case):
 
     def restored(self, state: bytes) -> LossWatch:
         return msgspec.msgpack.decode(state, type=LossWatch)
+
+
+class ServedScoreCase(Case):
+    owner = ServedScore
+    inputs = ("encoder logit", "pair memory logit", "label", "weight")
+    bound = FEW * len(TASKS)
+
+    def make(self) -> ServedScore:
+        return ServedScore(ImportanceRatio(1.0).invert)
+
+    def predict(self, model: ServedScore, i: int) -> Array:
+        example = self.example(i)
+        encoder, memory = one(example["encoder logit"]), one(example["pair memory logit"])
+        return np.concatenate([model.logit(task, encoder, memory, prior=0.2) for task in TASKS])
+
+    def teach(self, model: ServedScore, i: int, values: Mapping[str, float]) -> None:
+        columns = [one(values[name]) for name in self.inputs]
+        for task in TASKS:
+            model.learn(task, *columns, prior=0.2)

@@ -23,4 +23,5 @@ CASES: tuple[Case, ...] = (
     learner.QueryResidualCase(),
     learner.EvaluationCase(),
     learner.LossWatchCase(),
+    learner.ServedScoreCase(),
 )

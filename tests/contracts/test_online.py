@@ -66,10 +66,10 @@ def test_what_is_learned_was_predicted_before(case: Case) -> None:
         before = case.predict(model, i)
         kept = before.copy()
         labels = [{"label": y} for y in (0.0, 1.0)] if "label" in case.inputs else [{}, {}]
-        told = [case.learn(twin, i, label) for twin, label in zip(twins, labels, strict=True)]
-        told.append(case.learn(model, i))
+        learned = [case.learn(twin, i, label) for twin, label in zip(twins, labels, strict=True)]
+        learned.append(case.learn(model, i))
         case.predict(model, i + 1)
-        assert {kept.tobytes()} >= {found.tobytes() for found in told if found is not None}
+        assert {kept.tobytes()} >= {found.tobytes() for found in learned if found is not None}
         assert before.tobytes() == kept.tobytes()
 
 

@@ -176,13 +176,13 @@ def test_a_version_is_shown_as_its_manifest_has_it(tmp_path: Path) -> None:
     assert paper.written[-1] == str(version.path)
 
 
-def test_what_lies_between_two_versions_is_told(tmp_path: Path) -> None:
+def test_what_lies_between_two_versions_is_reported(tmp_path: Path) -> None:
     saved(tmp_path, 1, 4)
     paper = Paper()
     checkpoints.diff(Store(tmp_path), "v000002", "v000003", paper.output(as_json=True))
-    said: Any = paper.objects[0]
-    assert (said["step"], said["samples"]) == (3, 96)
-    assert {(row["topic"], row["partition"]): row["delta"] for row in said["offsets"]} == {
+    diff: Any = paper.objects[0]
+    assert (diff["step"], diff["samples"]) == (3, 96)
+    assert {(row["topic"], row["partition"]): row["delta"] for row in diff["offsets"]} == {
         ("clicks", 0): 30,
         ("clicks", 1): 33,
         ("exposures", 0): 300,

@@ -108,7 +108,7 @@ def test_wrong_settings_are_told_all_at_once_without_a_traceback() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["nonsense"], "No such command"),
         (["events", "send", "x.ndjson"], "Missing option"),
@@ -135,11 +135,11 @@ def test_wrong_settings_are_told_all_at_once_without_a_traceback() -> None:
         ),
     ],
 )
-def test_wrong_usage_is_exit_2_on_standard_error(arguments: list[str], said: str) -> None:
+def test_wrong_usage_is_exit_2_on_standard_error(arguments: list[str], message: str) -> None:
     done = run(*arguments)
     assert done.returncode == 2
     assert done.stdout == ""
-    assert said in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 

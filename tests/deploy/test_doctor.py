@@ -172,7 +172,7 @@ def remedy_of(results: Sequence[CheckResult]) -> str:
 def test_a_healthy_cluster_gets_no_cross_and_no_mark() -> None:
     results = look(Cluster().healthy(), next_offsets={("clicks", 0): 150})
     assert troubles(results) == []
-    told = render(results)
+    text = render(results)
     for part in (
         "ok reachable: 1 broker at broker-1:9092, protocol of Kafka 4.2",
         "ok advertised address broker-1:9092 can be connected to from here",
@@ -186,7 +186,7 @@ def test_a_healthy_cluster_gets_no_cross_and_no_mark() -> None:
         "ok clicks: 50 of 50 sampled events have a query_id",
         "all is well",
     ):
-        assert part in told
+        assert part in text
 
 
 def test_librdkafkas_default_partitioner_is_found_and_named() -> None:

@@ -35,10 +35,10 @@ class Paper:
 
     def __init__(self) -> None:
         self.written: list[str] = []
-        self.told: list[str] = []
+        self.reported: list[str] = []
 
     def output(self, *, as_json: bool = False) -> Output:
-        return Output(write=self.written.append, report=self.told.append, as_json=as_json)
+        return Output(write=self.written.append, report=self.reported.append, as_json=as_json)
 
     @property
     def objects(self) -> list[dict[str, object]]:
@@ -52,7 +52,7 @@ def test_every_line_is_checked_as_what_its_fields_say_it_is() -> None:
     paper = Paper()
     assert events.validate([CLICK, EXPOSURE, b"\n", ITEM], "x.ndjson", paper.output()) == 0
     assert paper.written == []
-    assert paper.told == ["3 valid, 0 invalid"]
+    assert paper.reported == ["3 valid, 0 invalid"]
 
 
 def test_a_line_that_is_none_is_told_with_its_number_field_and_error() -> None:
@@ -73,7 +73,7 @@ def test_a_line_that_is_none_is_told_with_its_number_field_and_error() -> None:
         "x.ndjson:5",
         "x.ndjson:6",
     ]
-    assert paper.told == ["1 valid, 4 invalid"]
+    assert paper.reported == ["1 valid, 4 invalid"]
 
 
 def test_a_file_may_be_one_object_over_several_lines() -> None:
@@ -83,7 +83,7 @@ def test_a_file_may_be_one_object_over_several_lines() -> None:
     )
     assert len(pretty) > 1
     assert events.validate([b"\n", *pretty], "x.json", paper.output()) == 0
-    assert paper.told == ["1 valid, 0 invalid"]
+    assert paper.reported == ["1 valid, 0 invalid"]
     assert events.validate([*pretty, *pretty], "x.json", Paper().output()) == 1, (
         "two are no lines and no object"
     )
@@ -94,7 +94,7 @@ def test_a_first_line_that_is_cut_off_does_not_take_the_others_with_it() -> None
         paper = Paper()
         assert events.validate([CLICK[:20], *rest], "x", paper.output()) == 1
         assert paper.written == ["x:1: not JSON: Input data was truncated"]
-        assert paper.told == [f"{len(rest)} valid, 1 invalid"]
+        assert paper.reported == [f"{len(rest)} valid, 1 invalid"]
 
 
 def test_a_first_line_that_is_none_is_told_before_the_second_is_there() -> None:
@@ -105,7 +105,7 @@ def test_a_first_line_that_is_none_is_told_before_the_second_is_there() -> None:
 
     paper = Paper()
     assert events.validate(live(), "-", paper.output()) == 1
-    assert paper.told == ["1 valid, 1 invalid"]
+    assert paper.reported == ["1 valid, 1 invalid"]
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_every_example_is_valid_as_the_command_sees_it(file: Path) -> None:
     paper = Paper()
     with event_file.open_lines(str(file)) as lines:
         assert events.validate(lines, file.name, paper.output()) == 0, paper.written
-    assert paper.told == ["1 valid, 0 invalid"]
+    assert paper.reported == ["1 valid, 0 invalid"]
 
 
 def test_as_json_the_outcome_is_one_object() -> None:
@@ -163,7 +163,7 @@ def test_what_the_topic_does_not_carry_is_refused_and_the_rest_is_sent() -> None
     )
     assert [value for _, _, value, _ in shelf.sent] == [CLICK]
     assert paper.objects == [{"topic": "clicks", "sent": 1, "refused": 2}]
-    assert [line[:4] for line in paper.told] == ["x:1:", "x:3:"]
+    assert [line[:4] for line in paper.reported] == ["x:1:", "x:3:"]
 
 
 def test_an_error_that_is_the_same_in_every_line_is_told_once() -> None:
@@ -172,7 +172,7 @@ def test_an_error_that_is_the_same_in_every_line_is_told_once() -> None:
         events.send(Shelf(), [EXPOSURE] * 100 + [b"{"], "x", "clicks", Topics(), paper.output())
         == 1
     )
-    assert paper.told == [
+    assert paper.reported == [
         "x:1: Object missing required field `action_name`",
         "x:101: not JSON: Input data was truncated",
         "0 sent to clicks, 101 refused, each error reported at its first line",
@@ -304,7 +304,7 @@ def test_dead_letters_are_listed_with_position_reason_and_value() -> None:
         json.loads(NO_OFFSET),
     )
     assert second["value"] == {"base64": "/w=="}
-    assert paper.told == ["2 dead letters"]
+    assert paper.reported == ["2 dead letters"]
 
 
 def test_only_the_letters_of_one_reason_are_listed() -> None:

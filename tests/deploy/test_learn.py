@@ -20,7 +20,7 @@ from weighting.provenance import TopicPartition
 
 
 class MoodyAdmin(KafkaAdmin):
-    """Commits, or does not, as it was told."""
+    """A source that commits or refuses, as given."""
 
     def __init__(self, *moods: bool) -> None:
         super().__init__(KafkaConfig())

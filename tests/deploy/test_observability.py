@@ -81,19 +81,19 @@ def test_what_is_below_the_level_is_not_logged_and_a_second_call_replaces_the_fi
 def test_what_the_client_library_says_again_and_again_is_logged_once_in_five_minutes() -> None:
     stream = logged(ObservabilityConfig())
 
-    def say(logger: str, line: int, text: str, *, at: float) -> None:
+    def log(logger: str, line: int, text: str, *, at: float) -> None:
         record = logging.LogRecord(logger, logging.ERROR, "cluster.py", line, text, (), None)
         record.created = at
         logging.getLogger(logger).handle(record)
 
     for second in range(600):
-        say("kafka.cluster", 10, f"refused at {second}", at=1000.0 + second)
-    say("kafka.cluster", 20, "another thing", at=1599.0)
+        log("kafka.cluster", 10, f"refused at {second}", at=1000.0 + second)
+    log("kafka.cluster", 20, "another thing", at=1599.0)
     for _ in range(2):
-        say("steelyard", 10, "ours", at=1600.0)
-    say("kafka.cluster", 10, "the clock was set back", at=900.0)
-    told = [json.loads(line)["event"] for line in stream.getvalue().splitlines()]
-    assert told == [
+        log("steelyard", 10, "ours", at=1600.0)
+    log("kafka.cluster", 10, "the clock was set back", at=900.0)
+    events = [json.loads(line)["event"] for line in stream.getvalue().splitlines()]
+    assert events == [
         "refused at 0",
         "refused at 300",
         "another thing",

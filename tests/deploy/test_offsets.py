@@ -201,7 +201,7 @@ def test_executing_needs_yes_where_there_is_nobody_and_asks_where_there_is(tmp_p
         reset(Paper(), asked, tmp_path, Target(name="to-offset", value="50"), execute=True)
     no = Paper(answer=False)
     assert reset(no, asked, tmp_path, Target(name="to-offset", value="50"), execute=True) == 1
-    assert no.told == ["nothing written"]
+    assert no.reported == ["nothing written"]
     assert asked.groups["other"] == {("clicks", 0): 60, ("clicks", 1): 70}
     assert (
         reset(
@@ -214,8 +214,10 @@ def test_executing_needs_yes_where_there_is_nobody_and_asks_where_there_is(tmp_p
 # --- our learner's own group ---
 
 
-def test_our_own_group_is_planned_from_the_checkpoint_and_moved_by_an_order(tmp_path: Path) -> None:
-    saved(tmp_path, 1, 5)  # v000003 stands at clicks 50 and 55
+def test_our_own_group_is_planned_from_the_checkpoint_and_moved_by_a_command(
+    tmp_path: Path,
+) -> None:
+    saved(tmp_path, 1, 5)  # v000003 is at clicks 50 and 55
     paper, asked = Paper(), brokers()
     asked.groups["steelyard"] = {("clicks", 0): 1}
     assert (
@@ -230,10 +232,10 @@ def test_our_own_group_is_planned_from_the_checkpoint_and_moved_by_an_order(tmp_
         )
         == 0
     )
-    order = commands.pending(tmp_path, 0)
-    assert order is not None
-    assert (order.kind, order.plan["offsets"]) == ("reset", {"clicks": {"0": 20, "1": 25}})
-    assert (paper.objects[-1]["digest"], paper.objects[-1]["order"]) == (order.digest, order.id)
+    command = commands.pending(tmp_path, 0)
+    assert command is not None
+    assert (command.kind, command.plan["offsets"]) == ("reset", {"clicks": {"0": 20, "1": 25}})
+    assert (paper.objects[-1]["digest"], paper.objects[-1]["order"]) == (command.digest, command.id)
     assert asked.groups["steelyard"] == {("clicks", 0): 1}, "what Kafka has of it is advisory"
 
 
@@ -313,7 +315,7 @@ def test_exactly_one_target_and_one_scope_or_the_list_of_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("topic", "said"),
+    ("topic", "message"),
     [
         ("nope", "does not exist"),
         ("clicks:7", "has no partition 7"),
@@ -321,8 +323,8 @@ def test_exactly_one_target_and_one_scope_or_the_list_of_them() -> None:
         ("clicks:a", "expected"),
     ],
 )
-def test_a_scope_that_is_not_there_is_usage(topic: str, said: str) -> None:
-    with pytest.raises(UsageError, match=said):
+def test_a_scope_that_is_not_there_is_usage(topic: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         partitions_of(Scope(topics=(topic,)), {"clicks": 2}, ())
 
 
@@ -342,7 +344,7 @@ def test_an_exported_plan_is_kafkas_csv_and_comes_back_as_the_same_plan(tmp_path
         == 0
     )
     assert paper.written == ["clicks,0,50", "clicks,1,50"]
-    assert paper.told[0].startswith("PLAN")
+    assert paper.reported[0].startswith("PLAN")
     file.write_text("\n".join(paper.written))
     assert (
         reset(Paper(), asked, tmp_path, None, scope=Scope(from_file=file), execute=True, yes=True)
@@ -421,12 +423,12 @@ def test_of_our_own_group_the_checkpoint_is_what_counts_and_the_order_is_told(
     paper = Paper()
     whose = Group(name="steelyard", own="steelyard", own_topics=OWN)
     assert describe.describe(whose, asked, Store(tmp_path), paper.output(as_json=True)) == 0
-    said = paper.objects[0]
-    assert (said["checkpoint"], said["order"]) == (
+    described = paper.objects[0]
+    assert (described["checkpoint"], described["order"]) == (
         "v000002",
         {"id": 1, "kind": "reset", "state": "pending"},
     )
-    assert {(row["topic"], row["partition"]): row["lag"] for row in said["partitions"]}[
+    assert {(row["topic"], row["partition"]): row["lag"] for row in described["partitions"]}[
         ("clicks", 0)
     ] == 50
 

@@ -49,10 +49,10 @@ def run(
     return code, paper.objects[0]
 
 
-def wrong(said: dict[str, Any]) -> list[tuple[str, str | None, Any]]:
+def wrong(verdict: dict[str, Any]) -> list[tuple[str, str | None, Any]]:
     return [
         (check["step"], check["partition"], check["offsets"])
-        for check in said["checks"]
+        for check in verdict["checks"]
         if check["outcome"] == "differs"
     ]
 
@@ -60,15 +60,15 @@ def wrong(said: dict[str, Any]) -> list[tuple[str, str | None, Any]]:
 def test_a_store_that_counted_each_record_once_is_equal(tmp_path: Path) -> None:
     log = clicks(50, 40)
     consumed(tmp_path, log, CUTS)
-    code, said = run(tmp_path, log)
-    assert (code, said["result"], said["version"], said["since"]) == (
+    code, verdict = run(tmp_path, log)
+    assert (code, verdict["result"], verdict["version"], verdict["since"]) == (
         0,
         "equal",
         "v000005",
         "v000002",
     )
-    assert [check["outcome"] for check in said["checks"]] == ["equal"] * 3
-    assert "70 records in 2 partitions" in said["checks"][1]["text"]
+    assert [check["outcome"] for check in verdict["checks"]] == ["equal"] * 3
+    assert "70 records in 2 partitions" in verdict["checks"][1]["text"]
 
 
 def test_a_rewritten_record_is_found_between_the_versions_that_hold_it(tmp_path: Path) -> None:
@@ -76,9 +76,9 @@ def test_a_rewritten_record_is_found_between_the_versions_that_hold_it(tmp_path:
     consumed(tmp_path, log, CUTS)
     record = log.records[B][17]
     log.records[B][17] = replaced(record, b"another")
-    code, said = run(tmp_path, log)
+    code, verdict = run(tmp_path, log)
     assert code == 1
-    assert wrong(said) == [("log", "clicks[1]", [12, 30])]
+    assert wrong(verdict) == [("log", "clicks[1]", [12, 30])]
 
 
 def replaced(record: Any, value: bytes) -> Any:
@@ -111,9 +111,9 @@ def test_a_journal_narrows_a_difference_down_to_its_slice(
     def journal(start: Version, version: Version) -> Sequence[Slice]:
         return slices
 
-    code, said = run(root, log, journal=journal)
+    code, verdict = run(root, log, journal=journal)
     (first, last) = next((a, b) for a, b in itertools.pairwise(edges) if a <= at < b)
-    assert (code, wrong(said)) == (1, [("log", "clicks[0]", [first, last])])
+    assert (code, wrong(verdict)) == (1, [("log", "clicks[0]", [first, last])])
 
 
 def test_slices_are_read_from_the_journal_between_two_places_and_a_broken_frame_is_a_difference(
@@ -124,7 +124,7 @@ def test_slices_are_read_from_the_journal_between_two_places_and_a_broken_frame_
     (tmp_path / "journal" / SEGMENT).unlink()
     journal, hasher, places = Journal(tmp_path, Disk()), Hasher(*A), []
     journal.start(1, {})
-    for number in range(4):  # a turn of 5 records at a time, two turns a step
+    for number in range(4):  # polls of 5 records, two a step
         places.append(journal.place)
         polls = []
         for start in (number * 10, number * 10 + 5):
@@ -177,9 +177,9 @@ def test_a_record_that_counted_twice_or_never_is_a_difference(
     written["clicks"]["0"].update(changed)
     written["clicks"]["0"]["outcomes"] = {"accepted": written["clicks"]["0"]["num_records"]}
     change(tmp_path, "v000005", audit=written)
-    code, said = run(tmp_path, log)
+    code, verdict = run(tmp_path, log)
     assert code == 1
-    assert ("log", "clicks[0]", [20, 40]) in wrong(said)
+    assert ("log", "clicks[0]", [20, 40]) in wrong(verdict)
 
 
 def test_every_record_that_is_read_again_waits_for_its_turn_when_a_difference_is_narrowed_down_too(
@@ -245,9 +245,9 @@ def test_a_store_that_may_not_be_written_to_is_told_in_one_line_and_changes_no_e
     )
     disk = FaultyDisk(on("create", 0, Fail(errno.EACCES)))
     assert recount.run(Store(tmp_path), asked, paper.output(as_json=True), disk=disk) == code
-    (told,) = paper.told
+    (message,) = paper.reported
     assert (
-        told
+        message
         == f"{tmp_path}/control/verified.json: injected: the verdict is not left in the store; "
         "/metrics keeps the one before"
     )
@@ -260,8 +260,8 @@ def test_a_record_without_an_outcome_is_a_difference(tmp_path: Path) -> None:
     written = audit(log, CUTS[-1])
     written["clicks"]["1"]["outcomes"] = {"accepted": 28, "late": 1}
     change(tmp_path, "v000005", audit=written)
-    code, said = run(tmp_path, log)
-    assert (code, wrong(said)) == (1, [("conservation", "clicks[1]", None)])
+    code, verdict = run(tmp_path, log)
+    assert (code, wrong(verdict)) == (1, [("conservation", "clicks[1]", None)])
 
 
 def test_a_damaged_file_is_a_difference_though_the_log_agrees(tmp_path: Path) -> None:
@@ -270,16 +270,16 @@ def test_a_damaged_file_is_a_difference_though_the_log_agrees(tmp_path: Path) ->
     damaged = newest.path / "model.safetensors"
     damaged.chmod(0o640)
     damaged.write_bytes(b"x")
-    code, said = run(tmp_path, log)
-    assert (code, wrong(said)) == (1, [("files", None, None)])
+    code, verdict = run(tmp_path, log)
+    assert (code, wrong(verdict)) == (1, [("files", None, None)])
 
 
 def test_what_is_retained_is_verified_since_the_oldest_version_that_is(tmp_path: Path) -> None:
     log = clicks(50, 40)
     consumed(tmp_path, log, CUTS)
     log.beginnings[A] = 15
-    code, said = run(tmp_path, log)
-    assert (code, said["since"]) == (0, "v000004")
+    code, verdict = run(tmp_path, log)
+    assert (code, verdict["since"]) == (0, "v000004")
 
 
 @pytest.mark.parametrize("since", [None, "v000003"])
@@ -287,8 +287,8 @@ def test_what_retention_took_cannot_be_decided(tmp_path: Path, since: str | None
     log = clicks(50, 40)
     consumed(tmp_path, log, CUTS)
     log.beginnings[A] = 35
-    code, said = run(tmp_path, log, since=since)
-    assert (code, said["result"]) == (3, "undecided")
+    code, verdict = run(tmp_path, log, since=since)
+    assert (code, verdict["result"]) == (3, "undecided")
 
 
 def test_versions_without_audits_cannot_be_decided(tmp_path: Path) -> None:
@@ -304,9 +304,9 @@ def test_a_reset_in_between_is_left_out_by_itself_and_undecided_by_name(tmp_path
     for name in ("v000004", "v000005"):
         change(tmp_path, name, resets=moved)
     assert run(tmp_path, log)[1]["since"] == "v000004"
-    code, said = run(tmp_path, log, since="v000003")
+    code, verdict = run(tmp_path, log, since="v000003")
     assert code == 3
-    assert "offsets were reset" in said["checks"][1]["text"]
+    assert "offsets were reset" in verdict["checks"][1]["text"]
 
 
 def test_records_that_a_manifest_names_as_a_gap_are_not_expected(tmp_path: Path) -> None:
@@ -333,9 +333,9 @@ def test_a_version_of_another_timeline_is_no_start(tmp_path: Path) -> None:
     log = clicks(50, 40)
     first = consumed(tmp_path, log, CUTS)[0]
     change(tmp_path, "v000005", parent={"version": first.name, "self": first.manifest["self"]})
-    code, said = run(tmp_path, log, since="v000004")
+    code, verdict = run(tmp_path, log, since="v000004")
     assert code == 3
-    assert "did not come from v000004" in said["checks"][1]["text"]
+    assert "did not come from v000004" in verdict["checks"][1]["text"]
     assert run(tmp_path, log)[1]["since"] == "v000002"
 
 
@@ -346,8 +346,8 @@ def test_deep_is_one_more_check(tmp_path: Path) -> None:
     def deep(start: Version, version: Version) -> Check:
         return Check(step="state", outcome="differs", text=f"{start.name} {version.name}")
 
-    code, said = run(tmp_path, log, deep=deep)
-    assert (code, said["checks"][2]["text"]) == (1, "v000002 v000005")
+    code, verdict = run(tmp_path, log, deep=deep)
+    assert (code, verdict["checks"][2]["text"]) == (1, "v000002 v000005")
 
 
 def test_an_empty_store_cannot_be_decided(tmp_path: Path) -> None:

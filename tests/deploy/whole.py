@@ -180,5 +180,5 @@ def versions(root: Path) -> list[Version]:
 
 def trained(root: Path) -> tuple[int, int]:
     """Return number and sum of the samples that the newest version was trained on."""
-    said = versions(root)[-1].manifest["trained"]
-    return said["num"], said["sum64"]
+    samples = versions(root)[-1].manifest["trained"]
+    return samples["num"], samples["sum64"]

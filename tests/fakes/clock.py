@@ -1,4 +1,4 @@
-"""A clock that moves when told to."""
+"""A clock that is moved by hand."""
 
 from __future__ import annotations
 

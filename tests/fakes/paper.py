@@ -13,14 +13,14 @@ class Paper:
 
     def __init__(self, answer: bool | None = None) -> None:
         self.written: list[str] = []
-        self.told: list[str] = []
+        self.reported: list[str] = []
         self.asked: list[str] = []
         self._answer = answer
 
     def output(self, *, as_json: bool = False) -> Output:
         return Output(
             write=self.written.append,
-            report=self.told.append,
+            report=self.reported.append,
             as_json=as_json,
             ask=None if self._answer is None else self._ask,
         )

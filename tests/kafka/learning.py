@@ -208,12 +208,12 @@ class Learner:
 
         return self.until(look)
 
-    def answered(self, order_id: int, state: str) -> dict[str, Any]:
-        """Wait for an answer to an order."""
+    def answered(self, command_id: int, state: str) -> dict[str, Any]:
+        """Wait for the answer to a command."""
 
         def look() -> dict[str, Any] | None:
-            said = commands.answered(self.store.root, order_id)
-            return said if said is not None and said["state"] == state else None
+            answer = commands.answered(self.store.root, command_id)
+            return answer if answer is not None and answer["state"] == state else None
 
         return self.until(look)
 
@@ -237,7 +237,7 @@ def until(
 
 
 def words(settings: Settings) -> list[str]:
-    """The settings of a shop's learner, as a command line says them."""
+    """Return the settings of a shop's learner as command-line options."""
     kafka, join, learner = settings.kafka, settings.join, settings.learner
     windows = ("click_window", "observation_window", "attribution_window", "grace", "idle_timeout")
     given = {
@@ -264,8 +264,8 @@ def words(settings: Settings) -> list[str]:
     return [word for key, value in given.items() for word in ("--set", f"{key}={value}")]
 
 
-def told() -> tuple[Output, list[Any]]:
-    """An output for programs, and what was written to it."""
+def json_output() -> tuple[Output, list[Any]]:
+    """Return an output for programs, and the list of what was written to it."""
     written: list[Any] = []
     return Output(
         write=lambda line: written.append(json.loads(line)), report=lambda line: None, as_json=True
@@ -284,8 +284,8 @@ def early(store: Store) -> Version:
 
 
 def give(settings: Settings, **request: Any) -> int:
-    """Order a replay; return the order's number."""
-    out, written = told()
+    """Command a replay; return the command's number."""
+    out, written = json_output()
     assert (
         kafka_commands.replay(
             settings,

@@ -149,11 +149,11 @@ def test_fact_after_an_exception_in_a_deserializer_the_next_poll_never_returns_u
     broker: Cluster, topic: str
 ) -> None:
     command = [sys.executable, "-c", SPIN, broker.bootstrap_servers, topic]
-    said = subprocess.run(
+    printed = subprocess.run(
         command, capture_output=True, text=True, timeout=120, check=True
     ).stdout.splitlines()
     raised = f"raised after {list(range(7))}"
-    assert said == [raised, "never returned", raised, "after seek [8]"]
+    assert printed == [raised, "never returned", raised, "after seek [8]"]
 
 
 def test_fact_a_position_cannot_be_restored_with_its_leader_epoch(

@@ -140,7 +140,7 @@ def test_a_group_with_members_is_refused(shop: Shop) -> None:
         deadline = time.monotonic() + 30
         while not consumer.poll(timeout_ms=500) and time.monotonic() < deadline:
             pass
-        said = shop.steelyard(
+        message = shop.steelyard(
             "offsets",
             "reset",
             "--group",
@@ -152,7 +152,7 @@ def test_a_group_with_members_is_refused(shop: Shop) -> None:
             "--yes",
             code=3,
         )
-        assert "Stop them first" in said
+        assert "Stop them first" in message
     finally:
         consumer.close(autocommit=False)
 
@@ -173,7 +173,7 @@ def test_a_time_is_an_offset_or_a_refusal(shop: Shop) -> None:
     )
 
 
-def test_a_replay_is_planned_ordered_and_refused_below_retention(shop: Shop) -> None:
+def test_a_replay_is_planned_executed_and_refused_below_retention(shop: Shop) -> None:
     a, b = sorted(shop.ends)
     consumed(shop.root, shop.read(), [{a: 0, b: 0}, {a: 5, b: 5}, {a: 9, b: 9}])
     plan = shop.json("replay", "--from-checkpoint", "v000003")
@@ -185,14 +185,14 @@ def test_a_replay_is_planned_ordered_and_refused_below_retention(shop: Shop) -> 
         shop.json("replay", "--from-checkpoint", "v000003", "--execute", "--yes")["digest"]
         == plan["digest"]
     )
-    order = commands.pending(shop.root, 0)
-    assert order is not None
-    assert order.digest == plan["digest"]
+    command = commands.pending(shop.root, 0)
+    assert command is not None
+    assert command.digest == plan["digest"]
     with KafkaAdmin(shop.config) as admin:
         admin.delete_records({a: 7})
-    said = shop.steelyard("replay", "--from-checkpoint", "v000003", code=3)
-    assert "retained from 7" in said
-    assert "--from-checkpoint v000004" in said
+    message = shop.steelyard("replay", "--from-checkpoint", "v000003", code=3)
+    assert "retained from 7" in message
+    assert "--from-checkpoint v000004" in message
 
 
 def test_what_was_consumed_is_verified_from_kafka(shop: Shop) -> None:

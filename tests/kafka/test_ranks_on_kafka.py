@@ -29,10 +29,10 @@ from tests.kafka.learning import (
     contents,
     early,
     give,
+    json_output,
     last_clients,
     open_shop,
     outcomes,
-    told,
     trained,
     until,
     words,
@@ -67,19 +67,17 @@ class Group:
         except AssertionError as error:
             raise AssertionError(f"{error}: {self.log.read_text()[-5000:]}") from error
 
-    def done(self, order: int) -> None:
-        """Wait until an order has been carried out."""
-        until(
-            lambda: (
-                True
-                if (commands.answered(self.store.root, order) or {}).get("state") == commands.DONE
-                else None
-            ),
-            lambda: self.launcher.poll() is not None,
-        )
+    def done(self, command_id: int) -> None:
+        """Wait until a command has been carried out."""
+
+        def is_done() -> bool | None:
+            answer = commands.answered(self.store.root, command_id) or {}
+            return answer.get("state") == commands.DONE or None
+
+        until(is_done, lambda: self.launcher.poll() is not None)
 
     def pids(self) -> list[int]:
-        """Of the ranks, in no order."""
+        """Return the process ids of the ranks, in any order."""
         children = (
             Path(f"/proc/{self.launcher.pid}/task/{self.launcher.pid}/children").read_text().split()
         )
@@ -157,7 +155,7 @@ def check(shop: Shop, version: Version) -> None:
     assert trained(version) == shop.trained()
 
 
-def test_two_ranks_of_which_one_is_killed_learn_each_event_once_and_go_back_by_order(
+def test_two_ranks_of_which_one_is_killed_learn_each_event_once_and_go_back_by_command(
     broker: Cluster, tmp_path: Path
 ) -> None:
     shop = open_shop(broker, num_events=1200, num_partitions=NUM_PARTITIONS)
@@ -222,8 +220,8 @@ def root(learned: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(learned, tmp_path / "store"))
 
 
-def before_the_order(store: Store, kind: str) -> Version:
-    """The last checkpoint before an order was taken: the way back."""
+def before_the_command(store: Store, kind: str) -> Version:
+    """The last checkpoint before a command was taken: the way back."""
     (taken,) = [found for found in store.manifests() if found.kind == kind]
     return next(version for version in reversed(store.versions()) if version.seq < taken.seq)
 
@@ -235,7 +233,7 @@ def test_two_ranks_go_back_and_repeat_it_bit_by_bit(shop: Shop, root: Path, tmp_
     with ranks(settings, 2, tmp_path / "log") as group:
         group.version(world=2, num_samples=1, epoch=2)
         group.done(give(settings, version=back.name, mode="as-it-was"))
-    after, before = store.versions()[-1], before_the_order(store, "restore")
+    after, before = store.versions()[-1], before_the_command(store, "restore")
     assert after.step == before.step > back.step + 5
     assert contents(after) == contents(before)
     assert after.run_state.bit_exact
@@ -258,7 +256,7 @@ def test_offsets_moved_back_are_read_again_by_the_ranks_that_own_them_and_count_
             execute=True,
             yes=True,
         )
-        out, written = told()
+        out, written = json_output()
         assert kafka_commands.reset(settings, out, settings.kafka.group_id, request) == 0
         group.done(written[-1]["order"])
         after = until(
@@ -271,7 +269,7 @@ def test_offsets_moved_back_are_read_again_by_the_ranks_that_own_them_and_count_
                 None,
             )
         )
-    before = before_the_order(store, "reset")
+    before = before_the_command(store, "reset")
     assert outcomes(after) - outcomes(before) == {"duplicate": NUM_PARTITIONS}
     assert trained(after) == trained(before) == shop.trained()
     (reset,) = store.versions()[-1].run_state.resets
@@ -292,10 +290,10 @@ def test_who_is_excluded_is_in_nothing_that_two_ranks_trained_on(
     listed.write_text(f"client_id:{NEWCOMER}\n")
     with ranks(settings, 2, tmp_path / "log") as group:
         group.version(world=2, num_samples=1, epoch=2)
-        order = give(settings, exclude=listed)
-        group.done(order)
+        command_id = give(settings, exclude=listed)
+        group.done(command_id)
     after = store.versions()[-1]
     assert (trained(after), after.next_offsets) == (without, shop.ends)
     assert outcomes(after)["excluded"] > 0
     assert after.run_state.exclusions is not None
-    assert (after.run_state.exclusions.num, after.run_state.exclusions.command) == (1, order)
+    assert (after.run_state.exclusions.num, after.run_state.exclusions.command) == (1, command_id)

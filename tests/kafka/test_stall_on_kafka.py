@@ -100,9 +100,9 @@ def test_a_learner_that_reads_nothing_though_records_wait_exits_75_and_the_next_
             assert child.returncode == STALLED, log.read_text()
     finally:
         harmed.proxy.clear()
-    said = log.read_text()
-    assert "a new consumer is needed" in said
-    assert "the process ends" in said
+    text = log.read_text()
+    assert "a new consumer is needed" in text
+    assert "the process ends" in text
     assert store.versions()[-1].next_offsets != shop.ends
     learn_the_rest(replace(settings, kafka=shop.at(settings.store.root).kafka), shop)
 

@@ -79,7 +79,7 @@ class State:
     def consume(self, log: Log, poll: Poll, resets: Iterable[Reset] = ()) -> None:
         self.move(resets)
         for piece in poll.slices:
-            assert self.next.get(piece.partition, 0) == piece.start, "not where the state stands"
+            assert self.next.get(piece.partition, 0) == piece.start, "not at the state's position"
             records = log.partitions[piece.partition][piece.start : piece.end]
             self.digest = hashlib.sha256(repr((self.digest, piece, records)).encode()).hexdigest()
             self.next[piece.partition] = piece.end
@@ -235,7 +235,7 @@ def check(root: Path, log: Log, *, whole_journal: bool = True) -> State:
     clean = State()
     for step in state.history:
         for poll in step.parts[0].polls:
-            clean.consume(log, poll, newest.run_state.resets)  # each slice goes on from the last
+            clean.consume(log, poll, newest.run_state.resets)  # each slice continues the last
         clean.apply(step)
     assert clean == state
     assert {p: at for p, at in state.next.items() if at} == {

@@ -1,4 +1,4 @@
-"""A learner that goes on from a checkpoint in a process of its own.
+"""A learner that resumes from a checkpoint in a process of its own.
 
 ``python -m tests.learner.resumed JOB...`` writes digests to stdout.
 """

@@ -28,7 +28,7 @@ class Owner:
     """One that waits for its turn."""
 
     live: Callable[[FaultyDisk], None]
-    poll: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    turn: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     waits: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     killed: bool = False
     done: bool = False
@@ -41,7 +41,7 @@ class Owner:
 
     def go_on(self) -> None:
         """Let it do one call."""
-        self.poll.release()
+        self.turn.release()
         self.waits.acquire()
 
     def kill(self) -> None:
@@ -52,7 +52,7 @@ class Owner:
 
     def _wait(self, call: Call | None) -> Fault | None:
         self.waits.release()
-        self.poll.acquire()
+        self.turn.acquire()
         return Die() if self.killed else None
 
     def _run(self) -> None:

@@ -36,17 +36,17 @@ LOSSES = [(False, False), (True, False), (False, True), (True, True)]
 
 def life(root: Path, disk: Disk) -> list[str]:
     """Start and save two checkpoints; return those reported as durable before a crash."""
-    told = []
+    durable = []
     try:
         checkpointer = owner(root, disk)
         checkpointer.sweep()
         for step in (1, 2):
             version = checkpointer.save(files(step), cut(step))
-            told.append(version.name)
+            durable.append(version.name)
             checkpointer.announce(version)
     except Crash:
         pass
-    return told
+    return durable
 
 
 def num_calls(tmp_path: Path) -> int:
@@ -64,13 +64,13 @@ def test_a_crash_at_every_call_leaves_the_old_or_the_new_checkpoint_whole(
     for index in range(num_calls(tmp_path)):
         root = tmp_path / f"{index}"
         disk = FaultyDisk(at(index, Die(when)))
-        told = life(root, disk)
+        durable = life(root, disk)
         disk.lose_power(data=data, names=names)
         announced = Store(root).announced()
         version = recover(root)
         name = version.name if version else None
         assert name in (None, "v000002", "v000003")
-        promised = max([*told, announced or ""])
+        promised = max([*durable, announced or ""])
         assert (name or "") >= promised, f"died {when} {disk.calls[-1]}"
         found.append(name)
     assert found == sorted(found, key=lambda name: name or "")
@@ -84,13 +84,13 @@ def test_a_second_and_a_third_crash_in_recovery_change_nothing(
     total = num_calls(tmp_path)
     for index, again in itertools.product(range(7, total, 17), range(0, total, 7)):
         root = tmp_path / f"{index}-{again}"
-        told = life(root, FaultyDisk(at(index, Die("after"))))
+        durable = life(root, FaultyDisk(at(index, Die("after"))))
         for place in (again, again + 3):
             disk = FaultyDisk(at(place, Die("middle")))
-            told += life(root, disk)
+            durable += life(root, disk)
             disk.lose_power(data=data, names=names)
         version = recover(root)
-        assert (version.name if version else "") >= max(told, default="")
+        assert (version.name if version else "") >= max(durable, default="")
 
 
 def test_a_reader_at_any_moment_of_a_save_sees_the_old_or_the_new_version_whole(

@@ -2,8 +2,8 @@
 
 A history is written as text: `F1 C2 C3 R4<2` is a fence, two checkpoints, and a restore of the
 first of them; `Z` is a reset, `?` a manifest that is not whole. Numbers are those of the manifests.
-Checkpoint n stands behind step n, which ends at byte 10 n of the only journal segment, and its next
-offset is 10 n; so a tail of steps 3 to 5 goes on from checkpoint 2.
+Checkpoint n comes after step n, which ends at byte 10 n of the only journal segment, and its next
+offset is 10 n; so a tail of steps 3 to 5 continues checkpoint 2.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ OTHER_SETTINGS: dict[str, Any] = {"fingerprint": {"torch": "9"}}
 
 
 def described(kind: str, seq: int, state: int, parent: Version | None, held: RunState) -> Version:
-    """Return a manifest as a store would describe it; `state` is the step that it stands behind."""
+    """Return a manifest as a store would describe it; `state` is the last step that it contains."""
     metadata = cut(
         state,
         offsets={"clicks": {0: 10 * state}},

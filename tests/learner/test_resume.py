@@ -54,7 +54,7 @@ def resumed(jobs: list[Job], root: Path) -> list[dict[str, str]]:
 def history(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[Job, dict[str, str]]]:
-    """What each job must end on."""
+    """Return the expected end of each job."""
     root, threads = tmp_path_factory.mktemp("history"), request.param
     found: dict[Job, dict[str, str]] = {}
     for i, kind in enumerate(KINDS):

@@ -1,7 +1,7 @@
 """Importance ratio: w = (p(y|x) / p(y))^b, and its inversion.
 
 Exact for a stream whose labels are drawn from p(y) whatever x is, such as in-batch negatives; on
-logged samples it tilts the minimiser, which the inversion undoes. The same ratio, added to the
+logged samples it biases the minimiser, which the inversion undoes. The same ratio, added to the
 score instead of multiplied into the loss, is the logit adjustment of Menon et al. (ICLR 2021).
 
 Legend: N samples. p(y|x) comes from this folder's online estimator, never from the model that is

@@ -20,7 +20,7 @@ LIVE, SHADOW = "live", "shadow"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayRequest:
-    """Options of `replay`; one of version, target and (alone) exclude says how far back."""
+    """Options of `replay`; one of version, target and (alone) exclude gives how far back."""
 
     version: str | None = None
     target: Target | None = None

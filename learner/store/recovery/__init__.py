@@ -1,1 +1,1 @@
-"""Where a start goes on: evidence, plan, decision."""
+"""Recovery at a start: evidence, plan, decision."""

@@ -9,7 +9,7 @@ RELIABILITY 5:
 - A4 the state is the newest checkpoint on the chain of which every file has its digest;
 - A5 the timeline is closed at the last whole journal record.
 
-The chain of a manifest is what it went on from: every older checkpoint that is not in its
+The chain of a manifest is its ancestors: every older checkpoint that is not in its
 `superseded`. A start that passes over a newer checkpoint, or goes back by command, supersedes what
 lies between. A fence without a parent is the origin: it stands for the state before the first
 checkpoint, so that even with all of them damaged the journal gives everything again, as long as it
@@ -59,7 +59,7 @@ class Manifests:
         return self.readable[0] if self.readable else None
 
     def chain(self, target: Version | None) -> list[Version]:
-        """Return the readable manifests that `target` went on from, itself included."""
+        """Return the readable ancestors of `target`, itself included."""
         if target is None:
             return []
         older = [found for found in self.readable if found.seq <= target.seq]
@@ -77,7 +77,7 @@ class Choice:
         plan: that the start carries out.
         skipped: damaged and newer than the state, newest first.
         timeline: to be closed at the last whole record.
-        resume: where the state stands in the journal; None: nothing was journaled then.
+        resume: position of the state in the journal; None: nothing was journaled then.
         run_state: of the newest manifest, or of the version that is restored.
     """
 
@@ -149,7 +149,7 @@ def recover(
     world_size: int,
     fencing_token: int,
 ) -> RecoveryPoint:
-    """Return where a start goes on from its choice (A5).
+    """Return the recovery point of a choice (A5).
 
     Args:
         choice: state and timeline.
@@ -186,7 +186,7 @@ def recover(
 
 
 def needed(timeline: Sequence[JournalRange], kept: Sequence[Version]) -> tuple[JournalRange, ...]:
-    """Return the part of a timeline that one of `kept` goes on from."""
+    """Return the part of a timeline that one of `kept` resumes in."""
     places = [found.journal.place for found in kept if found.journal is not None]
     for index, span in enumerate(timeline):
         if any(span.holds(place) for place in places):
@@ -246,7 +246,7 @@ def _restored(target: Version, newest: Version, plan: RecoveryPlan) -> RunState:
 def _replayable(choice: Choice, tail: Tail | None, world_size: int) -> Tail:
     """Return the tail, or none of it where other ranks journaled it.
 
-    Without a tail the timeline begins anew where the state stands.
+    Without a tail the timeline begins anew at the position of the state.
     """
     if tail is not None:
         steps = [record for _, record in tail.records if isinstance(record, Step)]

@@ -20,7 +20,7 @@ class RecoveryPlan:
     Attributes:
         kind: fence: go on, with these changes.
         version: whose state is taken; None for the newest.
-        as_it_was: of a restore: replay the whole timeline, else it ends where the version stands.
+        as_it_was: of a restore: replay the whole timeline, else it ends at the version.
         offsets: of a reset: next offsets in place of those of the state.
         commands_taken: the command that this is, if it is one.
         quarantine: steps ``[from, to)``, added to those of before.
@@ -53,7 +53,7 @@ class RecoveryPlan:
 
         Args:
             run_state: with the timeline closed.
-            metadata: where the state stands.
+            metadata: of the state.
             skip: by rank, how many polls of the next journal record the state contains.
         """
         changes: dict[str, Any] = {

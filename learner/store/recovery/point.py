@@ -1,4 +1,4 @@
-"""Recovery point: state, journal tail and run state that a start goes on from."""
+"""Recovery point: state, journal tail and run state that a start resumes from."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecoveryPoint:
-    """Where a start goes on.
+    """State and journal position that a start resumes from.
 
     Attributes:
         newest: manifest of any kind that gives the timeline; None in a new store.
         version: whose state to take; None: the state before the first checkpoint.
         skipped: damaged and newer than the state, newest first.
         tail: journal records to be done again, with the place behind each.
-        metadata: where the state stands; offsets that a reset moved are moved.
+        metadata: of the state; offsets that a reset moved are moved.
         journal: where the tail begins, and how many polls of its first record the state contains.
         resets: offsets to move during the tail, or behind it if it ends before.
         run_state: with the timeline closed.

@@ -33,10 +33,10 @@ from tests.kafka.learning import (
     early,
     files_of,
     give,
+    json_output,
     last_clients,
     open_shop,
     outcomes,
-    told,
     trained,
 )
 from weighting.sample import Sample
@@ -88,8 +88,8 @@ def test_a_running_learner_goes_back_and_repeats_it_bit_by_bit(shop: Shop, root:
 
         def look() -> str | None:
             announced.append(store.announced())
-            said = commands.answered(root, 1) or {}
-            return "over" if said.get("state") == commands.DONE else None
+            answer = commands.answered(root, 1) or {}
+            return "over" if answer.get("state") == commands.DONE else None
 
         learner.until(look)
         after = learner.version(lambda version: version.epoch == 3)
@@ -113,13 +113,13 @@ def test_a_running_learner_goes_back_and_repeats_it_bit_by_bit(shop: Shop, root:
     assert before.name not in {kept.name for kept in store.lineage(after.name)}
 
 
-def test_an_order_given_while_nobody_learns_is_taken_at_the_next_start_also_under_other_settings(
+def test_a_command_given_while_nobody_learns_is_taken_at_the_next_start_also_under_other_settings(
     shop: Shop, root: Path
 ) -> None:
     store = Store(root)
     before = store.versions()[-1]
     settings = shop.at(root, lr=1e-4)
-    order = give(settings, version=early(store).name, mode="anew")
+    command_id = give(settings, version=early(store).name, mode="anew")
 
     def each(report: StepReport, trainer: Trainer) -> None:
         if report.step > early_step + 3:
@@ -129,7 +129,7 @@ def test_an_order_given_while_nobody_learns_is_taken_at_the_next_start_also_unde
     with pytest.raises(Killed):
         LearnRole(settings).run(each)
     with Learner(settings) as learner:  # a crash in the middle of it
-        learner.answered(order, commands.DONE)
+        learner.answered(command_id, commands.DONE)
     after = store.versions()[-1]
     assert (trained(after), after.next_offsets) == (trained(before), shop.ends)
     assert contents(after)["model.safetensors"] != contents(before)["model.safetensors"]
@@ -149,14 +149,14 @@ def test_who_is_excluded_is_in_nothing_that_was_trained_on_from_then_on(
     settings = shop.at(root)
     with Learner(settings) as learner:
         learner.version(lambda version: version.epoch == 2)
-        order = give(settings, exclude=listed)
-        learner.answered(order, commands.DONE)
+        command_id = give(settings, exclude=listed)
+        learner.answered(command_id, commands.DONE)
     after = store.versions()[-1]
     assert (trained(after), after.next_offsets) == (without, shop.ends)
     assert outcomes(after)["excluded"] > 0
     exclusions = after.run_state.exclusions
     assert exclusions is not None
-    assert (exclusions.num, exclusions.command) == (1, order)
+    assert (exclusions.num, exclusions.command) == (1, command_id)
     assert not any(NEWCOMER.encode() in data for path, data in files_of(root / "control")), (
         "a list names nobody"
     )
@@ -187,7 +187,7 @@ def test_offsets_moved_back_are_read_again_and_what_dedup_still_knows_counts_onc
             execute=True,
             yes=True,
         )
-        out, written = told()
+        out, written = json_output()
         assert kafka_commands.reset(settings, out, group, request) == 0
         learner.answered(written[-1]["order"], commands.DONE)
         after = learner.version(
@@ -217,7 +217,7 @@ def test_a_replay_that_is_cancelled_ends_where_it_began(shop: Shop, root: Path) 
         before = learner.version(lambda version: version.epoch == 2)
         assert give(settings, version=early(store).name, mode="anew") == 1
         assert replaying.wait(60)
-        out, written = told()
+        out, written = json_output()
         assert kafka_commands.cancel(settings, out, yes=True) == 0
         cancelled.set()
         learner.answered(written[-1]["order"], commands.DONE)
@@ -228,7 +228,7 @@ def test_a_replay_that_is_cancelled_ends_where_it_began(shop: Shop, root: Path) 
     assert store.announced() == after.name
 
 
-def test_an_order_that_is_not_what_was_planned_is_refused_and_the_learner_goes_on(
+def test_a_command_that_is_not_what_was_planned_is_refused_and_the_learner_goes_on(
     shop: Shop, root: Path
 ) -> None:
     settings, store = shop.at(root), Store(root)
@@ -244,13 +244,13 @@ def test_an_order_that_is_not_what_was_planned_is_refused_and_the_learner_goes_o
             ({"exclude": "0" * 64}, "exclusions"),
         ]
         for changes, reason in wrong:
-            order = commands.write(
+            command = commands.write(
                 root, Disk(), "replay", plan | changes, now_us=int(time.time() * 1e6)
             )
-            assert reason in learner.answered(order.id, commands.REFUSED)["reason"]
+            assert reason in learner.answered(command.id, commands.REFUSED)["reason"]
         beyond = {"offsets": {settings.kafka.topics.clicks: {"0": 1 << 40}}}
-        order = commands.write(root, Disk(), "reset", beyond, now_us=int(time.time() * 1e6))
-        assert "is not between" in learner.answered(order.id, commands.REFUSED)["reason"]
+        command = commands.write(root, Disk(), "reset", beyond, now_us=int(time.time() * 1e6))
+        assert "is not between" in learner.answered(command.id, commands.REFUSED)["reason"]
         newest = learner.version(lambda version: version.run_state.commands_taken == first)
         last = give(settings, version=newest.name)
         learner.answered(last, commands.DONE)
@@ -314,7 +314,7 @@ def test_a_model_that_diverges_goes_back_and_leaves_those_steps_out(
     assert Store(root).announced() == after.name
 
 
-def test_steps_under_other_settings_are_not_done_again_unless_told_and_then_each_event_counts_once(
+def test_steps_under_other_settings_are_not_done_again_unless_asked_and_then_each_event_counts_once(
     shop: Shop, tmp_path: Path
 ) -> None:
     settings = shop.at(tmp_path / "store")
