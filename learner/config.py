@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
 from learner.residual import ResidualConfig
 from weighting.constraints import Count, NotNegative, NotNegativeInt, Positive, Text, check
 
+_ON_DISK = {
+    "l2_sp": "pull",
+    "batch_size": "batch",
+    "logit_scale": "scale",
+    "max_grad_norm": "max_gradient_norm",
+}
+INTERACTION_ON_DISK = {"bi_encoder": "towers", "cross_encoder": "cross"}
+
 Tuning = Annotated[
     str,
     Meta(
-        pattern=r"^(full|frozen|top:[1-9][0-9]*)$",
+        pattern=r"^(full|frozen|top:[1-9][0-9]*)$(?!\n)",
         extra={"expected": "full, frozen or top:N with N >= 1"},
     ),
 ]
@@ -83,6 +91,18 @@ class LearnerConfig:
     def __post_init__(self) -> None:
         """Check every field."""
         check(self, "learner")
+
+    def on_disk(self) -> dict[str, Any]:
+        """Return the settings under the names that digests and versions use for them.
+
+        A setting younger than those names is left out at its default, so that a renamed or a new
+        setting does not make another configuration of the same one.
+        """
+        plain = {_ON_DISK.get(name, name): value for name, value in asdict(self).items()}
+        plain["interaction"] = INTERACTION_ON_DISK[self.interaction]
+        if self.residual.max_items == ResidualConfig().max_items:
+            del plain["residual"]["max_items"]
+        return plain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from learner.config import INTERACTION_ON_DISK
 from learner.store import blobs
 from learner.training.divergence import LossWatch
 
@@ -47,8 +48,7 @@ EVALUATIONS = "training/evaluation.msgpack"
 OPTIMIZER = "training/optimizer.safetensors"
 PROGRESS = "training/progress.json"
 
-_INTERACTION_ON_DISK = {"bi_encoder": "towers", "cross_encoder": "cross"}
-_INTERACTION = {written: name for name, written in _INTERACTION_ON_DISK.items()}
+_INTERACTION = {written: name for name, written in INTERACTION_ON_DISK.items()}
 
 
 class ScoringSettings(msgspec.Struct, kw_only=True):
@@ -144,7 +144,7 @@ def ingest_part(name: str) -> str:
 
 def scoring_files(state: ScoringState) -> dict[str, bytes]:
     """Encode what scoring needs beside the encoder."""
-    interaction = _INTERACTION_ON_DISK[state.settings.interaction]
+    interaction = INTERACTION_ON_DISK[state.settings.interaction]
     settings = msgspec.structs.replace(state.settings, interaction=interaction)
     return {
         HEADS_SETTINGS: msgspec.json.encode(settings, order="sorted"),

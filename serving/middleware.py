@@ -80,7 +80,7 @@ class TelemetryMiddleware:
 
 
 class TrailingSlashMiddleware:
-    """Route `/path/` as `/path`, without a redirect that a client may not follow."""
+    """Route `//path/` as `/path`, without a redirect that a client may not follow."""
 
     def __init__(self, app: ASGIApp) -> None:
         """Wrap `app`."""
@@ -89,7 +89,7 @@ class TrailingSlashMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
         if scope["type"] == "http":
-            scope["path"] = scope["path"].rstrip("/") or "/"
+            scope["path"] = re.sub("/+", "/", scope["path"]).rstrip("/") or "/"
         await self._app(scope, receive, send)
 
 

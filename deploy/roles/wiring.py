@@ -126,13 +126,12 @@ def excluded(settings: Settings, run_state: RunState) -> Exclusions | None:
 
 
 def config_sha256(settings: Settings) -> str:
-    """Return the digest of every setting that changes what is learned."""
+    """Return the digest of every setting that changes what is learned, by its name on disk."""
     learner = replace(
         settings.learner, publish_every_seconds=30.0, flush_seconds=1.0, download=False
     )
-    return hashlib.sha256(
-        repr((asdict(learner), asdict(settings.join), asdict(settings.weighting))).encode()
-    ).hexdigest()
+    parts = learner.on_disk(), asdict(settings.join), settings.weighting.on_disk()
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
 def fingerprint(

@@ -158,7 +158,8 @@ def protected(
     names += [version.name for version in versions[-1:]]
     names += [newest.parent for newest in manifests[-1:] if newest.kind != CHECKPOINT]
     for command in commands.waiting(store.root, run_state.commands_taken, disk):
-        names.append(command.plan.get("version"))
+        named = command.plan.get("version")
+        names += [named] if isinstance(named, str) else []
     if run_state.replay is not None:
         first = run_state.replay.command
         before = [found for found in versions if found.run_state.commands_taken < first]

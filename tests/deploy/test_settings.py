@@ -197,6 +197,7 @@ def test_a_former_value_names_the_present_one(file: Path) -> None:
         ({"l2_sp": math.inf}, "learner.l2_sp: got inf, expected a number >= 0"),
         ({"seed": True}, "learner.seed: got True, expected a whole number >= 0"),
         ({"tuning": "top:0"}, "learner.tuning: got 'top:0', expected full, frozen or top:N"),
+        ({"tuning": "top:1\n"}, "learner.tuning: got 'top:1\\n', expected full, frozen or top:N"),
         ({"interaction": "towers"}, "got 'towers', expected bi_encoder or cross_encoder"),
         ({"model": ""}, "learner.model: got '', expected a text that is not empty"),
     ],

@@ -118,6 +118,14 @@ def test_versions_of_commands_that_are_not_taken_yet_stay(tmp_path: Path) -> Non
     assert checkpointer.prune(5) == [versions[2].name]
 
 
+def test_a_command_that_names_no_version_keeps_none_and_ends_nothing(tmp_path: Path) -> None:
+    versions = saved(tmp_path, *range(1, 8))
+    for plan in ({"version": ["v000002"]}, {"version": 2}, {"version": None}, {}):
+        commands.write(tmp_path, Disk(), "replay", plan, now_us=0)
+    owner(tmp_path).prune(5)
+    assert len(Store(tmp_path).versions()) == 5 < len(versions)
+
+
 def test_the_way_back_from_a_replay_stays_until_it_is_over(tmp_path: Path) -> None:
     checkpointer = owner(tmp_path)
     way_back = [checkpointer.save(files(step), cut(step)) for step in (1, 2)][-1]

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from learner import version_layout as layout
-from learner.config import LearnerConfig
 from tests.learner.training import batches, reader, trainer
 
 
@@ -56,10 +55,3 @@ def test_what_only_the_learner_reads_is_under_training() -> None:
     layout.read_model(noted)
     assert not [name for name in read if name.startswith(layout.TRAINING)]
     assert layout.ingest_part("part-0") == "training/part-0.msgpack"
-
-
-@pytest.mark.parametrize("old", ["towers", "cross"])
-def test_the_old_words_are_refused_by_an_error_that_names_the_new_ones(old: str) -> None:
-    expected = r"expected bi_encoder \(once: towers\) or cross_encoder \(once: cross\)"
-    with pytest.raises(ValueError, match=rf"learner\.interaction: got '{old}', {expected}"):
-        LearnerConfig(interaction=old)  # type: ignore[arg-type]

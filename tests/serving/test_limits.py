@@ -206,8 +206,11 @@ def test_options_are_the_methods_and_head_is_get_without_a_body(client: TestClie
     assert (head.status_code, head.content) == (200, b"")
 
 
-def test_a_trailing_slash_makes_no_difference(client: TestClient, replica: Replica) -> None:
-    answer = client.post("/v2/rerank/", json=BODY, follow_redirects=False)
+@pytest.mark.parametrize("path", ["/v2/rerank/", "/v2//rerank", "//v2/rerank", "//v2//rerank//"])
+def test_a_slash_too_many_makes_no_difference(
+    client: TestClient, replica: Replica, path: str
+) -> None:
+    answer = client.post(f"http://testserver{path}", json=BODY, follow_redirects=False)
     assert answer.status_code == 200
     assert replica.value("serving_requests_total", route="/v2/rerank", code="200") == 1
 

@@ -1,0 +1,34 @@
+"""The digest of the settings that change what is learned."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from deploy.roles.wiring import config_sha256
+from deploy.settings.tree import Settings
+
+DEFAULTS = "47d04559ce56b9efd92dec1ac23f8ae0ce542ccf4d57126df80c0524db1e3d43"
+"""Of the first release's defaults, under the names that the settings had then."""
+
+
+def test_a_renamed_or_a_new_setting_at_its_default_is_the_same_configuration() -> None:
+    assert config_sha256(Settings()) == DEFAULTS
+
+
+def test_another_value_is_another_configuration() -> None:
+    settings = Settings()
+    learner = settings.learner
+    residual = replace(learner.residual, max_items=5)
+    others = [
+        replace(settings, learner=replace(learner, l2_sp=1.0)),
+        replace(settings, learner=replace(learner, interaction="cross_encoder")),
+        replace(settings, learner=replace(learner, residual=residual)),
+        replace(settings, weighting=replace(settings.weighting, scheme="uniform")),
+    ]
+    assert len({DEFAULTS, *map(config_sha256, others)}) == 1 + len(others)
+
+
+def test_what_changes_no_bit_of_learning_is_left_out() -> None:
+    settings = Settings()
+    learner = replace(settings.learner, publish_every_seconds=1.0, flush_seconds=9.0)
+    assert config_sha256(replace(settings, learner=learner)) == DEFAULTS
