@@ -19,7 +19,7 @@ from learner.request import Document, Scorer, Scores, ScoringInput
 from learner.store import aliases, blobs, manifest, manifest_codec
 from learner.store.blobs import Digest, Disk
 from learner.store.journal.records import JournalRange
-from learner.store.manifest import CHECKPOINT, ResumePoint, RunState
+from learner.store.manifest import CHECKPOINT, TRAINING, ResumePoint, RunState
 from weighting.provenance import Offsets
 
 __all__ = [
@@ -34,8 +34,6 @@ __all__ = [
     "Version",
     "VersionMissing",
 ]
-
-_TRAINING = "training/"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -251,7 +249,7 @@ class Store:
         Raises:
             Corrupt: a file is not what the manifest says; nothing was parsed.
         """
-        self._verify(version, [path for path in version.files if not path.startswith(_TRAINING)])
+        self._verify(version, [path for path in version.files if not path.startswith(TRAINING)])
         from learner.scorer import load_scorer
 
         return load_scorer(version.path, version.name, threads=threads, caches=self._prefix_caches)

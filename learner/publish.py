@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from learner import version_layout as layout
 from learner.artifact import Version
 from learner.errors import Fenced
 from learner.process_group import ProcessGroup, SingleProcess
@@ -165,7 +166,7 @@ class Publisher:
             return
         ingest = _merged(states)
         files = self._trainer.copied()
-        parts = {f"training/{name}.msgpack": part for name, part in ingest.parts.items()}
+        parts = {layout.ingest_path(name): part for name, part in ingest.parts.items()}
         metadata = self._metadata(ingest, skip=tuple(state.num_polls for state in states))
         gaps = tuple(gap for gap in ingest.gaps if gap not in self._gaps)
         self._gaps += gaps

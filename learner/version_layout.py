@@ -19,7 +19,7 @@ training/            what only the learner reads
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ import msgspec
 
 from learner.config import INTERACTION_ON_DISK
 from learner.store import blobs
+from learner.store.manifest import TRAINING
 from learner.training.divergence import LossWatch
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 MODEL = "model.safetensors"
-TRAINING = "training/"
 HEADS_SETTINGS = "heads.json"
 HEADS = "heads.safetensors"
 QUERIES = "residual.json"
@@ -137,9 +137,24 @@ Read = Callable[[str], bytes]
 """Path inside a version -> bytes."""
 
 
-def ingest_part(name: str) -> str:
-    """Return the path of a part of ingest's state."""
+def ingest_path(name: str) -> str:
+    """Return the path of a part of ingest's state.
+
+    >>> ingest_path("part-0")
+    'training/part-0.msgpack'
+    """
     return f"{TRAINING}{name}.msgpack"
+
+
+def ingest_paths(files: Iterable[str]) -> dict[str, str]:
+    """Return the paths among `files` that are parts of ingest's state, by name of the part.
+
+    >>> ingest_paths(["training/rank-0.msgpack", "training/residual.msgpack", "config.json"])
+    {'rank-0': 'training/rank-0.msgpack'}
+    """
+    begins = f"{TRAINING}part-", f"{TRAINING}rank-"
+    found = [path for path in files if path.startswith(begins)]
+    return {path.removeprefix(TRAINING).removesuffix(".msgpack"): path for path in found}
 
 
 def scoring_files(state: ScoringState) -> dict[str, bytes]:

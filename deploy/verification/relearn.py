@@ -24,6 +24,7 @@ from deploy.roles import wiring
 from deploy.settings.tree import Settings
 from deploy.verification import journal_steps
 from deploy.verification.journal_steps import place_of
+from learner import version_layout as layout
 from learner.artifact import Store, Version
 from learner.errors import LogRewritten
 from learner.store import blobs
@@ -93,7 +94,7 @@ def relearn(
     passing = [
         version for version in lineage.lineage(store, until) if since.seq < version.seq <= until.seq
     ]
-    last = polls_of(store.read(until, "training/rank-0.msgpack"))
+    last = polls_of(store.read(until, layout.ingest_path("rank-0")))
     steps = journal_steps.journaled_steps(store, since, until)
     yield from _Pass(trainer, pipeline, steps, last, since, until, passing, advance).run()
 
@@ -209,7 +210,7 @@ class _Pass:
             return
         files = self._trainer.files()
         for name, part in self._pipeline.snapshot().items():
-            files[f"training/{name}.msgpack"] = part
+            files[layout.ingest_path(name)] = part
         digests = {path: blobs.digest(data) for path, data in files.items()}
         for version in list(versions):
             paths = sorted({*digests, *version.files})

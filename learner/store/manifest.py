@@ -28,6 +28,7 @@ CHECKPOINT = "checkpoint"
 KINDS = (CHECKPOINT, "fence", "restore", "reset")
 MAX_MANIFEST_BYTES = 16 << 20
 MANIFEST = "manifest.json"
+TRAINING = "training/"  #: begins the path of a file that only the learner reads
 
 _VERSION = re.compile(r"v([0-9]{6,15})")
 _MARK = re.compile(r"M-([0-9]{8,15})")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from learner import version_layout as layout
+from learner.store.manifest import TRAINING
 from tests.learner.training import batches, reader, trainer
 
 
@@ -53,5 +54,7 @@ def test_what_only_the_learner_reads_is_under_training() -> None:
 
     layout.read_scoring(noted)
     layout.read_model(noted)
-    assert not [name for name in read if name.startswith(layout.TRAINING)]
-    assert layout.ingest_part("part-0") == "training/part-0.msgpack"
+    assert not [name for name in read if name.startswith(TRAINING)]
+    names = ["part-0", "rank-1"]
+    paths = [layout.ingest_path(name) for name in names]
+    assert layout.ingest_paths([*written, *paths]) == dict(zip(names, paths, strict=True))
