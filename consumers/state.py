@@ -14,7 +14,7 @@ from weighting.provenance import Audit, Offsets, Poll
 from weighting.sample import Attribute, Sample
 
 #: Format of the snapshots.
-FORMAT = 2
+FORMAT = 3
 
 
 class PartitionState(msgspec.Struct, array_like=True):
@@ -54,6 +54,12 @@ class RankState(msgspec.Struct, array_like=True):
     item_offsets: list[tuple[str, int, int]]
     item_audits: list[tuple[str, int, Audit]]
     breaker: bytes
+
+
+class _Head(msgspec.Struct, array_like=True):
+    """What every state begins with, whatever its format."""
+
+    format: int
 
 
 _S = TypeVar("_S", PartitionState, RankState)
@@ -148,12 +154,12 @@ def polls_of(part: bytes) -> list[Poll]:
 
 def _decode(data: bytes, kind: type[_S]) -> _S:
     try:
-        state = msgspec.msgpack.decode(data, type=kind)
+        written = msgspec.msgpack.decode(data, type=_Head).format
+        if written == FORMAT:
+            return msgspec.msgpack.decode(data, type=kind)
     except msgspec.DecodeError as error:
         raise SnapshotRefused(f"a snapshot of {kind.__name__} cannot be read: {error}") from error
-    if state.format != FORMAT:
-        raise SnapshotRefused(
-            f"a snapshot has the format {state.format}, and this code reads {FORMAT}. "
-            "Migrate the checkpoint first."
-        )
-    return state
+    raise SnapshotRefused(
+        f"a snapshot has the format {written}, and this release reads {FORMAT}. Begin with a new "
+        "store, or go on with the release that wrote this one."
+    )

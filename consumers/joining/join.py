@@ -225,7 +225,7 @@ class Join:
             self.tally.results["click", "inferred" if inferred else "matched"] += 1
             self._credit_click(exposure, index, event, inferred)
             list_id = exposure.query_id
-        before = self._open.click_of(event.position.partition, list_id, event.object_id)
+        before = self._open.click_of(list_id, event.object_id)
         again = before is not None and self.now_us <= self._open.forgotten_us(before)
         if exposure is None:
             self.tally.results["click", "duplicate" if again else "orphan"] += 1

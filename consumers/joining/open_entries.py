@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from heapq import heappop, heappush
-from typing import Any, TypeAlias, TypeVar
+from itertools import islice
+from typing import Any, TypeAlias
 
 import msgspec
 
 from consumers.events import Click, Purchase
+from consumers.joining.multimap import Multimap
 from consumers.joining.pending import OBSERVE_CLICK, OBSERVE_EXPOSURE
 from consumers.joining.tally import Tally
 from weighting.provenance import Position
 from weighting.sample import Attribute
 from weighting.tasks import CLICK, PURCHASE, TaskName
 
-#: How many of a client's exposures, newest first, are searched for a click without a query id.
-_MAX_INFERRED_EXPOSURES = 1000
+#: How many exposures of a query id, and of a client, are searched for the item of one click.
+_MAX_CANDIDATES = 100
 
 
 class Positive(msgspec.Struct, array_like=True, gc=False):
@@ -90,56 +92,14 @@ class OpenClick(msgspec.Struct, array_like=True, eq=False, gc=False):
 
 OpenEntry: TypeAlias = OpenExposure | OpenClick
 _Timer: TypeAlias = tuple[int, int, str, int, int, Any]  # the last: an entry
-_K = TypeVar("_K")
-_E = TypeVar("_E", bound=OpenExposure | OpenClick)
-
-
-class _Index:
-    """Open entries of one partition number, each value in processing order, newest last.
-
-    Values are tuples, which the garbage collector stops tracking, but for clients: they have many.
-    """
-
-    __slots__ = ("click_by_list", "clicks_by_client", "exposures_by_client", "exposures_by_query")
-
-    def __init__(self) -> None:
-        self.exposures_by_query: dict[str, tuple[OpenExposure, ...]] = {}
-        self.exposures_by_client: dict[str, list[OpenExposure]] = {}
-        self.click_by_list: dict[tuple[str, str], OpenClick] = {}
-        self.clicks_by_client: dict[tuple[str, str], tuple[OpenClick, ...]] = {}
-
-    def add_exposure(self, exposure: OpenExposure) -> None:
-        _append(self.exposures_by_query, exposure.query_id, exposure)
-        of_client = self.exposures_by_client.get(exposure.client_id)
-        if of_client is None:
-            self.exposures_by_client[exposure.client_id] = [exposure]
-        else:
-            of_client.append(exposure)
-
-    def remove_exposure(self, exposure: OpenExposure) -> None:
-        _remove(self.exposures_by_query, exposure.query_id, exposure)
-        of_client = self.exposures_by_client[exposure.client_id]
-        if len(of_client) == 1:
-            del self.exposures_by_client[exposure.client_id]
-        else:
-            of_client.remove(exposure)
-
-    def add_click(self, click: OpenClick) -> None:
-        if click.list_id:
-            self.click_by_list[click.list_id, click.object_id] = click
-        _append(self.clicks_by_client, (click.client_id, click.object_id), click)
-
-    def remove_click(self, click: OpenClick) -> None:
-        if self.click_by_list.get((click.list_id, click.object_id)) is click:
-            del self.click_by_list[click.list_id, click.object_id]
-        _remove(self.clicks_by_client, (click.client_id, click.object_id), click)
 
 
 class OpenEntries:
-    """Open exposures and clicks of all partition numbers.
+    """Open exposures and clicks, whatever the partition that their record came from.
 
-    An entry waits in the heap of timers until it is observed, then in a queue, in the order of
-    observation, until it is final.
+    The partition number decides only in which part of a snapshot an entry is. An entry waits in
+    the heap of timers until it is observed, then in a queue, in the order of observation, until it
+    is final.
 
     Attributes:
         timers: a heap of observations, ordered like `pending.PendingEvent`.
@@ -165,7 +125,10 @@ class OpenEntries:
         self._attribution_us = attribution_us
         self._max_entries = max_entries
         self._results = tally.results
-        self._indexes: defaultdict[int, _Index] = defaultdict(_Index)
+        self._exposures_by_query: Multimap[str, OpenExposure] = Multimap()
+        self._exposures_by_client: Multimap[str, OpenExposure] = Multimap()
+        self._click_by_list: dict[tuple[str, str], OpenClick] = {}
+        self._clicks_by_client: Multimap[tuple[str, str], OpenClick] = Multimap()
         self.timers: list[_Timer] = []
         self._observed_exposures: deque[OpenExposure] = deque()
         self._observed_clicks: deque[OpenClick] = deque()
@@ -178,29 +141,29 @@ class OpenEntries:
     def exposures_for(self, event: Click) -> Iterator[tuple[OpenExposure, bool]]:
         """Yield the exposures that a click may belong to, and whether each is inferred.
 
-        Those with its query id come first, then those of its client; the newest first.
+        Those with its query id come first, then those of its client; the newest first, and a
+        bounded number of each.
         """
-        index = self._indexes[event.position.partition]
         if event.query_id is not None:
-            for exposure in reversed(index.exposures_by_query.get(event.query_id, ())):
+            named = self._exposures_by_query.newest_first(event.query_id)
+            for exposure in islice(named, _MAX_CANDIDATES):
                 yield exposure, False
-        of_client = index.exposures_by_client.get(event.client_id, [])
-        for exposure in reversed(of_client[-_MAX_INFERRED_EXPOSURES:]):
+        of_client = self._exposures_by_client.newest_first(event.client_id)
+        for exposure in islice(of_client, _MAX_CANDIDATES):
             yield exposure, True
 
-    def click_of(self, number: int, list_id: str, object_id: str) -> OpenClick | None:
+    def click_of(self, list_id: str, object_id: str) -> OpenClick | None:
         """Return the open click of an item in a list, if there is one."""
-        return self._indexes[number].click_by_list.get((list_id, object_id))
+        return self._click_by_list.get((list_id, object_id))
 
     def click_for(self, event: Purchase) -> tuple[OpenClick | None, bool]:
         """Return the click that a purchase may belong to, and whether it is inferred."""
-        index = self._indexes[event.position.partition]
         if event.query_id is not None:
-            click = index.click_by_list.get((event.query_id, event.object_id))
+            click = self._click_by_list.get((event.query_id, event.object_id))
             if click is not None:
                 return click, False
-        clicks = index.clicks_by_client.get((event.client_id, event.object_id))
-        return (clicks[-1], True) if clicks else (None, False)
+        click = self._clicks_by_client.newest((event.client_id, event.object_id))
+        return click, click is not None
 
     def forgotten_us(self, click: OpenClick) -> int:
         """Return the last key at which a purchase of this click is late, not an orphan."""
@@ -247,13 +210,16 @@ class OpenEntries:
             self._close(expired.popleft())
 
     def _add_exposure(self, exposure: OpenExposure) -> None:
-        self._indexes[exposure.position.partition].add_exposure(exposure)
+        self._exposures_by_query.add(exposure.query_id, exposure)
+        self._exposures_by_client.add(exposure.client_id, exposure)
         self.num_exposures += 1
         if not exposure.observed:
             self._set_timer(OBSERVE_EXPOSURE, exposure)
 
     def _add_click(self, click: OpenClick) -> None:
-        self._indexes[click.position.partition].add_click(click)
+        if click.list_id:
+            self._click_by_list[click.list_id, click.object_id] = click
+        self._clicks_by_client.add((click.client_id, click.object_id), click)
         self.num_clicks += 1
         if not click.observed:
             self._set_timer(OBSERVE_CLICK, click)
@@ -265,13 +231,16 @@ class OpenEntries:
 
     def _close(self, entry: OpenEntry) -> None:
         """Forget an entry that was taken out of its queue."""
-        index = self._indexes[entry.position.partition]
         if isinstance(entry, OpenExposure):
-            index.remove_exposure(entry)
+            self._exposures_by_query.remove(entry.query_id, entry)
+            self._exposures_by_client.remove(entry.client_id, entry)
             self.num_exposures -= 1
-        else:
-            index.remove_click(entry)
-            self.num_clicks -= 1
+            return
+        of_list = entry.list_id, entry.object_id
+        if self._click_by_list.get(of_list) is entry:
+            del self._click_by_list[of_list]
+        self._clicks_by_client.remove((entry.client_id, entry.object_id), entry)
+        self.num_clicks -= 1
 
     def _evict(self) -> None:
         while self.num_exposures + self.num_clicks > self._max_entries:
@@ -312,7 +281,9 @@ class OpenEntries:
 
     def restore(self, exposures: Sequence[OpenExposure], clicks: Sequence[OpenClick]) -> None:
         """Restore the entries of all partition numbers; nothing else may be open."""
-        assert not self._indexes
+        assert not self.num_exposures + self.num_clicks
+        exposures = sorted(exposures, key=_processing_order)  # across parts, too
+        clicks = sorted(clicks, key=_processing_order)
         texts: dict[str, str] = {}  # one string per text, as it was before
         for exposure in exposures:
             exposure.described = tuple(
@@ -329,18 +300,6 @@ class OpenEntries:
         self._observed_exposures.extend(e for e in exposures if e.observed)
         self._observed_clicks.extend(c for c in clicks if c.observed and not c.expired)
         self._expired_clicks.extend(c for c in clicks if c.expired)
-
-
-def _append(index: dict[_K, tuple[_E, ...]], key: _K, entry: _E) -> None:
-    index[key] = (*index.get(key, ()), entry)
-
-
-def _remove(index: dict[_K, tuple[_E, ...]], key: _K, entry: _E) -> None:
-    left = tuple(e for e in index[key] if e is not entry)
-    if left:
-        index[key] = left
-    else:
-        del index[key]
 
 
 def _processing_order(entry: OpenEntry) -> tuple[int, Position]:

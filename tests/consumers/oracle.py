@@ -233,8 +233,8 @@ class _Oracle:
         return [e for e in found if event["item"] in e["hits"] and self._is_open(e, event)]
 
     def _add(self, event: Event, *key: Any) -> None:
-        self.by_key.setdefault((event["position"].partition, *key), []).append(event)
+        self.by_key.setdefault(key, []).append(event)
 
     def _find(self, event: Event, *key: Any) -> list[Event]:
-        """Events added under this key in the partition number of the event, newest first."""
-        return self.by_key.get((event["position"].partition, *key), [])[::-1]
+        """Events added under this key, newest first."""
+        return self.by_key.get(key, [])[::-1]

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from consumers.events import Candidate, encode_click, encode_exposure
+from consumers.events import Candidate, encode_click, encode_exposure, encode_purchase
 from consumers.joining.join import JoinConfig
 from consumers.pipeline import BatchConfig, Topics
 from tests.consumers.bench import Bench
@@ -362,12 +362,19 @@ def test_beyond_the_bound_the_observed_go_first_and_are_counted() -> None:
     assert result(bench, "exposure", "evicted") == 8
 
 
-def test_state_is_local_to_a_partition_number() -> None:
-    log = Log([(topic, p) for topic in TOPICS for p in range(2)])
+def test_events_meet_whatever_the_partitions_that_they_came_from() -> None:
+    log = Log([(topic, p) for topic in TOPICS for p in range(3)])
     show(log, "q", 0)
-    value = encode_click(client_id="c", query_id="q", object_id="A", time_us=START_US)
-    log.append("clicks", 1, value, key=b"c", timestamp_us=START_US)
-    assert result(run(log)[1], "click", "orphan") == 1
+    clicked = encode_click(
+        client_id="c", query_id="q", object_id="A", time_us=START_US + 4 * SECOND
+    )
+    log.append("clicks", 1, clicked, key=b"c", timestamp_us=START_US)
+    bought = encode_purchase(client_id="c", object_id="A", time_us=START_US + 9 * SECOND)
+    log.append("purchases", 2, bought, key=b"c", timestamp_us=START_US)
+    samples, bench = run(log)
+    assert [s.label for s in of(samples, CLICK)] == [1]
+    assert [(s.label, s.inferred) for s in of(samples, PURCHASE)] == [(1, True)]
+    assert result(bench, "click", "matched") == result(bench, "purchase", "inferred") == 1
 
 
 @pytest.mark.parametrize(
