@@ -11,7 +11,7 @@ ConsumersError
 ├── OffsetLost           the log no longer holds the next offset, or never did (unsafe)
 ├── LogTruncated         records that were read are no longer in the log (unsafe)
 ├── TopicRecreated       a topic was deleted and made again under the same name (unsafe)
-├── LogCorrupt           a stored batch fails its checksum (unsafe)
+├── BatchUnreadable      a stored batch cannot be unpacked, today or tomorrow (unsafe)
 ├── Unreadable           a record cannot be read, and none may be set aside (unsafe)
 ├── DeadLetterFlood      too many records of a topic cannot be read (unsafe)
 ├── ChecksumMissing      the package that verifies checksums fast is not installed
@@ -211,18 +211,28 @@ class TopicRecreated(ConsumersError):
         self.topic = topic
 
 
-class LogCorrupt(ConsumersError):
-    """A stored batch fails its checksum; skipping it would lose records silently."""
+class BatchUnreadable(ConsumersError):
+    """A stored batch cannot be unpacked, and no repetition changes that.
+
+    It is corrupt, or its codec or format is unknown here. Skipping it would lose records silently.
+    """
 
     unsafe = True
     exit_code = 3
 
-    def __init__(self, cause: str) -> None:
-        """Name the batch and the remedy."""
+    def __init__(self, topic: str, partition: int, offset: int, cause: str, remedy: str) -> None:
+        """Name the partition, the first offset that cannot be read, the cause and the remedy."""
+        self.place = f"{topic}[{partition}]@{offset}"
         super().__init__(
-            f"{cause}. Reading has stopped. "
-            "Check the broker's disk, or let an operator skip the batch by offset."
+            f"{self.place}: this batch of records cannot be read: {cause}. "
+            f"Reading has stopped before it. {remedy}, or let an operator go on behind it "
+            f"(steelyard offsets reset --group GROUP --topic {topic}:{partition} --to-offset N)."
         )
+        self.topic = topic
+        self.partition = partition
+        self.offset = offset
+        self.cause = cause
+        self.remedy = remedy
 
 
 class Unreadable(ConsumersError):

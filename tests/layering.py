@@ -25,7 +25,12 @@ DOORS: Mapping[str, set[str]] = {
 """folder -> what it may import of our other folders; a bare folder opens all of it."""
 
 FENCED: Mapping[str, set[str]] = {
-    "kafka": {"consumers.kafka.source", "consumers.kafka.sink", "consumers.kafka.admin"},
+    "kafka": {
+        "consumers.kafka.source",
+        "consumers.kafka.batches",
+        "consumers.kafka.sink",
+        "consumers.kafka.admin",
+    },
     "crc32c": {"consumers.kafka.source"},
     "river": {"weighting"},
     "scipy": {"weighting", "learner"},

@@ -43,7 +43,10 @@ class SettingError(ValueError):
         value: of that field.
         expected: description of what would do.
         bound: field whose value limits it, None if the limit is a constant.
+        exit_code: of a process that ends with it.
     """
+
+    exit_code = 2
 
     def __init__(
         self, section: str, name: str, value: Any, expected: str, bound: tuple[str, Any] | None

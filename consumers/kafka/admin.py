@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
@@ -21,6 +22,7 @@ from kafka.structs import OffsetAndMetadata
 from kafka.structs import TopicPartition as KafkaTopicPartition
 
 from consumers.errors import CommitFailed, SourceUnavailable, TopicMissing
+from consumers.kafka.batches import guard
 from consumers.kafka.options import KafkaConfig
 from consumers.source import Record
 from weighting.provenance import TopicPartition
@@ -72,23 +74,33 @@ class KafkaAdmin:
         """Close all connections."""
         self.close()
 
+    @contextmanager
+    def _asking(self, what: str) -> Iterator[None]:
+        """Turn the client's errors into ours.
+
+        Raises:
+            SourceUnavailable: the brokers did not answer, or refused to.
+        """
+        try:
+            yield
+        except KafkaError as error:
+            servers, seconds = self._config.bootstrap_servers, self._config.connect_timeout_seconds
+            raise SourceUnavailable(servers, seconds, f"{what}: {error}") from error
+
     # --- topics ---------------------------------------------------------------------------------
 
     def topics(self) -> dict[str, int]:
         """Return every topic with its partition count, without the brokers' own."""
-        return {
-            t["name"]: len(t["partitions"])
-            for t in self._client.describe_topics()
-            if not t["is_internal"]
-        }
+        return {t["name"]: len(t["partitions"]) for t in self._described()}
 
     def topic_ids(self) -> dict[str, str]:
         """Return the id of every topic; a topic that was recreated has another one."""
-        return {
-            t["name"]: str(t["topic_id"])
-            for t in self._client.describe_topics()
-            if not t["is_internal"]
-        }
+        return {t["name"]: str(t["topic_id"]) for t in self._described()}
+
+    def _described(self) -> list[dict[str, Any]]:
+        """Describe every topic but the brokers' own."""
+        with self._asking("topics"):
+            return [t for t in self._client.describe_topics() if not t["is_internal"]]
 
     def topic_config(self, topic: str) -> dict[str, str]:
         """Return the whole configuration of a topic, defaults included.
@@ -97,7 +109,9 @@ class KafkaAdmin:
             TopicMissing: it does not exist.
         """
         resource = ConfigResource(ConfigResourceType.TOPIC, topic)
-        entries = self._client.describe_configs([resource], config_filter="all")["topic"][topic]
+        with self._asking(topic):
+            found = self._client.describe_configs([resource], config_filter="all")
+        entries = found["topic"][topic]
         if not entries:
             raise TopicMissing(topic, self._config.bootstrap_servers)
         return {key: str(entry["value"]) for key, entry in entries.items()}
@@ -166,6 +180,13 @@ class KafkaAdmin:
     def end_offsets(self, topics: Iterable[str]) -> dict[TopicPartition, int]:
         """Return the end offset of every partition of these topics."""
         return self._offsets(topics, OffsetSpec.LATEST)
+
+    def stable_offsets(self, topics: Iterable[str]) -> dict[TopicPartition, int]:
+        """Return the last stable offset of every partition of these topics.
+
+        Between it and the end offset records wait for the end of an open transaction.
+        """
+        return self._offsets(topics, OffsetSpec.LATEST, "read_committed")
 
     def commit(self, group: str, offsets: Mapping[TopicPartition, int]) -> None:
         """Write next offsets into a consumer group without members.
@@ -265,44 +286,45 @@ class KafkaAdmin:
 
         Raises:
             TopicMissing: it does not exist.
+            BatchUnreadable: one of its newest batches cannot be unpacked.
+            SourceUnavailable: the brokers did not answer, or refused to.
         """
         begins, ends = self.beginning_offsets([topic]), self.end_offsets([topic])
+        starts = {tp: max(end - num_records, begins[tp]) for tp, end in ends.items()}
         consumer = self._consumer()
-        records: list[Record] = []
         try:
-            consumer.assign([KafkaTopicPartition(*tp) for tp in ends])
-            for tp, end in ends.items():
-                consumer.seek(KafkaTopicPartition(*tp), max(end - num_records, begins[tp]))
-            num_idle = 0
-            while num_idle < 10 and any(
-                consumer.position(KafkaTopicPartition(*tp)) < end for tp, end in ends.items()
-            ):
-                polled = consumer.poll(timeout_ms=500)
-                num_idle = 0 if polled else num_idle + 1
-                for tp, fetched in polled.items():
-                    records.extend(_record(tp, each) for each in fetched)
+            with self._asking(topic):
+                records = _read(consumer, starts, ends)
         finally:
             consumer.close(autocommit=False)
         return sorted(records, key=lambda r: (r.partition, r.offset))
 
     def _consumer(self) -> Any:
         """Return a short-lived consumer without a group."""
-        return KafkaConsumer(
-            **self._config.options_for(KafkaConsumer.DEFAULT_CONFIG),
-            group_id=None,
-            auto_offset_reset="none",
-            enable_auto_commit=False,
-            allow_auto_create_topics=False,
+        return guard(
+            KafkaConsumer(
+                **self._config.options_for(KafkaConsumer.DEFAULT_CONFIG),
+                group_id=None,
+                auto_offset_reset="none",
+                enable_auto_commit=False,
+                allow_auto_create_topics=False,
+            )
         )
 
-    def _offsets(self, topics: Iterable[str], spec: Any) -> dict[TopicPartition, int]:
-        specs = {
-            KafkaTopicPartition(topic, p): spec for topic in topics for p in self._partitions(topic)
-        }
-        return {
-            (tp.topic, tp.partition): found.offset
-            for tp, found in sorted(self._client.list_partition_offsets(specs).items())
-        }
+    def _offsets(
+        self,
+        topics: Iterable[str],
+        spec: Any,
+        isolation: str = "read_uncommitted",
+    ) -> dict[TopicPartition, int]:
+        with self._asking("offsets"):
+            specs = {
+                KafkaTopicPartition(topic, p): spec
+                for topic in topics
+                for p in self._partitions(topic)
+            }
+            found = self._client.list_partition_offsets(specs, isolation_level=isolation)
+        return {(tp.topic, tp.partition): at.offset for tp, at in sorted(found.items())}
 
     def _partitions(self, topic: str) -> Sequence[int]:
         for described in self._client.describe_topics([topic]):
@@ -322,6 +344,25 @@ class KafkaAdmin:
     def broker_version(self) -> str:
         """Return the newest Kafka version that brokers and client both speak, such as `4.2`."""
         return ".".join(map(str, self._client._manager.broker_version))
+
+
+def _read(
+    consumer: Any, starts: Mapping[TopicPartition, int], ends: Mapping[TopicPartition, int]
+) -> list[Record]:
+    """Return the records of `[start, end)` of each partition, as far as they come within 5 s."""
+    consumer.assign([KafkaTopicPartition(*tp) for tp in ends])
+    for tp, start in starts.items():
+        consumer.seek(KafkaTopicPartition(*tp), start)
+    records: list[Record] = []
+    num_idle = 0
+    while num_idle < 10 and any(
+        consumer.position(KafkaTopicPartition(*tp)) < end for tp, end in ends.items()
+    ):
+        polled = consumer.poll(timeout_ms=500)
+        num_idle = 0 if polled else num_idle + 1
+        for tp, fetched in polled.items():
+            records.extend(_record(tp, each) for each in fetched)
+    return records
 
 
 def _record(tp: KafkaTopicPartition, fetched: Any) -> Record:

@@ -12,25 +12,21 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, TypeAlias
 
 from kafka import KafkaConsumer
-from kafka.errors import (
-    CorruptRecordError,
-    KafkaError,
-    LogTruncationError,
-    OffsetOutOfRangeError,
-)
+from kafka.errors import KafkaError, LogTruncationError, OffsetOutOfRangeError
 from kafka.structs import OffsetAndMetadata
 from kafka.structs import TopicPartition as KafkaTopicPartition
 
 from consumers.errors import (
+    BatchUnreadable,
     ChecksumMissing,
     ConsumersError,
-    LogCorrupt,
     LogTruncated,
     OffsetLost,
     SourceUnavailable,
     TopicMissing,
     TopicRecreated,
 )
+from consumers.kafka.batches import guard
 from consumers.kafka.options import KafkaConfig
 from consumers.source import Record
 from weighting.provenance import TopicPartition
@@ -191,7 +187,7 @@ class KafkaSource:
             OffsetLost: a next offset lies outside of the retained range.
             LogTruncated: records that we have read are gone from the log.
             TopicRecreated: a topic is another one than at the start.
-            LogCorrupt: a stored batch fails its checksum; raised again by every poll until an
+            BatchUnreadable: a stored batch cannot be unpacked; raised again by every poll until an
                 operator's `seek` is behind it.
         """
         assert len(self._next_offsets) == len(self._partitions), "positioned before reading"
@@ -206,9 +202,9 @@ class KafkaSource:
             raise self._lost(error) from error
         except LogTruncationError as error:
             raise self._truncated(error) from error
-        except CorruptRecordError as error:
+        except BatchUnreadable:
             self._close_client()  # its next poll would never return
-            raise LogCorrupt(str(error)) from error
+            raise
         except ConsumersError:
             raise
         except Exception as error:  # whatever it is, a new client at the same offsets is the way on
@@ -299,14 +295,8 @@ class KafkaSource:
 
     def _connect(self) -> Any:
         known = {} if self._api_version is None else {"api_version": self._api_version}
-        return self._client(
-            **{
-                **_TUNING,
-                **self._config.options_for(KafkaConsumer.DEFAULT_CONFIG),
-                **known,
-                **_OURS,
-            }
-        )
+        options = self._config.options_for(KafkaConsumer.DEFAULT_CONFIG)
+        return guard(self._client(**{**_TUNING, **options, **known, **_OURS}))
 
     def _any_client(self) -> Any:
         """Return the client, a new one if there is none; requests do not wait for the back-off."""

@@ -6,7 +6,7 @@ import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
-from consumers.errors import SourceUnavailable
+from consumers.errors import BatchUnreadable, SourceUnavailable
 from consumers.events import Kind
 from consumers.joining.join import JoinConfig
 from consumers.source import Record
@@ -85,7 +85,11 @@ def examine_kafka(
     yield from _retention(log, join, admin, list(events))
     yield from _retained(admin, counts, next_offsets)
     for topic, kind in kinds.items():
-        sampled = admin.sample(topic, -(-records.NUM_SAMPLED // counts[topic]))
+        try:
+            sampled = admin.sample(topic, -(-records.NUM_SAMPLED // counts[topic]))
+        except BatchUnreadable as error:
+            yield CheckResult.fail(AREA, f"{error.place}: {error.cause}", error.remedy)
+            continue
         if not sampled:
             yield CheckResult.ok(AREA, f"{topic}: no records yet")
             continue

@@ -20,6 +20,9 @@ MODEL, MACHINE = "model", "machine"
 SAFE = {
     "kafka-python": ("3.0.12", "earlier ones stop delivering after a leader change, or leak"),
     "crc32c": ("2.7", "without it every batch of records is checked in Python, silently"),
+    "lz4": ("4.4", "without it topics compressed with lz4 cannot be read"),
+    "python-snappy": ("0.7", "without it topics compressed with snappy cannot be read"),
+    "zstandard": ("0.23", "without it topics compressed with zstd cannot be read"),
     "msgspec": ("0.20", "the event types rely on it"),
     "river": ("0.26.1", "the snapshots of the estimators are of its models"),
     "numpy": ("2.2.5", "river needs it"),

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kafka import TopicPartition
-from kafka.errors import CorruptRecordError, LogTruncationError, OffsetOutOfRangeError
+from kafka.errors import LogTruncationError, OffsetOutOfRangeError
 from kafka.structs import OffsetAndMetadata
 
-from consumers.errors import LogCorrupt, LogTruncated, OffsetLost, TopicRecreated
+from consumers.errors import BatchUnreadable, LogTruncated, OffsetLost, TopicRecreated
 from consumers.kafka.options import KafkaConfig
 from consumers.kafka.source import KafkaSource, everything, own
 from consumers.source import Record
@@ -27,8 +27,11 @@ Fault = Callable[["Client"], None]
 class Cluster:
     """State that clients share: `num` records in each of two partitions, the id of the topic."""
 
-    def __init__(self, num: int = 100) -> None:
+    def __init__(
+        self, num: int = 100, parse: Callable[[Any], object] = lambda completed: None
+    ) -> None:
         self.num = num
+        self.parse = parse
         self.topic_id = "one"
         self.clients: list[Client] = []
         self.faults: list[Fault | None] = []  # one per poll, all clients together
@@ -46,6 +49,7 @@ class Client:
         self.settings = settings
         self.config = {"api_version": (4, 2)}
         self._cluster = SimpleNamespace(topic_id=lambda topic: cluster.topic_id)
+        self._fetcher = SimpleNamespace(_parse_fetched_data=cluster.parse)
         self._subscription = SimpleNamespace(
             seek=lambda tp, position: self.seek(tp, position.offset)
         )
@@ -230,9 +234,9 @@ def test_what_would_lose_records_is_an_error_that_stops() -> None:
         source.poll(0.1)
     with pytest.raises(LogTruncated, match=r"truncated at an unknown offset"):
         source.poll(0.1)
-    cluster.faults = [raising(CorruptRecordError("batch at offset 3 failed crc check"))] * 3
+    cluster.faults = [raising(BatchUnreadable("t", 1, 3, "failed crc check", "Look"))] * 3
     for _ in range(3):
-        with pytest.raises(LogCorrupt, match="offset 3"):
+        with pytest.raises(BatchUnreadable, match=r"t\[1\]@3"):
             source.poll(0.1)
     assert [r.offset for r in read(source) if r.partition == 1] == list(range(3, 100)), (
         "whoever goes on anyway has lost nothing"

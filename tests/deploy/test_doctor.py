@@ -12,7 +12,7 @@ from typing import cast
 
 import pytest
 
-from consumers.errors import SourceUnavailable
+from consumers.errors import BatchUnreadable, SourceUnavailable
 from consumers.events import encode_click, encode_exposure, encode_item, encode_purchase
 from consumers.joining.join import JoinConfig
 from consumers.kafka.admin import partition_of
@@ -267,6 +267,22 @@ def test_missing_topics_are_crosses_with_the_command_that_makes_them() -> None:
         "--partitions 6 --config cleanup.policy=compact"
         for topic in ("items", "steelyard.deadletter")
     ]
+
+
+def test_a_batch_that_cannot_be_read_is_a_cross_and_the_other_topics_are_examined() -> None:
+    class Compressed(Cluster):
+        def sample(self, topic: str, num_records: int) -> list[Record]:
+            if topic == "clicks":
+                cause = "Libraries for lz4 compression codec not found"
+                raise BatchUnreadable(topic, 3, 17, cause, "pip install lz4")
+            return super().sample(topic, num_records)
+
+    results = look(Compressed().healthy())
+    assert troubles(results) == [
+        ("X", "clicks[3]@17: Libraries for lz4 compression codec not found")
+    ]
+    assert remedy_of(results) == "pip install lz4"
+    assert any(result.text.startswith("purchases: 50 of 50") for result in results)
 
 
 def test_partition_counts_that_differ_are_a_cross() -> None:

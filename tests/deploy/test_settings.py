@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from consumers.joining.join import JoinConfig
+from consumers.kafka.options import KafkaConfig
+from deploy.cli.exit_codes import USAGE, exit_code
 from deploy.errors import SettingsError
 from deploy.settings.environment import variable
 from deploy.settings.leaf import leaves
@@ -21,6 +23,7 @@ from deploy.settings.tree import Settings
 from deploy.settings.yaml import parse
 from learner.config import LearnerConfig
 from weighting.clip import ClipConfig
+from weighting.constraints import SettingError
 from weighting.estimators.stacker import StackerConfig
 
 
@@ -378,3 +381,41 @@ def test_the_starter_file_is_plain_yaml() -> None:
         "store",
         "observability",
     }
+
+
+@pytest.mark.parametrize(
+    ("servers", "said"),
+    [
+        ("localhost", "such as localhost:9092: localhost has no port"),
+        ("a:1,localhost", "such as localhost:9092: localhost has no port"),
+        ("PLAINTEXT://host:9092", "without PLAINTEXT:// before it"),
+        ("http://host:9092/", "without http:// before it"),
+        ("a:1,,b:2", "several separated by single commas: one of them is empty"),
+        ("a:1,", "several separated by single commas: one of them is empty"),
+        ("", "several separated by single commas: one of them is empty"),
+        ("::1:9092", "with brackets around an IPv6 address: [::1]:9092"),
+        ("[::1]", "such as [::1]:9092: [::1] has no port"),
+        ("host:port", "with a port from 1 to 65535: host:port has 'port'"),
+        ("host:70000", "with a port from 1 to 65535: host:70000 has '70000'"),
+        ("my host:9092", "such as localhost:9092: 'my host' is no host name"),
+        (":9092", "such as localhost:9092: '' is no host name"),
+    ],
+)
+def test_an_address_of_brokers_that_cannot_be_one_is_one_sentence(servers: str, said: str) -> None:
+    expected = f"kafka.bootstrap_servers: got {servers!r}, expected host:port, {said}"
+    with pytest.raises(SettingsError) as refused:
+        load(None, {}, {"kafka.bootstrap_servers": servers})
+    assert str(refused.value) == f"command line: {expected}."
+    with pytest.raises(SettingError) as alone:
+        KafkaConfig(bootstrap_servers=servers)
+    assert str(alone.value) == expected
+    assert exit_code(alone.value) == USAGE
+
+
+@pytest.mark.parametrize(
+    "servers", ["h:1", "[::1]:9092", "a.example:9092, b_1-x:9093", "10.0.0.1:1"]
+)
+def test_an_address_of_brokers_is_taken(servers: str) -> None:
+    assert load(None, {}, {"kafka.bootstrap_servers": servers}).kafka.servers == [
+        server.strip() for server in servers.split(",")
+    ]

@@ -16,7 +16,7 @@ from kafka.net.inet import KafkaNetSocket
 from prometheus_client import CollectorRegistry
 
 from consumers.dead_letter import DeadLetters
-from consumers.errors import LogCorrupt, LogTruncated, OffsetLost, TopicRecreated
+from consumers.errors import BatchUnreadable, LogTruncated, OffsetLost, TopicRecreated
 from consumers.kafka.admin import KafkaAdmin
 from consumers.kafka.options import KafkaConfig
 from consumers.kafka.sink import KafkaSink
@@ -361,9 +361,11 @@ def test_a_batch_that_rotted_on_the_brokers_disk_stops_us_and_an_operator_can_go
         file.write(b"kez")
     source = KafkaSource(small(harmed.bootstrap_servers), [topic]).start()
     source.seek(topic, 0, 0)
-    with pytest.raises(LogCorrupt, match=rf"{topic}.*offset 100 failed crc check"):
+    with pytest.raises(
+        BatchUnreadable, match=rf"{topic}\[0\]@100: .*offset 100 failed crc check.*disk"
+    ):
         until(source, lambda records: False)
-    with pytest.raises(LogCorrupt):  # and again, rather than a poll that never returns
+    with pytest.raises(BatchUnreadable):  # and again, rather than a poll that never returns
         until(source, lambda records: False)
     assert source.position(topic, 0) == 100
     source.seek(topic, 0, 150)
