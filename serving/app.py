@@ -22,6 +22,7 @@ from serving.inference.slot import Slot
 from serving.middleware import (
     BodyLimitMiddleware,
     RequestIdMiddleware,
+    SheddingMiddleware,
     TelemetryMiddleware,
     TrailingSlashMiddleware,
 )
@@ -38,6 +39,7 @@ ROUTES = (
     *health.ROUTES,
     *documents.ROUTES,
 )
+SCORING_PATHS = [route.path for route in (*rerank.ROUTES, *score.ROUTES)]
 
 
 def create(
@@ -64,11 +66,12 @@ def create(
         new_id: names requests and answers that bring no name.
     """
     limits = limits or Limits()
-    scoring = Scoring(slot, batcher, limits, wall_clock=wall_clock)
+    scoring = Scoring(slot, batcher, wall_clock=wall_clock)
     middleware = [
         Middleware(RequestIdMiddleware, new_id=new_id),
         Middleware(TelemetryMiddleware, slot=slot, telemetry=telemetry, clock=time.monotonic),
         Middleware(TrailingSlashMiddleware),
+        Middleware(SheddingMiddleware, paths=SCORING_PATHS, refusal=batcher.refusal),
         # Starlette itself would answer an unexpected error and then raise it once more.
         Middleware(ExceptionMiddleware, handlers={Exception: unexpected_error}),
         Middleware(BodyLimitMiddleware, max_bytes=limits.max_body_bytes),

@@ -8,7 +8,8 @@ ServingError
 ├── BodyTooLarge       413 validation  more bytes than the limits allow
 ├── NotJson            415 validation  another content type than JSON
 ├── BackendFailed      424 backend     the model failed, or its answer is not usable
-├── Overloaded         429 overloaded  in-flight limit; try again
+├── Overloaded         429 overloaded  more work waits than callers do; try again
+├── ClientGone         499 gone        the caller hung up; nobody reads the answer
 ├── NotReady           503 unhealthy   no model yet, or draining; try again
 ├── DeadlinePassed     504 timeout     no answer in time; try again
 └── Refused            (no status)     a version is not fit to serve: names the check
@@ -62,8 +63,9 @@ class TooLarge(ServingError):
     status, error_type = 413, "validation"
 
     def __init__(self, field: str, got: int, most: int) -> None:
-        """Name the `field`, its length and the longest allowed."""
-        problem = f"Expected at most {most} items, got {got} - at `$.{field}`"
+        """Name the `field`, its length and the longest allowed; "" is the whole body."""
+        where = f"items, got {got} - at `$.{field}`" if field else f"values, got {got} - at `$`"
+        problem = f"Expected at most {most} {where}"
         super().__init__(f"{problem}. Send them in several requests")
 
 
@@ -99,16 +101,26 @@ class BackendFailed(ServingError):
 
 
 class Overloaded(ServingError):
-    """As many requests in flight as this process takes."""
+    """More work waits than can be done while callers wait."""
 
     status, error_type, retriable = 429, "overloaded", True
     exit_code = 75
 
-    def __init__(self, in_flight: int, retry_after_seconds: int) -> None:
-        """Report how many are `in_flight` and when to come back."""
-        problem = f"{in_flight} requests are in flight, the most that this process takes"
+    def __init__(self, wait_seconds: float, retry_after_seconds: int) -> None:
+        """Report for how long there is work, in seconds, and when to come back."""
+        problem = f"the work that waits here takes about {wait_seconds:.2g} s"
         super().__init__(f"{problem}. Try again in {retry_after_seconds} s")
         self.retry_after_seconds = retry_after_seconds
+
+
+class ClientGone(ServingError):
+    """The caller closed the connection before its answer; the status is nginx's."""
+
+    status, error_type = 499, "gone"
+
+    def __init__(self) -> None:
+        """Compose the message, for logs."""
+        super().__init__("the caller hung up before its answer")
 
 
 class NotReady(ServingError):
@@ -129,10 +141,11 @@ class DeadlinePassed(ServingError):
     status, error_type, retriable = 504, "timeout", True
     exit_code = 75
 
-    def __init__(self, deadline_seconds: float) -> None:
-        """Name the deadline."""
+    def __init__(self, deadline_seconds: float, retry_after_seconds: int) -> None:
+        """Name the deadline and when to come back."""
         problem = f"no answer within the deadline of {deadline_seconds} s"
-        super().__init__(f"{problem}. Send fewer documents, or try again")
+        super().__init__(f"{problem}. Send fewer documents, or try in {retry_after_seconds} s")
+        self.retry_after_seconds = retry_after_seconds
 
 
 class Refused(ServingError):

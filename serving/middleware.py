@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.errors import BodyTooLarge
+from serving.errors import BodyTooLarge, ServingError
 from serving.inference.slot import NO_VERSION, Slot
 from serving.telemetry import Telemetry
+from serving.wire.problems import serving_error
 
 #: Ids of another form are not repeated in the answer, but replaced by a new one.
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -120,3 +122,25 @@ class BodyLimitMiddleware:
             return message
 
         await self._app(scope, receive_limited, send)
+
+
+class SheddingMiddleware:
+    """Refuse requests that would wait too long, before their body is read or decoded.
+
+    Under an overload most requests end here, so a refusal must cost little.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, paths: Iterable[str], refusal: Callable[[], ServingError | None]
+    ) -> None:
+        """Wrap `app`; `refusal` is asked about each POST to one of `paths`."""
+        self._app, self._paths, self._refusal = app, frozenset(paths), refusal
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in self._paths:
+            if (error := self._refusal()) is not None:
+                response = await serving_error(Request(scope), error)
+                await response(scope, receive, send)
+                return
+        await self._app(scope, receive, send)

@@ -30,7 +30,7 @@ CANDIDATES = tuple(float(2**power) for power in range(11))
 
 #: Collective labels: any file below, and any path that is no route.
 STATIC, UNMATCHED = "/static", "unmatched"
-_ERROR_CODES = ("400", "404", "405", "413", "415", "424", "429", "500", "503", "504")
+_ERROR_CODES = ("400", "404", "405", "413", "415", "424", "429", "499", "500", "503", "504")
 CODES = ("200", "304", *_ERROR_CODES, "other")
 STAGES = ("queue", "forward")
 RESULTS = ("ok", "rejected")

@@ -1,8 +1,8 @@
 """Micro-batching of requests in front of one inference thread.
 
-The first request opens a window, which closes by number of candidates or by time. The bound on
-requests in flight counts each until the inference thread is done with it, also where its caller
-has given up.
+The first request opens a window, which closes by number of candidates or by time. What is let in
+is decided by `serving.inference.line`: as much as can be scored while callers wait. Work whose
+caller has gone away is dropped before it is scored.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import queue
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -21,10 +21,12 @@ from msgspec import Meta
 
 from learner.artifact import Scores, ScoringInput
 from serving.errors import BackendFailed, DeadlinePassed, NotReady, Overloaded, ServingError
+from serving.inference.line import Line
+from serving.inference.pace import Pace
 from serving.inference.slot import LoadedModel
 from serving.rollout.gate import check_finite, check_shape
 from serving.telemetry import Telemetry
-from weighting.constraints import Count, NotNegative, check
+from weighting.constraints import Count, NotNegative, Positive, check
 
 log = logging.getLogger("steelyard.serving")
 
@@ -40,9 +42,16 @@ class BatcherConfig:
         Count, Meta(description="Documents that close a batch; a larger request goes whole.")
     ] = 256
     max_in_flight: Annotated[Count, Meta(description="Requests accepted at a time.")] = 512
+    max_wait_seconds: Annotated[
+        Positive,
+        Meta(
+            description="Longest wait for the model that a request is let in for, as expected from "
+            "the batches before; further ones are refused at once."
+        ),
+    ] = 4.0
     deadline_seconds: Annotated[NotNegative, Meta(description="Longest wait for an answer.")] = 10.0
     retry_after_seconds: Annotated[
-        Count, Meta(description="Wait that a refused caller is told.")
+        Count, Meta(description="Least wait that a refused caller is told.")
     ] = 1
     num_recent: Annotated[
         Count, Meta(description="Newest requests kept, to warm the next version with.")
@@ -66,18 +75,21 @@ class Answer:
 Outcome: TypeAlias = Answer | ServingError
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Work:
     """One call of `score`, on its way through the inference thread."""
 
     model: LoadedModel
     requests: tuple[ScoringInput, ...]
+    num_documents: int
     enqueued_seconds: float
-    deliver: Callable[[Outcome], None]
+    deadline_seconds: float
+    future: asyncio.Future[Answer]
+    deliver: Callable[[Outcome | None], None]
 
     @property
-    def num_candidates(self) -> int:
-        return sum(len(request.documents) for request in self.requests)
+    def gone(self) -> bool:
+        return self.future.done()
 
 
 class Batcher:
@@ -93,7 +105,13 @@ class Batcher:
         """Take the collaborators; `start` starts the thread. `clock` is monotonic, in seconds."""
         self.config = config
         self._telemetry, self._clock = telemetry, clock
-        self._inbox: queue.Queue[_Work | None] = queue.Queue()
+        self._line: Line[_Work] = Line(
+            Pace(),
+            max_documents=config.max_candidates,
+            max_wait_seconds=config.max_wait_seconds,
+            deadline_seconds=config.deadline_seconds,
+        )
+        self._changed = threading.Condition()  # guards the line
         self._thread: threading.Thread | None = None
         self._closing = False
         self._in_flight = 0
@@ -106,8 +124,9 @@ class Batcher:
 
     def close(self) -> None:
         """Admit nothing more, answer all that was admitted, end the thread."""
-        self._closing = True
-        self._inbox.put(None)
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
         if self._thread is not None:
             self._thread.join()
 
@@ -125,43 +144,82 @@ class Batcher:
         """Return the newest requests that were scored, oldest first."""
         return self._recent
 
+    def refusal(self) -> Overloaded | None:
+        """Return the error that a request which comes now must be answered with, if any."""
+        now = self._clock()
+        with self._changed:
+            full = self._in_flight >= self.config.max_in_flight or self._line.full(now)
+            if not full:
+                return None
+            self._line.refuse()
+            wait_seconds = self._line.wait_seconds(now)
+        return Overloaded(wait_seconds, self._retry_after(wait_seconds))
+
     async def score(self, model: LoadedModel, requests: tuple[ScoringInput, ...]) -> Answer:
         """Score `requests` with `model`, together with others that wait for it.
 
+        Cancel it when the caller has gone away.
+
         Raises:
-            Overloaded: too many in flight.
+            Overloaded: more work waits than can be scored while callers wait.
             NotReady: closing.
             DeadlinePassed: no answer in time.
             BackendFailed: the scorer raised, or its answer is no score.
         """
         if self._closing:
             raise self._draining()
-        if self._in_flight >= self.config.max_in_flight:
-            raise Overloaded(self._in_flight, self.config.retry_after_seconds)
+        if refusal := self.refusal():
+            raise refusal
+        work = self._work(model, requests)
+        with self._changed:
+            self._line.append(work)
+            self._changed.notify()
+        self._count(+1)
+        try:
+            return await asyncio.wait_for(work.future, self.config.deadline_seconds)
+        except TimeoutError:
+            raise self._late() from None
+        finally:
+            with self._changed:
+                left = self._line.remove(work)
+            if left:
+                self._count(-1)
+
+    def _work(self, model: LoadedModel, requests: tuple[ScoringInput, ...]) -> _Work:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Answer] = loop.create_future()
 
-        def settle(outcome: Outcome) -> None:
+        def settle(outcome: Outcome | None) -> None:
             self._count(-1)
             if future.done():
                 return
             if isinstance(outcome, Answer):
                 future.set_result(outcome)
-            else:
+            elif outcome is not None:
                 future.set_exception(outcome)
 
-        def deliver(outcome: Outcome) -> None:
+        def deliver(outcome: Outcome | None) -> None:
             with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits any more
                 loop.call_soon_threadsafe(settle, outcome)
 
-        self._count(+1)
         enqueued = self._clock()
-        work = _Work(model=model, requests=requests, enqueued_seconds=enqueued, deliver=deliver)
-        self._inbox.put(work)
-        try:
-            return await asyncio.wait_for(future, self.config.deadline_seconds)
-        except TimeoutError:
-            raise DeadlinePassed(self.config.deadline_seconds) from None
+        return _Work(
+            model=model,
+            requests=requests,
+            num_documents=sum(len(request.documents) for request in requests),
+            enqueued_seconds=enqueued,
+            deadline_seconds=enqueued + self.config.deadline_seconds,
+            future=future,
+            deliver=deliver,
+        )
+
+    def _retry_after(self, wait_seconds: float) -> int:
+        return max(self.config.retry_after_seconds, math.ceil(wait_seconds))
+
+    def _late(self) -> DeadlinePassed:
+        with self._changed:
+            wait_seconds = self._line.wait_seconds(self._clock())
+        return DeadlinePassed(self.config.deadline_seconds, self._retry_after(wait_seconds))
 
     def _draining(self) -> NotReady:
         return NotReady("this process is draining", self.config.retry_after_seconds)
@@ -171,44 +229,39 @@ class Batcher:
         self._telemetry.inflight.set(self._in_flight)
 
     def _run(self) -> None:
-        while (first := self._inbox.get()) is not None:
-            batch, last = self._collect(first)
-            self._score(batch)
-            if last:
-                break
-        while not self._inbox.empty():
-            if (work := self._inbox.get()) is not None:
-                work.deliver(self._draining())
+        while (batch := self._next()) is not None:
+            by_model: dict[int, list[_Work]] = {}  # two only around a swap
+            for work in batch:
+                by_model.setdefault(id(work.model), []).append(work)
+            for works in by_model.values():
+                self._score_together(works[0].model, works)
+            with self._changed:
+                self._line.finish()
 
-    def _collect(self, first: _Work) -> tuple[list[_Work], bool]:
-        """Return the batch that `first` opens, and whether it is the last one.
+    def _next(self) -> Sequence[_Work] | None:
+        """Wait for the next batch and take it; None at the end.
 
         A window that is already over takes the work that is there, and waits for none.
         """
-        batch, num_candidates = [first], first.num_candidates
-        closes = first.enqueued_seconds + self.config.window_seconds
-        while num_candidates < self.config.max_candidates:
-            try:
-                work = self._inbox.get(timeout=max(0.0, closes - self._clock()))
-            except queue.Empty:
-                break
-            if work is None:
-                return batch, True
-            batch.append(work)
-            num_candidates += work.num_candidates
-        return batch, False
+        with self._changed:
+            while (first := self._line.oldest()) is None:
+                if self._closing:
+                    return None
+                self._changed.wait()
+            closes = first.enqueued_seconds + self.config.window_seconds
+            while self._opens(left := closes - self._clock()):
+                self._changed.wait(left)
+            taken = self._line.take(self._clock())
+        for work in taken.late:
+            work.deliver(self._late())
+        for work in taken.gone:
+            work.deliver(None)
+        return taken.batch
 
-    def _score(self, batch: Sequence[_Work]) -> None:
-        """Score a batch, one forward pass per model in it (two only around a swap)."""
-        now = self._clock()
-        by_model: dict[int, list[_Work]] = {}
-        for work in batch:
-            if now - work.enqueued_seconds >= self.config.deadline_seconds:
-                work.deliver(DeadlinePassed(self.config.deadline_seconds))
-            else:
-                by_model.setdefault(id(work.model), []).append(work)
-        for works in by_model.values():
-            self._score_together(works[0].model, works)
+    def _opens(self, left_seconds: float) -> bool:
+        """Return whether the window stays open for more requests."""
+        room = 0 < self._line.num_documents < self.config.max_candidates
+        return left_seconds > 0 and room and not self._closing
 
     def _score_together(self, model: LoadedModel, works: Sequence[_Work]) -> None:
         """Score with one model; if that fails, each alone, so that a bad request fails alone."""
@@ -227,7 +280,10 @@ class Batcher:
                 self._fail(works[0], error)
             return
         forward_seconds = self._clock() - started
-        self._telemetry.batch_candidates.observe(sum(work.num_candidates for work in works))
+        num_documents = sum(work.num_documents for work in works)
+        with self._changed:
+            self._line.pace.learn(num_documents, forward_seconds)
+        self._telemetry.batch_candidates.observe(num_documents)
         self._telemetry.stage_duration.labels("forward").observe(forward_seconds)
         self._recent = (*self._recent, *requests)[-self.config.num_recent :]
         begin = 0

@@ -1,4 +1,4 @@
-"""Scores for a model's name: the one call behind every route that scores, with its limits."""
+"""Scores for a model's name: the one call behind every route that scores; limits of a request."""
 
 from __future__ import annotations
 
@@ -26,36 +26,38 @@ class Limits:
         """Check every field."""
         check(self, "limits")
 
+    @property
+    def max_values(self) -> int:
+        """Most JSON values in a body: a hundred per document, and some beside."""
+        return 1000 + 100 * self.max_documents
+
+    def check_count(self, num_documents: int, field: str) -> None:
+        """Check the number of documents under `field`; ask before anything is built of them.
+
+        Raises:
+            Empty: no document.
+            TooLarge: more than `max_documents`.
+        """
+        if not num_documents:
+            raise Empty(field)
+        if num_documents > self.max_documents:
+            raise TooLarge(field, num_documents, self.max_documents)
+
 
 class Scoring:
     """Resolve the model, score, and mark its first answer."""
 
-    def __init__(
-        self, slot: Slot, batcher: Batcher, limits: Limits, *, wall_clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, slot: Slot, batcher: Batcher, *, wall_clock: Callable[[], float]) -> None:
         """Take the collaborators; `wall_clock` is in seconds since the Unix epoch."""
-        self._slot, self._batcher = slot, batcher
-        self._limits, self._wall_clock = limits, wall_clock
+        self._slot, self._batcher, self._wall_clock = slot, batcher, wall_clock
 
-    async def score(self, name: str, requests: tuple[ScoringInput, ...], *, field: str) -> Answer:
+    async def score(self, name: str, requests: tuple[ScoringInput, ...]) -> Answer:
         """Return scores for `requests`, all from the one model that `name` means now.
 
-        Args:
-            name: alias or version.
-            requests: to score.
-            field: of the HTTP body that held the documents, for errors.
-
         Raises:
-            Empty: no document.
-            TooLarge: more documents than the limit.
             NotReady, NotFound: from `Slot.resolve`.
             Overloaded, DeadlinePassed, BackendFailed: from `Batcher.score`.
         """
-        num_documents = sum(len(request.documents) for request in requests)
-        if not num_documents:
-            raise Empty(field)
-        if num_documents > self._limits.max_documents:
-            raise TooLarge(field, num_documents, self._limits.max_documents)
         model = self._slot.resolve(name)
         answer = await self._batcher.score(model, requests)
         if model.first_answer_seconds is None:

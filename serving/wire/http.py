@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
 import msgspec
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serving.errors import NotJson
+from serving.errors import ClientGone, NotJson
 from serving.inference.batcher import Answer
 from serving.inference.slot import NO_VERSION
+
+T = TypeVar("T")
+
+#: Bodies up to this size are parsed on the event loop, in about a millisecond.
+LARGE_BYTES = 64 << 10
 
 
 class JsonResponse(Response):
@@ -21,8 +32,8 @@ class JsonResponse(Response):
         return msgspec.json.encode(content)
 
 
-async def json_body(request: Request) -> bytes:
-    """Return the request's body.
+async def parsed(request: Request, parse: Callable[[bytes], T]) -> T:
+    """Return what `parse` makes of the request's body; a large one is parsed beside the loop.
 
     Raises:
         NotJson: the content type is another one, or missing.
@@ -32,7 +43,45 @@ async def json_body(request: Request) -> bytes:
     content_type = request.headers.get("content-type", "")
     if content_type.split(";")[0].strip().lower() != "application/json":
         raise NotJson(content_type)
-    return body
+    if len(body) <= LARGE_BYTES:
+        return parse(body)
+    return await run_in_threadpool(parse, body)
+
+
+@asynccontextmanager
+async def while_connected(request: Request) -> AsyncIterator[None]:
+    """Cancel what is awaited inside when the client hangs up; the body has been read before.
+
+    Raises:
+        ClientGone: it did.
+    """
+    task = asyncio.current_task()
+    assert task is not None, "a request is served in a task"
+    inside, gone = True, False
+
+    def cancel(watch: asyncio.Task[None]) -> None:
+        nonlocal gone
+        if inside and not watch.cancelled():
+            gone = True
+            task.cancel()
+
+    watch = asyncio.create_task(_until_gone(request))
+    watch.add_done_callback(cancel)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not gone:
+            raise
+        task.uncancel()
+        raise ClientGone from None
+    finally:
+        inside = False
+        watch.cancel()
+
+
+async def _until_gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def scored(content: object, answer: Answer) -> JsonResponse:

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serving.errors import ServingError
+from serving.errors import ClientGone, ServingError
 from serving.wire.http import JsonResponse
 
 log = logging.getLogger("steelyard.serving")
@@ -41,6 +41,8 @@ class ProblemResponse(JsonResponse):
 async def serving_error(request: Request, error: Exception) -> Response:
     """Answer one of our own errors as its class says."""
     assert isinstance(error, ServingError)
+    if isinstance(error, ClientGone):
+        return Response(status_code=error.status)
     headers = {}
     if error.retry_after_seconds is not None:
         headers["Retry-After"] = str(error.retry_after_seconds)

@@ -6,13 +6,15 @@ requests, because clients of other services send their own, and are errors elsew
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import msgspec
+import numpy as np
 from msgspec import UNSET, Meta, UnsetType
 
 from learner.artifact import Document
-from serving.errors import Invalid
+from serving.errors import Invalid, TooLarge
 
 Objective: TypeAlias = Literal["ctr", "cvr", "ctcvr"]
 
@@ -34,6 +36,14 @@ DocumentObject: TypeAlias = Annotated[
 ]
 AnyDocument: TypeAlias = str | DocumentObject
 
+
+class TopN(int):
+    """How many documents to answer with.
+
+    JSON has one kind of number: 3.0 is an integer too, in JSON Schema as here.
+    """
+
+
 ClientId: TypeAlias = Annotated[str, Meta(max_length=100)]
 QueryId: TypeAlias = Annotated[
     str, Meta(max_length=100, description="The answer's `id`, when given.")
@@ -42,7 +52,13 @@ OrderBy: TypeAlias = Annotated[
     Objective, Meta(description="What to order by; left out, the model's own score.")
 ]
 ModelName: TypeAlias = Annotated[str, Meta(description="An alias or a version.")]
-TopN: TypeAlias = Annotated[int, Meta(ge=1)]
+RankFields: TypeAlias = Annotated[
+    list[str],
+    Meta(
+        description="Fields of the documents whose values, in this order, are read as one text; "
+        "left out, `text`. Documents need no `text` then."
+    ),
+]
 RawScores: TypeAlias = Annotated[bool, Meta(description="Log-odds instead of probabilities.")]
 Truncate: TypeAlias = Annotated[
     bool,
@@ -66,6 +82,7 @@ class RerankRequest(msgspec.Struct, frozen=True, kw_only=True):
     documents: Annotated[list[AnyDocument], _NOT_EMPTY]
     model: ModelName | None = None
     top_n: TopN | None = None
+    rank_fields: RankFields | None = None
     return_documents: bool | None = None
     context: Context | None = None
     objective: OrderBy | None = None
@@ -211,6 +228,37 @@ class _Shape(msgspec.Struct):
 T = TypeVar("T")
 
 
+def check_values(body: bytes, most: int) -> None:
+    """Refuse a body with more values than `most`, before any of them is built.
+
+    Raises:
+        TooLarge: it has more.
+    """
+    if body.count(b",") >= most and (values := num_values(body)) > most:
+        raise TooLarge("", values, most)
+
+
+def num_values(body: bytes) -> int:
+    r"""Return an upper bound of the values in JSON: commas outside of strings, and one.
+
+    Runs in numpy, which lets other threads run meanwhile.
+
+    >>> num_values(b'{"a": [1, 2, "x, \\", 3], "b": "\", 4"}')
+    5
+    """
+    characters = np.frombuffer(body, np.uint8)
+    quotes = characters == ord('"')
+    escapes = characters == ord("\\")
+    if (escapes[:-1] & quotes[1:]).any():
+        # a quote behind an odd number of backslashes is part of a string
+        places = np.arange(len(characters), dtype=np.int32)
+        last_other = np.maximum.accumulate(np.where(escapes, np.int32(-1), places))
+        num_before = places[1:] - 1 - last_other[:-1]
+        quotes[1:] &= num_before % 2 == 0
+    outside = ~np.logical_xor.accumulate(quotes)
+    return int(np.count_nonzero((characters == ord(",")) & outside)) + 1
+
+
 def decode(body: bytes, kind: type[T]) -> T:
     """Return `body` as a `kind`.
 
@@ -218,11 +266,33 @@ def decode(body: bytes, kind: type[T]) -> T:
         Invalid: not JSON, or not of that shape; names the path.
     """
     try:
-        return msgspec.json.decode(body, type=kind)
+        return msgspec.json.decode(body, type=kind, dec_hook=_decode_hook)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise Invalid(str(error)) from error
     except RecursionError as error:
         raise Invalid("JSON is nested too deeply") from error
+
+
+def schema_hook(kind: type) -> dict[str, Any]:
+    """Return the JSON Schema of a type that is not msgspec's."""
+    if kind is TopN:
+        return {"type": "integer", "minimum": 1}
+    raise NotImplementedError
+
+
+def _decode_hook(kind: type, value: Any) -> Any:
+    if kind is not TopN:
+        raise NotImplementedError
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"Expected `int`, got `{_KINDS.get(type(value), 'object')}`")
+    if value < 1:
+        raise ValueError("Expected `int` >= 1")
+    return TopN(value)
+
+
+_KINDS = {float: "float", str: "str", bool: "bool", list: "array"}
 
 
 def decode_rerank(body: bytes) -> RerankRequest | TeiRequest:
@@ -245,22 +315,30 @@ def decode_rerank(body: bytes) -> RerankRequest | TeiRequest:
     return request
 
 
-def document(raw: AnyDocument, where: str, index: int) -> Document:
+def document(
+    raw: AnyDocument, where: str, index: int, fields: Sequence[str] | None = None
+) -> Document:
     """Return one document of a request as the scorer takes it.
 
     Args:
         raw: text, or an object with `text`, maybe `id`, and attributes.
         where: its path in the request, with ``{}`` for `index`: only an error writes it out.
         index: its place in the request.
+        fields: whose values make its text, instead of `text`.
 
     Raises:
-        Invalid: `text` is missing or no string, or `id` is neither string nor integer.
+        Invalid: there is no text, or `id` is neither string nor integer.
     """
     if isinstance(raw, str):
         return Document(text=raw)
     text, name = raw.get("text"), raw.get("id")
+    if fields:
+        text = _joined(raw, fields, where.format(index))
     if not isinstance(text, str):
-        raise Invalid(f"Expected `str` - at `{where.format(index)}.text`")
+        advice = " (or name the fields to read in `rank_fields`)" if text is None else ""
+        raise Invalid(f"Expected `str` - at `{where.format(index)}.text`{advice}")
+    if isinstance(name, float) and name.is_integer():
+        name = int(name)
     if name is None:
         name = ""
     elif isinstance(name, bool) or not isinstance(name, str | int):
@@ -273,3 +351,10 @@ def document(raw: AnyDocument, where: str, index: int) -> Document:
         if key not in ("text", "id") and isinstance(value, str | int | float)
     }
     return Document(text=text, id=str(name), attributes=attributes)
+
+
+def _joined(raw: Mapping[str, Any], fields: Sequence[str], where: str) -> str:
+    values = [raw[name] for name in fields if isinstance(raw.get(name), str | int | float)]
+    if not values:
+        raise Invalid(f"Expected one of `rank_fields` ({', '.join(fields)[:200]}) - at `{where}`")
+    return " ".join(map(str, values))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 from msgspec import UNSET
@@ -10,8 +12,9 @@ from starlette.requests import Request
 
 from learner.artifact import Document, ScoringInput
 from serving.inference.batcher import Answer
-from serving.service import Service, service_of
-from serving.wire.http import JsonResponse, json_body, scored
+from serving.inference.scoring import Limits
+from serving.service import service_of
+from serving.wire.http import JsonResponse, parsed, scored, while_connected
 from serving.wire.openapi import scoring_route
 from serving.wire.ordering import order, relevance
 from serving.wire.protocol import (
@@ -23,10 +26,13 @@ from serving.wire.protocol import (
     Result,
     TeiRequest,
     TeiResult,
+    check_values,
     decode,
     decode_rerank,
     document,
 )
+
+T = TypeVar("T")
 
 COHERE_EXAMPLE = {
     "query": "red running shoes",
@@ -42,31 +48,64 @@ TEI_EXAMPLE = {
 }
 
 
+Cohere: TypeAlias = tuple[RerankRequest, tuple[Document, ...]]
+Tei: TypeAlias = tuple[TeiRequest, tuple[Document, ...]]
+
+
 async def rerank_v2(request: Request) -> JsonResponse:
     """Rerank in Cohere's current shape."""
-    asked = decode(await json_body(request), RerankRequest)
-    return await _cohere(service_of(request), asked, version="2")
+    return await _cohere(request, await parsed(request, _reader(request, _read_cohere)), "2")
 
 
 async def rerank_v1(request: Request) -> JsonResponse:
     """Rerank in the older shape, which Jina's clients also send."""
-    asked = decode(await json_body(request), RerankRequest)
-    return await _cohere(service_of(request), asked, version="1")
+    return await _cohere(request, await parsed(request, _reader(request, _read_cohere)), "1")
 
 
 async def rerank(request: Request) -> JsonResponse:
     """Rerank in the shape that the body has: Cohere's or TEI's."""
-    asked = decode_rerank(await json_body(request))
+    asked, documents = await parsed(request, _reader(request, _read_either))
     if isinstance(asked, TeiRequest):
-        return await _tei(service_of(request), asked)
-    return await _cohere(service_of(request), asked, version="2")
+        return await _tei(request, (asked, documents))
+    return await _cohere(request, (asked, documents), "2")
 
 
-async def _cohere(service: Service, asked: RerankRequest, *, version: str) -> JsonResponse:
-    where = "$.documents[{}]"
-    documents = tuple(document(raw, where, index) for index, raw in enumerate(asked.documents))
-    inputs = (ScoringInput(query=asked.query, documents=documents),)
-    answer = await service.scoring.score(asked.model or "champion", inputs, field="documents")
+def _reader(request: Request, read: Callable[[Limits, bytes], T]) -> Callable[[bytes], T]:
+    return partial(read, service_of(request).limits)
+
+
+def _read_cohere(limits: Limits, body: bytes) -> Cohere:
+    check_values(body, limits.max_values)
+    return _with_documents(limits, decode(body, RerankRequest))
+
+
+def _read_either(limits: Limits, body: bytes) -> Cohere | Tei:
+    check_values(body, limits.max_values)
+    asked = decode_rerank(body)
+    if isinstance(asked, RerankRequest):
+        return _with_documents(limits, asked)
+    limits.check_count(len(asked.texts), "texts")
+    return asked, tuple(Document(text=text) for text in asked.texts)
+
+
+def _with_documents(limits: Limits, asked: RerankRequest) -> Cohere:
+    limits.check_count(len(asked.documents), "documents")
+    where, fields = "$.documents[{}]", asked.rank_fields
+    documents = (document(raw, where, index, fields) for index, raw in enumerate(asked.documents))
+    return asked, tuple(documents)
+
+
+async def _scores(
+    request: Request, query: str, documents: tuple[Document, ...], model: str
+) -> Answer:
+    inputs = (ScoringInput(query=query, documents=documents),)
+    async with while_connected(request):
+        return await service_of(request).scoring.score(model, inputs)
+
+
+async def _cohere(request: Request, read: Cohere, version: str) -> JsonResponse:
+    (asked, documents), service = read, service_of(request)
+    answer = await _scores(request, asked.query, documents, asked.model or "champion")
     query_id = asked.context.query_id if asked.context else None
     meta = RerankMeta(
         api_version=ApiVersion(version=version),
@@ -98,10 +137,9 @@ def _results(asked: RerankRequest, documents: tuple[Document, ...], answer: Answ
     return [result(index) for index in order(values, asked.top_n)]
 
 
-async def _tei(service: Service, asked: TeiRequest) -> JsonResponse:
-    documents = tuple(Document(text=text) for text in asked.texts)
-    inputs = (ScoringInput(query=asked.query, documents=documents),)
-    answer = await service.scoring.score("champion", inputs, field="texts")
+async def _tei(request: Request, read: Tei) -> JsonResponse:
+    asked, documents = read
+    answer = await _scores(request, asked.query, documents, "champion")
     values = answer.scores[0].score
     if asked.raw_scores:
         p = np.clip(values, 1e-12, 1 - 1e-12)

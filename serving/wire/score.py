@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 from starlette.requests import Request
 
 from learner.artifact import Scores, ScoringInput
+from serving.inference.scoring import Limits
 from serving.service import service_of
-from serving.wire.http import JsonResponse, json_body, scored
+from serving.wire.http import JsonResponse, parsed, scored, while_connected
 from serving.wire.openapi import scoring_route
 from serving.wire.protocol import (
     Instance,
@@ -16,6 +18,7 @@ from serving.wire.protocol import (
     Prediction,
     ScoreAnswer,
     ScoreRequest,
+    check_values,
     decode,
     document,
 )
@@ -32,11 +35,19 @@ EXAMPLE = {
 
 async def score(request: Request) -> JsonResponse:
     """Score each pair on its own."""
-    asked = decode(await json_body(request), ScoreRequest)
-    pairs = tuple(_pair(index, instance) for index, instance in enumerate(asked.instances))
-    answer = await service_of(request).scoring.score(asked.model, pairs, field="instances")
+    service = service_of(request)
+    asked, pairs = await parsed(request, partial(_read, service.limits))
+    async with while_connected(request):
+        answer = await service.scoring.score(asked.model, pairs)
     predictions = [_prediction(scores) for scores in answer.scores]
     return scored(ScoreAnswer(model=answer.model.name, predictions=predictions), answer)
+
+
+def _read(limits: Limits, body: bytes) -> tuple[ScoreRequest, tuple[ScoringInput, ...]]:
+    check_values(body, limits.max_values)
+    asked = decode(body, ScoreRequest)
+    limits.check_count(len(asked.instances), "instances")
+    return asked, tuple(_pair(index, instance) for index, instance in enumerate(asked.instances))
 
 
 def _pair(index: int, instance: Instance) -> ScoringInput:

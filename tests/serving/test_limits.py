@@ -7,12 +7,19 @@ import threading
 from collections.abc import Callable
 
 import httpx2
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from starlette.testclient import TestClient
+from starlette.types import Message
 
 from serving.inference.batcher import BatcherConfig
 from serving.inference.scoring import Limits
 from serving.rollout.watcher import WatcherConfig
+from serving.wire import protocol, rerank, score
+from serving.wire.http import LARGE_BYTES
+from serving.wire.protocol import RerankRequest
 from tests.fakes.scorer import FakeScorer
 from tests.serving.conftest import Replica, until
 
@@ -85,7 +92,7 @@ def test_above_the_limit_requests_are_refused_and_the_admitted_ones_answered() -
     assert replica.value("serving_requests_total", route="/v2/rerank", code="429") == 1
 
 
-def test_past_the_deadline_the_place_is_freed_only_when_the_work_is_done() -> None:
+def test_past_the_deadline_the_answer_says_when_to_come_back_and_the_place_is_free() -> None:
     config = BatcherConfig(window_seconds=0.0, max_in_flight=1, deadline_seconds=0.0)
     replica = Replica(batching=config)
     replica.store.publish(1)
@@ -93,15 +100,92 @@ def test_past_the_deadline_the_place_is_freed_only_when_the_work_is_done() -> No
 
     async def late() -> list[httpx2.Response]:
         async with replica.client() as client:
-            answers = [await client.post("/v2/rerank", json=BODY) for _ in range(2)]
-            replica.batcher.start()
-            await until(lambda: replica.value("serving_inflight_requests") == 0)
-            return [*answers, await client.post("/v2/rerank", json=BODY)]
+            return [await client.post("/v2/rerank", json=BODY) for _ in range(2)]
 
     answers = asyncio.run(late())
+    assert [outcome(answer) for answer in answers] == [(504, "1", "timeout")] * 2
+    assert replica.value("serving_inflight_requests") == 0
+
+
+def test_an_overload_is_refused_with_the_time_of_the_work_that_waits() -> None:
+    config = BatcherConfig(window_seconds=0.0, max_wait_seconds=4.0)
+    replica = Replica(batching=config)
+    scorer = FakeScorer("v000001")
+    replica.store.publish(1, scorer)
+    replica.watcher.poll()
+    num_before = len(scorer.calls)
+    scorer.gate = gate = threading.Event()
+    gate.set()
+
+    def fault(requests: object) -> None:
+        replica.clock.seconds += 2.5  # of each batch
+
+    scorer.fault = fault
+    replica.batcher.start()
+
+    async def flood() -> tuple[httpx2.Response, list[httpx2.Response]]:
+        async with replica.client() as client:
+            await client.post("/v2/rerank", json=BODY)
+            gate.clear()
+            runs = asyncio.create_task(client.post("/v2/rerank", json=BODY))
+            await until(lambda: len(scorer.calls) == num_before + 2)
+            waits = asyncio.create_task(client.post("/v2/rerank", json=BODY))
+            await until(lambda: replica.value("serving_inflight_requests") == 2)
+            refused = await client.post("/v2/rerank", content=b"not read", headers={})
+            gate.set()
+            return refused, [await runs, await waits]
+
+    refused, answered = asyncio.run(flood())
     replica.batcher.close()
-    assert [answer.status_code for answer in answers] == [504, 429, 504]
-    assert answers[0].json()["error_type"] == "timeout"
+    assert outcome(refused) == (429, "5", "overloaded"), "one runs and one waits, 2.5 s each"
+    assert [answer.status_code for answer in answered] == [200, 200]
+
+
+class Hanging:
+    """A client that sends a request and hangs up when told to."""
+
+    def __init__(self, body: bytes) -> None:
+        self.hung_up = asyncio.Event()
+        self.status: int | None = None
+        self._body: bytes | None = body
+
+    async def receive(self) -> Message:
+        if self._body is not None:
+            body, self._body = self._body, None
+            return {"type": "http.request", "body": body, "more_body": False}
+        await self.hung_up.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        self.status = message.get("status", self.status)
+
+
+def scope(path: str) -> dict[str, object]:
+    headers = [(b"content-type", b"application/json")]
+    return {"type": "http", "method": "POST", "path": path, "headers": headers, "query_string": b""}
+
+
+def test_a_request_whose_client_hangs_up_is_never_scored() -> None:
+    replica, scorer = Replica(), FakeScorer("v000001")
+    replica.store.publish(1, scorer)
+    replica.watcher.poll()
+    scorer.calls.clear()
+
+    async def hang_up() -> int | None:
+        client = Hanging(b'{"query": "q", "documents": ["a"]}')
+        call = replica.app(scope("/v2/rerank"), client.receive, client.send)
+        served = asyncio.ensure_future(call)
+        await until(lambda: replica.value("serving_inflight_requests") == 1)
+        client.hung_up.set()
+        await served
+        return client.status
+
+    assert asyncio.run(hang_up()) == 499
+    assert replica.value("serving_inflight_requests") == 0
+    assert replica.value("serving_requests_total", route="/v2/rerank", code="499") == 1
+    replica.batcher.start()
+    replica.batcher.close()
+    assert scorer.calls == []
 
 
 def test_what_has_passed_its_deadline_in_the_queue_is_not_scored() -> None:
@@ -141,6 +225,69 @@ def test_too_many_documents_and_too_large_a_body_are_413() -> None:
     assert "`$.texts`" in texts.json()["detail"]
     assert body.json()["error_type"] == "validation"
     assert "at most 1000 bytes" in body.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v2/rerank", b'{"query":"q","documents":[%s]}'),
+        ("/rerank", b'{"query":"q","texts":[%s]}'),
+        ("/v1/score", b'{"instances":[%s]}'),
+        ("/v2/rerank", b'{"query":"q","documents":[{"text":"a","b":[%s]}]}'),
+    ],
+)
+def test_many_values_are_counted_before_any_of_them_is_built(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, path: str, body: bytes
+) -> None:
+    """Six hundred thousand empty documents fit in the largest body."""
+    for module in (rerank, score):
+        monkeypatch.setattr(module, "decode", None)
+        monkeypatch.setattr(module, "document", None)
+    monkeypatch.setattr(rerank, "decode_rerank", None)
+    content = body % b",".join([b'""'] * 600_001)
+    answer = client.post(path, content=content, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()["error_type"]) == (413, "validation")
+    assert "got 600" in answer.json()["detail"]
+
+
+def test_documents_are_counted_before_any_of_them_is_built(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rerank, "document", None)
+    monkeypatch.setattr(score, "document", None)
+    pair = {"query": "q", "document": "a"}
+    for path, body in (
+        ("/v2/rerank", {"query": "q", "documents": [""] * 513}),
+        ("/v1/score", {"instances": [pair] * 513}),
+    ):
+        answer = client.post(path, json=body)
+        assert answer.status_code == 413
+        assert "got 513" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("num_bytes", [1000, 100_000])
+def test_a_large_body_is_parsed_beside_the_event_loop(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, num_bytes: int
+) -> None:
+    threads = []
+
+    def decode(body: bytes, kind: type[RerankRequest]) -> RerankRequest:
+        threads.append(threading.current_thread().name)
+        return protocol.decode(body, kind)
+
+    monkeypatch.setattr(rerank, "decode", decode)
+    answer = client.post("/v2/rerank", json={"query": "q", "documents": ["a" * num_bytes]})
+    assert answer.status_code == 200
+    assert ("AnyIO worker" in threads[0]) == (num_bytes > LARGE_BYTES)
+
+
+@given(st.recursive(st.none() | st.text() | st.integers(), lambda inner: st.lists(inner)))
+def test_values_are_counted_outside_of_strings(value: object) -> None:
+    def size(value: object) -> int:
+        return sum(map(size, value)) if isinstance(value, list) and value else 1
+
+    body = msgspec.json.encode(value)
+    assert protocol.num_values(body) == size(value)
 
 
 def test_a_body_that_does_not_declare_its_length_is_limited_too(client: TestClient) -> None:
