@@ -3,6 +3,8 @@
 ```
 LearnerError
 ├── ModelMissing        an encoder or tokenizer that cannot be had; names setting and remedy
+├── ModelUnsupported    an encoder that does not fit the settings; names both (exit 2)
+├── DeviceMissing       a device that torch cannot use here; names those that it can (exit 2)
 ├── TuningUnsupported   an encoder whose layers cannot be tuned that way
 ├── Diverged            training went wrong: go back to a checkpoint before the steps named
 ├── OutOfMemory         a micro-batch that cannot be split further does not fit the device
@@ -40,6 +42,18 @@ class LearnerError(Exception):
 
 class ModelMissing(LearnerError):
     """Encoder or tokenizer not available; the message names the setting and the remedy."""
+
+
+class ModelUnsupported(LearnerError):
+    """Encoder that cannot be used as configured; the message says what can."""
+
+    exit_code = 2
+
+
+class DeviceMissing(LearnerError):
+    """Device that is not on this machine; the message names those that are."""
+
+    exit_code = 2
 
 
 class TuningUnsupported(LearnerError):

@@ -38,8 +38,8 @@ def load_scorer(
         path: the version's folder.
         version: its name.
         threads: of the forward pass.
-        caches: outputs of frozen layers, by the digest of those layers; versions with equal frozen
-            layers share one.
+        caches: outputs of frozen layers, by the digest of those layers as they were loaded;
+            versions with equal frozen layers share one.
     """
     torch.set_num_threads(threads)
 
@@ -48,13 +48,13 @@ def load_scorer(
 
     state = layout.read_scoring(read)
     settings = state.settings
-    caches = {} if caches is None else caches
     encoder = Encoder(
         load_saved(path, layout.read_model(read)),
         tuning=settings.tuning,
         pooling=settings.pooling,
-        cache=caches.setdefault(settings.prefix, PrefixCache()),
     )
+    if caches is not None:
+        encoder.cache = caches.setdefault(encoder.prefix_digest(), encoder.cache)
     residual = QueryResidual(encoder.width)
     residual.load_vectors(state.queries, state.residuals)
     weigher = Weigher(WeigherConfig.from_disk(settings.weighting))

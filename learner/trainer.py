@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from learner import version_layout as layout
 from learner.config import LearnerConfig
 from learner.encoder.encoder import Encoder
+from learner.encoder.fit import check_fit
 from learner.encoder.load import load_pretrained
 from learner.encoder.tokens import Texts
 from learner.evaluation import Evaluation
@@ -46,6 +47,9 @@ from weighting.sample import CopyKind, Sample
 from weighting.tasks import TASKS
 from weighting.weigher import Weigher
 from weighting.weighted import WeightedBatch
+
+_PROBE = ("", "red running shoes", "a waterproof jacket for hiking in the rain, dark green")
+"""Texts on which a tuning must agree with the encoder itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -97,9 +101,12 @@ class Trainer:
                 that it raises is raised there.
 
         Raises:
+            DeviceMissing: `config.device` cannot be used here.
             ModelMissing: `config.model` cannot be had.
+            ModelUnsupported: it does not fit the other settings.
             TuningUnsupported: `config.tuning` does not fit it.
         """
+        check_fit(config)
         self.config = config
         self.weigher = weigher
         self.process_group: ProcessGroup = process_group or SingleProcess()
@@ -116,9 +123,11 @@ class Trainer:
             pooling=pretrained.pooling,
             dropout=config.dropout,
         )
+        texts = Texts(pretrained.tokenizer, max_tokens=config.max_tokens)
+        encoder.check_tuning([texts.ids(text) for text in _PROBE])
         self.ranker = Ranker(
             encoder,
-            Texts(pretrained.tokenizer, max_tokens=config.max_tokens),
+            texts,
             QueryResidual(encoder.width, config.residual),
             interaction=config.interaction,
             logit_scale=config.logit_scale,

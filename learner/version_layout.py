@@ -60,7 +60,7 @@ class ScoringSettings(msgspec.Struct, kw_only=True):
         interaction: ``bi_encoder`` or ``cross_encoder``.
         max_tokens: longest text in tokens.
         pooling: of the encoder.
-        prefix: digest of the frozen part of the encoder.
+        prefix: digest of the frozen part of the encoder; for information, nothing relies on it.
         logit_scale: of the cosine.
         tuning: of the encoder.
     """

@@ -1,4 +1,4 @@
-"""Checks of this machine: the model's files, libraries, limits, the port. Loads no model."""
+"""Checks of this machine: the model, its device, libraries, limits, the port. Loads no weights."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 from deploy.doctor.check_result import CheckResult
 from deploy.settings.config import ServingConfig
 from learner.config import LearnerConfig
+from learner.errors import LearnerError
 
 MODEL, MACHINE = "model", "machine"
 
@@ -41,7 +42,23 @@ _MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 
 
 def examine_model(config: LearnerConfig) -> CheckResult:
-    """Check that the encoder to start from can be loaded without a network."""
+    """Check that the encoder to start from is here, and fits device and settings."""
+    files = _examine_files(config)
+    if files.failed:
+        return files
+    try:
+        from learner.encoder.fit import check_fit
+    except ImportError:  # the role that needs the extra says so
+        return files
+    try:
+        check_fit(config)
+    except LearnerError as error:
+        remedy = "change the setting that it names"
+        return CheckResult.fail(MODEL, str(error), remedy)
+    return files
+
+
+def _examine_files(config: LearnerConfig) -> CheckResult:
     if re.fullmatch(r"random:\d+x\d+", config.model):
         return CheckResult.ok(MODEL, f"{config.model}: built on the spot")
     if re.fullmatch(r"minilm-l6(:\d+)?", config.model):

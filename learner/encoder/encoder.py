@@ -22,8 +22,12 @@ from learner.encoder.padding import same_padded_length
 from learner.encoder.pooling import POOLINGS
 from learner.encoder.prefix_cache import PrefixCache
 from learner.encoder.tokens import Ids
+from learner.errors import TuningUnsupported
 from learner.tuning import registry
+from learner.tuning.full import FullTuning
 from learner.tuning.tuning import device_of
+
+_LEAST_COSINE = 0.99
 
 
 class Encoder(nn.Module):
@@ -43,7 +47,7 @@ class Encoder(nn.Module):
         Args:
             model: as transformers loads it.
             tuning: ``full``, ``top:N`` or ``frozen``; see `learner.tuning`.
-            pooling: ``mean`` or ``cls``.
+            pooling: a key of `learner.encoder.pooling.POOLINGS`.
             cache: outputs of the frozen part; one of its own by default.
             dropout: share of activations dropped in training.
 
@@ -54,7 +58,7 @@ class Encoder(nn.Module):
         self.model = model
         self.pooling = pooling
         self.tuning = registry.named(tuning, model, POOLINGS[pooling])
-        self.cache = cache or PrefixCache()
+        self.cache = PrefixCache() if cache is None else cache
         self.width = int(model.config.hidden_size)
         self._prefix_digest: str | None = None
         model.requires_grad_(False)
@@ -74,10 +78,28 @@ class Encoder(nn.Module):
         """Return the parameters that training moves."""
         return self.tuning.trainable_parameters()
 
-    def prefix_digest(self) -> str:
-        """Return sha256 over the tuning and all frozen parameters.
+    def check_tuning(self, texts: Sequence[Ids]) -> None:
+        """Compare vectors under the tuning with those of the model in one pass.
 
-        Encoders that agree on it may share a `PrefixCache`.
+        Raises:
+            TuningUnsupported: they differ by more than half precision explains.
+        """
+        with torch.no_grad():
+            ours = self(texts)
+            whole = FullTuning(self.model, POOLINGS[self.pooling])
+            own = torch.cat([whole.finish(whole.prefix([ids])) for ids in texts])
+        cosine = float((ours * own).sum(-1).min())
+        if not cosine > _LEAST_COSINE:
+            raise TuningUnsupported(
+                f"learner.tuning: {self.tuning.name}: {type(self.model).__name__} gives other "
+                f"vectors when it is cut there (cosine {cosine:.3f}); use full or frozen"
+            )
+
+    def prefix_digest(self) -> str:
+        """Return sha256 over all that the output of the frozen part depends on, beside the ids.
+
+        It is computed once, from the parameters as they are now. Encoders that agree on it may
+        share a `PrefixCache`.
         """
         if self._prefix_digest is None:
             self._prefix_digest = self._digest_frozen()
@@ -86,6 +108,7 @@ class Encoder(nn.Module):
     def _digest_frozen(self) -> str:
         moving = {id(p) for p in self.trainable_parameters()}
         digest = hashlib.sha256(f"{self.tuning.name} {self.pooling}".encode())
+        digest.update(self.model.config.to_json_string().encode())
         for name, parameter in sorted(self.model.named_parameters()):
             if id(parameter) not in moving:
                 values = parameter.detach().cpu().contiguous().numpy()

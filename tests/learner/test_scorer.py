@@ -13,8 +13,10 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import expit
 
+from learner import version_layout as layout
 from learner.artifact import Corrupt, Document, Scores, ScoringInput, Store
 from learner.scorer import ModelScorer
+from learner.store import blobs
 from learner.trainer import Trainer
 from tests.learner.saving import cut, owner
 from tests.learner.training import WORDS, batches, published, text, trainer
@@ -163,6 +165,29 @@ def test_a_served_logit_is_half_the_inverted_encoder_and_half_the_memory_before_
         np.testing.assert_allclose(p, expit(0.5 * inverted + 0.5 * memory), rtol=1e-6)
     product = found.probability[CLICK] * found.probability[PURCHASE]
     np.testing.assert_array_equal(found.score, product)
+
+
+def test_what_another_version_declares_is_nothing_that_a_good_one_has_to_share(
+    tmp_path: Path,
+) -> None:
+    own = learned(1, tuning="top:1")
+    good, writer = own.files(), owner(tmp_path)
+    tensors = blobs.tensors_from_bytes(good[layout.MODEL])
+    table = "embeddings.word_embeddings.weight"  # frozen; heads.json stays as it is
+    tensors[table] = tensors[table].roll(1, 0)
+    bad = {**good, layout.MODEL: blobs.tensors_to_bytes(tensors)}
+    first, second = writer.save(bad, cut(1)), writer.save(good, cut(2))
+    own.step(batches(2)[1])
+    third = writer.save(own.files(), cut(3))
+    alone = Store(tmp_path).load(second).score(requests())
+    together = Store(tmp_path)
+    wrong = together.load(first).score(requests())
+    found = together.load(second).score(requests())
+    for one, expected, other in zip(found, alone, wrong, strict=True):
+        assert_equal(one, expected)
+        assert np.abs(one.score - other.score).max() > 1e-4
+    together.load(third)
+    assert len(together._prefix_caches) == 2, "the honest versions share one cache"
 
 
 def test_a_changed_byte_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:

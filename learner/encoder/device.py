@@ -1,0 +1,33 @@
+"""Torch devices of this machine."""
+
+from __future__ import annotations
+
+import torch
+
+from learner.errors import DeviceMissing
+
+
+def check_device(name: str) -> None:
+    """Compute one number on a device, to see that it is there.
+
+    Raises:
+        DeviceMissing: torch does not know it, or cannot use it here; names those that it can.
+    """
+    try:
+        torch.zeros(1, device=name).add(1).item()
+    # Torch raises one class of error per backend, NotImplementedError and AssertionError too
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0].rstrip(".")
+        raise DeviceMissing(
+            f"learner.device: got {name!r}, which torch cannot use here ({reason}). "
+            f"Expected one of: {', '.join(_usable())}"
+        ) from error
+
+
+def _usable() -> list[str]:
+    found = ["cpu"]
+    if torch.cuda.is_available():
+        found += ["cuda", *(f"cuda:{place}" for place in range(torch.cuda.device_count()))]
+    if torch.backends.mps.is_available():
+        found.append("mps")
+    return found
