@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from consumers.joining.clock import BEGINNING_US, Watermarks
 from consumers.joining.items import Items
@@ -12,6 +12,8 @@ from weighting.sample import Batch
 
 #: Why a batch closed.
 FULL, FLUSH, END = "full", "flush", "end"
+
+_LEAST_OVERFLOW = 256
 
 
 class Assembler:
@@ -44,21 +46,25 @@ class Assembler:
         self.join = Join(join, self.items)
         self.polls: list[Poll] = []
         self._batch_size = batch_size
+        self._most_samples = batch_size + max(batch_size, _LEAST_OVERFLOW)
 
     @property
     def has_samples(self) -> bool:
         """Samples wait for the next batch."""
         return bool(self.join.samples)
 
+    @property
+    def is_full(self) -> bool:
+        """Samples for a whole batch wait."""
+        return len(self.join.samples) >= self._batch_size
+
     def watermark_us(self) -> int | None:
         """Return the global watermark; None before the first record."""
         watermark_us = self.watermarks.watermark_us
         return watermark_us if watermark_us > BEGINNING_US else None
 
-    def advance(
-        self, consumed: tuple[Slice, ...], idle: tuple[TopicPartition, ...]
-    ) -> Iterator[Batch]:
-        """End a poll and yield the batches that became full.
+    def advance(self, consumed: tuple[Slice, ...], idle: tuple[TopicPartition, ...]) -> None:
+        """End a poll, and emit samples up to the next batch.
 
         Args:
             consumed: slices of this poll.
@@ -69,17 +75,24 @@ class Assembler:
         if consumed or idle:
             self.polls.append(Poll(consumed, idle))
         self.watermarks.advance()
-        yield from self.process()
+        self.fill()
 
-    def process(self) -> Iterator[Batch]:
-        """Process everything below the watermark; yield the batches that became full."""
-        watermark_us = self.watermarks.watermark_us
-        while self.join.advance(watermark_us, self._batch_size):
-            yield self.close(FULL)
+    def fill(self) -> None:
+        """Process events below the watermark until a batch is full, or none is left.
+
+        What is left waits for its batch as events: samples are larger.
+        """
+        self.join.advance(self.watermarks.watermark_us, self._batch_size)
 
     def close(self, cause: str) -> Batch:
-        """Return a batch of the samples that wait."""
-        samples, polls = tuple(self.join.samples), tuple(self.polls)
-        self.join.samples.clear()
+        """Return a batch of the samples that wait.
+
+        One event may bring far more than a batch. Beyond twice `batch_size` (or 256 more) they are
+        divided into batches of `batch_size`, and the rest stays.
+        """
+        waiting = self.join.samples
+        num = self._batch_size if len(waiting) > self._most_samples else len(waiting)
+        samples, polls = tuple(waiting[:num]), tuple(self.polls)
+        del waiting[:num]
         self.polls.clear()
         return Batch(samples=samples, polls=polls, cause=cause, watermark_us=self.join.now_us)

@@ -82,11 +82,7 @@ class Click(msgspec.Struct, frozen=True, gc=False):
 
 
 class Purchase(msgspec.Struct, frozen=True, gc=False):
-    """Bought: one item, with its query id where the shop knows it.
-
-    Attributes:
-        returned: the item was given back: no purchase, but the end of one.
-    """
+    """Bought: one item, with its query id where the shop knows it."""
 
     query_id: str | None
     client_id: str
@@ -95,7 +91,6 @@ class Purchase(msgspec.Struct, frozen=True, gc=False):
     position: Position
     identity: bytes | None
     clamped: bool = False
-    returned: bool = False
 
 
 class ItemUpdate(msgspec.Struct, frozen=True, gc=False):
@@ -156,7 +151,7 @@ class ExposureWire(msgspec.Struct, omit_defaults=True, gc=False):
     timestamp: Timestamp
     user_query: Annotated[str, Meta(description='"" for a recommendation')]
     query_response_hit_ids: Annotated[
-        tuple[Hit, ...], Meta(description="display order; empty when nothing was found")
+        tuple[Hit, ...], Meta(min_length=1, description="display order")
     ]
     query_attributes: QueryAttributesWire | None = None
     application: Name | None = None
@@ -190,10 +185,9 @@ class EventAttributesWire(msgspec.Struct, omit_defaults=True, gc=False):
     event_id: str | int | None = None
     position: PositionWire | None = None
     transaction_id: str | int | None = None
-    price: Annotated[float, Meta(description="below zero: a return")] | None = None
-    revenue: Annotated[float, Meta(description="below zero: a return")] | None = None
+    price: float | None = None
     currency: str | None = None
-    quantity: Annotated[float, Meta(description="zero or below: a return")] | None = None
+    quantity: float | None = None
 
 
 class ActionWire(msgspec.Struct, omit_defaults=True, gc=False):

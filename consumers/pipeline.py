@@ -198,7 +198,7 @@ class Pipeline:
         yield from reader.verify_last(replay)
         if until is not None:
             self._assembler.watermarks.set_busy(reader.behind(reader.events, until))
-        yield from schedule.ready()
+        self._assembler.fill()
         yield from schedule.journaled(tail, replay)
         if until is not None:
             yield from schedule.canonical(until)

@@ -33,8 +33,8 @@ class Source(Protocol):
     def assignment(self) -> list[TopicPartition]:
         """Return all partitions that are read, sorted."""
 
-    def poll(self, timeout_seconds: float) -> list[Record]:
-        """Return the next records of the partitions that are not paused.
+    def poll(self, timeout_seconds: float, max_records: int | None = None) -> list[Record]:
+        """Return the next records of the partitions that are not paused, at most `max_records`.
 
         They are in offset order within each partition. Waits at most about `timeout_seconds`, and
         returns `[]` when there are none or the brokers do not answer.

@@ -71,6 +71,10 @@ class LearnerConfig:
     flush_seconds: Annotated[
         NotNegative, Meta(description="Longest wait of a sample for the rest of its batch.")
     ] = 1.0
+    step_timeout_seconds: Annotated[
+        Positive,
+        Meta(description="A step that takes longer has hung: the process ends with code 75."),
+    ] = 600.0
     logit_scale: Annotated[
         Positive,
         Meta(
@@ -100,6 +104,7 @@ class LearnerConfig:
         """
         plain = {_ON_DISK.get(name, name): value for name, value in asdict(self).items()}
         plain["interaction"] = INTERACTION_ON_DISK[self.interaction]
+        del plain["step_timeout_seconds"]  # decides nothing that is learned
         if self.residual.max_items == ResidualConfig().max_items:
             del plain["residual"]["max_items"]
         return plain

@@ -176,8 +176,8 @@ class KafkaSource:
         """
         return dict(self._ids)
 
-    def poll(self, timeout_seconds: float) -> list[Record]:
-        """Return the next records.
+    def poll(self, timeout_seconds: float, max_records: int | None = None) -> list[Record]:
+        """Return the next records, at most `max_records` or as many as the options allow.
 
         Returns `[]` when there are none, while the brokers do not answer, and when the client had
         to be replaced. Any error that is none of those below makes a new client, after a pause that
@@ -194,7 +194,10 @@ class KafkaSource:
         try:
             if self._consumer is None and not self._replace(timeout_seconds):
                 return []
-            polled = self._consumer.poll(timeout_ms=int(timeout_seconds * 1000))
+            most = int(self._config.options.get("max_poll_records", _TUNING["max_poll_records"]))
+            polled = self._consumer.poll(
+                timeout_ms=int(timeout_seconds * 1000), max_records=min(max_records or most, most)
+            )
             # Before anything is kept: what was read might be of another log, or end in an error.
             self._compare_ids()
             self._next_offsets |= self._positions()

@@ -23,7 +23,6 @@ STOP, RECORD = "stop", "record"
 
 _log = logging.getLogger(__name__)
 _partition = attrgetter("topic", "partition")
-_POLL_TIMEOUT_SECONDS = 0.1
 
 
 class Reader:
@@ -106,14 +105,14 @@ class Reader:
 
     # --- reading --------------------------------------------------------------------------------
 
-    def poll(self) -> Sequence[Record]:
-        """Return the next records, waiting at most 0.1 s.
+    def poll(self, timeout_seconds: float, max_records: int) -> Sequence[Record]:
+        """Return the next records; see `Source.poll`.
 
         Raises:
             OffsetLost: as in `open`.
         """
         try:
-            return self.source.poll(_POLL_TIMEOUT_SECONDS)
+            return self.source.poll(timeout_seconds, max_records)
         except OffsetLost as lost:
             tp = (lost.topic, lost.partition)
             offset = self._skip(lost)

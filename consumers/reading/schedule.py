@@ -8,14 +8,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
-from consumers.assembler import END, FLUSH, Assembler
+from consumers.assembler import END, FLUSH, FULL, Assembler
 from consumers.joining.join import JoinConfig
 from consumers.reading.reader import Reader
 from consumers.reading.replay import Replay, Replayed
 from consumers.reporting import Reporting
+from consumers.source import Record
 from weighting.provenance import Slice, TopicPartition
 from weighting.sample import Batch, Signal
 
@@ -26,10 +27,18 @@ Observe: TypeAlias = Callable[
 """Called with next offsets, the last known end offsets, and the paused partitions."""
 
 _HOUSEKEEPING_SECONDS = 1.0
+_POLL_TIMEOUT_SECONDS = 0.1
+_MAX_RECORDS = 1000
+_BATCHES_PER_POLL = 4
 
 
 class Schedule:
-    """Reading orders over one reader and one assembler."""
+    """Reading orders over one reader and one assembler.
+
+    One poll may bring the samples of many batches. Each poll is followed by one batch at most, then
+    the next poll has its turn: while batches wait, that is every fourth time, and for one record.
+    So polls come round in bounded work, however much was read.
+    """
 
     def __init__(
         self,
@@ -57,12 +66,9 @@ class Schedule:
         self._housekept = float("-inf")
         # When the oldest sample that waits was emitted, on the injected clock.
         self._waiting_since: float | None = None
+        self._num_without_poll = 0
 
     # --- the orders -----------------------------------------------------------------------------
-
-    def ready(self) -> Iterator[Batch]:
-        """Yield the batches that were full when the state was taken."""
-        yield from self._emit(self._assembler.process())
 
     def journaled(self, tail: Iterable[Replayed], replay: Replay) -> Iterator[Batch | Signal]:
         """Consume the polls of a journal again, with the same flushes."""
@@ -77,9 +83,9 @@ class Schedule:
                 self._reader.move((tp, part.start) for tp, part in slices.items())
                 ends = {tp: part.end for tp, part in slices.items()}
                 consumed = self._reader.consume(records, ends, self._clock())
-                yield from self._advance(consumed, poll.idle)
-            if cause == FLUSH:
-                yield self._close(FLUSH)
+                self._assembler.advance(consumed, poll.idle)
+            if cause is not None:
+                yield from self._batch(cause)
         replay.close()
 
     def canonical(self, until: Mapping[TopicPartition, int]) -> Iterator[Batch | Signal]:
@@ -104,6 +110,8 @@ class Schedule:
             self._source.pause(done)
             yield from self._advance(consumed, done)
             yield Signal.IDLE
+        while self._assembler.is_full:
+            yield from self._batch(FULL)
         for tp, offset in wanted.items():
             self._source.seek(*tp, offset)
         self._source.resume(reader.events)
@@ -119,7 +127,7 @@ class Schedule:
                 num_batches += 1
                 yield batch
             if self._flush_due():
-                yield self._close(FLUSH)
+                yield from self._batch(FLUSH)
             elif not num_batches:
                 yield Signal.IDLE
 
@@ -127,11 +135,13 @@ class Schedule:
         """Yield what is left, with every window closed that ends by `until_us`."""
         assembler = self._assembler
         assembler.watermarks.advance_to(until_us + 1)
-        yield from self._emit(assembler.process())
+        assembler.fill()
+        while assembler.is_full:
+            yield from self._batch(FULL)
         assembler.join.forget(assembler.watermarks.watermark_us)
-        self._reporting.joined()
         if assembler.has_samples:
-            yield self._close(END)
+            yield from self._batch(END)
+        self._reporting.joined()
 
     # --- one poll -------------------------------------------------------------------------------
 
@@ -150,43 +160,56 @@ class Schedule:
 
     def _consume(self) -> tuple[tuple[Slice, ...], float]:
         """Poll once; return what was consumed, and when."""
-        records, now = self._reader.poll(), self._clock()
+        records, now = self._poll(), self._clock()
         return self._reader.consume(records, self._reader.positions(), now), now
 
     def _consume_up_to(self, wanted: Mapping[TopicPartition, int]) -> tuple[Slice, ...]:
         """Poll once, and consume the records below the offsets that are wanted."""
         records = [
             record
-            for record in self._reader.poll()
+            for record in self._poll()
             if record.offset < wanted[record.topic, record.partition]
         ]
         positions = self._reader.positions()
         ends = {tp: min(offset, wanted[tp]) for tp, offset in positions.items()}
         return self._reader.consume(records, ends, self._clock())
 
+    def _poll(self) -> Sequence[Record]:
+        """Return the next records; few while batches wait, and seldom."""
+        if not self._assembler.is_full:
+            self._num_without_poll = 0
+            return self._reader.poll(_POLL_TIMEOUT_SECONDS, _MAX_RECORDS)
+        self._num_without_poll += 1
+        if self._num_without_poll < _BATCHES_PER_POLL:
+            return ()
+        self._num_without_poll = 0
+        return self._reader.poll(0.0, 1)
+
     def _advance(
         self, consumed: tuple[Slice, ...], idle: tuple[TopicPartition, ...]
     ) -> Iterator[Batch]:
-        """End a poll and yield the batches that became full."""
+        """End a poll and yield the next batch if it is full."""
         self._hold_back()
-        yield from self._emit(self._assembler.advance(consumed, idle))
-
-    def _emit(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Yield batches, and note since when samples wait for the next one."""
-        for batch in batches:
-            self._waiting_since = None
-            yield batch
+        self._assembler.advance(consumed, idle)
+        if self._assembler.is_full:
+            yield from self._batch(FULL)
+        else:
+            self._reporting.joined()
         if self._assembler.has_samples and self._waiting_since is None:
             self._waiting_since = self._clock()
+
+    def _batch(self, cause: str) -> Iterator[Batch]:
+        """Yield a batch of the samples that wait, then emit those of the next one."""
+        self._waiting_since = None
+        batch = self._assembler.close(cause)
         self._reporting.joined()
+        yield batch
+        self._assembler.fill()
 
     def _flush_due(self) -> bool:
         since = self._waiting_since
-        return since is not None and self._clock() - since >= self._flush_seconds
-
-    def _close(self, cause: str) -> Batch:
-        self._waiting_since = None
-        return self._assembler.close(cause)
+        is_due = since is not None and self._clock() - since >= self._flush_seconds
+        return is_due and not self._assembler.is_full
 
     # --- pausing and idleness -------------------------------------------------------------------
 

@@ -48,11 +48,13 @@ def until_ended(node: Node) -> None:
 class Progress:
     """Lock-free consumer progress, shared with the watchdog.
 
-    The loop writes, the watchdog reads: nobody waits for anybody.
+    The loop writes, the watchdog reads: nobody waits for anybody. Two things are timed: reading, by
+    a clock that stands still while the loop does other work, and that work. So a long step is not
+    taken for a consumer that stands still.
 
     Attributes:
         lag: records that wait in partitions that are not paused.
-        since: since when the slowest of these partitions has not moved.
+        since: since when the slowest of these partitions has not moved, on the clock of reading.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -60,8 +62,30 @@ class Progress:
         self._clock = clock
         # partition -> next offset, and since when it is that
         self._moved: dict[TopicPartition, tuple[int, float]] = {}
+        # Seconds of work so far, and when the present work began; replaced together
+        self._work: tuple[float, float | None] = (0.0, None)
         self.lag = 0
-        self.since = clock()
+        self.since = self.reading_seconds()
+
+    def reading_seconds(self) -> float:
+        """Return the time on the clock of reading."""
+        before, began = self._work
+        return (self._clock() if began is None else began) - before
+
+    def working_seconds(self) -> float:
+        """Return for how long the present work has gone on; 0 while reading."""
+        _, began = self._work
+        return 0.0 if began is None else self._clock() - began
+
+    def work(self) -> None:
+        """Note that the loop begins to work on what was read."""
+        self._work = self._work[0], self._clock()
+
+    def read(self) -> None:
+        """Note that the loop reads again."""
+        before, began = self._work
+        if began is not None:
+            self._work = before + self._clock() - began, None
 
     def observe(
         self,
@@ -76,7 +100,7 @@ class Progress:
             end_offsets: the last known; while the brokers do not answer, those from before.
             paused: partitions that wait for others.
         """
-        now = self._clock()
+        now = self.reading_seconds()
         waiting = {}
         for partition, offset in next_offsets.items():
             lag = end_offsets.get(partition, offset) - offset
@@ -94,12 +118,13 @@ class Progress:
 
         With the next `observe` time begins anew.
         """
+        self.read()
         self.lag = 0
         self._moved.clear()
 
 
 class Watchdog:
-    """A thread that acts when records wait and none is read.
+    """A thread that acts when records wait and none is read, or when a step does not end.
 
     It asks for a new consumer once, and after as long again ends the process. The client library's
     timeouts are not hard (a slow name lookup outlasts them all), so this must not depend on the
@@ -118,23 +143,26 @@ class Watchdog:
         progress: Progress,
         stall_seconds: float,
         *,
-        clock: Callable[[], float] = time.monotonic,
+        step_seconds: float = 600.0,
         end: Callable[[int], object] = os._exit,
     ) -> None:
         """Take what it needs; `start` makes the thread.
 
         Args:
             progress: written by the loop.
-            stall_seconds: T; records that wait for T are a reason to ask, T after that to end.
-            clock: the same as that of `progress`.
+            stall_seconds: T; records that wait for T of reading are a reason to ask, T after that
+                to end.
+            step_seconds: longest work of the loop; warned of then, ended T later.
             end: ends the process at once with an exit code; what is not durable yet is lost, as in
                 a crash.
         """
         self._progress = progress
         self._stall_seconds = stall_seconds
-        self._clock = clock
+        self._step_seconds = step_seconds
         self._end = end
-        self._asked_at: float | None = None
+        self._asked_at: float | None = None  # on the clock of reading
+        self._warned = False  # of the present work
+        self._most_seconds = 0.0
         self._asks = Event()
         self._closed = Event()
         self._thread = Thread(target=self._watch, name="watchdog", daemon=True)
@@ -158,21 +186,45 @@ class Watchdog:
 
     def look(self) -> None:
         """Compare progress with the clock, and act; the thread does it several times in T."""
-        now, lag, since = self._clock(), self._progress.lag, self._progress.since
+        self._look_at_work()
+        now, lag, since = (
+            self._progress.reading_seconds(),
+            self._progress.lag,
+            self._progress.since,
+        )
         if lag <= 0 or now - since < self._stall_seconds:
             self._asked_at = None
             self._asks.clear()
         elif self._asked_at is None:
             self._asked_at = now
             log.warning(
-                "nothing is read though records wait: a new consumer is needed",
+                "nothing is read though records wait: a new consumer is needed (kafka.stall)",
                 extra={"lag": lag, "seconds": now - since},
             )
             self._asks.set()
         elif now - self._asked_at >= self._stall_seconds:
             log.critical(
-                "nothing is read though records wait: the process ends",
+                "nothing is read though records wait: the process ends (kafka.stall)",
                 extra={"lag": lag, "seconds": now - since},
+            )
+            self._end(STALLED)
+
+    def _look_at_work(self) -> None:
+        """End the process where a step hangs, at the second look at the earliest.
+
+        A process that was suspended in a step shall go on with it.
+        """
+        seconds = self._progress.working_seconds()
+        if seconds < self._step_seconds:
+            self._warned = False
+        elif not self._warned:
+            self._warned = True
+            self._most_seconds = seconds + self._stall_seconds
+            log.warning("a step does not end (learner.step_timeout)", extra={"seconds": seconds})
+        elif seconds >= self._most_seconds:
+            log.critical(
+                "a step does not end: the process ends (learner.step_timeout)",
+                extra={"seconds": seconds},
             )
             self._end(STALLED)
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from consumers.kafka.source import KafkaSource
 from consumers.pipeline import Pipeline
-from deploy.process.lifecycle import Watchdog
+from deploy.process.lifecycle import Progress, Watchdog
 from weighting.provenance import TopicPartition
 
 T = TypeVar("T")
@@ -22,6 +22,16 @@ def rebuild_on_stall(items: Iterator[T], watchdog: Watchdog, source: KafkaSource
         yield item
         if watchdog.asks():
             source.rebuild("stall")
+
+
+def time_work(items: Iterator[T], progress: Progress) -> Iterator[T]:
+    """Count the time between two items, in which they are learned from, as work."""
+    for item in items:
+        progress.work()
+        try:
+            yield item
+        finally:
+            progress.read()
 
 
 def report_replay_progress(

@@ -173,7 +173,11 @@ class LearnRole:
             start = self._acquire(checkpointer, journal, identity, kafka.admin)
         start = starting.share(start, group)
         progress = Progress()
-        watchdog = Watchdog(progress, settings.kafka.stall_seconds).start()
+        watchdog = Watchdog(
+            progress,
+            settings.kafka.stall_seconds,
+            step_seconds=settings.learner.step_timeout_seconds,
+        ).start()
         opened.callback(watchdog.close)
         pipeline, dead_letters = wiring.new_pipeline(
             settings,
@@ -315,6 +319,7 @@ class LearnRole:
         stream = batch_stream.until_ended(
             stream, lambda: self._term_ends(term.checkpointer) or (shadow and shadow_done())
         )
+        stream = batch_stream.time_work(stream, term.progress)
         for report in train(
             stream,
             term.trainer,

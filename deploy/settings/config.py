@@ -41,8 +41,8 @@ class LogConfig(KafkaConfig):
         float,
         Meta(
             ge=5,
-            description="Wait of unread records before the consumer is rebuilt; after twice that "
-            "the process ends with code 75.",
+            description="Wait of unread records, steps not counted, before the consumer is "
+            "rebuilt; after twice that the process ends with code 75.",
         ),
     ] = 60.0
     topics: Topics = field(default_factory=Topics)

@@ -84,7 +84,7 @@ class Client:
     def end_offsets(self, partitions: list[Any], timeout_ms: int) -> dict[Any, int]:
         return dict.fromkeys(partitions, self.cluster.num)
 
-    def poll(self, timeout_ms: int) -> dict[Any, list[Any]]:
+    def poll(self, timeout_ms: int, max_records: int) -> dict[Any, list[Any]]:
         assert not self.closed
         polled: dict[Any, list[Any]] = {}
         for tp, start in self.positions.items():

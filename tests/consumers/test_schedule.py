@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from datetime import UTC, datetime
+from itertools import islice
 from random import Random
 
 import pytest
 
 from consumers.errors import PartitionsMismatch
 from consumers.pipeline import BatchConfig
+from consumers.reading.replay import Replayed
 from tests.consumers.bench import Bench, expected
 from tests.consumers.shop import SECOND, START_US, WINDOWS, shop
 from tests.consumers.single import click, empty, show
@@ -27,6 +29,66 @@ def test_a_batch_closes_at_the_first_event_boundary_with_enough_samples() -> Non
     bench = Bench(log, batch=BatchConfig(size=4, flush_seconds=1e9))
     sizes = [len(batch.samples) for batch in (*bench.live(), *bench.pipeline.drain(2**60))]
     assert sizes == [6, 6, 3]
+
+
+def backlog(num_lists: int, num_hits: int) -> Log:
+    """Lists that are all closed by one late exposure: one poll brings all of their samples."""
+    log = empty()
+    for n in range(num_lists):
+        show(log, f"q{n}", n / 1000, hits=tuple(f"I{i}" for i in range(num_hits)))
+    show(log, "late", 1000)
+    for topic in ("clicks", "purchases"):
+        log.append(
+            topic,
+            0,
+            b'{"action_name":"view","client_id":"c","timestamp":"2023-11-14T23:15:00Z"}',
+            key=b"c",
+        )
+    return log
+
+
+def test_polls_come_round_in_bounded_work_however_many_samples_one_of_them_brings() -> None:
+    log = backlog(num_lists=3000, num_hits=20)
+    bench = Bench(log.reader(max_records=3003), batch=BatchConfig(size=320, flush_seconds=1e9))
+    most_between = num_samples = since_poll = num_polls = 0
+    for item in bench.pipeline.batches():
+        if bench.log.num_polls > num_polls:
+            num_polls, since_poll = bench.log.num_polls, 0
+        if isinstance(item, Batch):
+            num_samples += len(item.samples)
+            since_poll += len(item.samples)
+            most_between = max(most_between, since_poll)
+        elif num_samples:
+            break
+        bench.clock.advance(1)
+    assert num_samples >= 3000 * 20 - 320
+    assert most_between < 5 * 340
+
+
+def test_while_batches_wait_few_records_are_read() -> None:
+    log = backlog(num_lists=3000, num_hits=20)
+    bench = Bench(log.reader(max_records=3003), batch=BatchConfig(size=320, flush_seconds=1e9))
+    batches = bench.pipeline.batches()
+    while not isinstance(next(batches), Batch):
+        pass
+    for n in range(10_000):
+        show(log, f"new{n}", 1001)
+    before = sum(bench.pipeline.next_offsets().values())
+    for _ in range(40):
+        assert isinstance(next(batches), Batch)
+    assert sum(bench.pipeline.next_offsets().values()) - before <= 10
+
+
+def test_one_list_of_thousands_is_learned_in_several_batches() -> None:
+    log = backlog(num_lists=1, num_hits=5000)
+    bench = Bench(log.reader(), batch=BatchConfig(size=320, flush_seconds=1e9))
+    batches = list(bench.live())
+    assert max(len(batch.samples) for batch in batches) <= 640
+    assert sum(len(batch.samples) for batch in batches) > 5000 - 320
+    again = Bench(log.reader(), batch=BatchConfig(size=320, flush_seconds=1e9))
+    journal = [Replayed(batch.polls, batch.cause) for batch in batches]
+    replayed = (b for b in again.pipeline.batches(journal) if isinstance(b, Batch))
+    assert list(islice(replayed, len(batches))) == batches
 
 
 def test_samples_that_wait_are_flushed_by_the_clock() -> None:

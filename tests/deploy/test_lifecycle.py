@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from threading import Event
 
 import pytest
@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deploy.process.lifecycle import STALLED, Progress, Watchdog
+from deploy.roles.batch_stream import time_work
 from tests.fakes.clock import ManualClock
 from weighting.provenance import TopicPartition
 
@@ -25,9 +26,7 @@ class Kennel:
         self.clock = ManualClock()
         self.ended: list[int] = []
         self.progress = Progress(self.clock)
-        self.watchdog = Watchdog(
-            self.progress, stall_seconds, clock=self.clock, end=self.ended.append
-        )
+        self.watchdog = Watchdog(self.progress, stall_seconds, end=self.ended.append)
 
     def stay(
         self,
@@ -131,3 +130,62 @@ def test_the_thread_looks_by_itself_and_ends_with_close() -> None:
     assert ended.wait(30)
     watchdog.close()
     watchdog.close()
+
+
+def test_a_learner_on_a_backlog_is_left_alone_however_long_its_steps_are() -> None:
+    kennel = Kennel(stall_seconds=5)
+    kennel.progress.observe({A: 5}, {A: 10_000})
+    for _ in range(50):  # steps on what one poll brought
+        kennel.progress.work()
+        for _ in range(100):
+            kennel.clock.advance(1)
+            kennel.watchdog.look()
+        kennel.progress.read()
+        kennel.clock.advance(0.05)
+        kennel.watchdog.look()
+        assert not kennel.watchdog.asks(), "a healthy client is kept"
+    assert not kennel.ended
+    assert kennel.stay(6, {A: 5}, {A: 10_000}), "time spent on reading does count"
+    kennel.stay(6, {A: 5}, {A: 10_000})
+    assert kennel.ended
+
+
+def test_a_step_that_hangs_ends_the_process_after_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    kennel = Kennel()
+    kennel.progress.work()
+    for seconds, num_logged, ended in ((599, 0, []), (1, 1, []), (59, 1, []), (1, 2, [STALLED])):
+        kennel.clock.advance(seconds)
+        kennel.watchdog.look()
+        assert (len(caplog.records), kennel.ended) == (num_logged, ended)
+    assert "learner.step_timeout" in caplog.text
+
+
+def test_a_process_that_slept_in_a_step_goes_on_with_it() -> None:
+    kennel = Kennel()
+    kennel.progress.work()
+    kennel.clock.advance(100_000)
+    kennel.watchdog.look()
+    kennel.clock.advance(59)
+    kennel.watchdog.look()
+    kennel.progress.read()
+    kennel.watchdog.look()
+    assert not kennel.ended
+
+
+def test_what_is_done_between_two_items_is_work_and_the_rest_is_reading() -> None:
+    clock = ManualClock()
+    progress = Progress(clock)
+
+    def read() -> Iterator[int]:
+        for item in range(3):
+            clock.advance(1)
+            assert progress.working_seconds() == 0
+            yield item
+
+    begun = progress.reading_seconds()
+    for _ in time_work(read(), progress):
+        clock.advance(100)
+        assert progress.working_seconds() == 100
+    assert progress.reading_seconds() - begun == 3

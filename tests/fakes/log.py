@@ -62,12 +62,12 @@ class Log:
     def assignment(self) -> list[TopicPartition]:
         return sorted(self.records)
 
-    def poll(self, timeout_seconds: float) -> list[Record]:
+    def poll(self, timeout_seconds: float, max_records: int | None = None) -> list[Record]:
         self.num_polls += 1
         if not self.available:
             return []
         order = [tp for tp in self.records if tp not in self.paused]
-        left = self._max_records
+        left = min(self._max_records, max_records or self._max_records)
         if self._random is not None:
             self._random.shuffle(order)
             order = order[: self._random.randint(1, max(len(order), 1))]
@@ -77,6 +77,8 @@ class Log:
             start = self._positions[tp]
             # A poll takes a fair share of each partition, as one of many fetched together does.
             end = min(start + max(left // max(len(order), 1), 1), len(self.records[tp]))
+            if max_records is not None:
+                end = min(end, start + max_records - len(polled))
             polled.extend(self.records[tp][start:end])
             self._positions[tp] = end
         return polled

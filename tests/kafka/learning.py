@@ -259,6 +259,7 @@ def words(settings: Settings) -> list[str]:
             for name in ("model", "tuning", "batch_size", "max_tokens")
         },
         "learner.flush": f"{learner.flush_seconds * 1000:.0f}ms",
+        "learner.step_timeout": f"{learner.step_timeout_seconds:.0f}s",
         "learner.publish_every": f"{learner.publish_every_seconds * 1000:.0f}ms",
     }
     return [word for key, value in given.items() for word in ("--set", f"{key}={value}")]

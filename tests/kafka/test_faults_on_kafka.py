@@ -131,7 +131,7 @@ def test_a_broker_that_hangs_lets_nothing_escape_and_a_new_consumer_goes_on_wher
     topic = one_partition(harmed.bootstrap_servers, 2000)
     clock, ended, causes = ManualClock(), list[int](), list[str]()
     progress = Progress(clock)
-    watchdog = Watchdog(progress, 60, clock=clock, end=ended.append)
+    watchdog = Watchdog(progress, 60, end=ended.append)
     source = KafkaSource(small(harmed.bootstrap_servers), [topic], rebuilt=causes.append).start()
     source.seek(topic, 0, 0)
     read = until(source, lambda records: len(records) >= 300)
@@ -249,7 +249,7 @@ def test_a_name_lookup_that_stalls_holds_the_loop_but_not_the_watchdog(
     clock, ended = ManualClock(), list[int]()
     progress = Progress(clock)
     progress.observe({(topic, 0): source.position(topic, 0)}, {(topic, 0): 100})
-    watchdog = Watchdog(progress, 60, clock=clock, end=ended.append)
+    watchdog = Watchdog(progress, 60, end=ended.append)
     Resolver.free.clear()
     Resolver.asked.clear()
     source.rebuild("test")  # the new client has to look the name up

@@ -111,6 +111,9 @@ def test_a_learner_whose_step_never_returns_exits_75_and_the_next_one_learns_eac
     harmed: Harmed, shop: Shop, tmp_path: Path
 ) -> None:
     settings, log = slow(shop, tmp_path / "store", harmed.node.port), tmp_path / "log"
+    settings = replace(
+        settings, learner=replace(settings.learner, step_timeout_seconds=STALL_SECONDS)
+    )
     with process(settings, ("-m", "tests.kafka.stuck"), log) as child:
         until(child.poll)
         assert child.returncode == STALLED, log.read_text()
