@@ -20,6 +20,7 @@ from consumers.events import (
     CandidateWire,
     Click,
     Event,
+    EventAttributesWire,
     Exposure,
     ExposureWire,
     ItemUpdate,
@@ -146,10 +147,8 @@ def _exposure(wire: ExposureWire, record: Record, position: Position) -> Exposur
         event_id, page = wire.query_attributes.event_id, wire.query_attributes.page
         if wire.query_attributes.candidates:
             candidates = _candidates(wire.query_attributes.candidates)
-    identity = _cloud_event(record) if record.headers else None
-    if identity is None and event_id is not None:
-        identity = f"e\0{event_id}".encode()
-    elif identity is None:
+    identity = _identity(record, event_id, wire.query_id)
+    if identity is None:
         identity = f"q\0{wire.query_id}\0{'' if page is None else page}".encode()
     return Exposure(
         wire.query_id,
@@ -185,15 +184,16 @@ def _action(wire: ActionWire, record: Record, position: Position) -> Click | Pur
     time_us, clamped = _time(wire.timestamp, record.timestamp_us)
     attributes = wire.event_attributes
     item = attributes.object
-    identity = _cloud_event(record) if record.headers else None
-    if identity is None and attributes.event_id is not None:
-        identity = f"e\0{attributes.event_id}".encode()
+    object_id = str(item.object_id)
+    returned = wire.action_name == "purchase" and _is_return(attributes)
+    subject = f"{'return' if returned else wire.action_name}\0{object_id}"
+    identity = _identity(record, attributes.event_id, subject)
     if wire.action_name == "click":
         query, num_cut = _cut(wire.user_query or "")
         return Click(
             wire.query_id or None,
             wire.client_id,
-            str(item.object_id),
+            object_id,
             None if attributes.position is None else attributes.position.ordinal,
             query,
             item.text,
@@ -208,11 +208,12 @@ def _action(wire: ActionWire, record: Record, position: Position) -> Click | Pur
         return Purchase(
             wire.query_id or None,
             wire.client_id,
-            str(item.object_id),
+            object_id,
             time_us,
             position,
             identity,
             clamped,
+            returned,
         )
     return Other(client_id=wire.client_id, time_us=time_us, position=position, clamped=clamped)
 
@@ -257,11 +258,28 @@ def _scalars(attributes: WireAttributes) -> dict[str, Attribute]:
     return {name: value for name, value in attributes.items() if value is not None}
 
 
-def _cloud_event(record: Record) -> bytes | None:
-    """Return source and id of a CloudEvent; None where one is missing."""
-    headers = dict(record.headers)
-    source, identity = headers.get("ce_source"), headers.get("ce_id")
-    return None if source is None or identity is None else b"c\0" + source + b"\0" + identity
+def _is_return(attributes: EventAttributesWire) -> bool:
+    """Return whether an order line takes its item back."""
+    quantity, price, revenue = attributes.quantity, attributes.price, attributes.revenue
+    return (
+        (quantity is not None and quantity <= 0)
+        or (price is not None and price < 0)
+        or (revenue is not None and revenue < 0)
+    )
+
+
+def _identity(record: Record, event_id: str | int | None, subject: str) -> bytes | None:
+    """Return the identity that a producer gave an event; None without one.
+
+    An id may be that of an order or a batch: the subject tells its events apart. The id is the last
+    part.
+    """
+    if record.headers:
+        headers = dict(record.headers)
+        source, identity = headers.get("ce_source"), headers.get("ce_id")
+        if source is not None and identity is not None:
+            return b"\0".join((b"c", source, subject.encode(), identity))
+    return None if event_id is None else f"e\0{subject}\0{event_id}".encode()
 
 
 def schemas() -> dict[str, dict[str, Any]]:

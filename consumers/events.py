@@ -82,7 +82,11 @@ class Click(msgspec.Struct, frozen=True, gc=False):
 
 
 class Purchase(msgspec.Struct, frozen=True, gc=False):
-    """Bought: one item, with its query id where the shop knows it."""
+    """Bought: one item, with its query id where the shop knows it.
+
+    Attributes:
+        returned: the item was given back: no purchase, but the end of one.
+    """
 
     query_id: str | None
     client_id: str
@@ -91,6 +95,7 @@ class Purchase(msgspec.Struct, frozen=True, gc=False):
     position: Position
     identity: bytes | None
     clamped: bool = False
+    returned: bool = False
 
 
 class ItemUpdate(msgspec.Struct, frozen=True, gc=False):
@@ -151,7 +156,7 @@ class ExposureWire(msgspec.Struct, omit_defaults=True, gc=False):
     timestamp: Timestamp
     user_query: Annotated[str, Meta(description='"" for a recommendation')]
     query_response_hit_ids: Annotated[
-        tuple[Hit, ...], Meta(min_length=1, description="display order")
+        tuple[Hit, ...], Meta(description="display order; empty when nothing was found")
     ]
     query_attributes: QueryAttributesWire | None = None
     application: Name | None = None
@@ -185,9 +190,10 @@ class EventAttributesWire(msgspec.Struct, omit_defaults=True, gc=False):
     event_id: str | int | None = None
     position: PositionWire | None = None
     transaction_id: str | int | None = None
-    price: float | None = None
+    price: Annotated[float, Meta(description="below zero: a return")] | None = None
+    revenue: Annotated[float, Meta(description="below zero: a return")] | None = None
     currency: str | None = None
-    quantity: float | None = None
+    quantity: Annotated[float, Meta(description="zero or below: a return")] | None = None
 
 
 class ActionWire(msgspec.Struct, omit_defaults=True, gc=False):

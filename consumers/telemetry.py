@@ -11,7 +11,16 @@ from consumers.events import Kind
 from weighting.provenance import TopicPartition
 
 #: Outcomes of a record, in order of precedence; each record has exactly one.
-OUTCOMES = ("invalid", "excluded", "ignored", "duplicate", "miskeyed", "late", "accepted")
+OUTCOMES = (
+    "invalid",
+    "excluded",
+    "ignored",
+    "no_hits",
+    "duplicate",
+    "miskeyed",
+    "late",
+    "accepted",
+)
 
 #: Results of an event in the join. An exposure ends matched, expired or evicted. A click is
 #: matched, inferred, duplicate or orphan when it comes; unless it is a duplicate, it counts again

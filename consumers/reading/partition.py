@@ -176,6 +176,8 @@ class Partition:
         key_us, watermark_us = shared.watermarks.observe(self.tp, event.time_us, now)
         if isinstance(event, Other):
             return "ignored"
+        if isinstance(event, Exposure) and not event.hits:
+            return "no_hits"  # no sample comes of it
         identity = event.identity
         if identity is not None and self.dedup.seen(identity, key_us, watermark_us):
             return "duplicate"

@@ -43,17 +43,13 @@ def read(record: Record) -> dict[str, Any] | None:
         extra = value.get("query_attributes", {})
         candidates = {c["object_id"]: c for c in extra.get("candidates", [])}
         texts = [candidates.get(hit, {}).get("text", "") for hit in value["query_response_hit_ids"]]
-        identity = extra.get("event_id") or (value["query_id"], extra.get("page"))
+        identity: Any = (value["query_id"], extra.get("event_id") or extra.get("page"))
         kind, hits, item = "exposure", value["query_response_hit_ids"], ""
     else:
         extra = value["event_attributes"]
-        kind, hits, texts, identity, item = (
-            value["action_name"],
-            [],
-            [],
-            extra.get("event_id"),
-            extra["object"]["object_id"],
-        )
+        kind, hits, texts, item = value["action_name"], [], [], extra["object"]["object_id"]
+        event_id = extra.get("event_id")
+        identity = None if event_id is None else (kind, item, event_id)
     return {
         "kind": kind,
         "time": time_us,

@@ -90,6 +90,12 @@ def test_an_exposure_keeps_query_hits_and_what_is_inline() -> None:
     assert event.position == Position("t", 3, 171_004)
 
 
+def test_a_search_that_found_nothing_is_an_exposure_without_hits() -> None:
+    event = decode(Kind.EXPOSURE, record(exposure(query_response_hit_ids=[])))
+    assert isinstance(event, Exposure)
+    assert (event.hits, event.user_query) == ((), "red running shoes")
+
+
 def test_times_with_any_offset_are_the_same_instant() -> None:
     times = [
         "2026-11-23T22:08:30.12Z",
@@ -149,15 +155,55 @@ def identity(
 
 def test_identity_is_the_cloud_event_then_the_event_id_then_query_and_page_then_nothing() -> None:
     with_id = action(event_attributes={"event_id": "e"})
-    assert identity(Kind.CLICK, with_id, HEADERS) == b"c\0shop/1\x0017"
-    assert identity(Kind.CLICK, with_id, HEADERS[:1]) == b"e\0e", "half a pair identifies nothing"
-    assert identity(Kind.CLICK, with_id) == b"e\0e"
+    assert identity(Kind.CLICK, with_id, HEADERS) == b"c\0shop/1\0click\0A\x0017"
+    by_event_id = b"e\0click\0A\0e"
+    assert identity(Kind.CLICK, with_id, HEADERS[:1]) == by_event_id, "half a pair is none"
+    assert identity(Kind.CLICK, with_id) == by_event_id
     assert identity(Kind.CLICK, action()) is None
-    assert (
-        identity(Kind.EXPOSURE, exposure(query_attributes={"event_id": "e", "page": 1})) == b"e\0e"
-    )
+    named = exposure(query_attributes={"event_id": "e", "page": 1})
+    assert identity(Kind.EXPOSURE, named) == b"e\0q\0e"
     assert identity(Kind.EXPOSURE, exposure(query_attributes={"page": 2})) == b"q\0q\x002"
     assert identity(Kind.EXPOSURE, exposure()) == b"q\0q\0"
+
+
+@pytest.mark.parametrize("headers", [(), HEADERS])
+def test_an_id_of_an_order_or_a_batch_keeps_its_lines_and_actions_apart(
+    headers: tuple[tuple[str, bytes], ...],
+) -> None:
+    def line(name: str, object_id: str) -> bytes | None:
+        attributes = {"event_id": "order-1", "object": {"object_id": object_id}}
+        return identity(Kind.PURCHASE, action(name, event_attributes=attributes), headers)
+
+    lines = [("purchase", "A"), ("purchase", "B"), ("click", "A")]
+    back = action("purchase", event_attributes={"event_id": "order-1", "quantity": -1})
+    assert len({*(line(*each) for each in lines), identity(Kind.PURCHASE, back, headers)}) == 4
+    assert line("purchase", "A") == line("purchase", "A")
+
+
+def test_exposures_of_one_batch_id_are_told_apart_by_their_query_id() -> None:
+    first, second = (identity(Kind.EXPOSURE, exposure(query_id=q), HEADERS) for q in "ab")
+    assert first != second
+
+
+@pytest.mark.parametrize(
+    ("fields", "returned"),
+    [
+        ({}, False),
+        ({"quantity": 1, "price": 59.9}, False),
+        ({"price": 0}, False),
+        ({"price": None, "quantity": None}, False),
+        ({"quantity": 0}, True),
+        ({"quantity": -1, "price": 59.9}, True),
+        ({"quantity": 1, "price": -59.9}, True),
+        ({"revenue": -0.01}, True),
+    ],
+)
+def test_a_purchase_of_nothing_or_for_less_than_nothing_is_a_return(
+    fields: dict[str, Any], returned: bool
+) -> None:
+    event = decode(Kind.PURCHASE, record(action("purchase", event_attributes=fields)))
+    assert isinstance(event, Purchase)
+    assert event.returned is returned
 
 
 # --- time and limits ------------------------------------------------------------------------------
@@ -193,7 +239,6 @@ def test_a_query_beyond_the_limit_is_cut_and_says_by_how_much() -> None:
         ({"timestamp": "yesterday"}, "$.timestamp"),
         ({"timestamp": 1_795_471_710}, "$.timestamp"),
         ({"user_query": None}, "$.user_query"),
-        ({"query_response_hit_ids": []}, "$.query_response_hit_ids"),
         ({"query_response_hit_ids": ["A", 3]}, "$.query_response_hit_ids[1]"),
     ],
 )

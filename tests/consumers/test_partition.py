@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from consumers.dead_letter import WINDOW_RECORDS
 from consumers.events import encode_click, encode_exposure
 from consumers.pipeline import BatchConfig
 from tests.consumers.bench import Bench
@@ -125,6 +126,37 @@ def test_other_actions_are_ignored_whatever_they_carry_but_their_time_counts() -
     assert bench.run() == []
     assert bench.count("consumer_events_total", event="other", outcome="ignored") == 1
     assert bench.pipeline._assembler.watermarks.newest_us == START_US
+
+
+def test_a_search_without_hits_is_no_sample_and_no_dead_letter_but_its_time_counts() -> None:
+    log = empty()
+    show(log, "q", 5, hits=())
+    click(log, "q", "A", 1)
+    bench = Bench(log)
+    assert [sample.item_id for sample in bench.run()] == ["A"]
+    assert bench.shelf.sent == []
+    assert bench.count("consumer_events_total", event="exposure", outcome="no_hits") == 1
+    assert bench.count("join_labels_total", event="click", result="orphan") == 1
+    assert bench.pipeline._assembler.watermarks.newest_us == START_US + 5 * SECOND
+    assert bench.pipeline._assembler.join.num_open_exposures == 0
+
+
+def test_searches_that_found_nothing_never_stop_the_learner() -> None:
+    log = empty()
+    for n in range(WINDOW_RECORDS):
+        show(log, f"q{n}", n, hits=())
+    bench = Bench(log)
+    assert bench.run() == []
+    assert bench.count("consumer_events_total", outcome="no_hits") == WINDOW_RECORDS
+
+
+def test_lines_of_one_order_under_one_event_id_are_all_counted() -> None:
+    log = empty()
+    for item in ("A", "B", "A"):
+        click(log, None, item, 0, event_id="order-1")
+    bench = Bench(log)
+    assert {sample.item_id for sample in bench.run()} == {"A", "B"}
+    assert bench.count("consumer_events_total", event="click", outcome="duplicate") == 1
 
 
 def test_a_clock_a_year_ahead_is_clamped_and_does_not_move_the_watermark() -> None:
