@@ -6,11 +6,13 @@ DeployError
 │   └── BrokerFailed          it was started, or its packages checked, and something is wrong
 ├── SettingsError             wrong keys, values or variables, all of them
 ├── PortTaken                 a port to listen on is in use
+├── StoreAbsent               the store of the settings is not there
 ├── Unsafe                    an operator's command was refused: nothing was written
 └── UsageError                a command was called with what it cannot use
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar
 
 
@@ -65,6 +67,17 @@ class PortTaken(DeployError):
         reason = reason.partition(" (while attempting")[0]
         remedy = f"Stop what does, or set {key} to another port."
         super().__init__(f"cannot listen on {host}:{port} ({reason}). {remedy}")
+
+
+class StoreAbsent(DeployError):
+    """No store where the settings say; names the folder, the file of settings and the remedy."""
+
+    exit_code = 2
+
+    def __init__(self, root: Path, source: str) -> None:
+        """Take the folder, and where the settings come from."""
+        remedy = "name the settings of the learner with --config FILE or STEELYARD_CONFIG"
+        super().__init__(f"store.root: there is no store in {root} ({source}): {remedy}")
 
 
 class Unsafe(DeployError):

@@ -18,7 +18,7 @@ same state.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -260,20 +260,19 @@ class Trainer:
         The function may run in any thread while training goes on.
         """
         ranker = self.ranker
-        moving = {id(p) for p in self._optimizer.parameters()}
+        moving = set(self._moving_names())
         parameters = ranker.encoder.model.state_dict(keep_vars=True)
-        model = {
-            name: _copy(p) if id(p) in moving else p.detach() for name, p in parameters.items()
-        }
+        model = {name: _copy(p) if name in moving else p.detach() for name, p in parameters.items()}
         heads = {name: _copy(p) for name, p in ranker.heads().items()}
         queries, residuals = ranker.residual.vectors()
         estimators, stackers = self.weigher.snapshot(), self.served.snapshot()
         training = self._training_state()
 
         def encode() -> dict[str, bytes]:
+            encoder = self._model_files(model, moving)
             # The settings hold a digest of what never moves, which is slow the first time
             state = layout.ScoringState(
-                settings=self._scoring_settings(),
+                settings=self._scoring_settings(encoder),
                 heads=heads,
                 queries=queries,
                 residuals=residuals,
@@ -282,22 +281,36 @@ class Trainer:
             )
             return {
                 **self._hugging_face,
-                layout.MODEL: self._model_file(model),
+                **encoder,
                 **layout.scoring_files(state),
                 **layout.training_files(training),
             }
 
         return encode
 
-    def _model_file(self, model: dict[str, torch.Tensor]) -> bytes:
-        """Encode the encoder; only once if no parameter of it moves."""
-        if self.ranker.encoder.trainable_parameters():
-            return layout.model_file(model)
+    def _model_files(self, model: dict[str, torch.Tensor], names: set[str]) -> dict[str, bytes]:
+        """Encode the encoder; what is not among `names`, which move, is a file encoded once."""
+        moving = {name: tensor for name, tensor in model.items() if name in names}
+        frozen = {name: tensor for name, tensor in model.items() if name not in names}
+        if not frozen:
+            return {layout.MODEL: layout.model_file(moving)}
         if self._frozen_model is None:
-            self._frozen_model = layout.model_file(model)
-        return self._frozen_model
+            self._frozen_model = layout.model_file(frozen)
+        if not moving:
+            return {layout.MODEL: self._frozen_model}
+        return {
+            layout.FROZEN: self._frozen_model,
+            layout.MOVING: layout.model_file(moving),
+            layout.MODEL_INDEX: layout.model_index(frozen, moving),
+        }
 
-    def _scoring_settings(self) -> layout.ScoringSettings:
+    def _moving_names(self) -> list[str]:
+        """Return the names of the encoder's parameters that training moves."""
+        moving = {id(p) for p in self._optimizer.parameters()}
+        named = self.ranker.encoder.model.state_dict(keep_vars=True)
+        return [name for name, parameter in named.items() if id(parameter) in moving]
+
+    def _scoring_settings(self, encoder: Iterable[str]) -> layout.ScoringSettings:
         ranker = self.ranker
         return layout.ScoringSettings(
             weighting=self.weigher.config.on_disk(),
@@ -307,6 +320,7 @@ class Trainer:
             prefix=ranker.encoder.prefix_digest(),
             logit_scale=ranker.logit_scale,
             tuning=ranker.encoder.tuning.name,
+            model_files=tuple(name for name in encoder if name != layout.MODEL_INDEX),
         )
 
     def _training_state(self) -> layout.TrainingState:

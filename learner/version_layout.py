@@ -1,7 +1,8 @@
 """Files of a version: the one place that names, writes and reads them.
 
 ```
-config.json  tokenizer.json  tokenizer_config.json  model.safetensors    a Hugging Face folder
+config.json  tokenizer.json  tokenizer_config.json  model.safetensors    a Hugging Face folder;
+                     where a part of the encoder is frozen, its parameters are a shard of their own
 heads.json           how to score: `ScoringSettings`
 heads.safetensors    heads of the tasks
 residual.json        queries that have a residual
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 MODEL = "model.safetensors"
+FROZEN, MOVING = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+MODEL_INDEX = "model.safetensors.index.json"
 HEADS_SETTINGS = "heads.json"
 HEADS = "heads.safetensors"
 QUERIES = "residual.json"
@@ -63,6 +66,7 @@ class ScoringSettings(msgspec.Struct, kw_only=True):
         prefix: digest of the frozen part of the encoder; for information, nothing relies on it.
         logit_scale: of the cosine.
         tuning: of the encoder.
+        model_files: files that hold the encoder's parameters.
     """
 
     format: int = FORMAT
@@ -73,6 +77,7 @@ class ScoringSettings(msgspec.Struct, kw_only=True):
     prefix: str
     logit_scale: float = msgspec.field(name="scale")
     tuning: str
+    model_files: tuple[str, ...] = (MODEL,)
 
 
 class Progress(msgspec.Struct, kw_only=True):
@@ -193,13 +198,25 @@ def hugging_face_files(model: Any, tokenizer: Any) -> dict[str, bytes]:
 
 
 def model_file(tensors: Mapping[str, torch.Tensor]) -> bytes:
-    """Encode the encoder's parameters; those of a device are copied to the host."""
+    """Encode parameters of the encoder; those of a device are copied to the host."""
     return blobs.tensors_to_bytes({name: tensor.cpu() for name, tensor in tensors.items()})
+
+
+def model_index(frozen: Mapping[str, torch.Tensor], moving: Mapping[str, torch.Tensor]) -> bytes:
+    """Encode the index of a sharded encoder, as transformers reads it."""
+    shard = {**dict.fromkeys(frozen, FROZEN), **dict.fromkeys(moving, MOVING)}
+    num_bytes = sum(tensor.nbytes for part in (frozen, moving) for tensor in part.values())
+    index = {"metadata": {"total_size": num_bytes}, "weight_map": shard}
+    return msgspec.json.encode(index, order="sorted")
 
 
 def read_model(read: Read) -> dict[str, torch.Tensor]:
     """Decode the encoder's parameters, on the host."""
-    return blobs.tensors_from_bytes(read(MODEL))
+    settings = msgspec.json.decode(read(HEADS_SETTINGS), type=ScoringSettings)
+    tensors: dict[str, torch.Tensor] = {}
+    for name in settings.model_files:
+        tensors |= blobs.tensors_from_bytes(read(name))
+    return tensors
 
 
 def read_scoring(read: Read) -> ScoringState:

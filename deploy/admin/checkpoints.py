@@ -195,7 +195,7 @@ def prune(
 
     The rule is the learner's own (`learner.store.retention`): what an alias, the announcement, a
     command that is not over or the newest state needs, stays. Commit mark first, then files, by
-    rename into `trash/`, which the learner empties an hour later; journal segments that nothing
+    rename into `trash/`, which the learner empties a minute later; journal segments that nothing
     needs any more go with its next pass.
 
     Raises:

@@ -13,7 +13,7 @@ from deploy.cli.options import JSON, KAFKA, Options, takes
 @takes(*KAFKA, *JSON)
 def doctor(options: Options) -> None:
     """Check Kafka, clock, store, model and machine; exit 1 if a check fails."""
-    settings = options.settings()
+    settings = options.told_settings()
     from deploy.doctor.report import examine, render
 
     results = examine(settings)

@@ -45,7 +45,7 @@ def send(
 
     Exit 1 if a line is not an event. Records are keyed by client_id, items by object_id.
     """
-    settings = options.settings()
+    settings = options.told_settings()
     from deploy.admin import event_file, events
     from deploy.admin.rate import Throttle, parse
 
@@ -67,7 +67,7 @@ def tail(
     options: Options,
 ) -> None:
     """Print the last records of a topic, one JSON object a line."""
-    settings = options.settings()
+    settings = options.told_settings()
     from deploy.admin import records
 
     output = options.output(as_json=True)
@@ -86,7 +86,7 @@ def deadletters(
     options: Options,
 ) -> None:
     """Print dead letters, one JSON object a line; with --replay, send them again."""
-    kafka = options.settings().kafka
+    kafka = options.told_settings().kafka
     from deploy.admin import events, records
 
     topics, output, sink = kafka.topics, options.output(as_json=True), None

@@ -38,7 +38,7 @@ def describe(
     options: Options,
 ) -> None:
     """Print offsets and lag of a group; exit 1 without one."""
-    settings = options.settings()
+    settings = options.store_settings() if group is None else options.told_settings()
     from deploy.admin import kafka_commands
 
     raise typer.Exit(kafka_commands.describe(settings, options.output(), group, watch=watch))
@@ -76,7 +76,7 @@ def reset(
 
     Moving the learner's own offsets does not change its state: records read again count twice.
     """
-    settings = options.settings()
+    settings = options.told_settings()
     from deploy.admin import kafka_commands
     from deploy.admin.offsets.plan import ResetRequest
     from deploy.admin.offsets.scopes import one_scope

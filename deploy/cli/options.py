@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import logging
 import os
 import shlex
 import sys
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, get_type_hints
 
 import typer
 
-from deploy.errors import UsageError
+from deploy.errors import StoreAbsent, UsageError
 
 if TYPE_CHECKING:
     from deploy.process.terminal import Output
@@ -50,7 +51,10 @@ class Options:
 
     config: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Settings in YAML; `steelyard config init` writes one."),
+        typer.Option(
+            metavar="FILE",
+            help="Settings in YAML; by default $STEELYARD_CONFIG, or ./steelyard.yaml.",
+        ),
     ] = None
     sets: Annotated[
         list[str] | None,
@@ -79,22 +83,55 @@ class Options:
             if not equals:
                 raise UsageError(f"--set: got {given!r}, expected KEY=VALUE")
             overrides[key] = text
-        return load(self.config, os.environ, overrides)
+        return load(self.file(), os.environ, overrides)
+
+    def file(self) -> Path | None:
+        """Return the file that the settings are read from, None for defaults."""
+        from deploy.settings.load import settings_file
+
+        return settings_file(self.config, os.environ)
 
     def process_settings(self) -> Settings:
-        """Load the settings of a long-running process and set up its logs."""
+        """Load the settings of a long-running process, set up its logs, and log the sources."""
         settings = self.settings()
         from deploy.process.observability import configure_logging
 
         configure_logging(settings.observability)
+        where = {"settings": str(self.file() or "defaults"), "store": str(settings.store.root)}
+        logging.getLogger("steelyard").info("settings are read", extra=where)
+        return settings
+
+    def told_settings(self) -> Settings:
+        """Load the settings of a command, and tell their file and their store on standard error."""
+        settings = self.settings()
+        typer.echo(f"{self._source()}; store: {settings.store.root}", err=True)
+        return settings
+
+    def store_settings(self) -> Settings:
+        """Load the settings of a command on the store, as `told_settings`.
+
+        Raises:
+            StoreAbsent: there is no store.
+        """
+        settings = self.told_settings()
+        if not settings.store.root.is_dir():
+            raise StoreAbsent(settings.store.root, self._source())
         return settings
 
     def store(self) -> Store:
-        """Open the store of the settings."""
-        root = self.settings().store.root
+        """Open the store of the settings, as `store_settings`.
+
+        Raises:
+            StoreAbsent: there is none.
+        """
+        root = self.store_settings().store.root
         from learner.artifact import Store
 
         return Store(root)
+
+    def _source(self) -> str:
+        file = self.file()
+        return f"settings: {file}" if file else "settings: defaults, no file"
 
     def output(self, *, as_json: bool | None = None) -> Output:
         """Return the output of a command; `as_json` overrides the option."""

@@ -62,7 +62,6 @@ def replay(
     """
     if context.invoked_subcommand is not None:
         return
-    settings = options.settings()
     from deploy.admin import kafka_commands
     from deploy.admin.offsets.targets import one_target
     from deploy.admin.replay.request import ReplayRequest
@@ -79,6 +78,7 @@ def replay(
         export=export,
         yes=yes,
     )
+    settings = options.store_settings()
     learn = options.command_line("learn")
     raise typer.Exit(kafka_commands.replay(settings, options.output(), request, learn=learn))
 
@@ -90,7 +90,7 @@ def cancel(yes: Yes = False, *, options: Options) -> None:
 
     To undo is to go back to the last checkpoint before it.
     """
-    settings = options.settings()
+    settings = options.store_settings()
     from deploy.admin import kafka_commands
 
     raise typer.Exit(kafka_commands.cancel(settings, options.output(), yes=yes))

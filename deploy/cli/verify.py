@@ -35,7 +35,7 @@ def verify(
 
     Exit 0 if equal, 1 if different, 3 if it cannot be decided.
     """
-    settings = options.settings()
+    settings = options.store_settings()
     from deploy.admin import kafka_commands
     from deploy.admin.rate import Throttle, parse
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
+#: Names a file of settings, for every command.
+CONFIG = "STEELYARD_CONFIG"
+
 _PREFIX = "STEELYARD_"
 _SERVICE_LINK = re.compile(
     r"(_[A-Z0-9]+)*_"
@@ -19,9 +22,9 @@ def variable(key: str) -> str:
 
 
 def settings_in(env: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
-    """Yield (variable, key, text) of every variable with our prefix, sorted by name."""
+    """Yield (variable, key, text) of every variable that sets a key, sorted by name."""
     for name in sorted(env):
-        if name.startswith(_PREFIX) and not _is_service_link(name, env[name]):
+        if name.startswith(_PREFIX) and name != CONFIG and not _is_service_link(name, env[name]):
             yield name, name.removeprefix(_PREFIX).replace("__", ".").lower(), env[name]
 
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from consumers.kafka.options import GUARDED
 from deploy.errors import SettingsError
-from deploy.settings.environment import settings_in, variable
+from deploy.settings.environment import CONFIG, settings_in, variable
 from deploy.settings.leaf import MASK, Leaf, is_secret, leaves, text_or_value
 from deploy.settings.renamed import present_key, present_value
 from deploy.settings.render import DEFAULT
@@ -23,7 +23,19 @@ from weighting.constraints import SettingError
 
 COMMAND_LINE = "command line"
 
+#: The file of settings of a folder, read where none is named.
+FILE = Path("steelyard.yaml")
+
 Node = TypeVar("Node")
+
+
+def settings_file(given: Path | None, env: Mapping[str, str]) -> Path | None:
+    """Return the file to load: the one given, STEELYARD_CONFIG, ./steelyard.yaml, or None."""
+    if given is not None:
+        return given
+    if named := env.get(CONFIG):
+        return Path(named)
+    return FILE if FILE.exists() else None
 
 
 def load(

@@ -75,6 +75,7 @@ class Checkpointer:
         self._ownership = Ownership(store_root, disk, self._now_us)
         self._next_seq = 0
         self._parent: Version | None = None
+        self._shared: Version | None = None  # the checkpoint before the parent
         self._journal: Journal | None = None
         self._run_state = RunState()
         self._retention = Retention(
@@ -164,6 +165,7 @@ class Checkpointer:
                 self._refuse_if_fenced()
             evidence.keep(self._root, self._disk, point.skipped)
             self._journal, self._run_state, self._parent = journal, point.run_state, point.version
+            self._shared = None if point.skipped else self._earlier(point.version)
             linked = self._fence(point, initial.config_sha256)  # A6
         self._next_seq = point.next_seq + 1
         journal.start(self._ownership.token, initial.fingerprint)  # A7
@@ -223,7 +225,7 @@ class Checkpointer:
         _check_place(metadata, run_state)
         seq = self._next_seq
         folder = self._root / manifest.folder_name(self._ownership.token, seq)
-        written = VersionFiles(self._disk, folder, self._parent)
+        written = VersionFiles(self._disk, folder, self._shared)
         try:
             with self._ownership.step("C4", folder):
                 digests = written.write(files)
@@ -247,7 +249,7 @@ class Checkpointer:
                 raise self._ownership.fenced(f"{mark.name} is another owner's")
         with self._ownership.step("C10", mark.parent):
             self._disk.fsync_folder(mark.parent)
-        self._parent = version
+        self._shared, self._parent = self._parent, version
         return version
 
     def announce(self, version: Version) -> None:
@@ -282,6 +284,14 @@ class Checkpointer:
         """
         with self._ownership.step("C11", self._root / "trash"):
             return self._retention.prune(keep, lambda: self.run_state)
+
+    def _earlier(self, version: Version | None) -> Version | None:
+        """Return the checkpoint before a version, where both are there."""
+        if version is None:
+            return None
+        with self._ownership.step("A4", self._root / "man"):
+            older = [found for found in self.store.versions() if found.seq < version.seq]
+        return older[-1] if older else None
 
     def _tail(self, choice: Choice) -> Tail | None:
         """Read the journal behind the state (A5)."""

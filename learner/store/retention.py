@@ -2,8 +2,8 @@
 
 One rule holds for the learner (`Checkpointer.prune`) and for an operator's ``checkpoints prune``:
 `expired` says which manifests are beyond the newest ones that are kept, `protected` which versions
-stay all the same because something names them. What leaves is renamed into ``trash/``, and gone in
-a pass at least an hour later.
+stay all the same because something names them. What leaves is renamed into ``trash/``, out of
+sight of readers at once, and deleted in the first pass a minute later.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from learner.store.ownership import Ownership
 from learner.store.recovery.decision import needed
 
 MIN_KEEP = 5
-_TRASH_US = 3600 * 1_000_000
+#: How long what was retired stays in ``trash/``, at least.
+TRASH_US = 60 * 1_000_000
 
 
 @dataclass(slots=True, kw_only=True)
@@ -105,7 +106,7 @@ class Retention:
     def _empty_trash(self, now_us: int) -> None:
         for name in self.disk.listdir(self.store.root / "trash"):
             thrown_us, path = name.partition("-")[0], self.store.root / "trash" / name
-            if not thrown_us.isdecimal() or now_us - int(thrown_us) < _TRASH_US:
+            if not thrown_us.isdecimal() or now_us - int(thrown_us) < TRASH_US:
                 continue
             if path.is_dir():
                 blobs.remove_tree(self.disk, path)

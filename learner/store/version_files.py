@@ -1,9 +1,9 @@
-"""Files of a version, written durably or shared with the one before.
+"""Files of a version, written durably or shared with an earlier one.
 
-A file of at least 1 MiB that the checkpoint before holds with the same digest, such as a frozen
-encoder, is not written again: it gets a second name by `link`. What damages such a file damages
-every version that shares it (each one's digest tells), so at most four do: of the five versions
-that are always kept, two are independent.
+A file of at least 1 MiB that the checkpoint before the last holds with the same digest, such as the
+frozen part of an encoder, is not written again: it gets a second name by `link`. So there are two
+copies of it on disk however many versions are kept, and what damages one copy damages every other
+version (each one's digest tells).
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from learner.artifact import Version
 from learner.store import blobs, manifest
 from learner.store.blobs import Digest, Disk
 
-MAX_SHARED = 4
 _SHARED_BYTES = 1 << 20
 
 
@@ -29,12 +28,12 @@ class VersionFiles:
     Attributes:
         disk: the file system, or a test's.
         folder: of the version; nothing names it yet.
-        parent: the checkpoint before, whose large files may be shared.
+        shared: the version whose large files may be shared.
     """
 
     disk: Disk
     folder: Path
-    parent: Version | None
+    shared: Version | None
 
     def write(self, files: Mapping[str, bytes]) -> dict[str, Digest]:
         """Write or link each file (C4); return the digests.
@@ -44,11 +43,12 @@ class VersionFiles:
         Raises:
             OSError: there is too little room, or the system refused something.
         """
-        self._check_room(2 * sum(map(len, files.values())))
         blobs.remove_tree(self.disk, self.folder)  # a failed attempt's; no manifest names it
+        same = {path: digest for path in files if (digest := self._same(path, files[path]))}
+        self._check_room(2 * sum(len(data) for path, data in files.items() if path not in same))
         for folder in self._folders(files):
             self.disk.mkdir(folder)
-        return {path: self._put(path, files[path]) for path in sorted(files)}
+        return {path: self._put(path, files[path], same.get(path)) for path in sorted(files)}
 
     def fsync_folders(self, files: Iterable[str]) -> None:
         """Make the names durable, from the deepest folder to ``blobs/`` (C5)."""
@@ -64,7 +64,7 @@ class VersionFiles:
         root = self.folder.parent.parent
         free = self.disk.free_bytes(root)
         if free < num_bytes:
-            reason = f"{free} bytes free, {num_bytes} wanted (twice the checkpoint)"
+            reason = f"{free} bytes free, {num_bytes} wanted (twice what is new)"
             raise OSError(errno.ENOSPC, reason, str(root))
 
     def _folders(self, files: Iterable[str]) -> list[Path]:
@@ -73,24 +73,20 @@ class VersionFiles:
         within = {folder for folder in above if folder.is_relative_to(self.folder)}
         return sorted({self.folder, *within})
 
-    def _put(self, path: str, data: bytes) -> Digest:
-        if shared := self._share(path, data):
-            return shared
+    def _put(self, path: str, data: bytes, same: Digest | None) -> Digest:
+        """Link a file that is the `same` in the shared version, or write it."""
+        if self.shared is not None and same is not None:
+            with contextlib.suppress(OSError):  # no link to be had: the bytes are here
+                self.disk.link(self.shared.path / path, self.folder / path)
+                return same
         return blobs.put(self.disk, self.folder / path, data)
 
-    def _share(self, path: str, data: bytes) -> Digest | None:
-        """Link a large file of the parent; None where it must be written."""
-        if self.parent is None or len(data) < _SHARED_BYTES or path not in self.parent.files:
+    def _same(self, path: str, data: bytes) -> Digest | None:
+        """Return the digest of a large file that the shared version has too."""
+        if self.shared is None or len(data) < _SHARED_BYTES or path not in self.shared.files:
             return None
-        same = self.parent.path / path
         meant = blobs.digest(data)
-        try:
-            if self.parent.files[path] != meant or self.disk.num_links(same) >= MAX_SHARED:
-                return None
-            self.disk.link(same, self.folder / path)
-        except OSError:
-            return None  # no link to be had: the bytes are here
-        return meant
+        return meant if self.shared.files[path] == meant else None
 
 
 def check_paths(paths: Iterable[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -107,5 +108,7 @@ class BackgroundWriter:
         except Fenced:
             raise
         except StoreError as error:
+            with contextlib.suppress(StoreError):  # a full disk: what was retired may go now
+                self._checkpointer.prune(self._keep)
             return Saved(version=version, error=error)
         return Saved(version=version, error=None)

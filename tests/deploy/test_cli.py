@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from consumers.errors import OptionRefused, SourceUnavailable, TopicMissing
 from deploy.cli.app import app
 from deploy.cli.exit_codes import exit_code
-from deploy.errors import PortTaken, SettingsError, Unsafe, UsageError
+from deploy.errors import PortTaken, SettingsError, StoreAbsent, Unsafe, UsageError
 from learner.artifact import Store
 from learner.errors import Corrupt, Fenced, StoreFailed
 from serving.errors import NotReady
@@ -158,10 +158,9 @@ def test_a_broker_that_is_down_is_one_line_and_worth_another_try(tmp_path: Path)
         "events", "send", str(file), "--topic", "clicks", "--bootstrap-servers", "127.0.0.1:1"
     )
     assert done.returncode == 75
-    assert done.stderr.startswith(
-        "steelyard: no Kafka broker answered at 127.0.0.1:1 within 10 s ("
-    )
-    assert len(done.stderr.splitlines()) == 1
+    where, error = done.stderr.splitlines()
+    assert where.startswith("settings: ")
+    assert error.startswith("steelyard: no Kafka broker answered at 127.0.0.1:1 within 10 s (")
 
 
 def test_the_doctor_exits_1_on_a_cross_and_speaks_json(tmp_path: Path) -> None:
@@ -176,7 +175,7 @@ def test_the_doctor_exits_1_on_a_cross_and_speaks_json(tmp_path: Path) -> None:
         "--json",
     )
     assert done.returncode == 1
-    assert done.stderr == ""
+    assert done.stderr == f"settings: defaults, no file; store: {tmp_path}\n"
     findings = json.loads(done.stdout)
     assert [
         (finding["area"], finding["mark"]) for finding in findings if finding["mark"] == "X"
@@ -198,7 +197,7 @@ def test_a_rollback_without_a_terminal_needs_yes_and_is_one_json_object(tmp_path
     root = ["--set", f"store.root={tmp_path}"]
     refused = run("checkpoints", "rollback", *root)
     assert (refused.returncode, refused.stdout) == (2, "")
-    assert refused.stderr == (
+    assert refused.stderr.partition("\n")[2] == (
         "steelyard: Let champion be v000002 (now v000003)? "
         "There is nobody to ask: add --yes. Nothing was written.\n"
     )
@@ -215,7 +214,7 @@ def test_no_way_back_is_exit_3(tmp_path: Path) -> None:
     saved(tmp_path, 1)
     done = run("checkpoints", "rollback", "--yes", "--set", f"store.root={tmp_path}")
     assert done.returncode == 3
-    assert done.stderr.startswith("steelyard: no version served before this one")
+    assert "\nsteelyard: no version served before this one" in done.stderr
 
 
 # --- config ---
@@ -271,3 +270,58 @@ def test_a_secret_is_never_shown() -> None:
 
 def test_the_settings_schema_is_printed() -> None:
     assert json.loads(CliRunner().invoke(app, ["config", "schema"]).stdout)["properties"]["kafka"]
+
+
+STORE_COMMANDS = [
+    "checkpoints list",
+    "checkpoints show @champion",
+    "checkpoints verify v000001",
+    "checkpoints rollback --yes",
+    "checkpoints prune --keep 5 --yes",
+    "offsets describe",
+    "replay --from-checkpoint v000001",
+    "replay cancel --yes",
+    "verify",
+]
+
+
+@pytest.mark.parametrize("command", STORE_COMMANDS)
+def test_an_absent_store_is_an_error_that_names_it_and_the_settings(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "steelyard.yaml").write_text("store:\n  root: nowhere\n")
+    result = CliRunner().invoke(app, command.split())
+    assert isinstance(result.exception, StoreAbsent)
+    assert exit_code(result.exception) == 2
+    assert "nowhere (settings: steelyard.yaml)" in str(result.exception)
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_settings_are_found_in_the_order_option_variable_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("steelyard", "named", "given"):
+        (tmp_path / name).mkdir()
+        (tmp_path / f"{name}.yaml").write_text(f"store:\n  root: {tmp_path / name}\n")
+
+    def told(*arguments: str) -> str:
+        result = CliRunner().invoke(app, ["checkpoints", "list", *arguments])
+        assert result.exit_code == 0
+        return result.stderr.splitlines()[0]
+
+    assert told() == f"settings: steelyard.yaml; store: {tmp_path}/steelyard"
+    monkeypatch.setenv("STEELYARD_CONFIG", str(tmp_path / "named.yaml"))
+    assert told() == f"settings: {tmp_path}/named.yaml; store: {tmp_path}/named"
+    assert told("--config", "given.yaml") == f"settings: given.yaml; store: {tmp_path}/given"
+    monkeypatch.delenv("STEELYARD_CONFIG")
+    (tmp_path / "steelyard.yaml").unlink()
+    own = f"store.root={tmp_path / 'given'}"
+    assert told("--set", own) == f"settings: defaults, no file; store: {tmp_path}/given"
+
+
+def test_a_variable_that_names_no_file_is_an_error() -> None:
+    done = run("config", "show", env={"STEELYARD_CONFIG": "missing.yaml"})
+    assert done.returncode == 2
+    assert "missing.yaml: cannot be read" in done.stderr

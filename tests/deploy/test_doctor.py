@@ -23,10 +23,11 @@ from deploy.doctor.check_result import CheckResult, Mark
 from deploy.doctor.kafka import Admin, examine_kafka
 from deploy.doctor.machine import SAFE, examine_machine, examine_model, examine_port
 from deploy.doctor.report import examine, render
-from deploy.doctor.store import examine_store
+from deploy.doctor.store import examine_store, steady_bytes
 from deploy.roles.serve import ServingRole
 from deploy.settings.config import LogConfig, ServingConfig
 from deploy.settings.tree import Settings
+from learner.artifact import Store
 from learner.config import LearnerConfig, StoreConfig
 from learner.store.blobs import Disk
 from learner.store.checkpoint import Checkpointer
@@ -419,22 +420,24 @@ def test_everything_is_looked_at_in_one_order(tmp_path: Path) -> None:
 # --- store, model, machine ---
 
 
+CUT = CheckpointMetadata(
+    step=1,
+    samples=1,
+    offsets={"clicks": {0: 150}},
+    event_time=None,
+    watermark_us=None,
+    weighting={},
+    evaluation={},
+    fresh_events=(),
+    config_sha256="",
+    fingerprint={},
+)
+
+
 def checkpoint(root: Path) -> Checkpointer:
     checkpointer = Checkpointer(root, Disk(), lambda: NOW_US / 1e6)
-    cut = CheckpointMetadata(
-        step=1,
-        samples=1,
-        offsets={"clicks": {0: 150}},
-        event_time=None,
-        watermark_us=None,
-        weighting={},
-        evaluation={},
-        fresh_events=(),
-        config_sha256="",
-        fingerprint={},
-    )
-    checkpointer.acquire(Journal(root, Disk()), initial=cut)
-    checkpointer.save({"model.safetensors": b"the model"}, cut)
+    checkpointer.acquire(Journal(root, Disk()), initial=CUT)
+    checkpointer.save({"model.safetensors": b"the model"}, CUT)
     return checkpointer
 
 
@@ -451,6 +454,21 @@ def test_a_store_whose_newest_version_is_whole_says_so(tmp_path: Path) -> None:
     results = list(examine_store(StoreConfig(root=tmp_path)))
     assert [result.mark for result in results] == ["ok", "ok", "ok"]
     assert results[-1].text == "v000002: every file has its digest"
+
+
+def test_the_size_of_a_store_counts_what_versions_share_twice_and_the_rest_once_each(
+    tmp_path: Path,
+) -> None:
+    large, small = bytes(1 << 20), 5000
+    checkpointer = checkpoint(tmp_path)
+    for step in range(4):
+        moving = bytes([step]) * small
+        checkpointer.save({"frozen.bin": large, "moving.bin": moving}, CUT)
+    versions = Store(tmp_path).versions()
+    own = small * (20 + 60 + 1)  # kept, retired within a minute at one a second, being made
+    assert steady_bytes(versions, keep=20) == own + 2 * len(large)
+    _, space, _ = examine_store(StoreConfig(root=tmp_path))
+    assert "the store has 2.1 MB and will have about 2.5 MB with 20 versions" in space.text
 
 
 def test_a_flipped_byte_in_the_newest_version_is_a_cross(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ class FaultyDisk(Disk):
         self.plan = plan
         self.calls: list[Call] = []
         self.failed: list[Call] = []
-        self._free_bytes = free_bytes
+        self.num_free_bytes = free_bytes
         self._nth: dict[str, int] = {}
         self._open: dict[int, Path] = {}
         self._dead = False
@@ -169,7 +169,7 @@ class FaultyDisk(Disk):
         return self._do("listdir", path, lambda: Disk.listdir(self, path))
 
     def free_bytes(self, path: Path) -> int:
-        return Disk.free_bytes(self, path) if self._free_bytes is None else self._free_bytes
+        return Disk.free_bytes(self, path) if self.num_free_bytes is None else self.num_free_bytes
 
     def token(self) -> str:
         return f"{next(_tokens):06d}"

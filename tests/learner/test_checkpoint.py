@@ -157,7 +157,7 @@ def test_a_save_without_room_for_twice_its_size_writes_nothing(tmp_path: Path) -
     disk = FaultyDisk(free_bytes=2 * sum(map(len, files(2).values())) - 1)
     checkpointer = owner(tmp_path, disk)
     first = len(disk.calls)
-    with pytest.raises(StoreFailed, match=r"C4 failed with ENOSPC .*twice the checkpoint"):
+    with pytest.raises(StoreFailed, match=r"C4 failed with ENOSPC .*twice what is new"):
         checkpointer.save(files(2), cut(2))
     assert not [call for call in disk.calls[first:] if call.op in ("create", "mkdir")]
 

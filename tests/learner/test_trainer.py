@@ -6,13 +6,16 @@ import dataclasses
 import hashlib
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModel
 
+from learner import version_layout as layout
 from learner.errors import Diverged, OutOfMemory
 from learner.trainer import StepReport, Trainer
 from learner.training.divergence import LossWatch
@@ -252,6 +255,24 @@ def test_a_frozen_encoder_keeps_its_bytes_while_heads_and_residuals_move() -> No
     parts = ("heads.safetensors", "residual.safetensors", "estimator.msgpack", "stackers.msgpack")
     for part in parts:
         assert after[part] != before[part], part
+
+
+def test_what_never_moves_is_a_shard_of_its_own_in_a_folder_that_transformers_reads(
+    tmp_path: Path,
+) -> None:
+    own = trainer(tuning="top:1")
+    before = own.files()
+    own.step(batches(1)[0])
+    after = own.files()
+    assert layout.MODEL not in after
+    assert after[layout.FROZEN] == before[layout.FROZEN]
+    assert after[layout.MOVING] != before[layout.MOVING]
+    for name in ("config.json", layout.MODEL_INDEX, layout.FROZEN, layout.MOVING):
+        (tmp_path / name).write_bytes(after[name])
+    loaded = AutoModel.from_pretrained(tmp_path).state_dict()
+    expected = own.ranker.encoder.model.state_dict()
+    assert loaded.keys() == expected.keys()
+    assert all(torch.equal(loaded[name], expected[name]) for name in expected)
 
 
 def test_a_top_layer_moves_and_the_layers_below_keep_their_bytes() -> None:

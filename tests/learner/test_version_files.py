@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from learner.artifact import Store, Version
-from learner.errors import Corrupt
+from learner.errors import Corrupt, StoreFailed
 from learner.store.blobs import Disk
 from learner.store.checkpoint import Checkpointer
 from tests.fakes.disk import Call, Fail, Fault, FaultyDisk, Plan
@@ -27,36 +27,51 @@ def inode(version: Version, path: str) -> int:
     return (version.path / path).stat().st_ino
 
 
-def test_a_large_file_that_has_not_changed_is_shared_by_at_most_four_versions(
+def test_a_large_file_that_does_not_change_is_on_disk_twice_however_many_versions_there_are(
     tmp_path: Path,
 ) -> None:
     disk = FaultyDisk()
     checkpointer = owner(tmp_path, disk)
     versions = [checkpointer.save(frozen(step), cut(step)) for step in range(1, 7)]
     inodes = [inode(version, "model.safetensors") for version in versions]
-    assert [inodes.count(each) for each in dict.fromkeys(inodes)] == [4, 2]
+    assert inodes == inodes[:2] * 3
+    assert inodes[0] != inodes[1]
     assert len({inode(version, "tokenizer.json") for version in versions}) == 6
     created = [call.path.parent for call in disk.calls if call.op == "create"]
-    assert created.count(versions[1].path) == 3  # configuration, tokenizer, manifest
+    assert created.count(versions[2].path) == 3  # configuration, tokenizer, manifest
     for version in versions:
         Store(tmp_path).verify(version)
-    shared = owner(tmp_path).save({**frozen(7), "model.safetensors": LARGE[::-1]}, cut(7))
-    assert inode(shared, "model.safetensors") not in inodes
+    again = owner(tmp_path)
+    assert inode(again.save(frozen(7), cut(7)), "model.safetensors") == inodes[0]
+    changed = again.save({**frozen(8), "model.safetensors": LARGE[::-1]}, cut(8))
+    assert inode(changed, "model.safetensors") not in inodes
 
 
-def test_damage_to_a_shared_file_shows_in_all_that_share_it_and_a_start_passes_them_over(
+def test_damage_to_one_copy_shows_in_every_other_version_and_a_start_makes_a_new_copy(
     tmp_path: Path,
 ) -> None:
     checkpointer = owner(tmp_path)
     versions = [checkpointer.save(frozen(step), cut(step)) for step in range(1, 7)]
     flip(versions[-1].path / "model.safetensors")
-    for version in versions[4:]:
+    for version in versions[1::2]:
         with pytest.raises(Corrupt, match=r"model\.safetensors"):
             Store(tmp_path).verify(version)
-    found = start(Checkpointer(tmp_path, Disk(), lambda: 0.0), tmp_path, Disk())
-    assert (resumed(found).name, len(found.skipped)) == (versions[3].name, 2)
-    again = owner(tmp_path).save(frozen(8), cut(8))
-    Store(tmp_path).verify(again)
+    again = Checkpointer(tmp_path, Disk(), lambda: 0.0)
+    found = start(again, tmp_path, Disk())
+    assert (resumed(found).name, len(found.skipped)) == (versions[4].name, 1)
+    for step in (8, 9):
+        Store(tmp_path).verify(again.save(frozen(step), cut(step)))
+
+
+def test_only_what_is_new_needs_room(tmp_path: Path) -> None:
+    disk = FaultyDisk()
+    checkpointer = owner(tmp_path, disk)
+    for step in (1, 2):
+        checkpointer.save(frozen(step), cut(step))
+    disk.num_free_bytes = len(LARGE) // 2
+    Store(tmp_path).verify(checkpointer.save(frozen(3), cut(3)))
+    with pytest.raises(StoreFailed, match="wanted"):
+        checkpointer.save({**frozen(4), "model.safetensors": LARGE[::-1]}, cut(4))
 
 
 def refused(code: int) -> Plan:
@@ -87,7 +102,7 @@ def test_a_pruned_version_leaves_the_files_that_others_share(tmp_path: Path) -> 
     for step in range(1, 9):
         checkpointer.save(frozen(step), cut(step))
     assert len(checkpointer.prune(5)) == 3
-    now += 3600
+    now += 60
     checkpointer.prune(5)
     assert list((tmp_path / "trash").iterdir()) == []
     for version in Store(tmp_path).versions():

@@ -25,7 +25,7 @@ def files(**changes: Any) -> dict[str, bytes]:
 def test_heads_json_keeps_the_words_that_it_had(interaction: str, on_disk: str) -> None:
     written = files(interaction=interaction)
     settings = msgspec.json.decode(written["heads.json"])
-    keys = "format interaction max_tokens pooling prefix scale tuning weighting"
+    keys = "format interaction max_tokens model_files pooling prefix scale tuning weighting"
     assert sorted(settings) == keys.split()
     assert (settings["interaction"], settings["scale"]) == (on_disk, 8.0)
     assert layout.read_scoring(reader(written)).settings.interaction == interaction

@@ -133,3 +133,21 @@ def test_the_run_state_is_handed_over_with_the_checkpoint(tmp_path: Path) -> Non
     checkpointer.gate.opened.set()
     assert durable(writer.close()).run_state.quarantine == ((3, 4),)
     assert checkpointer.save(files(2), cut(2)).run_state.quarantine == ()
+
+
+def test_what_was_retired_is_deleted_although_the_disk_is_too_full_to_save(tmp_path: Path) -> None:
+    now = 1e9
+    disk = FaultyDisk()
+    checkpointer = Checkpointer(tmp_path, disk, lambda: now)
+    start(checkpointer, tmp_path, disk)
+    for step in range(1, 9):
+        checkpointer.save(files(step), cut(step))
+    checkpointer.prune(5)
+    now += 60
+    disk.num_free_bytes = 0
+    writer = BackgroundWriter(checkpointer, keep=5)
+    writer.submit(lambda: files(9), cut(9))
+    outcome = writer.close()
+    assert outcome is not None
+    assert isinstance(outcome.error, StoreFailed)
+    assert list((tmp_path / "trash").iterdir()) == []
