@@ -11,10 +11,10 @@ from typing import Any
 
 import msgspec
 
+from consumers import tolerant
 from consumers.errors import Invalid
 from consumers.events import (
     EPOCH,
-    ActionHeadWire,
     ActionWire,
     Candidate,
     CandidateWire,
@@ -23,6 +23,7 @@ from consumers.events import (
     EventAttributesWire,
     Exposure,
     ExposureWire,
+    ForeignWire,
     ItemUpdate,
     ItemWire,
     Kind,
@@ -31,6 +32,7 @@ from consumers.events import (
     WireAttributes,
 )
 from consumers.source import Record
+from consumers.tolerant import Repair
 from weighting.provenance import Position
 from weighting.sample import Attribute
 
@@ -50,8 +52,13 @@ MAX_CLOCK_AHEAD_US = 300 * 1_000_000
 
 _exposures = msgspec.json.Decoder(ExposureWire)
 _actions = msgspec.json.Decoder(ActionWire)
-_heads = msgspec.json.Decoder(ActionHeadWire)
 _items = msgspec.json.Decoder(ItemWire)
+_WIRES: dict[Kind, type[ExposureWire | ActionWire | ItemWire]] = {
+    Kind.EXPOSURE: ExposureWire,
+    Kind.CLICK: ActionWire,
+    Kind.PURCHASE: ActionWire,
+    Kind.ITEM: ItemWire,
+}
 _NOTHING: dict[str, Candidate] = {}
 # A byte order mark, or a bracket as two bytes.
 _UTF16_STARTS = (b"\xff\xfe", b"\xfe\xff", b"{\0", b"\0{")
@@ -62,8 +69,11 @@ _CONFLUENT = (
 )
 
 
-def decode(kind: Kind, record: Record) -> Event:
+def decode(kind: Kind, record: Record, repairs: list[Repair] | None = None) -> Event:
     """Decode one record of a topic that carries `kind`.
+
+    Fields that no sample needs never refuse a record. What is repaired or dropped is added to
+    `repairs`.
 
     An event time more than five minutes ahead of the append time is set to the append time, and
     marked `clamped`.
@@ -81,18 +91,38 @@ def decode(kind: Kind, record: Record) -> Event:
         if kind is Kind.ITEM:
             return _item(_items.decode(value), record, position)
         return _action(_actions.decode(value), record, position)
-    except msgspec.ValidationError as error:
-        other = None if kind in (Kind.EXPOSURE, Kind.ITEM) else _other(value, record, position)
-        if other is not None:
-            return other
-        raise _invalid_schema(str(error), position) from error
-    except (UnicodeDecodeError, RecursionError, msgspec.DecodeError) as error:
+    except RecursionError as error:
         raise _undecodable(*_reason(error, value), position) from error
+    except (UnicodeDecodeError, msgspec.DecodeError) as error:
+        return _tolerant(kind, record, value, error, [] if repairs is None else repairs)
 
 
-def _invalid_schema(error: str, position: Position) -> Invalid:
-    reason = "naive_timestamp" if "timezone component" in error else "schema"
-    return Invalid(stage="schema", reason=reason, error=error, position=position)
+def _tolerant(
+    kind: Kind, record: Record, value: bytes, strict: Exception, repairs: list[Repair]
+) -> Event:
+    """Decode a record that the strict decoder refused."""
+    position = Position(record.topic, record.partition, record.offset)
+    try:
+        wire = tolerant.read(_WIRES[kind], value, repairs)
+    except tolerant.Refused as refused:
+        reason, error = _reason(strict, value)
+        if reason == "not_utf8":
+            raise _undecodable(reason, error, position) from strict
+        raise Invalid(
+            stage="schema", reason=refused.reason, error=refused.error, position=position
+        ) from refused
+    except (ValueError, RecursionError) as error:
+        first = strict
+        if isinstance(strict, msgspec.ValidationError) or isinstance(error, RecursionError):
+            first = error
+        raise _undecodable(*_reason(first, value), position) from error
+    if isinstance(wire, ExposureWire):
+        return _exposure(wire, record, position)
+    if isinstance(wire, ItemWire):
+        return _item(wire, record, position)
+    if isinstance(wire, ActionWire):
+        return _action(wire, record, position)
+    return _foreign(wire, record, position)
 
 
 def _undecodable(reason: str, error: str, position: Position) -> Invalid:
@@ -218,17 +248,12 @@ def _action(wire: ActionWire, record: Record, position: Position) -> Click | Pur
     return Other(client_id=wire.client_id, time_us=time_us, position=position, clamped=clamped)
 
 
-def _other(value: bytes, record: Record, position: Position) -> Other | None:
-    """Return an action that is not learned from; None for all others."""
-    try:
-        head = _heads.decode(value)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        # It skips what the decoder before it refused, and may meet worse.
-        return None
-    if head.action_name in ("click", "purchase"):
-        return None
-    time_us, clamped = _time(head.timestamp, record.timestamp_us)
-    return Other(client_id=head.client_id, time_us=time_us, position=position, clamped=clamped)
+def _foreign(wire: ForeignWire, record: Record, position: Position) -> Other:
+    """Return an action that is not learned from, whatever its form."""
+    time_us, clamped = None, False
+    if wire.timestamp is not None:
+        time_us, clamped = _time(wire.timestamp, record.timestamp_us)
+    return Other(client_id=wire.client_id, time_us=time_us, position=position, clamped=clamped)
 
 
 def _item(wire: ItemWire, record: Record, position: Position) -> ItemUpdate:
@@ -277,9 +302,9 @@ def _identity(record: Record, event_id: str | int | None, subject: str) -> bytes
     if record.headers:
         headers = dict(record.headers)
         source, identity = headers.get("ce_source"), headers.get("ce_id")
-        if source is not None and identity is not None:
+        if source is not None and identity:
             return b"\0".join((b"c", source, subject.encode(), identity))
-    return None if event_id is None else f"e\0{subject}\0{event_id}".encode()
+    return None if event_id is None or event_id == "" else f"e\0{subject}\0{event_id}".encode()
 
 
 def schemas() -> dict[str, dict[str, Any]]:

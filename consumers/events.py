@@ -19,6 +19,12 @@ from weighting.sample import Attribute
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
+#: Actions that are learned from.
+ACTIONS = ("click", "purchase")
+
+#: Texts of one attribute that are features; further ones are dropped.
+MAX_ELEMENTS = 16
+
 
 class Kind(enum.StrEnum):
     """The kind of events of a topic."""
@@ -110,10 +116,14 @@ class ItemUpdate(msgspec.Struct, frozen=True, gc=False):
 
 
 class Other(msgspec.Struct, frozen=True, gc=False):
-    """An action that is not learned from; its time still counts."""
+    """An action that is not learned from; its time still counts, where it has one.
+
+    Attributes:
+        client_id: "" when none is given.
+    """
 
     client_id: str
-    time_us: int
+    time_us: int | None
     position: Position
     clamped: bool = False
 
@@ -127,7 +137,8 @@ Id: TypeAlias = Annotated[str, Meta(min_length=1, max_length=100)]
 ObjectId: TypeAlias = Annotated[str, Meta(min_length=1, max_length=256)] | int
 Hit: TypeAlias = Annotated[str, Meta(min_length=1, max_length=256)]
 Timestamp: TypeAlias = Annotated[datetime, Meta(tz=True, description="RFC 3339 with an offset")]
-WireAttributes: TypeAlias = dict[str, str | int | float | bool | None]
+Texts: TypeAlias = Annotated[list[str], Meta(max_length=MAX_ELEMENTS)]
+WireAttributes: TypeAlias = dict[str, str | int | float | bool | Texts | None]
 
 
 class CandidateWire(msgspec.Struct, omit_defaults=True, gc=False):
@@ -219,12 +230,11 @@ class ActionWire(msgspec.Struct, omit_defaults=True, gc=False):
     message: Annotated[str, Meta(max_length=1024)] | None = None
 
 
-class ActionHeadWire(msgspec.Struct, gc=False):
-    """Fields of every UBI event."""
+class ForeignWire(msgspec.Struct, gc=False):
+    """What is read of an action that is not learned from."""
 
-    action_name: str
-    client_id: Id
-    timestamp: Timestamp
+    client_id: str
+    timestamp: datetime | None
 
 
 class ItemWire(msgspec.Struct, omit_defaults=True, gc=False):

@@ -55,6 +55,8 @@ class Reporting:
             telemetry.received_bytes.labels(topic).inc(counts.num_bytes)
             telemetry.clock_clamped.labels(topic).inc(counts.num_clamped)
             telemetry.cut_queries.labels(topic).inc(counts.num_cut)
+            for (field, result), count in counts.repairs.items():
+                telemetry.odd_fields.labels(topic, field, result).inc(count)
             counts.clear()
 
     def joined(self) -> None:

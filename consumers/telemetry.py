@@ -8,6 +8,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 
 from consumers.codec import REASONS
 from consumers.events import Kind
+from consumers.tolerant import FIELDS
+from consumers.tolerant import RESULTS as REPAIR_RESULTS
 from weighting.provenance import TopicPartition
 
 #: Outcomes of a record, in order of precedence; each record has exactly one.
@@ -123,6 +125,11 @@ class Telemetry:
         self.cut_queries = counter(
             "consumer_cut_queries_total", "Queries longer than the limit, cut.", by_topic
         )
+        self.odd_fields = counter(
+            "consumer_odd_fields_total",
+            "Fields not as the schema says: repaired, or dropped and read as absent.",
+            ("topic", "field", "result"),
+        )
         self.dead_letters = counter(
             "deadletter_events_total", "Records set aside.", ("topic", "reason")
         )
@@ -163,6 +170,9 @@ class Telemetry:
                     self.events.labels(topic, event, outcome)
             for reason in REASONS:
                 self.dead_letters.labels(topic, reason)
+            for field in FIELDS:
+                for result in REPAIR_RESULTS:
+                    self.odd_fields.labels(topic, field, result)
             for series in (
                 self.received_bytes,
                 self.lost_records,

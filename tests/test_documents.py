@@ -230,7 +230,8 @@ def test_a_page_shows_one_event_of_each_kind_and_each_can_be_read(page: str) -> 
     for event in events:  # copied into a file, as the command sees it
         output = Output(write=reported.append, report=reported.append)
         validate(event.encode().splitlines(), "x.json", output)
-    assert reported == ["1 valid, 0 invalid"] * 4
+    kinds = ("exposure", "click", "purchase", "item")
+    assert reported == [f"1 valid (1 {kind}), 0 invalid" for kind in kinds]
 
 
 def test_every_request_is_answered_in_the_shape_that_is_shown() -> None:

@@ -29,6 +29,7 @@ _MIX = 0x9E3779B1
 _UINT32 = 0xFFFFFFFF
 _NUM_TEXT_CHARACTERS = 512
 _NUM_ATTRIBUTES = 16
+_NUM_ELEMENTS = 16  # of an attribute that is a list
 _NUM_CACHED = 16_384
 _NUM_OVERLAPS = 25  # words of the query, words of it in the text: 0 to 4 each
 
@@ -68,7 +69,9 @@ class FieldConfig:
     item: Annotated[NotNegative, Meta(description="Item, whatever the query.")] = 0.5
     pair: Annotated[NotNegative, Meta(description="Item under this query.")] = 1.25
     query_category: Annotated[NotNegative, Meta(description="Category under this query.")] = 0.3
-    attribute: Annotated[NotNegative, Meta(description="Value of each attribute.")] = 0.15
+    attribute: Annotated[
+        NotNegative, Meta(description="Value of each attribute, or of each text of a list.")
+    ] = 0.15
     overlap: Annotated[
         NotNegative, Meta(description="Number of the query's words that the text has.")
     ] = 0.3
@@ -124,11 +127,14 @@ class Fields(base.Transformer):
         if len(attributes) > _NUM_ATTRIBUTES:
             names = sorted(attributes)[:_NUM_ATTRIBUTES]
         for name in names:
-            value = f"{name}={_level(attributes[name])}".encode("utf-8", "surrogatepass")
-            x[(crc32(value, _ATTRIBUTE) * _MIX & _UINT32) >> shift] = c.attribute
-            if name == c.category:
-                crossed = crc32(value, query_salt ^ _QUERY_CATEGORY)
-                x[(crossed * _MIX & _UINT32) >> shift] = c.query_category
+            given = attributes[name]
+            levels = given[:_NUM_ELEMENTS] if isinstance(given, list) else (_level(given),)
+            for level in levels:
+                value = f"{name}={level}".encode("utf-8", "surrogatepass")
+                x[(crc32(value, _ATTRIBUTE) * _MIX & _UINT32) >> shift] = c.attribute
+                if name == c.category:
+                    crossed = crc32(value, query_salt ^ _QUERY_CATEGORY)
+                    x[(crossed * _MIX & _UINT32) >> shift] = c.query_category
         return x
 
     def identity(self, query: str, item_id: str, text: str) -> tuple[int, int]:
@@ -160,7 +166,7 @@ class Fields(base.Transformer):
         return words
 
 
-def _level(value: Attribute) -> Attribute:
+def _level(value: str | int | float | bool) -> str | int | bool:
     """Round a number to a signed logarithmic scale with steps of sqrt(2)."""
     if isinstance(value, str | bool):
         return value

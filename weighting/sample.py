@@ -14,7 +14,7 @@ import msgspec
 from weighting.provenance import Poll, Position
 from weighting.tasks import TaskName
 
-Attribute: TypeAlias = str | int | float | bool
+Attribute: TypeAlias = str | int | float | bool | list[str]
 
 
 class CopyKind(enum.StrEnum):

@@ -16,6 +16,7 @@ from consumers.joining.clock import Watermarks
 from consumers.joining.dedup import Dedup
 from consumers.joining.pending import JoinedEvent
 from consumers.source import Record
+from consumers.tolerant import Repair
 from weighting.provenance import Audit, Slice, TopicPartition
 
 _MODULUS = 1 << 64
@@ -30,18 +31,21 @@ class Counts:
         num_bytes: of record values.
         num_clamped: events whose time was ahead of the log's.
         num_cut: queries longer than the limit.
+        repairs: kind of field, result -> fields that are not as the schema says.
     """
 
-    __slots__ = ("num_bytes", "num_clamped", "num_cut", "outcomes")
+    __slots__ = ("num_bytes", "num_clamped", "num_cut", "outcomes", "repairs")
 
     def __init__(self) -> None:
         """Begin with nothing."""
         self.outcomes: Counter[tuple[str, str]] = Counter()
+        self.repairs: Counter[tuple[str, str]] = Counter()
         self.clear()
 
     def clear(self) -> None:
         """Begin again with nothing."""
         self.outcomes.clear()
+        self.repairs.clear()
         self.num_bytes = 0
         self.num_clamped = 0
         self.num_cut = 0
@@ -121,12 +125,13 @@ class Partition:
         accept = self._accept
         num_bytes = sum64 = hashed = 0
         times_us: dict[str, int] = {}
+        repairs: list[Repair] = []
         for record in records:
             hashed = hasher(record)
             sum64 += hashed
             num_bytes += len(record.value or b"")
             try:
-                event = decode(kind, record)
+                event = decode(kind, record, repairs)
             except Invalid as invalid:
                 self._shared.dead_letters.put(record, invalid)
                 outcomes[kind, "invalid"] += 1
@@ -136,8 +141,9 @@ class Partition:
                 continue
             name, outcome = _NAMES[event.__class__], accept(event, record, now)
             outcomes[name, outcome] += 1
-            if outcome != "excluded":
+            if outcome != "excluded" and event.time_us is not None:
                 times_us[name] = event.time_us
+        self.counts.repairs.update((each.field, each.result) for each in repairs)
         self._num_records += len(records)
         self._sum64 += sum64
         self._last = (records[-1].offset, hashed)
@@ -173,6 +179,8 @@ class Partition:
             self.counts.num_clamped += 1
         if shared.excluded is not None and shared.excluded.covers(event):
             return "excluded"
+        if event.time_us is None:
+            return "ignored"
         key_us, watermark_us = shared.watermarks.observe(self.tp, event.time_us, now)
         if isinstance(event, Other):
             return "ignored"

@@ -11,11 +11,19 @@ from typing import BinaryIO
 
 import msgspec
 
-from consumers import codec
-from consumers.events import Event, ItemUpdate, Kind
+from consumers import codec, tolerant
+from consumers.events import Click, Event, Exposure, ItemUpdate, Kind, Other, Purchase
 from consumers.source import Record
+from consumers.tolerant import Repair
 from deploy.errors import UsageError
 
+_NAMES: dict[type[Event], str] = {
+    Exposure: "exposure",
+    Click: "click",
+    Purchase: "purchase",
+    ItemUpdate: "item",
+    Other: "skipped action",
+}
 _MAX_OBJECT_BYTES = 1024 * 1024  # of a file that is one object over several lines
 
 
@@ -40,27 +48,36 @@ def open_lines(name: str) -> Iterator[BinaryIO]:
         yield stream
 
 
-def read(line: bytes, name: str, number: int, kind: Kind) -> Event:
-    """Decode one line of a file.
+def read(
+    line: bytes, name: str, number: int, kind: Kind, repairs: list[Repair] | None = None
+) -> Event:
+    """Decode one line of a file; `repairs` takes what is repaired or dropped.
 
     Raises:
         Invalid: it is not such an event.
     """
     record = Record(topic=name, partition=0, offset=number, timestamp_us=-1, key=None, value=line)
-    return codec.decode(kind, record)
+    return codec.decode(kind, record, repairs)
 
 
 def kind_of(line: bytes) -> Kind:
     """Return the kind of a line by the fields that only that kind has; an action by default."""
     try:
-        fields = msgspec.json.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        fields = tolerant.parse(line)
+    except (ValueError, RecursionError):
         return Kind.CLICK  # whose decoder then says what is wrong
     if not isinstance(fields, dict) or "action_name" in fields:
         return Kind.CLICK
     if "query_response_hit_ids" in fields or "user_query" in fields:
         return Kind.EXPOSURE
     return Kind.ITEM if "object_id" in fields else Kind.CLICK
+
+
+def name_of(event: Event) -> str:
+    """Return what an event was taken for."""
+    if isinstance(event, Purchase) and event.returned:
+        return "return"
+    return _NAMES[type(event)]
 
 
 def key_of(event: Event) -> bytes:

@@ -5,19 +5,30 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from consumers import codec
 from consumers.errors import Invalid
+from consumers.events import Kind
 from consumers.kafka.options import KafkaConfig
 from consumers.kafka.sink import KafkaSink
 from consumers.pipeline import Topics
 from consumers.source import Sink
-from deploy.admin.event_file import key_of, kind_of, numbered, read
+from consumers.tolerant import Repair
+from deploy.admin.event_file import key_of, kind_of, name_of, numbered, read
 from deploy.process.terminal import Output
 
+_KINDS = {
+    Kind.EXPOSURE: "exposure",
+    Kind.CLICK: "action",
+    Kind.PURCHASE: "action",
+    Kind.ITEM: "item",
+}
 SCHEMAS = Path(__file__).parents[1] / "schemas"
 
 
@@ -27,25 +38,42 @@ def writing(config: KafkaConfig, *topics: str) -> contextlib.closing[KafkaSink]:
 
 
 def validate(lines: Iterable[bytes], name: str, out: Output) -> int:
-    """Check every line, or the one object of the file, as an event; write the errors.
+    """Check every line, or the one object of the file, as an event; write errors and repairs.
 
     Returns:
         The exit code: 1 if a line is no event.
     """
-    num_valid, invalid = 0, []
+    taken_for = Counter[str]()
+    invalid: list[dict[str, Any]] = []
+    repaired: list[dict[str, Any]] = []
     for number, line in numbered(lines):
+        kind, repairs = kind_of(line), list[Repair]()
         try:
-            read(line, name, number, kind_of(line))
-            num_valid += 1
+            event = read(line, name, number, kind, repairs)
         except Invalid as error:
-            invalid.append(_refusal(number, error))
-            if not out.as_json:
-                out.write(_message(name, number, error))
+            invalid.append(_refusal(number, kind, error))
+            _tell(out, f"{name}:{number}: {_KINDS[kind]}: {error.error}")
+            continue
+        what = name_of(event)
+        taken_for[what] += 1
+        for each in repairs:
+            repaired.append({"line": number, "event": what, **msgspec.structs.asdict(each)})
+            _tell(out, f"{name}:{number}: {what}: {each.field} {each.result} - at `{each.path}`")
+    num_valid = taken_for.total()
     if out.as_json:
-        out.write(json.dumps({"file": name, "valid": num_valid, "invalid": invalid}))
+        counts = {"valid": num_valid, "events": dict(taken_for)}
+        out.write(json.dumps({"file": name, **counts, "invalid": invalid, "repaired": repaired}))
     else:
-        out.report(f"{num_valid} valid, {len(invalid)} invalid")
+        kinds = ", ".join(f"{count} {what}" for what, count in taken_for.items())
+        listed = f" ({kinds})" if kinds else ""
+        fields = f", {len(repaired)} fields repaired or dropped" if repaired else ""
+        out.report(f"{num_valid} valid{listed}, {len(invalid)} invalid{fields}")
     return 1 if invalid else 0
+
+
+def _tell(out: Output, line: str) -> None:
+    if not out.as_json:
+        out.write(line)
 
 
 def send(
@@ -115,8 +143,14 @@ def write_schemas(folder: Path = SCHEMAS) -> list[Path]:
     return written
 
 
-def _refusal(number: int, error: Invalid) -> dict[str, Any]:
-    return {"line": number, "reason": error.reason, "field": _field(error), "error": error.error}
+def _refusal(number: int, kind: Kind, error: Invalid) -> dict[str, Any]:
+    return {
+        "line": number,
+        "event": _KINDS[kind],
+        "reason": error.reason,
+        "field": _field(error),
+        "error": error.error,
+    }
 
 
 def _field(error: Invalid) -> str | None:

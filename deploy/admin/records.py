@@ -9,8 +9,7 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-import msgspec
-
+from consumers import tolerant
 from consumers.events import Kind
 from consumers.kafka.options import KafkaConfig
 from consumers.kafka.source import KafkaSource
@@ -142,13 +141,13 @@ def _newest_by_key(source: Source) -> Iterable[Record]:
 def _key_in(value: bytes, kind: Kind | None) -> bytes | None:
     """Return the key that a record of this kind must have; the bytes may be no event yet."""
     try:
-        fields = msgspec.json.decode(value)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        fields = tolerant.parse(value)
+    except (ValueError, RecursionError):
         return None
     if kind is None or not isinstance(fields, dict):
         return None
-    key = fields.get("object_id" if kind is Kind.ITEM else "client_id")
-    return str(key).encode() if isinstance(key, str | int) and str(key) else None
+    key = tolerant.as_id(fields.get("object_id" if kind is Kind.ITEM else "client_id"))
+    return key.encode() if key else None
 
 
 def _headers(record: Record) -> dict[str, str]:

@@ -196,7 +196,11 @@ def _newest(sample: Sample, now_seconds: float) -> CheckResult:
 
 def _event_times(sample: Sample, join: JoinConfig) -> Iterator[CheckResult]:
     num_ahead = sum(event.clamped for _, event in sample.events)
-    ages_us = [record.timestamp_us - event.time_us for record, event in sample.events]
+    ages_us = [
+        record.timestamp_us - event.time_us
+        for record, event in sample.events
+        if event.time_us is not None
+    ]
     num_old = sum(age_us > join.attribution_window_us for age_us in ages_us)
     if num_ahead or num_old:
         yield CheckResult.warn(

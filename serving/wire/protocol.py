@@ -346,9 +346,9 @@ def document(
     if len(raw) <= 1 + ("id" in raw):
         return Document(text=text, id=str(name))
     attributes = {
-        key: value
+        key: feature
         for key, value in raw.items()
-        if key not in ("text", "id") and isinstance(value, str | int | float)
+        if key not in ("text", "id") and (feature := _feature(value)) is not None
     }
     return Document(text=text, id=str(name), attributes=attributes)
 
@@ -358,3 +358,10 @@ def _joined(raw: Mapping[str, Any], fields: Sequence[str], where: str) -> str:
     if not values:
         raise Invalid(f"Expected one of `rank_fields` ({', '.join(fields)[:200]}) - at `{where}`")
     return " ".join(map(str, values))
+
+
+def _feature(value: Any) -> Any:
+    """Return an attribute: a scalar, or the texts of a list; None of what is neither."""
+    if isinstance(value, list):
+        return [str(each) for each in value if isinstance(each, str) or type(each) is int]
+    return value if isinstance(value, str | int | float) else None

@@ -27,17 +27,17 @@ PARTITIONS = [(topic, p) for topic in ("clicks", "purchases") for p in range(2)]
 POISON: dict[str, tuple[bytes | None, str, str]] = {
     "bad JSON": (b'{"action_name": "click",', "decode", "not_json"),
     "wrong type": (b'{"action_name": "click", "client_id": 7}', "schema", "schema"),
-    "NaN": (b'{"action_name": NaN}', "decode", "not_json"),
+    "NaN for an action": (b'{"action_name": NaN}', "schema", "schema"),
     "one megabyte of it": (b"x" * 1_000_000, "decode", "not_json"),
     "null": (None, "decode", "null_value"),
     "bad UTF-8": (b'{"action_name": "\xff\xfe"}', "decode", "not_utf8"),
     "brackets without end": (b'{"unknown":' + b"[" * 100_000, "decode", "too_deep"),
     "brackets where an object belongs": (
         b'{"event_attributes":' + b"[" * 100_000,
-        "schema",
-        "schema",
+        "decode",
+        "too_deep",
     ),
-    "a torn string behind a wrong type": (b'{"client_id": 7, "x": "', "schema", "schema"),
+    "a torn string behind a wrong type": (b'{"client_id": 7, "x": "', "decode", "not_json"),
 }
 
 

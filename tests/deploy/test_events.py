@@ -25,9 +25,7 @@ EXPOSURE = encode_exposure(
 )
 ITEM = encode_item(object_id="SKU-7", text="Red shoe")
 NO_OFFSET = CLICK.replace(b"Z", b"")
-BAD_ORDINAL = CLICK.replace(b'"query_id"', b'"x"').replace(
-    b'"object"', b'"position":{"ordinal":"third"},"object"'
-)
+NO_CLIENT = CLICK.replace(b'"client_id"', b'"x"')
 
 
 class Paper:
@@ -52,20 +50,51 @@ def test_every_line_is_checked_as_what_its_fields_say_it_is() -> None:
     paper = Paper()
     assert events.validate([CLICK, EXPOSURE, b"\n", ITEM], "x.ndjson", paper.output()) == 0
     assert paper.written == []
-    assert paper.reported == ["3 valid, 0 invalid"]
+    assert paper.reported == ["3 valid (1 click, 1 exposure, 1 item), 0 invalid"]
+
+
+def test_what_would_be_repaired_is_told_with_line_kind_and_field() -> None:
+    back = b'{"action_name":"purchase","client_id":7,"timestamp":1795471710120,"event_attributes":'
+    lines = [
+        back + b'{"object":{"object_id":"A"},"quantity":"-1"}}',
+        b'{"action_name":"page_exit"}',
+        b"\xef\xbb\xbf" + EXPOSURE,
+    ]
+    paper = Paper()
+    assert events.validate(lines, "x", paper.output()) == 0
+    assert paper.written == [
+        "x:1: return: client_id repaired - at `$.client_id`",
+        "x:1: return: timestamp repaired - at `$.timestamp`",
+        "x:1: return: amount repaired - at `$.event_attributes.quantity`",
+        "x:3: exposure: encoding repaired - at `$`",
+    ]
+    assert paper.reported == [
+        "3 valid (1 return, 1 skipped action, 1 exposure), 0 invalid, 4 fields repaired or dropped"
+    ]
+    paper = Paper()
+    events.validate(lines, "x", paper.output(as_json=True))
+    (told,) = paper.objects
+    assert told["events"] == {"return": 1, "skipped action": 1, "exposure": 1}
+    assert told["repaired"][0] == {  # type: ignore[index]
+        "line": 1,
+        "event": "return",
+        "field": "client_id",
+        "path": "$.client_id",
+        "result": "repaired",
+    }
 
 
 def test_a_line_that_is_none_is_told_with_its_number_field_and_error() -> None:
     paper = Paper()
     assert (
         events.validate(
-            [CLICK, b"", NO_OFFSET, BAD_ORDINAL, b"[1", b"\xff"], "x.ndjson", paper.output()
+            [CLICK, b"", NO_OFFSET, NO_CLIENT, b"[1", b"\xff"], "x.ndjson", paper.output()
         )
         == 1
     )
     assert paper.written[:2] == [
-        "x.ndjson:3: Expected `datetime` with a timezone component - at `$.timestamp`",
-        "x.ndjson:4: Expected `int | null`, got `str` - at `$.event_attributes.position.ordinal`",
+        "x.ndjson:3: action: Expected `datetime` with a timezone component - at `$.timestamp`",
+        "x.ndjson:4: action: Object missing required field `client_id`",
     ]
     assert [line.partition(": ")[0] for line in paper.written] == [
         "x.ndjson:3",
@@ -73,7 +102,7 @@ def test_a_line_that_is_none_is_told_with_its_number_field_and_error() -> None:
         "x.ndjson:5",
         "x.ndjson:6",
     ]
-    assert paper.reported == ["1 valid, 4 invalid"]
+    assert paper.reported == ["1 valid (1 click), 4 invalid"]
 
 
 def test_a_file_may_be_one_object_over_several_lines() -> None:
@@ -83,7 +112,7 @@ def test_a_file_may_be_one_object_over_several_lines() -> None:
     )
     assert len(pretty) > 1
     assert events.validate([b"\n", *pretty], "x.json", paper.output()) == 0
-    assert paper.reported == ["1 valid, 0 invalid"]
+    assert paper.reported == ["1 valid (1 exposure), 0 invalid"]
     assert events.validate([*pretty, *pretty], "x.json", Paper().output()) == 1, (
         "two are no lines and no object"
     )
@@ -93,8 +122,10 @@ def test_a_first_line_that_is_cut_off_does_not_take_the_others_with_it() -> None
     for rest in ([CLICK, EXPOSURE], [CLICK] * (2 * 1024 * 1024 // len(CLICK))):
         paper = Paper()
         assert events.validate([CLICK[:20], *rest], "x", paper.output()) == 1
-        assert paper.written == ["x:1: not JSON: Input data was truncated"]
-        assert paper.reported == [f"{len(rest)} valid, 1 invalid"]
+        assert paper.written == ["x:1: action: not JSON: Input data was truncated"]
+        (summary,) = paper.reported
+        assert summary.startswith(f"{len(rest)} valid (")
+        assert summary.endswith("), 1 invalid")
 
 
 def test_a_first_line_that_is_none_is_told_before_the_second_is_there() -> None:
@@ -105,7 +136,7 @@ def test_a_first_line_that_is_none_is_told_before_the_second_is_there() -> None:
 
     paper = Paper()
     assert events.validate(live(), "-", paper.output()) == 1
-    assert paper.reported == ["1 valid, 1 invalid"]
+    assert paper.reported == ["1 valid (1 click), 1 invalid"]
 
 
 @pytest.mark.parametrize(
@@ -117,15 +148,22 @@ def test_every_example_is_valid_as_the_command_sees_it(file: Path) -> None:
     paper = Paper()
     with event_file.open_lines(str(file)) as lines:
         assert events.validate(lines, file.name, paper.output()) == 0, paper.written
-    assert paper.reported == ["1 valid, 0 invalid"]
+    assert paper.reported == [f"1 valid (1 {file.stem}), 0 invalid"]
 
 
 def test_as_json_the_outcome_is_one_object() -> None:
     paper = Paper()
     assert events.validate([CLICK, NO_OFFSET], "x.ndjson", paper.output(as_json=True)) == 1
     error = "Expected `datetime` with a timezone component - at `$.timestamp`"
-    refusal = {"line": 2, "reason": "naive_timestamp", "field": "$.timestamp", "error": error}
-    assert paper.objects == [{"file": "x.ndjson", "valid": 1, "invalid": [refusal]}]
+    refusal = {
+        "line": 2,
+        "event": "action",
+        "reason": "naive_timestamp",
+        "field": "$.timestamp",
+        "error": error,
+    }
+    told = {"file": "x.ndjson", "valid": 1, "events": {"click": 1}, "invalid": [refusal]}
+    assert paper.objects == [told | {"repaired": []}]
 
 
 def test_a_file_that_cannot_be_opened_is_a_usage_error(tmp_path: Path) -> None:

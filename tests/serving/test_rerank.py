@@ -127,9 +127,19 @@ def test_the_scorer_sees_ids_and_attributes(client: TestClient, shoes: FakeScore
     assert request.query == "red running shoes"
     assert request.documents == (
         Document(text="mug"),
-        Document(text="shoe", id="SKU-0007", attributes={"price": 59.9}),
+        Document(text="shoe", id="SKU-0007", attributes={"price": 59.9, "tags": ["a"]}),
         Document(text="sock", id="12"),
     )
+
+
+def test_the_texts_of_a_list_are_an_attribute_and_what_is_nested_is_none(
+    client: TestClient, shoes: FakeScorer
+) -> None:
+    document = {"text": "shoe", "tags": ["new", {}], "sizes": [38], "nested": {"a": 1}}
+    answer = client.post("/v2/rerank", json={"query": "red", "documents": [document]})
+    assert answer.status_code == 200
+    (seen,) = shoes.calls[-1][0].documents
+    assert seen.attributes == {"tags": ["new"], "sizes": ["38"]}
 
 
 LONG_ID = '{"query":"q","documents":["a"],"context":{"query_id":"' + "x" * 101 + '"}}'

@@ -92,6 +92,20 @@ def test_a_query_is_known_again_whatever_its_case_and_spacing() -> None:
     assert fields.fields("red shoes", "1", "", {}) != fields.fields("shoes red", "1", "", {})
 
 
+def test_each_text_of_a_list_is_a_feature_as_if_it_stood_alone() -> None:
+    fields = Fields(FieldConfig())
+
+    def of(value: list[str] | str) -> dict[int, float]:
+        return fields.fields("shoes", "A", "a shoe", {"category": value, "price": 9.5})
+
+    both, single = of(["new", "sale"]), of("new") | of("sale")
+    assert both == single
+    assert len(both) == len(of("new")) + 2, "itself, and under this query"
+    assert of([]).items() < both.items()
+    many = [str(n) for n in range(1000)]
+    assert of(many) == of(many[:16])
+
+
 def test_a_document_without_an_id_is_known_by_its_text() -> None:
     fields = Fields(FieldConfig())
     assert fields.fields("q", "", "one", {}) != fields.fields("q", "", "two", {})

@@ -1,0 +1,490 @@
+"""Tolerant decoding of records that the strict decoder refused.
+
+Action, ids and time must be right: the first of them that is not, in the order of the wire type,
+refuses the record. Any other field is repaired where its meaning is certain, else dropped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from typing import Any, Literal, TypeAlias, TypeVar
+
+import msgspec
+
+from consumers.events import (
+    ACTIONS,
+    EPOCH,
+    MAX_ELEMENTS,
+    ActionWire,
+    CandidateWire,
+    EventAttributesWire,
+    ExposureWire,
+    ForeignWire,
+    ItemWire,
+    ObjectWire,
+    PositionWire,
+    QueryAttributesWire,
+)
+from weighting.sample import Attribute
+
+#: Kinds of fields, the metric label: what a repair may concern.
+FIELDS = (
+    "client_id",
+    "query_id",
+    "object_id",
+    "event_id",
+    "timestamp",
+    "user_query",
+    "hits",
+    "candidates",
+    "text",
+    "attributes",
+    "position",
+    "amount",
+    "encoding",
+    "unused",
+)
+
+Result: TypeAlias = Literal["repaired", "dropped"]
+RESULTS: tuple[Result, ...] = ("repaired", "dropped")
+
+_BOM = b"\xef\xbb\xbf"
+_MAX_EXACT = 2**53  # beyond it a float stands for several integers
+_MAX_NUMBER = 1e300
+_MAX_DIGITS = 40
+# A number with a currency or a bracket before it, or a sign or a currency after it.
+_NUMBER = re.compile(r"([^\d.,]{0,5})([.,]?\d[\d.,' ]*)(\D{0,5})")
+_INTEGER = re.compile(r"\s*\d{1,9}\s*", re.ASCII)
+_EPOCH_TEXT = re.compile(r"\d{10,19}(\.\d+)?")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_ZONE_NAME = re.compile(r"\[[^\]]*\]$")
+_BEFORE_OFFSET = re.compile(r" +(?=[-+Z][\d:]*$)")
+# Seconds, milliseconds, microseconds and nanoseconds of the years 2001 to 2286 are disjoint.
+_TICKS_PER_SECOND = (1, 10**3, 10**6, 10**9)
+_MIN_SECONDS, _MAX_SECONDS = 10**9, 10**10
+
+_W = TypeVar("_W", bound=msgspec.Struct)
+
+
+class Repair(msgspec.Struct, frozen=True):
+    """What became of one field that is not as the schema says.
+
+    Attributes:
+        field: kind of the field, one of `FIELDS`.
+        path: JSON path of the field.
+        result: read in spite of its form, or read as absent.
+    """
+
+    field: str
+    path: str
+    result: Result
+
+
+class Refused(Exception):
+    """A record without what a sample needs.
+
+    Attributes:
+        reason: one of `codec.REASONS`.
+        error: what is wrong, with its JSON path.
+    """
+
+    def __init__(self, reason: str, error: str) -> None:
+        """Name what is wrong and where."""
+        super().__init__(error)
+        self.reason = reason
+        self.error = error
+
+
+def read(wire: type[_W], value: bytes, repairs: list[Repair]) -> _W | ForeignWire:
+    """Read a record as `wire`, or as an action that is not learned from.
+
+    Args:
+        wire: a wire type of a whole record.
+        value: its bytes, not empty.
+        repairs: takes what was repaired or dropped.
+
+    Raises:
+        Refused: something that a sample needs is missing or wrong.
+        ValueError: it is no JSON.
+        RecursionError: its brackets are nested too deeply.
+    """
+    reader = _Reader(repairs)
+    raw = reader.parse(value)
+    if not isinstance(raw, dict):
+        if reader.broken:
+            raise ValueError("no JSON object")
+        raise Refused("schema", f"Expected `object`, got `{_json_type(raw)}`")
+    if _is_foreign(wire, raw):
+        return ForeignWire(as_id(raw.get("client_id")) or "", _instant(raw.get("timestamp")))
+    event = reader.read(wire, raw, "$")
+    if not repairs:  # what is odd is in a field that is not in the schema
+        repairs.append(Repair("unused", "$", "dropped"))
+    return event
+
+
+def parse(value: bytes) -> Any:
+    """Parse JSON that may have a byte order mark, NaN or broken text in it.
+
+    Raises:
+        ValueError: it is no JSON.
+        RecursionError: its brackets are nested too deeply.
+    """
+    return _Reader([]).parse(value)
+
+
+def _is_foreign(wire: type[msgspec.Struct], raw: Mapping[str, Any]) -> bool:
+    """Return whether a record is an action other than ours, on whatever topic of events."""
+    name = raw.get("action_name")
+    if not isinstance(name, str) or _is_broken(name) or name in ACTIONS:
+        return False
+    action = "action_name" in _FIELDS[wire]
+    return action or (wire is ExposureWire and "query_response_hit_ids" not in raw)
+
+
+class _Field:
+    """A field of a wire type.
+
+    Attributes:
+        type: annotated with its limits.
+        needed: without it the record is refused.
+    """
+
+    __slots__ = ("_box", "needed", "type")
+
+    def __init__(self, field_type: Any, needed: bool) -> None:
+        self.type = field_type
+        self.needed = needed
+        # msgspec keeps what it knows of structs only: any other type it would analyse anew.
+        self._box = msgspec.defstruct("Box", [("value", field_type)])
+
+    def read(self, value: Any) -> Any:
+        """Return a value as the schema has it, None where it is not so."""
+        try:
+            return msgspec.convert({"value": value}, self._box).value  # type: ignore[attr-defined]
+        except (msgspec.ValidationError, UnicodeEncodeError):
+            return None
+
+
+class _Reader:
+    """Reading of one record.
+
+    Attributes:
+        repairs: what was repaired or dropped so far.
+        broken: text that is no Unicode, NaN or infinity may be anywhere in it.
+    """
+
+    def __init__(self, repairs: list[Repair]) -> None:
+        self.repairs = repairs
+        self.broken = False
+
+    def parse(self, value: bytes) -> Any:
+        """Parse the record."""
+        if value.startswith(_BOM):
+            value = value[len(_BOM) :]
+            self._add("encoding", "$", "repaired")
+        try:
+            return msgspec.json.decode(value)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            self.broken = True
+            text = value.decode(errors="surrogateescape")
+            return json.loads(text, parse_int=_long_integer, strict=False)
+
+    def read(self, wire: type[_W], raw: Mapping[str, Any], path: str) -> _W:
+        """Read an object; refuse it where a field that is needed is not right."""
+        values: dict[str, Any] = {}
+        for name, field in _FIELDS[wire].items():
+            value = raw.get(name)
+            if value is None and not field.needed and name != "user_query":
+                continue
+            at = f"{path}.{name}"
+            taken = None if value is None else self._take(name, field, value, at)
+            if taken is None and field.needed:
+                raise _refusal(name, field, raw, path)
+            if taken is None and wire is ExposureWire and name == "user_query":
+                taken = ""
+                self._add(name, at, "dropped" if value is not None else "repaired")
+            elif taken is None and value is not None:
+                self._add(_KINDS.get(name, "unused"), at, "dropped")
+            if taken is not None:
+                values[name] = taken
+        return wire(**values)
+
+    def _take(self, name: str, field: _Field, value: Any, at: str) -> Any:
+        """Return the value of a field, None where none can be had."""
+        if name in _OBJECTS:
+            return self._object(_OBJECTS[name], value, at)
+        if name == "candidates":
+            return self._candidates(value, at)
+        strict = field.read(value)
+        if strict is not None and not (self.broken and _is_broken(value)):
+            return strict
+        if name == "attributes":
+            return self._attributes(value, at)
+        mended = field.read(_MENDS[name](value)) if name in _MENDS else None
+        if mended is not None:
+            self._add(_KINDS.get(name, "unused"), at, "repaired")
+        return mended
+
+    def _object(self, wire: type[_W], value: Any, at: str) -> _W | None:
+        if value == []:  # an empty object of PHP
+            self._add(_KINDS.get(at.rpartition(".")[2], "unused"), at, "repaired")
+            value = {}
+        return self.read(wire, value, at) if isinstance(value, dict) else None
+
+    def _candidates(self, value: Any, at: str) -> list[CandidateWire] | None:
+        if not isinstance(value, list):
+            return None
+        read = []
+        for index, raw in enumerate(value):
+            try:
+                candidate = self._object(CandidateWire, raw, f"{at}[{index}]")
+            except Refused:
+                candidate = None
+            if candidate is None:
+                self._add("candidates", f"{at}[{index}]", "dropped")
+            else:
+                read.append(candidate)
+        return read
+
+    def _attributes(self, value: Any, at: str) -> dict[str, Attribute] | None:
+        """Return the attributes that are features; nested objects are none."""
+        if value == []:
+            self._add("attributes", at, "repaired")
+            return {}
+        if not isinstance(value, dict):
+            return None
+        read: dict[str, Attribute] = {}
+        for name, found in value.items():
+            if found is None:
+                continue
+            mended = _attribute(found)
+            if mended is not None:
+                read[_text(name) or ""] = mended
+            if mended != found or _is_broken(name):
+                result: Result = "dropped" if mended is None else "repaired"
+                self._add("attributes", f"{at}.{_text(name)}", result)
+        return read
+
+    def _add(self, field: str, path: str, result: Result) -> None:
+        self.repairs.append(Repair(field, path, result))
+
+
+def _refusal(name: str, field: _Field, raw: Mapping[str, Any], path: str) -> Refused:
+    """Return the error of a field that is needed and not right, in msgspec's words."""
+    if name not in raw:
+        where = "" if path == "$" else f" - at `{path}`"
+        return Refused("schema", f"Object missing required field `{name}`{where}")
+    at, value = f"{path}.{name}", raw[name]
+    if isinstance(value, str | list) and _is_broken(value):
+        return Refused("not_utf8", f"Expected Unicode, got a part of a character - at `{at}`")
+    mended = _MENDS[name](value) if name in _MENDS else None
+    try:
+        msgspec.convert(value if mended is None else mended, field.type)
+    except msgspec.ValidationError as error:
+        message = str(error)
+    reason = "naive_timestamp" if "timezone component" in message else "schema"
+    if " - at `$" in message:
+        return Refused(reason, message.replace(" - at `$", f" - at `{at}"))
+    return Refused(reason, f"{message} - at `{at}`")
+
+
+def _is_broken(value: Any) -> bool:
+    """Return whether text in a value is no Unicode, or a number in it not finite."""
+    if isinstance(value, str):
+        return not value.isascii() and _SURROGATE.search(value) is not None
+    if isinstance(value, float):
+        return not math.isfinite(value)
+    if isinstance(value, dict):
+        return any(_is_broken(name) or _is_broken(each) for name, each in value.items())
+    return isinstance(value, list) and any(map(_is_broken, value))
+
+
+# --- mending: each returns None where the meaning is not certain ---------------------------------
+
+
+def as_id(value: Any) -> str | None:
+    """Return an id; a number is its decimal text."""
+    if isinstance(value, str):
+        return None if _is_broken(value) else value
+    if isinstance(value, float):
+        exact = value.is_integer() and abs(value) < _MAX_EXACT
+        return str(int(value)) if exact else None
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _hits(value: Any) -> list[str | None] | None:
+    """Return ids; one that is none spoils the list, whose positions count."""
+    if value == {}:  # an empty list of PHP
+        return []
+    return [as_id(each) for each in value] if isinstance(value, list) else None
+
+
+def _key(value: Any) -> str | None:
+    """Return what only serves to tell events apart: equal text for equal values."""
+    if isinstance(value, bool) or value in ([], {}):
+        return None
+    return value if isinstance(value, str) and not _is_broken(value) else _canonical(value)
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def _text(value: Any) -> str | None:
+    """Return text without halves of characters; a number is its decimal text."""
+    if isinstance(value, str):
+        if not _is_broken(value):
+            return value
+        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return as_id(value) or (repr(value) if math.isfinite(value) else None)
+
+
+def _number(value: Any) -> float | None:
+    """Return a finite number, also from text with a currency; its sign is certain."""
+    if isinstance(value, str):
+        value = _number_in(value.replace("\N{MINUS SIGN}", "-").strip())
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if abs(value) < _MAX_NUMBER else None
+
+
+def _number_in(text: str) -> float | None:
+    """Return the number in a text; the last comma or dot is taken for the decimal one."""
+    with contextlib.suppress(ValueError):
+        return float(text)
+    found = _NUMBER.fullmatch(text)
+    if found is None:
+        return None
+    before, digits, after = found.groups()
+    whole, point, rest = re.sub("[' ]", "", digits).replace(",", ".").rpartition(".")
+    size = float(f"{whole.replace('.', '')}{point}{rest or '0'}")
+    return -size if "-" in before or "(" in before or "-" in after else size
+
+
+def _integer(value: Any) -> int | None:
+    if isinstance(value, str):
+        return int(value) if _INTEGER.fullmatch(value) else None
+    number = _number(value)
+    return None if number is None or not number.is_integer() else int(number)
+
+
+def _attribute(value: Any) -> Attribute | None:
+    """Return an attribute's value: a scalar, or the first texts of a list."""
+    if isinstance(value, list):
+        texts = [text for each in value if (text := _text(each)) is not None]
+        return texts[:MAX_ELEMENTS] or (None if value else [])
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, int | float):
+        return value if abs(value) < _MAX_NUMBER else None
+    return _text(value)
+
+
+def _instant(value: Any) -> datetime | None:
+    """Return a time that can be read in one way only.
+
+    ISO 8601 with an offset, and numbers of seconds, milliseconds, microseconds or nanoseconds since
+    1970 for the years 2001 to 2286, whose ranges are disjoint.
+    """
+    if isinstance(value, str):
+        text = value.strip().upper()
+        if _EPOCH_TEXT.fullmatch(text):
+            return _since_epoch(float(text) if "." in text else int(text))
+        return _iso(text)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return _since_epoch(value)
+
+
+def _iso(text: str) -> datetime | None:
+    """Return an ISO 8601 time with an offset; the name of a zone after it says nothing more."""
+    for name in ("UTC", "GMT"):
+        if text.endswith(name):
+            text = text.removesuffix(name).rstrip() + "Z"
+    text = _BEFORE_OFFSET.sub("", _ZONE_NAME.sub("", text))
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return None if time.tzinfo is None else time
+
+
+def _since_epoch(value: float) -> datetime | None:
+    for ticks in _TICKS_PER_SECOND:
+        if _MIN_SECONDS * ticks <= value < _MAX_SECONDS * ticks:
+            us = round(value * 10**6 / ticks) if ticks < 10**6 else value // (ticks // 10**6)
+            return EPOCH + timedelta(microseconds=us)
+    return None
+
+
+def _long_integer(digits: str) -> int | float:
+    """Return an integer; infinity where it is longer than any that we use."""
+    return int(digits) if len(digits) <= _MAX_DIGITS else math.inf
+
+
+def _json_type(value: Any) -> str:
+    names = {list: "array", str: "str", bool: "bool", int: "int", float: "float"}
+    return names.get(type(value), "null")
+
+
+# --- fields ---------------------------------------------------------------------------------------
+
+_OBJECTS: dict[str, type[msgspec.Struct]] = {
+    "query_attributes": QueryAttributesWire,
+    "event_attributes": EventAttributesWire,
+    "object": ObjectWire,
+    "position": PositionWire,
+}
+
+_MENDS: dict[str, Callable[[Any], Any]] = {
+    "client_id": as_id,
+    "query_id": as_id,
+    "object_id": as_id,
+    "event_id": _key,
+    "page": _key,
+    "timestamp": _instant,
+    "user_query": _text,
+    "query_response_hit_ids": _hits,
+    "text": _text,
+    "ordinal": _integer,
+    "price": _number,
+    "revenue": _number,
+    "quantity": _number,
+}
+
+_KINDS = {
+    **{name: name for name in FIELDS},
+    "page": "event_id",
+    "query_response_hit_ids": "hits",
+    "ordinal": "position",
+    "price": "amount",
+    "revenue": "amount",
+    "quantity": "amount",
+}
+
+_UNNEEDED = {"user_query"}  # the schema has it, and "" is what it is without
+
+
+_FIELDS: dict[type[msgspec.Struct], dict[str, _Field]] = {
+    wire: {
+        each.name: _Field(each.type, each.required and each.name not in _UNNEEDED)
+        for each in msgspec.structs.fields(wire)
+    }
+    for wire in (
+        ExposureWire,
+        QueryAttributesWire,
+        CandidateWire,
+        ActionWire,
+        EventAttributesWire,
+        ObjectWire,
+        PositionWire,
+        ItemWire,
+    )
+}
