@@ -22,6 +22,7 @@ from deploy.cli import (
     offsets,
     replay,
     roles,
+    topics,
     verify,
 )
 from deploy.cli.exit_codes import exit_code
@@ -43,6 +44,7 @@ for _command in (
 ):
     app.command()(_command)
 app.add_typer(events.app, name="events")
+app.add_typer(topics.app, name="topics")
 app.add_typer(config.app, name="config")
 app.add_typer(offsets.app, name="offsets")
 app.add_typer(replay.app, name="replay")

@@ -16,16 +16,21 @@ app = typer.Typer(no_args_is_help=True, help="Show and check settings.")
 
 
 @app.command()
-def init(file: Annotated[Path, typer.Argument(metavar="FILE")] = Path("steelyard.yaml")) -> None:
+def init(
+    file: Annotated[Path, typer.Argument(metavar="FILE")] = Path("steelyard.yaml"),
+    trial: Annotated[
+        bool, typer.Option("--trial", help="With windows of seconds and a store in this folder.")
+    ] = False,
+) -> None:
     """Write a file with every key at its default, commented out.
 
     An existing file is left alone (exit 3).
     """
-    from deploy.settings.render import starter
+    from deploy.settings.render import TRIAL, starter
 
     try:
         with file.open("x", encoding="utf-8") as stream:
-            stream.write(starter())
+            stream.write(starter(TRIAL if trial else {}))
     except FileExistsError:
         typer.echo(f"steelyard: {file} exists; nothing written", err=True)
         raise typer.Exit(UNSAFE) from None

@@ -140,12 +140,9 @@ def _existence(log: LogConfig, counts: Mapping[str, int]) -> Iterator[CheckResul
     if not missing:
         there = ", ".join(f"{topic} ({counts[topic]})" for topic in wanted)
         yield CheckResult.ok(AREA, f"topics exist: {there}")
-    num_partitions = max((counts[topic] for topic in wanted if topic in counts), default=4)
     for topic in missing:
-        compacted = topic in (topics.items, topics.dead_letter)
-        compact = " --config cleanup.policy=compact" if compacted else ""
-        create = f"--create --topic {topic} --partitions {num_partitions}{compact}"
-        yield CheckResult.fail(AREA, f"topic {topic} is missing", _topics_sh(log, create))
+        create = f"steelyard topics create --bootstrap-servers {log.bootstrap_servers}"
+        yield CheckResult.fail(AREA, f"topic {topic} is missing", create)
 
 
 def _partition_counts(log: LogConfig, events: Mapping[str, int]) -> Iterator[CheckResult]:

@@ -158,8 +158,8 @@ class LearnRole:
     def _open(self, opened: ExitStack) -> _Term:
         """Open everything that may refuse, claim the store, then wire and restore the parts."""
         settings, group = self._settings, self._group
+        kafka = self._connect(opened)  # before the model, which takes long to load
         trainer = self._new_trainer(settings.learner, Weigher(settings.weighting), group)
-        kafka = self._connect(opened)
         identity = Identity(
             config_sha256=wiring.config_sha256(settings),
             fingerprint=wiring.fingerprint(settings, group),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,17 @@ _HEADER = """\
 # Every key with its default. Durations and sizes have units: 500ms, 30s, 15m, 7d, P7D; 64KB, 2MB.
 # STEELYARD_<SECTION>__<KEY> wins over this file, the command line over both.
 """
+
+#: Windows of seconds, so that the first events make samples within a minute.
+TRIAL: Mapping[str, str] = {
+    "join.click_window": "10s",
+    "join.observation_window": "20s",
+    "join.attribution_window": "1h",
+    "join.grace": "5s",
+    "join.idle_timeout": "5s",
+    "learner.publish_every": "10s",
+    "store.root": "steelyard-store",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,8 +51,8 @@ def describe(settings: Settings) -> list[Entry]:
     ]
 
 
-def starter() -> str:
-    """Return a file with every key at its default, commented out."""
+def starter(values: Mapping[str, str] = {}) -> str:
+    """Return a file with every key at its default, commented out, but for those in `values`."""
     lines = []
     section: tuple[str, ...] = ()
     for leaf in leaves(Settings()):
@@ -49,7 +61,11 @@ def starter() -> str:
                 lines.append(f"{'  ' * depth}{name}:")
         section = leaf.section
         comment = f"  # {leaf.help}" if leaf.help else ""
-        lines.append(f"{'  ' * len(section)}# {leaf.name}: {leaf.text(leaf.value)}{comment}")
+        given = values.get(leaf.key)
+        line = (
+            f"# {leaf.name}: {leaf.text(leaf.value)}" if given is None else f"{leaf.name}: {given}"
+        )
+        lines.append(f"{'  ' * len(section)}{line}{comment}")
     return _HEADER + "\n".join(lines) + "\n"
 
 
