@@ -7,15 +7,17 @@ import signal
 import socket
 from threading import current_thread, main_thread
 
-import uvicorn
-
 from deploy.errors import PortTaken
 from deploy.process.observability import new_registry
+from deploy.roles.connections import Connections
+from deploy.roles.http_server import BoundedServer
 from deploy.settings.tree import Settings
 from learner.artifact import Store
-from serving.app import create
+from serving.app import SCORING_PATHS, create
 from serving.inference.batcher import Batcher
 from serving.inference.slot import Slot
+from serving.refusal import Refusals
+from serving.rollout.watcher import Store as VersionStore
 from serving.rollout.watcher import Watcher
 from serving.telemetry import Telemetry
 
@@ -25,13 +27,17 @@ log = logging.getLogger("steelyard.serving")
 class ServingRole:
     """One replica: takes its port when made, serves in `run`, ends by a signal or `stop`."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, store: VersionStore | None = None) -> None:
         """Wire the parts and take the port; nothing runs yet.
+
+        Args:
+            settings: of the process.
+            store: of the versions; left out, that of the settings.
 
         Raises:
             PortTaken: another process listens there.
         """
-        config, store = settings.serving, Store(settings.store.root)
+        config, store = settings.serving, store or Store(settings.store.root)
         telemetry, slot = Telemetry(new_registry()), Slot()
         self._root = settings.store.root
         self._batcher = Batcher(config.batcher, telemetry)
@@ -44,15 +50,10 @@ class ServingRole:
             telemetry=telemetry,
             limits=config.limits,
         )
-        self._server = uvicorn.Server(
-            uvicorn.Config(
-                app,
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                timeout_graceful_shutdown=max(1, round(config.drain_seconds)),
-            )
-        )
+        patience = config.batcher.deadline_seconds + config.connections.body_seconds
+        refuse = Refusals(self._batcher.refusal, slot, telemetry, SCORING_PATHS)
+        connections = Connections(config.connections, answer_seconds=patience, refuse=refuse)
+        self._server = BoundedServer(app, connections, drain_seconds=config.drain_seconds)
         try:
             self._socket = socket.create_server((config.host, config.port))
         except OSError as error:

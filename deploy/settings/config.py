@@ -10,6 +10,7 @@ from msgspec import Meta
 from consumers.dead_letter import Policy
 from consumers.kafka.options import KafkaConfig
 from consumers.pipeline import Topics
+from deploy.roles.connections import ConnectionConfig
 from serving.inference.batcher import BatcherConfig
 from serving.inference.scoring import Limits
 from serving.rollout.watcher import WatcherConfig
@@ -57,6 +58,7 @@ class ServingConfig:
     drain_seconds: Annotated[
         NotNegative, Meta(description="Time for requests in flight after a signal.")
     ] = 10.0
+    connections: ConnectionConfig = field(default_factory=ConnectionConfig)
     limits: Limits = field(default_factory=Limits)
     batcher: BatcherConfig = field(default_factory=BatcherConfig)
     watcher: WatcherConfig = field(default_factory=WatcherConfig)

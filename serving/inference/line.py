@@ -9,7 +9,7 @@ is too much is refused when it comes, before its body is read.
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -72,7 +72,7 @@ class Line(Generic[W]):
         self.pace = pace
         self._max_documents, self._max_wait_seconds = max_documents, max_wait_seconds
         self._deadline_seconds = deadline_seconds
-        self._waiting: deque[W] = deque()
+        self._waiting: OrderedDict[W, None] = OrderedDict()
         self._typical = 0.0  # documents of a request, averaged
         self._refused = 0.0  # share of requests, averaged
         self._running: tuple[int, float] | None = None  # documents, and since when
@@ -104,23 +104,22 @@ class Line(Generic[W]):
     def append(self, work: W) -> None:
         """Let work in; the caller has asked whether the line is `full`."""
         self._refused -= _REFUSED_RATE * self._refused
-        self._waiting.append(work)
+        self._waiting[work] = None
         self.num_documents += work.num_documents
         rate = _SIZE_RATE if self._typical else 1.0
         self._typical += rate * (work.num_documents - self._typical)
 
     def remove(self, work: W) -> bool:
         """Take work out of the line because its caller is gone; False if it is no longer there."""
-        try:
-            self._waiting.remove(work)
-        except ValueError:
+        if work not in self._waiting:
             return False
+        del self._waiting[work]
         self.num_documents -= work.num_documents
         return True
 
     def oldest(self) -> W | None:
         """Return what waits longest, None if nothing does."""
-        return self._waiting[0] if self._waiting else None
+        return next(iter(self._waiting), None)
 
     def take(self, now: float) -> Taken[W]:
         """Take the next batch out of the line, as large as its most urgent request allows.
@@ -133,10 +132,10 @@ class Line(Generic[W]):
         gone: list[W] = []
         num_documents = 0
         while self._waiting and num_documents < self._max_documents:
-            work = self._waiting[0]
+            work = next(iter(self._waiting))
             if batch and not self._in_time(now, num_documents + work.num_documents, batch[0]):
                 break
-            self._waiting.popleft()
+            del self._waiting[work]
             self.num_documents -= work.num_documents
             last = not self._waiting and now < work.deadline_seconds
             if work.gone:

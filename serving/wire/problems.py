@@ -87,13 +87,18 @@ def _problem(
     detail: str,
     headers: Mapping[str, str] | None = None,
 ) -> ProblemResponse:
-    body = Problem(
+    body = problem(request.headers["x-request-id"], status, error_type, detail)
+    return ProblemResponse(body, status_code=status, headers=headers)
+
+
+def problem(request_id: str, status: int, error_type: str, detail: str) -> Problem:
+    """Return the problem document of an answer."""
+    return Problem(
         type=f"urn:steelyard:error:{error_type}",
         title=HTTPStatus(status).phrase,
         status=status,
         detail=detail,
-        instance=f"urn:steelyard:request:{request.headers['x-request-id']}",
+        instance=f"urn:steelyard:request:{request_id}",
         error=detail,
         error_type=error_type,
     )
-    return ProblemResponse(body, status_code=status, headers=headers)

@@ -1,0 +1,1 @@
+"""Server and load generator of the overload benchmark, each a process of its own."""

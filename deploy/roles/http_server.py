@@ -1,0 +1,153 @@
+"""uvicorn with bounded connections, and refusals that do not reach the application."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from deploy.roles.connections import Connections
+
+
+class BoundedServer(uvicorn.Server):
+    """A server of `app` whose connections are bounded; `run` and `should_exit` are uvicorn's."""
+
+    def __init__(self, app: ASGIApp, connections: Connections, *, drain_seconds: float) -> None:
+        """Listen on nothing yet.
+
+        Args:
+            app: the application.
+            connections: to keep its connections in.
+            drain_seconds: time for requests in flight at the end.
+        """
+        config = Config(
+            app,
+            http=protocol(connections),
+            ws="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            backlog=connections.backlog,
+            timeout_keep_alive=math.ceil(connections.config.keep_alive_seconds),
+            timeout_graceful_shutdown=max(1, round(drain_seconds)),
+        )
+        super().__init__(config)
+        self._connections = connections
+
+    async def on_tick(self, counter: int) -> bool:
+        """Close what is overdue, once a second; uvicorn calls it ten times."""
+        if counter % 10 == 0:
+            self._connections.end_overdue(asyncio.get_running_loop().time())
+        return await super().on_tick(counter)
+
+
+def protocol(connections: Connections) -> type[HttpToolsProtocol]:
+    """Return the protocol class for uvicorn's `http`; its connections are kept in `connections`."""
+
+    class BoundedProtocol(_BoundedProtocol):
+        _all = connections
+
+    return BoundedProtocol
+
+
+class _BoundedProtocol(HttpToolsProtocol):
+    """uvicorn's protocol with phases: headers, body, answer, idle."""
+
+    _all: Connections
+    seconds: float
+    since: float
+    idle: bool
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        # a request has begun to arrive; all of it has; it was refused by its headers
+        self._begun = self._read = self._refused = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        if not self._all.make_room(self.loop.time()):
+            transport.abort()
+            return
+        super().connection_made(transport)
+        self._phase(self._all.config.header_seconds, idle=True)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._all.remove(self)
+        if self.transport is not None:
+            super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._begun, self._read, self._refused = True, False, False
+        if self._alone():
+            self._phase(self._all.config.header_seconds, idle=True)
+
+    def on_headers_complete(self) -> None:
+        self._phase(self._all.config.body_seconds, idle=False)
+        if self._alone():
+            answer = self._all.refuse(self.parser.get_method(), self.url, self.headers)
+            if answer is not None:
+                self._refused = True
+                self.transport.write(answer)
+                return
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        if not self._refused:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._read = True
+        if self._refused:
+            self._rest()
+            if not self.parser.should_keep_alive():
+                self.transport.close()
+            return
+        super().on_message_complete()
+        if self.cycle is None or not self.cycle.response_complete:
+            self._phase(self._all.answer_seconds, idle=False)
+        else:
+            self._rest()
+
+    def _alone(self) -> bool:
+        """Return whether no request before this one waits for its answer."""
+        return not self.pipeline and (self.cycle is None or self.cycle.response_complete)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._read:
+            self._rest()
+
+    def end(self) -> None:
+        """Close at once; say why, if a request has begun to arrive and has no answer yet."""
+        if self._begun and not self._refused and not self._answering():
+            self.transport.write(_TOO_SLOW)
+        self.transport.close()
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+
+    def _answering(self) -> bool:
+        return self.cycle is not None and self.cycle.response_started and not self._alone()
+
+    def _rest(self) -> None:
+        self._begun = False
+        self._phase(self._all.config.keep_alive_seconds, idle=True)
+
+    def _phase(self, seconds: float, *, idle: bool) -> None:
+        if self.transport.is_closing():
+            return
+        self._all.begin(self, self.loop.time(), seconds, idle=idle)
+
+
+_TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
