@@ -18,6 +18,7 @@ _ON_DISK = {
     "max_grad_norm": "max_gradient_norm",
 }
 INTERACTION_ON_DISK = {"bi_encoder": "towers", "cross_encoder": "cross"}
+_MAX_STEP_TOKENS = 32_768
 
 Tuning = Annotated[
     str,
@@ -59,6 +60,10 @@ class LearnerConfig:
         Meta(description="L2-SP strength, towards the start: 1 / (lr l2_sp) steps are remembered."),
     ] = 100.0
     batch_size: Annotated[Count, Meta(description="Least number of samples of a step.")] = 320
+    max_step_tokens: Annotated[
+        Count,
+        Meta(description="Most tokens in memory at once; a larger step has several micro-batches."),
+    ] = _MAX_STEP_TOKENS
     max_tokens: Annotated[
         int, Meta(ge=4, description="Longest text in tokens; longer ones are truncated.")
     ] = 64
@@ -104,6 +109,8 @@ class LearnerConfig:
         """
         plain = {_ON_DISK.get(name, name): value for name, value in asdict(self).items()}
         plain["interaction"] = INTERACTION_ON_DISK[self.interaction]
+        if self.max_step_tokens == _MAX_STEP_TOKENS:
+            del plain["max_step_tokens"]
         del plain["step_timeout_seconds"]  # decides nothing that is learned
         if self.residual.max_items == ResidualConfig().max_items:
             del plain["residual"]["max_items"]

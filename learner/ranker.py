@@ -121,6 +121,14 @@ class Ranker(nn.Module):
         by_task[root()] = base + (1 + self.exponent) * (self._residuals(queries) * v).sum(-1)
         return PairLogits(by_task=by_task, base=base, items=v)
 
+    def num_tokens(self, query: str, item: str) -> dict[str, int]:
+        """Return each text that a pair needs with its number of tokens; a pair is one text more."""
+        ids = self.texts.ids
+        texts = {query: len(ids(query)), item: len(ids(item))}
+        if self.cross is not None:
+            texts[f"{query}\0{item}"] = len(ids(query, item))
+        return texts
+
     def forget(self) -> None:
         """Drop the vectors kept for scoring: the encoder has moved since."""
         self._kept = PrefixCache(max_bytes=_KEPT_BYTES)

@@ -16,9 +16,10 @@ from learner.process_group import ProcessGroup
 from learner.ranker import PairLogits, Ranker
 from learner.training import scored as scores
 from learner.training.columns import Selection, StepColumns
-from learner.training.micro_batches import micro_batches
+from learner.training.micro_batches import micro_batches, within_tokens
 from learner.training.optimizer import Optimizer
 from learner.training.scored import Collected, Scored
+from weighting.sample import Sample
 from weighting.tasks import TASKS, TaskName
 from weighting.weighted import WeightedBatch
 
@@ -94,9 +95,7 @@ class GradientPass:
     def _score(self, columns: StepColumns, *, num_total: int, step: int) -> Scored:
         """Score our own samples; again in twice as many micro-batches while memory runs out."""
         while True:
-            parts = micro_batches(
-                columns.samples, self.num_micro_batches, whole_lists=self._whole_lists
-            )
+            parts = self._micro_batches(columns.samples)
             try:
                 return self._accumulate(columns, parts, num_total=num_total, step=step)
             except torch.OutOfMemoryError as error:
@@ -105,6 +104,23 @@ class GradientPass:
                     device = self._config.device
                     raise OutOfMemory(step=step, device=device, num_samples=most) from error
             self.num_micro_batches *= 2
+
+    def _micro_batches(self, samples: Sequence[Sample]) -> list[list[int]]:
+        """Divide samples by the memory that ran out before, and by the bound on tokens.
+
+        Memory of the host is never seen to run out: the system ends the process.
+        """
+        lists = self._whole_lists
+        parts = micro_batches(samples, self.num_micro_batches, whole_lists=lists)
+        budget, num_tokens = self._config.max_step_tokens, self._num_tokens
+        return [
+            places
+            for part in parts
+            for places in within_tokens(samples, part, budget, num_tokens, whole_lists=lists)
+        ]
+
+    def _num_tokens(self, sample: Sample) -> dict[str, int]:
+        return self._ranker.num_tokens(sample.query, sample.text)
 
     def _accumulate(
         self, columns: StepColumns, parts: Sequence[Sequence[int]], *, num_total: int, step: int

@@ -412,6 +412,21 @@ def test_a_step_that_ran_out_of_memory_is_the_same_step_in_more_parts_and_the_ne
     assert tight.trained == ample.trained
 
 
+def test_a_step_of_many_texts_is_bounded_by_tokens_before_memory_runs_out() -> None:
+    asked: list[int] = []
+    many = [sample for batch in batches(6) for sample in batch]
+    bounded = Trainer(config(max_step_tokens=40), Weigher(), scoring=asked.append)
+    whole = trainer()
+    found, expected = bounded.step(many), whole.step(many)
+    assert len(asked) > 4
+    assert sum(asked) == len(many)
+    assert found.loss == pytest.approx(expected.loss, abs=1e-5)
+    assert found.num_micro_batches == 1, "what the journal says of memory that ran out"
+    again = Trainer(config(max_step_tokens=40), Weigher())
+    again.step(many)
+    assert again.files() == bounded.files()
+
+
 def test_a_step_in_parts_is_a_function_of_their_number_and_not_of_how_it_came_to_be() -> None:
     tight, journaled = with_memory_for(6, [], dropout=0.3), trainer(dropout=0.3)
     journaled.num_micro_batches = 4
