@@ -241,6 +241,24 @@ class Pipeline:
         """Return the event time before which no more is expected; None before the first record."""
         return self._assembler.watermark_us()
 
+    def report_offsets(self, ends: Mapping[TopicPartition, int], now: float) -> None:
+        """Report how far every partition is behind the end of the log; from any thread."""
+        self._reporting.offsets(ends, now)
+
+    def event_offsets(self) -> Offsets:
+        """Return the next offset of every partition of events; from any thread."""
+        partitions = list(self._partitions.items())
+        return Offsets((tp, p.next_offset) for tp, p in partitions if p.kind is not Kind.ITEM)
+
+    def num_records(self) -> int:
+        """Return the number of events consumed so far, those of before included; any thread."""
+        partitions = list(self._partitions.values())
+        return sum(each.audit.num_records for each in partitions if each.kind is not Kind.ITEM)
+
+    def num_ready(self) -> int:
+        """Return about how many samples are read and wait for a batch; from any thread."""
+        return self._reporting.num_ready
+
     def num_polls(self) -> int:
         """Return the number of polls in the snapshot that are in no batch yet."""
         return len(self._assembler.polls)

@@ -19,7 +19,11 @@ _log = logging.getLogger(__name__)
 
 
 class Reporting:
-    """Series of the partitions and the join of one pipeline."""
+    """Series of the partitions and the join of one pipeline.
+
+    Attributes:
+        num_ready: samples that wait for a batch, when they were counted last.
+    """
 
     def __init__(
         self,
@@ -37,6 +41,8 @@ class Reporting:
         self._grace_us = grace_us
         self._retention_seconds = dict(retention_seconds)
         self._waiting_reported = False  # in this pause
+        self._count_ready = True
+        self.num_ready = 0
 
     def lost(self, lost: OffsetLost) -> None:
         """Count records that can never be read."""
@@ -72,6 +78,18 @@ class Reporting:
         telemetry.open_exposures.set(join.num_open_exposures)
         telemetry.open_clicks.set(join.num_open_clicks)
         telemetry.pending_events.set(join.num_pending)
+        if self._count_ready:
+            self._count_ready = False
+            self.num_ready = join.num_ready(self._assembler.watermarks.watermark_us)
+
+    def offsets(self, ends: Mapping[TopicPartition, int], now: float) -> None:
+        """Report how far every partition is behind the end of the log; from any thread.
+
+        Also ask for a new count of the samples that are ready: it is too slow for every batch.
+        """
+        for tp, partition in list(self._partitions.items()):
+            self._offsets(tp, partition, ends.get(tp), now)
+        self._count_ready = True
 
     def snapshotted(self, num_bytes: int) -> None:
         """Report the size of a snapshot."""

@@ -131,7 +131,7 @@ class _Steps:
         """Return this rank's offer; no checkpoint is due while journaled steps are left."""
         part = NO_BATCH
         if isinstance(pulled, Batch):
-            part = Part(pulled.polls, pulled.cause)
+            part = Part(pulled.polls, pulled.cause, len(pulled.samples))
         due = not self.redo.pending and self.publisher.due(more=part.has_batch)
         return _Offer(part, pulled is Signal.ENDED, due)
 

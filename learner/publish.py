@@ -87,6 +87,8 @@ class Publisher:
         published: Callable[[Version], None] = lambda version: None,
         replaying: bool = False,
         live: Callable[[], bool] = lambda: True,
+        samples_per_second: Callable[[], float] = lambda: 0.0,
+        waiting: Callable[[], Mapping[str, float | None]] = dict,
     ) -> None:
         """Take the owners of the state.
 
@@ -103,7 +105,11 @@ class Publisher:
             replaying: whether the state stands in a replay; the first checkpoint after it says
                 that it is over, new samples or not.
             live: whether the log is read as it grows.
+            samples_per_second: measured rate of learning, 0 while it is not known.
+            waiting: what is logged of the samples that wait, with each durable version.
         """
+        self._samples_per_second = samples_per_second
+        self._waiting = waiting
         self._trainer = trainer
         self._writer = writer
         self._ingest = ingest
@@ -232,6 +238,7 @@ class Publisher:
             audit=by_topic(ingest.audit),
             inputs=dict(identity.inputs),
             learned=LearnedSamples(num=num, sum64=sum64),
+            samples_per_second=self._samples_per_second(),
         )
 
     def _poll(self, *, timeout_seconds: float | None) -> Saved | None:
@@ -260,7 +267,7 @@ class Publisher:
         self._replaying = version.run_state.replay is not None
         self._telemetry.published(version, self._began_seconds, self._clock())
         contents = {"version": version.name, "step": version.step, "samples": version.num_samples}
-        log.info("published", extra=contents)
+        log.info("published", extra=contents | dict(self._waiting()))
         self._published(version)
 
 

@@ -74,6 +74,20 @@ class Telemetry:
         self.last_event = series.gauge(
             "learner_last_event_timestamp_seconds", "Event time of the newest sample trained on."
         )
+        self.samples_waiting = series.gauge(
+            "learner_samples_waiting",
+            "Samples to be learned: journaled, read, or (estimated) in records not yet read.",
+            "stage",
+        )
+        self.samples_per_second = series.gauge(
+            "learner_samples_per_second", "Measured rate of learning while samples wait."
+        )
+        self.catch_up = series.gauge(
+            "learner_catch_up_seconds",
+            "Time until nothing waits, at the measured rates of learning and arrival.",
+        )
+        for stage in ("journal", "read", "unread"):
+            self.samples_waiting.labels(stage)
         for result in ("ok", "nonfinite"):
             self.steps.labels(result)
         self.step_duration.labels("step")
@@ -151,7 +165,7 @@ class Telemetry:
         )
         self.replay_progress = series.gauge(
             "replay_progress_ratio",
-            "Share of a replay that is read, by its target store.",
+            "Share of a replay's samples that is learned, by its target store.",
             "target",
         )
         self.replayed = series.counter(

@@ -135,6 +135,10 @@ class Join:
         """Number of clicks whose purchase may still come."""
         return self._open.num_clicks
 
+    def num_ready(self, watermark_us: int) -> int:
+        """Return about how many samples wait for a batch, emitted or due below the watermark."""
+        return len(self.samples) + self._pending.num_due + self._open.num_due(watermark_us)
+
     def waiting_lists(self) -> tuple[int, int]:
         """Return the number of lists without samples, and their last key."""
         keys = [

@@ -264,6 +264,18 @@ class OpenEntries:
 
     # --- state ----------------------------------------------------------------------------------
 
+    def num_due(self, before_us: int) -> int:
+        """Return the number of first copies of the entries that are observed before a key."""
+        timers, found, places = self.timers, 0, [0]
+        while places:  # down the heap, as far as keys are below
+            place = places.pop()
+            if place >= len(timers) or timers[place][0] >= before_us:
+                continue
+            entry = timers[place][5]
+            found += len(entry.hits) if isinstance(entry, OpenExposure) else 1
+            places += (2 * place + 1, 2 * place + 2)
+        return found
+
     def unobserved_exposures(self) -> list[int]:
         """Return the keys at which exposures will be observed."""
         return [timer[0] for timer in self.timers if timer[1] == OBSERVE_EXPOSURE]

@@ -47,6 +47,11 @@ class Pending:
         """Return the number of events that wait."""
         return len(self._due) + len(self._events)
 
+    @property
+    def num_due(self) -> int:
+        """Number of events below the watermark."""
+        return len(self._due)
+
     def __iter__(self) -> Iterator[PendingEvent]:
         """Iterate over the events that wait, in no order."""
         return chain(self._due, self._events)

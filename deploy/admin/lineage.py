@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from learner.artifact import Corrupt, Store, Version, VersionMissing
@@ -47,29 +46,6 @@ def newest_within(
 def retained(version: Version, begins: Mapping[TopicPartition, int]) -> bool:
     """Return whether the log still has all that comes after a version."""
     return all(offset >= begins[tp] for tp, offset in version.next_offsets.items() if tp in begins)
-
-
-def per_second(versions: Sequence[Version], topics: Iterable[str]) -> float | None:
-    """Return the highest rate of records between a version and its parent, None without any."""
-    names = set(topics)
-    rates = []
-    for later, earlier in itertools.pairwise(versions):
-        num_records = sum(
-            offset - earlier.next_offsets.get(tp, 0)
-            for tp, offset in later.next_offsets.items()
-            if tp[0] in names
-        )
-        seconds = (later.created_us - earlier.created_us) / 1e6
-        if seconds > 0 and num_records > 0:
-            rates.append(num_records / seconds)
-    return max(rates, default=None)
-
-
-def about(num_records: int, rate: float | None) -> str:
-    """Return the duration of reading so many records, as the end of a sentence."""
-    if rate is None:
-        return ""
-    return f", about {num_records / rate:,.0f} s at the measured {rate:,.0f} records/s"
 
 
 def commands_taken(version: Version | None) -> int:

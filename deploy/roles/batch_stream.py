@@ -34,22 +34,11 @@ def time_work(items: Iterator[T], progress: Progress) -> Iterator[T]:
             progress.read()
 
 
-def report_replay_progress(
-    items: Iterator[T],
-    pipeline: Pipeline,
-    until: Mapping[TopicPartition, int],
-    report: Callable[[float], object],
-) -> Iterator[T]:
-    """Report after each item what share of a replay this rank's partitions have been read."""
-
-    def left() -> int:
-        next_offsets = pipeline.next_offsets()
-        return sum(max(0, until.get(tp, 0) - offset) for tp, offset in next_offsets.items())
-
-    total = left()
+def after_each(items: Iterator[T], report: Callable[[], object]) -> Iterator[T]:
+    """Report after each item."""
     for item in items:
         yield item
-        report(1 - left() / total if total else 1)
+        report()
 
 
 def until_ended(items: Iterator[T], ended: Callable[[], bool]) -> Iterator[T]:

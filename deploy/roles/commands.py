@@ -41,6 +41,8 @@ class ReplayPlan(msgspec.Struct, frozen=True, kw_only=True, rename={"digest": "s
     exclude: str | None
     num_excluded: int
     cancels: int | None
+    since: int = 0
+    samples: int = 0
 
 
 class ResetPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -164,7 +166,12 @@ def recovery_plan(command: Command, newest: Version) -> RecoveryPlan | None:
         exclusions=excluded,
         undo=plan.cancels is not None,
         replay=manifest.Replay(
-            mode=plan.mode, until=plan.until, command=command.id, into=plan.into
+            mode=plan.mode,
+            until=plan.until,
+            command=command.id,
+            into=plan.into,
+            since=plan.since,
+            samples=plan.samples,
         ),
     )
 

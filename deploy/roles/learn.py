@@ -27,6 +27,7 @@ from deploy.process.observability import MetricsServer, new_registry, start_metr
 from deploy.roles import batch_stream, wiring
 from deploy.roles import start as starting
 from deploy.roles.advisory_commit import AdvisoryCommit
+from deploy.roles.backlog import Backlog, Monitor
 from deploy.roles.commands import CommandInbox, back_from_divergence, recovery_plan
 from deploy.roles.start import Start
 from deploy.settings.tree import Settings
@@ -38,6 +39,7 @@ from learner.publish import Identity, Publisher
 from learner.store.blobs import Disk
 from learner.store.checkpoint import Checkpointer
 from learner.store.journal.writer import Journal
+from learner.store.manifest import Replay
 from learner.store.recovery.plan import RecoveryPlan
 from learner.store.writer import BackgroundWriter
 from learner.telemetry import Telemetry
@@ -70,6 +72,7 @@ class _Term:
     journal: Journal | None
     progress: Progress
     watchdog: Watchdog
+    backlog: Backlog
 
 
 class LearnRole:
@@ -190,6 +193,7 @@ class LearnRole:
             retention_seconds=kafka.admin.retention_seconds(settings.kafka.topics.kinds()),
             observe=progress.observe,
         )
+        backlog = Backlog(pipeline, lambda: trainer.num_samples)
         publisher = Publisher(
             trainer,
             self._writer(checkpointer),
@@ -202,6 +206,8 @@ class LearnRole:
             published=self._after_publishing(kafka.admin),
             replaying=start.run_state.replay is not None,
             live=lambda: pipeline.live,
+            samples_per_second=lambda: backlog.samples_per_second,
+            waiting=backlog.facts,
         )
         term = _Term(
             start=start,
@@ -213,9 +219,24 @@ class LearnRole:
             journal=journal,
             progress=progress,
             watchdog=watchdog,
+            backlog=backlog,
         )
         self._restore(term)
+        self._monitor(term, opened)
         return term
+
+    def _monitor(self, term: _Term, opened: ExitStack) -> None:
+        """Report lag and backlog from now on, whatever the learner does."""
+        version = term.start.version and term.checkpointer.store.version(term.start.version)
+        known = version.manifest.get("samples_per_second", 0.0) if version else 0.0
+        term.backlog.begin(term.start.tail, float(known))
+        admin = KafkaAdmin(self._settings.kafka).start()
+        opened.callback(admin.close)
+        topics = list(self._settings.kafka.topics.kinds())
+        monitor = Monitor(
+            term.backlog, term.pipeline, admin, topics, self._telemetry, clock=self._clock
+        )
+        opened.callback(monitor.start().close)
 
     def _connect(self, opened: ExitStack) -> _Kafka:
         kafka, group = self._settings.kafka, self._group
@@ -312,14 +333,13 @@ class LearnRole:
         replayed = start.replayed(self._group.rank)
         stream = pipeline.batches(replayed, until if anew else None, end=anew and shadow)
         if replay is not None:
-            gauge = self._telemetry.replay_progress.labels(replay.into)
-            stream = batch_stream.report_replay_progress(stream, pipeline, until, gauge.set)
+            stream = batch_stream.after_each(stream, partial(self._report_replay, term, replay))
         stream = batch_stream.rebuild_on_stall(stream, term.watchdog, term.kafka.source)
         shadow_done = partial(batch_stream.has_read, pipeline, until)
         stream = batch_stream.until_ended(
             stream, lambda: self._term_ends(term.checkpointer) or (shadow and shadow_done())
         )
-        stream = batch_stream.time_work(stream, term.progress)
+        stream = batch_stream.time_work(term.backlog.timed(stream), term.progress)
         for report in train(
             stream,
             term.trainer,
@@ -332,6 +352,13 @@ class LearnRole:
         ):
             if isinstance(report, StepReport):
                 each(report, term.trainer)
+
+    def _report_replay(self, term: _Term, replay: Replay) -> None:
+        over = term.pipeline.live
+        if replay.into == "shadow":
+            over = batch_stream.has_read(term.pipeline, replay.end_offsets)
+        ratio = term.backlog.replayed_ratio(replay.since, replay.samples, over=over)
+        self._telemetry.replay_progress.labels(replay.into).set(ratio)
 
     def _term_ends(self, checkpointer: Checkpointer) -> bool:
         if self._stopped.is_set():

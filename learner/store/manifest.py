@@ -127,12 +127,16 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True, rename={"command": "orde
         until: topic -> partition -> end offset.
         command: the operator command.
         into: live, or shadow: a store of its own, whose learner ends there.
+        since: samples of the version that it went back to.
+        samples: to be learned, as planned.
     """
 
     mode: str
     until: dict[str, dict[int, int]]
     command: int
     into: str = "live"
+    since: int = 0
+    samples: int = 0
 
     @property
     def end_offsets(self) -> Offsets:
@@ -192,6 +196,7 @@ class CheckpointMetadata(msgspec.Struct, frozen=True, kw_only=True, rename=_DISK
         audit: topic -> partition -> what was read.
         inputs: topic -> as it was read.
         learned: the samples that the model contains.
+        samples_per_second: measured rate of learning, 0 where it is not known.
     """
 
     step: _COUNT
@@ -208,6 +213,7 @@ class CheckpointMetadata(msgspec.Struct, frozen=True, kw_only=True, rename=_DISK
     audit: dict[str, dict[int, Audit]] = {}
     inputs: dict[str, Input] = {}
     learned: LearnedSamples = LearnedSamples()
+    samples_per_second: float = 0.0
 
     @property
     def next_offsets(self) -> Offsets:

@@ -16,6 +16,7 @@ from tests.learner.saving import cut, files, owner, rewrite
 from weighting.provenance import TopicPartition
 
 SEGMENT = "000001-0000"
+SAMPLES = 400  #: of each step, by the journal
 A, B = ("clicks", 0), ("clicks", 1)
 
 
@@ -56,7 +57,7 @@ def consumed(
     (root / "journal").mkdir(exist_ok=True)
     segment, places = frames.MAGIC + frames.encode(0, Open(1, 0, {})), []
     for step in range(1, len(cuts) + 1):
-        segment += frames.encode(step, Step(step, (Part((), "full"),)))
+        segment += frames.encode(step, Step(step, (Part((), "full", SAMPLES),)))
         places.append(len(segment))
     (root / "journal" / SEGMENT).write_bytes(segment)
     names = [version.name for version in Store(root).versions()]

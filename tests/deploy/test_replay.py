@@ -20,7 +20,7 @@ from deploy.errors import Unsafe, UsageError
 from learner.artifact import Store
 from learner.store import commands
 from learner.store.blobs import Disk
-from tests.deploy.stores import SEGMENT, A, B, change, clicks, consumed
+from tests.deploy.stores import SAMPLES, SEGMENT, A, B, change, clicks, consumed
 from tests.fakes.brokers import Brokers
 from tests.fakes.disk import tree
 from tests.fakes.paper import Paper
@@ -93,10 +93,35 @@ def test_a_plan_names_version_offsets_and_what_is_read_again_and_writes_nothing(
         (1, 30, 5, 25, 40),
     ]
     assert plan["superseded"] == ["v000005", "v000004"]
-    assert plan["seconds"] == pytest.approx(55 / 3.8), (
-        "the fastest between two versions was 38 records in 10 s"
-    )
     assert tree(operator.root) == before
+
+
+def test_a_plan_has_the_steps_and_samples_of_the_journal_and_the_measured_rate(
+    operator: Operator,
+) -> None:
+    """The journal has a step behind the third version and one more than the newest."""
+    store = Store(operator.root)
+    for version in store.versions():
+        change(operator.root, version.name, samples=1000 * version.step, samples_per_second=50.0)
+    plan = operator.run(version="v000003")
+    assert (plan["steps"], plan["samples"], plan["seconds"]) == (2, 2 * SAMPLES, 2 * SAMPLES / 50)
+    last = operator.run(version="v000005")
+    assert (last["records_to_reread"], last["steps"], last["samples"]) == (0, 0, 0)
+    text = operator.run(version="v000003", as_json=False)
+    assert "Learns 2 steps, 800 samples, about 16 s at the measured 50 samples/s." in text
+
+
+def test_a_plan_estimates_the_samples_of_records_beyond_the_newest_version(
+    operator: Operator,
+) -> None:
+    for version in Store(operator.root).versions():
+        change(operator.root, version.name, samples=700 * version.step, samples_per_second=50.0)
+    plan = operator.run(version="v000003", mode=ANEW)
+    num_steps, per_record = 2, 700 * 4 / 70
+    assert plan["samples"] == num_steps * 700 + 20 * per_record
+    assert plan["seconds"] == plan["samples"] / 50
+    (command,) = [plan for plan in [operator.run(version="v000003", mode=ANEW)] if plan]
+    assert command["since"] == 2 * 700
 
 
 def test_a_person_reads_the_same_as_a_table(operator: Operator) -> None:

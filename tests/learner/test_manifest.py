@@ -61,8 +61,8 @@ def test_a_manifest_comes_back_as_it_was_under_the_names_of_the_operators_page()
     names = (
         "audit bit_exact config_sha256 created epoch evaluation event_time exclusions files "
         "fingerprint format fresh_events gaps inputs journal kind offsets orders_taken parent "
-        "quarantine replay resets samples self seq step superseded timeline trained version "
-        "watermark weighting world_size"
+        "quarantine replay resets samples samples_per_second self seq step superseded timeline "
+        "trained version watermark weighting world_size"
     )
     assert sorted(raw) == names.split()
     assert raw["offsets"] == {"clicks": {"0": 50, "1": 55}, "exposures": {"0": 500}}

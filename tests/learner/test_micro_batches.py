@@ -62,9 +62,7 @@ def test_a_list_is_divided_only_if_it_exceeds_the_budget_alone() -> None:
 
     largest = max(sum(texts(name).values()) for name in names)
     for budget, divided in ((largest, False), (largest - 1, True)):
-        parts = within_tokens(
-            SAMPLES, range(len(SAMPLES)), budget, num_tokens, whole_lists={CLICK}
-        )
+        parts = within_tokens(SAMPLES, range(len(SAMPLES)), budget, num_tokens, whole_lists={CLICK})
         found = [{(SAMPLES[i].task, SAMPLES[i].list_id) for i in part} for part in parts]
         num_parts = [sum((CLICK, name) in lists for lists in found) for name in names]
         assert (max(num_parts) > 1) == divided

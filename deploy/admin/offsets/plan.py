@@ -11,6 +11,7 @@ from deploy.admin.brokers import Brokers
 from deploy.admin.offsets import scopes, targets
 from deploy.admin.offsets.scopes import Scope
 from deploy.admin.offsets.targets import Move, Target
+from deploy.admin.work import Work, work
 from deploy.errors import Unsafe
 from deploy.process.terminal import table
 from deploy.settings.units import format_time
@@ -62,14 +63,14 @@ class Plan:
         moves: one for each partition.
         warnings: what the moves do to the guarantee of our learner.
         replay: the command that would count nothing twice.
-        per_second: records per second, measured.
+        work: steps and samples that the records read again should bring; None of other groups.
     """
 
     group: Group
     moves: Sequence[Move]
     warnings: Sequence[str]
     replay: str | None
-    per_second: float | None
+    work: Work | None
 
     @property
     def proposed(self) -> Offsets:
@@ -107,7 +108,7 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain values."""
-        seconds = None if self.per_second is None else self.num_reread / self.per_second
+        work = self.work.to_json() if self.work else {"seconds": None}
         return {
             "group": self.group.name,
             "ours": self.group.ours,
@@ -115,7 +116,7 @@ class Plan:
             "partitions": [move.to_json() for move in self.moves],
             "records_to_reread": self.num_reread,
             "records_to_skip": self.num_skipped,
-            "seconds": seconds,
+            **work,
             "warnings": list(self.warnings),
             "replay": self.replay,
         }
@@ -125,11 +126,11 @@ class Plan:
         owner = "moved in Kafka, and read back"
         if self.group.ours:
             owner = "our learner's: it will end its term, move and go on"
-        duration = lineage.about(self.num_reread, self.per_second)
+        learns = f" to learn {self.work.text()}" if self.work else ""
         lines = [
             f"PLAN  group {self.group.name} ({owner})    digest {self.digest[:8]}",
             *table(_HEADER, [_row(move) for move in self.moves]),
-            f"Re-reads {self.num_reread:,} records{duration}; skips {self.num_skipped:,}.",
+            f"Re-reads {self.num_reread:,} records{learns}; skips {self.num_skipped:,}.",
             *(f"WARNING  {warning}" for warning in self.warnings),
         ]
         return [*lines, f"         {self.replay}"] if self.replay else lines
@@ -153,7 +154,7 @@ def make_plan(
     current = Offsets(version.next_offsets if version else brokers.committed(group.name))
     moves = _moves(request, group, brokers, current, now_us)
     if version is None:
-        return Plan(group=group, moves=moves, warnings=(), replay=None, per_second=None)
+        return Plan(group=group, moves=moves, warnings=(), replay=None, work=None)
     back = any(move.num_reread for move in moves)
     versions = lineage.lineage(store, version)
     return Plan(
@@ -161,7 +162,7 @@ def make_plan(
         moves=moves,
         warnings=_warnings(moves),
         replay=_replay(request, moves, versions) if back else None,
-        per_second=lineage.per_second(versions, group.own_topics),
+        work=work(versions, group.own_topics, num_records=sum(m.num_reread for m in moves)),
     )
 
 

@@ -14,6 +14,7 @@ from deploy.admin import exclusions, lineage
 from deploy.admin.offsets import targets
 from deploy.admin.replay import version as versions
 from deploy.admin.replay.request import ANEW, AS_IT_WAS, LIVE, Log, ReplayRequest
+from deploy.admin.work import Work, journaled, num_beyond, work
 from deploy.errors import Unsafe
 from deploy.process.terminal import Output, table
 from deploy.settings.units import format_time
@@ -68,7 +69,7 @@ class Plan:
         into: LIVE or SHADOW.
         rows: one for each partition.
         excluded: what is left out.
-        per_second: records per second, measured.
+        work: steps and samples to be learned.
         superseded: names of versions that the restored state does not come from.
         cancels: number of the command that this one undoes.
     """
@@ -78,7 +79,7 @@ class Plan:
     into: str
     rows: Sequence[Row]
     excluded: ExclusionList | None
-    per_second: float | None
+    work: Work
     superseded: Sequence[str]
     cancels: int | None = None
 
@@ -105,6 +106,8 @@ class Plan:
             "exclude": self.excluded.digest() if self.excluded else None,
             "num_excluded": self.excluded.num if self.excluded else 0,
             "cancels": self.cancels,
+            "since": self.version.num_samples,
+            "samples": self.work.num_samples,
         }
 
     @property
@@ -125,7 +128,7 @@ class Plan:
             "created": format_time(self.version.created_us),
             "partitions": [{**asdict(row), "records": row.num_records} for row in self.rows],
             "records_to_reread": self.num_records,
-            "seconds": None if self.per_second is None else self.num_records / self.per_second,
+            **self.work.to_json(),
             "superseded": list(self.superseded),
         }
 
@@ -139,14 +142,14 @@ class Plan:
             into = "live (serving stays on its version)"
         created = format_time(self.version.created_us)
         num_partitions = sum(row.num_records > 0 for row in self.rows)
-        duration = lineage.about(self.num_records, self.per_second)
         return [
             f"PLAN  restore {self.version.name} ({created}), then read {how}"
             f"    digest {self.digest[:8]}",
             "RESTORES model, optimizer, random numbers, estimators, joins, dedup ids, offsets"
             f"        INTO {into}",
             *table(_HEADER, [row.cells for row in self.rows]),
-            f"Re-reads {self.num_records:,} records in {num_partitions} partitions{duration}.",
+            f"Re-reads {self.num_records:,} records in {num_partitions} partitions.",
+            f"Learns {self.work.text()}.",
             *self._consequences(),
         ]
 
@@ -240,9 +243,42 @@ def plan_for(
         into=into,
         rows=rows,
         excluded=excluded,
-        per_second=lineage.per_second(chain, log.events),
+        work=_work(version, store, head, rows, log, mode=mode, into=into),
         superseded=superseded if into == LIVE else [],
         cancels=cancels,
+    )
+
+
+def _work(
+    version: Version,
+    store: Store,
+    head: Version,
+    rows: Sequence[Row],
+    log: Log,
+    *,
+    mode: str,
+    into: str,
+) -> Work:
+    """Return what is learned: the journal as it was, or the records up to the end in other order.
+
+    The samples of records are known up to the newest version; beyond, they are estimated.
+    """
+    chain = lineage.lineage(store, head)
+    events = [row for row in rows if row.topic in log.events]
+    until = {(row.topic, row.partition): row.end for row in events}
+    reached = {
+        (row.topic, row.partition): row.restart if row.current is None else row.current
+        for row in events
+    }
+    num_steps = max(0, head.step - version.step)
+    num_samples = max(0, head.num_samples - version.num_samples)
+    found = journaled(store, version, head) if mode == AS_IT_WAS else None
+    if found is not None:
+        num_steps, num_samples, ends = found
+        reached = {tp: max(offset, ends.get(tp, offset)) for tp, offset in reached.items()}
+    num_records = num_beyond(until, reached) if mode == ANEW or into != LIVE else 0
+    return work(
+        chain, log.events, num_records=num_records, num_steps=num_steps, num_samples=num_samples
     )
 
 

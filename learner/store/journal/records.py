@@ -50,10 +50,12 @@ class Part(msgspec.Struct, frozen=True, array_like=True):
     Attributes:
         polls: all since the batch before.
         cause: why the batch closed; None for a rank that had none.
+        num_samples: in the batch.
     """
 
     polls: tuple[Poll, ...]
     cause: str | None
+    num_samples: int = 0
 
     @property
     def has_batch(self) -> bool:
@@ -77,6 +79,11 @@ class Step(msgspec.Struct, frozen=True, array_like=True, tag="step"):
 
     step: int
     parts: tuple[Part, ...]
+
+    @property
+    def num_samples(self) -> int:
+        """Number of samples of all ranks."""
+        return sum(part.num_samples for part in self.parts)
 
 
 class Outcome(msgspec.Struct, frozen=True, array_like=True, tag="outcome"):

@@ -76,4 +76,4 @@ def _part_text(part: Part) -> str:
         for poll in part.polls
         for s in poll.slices
     ]
-    return f"{part.cause}: {', '.join(slices)}"
+    return f"{part.cause}: {part.num_samples} samples of {', '.join(slices)}"
