@@ -68,7 +68,11 @@ class LearnerConfig:
         int, Meta(ge=4, description="Longest text in tokens; longer ones are truncated.")
     ] = 64
     device: Annotated[Text, Meta(description="Torch device, such as cpu or cuda.")] = "cpu"
-    threads: Annotated[Count, Meta(description="Threads of torch.")] = 1
+    # Others would divide arrays within a vector, whose rest is calculated by another function
+    threads: Annotated[
+        Literal[1, 2, 4, 8, 16, 32],
+        Meta(description="Threads of torch, of the learner and under `up` of the server too."),
+    ] = 1
     seed: Annotated[NotNegativeInt, Meta(description="Seed of every random number.")] = 0
     publish_every_seconds: Annotated[
         Positive, Meta(description="Least time between two checkpoints.")

@@ -6,6 +6,7 @@ LearnerError
 ├── ModelUnsupported    an encoder that does not fit the settings; names both (exit 2)
 ├── DeviceMissing       a device that torch cannot use here; names those that it can (exit 2)
 ├── TuningUnsupported   an encoder whose layers cannot be tuned that way
+├── ThreadsRefused      the environment takes threads away that learner.threads gives (exit 2)
 ├── Diverged            training went wrong: go back to a checkpoint before the steps named
 ├── OutOfMemory         a micro-batch that cannot be split further does not fit the device
 ├── RankLost            another rank is gone or hangs: all start again (exit 75)
@@ -58,6 +59,19 @@ class DeviceMissing(LearnerError):
 
 class TuningUnsupported(LearnerError):
     """Encoder that cannot be tuned as configured; the message says what the setting allows."""
+
+
+class ThreadsRefused(LearnerError):
+    """An environment in which sums of several threads have no fixed order."""
+
+    exit_code = 2
+
+    def __init__(self, threads: int, variable: str, does: str) -> None:
+        """Name the setting, the environment variable, and what to do."""
+        super().__init__(
+            f"learner.threads: got {threads}, but the environment variable {variable} {does}, so "
+            f"that results would not be reproducible. Unset {variable}, or set learner.threads: 1."
+        )
 
 
 class Diverged(LearnerError):

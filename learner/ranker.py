@@ -106,8 +106,8 @@ class Ranker(nn.Module):
         rows = {text: row for row, text in enumerate(dict.fromkeys([*queries, *items]))}
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.cross is None):
             vectors = self._encode(list(rows))
-        u = vectors[self._places(rows, queries)]
-        v = vectors[self._places(rows, items)]
+        u = vectors.index_select(0, self._places(rows, queries))
+        v = vectors.index_select(0, self._places(rows, items))
         cosine = (u * v).sum(-1)
         base = self.logit_scale * cosine + self.bias
         by_task = {root(): base}

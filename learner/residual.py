@@ -159,8 +159,9 @@ class QueryResidual:
         shrinkage = self.config.shrinkage * share
         r = known.vector.astype(np.float64)
         for _ in range(self.config.steps):
-            p_n = expit(base + vectors @ r)
-            gradient = (e_n * p_n - c_n) @ vectors + shrinkage * r
+            # No matrix products: their order of adding depends on the cores of the machine
+            p_n = expit(base + (vectors * r).sum(axis=1))
+            gradient = ((e_n * p_n - c_n)[:, None] * vectors).sum(axis=0) + shrinkage * r
             r -= gradient / ((e_n * p_n).sum() / 2 + shrinkage)
         known.vector = r.astype(np.float32)
 

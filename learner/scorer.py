@@ -1,7 +1,7 @@
 """A loaded version that scores: requests in, probabilities out.
 
-Invariant: the same requests in one call give the same bits. What a request is batched with changes
-its scores by rounding at most; see `learner.encoder.encoder`.
+Invariant: the same request gives the same bits, on a CPU whatever it is batched with; see
+`learner.encoder.encoder`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from scipy.special import expit
 
+from learner import arithmetic
 from learner import version_layout as layout
 from learner.encoder.encoder import Encoder
 from learner.encoder.load import load_saved
@@ -37,11 +38,11 @@ def load_scorer(
     Args:
         path: the version's folder.
         version: its name.
-        threads: of the forward pass.
+        threads: of torch in this process, where no learner shares it; else the learner's.
         caches: outputs of frozen layers, by the digest of those layers as they were loaded;
             versions with equal frozen layers share one.
     """
-    torch.set_num_threads(threads)
+    arithmetic.use(threads)
 
     def read(name: str) -> bytes:
         return (path / name).read_bytes()

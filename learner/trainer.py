@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from learner import arithmetic
 from learner import version_layout as layout
 from learner.config import LearnerConfig
 from learner.encoder.encoder import Encoder
@@ -105,7 +106,10 @@ class Trainer:
             ModelMissing: `config.model` cannot be had.
             ModelUnsupported: it does not fit the other settings.
             TuningUnsupported: `config.tuning` does not fit it.
+            ThreadsRefused: the environment limits `config.threads`.
         """
+        arithmetic.check_environment(config.threads)
+        arithmetic.use(config.threads)
         check_fit(config)
         self.config = config
         self.weigher = weigher
@@ -162,6 +166,7 @@ class Trainer:
             OutOfMemory: not even the smallest micro-batch fits the device.
             RankLost: another process is gone.
         """
+        arithmetic.use(self.config.threads)
         samples, own = self._gather(samples)
         weighted = self.weigher.weigh(samples)  # 1.
         scored = self._gradient.run(weighted, own, step=self.step_number + 1)  # 2.
@@ -389,8 +394,3 @@ def _finite(samples: Sequence[Sample], scored: Scored) -> bool:
 def _copy(tensor: torch.Tensor) -> torch.Tensor:
     """Return its values in host memory of their own."""
     return tensor.detach().to("cpu", copy=True)
-
-
-def cpu_capability() -> str:
-    """Return the instruction set that torch's kernels use; another one sums in another order."""
-    return torch.backends.cpu.get_cpu_capability()

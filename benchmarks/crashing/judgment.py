@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -151,7 +150,6 @@ def _verify(run: Run) -> list[dict[str, Any]]:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=errors,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
             timeout=3600,
             check=False,
         )

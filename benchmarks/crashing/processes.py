@@ -29,11 +29,10 @@ class Role:
 
     def start(self) -> None:
         """Spawn it; its output is appended to the log."""
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
         self.num_lives += 1
         with self._log.open("ab") as output:
             command = [sys.executable, "-c", COMMAND, self.name, "--config", str(self._settings)]
-            self._process = spawn(command, output, env=environment)
+            self._process = spawn(command, output)
 
     def ended(self) -> int | None:
         """Return its exit code, None while it runs."""

@@ -20,7 +20,7 @@ class RoleProcess:
         """Start `steelyard NAME --config SETTINGS`."""
         self.name = name
         self._log = log
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+        environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}
         command = [sys.executable, "-c", _COMMAND, name, "--config", str(settings)]
         with log.open("wb") as output:
             self._process = spawn(command, output, env=environment)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Event, Thread
 
 from deploy.settings.tree import Settings
@@ -59,6 +59,7 @@ def run(settings: Settings, roles: tuple[str, ...]) -> None:
 
 
 def _made(settings: Settings, roles: tuple[str, ...]) -> list[_Role]:
+    settings = with_one_number_of_threads(settings, roles)
     made = []
     if "learn" in roles:
         from deploy.roles.learn import LearnRole
@@ -71,3 +72,12 @@ def _made(settings: Settings, roles: tuple[str, ...]) -> list[_Role]:
         server = ServingRole(settings)
         made.append(_Role(name="serve", run=server.run, stop=server.stop))
     return made
+
+
+def with_one_number_of_threads(settings: Settings, roles: tuple[str, ...]) -> Settings:
+    """Let a server beside a learner use the learner's threads: sums must keep their order."""
+    if "learn" not in roles:
+        return settings
+    serving = settings.serving
+    watcher = replace(serving.watcher, threads=settings.learner.threads)
+    return replace(settings, serving=replace(serving, watcher=watcher))

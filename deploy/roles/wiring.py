@@ -19,13 +19,14 @@ from consumers.source import Sink, Source
 from consumers.telemetry import Telemetry
 from deploy.admin import exclusions
 from deploy.settings.tree import Settings
+from learner import arithmetic
 from learner import version_layout as layout
 from learner.artifact import Version
 from learner.process_group import ProcessGroup
 from learner.publish import IngestState
 from learner.store.blobs import Disk
 from learner.store.manifest import RunState
-from learner.trainer import Trainer, cpu_capability
+from learner.trainer import Trainer
 from weighting.provenance import Offsets, TopicPartition
 
 _Observe = Callable[
@@ -135,7 +136,7 @@ def config_sha256(settings: Settings) -> str:
 def fingerprint(
     settings: Settings, group: ProcessGroup
 ) -> dict[str, str | int | float | bool | None]:
-    """Return everything that bit-identical recovery depends on."""
+    """Return everything that bit-identical recovery depends on, in the thread that trains."""
     libraries = {
         name: installed(name)
         for name in ("torch", "numpy", "river", "transformers", "kafka-python", "msgspec")
@@ -143,8 +144,7 @@ def fingerprint(
     return {
         **libraries,
         "python": platform.python_version(),
-        "threads": settings.learner.threads,
+        **arithmetic.fingerprint(),
         "device": settings.learner.device,
-        "cpu": cpu_capability(),
         "world_size": group.world,
     }

@@ -24,6 +24,7 @@ from deploy.roles import wiring
 from deploy.settings.tree import Settings
 from deploy.verification import journal_steps
 from deploy.verification.journal_steps import place_of
+from learner import arithmetic
 from learner import version_layout as layout
 from learner.artifact import Store, Version
 from learner.errors import LogRewritten
@@ -79,6 +80,7 @@ def relearn(
         LogTruncated: the record that `since` consumed last is another one.
         Corrupt: a file or a frame is damaged.
     """
+    arithmetic.use(settings.learner.threads)
     journal_steps.refuse_other_environment(settings, since, until)
     journal_steps.refuse_commands_between(store, since, until)
     trainer = Trainer(settings.learner, Weigher(settings.weighting))

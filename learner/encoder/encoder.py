@@ -2,10 +2,10 @@
 
 Legend: N texts, D width.
 
-Invariants: the same texts in the same call give the same bits. In another call, with other texts
-beside it, a text's vector may differ by rounding: matrix libraries choose a kernel by the number
-of rows, and kernels add up in different orders. A frozen part's output is kept per text in half
-precision, so rounding there shows as at most one unit in the last place of half precision.
+Invariant: on a CPU with MKL a text's vector depends on nothing but its ids and the parameters, not
+on what else is encoded in the same call (see `learner.arithmetic`). So nobody can tell whether a
+frozen part's output was kept or calculated anew, and a learner that resumes with nothing kept goes
+on with the same bits. On a GPU a vector may differ by rounding with its batch.
 """
 
 from __future__ import annotations
@@ -128,7 +128,8 @@ class Encoder(nn.Module):
         for places in same_padded_length([len(ids) for ids in texts]):
             vectors.append(self._vectors([texts[i] for i in places]))
             order += places
-        return torch.cat(vectors)[torch.from_numpy(np.argsort(order)).to(self.device)]
+        back = torch.from_numpy(np.argsort(order)).to(self.device)
+        return torch.cat(vectors).index_select(0, back)
 
     def _vectors(self, texts: Sequence[Ids]) -> Tensor:
         """Return unit vectors (n, D) of texts that pad to one length."""

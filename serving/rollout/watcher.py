@@ -67,7 +67,7 @@ class WatcherConfig:
     """Polling of the store, and the checks of a new version."""
 
     poll_seconds: Annotated[Positive, Meta(description="Time between looks at the store.")] = 0.1
-    threads: Annotated[Count, Meta(description="Threads of the loaded scorer.")] = 1
+    threads: Annotated[Count, Meta(description="Threads of torch; under `up` the learner's.")] = 1
     warm_candidates: Annotated[
         NotNegativeInt, Meta(description="Recent documents that a new version scores before use.")
     ] = 32

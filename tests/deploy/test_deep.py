@@ -81,6 +81,32 @@ def test_a_learner_with_other_random_numbers_after_a_crash_is_found_out(
     assert "training/part-0.msgpack" not in differs[-1].differs
 
 
+def test_a_learner_of_the_default_size_that_crashed_is_equal_too(tmp_path: Path) -> None:
+    """No variable of the environment limits its threads, and its cache of prefixes is lost."""
+    usual = replace(
+        SETTINGS,
+        learner=replace(
+            SETTINGS.learner,
+            model="random:2x384",
+            tuning="top:1",
+            batch_size=320,
+            threads=2,
+        ),
+    )
+    shop = Shop.invented(4, 700)
+    for number, index in enumerate((60, 45, 40)):
+        disk = FaultyDisk(at(index, Die("after")))
+        with pytest.raises(Crash):
+            live(tmp_path, shop.log, disk, number, settings=usual, named=usual)
+    live(tmp_path, shop.log, FaultyDisk(), 99, settings=usual, named=usual)
+    first, *others = versions(tmp_path)
+    assert others[-1].epoch == 4
+    assert others[-1].step > 3
+    passed = list(relearn(usual, Store(tmp_path), shop.log.reader(), first, others[-1]))
+    assert [each.version for each in passed] == [version.name for version in others]
+    assert not [each for each in passed if each.differs]
+
+
 def rewritten(log: Log) -> Log:
     changed = Log(log.records, max_records=40)
     for tp, records in log.records.items():
@@ -105,7 +131,7 @@ def test_a_log_that_was_changed_is_not_learned(store: Store, shop: Shop) -> None
     ("settings", "why"),
     [
         (replace(SETTINGS, learner=replace(SETTINGS.learner, lr=1e-4)), "under other settings"),
-        (replace(SETTINGS, learner=replace(SETTINGS.learner, threads=7)), "under other settings"),
+        (replace(SETTINGS, learner=replace(SETTINGS.learner, threads=8)), "under other settings"),
     ],
 )
 def test_what_would_rightly_be_other_bytes_is_refused(

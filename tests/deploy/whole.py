@@ -8,7 +8,6 @@ from hashlib import blake2b
 from pathlib import Path
 from random import Random
 
-import torch
 from prometheus_client import CollectorRegistry
 
 from consumers.events import encode_click, encode_exposure, encode_purchase
@@ -117,7 +116,6 @@ def live(
 
     `seed` decides what the polls give and how the clock moves; manifests say `named`.
     """
-    torch.set_num_threads(1)
     random, clock = Random(seed), ManualClock()
     own, journal = checkpointer(root, disk, clock), Journal(root, disk)
     trainer = Trainer(settings.learner, Weigher(settings.weighting))

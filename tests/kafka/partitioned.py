@@ -89,7 +89,7 @@ class Process:
     def __init__(self, command: Sequence[str], store: Store, log: Path) -> None:
         self._store, self._log = store, log
         with log.open("wb") as written:
-            self._child = spawn(command, written, env={**os.environ, "OMP_NUM_THREADS": "1"})
+            self._child = spawn(command, written)
 
     def __enter__(self) -> Self:
         return self

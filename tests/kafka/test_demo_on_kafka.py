@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import subprocess
 import sys
 
@@ -53,7 +52,6 @@ def test_the_demo_ends_by_itself_swaps_versions_and_fails_no_request(broker: Clu
             [*command, "--bootstrap-servers", broker.bootstrap_servers],
             capture_output=True,
             text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
             check=False,
         )
         assert done.returncode == 0, done.stderr

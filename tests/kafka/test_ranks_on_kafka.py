@@ -115,7 +115,7 @@ def ranks(settings: Settings, num_ranks: int, log: Path) -> Iterator[Group]:
         "learn",
         *words(settings),
     ]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    env = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
     with (
         log.open("ab") as written,
         subprocess.Popen(command, stdout=written, stderr=written, env=env) as launcher,

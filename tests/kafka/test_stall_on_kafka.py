@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -53,12 +52,10 @@ def process(
     settings: Settings, command: Sequence[str], log: Path
 ) -> Iterator[subprocess.Popen[bytes]]:
     with log.open("wb") as written:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         child = subprocess.Popen(
             [sys.executable, *command, *words(settings)],
             stdout=written,
             stderr=written,
-            env=environment,
         )
         try:
             yield child

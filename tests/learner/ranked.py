@@ -50,7 +50,6 @@ def learner(
     scoring: Callable[[int], None] = lambda num_samples: None,
     **changes: Any,
 ) -> Trainer:
-    torch.set_num_threads(1)
     # Small steps: AdamW makes a whole one of a gradient that is little more than rounding
     small = config(model="random:1x32", lr=1e-4, head_lr=1e-3, **changes)
     return Trainer(small, Weigher(), group, scoring=scoring)

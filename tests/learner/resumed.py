@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import msgspec
-import torch
 
 from learner.trainer import Trainer
 from tests.learner.training import lists, text, trainer
@@ -40,9 +39,7 @@ class Job(Kind, frozen=True, kw_only=True):
 
 
 def learner(kind: Kind, threads: int) -> Trainer:
-    own = trainer(model="random:2x32", tuning=kind.tuning, dropout=kind.dropout)
-    torch.set_num_threads(threads)
-    return own
+    return trainer(model="random:2x32", tuning=kind.tuning, dropout=kind.dropout, threads=threads)
 
 
 def stream() -> list[list[Sample]]:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
-import torch
 
+from learner import arithmetic
 from tests.learner.resumed import Job, Kind, digests, learner, stream
 
 KINDS = [
@@ -64,7 +64,7 @@ def history(
             fields = msgspec.structs.asdict(kind)
             found[Job(**fields, after=stop, folder=folder, threads=threads)] = end
     yield found
-    torch.set_num_threads(1)
+    arithmetic.use(1)
 
 
 def test_a_learner_that_was_stopped_ends_on_the_bytes_of_one_that_was_not(

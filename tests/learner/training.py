@@ -29,8 +29,7 @@ def config(**changes: Any) -> LearnerConfig:
 
 
 def trainer(weighting: WeigherConfig | None = None, **changes: Any) -> Trainer:
-    """An untrained learner; torch on one thread, so that sums have one order."""
-    torch.set_num_threads(1)
+    """An untrained learner."""
     return Trainer(config(**changes), Weigher(weighting or WeigherConfig()))
 
 

@@ -1,0 +1,81 @@
+"""Arithmetic of torch on a CPU: equal inputs give equal bits, in any process and any batch.
+
+What would break that, and what is done about it:
+
+- Gradients of index expressions are added up by atomics, in any order, where several threads share
+  the work: torch's deterministic algorithms.
+- Matrix products choose a kernel by the number of rows, and kernels add up in different orders, so
+  that a text's vector would depend on its neighbours in the batch: MKL's strict reproducibility.
+- The number of threads belongs to a thread, not to the process, and torch takes all cores by
+  default: whoever trains calls `use` first, in the thread that trains.
+
+A learner and a server in one process use one number of threads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+
+import torch
+from torch.nn import functional
+
+from learner.errors import ThreadsRefused
+
+# MKL and cuBLAS read these at their first call, so before anything is calculated
+os.environ["MKL_CBWR"] = "AUTO,STRICT"
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
+def use(threads: int) -> None:
+    """Calculate deterministically from here on, with so many threads in the calling thread."""
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
+
+
+def check_environment(threads: int) -> None:
+    """Refuse an environment in which OpenMP may take fewer threads than it was told.
+
+    Raises:
+        ThreadsRefused: names the variable, and what to do.
+    """
+    if threads == 1:
+        return
+    if os.environ.get("OMP_DYNAMIC", "").strip().lower() in ("true", "1"):
+        raise ThreadsRefused(threads, "OMP_DYNAMIC", "adapts their number to the load")
+    limit = os.environ.get("OMP_THREAD_LIMIT", "").strip()
+    if limit.isdecimal() and int(limit) < threads:
+        raise ThreadsRefused(threads, "OMP_THREAD_LIMIT", f"allows {limit} in the whole process")
+
+
+def fingerprint() -> dict[str, str | int]:
+    """Return what the calling thread's results depend on, beside versions and settings.
+
+    Keys: ``threads``; ``cpu``, the instruction set of torch's kernels; ``arithmetic``, a digest of
+    what a few kernels give: another library or processor adds up in another order.
+    """
+    return {
+        "threads": torch.get_num_threads(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "arithmetic": _digest_of_kernels(),
+    }
+
+
+def _digest_of_kernels() -> str:
+    """Return BLAKE2b-64 of products of many rows and of few, and of other functions of them."""
+    rows = torch.linspace(-3, 3, 64 * 384).reshape(64, 384)
+    weight = torch.linspace(-1, 1, 384 * 384).reshape(384, 384).sin()
+    products = functional.linear(rows, weight)
+    found = (
+        products,
+        functional.linear(rows[:8], weight),
+        functional.gelu(rows),
+        functional.layer_norm(products, (384,)),
+        functional.softmax(products, dim=-1),
+    )
+    digest = hashlib.blake2b(digest_size=8)
+    for tensor in found:
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()

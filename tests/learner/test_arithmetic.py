@@ -1,0 +1,130 @@
+"""Steps give equal bits with any number of threads that the settings allow, beside a server too."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from learner import arithmetic
+from learner.artifact import Document, Scorer, ScoringInput, Store
+from learner.config import LearnerConfig
+from learner.errors import ThreadsRefused
+from learner.trainer import Trainer
+from tests.learner.resumed import digests
+from tests.learner.training import lists, published, reader, text, trainer
+from weighting.constraints import SettingError
+from weighting.sample import Sample
+
+
+def wide(threads: int, **changes: Any) -> Trainer:
+    """A learner with the width of the default encoder."""
+    return trainer(model="random:1x384", threads=threads, **changes)
+
+
+def batch(number: int) -> list[Sample]:
+    """At least the 320 samples that a step takes by default."""
+    return lists(64, seed=number, start=64 * number)
+
+
+@pytest.mark.parametrize(
+    ("threads", "changes"),
+    [
+        (1, {}),
+        (2, {}),
+        (4, {}),
+        (2, {"interaction": "cross_encoder"}),
+        (2, {"loss": "listwise", "tuning": "top:1"}),
+    ],
+)
+def test_the_same_step_gives_the_same_bits_again(threads: int, changes: dict[str, str]) -> None:
+    own = wide(threads, **changes)
+    start, ends = own.files(), set()
+    for _ in range(3):
+        own.restore(reader(start))
+        own.step(batch(0))
+        ends.add(digests(own.files())["training/optimizer.safetensors"])
+    assert len(ends) == 1
+
+
+def in_a_thread(call: Callable[[], object]) -> None:
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join()
+
+
+def test_a_step_has_the_threads_of_its_settings_whatever_others_set(tmp_path: Path) -> None:
+    own = wide(2)
+    seen = []
+    own.ranker.register_forward_pre_hook(lambda *_: seen.append(torch.get_num_threads()))
+    version = published(own, tmp_path)
+    Store(tmp_path).load(version, threads=1)
+    own.step(batch(0))
+    in_a_thread(lambda: torch.set_num_threads(4))
+    in_a_thread(lambda: own.step(batch(1)))
+    assert seen == [2, 2]
+
+
+def test_a_server_in_the_process_changes_no_bit_of_a_step(tmp_path: Path) -> None:
+    own = wide(2, tuning="top:1")
+    own.step(batch(0))
+    start = own.files()
+    own.step(batch(1))
+    expected = digests(own.files())
+    own.restore(reader(start))
+    store = Store(tmp_path)
+    version = published(own, tmp_path)
+    scoring, stopped = threading.Event(), threading.Event()
+
+    def serve() -> None:
+        scorer: Scorer = store.load(version, threads=2)
+        documents = tuple(Document(id=f"{i}", text=text(i)) for i in range(40))
+        number = 0
+        while not stopped.is_set():
+            scorer.score([ScoringInput(query=f"red {number}", documents=documents)])
+            number += 1
+            scoring.set()
+
+    server = threading.Thread(target=serve)
+    server.start()
+    scoring.wait()
+    own.step(batch(1))
+    stopped.set()
+    server.join()
+    assert digests(own.files()) == expected
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_fingerprint_has_the_threads_of_the_thread_that_trains(threads: int) -> None:
+    wide(threads)
+    assert arithmetic.fingerprint()["threads"] == threads
+
+
+def test_the_fingerprint_tells_kernels_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    arithmetic.use(1)
+    first = arithmetic.fingerprint()
+    assert arithmetic.fingerprint() == first
+    monkeypatch.setattr(torch.nn.functional, "gelu", torch.nn.functional.silu)
+    assert arithmetic.fingerprint()["arithmetic"] != first["arithmetic"]
+
+
+@pytest.mark.parametrize("threads", [0, 3, 7])
+def test_numbers_of_threads_that_divide_vectors_are_refused(threads: int) -> None:
+    with pytest.raises(SettingError, match=r"learner\.threads: got \d, expected 1, 2, 4"):
+        LearnerConfig(threads=threads)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("OMP_DYNAMIC", "TRUE"), ("OMP_THREAD_LIMIT", "1")]
+)
+def test_an_environment_that_takes_threads_away_is_refused_by_name(
+    variable: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ThreadsRefused, match=rf"learner\.threads: got 2, .* {variable}"):
+        wide(2)
+    wide(1)
