@@ -303,7 +303,8 @@ class Pipeline:
         for number, of_number in snapshot.partitions.items():
             self._restore_partitions(number, of_number)
         opened = [of_number.open for of_number in snapshot.partitions.values()]
-        self._assembler.join.restore(opened, snapshot.rank.pending_items, snapshot.rank.now_us)
+        rank = snapshot.rank
+        self._assembler.join.restore(opened, rank.pending_items, rank.now_us, rank.last_turn)
         self._restore_rank(snapshot.rank)
         self._restored = Offsets(next_offsets).moved(snapshot.item_offsets)
         self._reader.move((tp, self._restored.get(tp, 0)) for tp in self._partitions)
@@ -325,6 +326,7 @@ class Pipeline:
             format=state.FORMAT,
             watermark_us=assembler.watermarks.watermark_us,
             now_us=assembler.join.now_us,
+            last_turn=assembler.join.last_turn,
             samples=assembler.join.samples,
             polls=assembler.polls,
             items=assembler.items.snapshot(),

@@ -74,9 +74,11 @@ class Reporting:
         for event, delay_us in tally.delays_us:
             telemetry.label_delay.labels(event).observe(delay_us / 1e6)
         telemetry.missing_texts.inc(tally.num_missing_texts)
+        telemetry.cut_hits.inc(tally.num_cut_hits)
         tally.clear()
         telemetry.open_exposures.set(join.num_open_exposures)
         telemetry.open_clicks.set(join.num_open_clicks)
+        telemetry.waiting_events.set(join.num_waiting)
         telemetry.pending_events.set(join.num_pending)
         if self._count_ready:
             self._count_ready = False

@@ -41,12 +41,14 @@ class RankState(msgspec.Struct, array_like=True):
         polls: consumed and not yet in a batch.
         items: object id -> text, attributes.
         item_offsets: topic, partition and next offset.
+        last_turn: key and number of the click that was opened last.
         breaker: state of the dead letters.
     """
 
     format: int
     watermark_us: int
     now_us: int
+    last_turn: tuple[int, int]
     samples: list[Sample]
     polls: list[Poll]
     items: dict[str, tuple[str, dict[str, Attribute]]]
@@ -133,6 +135,7 @@ def merged(ranks: Sequence[RankState], numbers: Collection[int]) -> RankState:
         format=FORMAT,
         watermark_us=min(rank.watermark_us for rank in ranks),
         now_us=min(rank.now_us for rank in ranks),
+        last_turn=max(rank.last_turn for rank in ranks),
         samples=samples,
         polls=[],
         items=least.items,

@@ -25,12 +25,15 @@ OUTCOMES = (
 )
 
 #: Results of an event in the join. An exposure ends matched, expired or evicted. A click is
-#: matched, inferred, duplicate or orphan when it comes; unless it is a duplicate, it counts again
-#: as expired or evicted if it ends so. A purchase has one result.
+#: matched, inferred, duplicate, orphan or beyond the cap of hits when it is settled; unless it is a
+#: duplicate, it counts again as expired or evicted if it ends so. A purchase has one result, and so
+#: has a return: matched or inferred when it took the label back, after_training when a positive
+#: copy had been emitted. What is evicted while it waits has no other result.
 RESULTS = {
     "exposure": ("matched", "expired", "evicted"),
-    "click": ("matched", "inferred", "duplicate", "orphan", "expired", "evicted"),
-    "purchase": ("matched", "inferred", "duplicate", "orphan", "late"),
+    "click": ("matched", "inferred", "duplicate", "orphan", "beyond_cap", "expired", "evicted"),
+    "purchase": ("matched", "inferred", "duplicate", "orphan", "late", "evicted"),
+    "return": ("matched", "inferred", "after_training", "orphan", "late", "evicted"),
 }
 
 _EVENTS = {
@@ -138,6 +141,12 @@ class Telemetry:
             "join_open_clicks", "Clicks whose purchase may still come, or is told from an orphan."
         )
         self.pending_events = gauge("join_pending_events", "Events that wait for the watermark.")
+        self.waiting_events = gauge(
+            "join_waiting_events", "Clicks and purchases whose list or click is not there yet."
+        )
+        self.cut_hits = counter(
+            "join_cut_hits_total", "Hits of a list beyond `join.max_hits`, which were dropped."
+        )
         self.state_bytes = gauge(
             "join_state_bytes", "Size of the last snapshot of the join, deduplication and clocks."
         )

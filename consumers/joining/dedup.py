@@ -18,13 +18,14 @@ _BUCKETS = 16
 class Dedup:
     """Event ids of one partition; `snapshot` resumes after the last id that was checked."""
 
-    __slots__ = ("_bucket_us", "_oldest", "_seen")
+    __slots__ = ("_bucket", "_bucket_us", "_oldest", "_seen")
 
     def __init__(self, window_us: int) -> None:
         """Remember ids for at least `window_us` of event time."""
         self._bucket_us = max(-(-window_us // _BUCKETS), 1)
         self._oldest: int | None = None  # bucket; nothing below it is remembered
         self._seen: dict[int, int] = {}  # hash -> bucket of its event time
+        self._bucket = 0  # of the id before; one object for all that share it
 
     def __len__(self) -> int:
         """Return the number of ids that are remembered."""
@@ -46,7 +47,10 @@ class Dedup:
         hashed = int.from_bytes(keyed.digest(), "little")
         if hashed in self._seen:
             return True
-        self._seen[hashed] = time_us // self._bucket_us
+        bucket = time_us // self._bucket_us
+        if bucket != self._bucket:
+            self._bucket = bucket
+        self._seen[hashed] = self._bucket
         return False
 
     def _forget(self, oldest: int) -> None:

@@ -17,7 +17,7 @@ from weighting.sample import Attribute
 Described: TypeAlias = tuple[str, dict[str, Attribute]]
 """Text and attributes of an item."""
 
-_NOTHING: Described = ("", {})
+NOTHING: Described = ("", {})
 
 
 class Items:
@@ -37,7 +37,7 @@ class Items:
 
     def get(self, object_id: str) -> Described:
         """Return (text, attributes); `("", {})` when nothing is known."""
-        return self._known.get(object_id, _NOTHING)
+        return self._known.get(object_id, NOTHING)
 
     def describe(
         self, hits: Sequence[str], inline: Mapping[str, Candidate]
@@ -45,10 +45,10 @@ class Items:
         """Return (text, attributes) of each hit; inline values take precedence."""
         known = self._known
         if not inline:
-            return tuple([known.get(object_id, _NOTHING) for object_id in hits])
+            return tuple([known.get(object_id, NOTHING) for object_id in hits])
         described = []
         for object_id in hits:
-            text, attributes = known.get(object_id, _NOTHING)
+            text, attributes = known.get(object_id, NOTHING)
             candidate = inline.get(object_id)
             if candidate is not None:
                 text = text if candidate.text is None else candidate.text

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from msgspec.structs import replace
 
-from consumers.joining.open_entries import OpenClick, OpenExposure
+from consumers.joining.entries import OpenClick, OpenExposure
 from weighting.sample import CopyKind, Sample
 from weighting.tasks import CLICK, PURCHASE, TaskName
 
@@ -106,7 +106,7 @@ class Labels:
         return replace(
             self._shown,
             list_id=exposure.query_id,
-            list_size=len(exposure.hits),
+            list_size=exposure.list_size,
             query=exposure.query,
             shown_us=exposure.time_us,
             event_time_us=exposure.time_us,

@@ -30,6 +30,10 @@ class Multimap(Generic[_K, _E]):
         """Return whether there is any entry."""
         return bool(self._held)
 
+    def __iter__(self) -> Iterator[_K]:
+        """Iterate over the keys."""
+        return iter(self._held)
+
     def add(self, key: _K, entry: _E) -> None:
         """Add an entry as the newest of its key."""
         held = self._held.setdefault(key, entry)

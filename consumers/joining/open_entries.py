@@ -6,92 +6,28 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from heapq import heappop, heappush
 from itertools import islice
-from typing import Any, TypeAlias
 
 import msgspec
 
 from consumers.events import Click, Purchase
+from consumers.joining.clock import BEGINNING_US
+from consumers.joining.entries import (
+    OpenClick,
+    OpenEntry,
+    OpenExposure,
+    PackedExposure,
+    ShownList,
+)
+from consumers.joining.items import Described
 from consumers.joining.multimap import Multimap
 from consumers.joining.pending import OBSERVE_CLICK, OBSERVE_EXPOSURE
 from consumers.joining.tally import Tally
+from consumers.joining.waiting import Timer, WaitingEvent, WaitingEvents
 from weighting.provenance import Position
-from weighting.sample import Attribute
 from weighting.tasks import CLICK, PURCHASE, TaskName
 
-#: How many exposures of a query id, and of a client, are searched for the item of one click.
-_MAX_CANDIDATES = 100
-
-
-class Positive(msgspec.Struct, array_like=True, gc=False):
-    """The event that made a label positive."""
-
-    time_us: int
-    position: Position
-    inferred: bool
-
-
-class OpenExposure(msgspec.Struct, array_like=True, eq=False, gc=False):
-    """An exposure whose clicks may still come, with its texts then.
-
-    Attributes:
-        opened_us: key at which it was processed.
-        timer_us: key at which it is observed; once it is, the last key at which a click is
-            credited.
-        observed: its first copies were emitted.
-        described: text and attributes of each hit.
-        clicked: index of the hit -> its first click.
-    """
-
-    position: Position
-    opened_us: int
-    timer_us: int
-    observed: bool
-    query_id: str
-    client_id: str
-    query: str
-    hits: tuple[str, ...]
-    described: tuple[tuple[str, dict[str, Attribute]], ...]
-    time_us: int
-    clicked: dict[int, Positive]
-
-
-class OpenClick(msgspec.Struct, array_like=True, eq=False, gc=False):
-    """A click whose purchase may still come, with features as shown.
-
-    Attributes:
-        opened_us: key at which it was processed.
-        timer_us: key at which it is observed; once it is, the last key at which a purchase is
-            credited.
-        observed: its first copy was emitted.
-        expired: counted as final; kept for another attribution window, to tell a late purchase
-            from an orphan.
-        ordinal: 1-based place in the list.
-        sources: positions of the records that it was made from.
-        newest_us: event time of the newest event in `sources`.
-    """
-
-    position: Position
-    opened_us: int
-    timer_us: int
-    observed: bool
-    expired: bool
-    list_id: str
-    list_size: int
-    client_id: str
-    query: str
-    object_id: str
-    text: str
-    attributes: dict[str, Attribute]
-    ordinal: int | None
-    time_us: int
-    inferred: bool
-    sources: tuple[Position, ...]
-    newest_us: int
-    purchase: Positive | None
-
-
-OpenEntry: TypeAlias = OpenExposure | OpenClick
-_Timer: TypeAlias = tuple[int, int, str, int, int, Any]  # the last: an entry
+#: How many entries of a query id, or of a client, are looked at for one event.
+MAX_CANDIDATES = 100
 
 
 class OpenEntries:
@@ -102,7 +38,9 @@ class OpenEntries:
     is final.
 
     Attributes:
-        timers: a heap of observations, ordered like `pending.PendingEvent`.
+        timers: a heap of what is due, ordered like `pending.PendingEvent`.
+        waiting: events whose partner is not open yet.
+        last_turn: key and turn of the click opened last.
     """
 
     def __init__(
@@ -110,6 +48,7 @@ class OpenEntries:
         *,
         windows_us: Mapping[TaskName, int],
         attribution_us: int,
+        grace_us: int,
         max_entries: int,
         tally: Tally,
     ) -> None:
@@ -118,6 +57,7 @@ class OpenEntries:
         Args:
             windows_us: observation window of each task.
             attribution_us: how long a positive is credited.
+            grace_us: how long an event waits for its partner.
             max_entries: beyond it the oldest are evicted.
             tally: counts the entries that are final or evicted.
         """
@@ -125,12 +65,15 @@ class OpenEntries:
         self._attribution_us = attribution_us
         self._max_entries = max_entries
         self._results = tally.results
-        self._exposures_by_query: Multimap[str, OpenExposure] = Multimap()
-        self._exposures_by_client: Multimap[str, OpenExposure] = Multimap()
+        # By hash: the texts are packed in the entry, and looked at there.
+        self._exposures_by_query: Multimap[int, ShownList] = Multimap()
+        self._exposures_by_client: Multimap[int, ShownList] = Multimap()
         self._click_by_list: dict[tuple[str, str], OpenClick] = {}
         self._clicks_by_client: Multimap[tuple[str, str], OpenClick] = Multimap()
-        self.timers: list[_Timer] = []
-        self._observed_exposures: deque[OpenExposure] = deque()
+        self.timers: list[Timer] = []
+        self.waiting = WaitingEvents(grace_us, self.timers)
+        self.last_turn = BEGINNING_US, 0
+        self._observed_exposures: deque[ShownList] = deque()
         self._observed_clicks: deque[OpenClick] = deque()
         self._expired_clicks: deque[OpenClick] = deque()
         self.num_exposures = 0
@@ -138,32 +81,30 @@ class OpenEntries:
 
     # --- finding --------------------------------------------------------------------------------
 
-    def exposures_for(self, event: Click) -> Iterator[tuple[OpenExposure, bool]]:
-        """Yield the exposures that a click may belong to, and whether each is inferred.
+    def exposures_of_query(self, query_id: str | None, object_id: str) -> Iterator[ShownList]:
+        """Iterate over the newest exposures of a query id that may show an item, newest first."""
+        if query_id is not None:
+            for shown in _candidates(self._exposures_by_query, query_id, object_id):
+                if shown.exposure().query_id == query_id:
+                    yield shown
 
-        Those with its query id come first, then those of its client; the newest first, and a
-        bounded number of each.
-        """
-        if event.query_id is not None:
-            named = self._exposures_by_query.newest_first(event.query_id)
-            for exposure in islice(named, _MAX_CANDIDATES):
-                yield exposure, False
-        of_client = self._exposures_by_client.newest_first(event.client_id)
-        for exposure in islice(of_client, _MAX_CANDIDATES):
-            yield exposure, True
+    def exposures_of_client(self, client_id: str, object_id: str) -> Iterator[ShownList]:
+        """Iterate over the newest exposures of a client that may show an item, newest first."""
+        for shown in _candidates(self._exposures_by_client, client_id, object_id):
+            if shown.exposure().client_id == client_id:
+                yield shown
 
     def click_of(self, list_id: str, object_id: str) -> OpenClick | None:
         """Return the open click of an item in a list, if there is one."""
         return self._click_by_list.get((list_id, object_id))
 
-    def click_for(self, event: Purchase) -> tuple[OpenClick | None, bool]:
-        """Return the click that a purchase may belong to, and whether it is inferred."""
-        if event.query_id is not None:
-            click = self._click_by_list.get((event.query_id, event.object_id))
-            if click is not None:
-                return click, False
-        click = self._clicks_by_client.newest((event.client_id, event.object_id))
-        return click, click is not None
+    def clicks_of(self, client_id: str, object_id: str) -> Iterator[OpenClick]:
+        """Iterate over the newest clicks of a client on an item, the newest first."""
+        return islice(self._clicks_by_client.newest_first((client_id, object_id)), MAX_CANDIDATES)
+
+    def newest_click(self, client_id: str, object_id: str) -> OpenClick | None:
+        """Return the newest click of a client on an item, if there is one."""
+        return self._clicks_by_client.newest((client_id, object_id))
 
     def forgotten_us(self, click: OpenClick) -> int:
         """Return the last key at which a purchase of this click is late, not an orphan."""
@@ -172,33 +113,55 @@ class OpenEntries:
     # --- opening, observing, closing ------------------------------------------------------------
 
     def open_exposure(self, exposure: OpenExposure) -> None:
-        """Add an exposure; evict others where there is no room."""
-        self._add_exposure(exposure)
-        if self.num_exposures + self.num_clicks > self._max_entries:
-            self._evict()
+        """Add an exposure."""
+        self._add_exposure(_holder(exposure), exposure)
 
     def open_click(self, click: OpenClick) -> None:
-        """Add a click; evict others where there is no room."""
+        """Add a click, and set its turn."""
+        last_us, turn = self.last_turn
+        click.turn = turn + 1 if click.opened_us == last_us else 0
+        self.last_turn = click.opened_us, click.turn
         self._add_click(click)
-        if self.num_exposures + self.num_clicks > self._max_entries:
-            self._evict()
 
-    def observed(self, entry: OpenEntry, now_us: int) -> None:
-        """Keep an entry for late positives, now that its first copies were emitted."""
-        entry.observed = True
-        entry.timer_us = max(entry.time_us + self._attribution_us, now_us)
-        if isinstance(entry, OpenExposure):
-            self._observed_exposures.append(entry)
-        else:
-            self._observed_clicks.append(entry)
+    def evict(self) -> None:
+        """Evict entries and waiting events until the others have room."""
+        while self.num_exposures + self.num_clicks + len(self.waiting) > self._max_entries:
+            if self._expired_clicks:
+                self._close(self._expired_clicks.popleft())  # counted when it expired
+                continue
+            evicted = self._pop_evicted()
+            if isinstance(evicted, WaitingEvent):
+                if not evicted.settled:
+                    self.waiting.settle(evicted)
+                    self._results[_name(evicted.event), "evicted"] += 1
+                continue
+            event = "exposure" if isinstance(evicted, ShownList) else "click"
+            self._results[event, "evicted"] += 1
+            self._close(evicted)
+
+    def observed_exposure(self, shown: ShownList, now_us: int) -> None:
+        """Pack an exposure for late positives, now that its first copies were emitted."""
+        exposure = shown.exposure()
+        exposure.observed = True
+        exposure.timer_us = max(exposure.time_us + self._attribution_us, now_us)
+        shown.keep(exposure)
+        self._observed_exposures.append(shown)
+
+    def observed_click(self, click: OpenClick, now_us: int) -> None:
+        """Keep a click for a late positive, now that its first copy was emitted."""
+        click.observed = True
+        click.timer_us = max(click.time_us + self._attribution_us, now_us)
+        self._observed_clicks.append(click)
 
     def forget(self, before_us: int) -> None:
         """Close the entries that became final before a key."""
         exposures, clicks = self._observed_exposures, self._observed_clicks
-        while exposures and exposures[0].timer_us < before_us:
-            exposure = exposures.popleft()
+        while exposures:
+            exposure = exposures[0].exposure()
+            if exposure.timer_us >= before_us:
+                break
             self._results["exposure", "matched" if exposure.clicked else "expired"] += 1
-            self._close(exposure)
+            self._close(exposures.popleft())
         while clicks and clicks[0].timer_us < before_us:
             click = clicks.popleft()
             if click.purchase is None:
@@ -209,12 +172,12 @@ class OpenEntries:
         while expired and self.forgotten_us(expired[0]) < before_us:
             self._close(expired.popleft())
 
-    def _add_exposure(self, exposure: OpenExposure) -> None:
-        self._exposures_by_query.add(exposure.query_id, exposure)
-        self._exposures_by_client.add(exposure.client_id, exposure)
+    def _add_exposure(self, shown: ShownList, exposure: OpenExposure) -> None:
+        self._exposures_by_query.add(hash(exposure.query_id), shown)
+        self._exposures_by_client.add(hash(exposure.client_id), shown)
         self.num_exposures += 1
         if not exposure.observed:
-            self._set_timer(OBSERVE_EXPOSURE, exposure)
+            self._set_timer(OBSERVE_EXPOSURE, exposure, shown)
 
     def _add_click(self, click: OpenClick) -> None:
         if click.list_id:
@@ -222,18 +185,19 @@ class OpenEntries:
         self._clicks_by_client.add((click.client_id, click.object_id), click)
         self.num_clicks += 1
         if not click.observed:
-            self._set_timer(OBSERVE_CLICK, click)
+            self._set_timer(OBSERVE_CLICK, click, click)
 
-    def _set_timer(self, rank: int, entry: OpenEntry) -> None:
+    def _set_timer(self, rank: int, entry: OpenExposure | OpenClick, held: OpenEntry) -> None:
         at = entry.position
-        timer = (entry.timer_us, rank, at.topic, at.partition, at.offset, entry)
+        timer = (entry.timer_us, rank, at.topic, at.partition, at.offset, held)
         heappush(self.timers, timer)
 
     def _close(self, entry: OpenEntry) -> None:
         """Forget an entry that was taken out of its queue."""
-        if isinstance(entry, OpenExposure):
-            self._exposures_by_query.remove(entry.query_id, entry)
-            self._exposures_by_client.remove(entry.client_id, entry)
+        if isinstance(entry, ShownList):
+            exposure = entry.exposure()
+            self._exposures_by_query.remove(hash(exposure.query_id), entry)
+            self._exposures_by_client.remove(hash(exposure.client_id), entry)
             self.num_exposures -= 1
             return
         of_list = entry.list_id, entry.object_id
@@ -242,24 +206,14 @@ class OpenEntries:
         self._clicks_by_client.remove((entry.client_id, entry.object_id), entry)
         self.num_clicks -= 1
 
-    def _evict(self) -> None:
-        while self.num_exposures + self.num_clicks > self._max_entries:
-            if self._expired_clicks:
-                self._close(self._expired_clicks.popleft())  # counted when it expired
-                continue
-            entry = self._pop_evicted()
-            event = "exposure" if isinstance(entry, OpenExposure) else "click"
-            self._results[event, "evicted"] += 1
-            self._close(entry)
-
-    def _pop_evicted(self) -> OpenEntry:
-        """Remove the entry that ends soonest; those not yet observed go last."""
+    def _pop_evicted(self) -> OpenEntry | WaitingEvent:
+        """Remove what ends soonest; what is not observed or settled yet goes last."""
         exposures, clicks = self._observed_exposures, self._observed_clicks
-        if exposures and (not clicks or exposures[0].timer_us <= clicks[0].timer_us):
+        if exposures and (not clicks or exposures[0].exposure().timer_us <= clicks[0].timer_us):
             return exposures.popleft()
         if clicks:
             return clicks.popleft()
-        entry: OpenEntry = heappop(self.timers)[5]
+        entry: OpenEntry | WaitingEvent = heappop(self.timers)[5]
         return entry
 
     # --- state ----------------------------------------------------------------------------------
@@ -280,43 +234,124 @@ class OpenEntries:
         """Return the keys at which exposures will be observed."""
         return [timer[0] for timer in self.timers if timer[1] == OBSERVE_EXPOSURE]
 
-    def snapshot(self, number: int) -> tuple[list[OpenExposure], list[OpenClick]]:
-        """Return the entries of one partition number, in processing order."""
-        entries: list[OpenEntry] = [timer[5] for timer in self.timers]
-        for queue in (self._observed_exposures, self._observed_clicks, self._expired_clicks):
-            entries.extend(queue)
-        of_number = [entry for entry in entries if entry.position.partition == number]
-        of_number.sort(key=_processing_order)
-        exposures = [entry for entry in of_number if isinstance(entry, OpenExposure)]
-        clicks = [entry for entry in of_number if isinstance(entry, OpenClick)]
-        return exposures, clicks
+    def snapshot(
+        self, number: int
+    ) -> tuple[list[OpenExposure], list[PackedExposure], list[OpenClick]]:
+        """Return the entries of one partition number.
 
-    def restore(self, exposures: Sequence[OpenExposure], clicks: Sequence[OpenClick]) -> None:
+        Returns:
+            exposures before their observation, and clicks, in the order of opening; exposures after
+            it, packed, in the order of observation.
+        """
+        entries: list[OpenEntry] = [t[5] for t in self.timers if t[1] >= OBSERVE_EXPOSURE]
+        exposures = [
+            entry.exposure()
+            for entry in entries
+            if isinstance(entry, ShownList) and entry.number == number
+        ]
+        observed = [
+            (msgspec.Raw(shown.held), shown.described)
+            for shown in self._observed_exposures
+            if shown.number == number and isinstance(shown.held, bytes)
+        ]
+        for queue in (self._observed_clicks, self._expired_clicks):
+            entries.extend(queue)
+        clicks = [
+            entry
+            for entry in entries
+            if isinstance(entry, OpenClick) and entry.position.partition == number
+        ]
+        exposures.sort(key=_exposure_order)
+        clicks.sort(key=_click_order)
+        return exposures, observed, clicks
+
+    def restore(
+        self,
+        exposures: Sequence[OpenExposure],
+        observed: Sequence[PackedExposure],
+        clicks: Sequence[OpenClick],
+        last_turn: tuple[int, int],
+    ) -> None:
         """Restore the entries of all partition numbers; nothing else may be open."""
         assert not self.num_exposures + self.num_clicks
-        exposures = sorted(exposures, key=_processing_order)  # across parts, too
-        clicks = sorted(clicks, key=_processing_order)
-        texts: dict[str, str] = {}  # one string per text, as it was before
-        for exposure in exposures:
-            exposure.described = tuple(
-                (texts.setdefault(text, text), attributes)
-                for text, attributes in exposure.described
-            )
-            self._add_exposure(exposure)
+        self.last_turn = last_turn
+        share = Sharing()
+        shown = [_holder(exposure) for exposure in exposures]
+        for raw, described in observed:
+            shown.append(_restored(bytes(raw), described))
+        opened = sorted(((each.exposure(), each) for each in shown), key=_exposure_order)
+        for exposure, each in opened:  # in the order of opening, across parts
+            exposure.described = share(exposure.hits, exposure.described)
+            each.keep(exposure)
+            self._add_exposure(each, exposure)
+        window_us = self._windows_us[CLICK]
+        opened.sort(key=lambda pair: _observation_order(pair[0], window_us))
+        self._observed_exposures.extend(each for exposure, each in opened if exposure.observed)
+        self._restore_clicks(sorted(clicks, key=_click_order), share)
+
+    def _restore_clicks(self, clicks: Sequence[OpenClick], share: Sharing) -> None:
         for click in clicks:
-            click.text = texts.setdefault(click.text, click.text)
+            ((click.text, click.attributes),) = share(
+                (click.object_id,), ((click.text, click.attributes),)
+            )
             self._add_click(click)
-        window_us = self._windows_us
-        exposures = sorted(exposures, key=lambda e: _observation_order(e, window_us[CLICK]))
-        clicks = sorted(clicks, key=lambda c: _observation_order(c, window_us[PURCHASE]))
-        self._observed_exposures.extend(e for e in exposures if e.observed)
+        window_us = self._windows_us[PURCHASE]
+        clicks = sorted(clicks, key=lambda click: _observation_order(click, window_us))
         self._observed_clicks.extend(c for c in clicks if c.observed and not c.expired)
         self._expired_clicks.extend(c for c in clicks if c.expired)
 
 
-def _processing_order(entry: OpenEntry) -> tuple[int, Position]:
-    return entry.opened_us, entry.position
+class Sharing:
+    """One object for equal texts and attributes of an item, as it was before a snapshot."""
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self._known: dict[tuple[str, str], Described] = {}
+
+    def __call__(
+        self, hits: Sequence[str], described: Sequence[Described]
+    ) -> tuple[Described, ...]:
+        """Return the same texts and attributes, shared."""
+        return tuple(self._shared(*each) for each in zip(hits, described, strict=True))
+
+    def _shared(self, object_id: str, described: Described) -> Described:
+        known = self._known.setdefault((object_id, described[0]), described)
+        return known if known == described else described
 
 
-def _observation_order(entry: OpenEntry, window_us: int) -> tuple[int, Position]:
+def _holder(exposure: OpenExposure) -> ShownList:
+    cut = len(exposure.hits) < exposure.list_size
+    return ShownList(exposure.position.partition, cut, exposure)
+
+
+def _restored(packed: bytes, described: tuple[Described, ...] | None) -> ShownList:
+    shown = ShownList(0, False, packed, described)
+    exposure = shown.exposure()
+    shown.number = exposure.position.partition
+    shown.cut = len(exposure.hits) < exposure.list_size
+    return shown
+
+
+def _candidates(index: Multimap[int, ShownList], key: str, object_id: str) -> Iterator[ShownList]:
+    mark = object_id.encode()
+    newest = islice(index.newest_first(hash(key)), MAX_CANDIDATES)
+    return (shown for shown in newest if shown.may_show(mark))
+
+
+def _name(event: Click | Purchase) -> str:
+    if isinstance(event, Click):
+        return "click"
+    return "return" if event.returned else "purchase"
+
+
+def _exposure_order(opened: OpenExposure | tuple[OpenExposure, ShownList]) -> tuple[int, Position]:
+    exposure = opened if isinstance(opened, OpenExposure) else opened[0]
+    return exposure.opened_us, exposure.position
+
+
+def _click_order(click: OpenClick) -> tuple[int, int]:
+    return click.opened_us, click.turn
+
+
+def _observation_order(entry: OpenExposure | OpenClick, window_us: int) -> tuple[int, Position]:
     return max(entry.time_us + window_us, entry.opened_us), entry.position

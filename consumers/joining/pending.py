@@ -12,9 +12,10 @@ import msgspec
 
 from consumers.events import Click, Exposure, ItemUpdate, Purchase
 
-# Order at the same key: an item's text before the exposure that shows it, and every event before
-# the timers that it may still meet.
-ITEM, EXPOSURE, CLICK, PURCHASE, OBSERVE_EXPOSURE, OBSERVE_CLICK = range(6)
+# Order at the same key: an item's text before the exposure that shows it, every event before the
+# timers that it may still meet, and the end of a wait before the first copies that it may change.
+ITEM, EXPOSURE, CLICK, PURCHASE = range(4)
+SETTLE_CLICK, SETTLE_PURCHASE, OBSERVE_EXPOSURE, OBSERVE_CLICK = range(4, 8)
 
 _RANKS = {ItemUpdate: ITEM, Exposure: EXPOSURE, Click: CLICK, Purchase: PURCHASE}
 

@@ -19,7 +19,9 @@ from weighting.tasks import CLICK, PURCHASE, TaskName
 Event: TypeAlias = dict[str, Any]
 FOREVER = 2**62
 EPOCH = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
-RANKS = {"exposure": 1, "click": 2, "purchase": 3}
+RANKS = {"exposure": 1, "click": 2, "purchase": 3, "return": 3}
+#: How many graces an event waits for what it belongs to.
+GRACES = {"click": 1, "purchase": 2, "return": 2}
 
 
 @dataclass
@@ -48,6 +50,8 @@ def read(record: Record) -> dict[str, Any] | None:
     else:
         extra = value["event_attributes"]
         kind, hits, texts, item = value["action_name"], [], [], extra["object"]["object_id"]
+        if kind == "purchase" and extra.get("quantity", 1) <= 0:
+            kind = "return"
         event_id = extra.get("event_id")
         identity = None if event_id is None else (kind, item, event_id)
     return {
@@ -75,9 +79,14 @@ def oracle(
     """Samples of a log that has ended and whose windows have all closed."""
     outcome = Outcome()
     judge = _Oracle(outcome, click_window_us, observation_window_us, attribution_window_us)
-    handlers = {"exposure": judge.show, "click": judge.click, "purchase": judge.buy}
-    for event in _in_order(records, grace_us, outcome):
-        handlers[event["kind"]](event)
+    events = _in_order(records, grace_us, outcome)
+    steps = [(e["key"], RANKS[e["kind"]], e["position"], e) for e in events]
+    for event in events:
+        if event["kind"] in GRACES:
+            end = event["key"] + GRACES[event["kind"]] * grace_us
+            steps.append((end, 2 + RANKS[event["kind"]], event["position"], event))
+    for now, _, _, event in sorted(steps, key=lambda step: step[:3]):
+        judge.take(event, now, last=event["kind"] in GRACES and not grace_us)
     judge.emit()
     return outcome
 
@@ -115,44 +124,102 @@ class _Oracle:
     attribution_window_us: int
     shown: list[Event] = field(default_factory=list)
     clicked: list[Event] = field(default_factory=list)
+    waiting: list[Event] = field(default_factory=list)
     #: Any way in which something can be found, oldest first.
     by_key: dict[tuple[Any, ...], list[Event]] = field(default_factory=dict)
 
-    def show(self, event: Event) -> None:
-        self._open(event, self.click_window_us)
+    def take(self, event: Event, now: int, *, last: bool) -> None:
+        """An event, or the end of its wait."""
+        if event["kind"] == "exposure":
+            self.show(event, now)
+        elif "settled" not in event:
+            event["settled"] = self.settle(event, now, last=last)
+            if not event["settled"]:
+                self.waiting.append(event)
+        elif not event["settled"]:
+            self.waiting.remove(event)
+            event["settled"] = self.settle(event, now, last=True)
+
+    def settle(self, event: Event, now: int, *, last: bool) -> bool:
+        handlers = {"click": self.click, "purchase": self.buy, "return": self.take_back}
+        return handlers[event["kind"]](event, now, last)
+
+    def look_again(self, now: int, opened: Event) -> None:
+        """Settle what waited for a list or a click."""
+        for event in self.waiting.copy():
+            if not event["settled"] and _may_belong(event, opened):
+                event["settled"] = self.settle(event, now, last=False)
+                if event["settled"]:
+                    self.waiting.remove(event)
+
+    def show(self, event: Event, now: int) -> None:
+        self._open(event, self.click_window_us, now)
         event["positives"] = {}
         self.shown.append(event)
         self._add(event, "query", event["query_id"])
         self._add(event, "client", event["client"])
+        self.look_again(now, event)
 
-    def click(self, event: Event) -> None:
-        exact = self._credited(event, "query", event["query_id"])
-        inferred = self._credited(event, "client", event["client"])
+    def click(self, event: Event, now: int, last: bool) -> bool:
+        exact = self._credited(event, now, "query", event["query_id"])
+        inferred = self._credited(event, now, "client", event["client"])
+        if event["query_id"] and not last:
+            inferred = []
         exposure = next(iter(exact or inferred), None)
         event["inferred"] = exposure is not None and not exact
-        index = 0
+        index, again = 0, False
         if exposure is not None:
             index = exposure["hits"].index(event["item"])
-            if index in exposure["positives"]:
-                return
-            exposure["positives"][index] = event
+            again = index in exposure["positives"]
+        if not last and not exact and (exposure is None or again):
+            return False
+        if again:
+            return True
         event |= {"exposure": exposure, "index": index, "purchase": None}
+        if exposure is not None:
+            event["credited"] = now
+            exposure["positives"][index] = event
         event["list_id"] = exposure["query_id"] if exposure else event["query_id"]
-        self._open(event, self.observation_window_us)
-        if event["list_id"] and self._find(event, "list", event["list_id"], event["item"]):
-            return
+        self._open(event, self.observation_window_us, now)
+        if event["list_id"] and self._find("list", event["list_id"], event["item"]):
+            return True
         self.clicked.append(event)
         self._add(event, "list", event["list_id"], event["item"])
         self._add(event, "item", event["client"], event["item"])
+        self.look_again(now, event)
+        return True
 
-    def buy(self, event: Event) -> None:
-        exact = self._find(event, "list", event["query_id"], event["item"])
-        exact = exact if event["query_id"] else []
-        inferred = self._find(event, "item", event["client"], event["item"])
+    def buy(self, event: Event, now: int, last: bool) -> bool:
+        exact = self._find("list", event["query_id"], event["item"]) if event["query_id"] else []
+        inferred = self._find("item", event["client"], event["item"])
+        if event["query_id"] and not last:
+            inferred = []
         click = next(iter(exact or inferred), None)
+        free = click is not None and click["purchase"] is None and self._is_open(click, event, now)
+        if not last and not exact and not free:
+            return False
         event["inferred"] = not exact
-        if click is not None and click["purchase"] is None and self._is_open(click, event):
+        if click is not None and free:
+            event["credited"] = now
             click["purchase"] = event
+        return True
+
+    def take_back(self, event: Event, now: int, last: bool) -> bool:
+        exact = self._find("list", event["query_id"], event["item"]) if event["query_id"] else []
+        inferred = self._find("item", event["client"], event["item"])
+        if event["query_id"] and not last:
+            inferred = []
+        bought = [c for c in exact + inferred if c["purchase"] and "returned" not in c]
+        bought = [c for c in bought if c["purchase"]["time"] <= event["time"]]
+        if not bought:
+            return last
+        click = bought[0]
+        if self._is_open(click, event, now):
+            if now <= click["observed"]:
+                click["purchase"] = None
+            else:
+                click["returned"] = True
+        return True
 
     def emit(self) -> None:
         """All samples, once every window has closed."""
@@ -163,11 +230,11 @@ class _Oracle:
             self._copies(PURCHASE, click, click["purchase"])
 
     def _copies(self, task: TaskName, of: Event, positive: Event | None, index: int = 0) -> None:
-        in_time = positive is not None and positive["key"] <= of["observed"]
+        in_time = positive is not None and positive["credited"] <= of["observed"]
         first = positive if in_time else None
         self._sample(task, CopyKind.FIRST, of, of["observed"], first, index)
         if positive is not None and not in_time:
-            self._sample(task, CopyKind.LATE_POSITIVE, of, positive["key"], positive, index)
+            self._sample(task, CopyKind.LATE_POSITIVE, of, positive["credited"], positive, index)
 
     def _sample(
         self,
@@ -215,22 +282,34 @@ class _Oracle:
             "position": index + 1,
         }
 
-    def _open(self, event: Event, window_us: int) -> None:
-        event["observed"] = max(event["time"] + window_us, event["key"])
+    def _open(self, event: Event, window_us: int, now: int) -> None:
+        event["observed"] = max(event["time"] + window_us, now)
         event["final"] = max(event["time"] + self.attribution_window_us, event["observed"])
 
-    def _is_open(self, of: Event, event: Event) -> bool:
+    def _is_open(self, of: Event, event: Event, now: int) -> bool:
         in_window = event["time"] - of["time"] <= self.attribution_window_us
-        return bool(event["key"] <= of["final"] and in_window)
+        return bool(now <= of["final"] and in_window)
 
-    def _credited(self, event: Event, *key: Any) -> list[Event]:
+    def _credited(self, event: Event, now: int, *key: Any) -> list[Event]:
         """Exposures under this key that showed the item and are still open for the event."""
-        found = self._find(event, *key)
-        return [e for e in found if event["item"] in e["hits"] and self._is_open(e, event)]
+        found = self._find(*key)
+        return [e for e in found if event["item"] in e["hits"] and self._is_open(e, event, now)]
 
     def _add(self, event: Event, *key: Any) -> None:
         self.by_key.setdefault(key, []).append(event)
 
-    def _find(self, event: Event, *key: Any) -> list[Event]:
+    def _find(self, *key: Any) -> list[Event]:
         """Events added under this key, newest first."""
         return self.by_key.get(key, [])[::-1]
+
+
+def _may_belong(event: Event, opened: Event) -> bool:
+    """Whether an event that waits may have waited for this list or click."""
+    shown = opened["kind"] == "exposure"
+    if shown != (event["kind"] == "click"):
+        return False
+    if event["item"] not in (opened["hits"] if shown else [opened["item"]]):
+        return False
+    if event["query_id"]:
+        return bool(event["query_id"] == opened["query_id" if shown else "list_id"])
+    return bool(event["client"] == opened["client"])

@@ -1,6 +1,6 @@
 """An invented log of exposures, clicks and purchases.
 
-It has disorder, late events, duplicates, and records that cannot be read.
+It has disorder, slow clocks, returns, late events, duplicates, and records that cannot be read.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def writes(
                     query_id=known,
                     client_id=client,
                     object_id=hit,
-                    time_us=click_us,
+                    time_us=_stamped(random, click_us),
                     event_id=event_id,
                 )
                 happened.append((click_us, "clicks", click))
@@ -86,10 +86,21 @@ def writes(
                         query_id=known,
                         client_id=client,
                         object_id=hit,
-                        time_us=bought_us,
+                        time_us=_stamped(random, bought_us),
                         event_id=event_id,
                     )
                     happened.append((bought_us, "purchases", purchase))
+                    if random.random() < 0.25:
+                        returned_us = bought_us + int(random.expovariate(1 / 60) * SECOND)
+                        value = encode_purchase(
+                            query_id=known,
+                            client_id=client,
+                            object_id=hit,
+                            time_us=_stamped(random, returned_us),
+                            event_id=event_id,
+                            quantity=-1,
+                        )
+                        happened.append((returned_us, "purchases", value))
         for at_us, topic, value in happened:
             num += 1
             place = at_us + random.uniform(0, 3 * SECOND)
@@ -102,6 +113,12 @@ def writes(
                 yield place + random.uniform(0, 10 * SECOND), topic, client, value
             if random.random() < 0.01:
                 yield place, topic, client, random.choice(MALFORMED)
+
+
+def _stamped(random: Random, time_us: int) -> int:
+    """The time of a clock that is slow now and then, within the grace and beyond."""
+    slow = random.random() < 0.15
+    return time_us - int(random.uniform(0, 12) * SECOND) if slow else time_us
 
 
 def partition_of(client: str, num_partitions: int) -> int:

