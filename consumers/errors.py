@@ -291,11 +291,11 @@ class OptionRefused(ConsumersError):
 
     exit_code = 2
 
-    def __init__(self, key: str, value: object) -> None:
-        """Name the option and the value."""
+    def __init__(self, key: str) -> None:
+        """Name the option; what was given for it may be secret."""
         super().__init__(
-            f"kafka.options.{key}: got {value!r}, but this option is set by Steelyard "
-            "and cannot be overridden. Remove it."
+            f"kafka.options.{key}: this option is set by Steelyard and cannot be overridden. "
+            "Remove it."
         )
 
 

@@ -59,7 +59,7 @@ class KafkaConfig:
             )
         for key in GUARDED:
             if key in self.options:
-                raise OptionRefused(key, self.options[key])
+                raise OptionRefused(key)
 
     @property
     def servers(self) -> list[str]:

@@ -7,6 +7,7 @@ Exit codes: 0 ok, 1 a check failed, 2 usage, 3 refused as unsafe, 75 start it ag
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
@@ -80,6 +81,9 @@ def main() -> None:
 
     An error that declares an exit code ends in one clear text, any other in a traceback.
     """
+    for variable in ("TQDM_DISABLE", "HF_HUB_DISABLE_PROGRESS_BARS"):  # read where they are used
+        os.environ.setdefault(variable, "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         app(prog_name="steelyard")
     except Exception as error:

@@ -81,7 +81,7 @@ class Options:
         for given in self.sets or ():
             key, equals, text = given.partition("=")
             if not equals:
-                raise UsageError(f"--set: got {given!r}, expected KEY=VALUE")
+                raise UsageError("--set: got a text without =, expected KEY=VALUE")
             overrides[key] = text
         return load(self.file(), os.environ, overrides)
 
@@ -95,8 +95,9 @@ class Options:
         """Load the settings of a long-running process, set up its logs, and log the sources."""
         settings = self.settings()
         from deploy.process.observability import configure_logging
+        from deploy.settings.leaf import secrets_in
 
-        configure_logging(settings.observability)
+        configure_logging(settings.observability, secrets=secrets_in(settings))
         where = {"settings": str(self.file() or "defaults"), "store": str(settings.store.root)}
         logging.getLogger("steelyard").info("settings are read", extra=where)
         return settings

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
 import urllib.request
+from collections.abc import Iterable
 from dataclasses import dataclass
 from threading import Thread
 from typing import Annotated, Literal, TextIO
@@ -27,6 +27,7 @@ from prometheus_client import (
 from prometheus_client.parser import text_string_to_metric_families
 
 from deploy.errors import PortTaken
+from deploy.process import log_line
 from weighting.constraints import Port, check
 
 _SPARSE_SECONDS = 300
@@ -55,12 +56,16 @@ class ObservabilityConfig:
         check(self, "observability")
 
 
-def configure_logging(config: ObservabilityConfig, stream: TextIO | None = None) -> None:
+def configure_logging(
+    config: ObservabilityConfig, stream: TextIO | None = None, secrets: Iterable[str] = ()
+) -> None:
     """Write every log record to `stream`, standard error by default.
 
-    One JSON object or readable line each. A second call replaces the first.
+    One JSON object or readable line each, of bounded size and without the `secrets`. A second call
+    replaces the first.
     """
-    stream = stream or sys.stderr
+    of_process = stream is None
+    stream = stream or log_line.standard_error()
     console = config.log_format == "console" or (config.log_format == "auto" and stream.isatty())
     shared: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,
@@ -71,21 +76,37 @@ def configure_logging(config: ObservabilityConfig, stream: TextIO | None = None)
     ]
     render: list[structlog.typing.Processor]
     if console:
-        render = [structlog.dev.ConsoleRenderer(colors=stream.isatty())]
-    else:
+        # The default shows the variables of every frame: records, passwords.
+        plain = structlog.dev.plain_traceback
         render = [
-            structlog.processors.dict_tracebacks,
+            log_line.bounded,
+            structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=plain),
+        ]
+    else:
+        tracebacks = structlog.tracebacks.ExceptionDictTransformer(
+            show_locals=False, max_frames=log_line.MAX_FRAMES
+        )
+        render = [
+            structlog.processors.ExceptionRenderer(tracebacks),
+            log_line.bounded,
             structlog.processors.JSONRenderer(default=str),
         ]
     handler = logging.StreamHandler(stream)
+    if of_process and not console:
+        log_line.take_over_standard_error()
     handler.addFilter(_Sparse())
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                *render,
+                log_line.Finish(secrets),
+            ],
         )
     )
     logging.basicConfig(handlers=[handler], level=config.log_level.upper(), force=True)
+    logging.captureWarnings(True)
     logging.getLogger("kafka").setLevel(logging.WARNING)  # at info it reports every connection
     structlog.configure(
         processors=[

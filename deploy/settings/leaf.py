@@ -136,6 +136,15 @@ def is_secret(name: str) -> bool:
     return _SECRET.search(name) is not None
 
 
+def secrets_in(config: Any) -> list[str]:
+    """Return the values of a tree of settings that must not be shown."""
+    found: list[str] = []
+    for leaf in leaves(config):
+        held = leaf.value.items() if leaf.free else [(leaf.key, leaf.value)]
+        found += [str(value) for name, value in held if is_secret(str(name)) and value]
+    return found
+
+
 def _kinds(annotation: Any) -> tuple[Any, ...]:
     kind = annotation
     if typing.get_origin(kind) is typing.Annotated:

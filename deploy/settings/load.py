@@ -127,7 +127,9 @@ class _Layers:
             return
         if not isinstance(value, dict):
             place = f"{where}: {key or 'the file'}"
-            self.problems.append(f"{place}: got {value!r}, expected a section with keys.")
+            # What stands in the place of options may be one of them.
+            shown = MASK if key.startswith("kafka") else repr(value)
+            self.problems.append(f"{place}: got {shown}, expected a section with keys.")
             return
         for name, part in value.items():
             self._read_part(part, f"{key}.{name}" if key else str(name), where)
@@ -190,7 +192,7 @@ class _Layers:
 
     def _wrong(self, leaf: Leaf, raw: Any, expected: str, where: str) -> None:
         self._broken.add(leaf.section)
-        shown = MASK if is_secret(leaf.key) else repr(raw)
+        shown = MASK if leaf.free or is_secret(leaf.key) else repr(raw)
         present = present_value(leaf.key, raw)
         renamed = f" ({shown} is now {present})" if present else ""
         self.problems.append(f"{where}: {leaf.key}: got {shown}, expected {expected}{renamed}.")
@@ -217,4 +219,5 @@ class _Layers:
         where = self.origins.get(leaf.key) or (given[0] if given else DEFAULT)
         written = self._written
         got = repr(written[leaf.key]) if leaf.key in written else leaf.text(error.value)
+        got = MASK if leaf.free else got
         return f"{where}: {leaf.key}: got {got}, expected {expected}."

@@ -77,7 +77,7 @@ def test_the_version_is_one_line_on_standard_output() -> None:
     [
         (SettingsError(["x"]), 2),
         (UsageError("x"), 2),
-        (OptionRefused("group_id", "x"), 2),
+        (OptionRefused("group_id"), 2),
         (Unsafe("x"), 3),
         (TopicMissing("clicks", "h:1"), 1),
         (PortTaken("h", 1, "serving.port", OSError("x")), 1),
@@ -114,7 +114,7 @@ def test_wrong_settings_are_told_all_at_once_without_a_traceback() -> None:
         (["events", "send", "x.ndjson"], "Missing option"),
         (
             ["config", "show", "--set", "learner.seed"],
-            "--set: got 'learner.seed', expected KEY=VALUE",
+            "--set: got a text without =, expected KEY=VALUE",
         ),
         (
             ["up", "--role", "learn,sing"],
@@ -147,7 +147,10 @@ def test_validate_reads_standard_input_and_exits_1_if_a_line_is_none() -> None:
     assert run("events", "validate", "-", stdin=CLICK.decode()).returncode == 0
     done = run("events", "validate", "-", stdin=NO_OFFSET.decode())
     assert done.returncode == 1
-    assert done.stdout == "-:1: Expected `datetime` with a timezone component - at `$.timestamp`\n"
+    assert (
+        done.stdout
+        == "-:1: action: Expected `datetime` with a timezone component - at `$.timestamp`\n"
+    )
     assert done.stderr == "0 valid, 1 invalid\n"
 
 

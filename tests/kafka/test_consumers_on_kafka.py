@@ -490,7 +490,7 @@ def test_fact_checksums_are_verified_by_the_fast_package() -> None:
 
 def test_what_the_guarantee_depends_on_cannot_be_overridden() -> None:
     for key in GUARDED:
-        with pytest.raises(OptionRefused, match=rf"kafka\.options\.{key}: got 'x'"):
+        with pytest.raises(OptionRefused, match=rf"kafka\.options\.{key}: "):
             KafkaConfig(options={key: "x"})
 
 
