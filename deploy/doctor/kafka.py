@@ -10,7 +10,7 @@ from consumers.errors import BatchUnreadable, SourceUnavailable
 from consumers.events import Kind
 from consumers.joining.join import JoinConfig
 from consumers.source import Record
-from deploy.doctor import records
+from deploy.doctor import partitioners, records
 from deploy.doctor.check_result import CheckResult
 from deploy.settings.config import LogConfig
 from weighting.provenance import TopicPartition
@@ -84,6 +84,7 @@ def examine_kafka(
     yield from _compaction(log, admin, counts)
     yield from _retention(log, join, admin, list(events))
     yield from _retained(admin, counts, next_offsets)
+    samples = []
     for topic, kind in kinds.items():
         try:
             sampled = admin.sample(topic, -(-records.NUM_SAMPLED // counts[topic]))
@@ -95,6 +96,8 @@ def examine_kafka(
             continue
         sample = records.Sample.decoded(topic, kind, counts[topic], sampled)
         yield from records.examine_records(sample, join, now_seconds)
+        samples += [] if kind is Kind.ITEM else [sample]
+    yield from partitioners.examine_partitioners(samples)
 
 
 def unreachable(log: LogConfig, error: Exception) -> CheckResult:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ from consumers import codec
 from consumers.errors import Invalid
 from consumers.events import Event, ItemUpdate, Kind
 from consumers.joining.join import JoinConfig
-from consumers.kafka.admin import partition_of
 from consumers.source import Record
 from deploy.doctor.check_result import CheckResult
 
@@ -25,7 +23,6 @@ MAX_INVALID_RATIO = 0.01
 MAX_CLOCK_AHEAD_SECONDS = 60.0
 
 _AREA = "Kafka"
-_FOREIGN_PARTITIONS = "Else clicks and purchases of one client do not meet"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,8 +76,6 @@ def examine_records(sample: Sample, join: JoinConfig, now_seconds: float) -> Ite
         now_seconds: since the Unix epoch, by our clock.
     """
     yield _readable(sample)
-    if sample.kind is not Kind.ITEM:
-        yield from _partitioner(sample)
     yield _keys(sample)
     if sample.kind in (Kind.CLICK, Kind.PURCHASE) and sample.events:
         yield from _identity(sample)
@@ -102,41 +97,6 @@ def _readable(sample: Sample) -> CheckResult:
     )
     too_many = num_invalid > MAX_INVALID_RATIO * num_records
     return (CheckResult.fail if too_many else CheckResult.warn)(_AREA, text, remedy)
-
-
-def _partitioner(sample: Sample) -> Iterator[CheckResult]:
-    """Check that murmur2(key) modulo the partition count is the partition.
-
-    librdkafka's default hashes CRC32 instead (its CONFIGURATION.md).
-    """
-    n = sample.num_partitions
-    partitions = {record.key: record.partition for record in sample.records if record.key}
-    if not partitions:
-        return  # `_keys` reports it
-    foreign = {key: p for key, p in partitions.items() if partition_of(key, n) != p}
-    num_keys, subject = len(partitions), f"{sample.topic}: partitioner"
-    if not foreign:
-        text = f"{num_keys} of {num_keys} sampled keys are on their murmur2 partition"
-        yield CheckResult.ok(_AREA, f"{subject}: {text}")
-        return
-    text = f"{len(foreign)} of {num_keys} sampled keys are not on their murmur2 partition"
-    num_crc = sum(zlib.crc32(key) % n == p for key, p in foreign.items())
-    if num_crc > 0.9 * len(foreign):
-        text += (
-            f"; {num_crc} of these are where librdkafka's default, consistent_random, puts them "
-            "(CRC32)"
-        )
-        remedy = (
-            "set partitioner=murmur2_random in that producer (librdkafka: C, C++, C#, Go, Node, "
-            "PHP, Python, Ruby, Rust)"
-        )
-    else:
-        remedy = (
-            "let every producer choose the partition by murmur2 of the key, as Java does "
-            "(librdkafka: partitioner=murmur2_random); records from before a change of the "
-            "partition count also look like this"
-        )
-    yield CheckResult.fail(_AREA, f"{subject}: {text}", f"{remedy}. {_FOREIGN_PARTITIONS}")
 
 
 def _keys(sample: Sample) -> CheckResult:

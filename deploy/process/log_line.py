@@ -6,13 +6,11 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from io import TextIOBase
 from threading import local
 from types import TracebackType
 from typing import Any, TextIO
-
-import structlog
 
 MAX_CHARS = 4_000
 """Characters of one value."""
@@ -29,8 +27,8 @@ _logger = logging.getLogger("stderr")
 
 
 def bounded(
-    logger: object, method: str, event: structlog.typing.EventDict
-) -> structlog.typing.EventDict:
+    logger: object, method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
     """Cut every value of an event that is too long, with a mark."""
     return {key: _cut(value, 0) for key, value in event.items()}
 

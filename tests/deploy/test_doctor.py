@@ -211,6 +211,42 @@ def test_librdkafkas_default_partitioner_is_found_and_named() -> None:
     assert "set partitioner=murmur2_random in that producer" in remedy_of(results)
 
 
+def placed(place: Place, *topics: str) -> Cluster:
+    """A healthy shop, with all records of some topics placed in another way."""
+    cluster = Cluster().healthy()
+    for topic in topics:
+        written = list(cluster.records[topic])
+        cluster.records[topic].clear()
+        for record in written:
+            cluster.write(topic, record.value, record.key, place=place)
+    return cluster
+
+
+EVENTS = ("exposures", "clicks", "purchases")
+
+
+def test_a_shop_that_uses_librdkafkas_partitioner_on_all_topics_is_well_and_told_to_keep_it() -> (
+    None
+):
+    results = look(placed(by_crc32, *EVENTS))
+    assert troubles(results) == []
+    (text,) = [each.text for each in results if each.text.startswith("partitioner:")]
+    assert "librdkafka's default" in text
+    assert "Do not switch a live shop" in text
+
+
+def test_a_partitioner_of_ones_own_is_well_where_the_topics_agree() -> None:
+    results = look(placed(lambda key, n: sum(key) % n, *EVENTS))
+    assert troubles(results) == []
+    assert any("50 keys sampled in several of" in each.text for each in results)
+
+
+@pytest.mark.parametrize("num_topics", [1, 2])
+def test_topics_that_differ_are_crosses_whichever_of_them_is_foreign(num_topics: int) -> None:
+    marks = [mark for mark, _ in troubles(look(placed(by_crc32, *EVENTS[:num_topics])))]
+    assert marks == ["X"] * num_topics
+
+
 def test_another_partitioner_is_found_without_a_wrong_name() -> None:
     cluster = Cluster().healthy()
     cluster.records["clicks"].clear()

@@ -121,6 +121,7 @@ def test_the_default_partitioner_of_librdkafka_is_found_on_a_live_topic(
     log: LogConfig, tmp_path: Path
 ) -> None:
     """Return CRC32 of the key modulo the partition count, as librdkafka's default does."""
+    write(log, log.topics.purchases, clicks())  # by murmur2
     write(
         log,
         log.topics.clicks,
