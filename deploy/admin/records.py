@@ -9,8 +9,9 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from consumers import tolerant
-from consumers.events import Kind
+from consumers import codec, tolerant
+from consumers.errors import Invalid
+from consumers.events import Exposure, Kind
 from consumers.kafka.options import KafkaConfig
 from consumers.kafka.source import KafkaSource
 from consumers.pipeline import Topics
@@ -101,6 +102,37 @@ def dead_letters(
     sink.flush()  # 4
     out.report(f"{len(sent)} sent again, {num_kept} kept")
     return 1 if num_kept else 0
+
+
+def without_hits(
+    source: Source, out: Output, *, num_records: int, top: int, min_clients: int
+) -> None:
+    """Write the searches that found nothing, those of the most clients first.
+
+    Args:
+        source: the topic of exposures.
+        out: takes the result.
+        num_records: newest records of each partition that are read.
+        top: most queries written.
+        min_clients: a query of fewer clients is not shown: it may be about one person.
+    """
+    clients: dict[str, set[str]] = {}
+    num_exposures = num_empty = 0
+    for record in _records(source, source.assignment(), -num_records):
+        with contextlib.suppress(Invalid):
+            event = codec.decode(Kind.EXPOSURE, record)
+            if isinstance(event, Exposure):
+                num_exposures += 1
+                num_empty += not event.hits
+                if not event.hits and event.user_query:
+                    query = " ".join(event.user_query.casefold().split())
+                    clients.setdefault(query, set()).add(event.client_id)
+    shown = [(query, len(who)) for query, who in clients.items() if len(who) >= min_clients]
+    shown.sort(key=lambda each: (-each[1], each[0]))
+    queries = [{"query": query, "clients": number} for query, number in shown[:top]]
+    lines = [f"{number:>8}  {query}" for query, number in shown[:top]]
+    head = f"{num_empty} of {num_exposures} searches found nothing; clients and query of the most:"
+    out.give({"searches": num_exposures, "no_hits": num_empty, "queries": queries}, [head, *lines])
 
 
 def _records(source: Source, chosen: Iterable[TopicPartition], start: int) -> Iterator[Record]:

@@ -75,6 +75,31 @@ def tail(
         records.tail(source, output, partition=partition, start=start)
 
 
+@app.command(name="no-hits")
+@takes(*KAFKA, *JSON)
+def no_hits(
+    records: Annotated[
+        int, typer.Option(min=1, help="Newest records read of each partition.")
+    ] = 10_000,
+    top: Annotated[int, typer.Option(min=1, help="Most queries printed.")] = 20,
+    min_clients: Annotated[
+        int, typer.Option(min=1, help="Leave out queries of fewer clients.")
+    ] = 2,
+    *,
+    options: Options,
+) -> None:
+    """Print the searches that found nothing, those of the most clients first."""
+    kafka = options.settings().kafka
+    from deploy.admin import records as reading
+
+    topic = kafka.topics.exposures
+    if topic is None:
+        raise UsageError("kafka.topics.exposures: got none, expected the topic of the searches")
+    output = options.output()
+    with reading.reading(kafka, topic) as source:
+        reading.without_hits(source, output, num_records=records, top=top, min_clients=min_clients)
+
+
 @app.command()
 @takes(*KAFKA)
 def deadletters(

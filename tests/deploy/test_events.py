@@ -397,6 +397,36 @@ def test_no_letter_is_deleted_before_what_it_held_is_safe() -> None:
     assert [topic for topic, *_ in shelf.sent] == ["clicks"]
 
 
+# --- searches that found nothing ---
+
+
+def test_searches_that_found_nothing_are_listed_by_clients_and_never_of_one_client_only() -> None:
+    log = Log([("exposures", 0), ("exposures", 1)])
+    searches = [
+        ("a", "Purple  unicorn", []),
+        ("b", "purple unicorn", []),
+        ("b", "purple unicorn", []),
+        ("c", "jane doe, 5 elm street", []),
+        ("c", "shoes", ["A"]),
+        ("d", "", []),
+    ]
+    for n, (client, query, hits) in enumerate(searches):
+        value = encode_exposure(
+            query_id=f"q{n}", client_id=client, time_us=0, user_query=query, hits=hits
+        )
+        log.append("exposures", n % 2, value, key=client.encode())
+    log.append("exposures", 0, b"{", key=b"x")
+    paper = Paper()
+    output = paper.output(as_json=True)
+    records.without_hits(log.reader(), output, num_records=100, top=5, min_clients=2)
+    assert paper.objects == [
+        {"searches": 6, "no_hits": 5, "queries": [{"query": "purple unicorn", "clients": 2}]}
+    ]
+    paper = Paper()
+    records.without_hits(log.reader(), paper.output(), num_records=100, top=1, min_clients=1)
+    assert len(paper.written) == 2
+
+
 # --- schemas ---
 
 
