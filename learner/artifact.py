@@ -114,6 +114,14 @@ class Store:
         """
         return [version for version in self.manifests() if version.kind == CHECKPOINT]
 
+    def readable(self) -> list[Version]:
+        """Return every version that this release can read, newest last."""
+        found = []
+        for seq in self.seqs():
+            with contextlib.suppress(Corrupt, FormatUnknown, FileNotFoundError):
+                found.append(self.read_manifest(seq))
+        return [version for version in found if version.kind == CHECKPOINT]
+
     def manifests(self) -> list[Version]:
         """Return every whole manifest of any kind, newest last.
 
@@ -341,7 +349,7 @@ class Store:
             raise Corrupt(mark, expected=expected, found=f"self {found}")
 
     def _missing(self, name: str) -> VersionMissing:
-        known = [version.name for version in self.versions()]
+        known = [version.name for version in self.readable()]
         return VersionMissing(name, root=self.root, known=known)
 
     def _relative(self, version: Version, path: str) -> str:

@@ -16,6 +16,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.types import ASGIApp
 
+from serving.cors import CorsConfig
 from serving.inference.batcher import Batcher
 from serving.inference.scoring import Limits, Scoring
 from serving.inference.slot import Slot
@@ -25,6 +26,7 @@ from serving.middleware import (
     SheddingMiddleware,
     TelemetryMiddleware,
     TrailingSlashMiddleware,
+    cors,
 )
 from serving.rollout.watcher import Store, Watcher
 from serving.service import Service
@@ -50,6 +52,7 @@ def create(
     watcher: Watcher,
     telemetry: Telemetry,
     limits: Limits | None = None,
+    cors_config: CorsConfig | None = None,
     wall_clock: Callable[[], float] = time.time,
     new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
 ) -> ASGIApp:
@@ -62,12 +65,14 @@ def create(
         watcher: started by the caller; fills the slot.
         telemetry: whose registry `/metrics` shows.
         limits: of one request; left out, the defaults.
+        cors_config: origins of web pages that may call; left out, none.
         wall_clock: seconds since the Unix epoch, for freshness.
         new_id: names requests and answers that bring no name.
     """
     limits = limits or Limits()
     scoring = Scoring(slot, batcher, wall_clock=wall_clock)
     middleware = [
+        *cors(cors_config or CorsConfig()),
         Middleware(RequestIdMiddleware, new_id=new_id),
         Middleware(TelemetryMiddleware, slot=slot, telemetry=telemetry, clock=time.monotonic),
         Middleware(TrailingSlashMiddleware),

@@ -6,9 +6,12 @@ import re
 from collections.abc import Callable, Iterable
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serving.cors import CorsConfig
 from serving.errors import BodyTooLarge, ServingError
 from serving.inference.slot import NO_VERSION, Slot
 from serving.telemetry import Telemetry
@@ -16,6 +19,16 @@ from serving.wire.problems import serving_error
 
 #: Ids of another form are not repeated in the answer, but replaced by a new one.
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+#: Headers of an answer that a web page of an allowed origin may read.
+EXPOSED_HEADERS = (
+    "X-Model-Version",
+    "X-Model-Event-Time",
+    "X-Request-Id",
+    "Server-Timing",
+    "Retry-After",
+)
 
 
 class RequestIdMiddleware:
@@ -144,3 +157,17 @@ class SheddingMiddleware:
                 await response(scope, receive, send)
                 return
         await self._app(scope, receive, send)
+
+
+def cors(config: CorsConfig) -> list[Middleware]:
+    """Return the middleware that lets web pages of these origins call; none for none."""
+    if not config.allowed:
+        return []
+    allowed = Middleware(
+        CORSMiddleware,
+        allow_origins=config.allowed,
+        allow_methods=("GET", "HEAD", "POST"),
+        allow_headers=("*",),
+        expose_headers=EXPOSED_HEADERS,
+    )
+    return [allowed]

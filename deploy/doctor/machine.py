@@ -12,6 +12,7 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 from deploy.doctor.check_result import CheckResult
+from deploy.process.observability import ObservabilityConfig
 from deploy.settings.config import ServingConfig
 from learner.config import LearnerConfig
 from learner.errors import LearnerError
@@ -101,15 +102,41 @@ def examine_port(config: ServingConfig, *, timeout_seconds: float = 2.0) -> Chec
         config: address and port.
         timeout_seconds: time for the process that listens there to answer.
     """
-    where = f"{config.host}:{config.port}"
+    result = _free(config.host, config.port, "serving")
+    if result.remedy and _is_ours(config, timeout_seconds):
+        where = f"{config.host}:{config.port}"
+        return CheckResult.ok(MACHINE, f"{where}: Steelyard answers there already")
+    return result
+
+
+def examine_metrics_port(config: ObservabilityConfig) -> CheckResult:
+    """Check that the port of the learner's metrics is free, or ours already."""
+    host, port = config.metrics_host, config.metrics_port
+    result = _free(host, port, "the learner's metrics", key="observability.metrics_port")
+    if result.remedy and _exposes(host, port):
+        return CheckResult.ok(MACHINE, f"{host}:{port}: a learner's metrics are there already")
+    return result
+
+
+def _free(host: str, port: int, purpose: str, *, key: str = "serving.port") -> CheckResult:
+    where = f"{host}:{port}"
     try:
-        socket.create_server((config.host, config.port)).close()
+        socket.create_server((host, port)).close()
     except OSError as error:
-        if _is_ours(config, timeout_seconds):
-            return CheckResult.ok(MACHINE, f"{where}: Steelyard answers there already")
-        remedy = f"stop what listens there (ss -ltnp 'sport = :{config.port}'), or set serving.port"
+        remedy = f"stop what listens there (ss -ltnp 'sport = :{port}'), or set {key}"
         return CheckResult.fail(MACHINE, f"{where}: {error.strerror or error}", remedy)
-    return CheckResult.ok(MACHINE, f"{where} is free for serving")
+    return CheckResult.ok(MACHINE, f"{where} is free for {purpose}")
+
+
+def _exposes(host: str, port: int, timeout_seconds: float = 2.0) -> bool:
+    connection = HTTPConnection(host, port, timeout=timeout_seconds)
+    try:
+        connection.request("GET", "/metrics")
+        return b"steelyard_" in connection.getresponse().read()
+    except (OSError, HTTPException):
+        return False
+    finally:
+        connection.close()
 
 
 def _folder(folder: Path, name: str) -> CheckResult:

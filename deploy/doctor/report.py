@@ -13,7 +13,14 @@ from consumers.kafka.options import KafkaConfig
 from deploy.doctor import kafka, records
 from deploy.doctor.check_result import CheckResult
 from deploy.doctor.kafka import Admin, examine_kafka, unreachable
-from deploy.doctor.machine import MACHINE, MODEL, examine_machine, examine_model, examine_port
+from deploy.doctor.machine import (
+    MACHINE,
+    MODEL,
+    examine_machine,
+    examine_metrics_port,
+    examine_model,
+    examine_port,
+)
 from deploy.doctor.store import STORE, examine_store, newest
 from deploy.settings.tree import Settings
 
@@ -47,6 +54,7 @@ def examine(
     results.append(examine_model(settings.learner))
     results += examine_machine()
     results.append(examine_port(settings.serving))
+    results.append(examine_metrics_port(settings.observability))
     return sorted(results, key=lambda result: _AREAS.index(result.area))
 
 

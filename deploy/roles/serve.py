@@ -49,6 +49,7 @@ class ServingRole:
             watcher=self._watcher,
             telemetry=telemetry,
             limits=config.limits,
+            cors_config=config.cors,
         )
         patience = config.batcher.deadline_seconds + config.connections.body_seconds
         refuse = Refusals(self._batcher.refusal, slot, telemetry, SCORING_PATHS)

@@ -11,6 +11,7 @@ from consumers.dead_letter import Policy
 from consumers.kafka.options import KafkaConfig
 from consumers.pipeline import Topics
 from deploy.roles.connections import ConnectionConfig
+from serving.cors import CorsConfig
 from serving.inference.batcher import BatcherConfig
 from serving.inference.scoring import Limits
 from serving.rollout.watcher import WatcherConfig
@@ -59,6 +60,7 @@ class ServingConfig:
         NotNegative, Meta(description="Time for requests in flight after a signal.")
     ] = 10.0
     connections: ConnectionConfig = field(default_factory=ConnectionConfig)
+    cors: CorsConfig = field(default_factory=CorsConfig)
     limits: Limits = field(default_factory=Limits)
     batcher: BatcherConfig = field(default_factory=BatcherConfig)
     watcher: WatcherConfig = field(default_factory=WatcherConfig)

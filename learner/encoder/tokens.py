@@ -6,6 +6,7 @@ Invariant: ids are a pure function of (tokenizer, text, max_tokens); the cache o
 from __future__ import annotations
 
 import string
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,11 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from learner.errors import ModelMissing
 
 Ids = NDArray[np.int64]
-MAX_CACHED = 200_000
+#: Bytes of token ids kept, with what Python and the cache add to each.
+MAX_CACHED_BYTES = 96 << 20
+_OVERHEAD_BYTES = 400
+#: Characters read per token allowed: no ordinary text has tokens as long on average.
+_CHARACTERS_PER_TOKEN = 64
 
 
 def load_tokenizer(path: Path) -> Any:
@@ -66,24 +71,36 @@ def letter_tokenizer() -> Any:
 
 
 class Texts:
-    """Token ids per text; the newest `MAX_CACHED` texts are kept."""
+    """Token ids per text; those of the newest texts are kept, up to `MAX_CACHED_BYTES`.
 
-    def __init__(self, tokenizer: Any, *, max_tokens: int) -> None:
-        """Truncate texts to `max_tokens`, special tokens included."""
+    A text is cut to 64 characters per token before it is tokenised: what is behind them would be
+    truncated in any ordinary text, and tokenising megabytes takes seconds. Keys are digests, so
+    no text is kept.
+    """
+
+    def __init__(
+        self, tokenizer: Any, *, max_tokens: int, max_bytes: int = MAX_CACHED_BYTES
+    ) -> None:
+        """Truncate texts to `max_tokens`, special tokens included; keep about `max_bytes`."""
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
         self._filler = _filler(tokenizer)
-        self._cache: FIFOCache[tuple[str, str | None], Ids] = FIFOCache(MAX_CACHED)
+        self._max_characters = _CHARACTERS_PER_TOKEN * max_tokens
+        self._cache: FIFOCache[bytes, Ids] = FIFOCache(max_bytes, getsizeof=_num_bytes)
 
     def ids(self, text: str, pair: str | None = None) -> Ids:
         """Return ids (T,), 1 <= T <= max_tokens, of a text or pair.
 
         The first text of a pair gets at most half the room.
         """
-        key = (text, pair)
+        text = text[: self._max_characters]
+        pair = pair if pair is None else pair[: self._max_characters]
+        key = _key(text, pair)
         found: Ids | None = self._cache.get(key)
         if found is None:
-            found = self._cache[key] = self._tokenise(text, pair)
+            found = self._tokenise(text, pair)
+            if _num_bytes(found) <= self._cache.maxsize:
+                self._cache[key] = found
         return found
 
     def _tokenise(self, text: str, pair: str | None) -> Ids:
@@ -105,3 +122,15 @@ def _filler(tokenizer: Any) -> int:
     names = ("cls_token_id", "bos_token_id", "eos_token_id", "unk_token_id", "pad_token_id")
     known = [getattr(tokenizer, name, None) for name in names]
     return next((int(token) for token in known if token is not None), 0)
+
+
+def _num_bytes(ids: Ids) -> int:
+    return ids.nbytes + _OVERHEAD_BYTES
+
+
+def _key(text: str, pair: str | None) -> bytes:
+    data = text.encode("utf-8", "surrogatepass")
+    if pair is None:
+        return blake2b(data, digest_size=16).digest()
+    both = b"%d %b%b" % (len(data), data, pair.encode("utf-8", "surrogatepass"))
+    return blake2b(both, digest_size=16, person=b"pair").digest()

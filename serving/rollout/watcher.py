@@ -38,8 +38,8 @@ class Store(FreshEvents, Protocol):
         """Return the newest version that the learner offers."""
         ...
 
-    def versions(self) -> list[Version]:
-        """Return every version, newest last."""
+    def readable(self) -> list[Version]:
+        """Return every version that this release can read, newest last."""
         ...
 
     def version(self, name: str) -> Version:

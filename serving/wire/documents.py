@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from starlette.requests import Request
@@ -17,6 +18,17 @@ from serving.wire.openapi import document, text_route
 STATIC = Path(__file__).parents[1] / "static"
 #: The page may load from its own origin only; Swagger UI sets style attributes.
 PAGE_POLICY = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:"
+
+
+class Files(StaticFiles):
+    """Files of a folder; a name that no file can have is not found."""
+
+    def lookup_path(self, path: str) -> tuple[str, os.stat_result | None]:
+        """Return the full path and the status of a file, None if there is none."""
+        try:
+            return super().lookup_path(path)
+        except (OSError, ValueError):  # too long, or with a null character
+            return "", None
 
 
 async def metrics(request: Request) -> Response:
@@ -39,5 +51,5 @@ ROUTES = (
     text_route("/metrics", metrics, "Prometheus series", "Exposition"),
     Route("/openapi.json", openapi),
     Route("/docs", docs),
-    Mount("/static", StaticFiles(directory=STATIC)),
+    Mount("/static", Files(directory=STATIC)),
 )

@@ -18,7 +18,7 @@ def models(request: Request) -> JsonResponse:
     aliases = service.store.aliases()
     states = dict.fromkeys(service.watcher.refused, "refused")
     states |= {name: alias for alias, name in aliases.items() if name is not None}
-    versions = service.store.versions()
+    versions = service.store.readable()
     entries = [_entry(version, states.get(version.name, "available")) for version in versions]
     return JsonResponse(ModelsAnswer(aliases=aliases, models=entries))
 

@@ -11,6 +11,7 @@ from threading import Thread
 from typing import cast
 
 import pytest
+from prometheus_client import CollectorRegistry, Counter
 
 from consumers.errors import BatchUnreadable, SourceUnavailable
 from consumers.events import encode_click, encode_exposure, encode_item, encode_purchase
@@ -21,9 +22,16 @@ from consumers.pipeline import Topics
 from consumers.source import Record
 from deploy.doctor.check_result import CheckResult, Mark
 from deploy.doctor.kafka import Admin, examine_kafka
-from deploy.doctor.machine import SAFE, examine_machine, examine_model, examine_port
+from deploy.doctor.machine import (
+    SAFE,
+    examine_machine,
+    examine_metrics_port,
+    examine_model,
+    examine_port,
+)
 from deploy.doctor.report import examine, render
 from deploy.doctor.store import examine_store, steady_bytes
+from deploy.process.observability import ObservabilityConfig, start_metrics
 from deploy.roles.serve import ServingRole
 from deploy.settings.config import LogConfig, ServingConfig
 from deploy.settings.tree import Settings
@@ -640,3 +648,24 @@ def test_the_last_line_of_a_report_counts_what_is_marked(marks: str, last: str) 
         [CheckResult(area="Kafka", mark=cast(Mark, mark), text="a") for mark in marks.split()]
     )
     assert report.splitlines()[-1] == last
+
+
+def test_a_metrics_port_in_use_by_another_is_a_cross() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        thread = Thread(target=lambda: taken.accept()[0].close())
+        thread.start()
+        result = examine_metrics_port(ObservabilityConfig(metrics_port=taken.getsockname()[1]))
+        thread.join()
+    assert result.failed
+    assert "set observability.metrics_port" in result.remedy
+
+
+def test_a_metrics_port_on_which_a_learner_answers_is_well() -> None:
+    registry = CollectorRegistry()
+    Counter("steelyard_something", "A series of ours.", registry=registry)
+    server = start_metrics(registry, 0)
+    try:
+        result = examine_metrics_port(ObservabilityConfig(metrics_port=server.port))
+    finally:
+        server.close()
+    assert not result.failed

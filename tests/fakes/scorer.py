@@ -105,7 +105,7 @@ class FakeStore:
             raise self.failure
         return self._announced
 
-    def versions(self) -> list[Version]:
+    def readable(self) -> list[Version]:
         return sorted(self._versions.values(), key=lambda version: version.seq)
 
     def version(self, name: str) -> Version:

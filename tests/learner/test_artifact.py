@@ -135,6 +135,17 @@ def test_a_version_of_an_unknown_format_is_refused(tmp_path: Path) -> None:
         Store(tmp_path).version("v000002")
 
 
+def test_a_version_of_a_later_format_hides_no_other(tmp_path: Path) -> None:
+    saved(tmp_path, 1)
+    (later,) = saved(tmp_path, 3)
+    rewrite(tmp_path, later, format=99)
+    store = Store(tmp_path)
+    assert later.name not in {version.name for version in store.readable()}
+    assert store.readable()
+    with pytest.raises(VersionMissing, match="v000099"):
+        store.version("v000099")
+
+
 def test_a_version_whose_parent_was_exchanged_is_refused(tmp_path: Path) -> None:
     first, second = saved(tmp_path, 1, 2)
     rewrite(tmp_path, first, samples=7)

@@ -12,6 +12,7 @@ from starlette.testclient import TestClient
 from starlette.types import ASGIApp
 
 from serving.app import create
+from serving.cors import CorsConfig
 from serving.inference.batcher import Batcher, BatcherConfig
 from serving.inference.scoring import Limits
 from serving.inference.slot import Slot
@@ -51,6 +52,7 @@ class Replica:
         *,
         batching: BatcherConfig | None = None,
         limits: Limits | None = None,
+        cors: CorsConfig | None = None,
         store: FakeStore | None = None,
         watching: WatcherConfig | None = None,
         wait: Callable[[float], bool] | None = None,
@@ -79,6 +81,7 @@ class Replica:
             watcher=self.watcher,
             telemetry=self.telemetry,
             limits=limits,
+            cors_config=cors,
             wall_clock=self.wall_clock,
             new_id=lambda: next(names),
         )
