@@ -28,8 +28,8 @@ class Limits:
 
     @property
     def max_values(self) -> int:
-        """Most JSON values in a body: a hundred per document, and some beside."""
-        return 1000 + 100 * self.max_documents
+        """Most JSON values in a body: forty per document, and some beside."""
+        return 1000 + 40 * self.max_documents
 
     def check_count(self, num_documents: int, field: str) -> None:
         """Check the number of documents under `field`; ask before anything is built of them.
