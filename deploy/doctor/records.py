@@ -12,6 +12,7 @@ from consumers.events import Event, ItemUpdate, Kind
 from consumers.joining.join import JoinConfig
 from consumers.source import Record
 from deploy.doctor.check_result import CheckResult
+from deploy.doctor.join_state import join_state
 
 TIME = "time"
 NUM_SAMPLED = 200
@@ -82,6 +83,7 @@ def examine_records(sample: Sample, join: JoinConfig, now_seconds: float) -> Ite
     yield _newest(sample, now_seconds)
     if sample.kind is not Kind.ITEM:
         yield from _event_times(sample, join)
+        yield from join_state(sample.topic, sample.kind, sample.events, join)
 
 
 def _readable(sample: Sample) -> CheckResult:
