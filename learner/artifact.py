@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from learner.errors import Corrupt, FormatUnknown, StoreFailed, VersionMissing
-from learner.request import Document, Scorer, Scores, ScoringInput
+from learner.request import Document, Inspectable, Scorer, Scores, ScoringInput
 from learner.store import aliases, blobs, manifest, manifest_codec
 from learner.store.blobs import Digest, Disk
 from learner.store.journal.records import JournalRange
@@ -26,6 +26,7 @@ __all__ = [
     "Corrupt",
     "Document",
     "FormatUnknown",
+    "Inspectable",
     "Scorer",
     "Scores",
     "ScoringInput",

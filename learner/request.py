@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import msgspec
 import numpy as np
@@ -56,3 +56,15 @@ class Scorer(Protocol):
 
     def score(self, requests: Sequence[ScoringInput]) -> list[Scores]:
         """Score each request, independently of the others in its batch."""
+
+
+@runtime_checkable
+class Inspectable(Protocol):
+    """Scorer that can say what it was loaded from, for comparison with the next version."""
+
+    @property
+    def fixed(self) -> str:
+        """Digest of all that training never moves, as it was loaded."""
+
+    def known_queries(self, number: int) -> Sequence[str]:
+        """Return at most `number` queries that it has learned most about."""

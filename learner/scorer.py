@@ -6,9 +6,11 @@ Invariant: the same request gives the same bits, on a CPU whatever it is batched
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping, Sequence
+import hashlib
+from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from scipy.special import expit
 
@@ -18,6 +20,7 @@ from learner.encoder.encoder import Encoder
 from learner.encoder.load import load_saved
 from learner.encoder.prefix_cache import PrefixCache
 from learner.encoder.tokens import Texts, load_tokenizer
+from learner.finite import check_numbers, check_tensors
 from learner.ranker import PairLogits, Ranker
 from learner.request import Scores, ScoringInput
 from learner.residual import QueryResidual
@@ -41,6 +44,9 @@ def load_scorer(
         threads: of torch in this process, where no learner shares it; else the learner's.
         caches: outputs of frozen layers, by the digest of those layers as they were loaded;
             versions with equal frozen layers share one.
+
+    Raises:
+        Corrupt: a number of a file is NaN or infinite.
     """
     arithmetic.use(threads)
 
@@ -48,9 +54,10 @@ def load_scorer(
         return (path / name).read_bytes()
 
     state = layout.read_scoring(read)
-    settings = state.settings
+    settings, tensors = state.settings, layout.read_model(read)
+    _check_finite(version, state, tensors)
     encoder = Encoder(
-        load_saved(path, layout.read_model(read)),
+        load_saved(path, tensors),
         tuning=settings.tuning,
         pooling=settings.pooling,
     )
@@ -71,15 +78,48 @@ def load_scorer(
     ranker.load_heads(state.heads)
     served = ServedScore(weigher.scheme.invert)
     served.restore(state.stackers)
-    return ModelScorer(version, ranker, weigher, served)
+    return ModelScorer(version, ranker, weigher, served, fixed=_fixed(ranker))
+
+
+def _fixed(ranker: Ranker) -> str:
+    """Digest what training never moves; before the first text, which changes the tokenizer."""
+    encoder, texts = ranker.encoder, ranker.texts
+    parts = (
+        encoder.prefix_digest(),
+        texts.tokenizer.backend_tokenizer.to_str(),
+        texts.max_tokens,
+        ranker.interaction,
+        ranker.logit_scale,
+    )
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def _check_finite(
+    version: str, state: layout.ScoringState, tensors: Mapping[str, torch.Tensor]
+) -> None:
+    check_tensors(f"{version}/{layout.MODEL}", tensors)
+    check_tensors(f"{version}/{layout.HEADS}", state.heads)
+    check_tensors(f"{version}/{layout.RESIDUALS}", {"vectors": state.residuals})
+    check_numbers(f"{version}/{layout.ESTIMATORS}", state.estimators)
+    for task, stacker in state.stackers.items():
+        check_numbers(f"{version}/{layout.STACKERS}: {task}", stacker)
 
 
 class ModelScorer:
     """Encoder, memorisation model and stackers of one version; confined to one thread."""
 
-    def __init__(self, version: str, ranker: Ranker, weigher: Weigher, served: ServedScore) -> None:
+    def __init__(
+        self,
+        version: str,
+        ranker: Ranker,
+        weigher: Weigher,
+        served: ServedScore,
+        *,
+        fixed: str = "",
+    ) -> None:
         """Take the parts; nothing is encoded yet."""
         self._version = version
+        self._fixed = fixed
         self._ranker = ranker.eval()
         self._weigher = weigher
         self._served = served
@@ -88,6 +128,17 @@ class ModelScorer:
     def version(self) -> str:
         """The name of the version."""
         return self._version
+
+    @property
+    def fixed(self) -> str:
+        """Digest of all that training never moves, as it was loaded."""
+        return self._fixed
+
+    def known_queries(self, number: int) -> Sequence[str]:
+        """Return the queries with the longest residuals, at most `number`."""
+        queries, vectors = self._ranker.residual.vectors()
+        longest = np.argsort(-np.linalg.norm(vectors, axis=1), kind="stable")
+        return [queries[place] for place in longest[:number]]
 
     def score(self, requests: Sequence[ScoringInput]) -> list[Scores]:
         """Score each request's documents; each distinct text of the requests is encoded once."""

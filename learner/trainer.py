@@ -127,6 +127,7 @@ class Trainer:
             pooling=pretrained.pooling,
             dropout=config.dropout,
         )
+        self._hugging_face = layout.hugging_face_files(pretrained.model, pretrained.tokenizer)
         texts = Texts(pretrained.tokenizer, max_tokens=config.max_tokens)
         encoder.check_tuning([texts.ids(text) for text in _PROBE])
         self.ranker = Ranker(
@@ -141,7 +142,6 @@ class Trainer:
         self._gradient = GradientPass(
             config, self.ranker, self._optimizer, self.process_group, scoring
         )
-        self._hugging_face = layout.hugging_face_files(pretrained.model, pretrained.tokenizer)
         self._frozen_model: bytes | None = None
 
     @property

@@ -34,8 +34,19 @@ _ERROR_CODES = ("400", "404", "405", "413", "415", "424", "429", "499", "500", "
 CODES = ("200", "304", *_ERROR_CODES, "other")
 STAGES = ("queue", "forward")
 RESULTS = ("ok", "rejected")
-CHECKS = ("announcement", "load", "warm", "shape", "finite", "golden", "promote")
-REASONS = ("operator",)
+CHECKS = (
+    "announcement",
+    "load",
+    "warm",
+    "shape",
+    "finite",
+    "fixed",
+    "evaluation",
+    "agreement",
+    "distribution",
+    "promote",
+)
+REASONS = ("operator", "failures")
 
 
 class Telemetry:

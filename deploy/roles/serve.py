@@ -17,6 +17,7 @@ from serving.app import SCORING_PATHS, create
 from serving.inference.batcher import Batcher
 from serving.inference.slot import Slot
 from serving.refusal import Refusals
+from serving.rollout.gate import Gate
 from serving.rollout.watcher import Store as VersionStore
 from serving.rollout.watcher import Watcher
 from serving.telemetry import Telemetry
@@ -41,7 +42,15 @@ class ServingRole:
         telemetry, slot = Telemetry(new_registry()), Slot()
         self._root = settings.store.root
         self._batcher = Batcher(config.batcher, telemetry)
-        self._watcher = Watcher(store, slot, telemetry, config.watcher, recent=self._batcher.recent)
+        self._watcher = Watcher(
+            store,
+            slot,
+            telemetry,
+            config.watcher,
+            recent=self._batcher.recent,
+            replayed=self._batcher.replayed,
+            gate=Gate(config.gate),
+        )
         app = create(
             store=store,
             slot=slot,

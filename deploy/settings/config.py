@@ -14,6 +14,7 @@ from deploy.roles.connections import ConnectionConfig
 from serving.cors import CorsConfig
 from serving.inference.batcher import BatcherConfig
 from serving.inference.scoring import Limits
+from serving.rollout.gate import GateConfig
 from serving.rollout.watcher import WatcherConfig
 from weighting.constraints import NotNegative, Port, Text, check
 
@@ -64,6 +65,7 @@ class ServingConfig:
     limits: Limits = field(default_factory=Limits)
     batcher: BatcherConfig = field(default_factory=BatcherConfig)
     watcher: WatcherConfig = field(default_factory=WatcherConfig)
+    gate: GateConfig = field(default_factory=GateConfig)
 
     def __post_init__(self) -> None:
         """Check every field."""

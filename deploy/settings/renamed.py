@@ -20,6 +20,7 @@ KEYS = {
     "learner.pull": "learner.l2_sp",
     "learner.scale": "learner.logit_scale",
     "learner.max_gradient_norm": "learner.max_grad_norm",
+    "serving.watcher.max_shift_ratio": "serving.gate.max_logit_shift",
 }
 
 #: Key -> its former values with their present names.

@@ -24,11 +24,15 @@ from serving.errors import BackendFailed, DeadlinePassed, NotReady, Overloaded, 
 from serving.inference.line import Line
 from serving.inference.pace import Pace
 from serving.inference.slot import LoadedModel
+from serving.rollout.comparison import Replayed
 from serving.rollout.gate import check_finite, check_shape
 from serving.telemetry import Telemetry
 from weighting.constraints import Count, NotNegative, Positive, check
 
 log = logging.getLogger("steelyard.serving")
+
+MAX_RECENT_DOCUMENTS = 32
+"""Documents of a request that are kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,8 +58,12 @@ class BatcherConfig:
         Count, Meta(description="Least wait that a refused caller is told.")
     ] = 1
     num_recent: Annotated[
-        Count, Meta(description="Newest requests kept, to warm the next version with.")
-    ] = 16
+        Count,
+        Meta(
+            description="Newest requests kept, with their scores, to warm the next version with "
+            "and to compare it."
+        ),
+    ] = 64
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -115,7 +123,7 @@ class Batcher:
         self._thread: threading.Thread | None = None
         self._closing = False
         self._in_flight = 0
-        self._recent: tuple[ScoringInput, ...] = ()
+        self._recent: tuple[tuple[LoadedModel, Replayed], ...] = ()
 
     def start(self) -> None:
         """Start the inference thread."""
@@ -141,8 +149,12 @@ class Batcher:
         return self._thread is None or self._closing or self._thread.is_alive()
 
     def recent(self) -> Sequence[ScoringInput]:
-        """Return the newest requests that were scored, oldest first."""
-        return self._recent
+        """Return the newest requests that were scored, oldest first, their first documents."""
+        return [replayed.request for _, replayed in self._recent]
+
+    def replayed(self, model: LoadedModel) -> Sequence[Replayed]:
+        """Return those of `recent` that one model scored, with its scores."""
+        return [replayed for own, replayed in self._recent if own is model]
 
     def refusal(self) -> Overloaded | None:
         """Return the error that a request which comes now must be answered with, if any."""
@@ -285,7 +297,10 @@ class Batcher:
             self._line.pace.learn(num_documents, forward_seconds)
         self._telemetry.batch_candidates.observe(num_documents)
         self._telemetry.stage_duration.labels("forward").observe(forward_seconds)
-        self._recent = (*self._recent, *requests)[-self.config.num_recent :]
+        num_recent = self.config.num_recent
+        newest = zip(requests[-num_recent:], scores[-num_recent:], strict=True)
+        kept = ((model, _shortened(*one)) for one in newest)
+        self._recent = (*self._recent, *kept)[-num_recent:]
         begin = 0
         for work in works:
             end = begin + len(work.requests)
@@ -303,10 +318,25 @@ class Batcher:
             queue_seconds=queue_seconds,
             forward_seconds=forward_seconds,
         )
+        work.model.outcomes.append(True)
         work.deliver(answer)
 
     def _fail(self, work: _Work, error: Exception) -> None:
         version = work.model.name
         message = f"{type(error).__name__}: {error}"
         log.warning("backend failed", extra={"version": version, "error": message})
+        work.model.outcomes.append(False)
         work.deliver(BackendFailed(version, error))
+
+
+def _shortened(request: ScoringInput, scores: Scores) -> Replayed:
+    """Return the first documents of a request and their scores."""
+    n = MAX_RECENT_DOCUMENTS
+    return Replayed(
+        request=ScoringInput(query=request.query, documents=request.documents[:n]),
+        scores=Scores(
+            probability={task: values[:n] for task, values in scores.probability.items()},
+            score=scores.score[:n],
+            prior=scores.prior,
+        ),
+    )

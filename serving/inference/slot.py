@@ -6,15 +6,19 @@ reference and ends on the model that it began with.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from learner.artifact import Scorer, Scores, Version
+from learner.artifact import Scorer, Version
 from serving.errors import NotFound, NotReady
+from serving.rollout.comparison import Replayed
 
 #: Stands in the headers before the first model, and before its first event.
 NO_VERSION = "none"
+#: Newest answers of a version by which it is judged.
+NUM_OUTCOMES = 100
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
@@ -24,14 +28,21 @@ class LoadedModel:
     Attributes:
         version: its description in the store.
         scorer: confined to the inference thread once the model is in use.
-        golden: its scores on the golden requests, for comparison with the next version.
+        probes: golden requests, then those of queries that it knows, with its scores.
+        outcomes: of its newest answers; False where it failed.
         first_answer_seconds: wall clock of its first answer; set once, by the event loop.
     """
 
     version: Version
     scorer: Scorer
-    golden: Sequence[Scores] = ()
+    probes: Sequence[Replayed] = ()
+    outcomes: deque[bool] = field(default_factory=lambda: deque(maxlen=NUM_OUTCOMES))
     first_answer_seconds: float | None = None
+
+    @property
+    def num_failures(self) -> int:
+        """Number of failures among the newest outcomes; any thread may ask."""
+        return self.outcomes.copy().count(False)
 
     @property
     def name(self) -> str:

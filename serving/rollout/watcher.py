@@ -2,7 +2,8 @@
 
 Every `poll_seconds` the watcher reads the learner's announcement and the operator's choice, never
 a listing. A version that an operator chose stays in use until the next choice. A version that was
-refused stays refused until an operator asks for it by name.
+refused stays refused until it is announced anew, or an operator asks for it by name. One that fails
+in use is given up for the former one.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from typing import Annotated, Protocol
 
 from msgspec import Meta
 
-from learner.artifact import Corrupt, Scorer, Scores, ScoringInput, Version, VersionMissing
+from learner.artifact import Corrupt, Scorer, ScoringInput, Version, VersionMissing
 from serving.errors import Refused
 from serving.inference.slot import LoadedModel, Slot
+from serving.rollout.comparison import Replayed
 from serving.rollout.freshness import FreshEvents, Freshness
-from serving.rollout.gate import GOLDEN, check_finite, check_golden, check_shape
+from serving.rollout.gate import Gate, GateConfig
 from serving.telemetry import Telemetry
 from weighting.constraints import Count, NotNegativeInt, Positive, check
 
@@ -71,14 +73,13 @@ class WatcherConfig:
     warm_candidates: Annotated[
         NotNegativeInt, Meta(description="Recent documents that a new version scores before use.")
     ] = 32
-    max_shift_ratio: Annotated[
-        Positive,
+    rollback_failures: Annotated[
+        NotNegativeInt,
         Meta(
-            le=1,
-            description="Largest change of a golden probability from the version that serves; "
-            "1 allows any.",
+            description="Failures among the newest 100 answers of a version after which the former "
+            "one, if it failed less than half as often, comes back by itself; 0 never."
         ),
-    ] = 0.5
+    ] = 5
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -99,7 +100,8 @@ class Watcher:
         config: WatcherConfig,
         *,
         recent: Callable[[], Sequence[ScoringInput]] = tuple,
-        golden: Sequence[ScoringInput] = GOLDEN,
+        replayed: Callable[[LoadedModel], Sequence[Replayed]] = lambda model: (),
+        gate: Gate | None = None,
         clock: Callable[[], float] = time.monotonic,
         wait: Callable[[float], bool] | None = None,
     ) -> None:
@@ -111,12 +113,14 @@ class Watcher:
             telemetry: counts checks, swaps and freshness.
             config: interval and strictness.
             recent: the newest requests, to warm with (`Batcher.recent`).
-            golden: requests that every version answers before it is used.
+            replayed: those that one model answered, with its scores (`Batcher.replayed`).
+            gate: judges new versions; left out, one with the defaults.
             clock: monotonic seconds, for the swap's duration.
             wait: waits that many seconds, and returns True to end; left out, until `close`.
         """
         self._store, self._slot, self._telemetry, self._config = store, slot, telemetry, config
-        self._recent, self._golden, self._clock = recent, golden, clock
+        self._recent, self._replayed, self._clock = recent, replayed, clock
+        self._gate = gate or Gate(GateConfig())
         self._stop = threading.Event()
         self._wait = wait or self._stop.wait
         self._thread: threading.Thread | None = None
@@ -169,6 +173,8 @@ class Watcher:
 
     def _look(self) -> None:
         self.freshness.update()
+        self._roll_back_failing()
+        refused_before = set(self._refused)
         aliases, announced = self._store.aliases(), self._store.announced()
         champion, previous = aliases.get("champion"), aliases.get("previous")
         if not self._begun:
@@ -181,9 +187,33 @@ class Watcher:
         is_new = announced is not None and announced != self._last_announced
         if is_new and self._follows_learner(aliases.get("pinned")):
             self._last_announced = announced
+            if announced in refused_before:  # announced anew: it is judged anew
+                del self._refused[announced]
             self._take_unless_refused(announced)
         if self._slot.current is None:
             self._take_unless_refused(previous)
+
+    def _roll_back_failing(self) -> None:
+        """Go back to the former version if the one in use fails, and the former did not."""
+        current, former = self._slot.held
+        limit = self._config.rollback_failures
+        if current is None or former is None or not limit or former.name in self._refused:
+            return
+        failures = current.num_failures
+        if failures < limit or 2 * former.num_failures >= failures:
+            return
+        started = self._clock()
+        answers = len(current.outcomes)
+        reason = f"{failures} of its newest {answers} answers failed: rolled back to {former.name}"
+        log.error("version rolled back", extra={"version": current.name, "reason": reason})
+        self._slot.swap(former)
+        self._remember(current.name, f"failures: {reason}")
+        self._report_swap(former, current, self._clock() - started, reason="failures")
+        # The alias too, so that no restart and no other replica takes the failing one
+        with contextlib.suppress(Refused), self._check("promote"):
+            if self._store.aliases().get("champion") == current.name:
+                self._store.promote(former.version)
+                self._last_champion = former.name
 
     def _follows_learner(self, pinned: str | None) -> bool:
         """Return whether announcements count: a pin holds them back, unless it cannot be served."""
@@ -196,9 +226,9 @@ class Watcher:
     def _take(self, name: str, *, by_operator: bool) -> None:
         """Take `name` into use if it passes the checks.
 
-        1. Check its digests. 2. Load it beside the one in use. 3. Warm it with recent requests.
-        4. Check shapes, finite numbers and, unless an operator chose it, golden requests against
-        the model in use. 5. Swap, in one assignment. 6. Move the alias.
+        1. Check its digests and numbers. 2. Load it beside the one in use. 3. Warm it with recent
+        requests. 4. Probe it, and, unless an operator chose it, compare it with the model in use
+        (`serving.rollout.gate`). 5. Swap, in one assignment. 6. Move the alias.
         """
         current, previous = self._slot.held
         if current is not None and current.name == name:
@@ -206,6 +236,7 @@ class Watcher:
         started = self._clock()
         if previous is not None and previous.name == name:
             model = previous
+            model.outcomes.clear()  # it is judged by what comes
         else:
             try:
                 model = self._load(name, against=None if by_operator else current)
@@ -225,18 +256,11 @@ class Watcher:
         with self._check("warm"):  # 3
             if warm := self._warm_requests():
                 scorer.score(warm)
-            golden = scorer.score(self._golden)
-        self._check_scores(golden, against)  # 4
-        return LoadedModel(version=version, scorer=scorer, golden=golden)
-
-    def _check_scores(self, golden: Sequence[Scores], against: LoadedModel | None) -> None:
-        with self._check("shape"):
-            check_shape(self._golden, golden)
-        with self._check("finite"):
-            check_finite(golden)
+        probes = self._gate.probe(scorer, self._check)  # 4
         if against is not None:
-            with self._check("golden"):
-                check_golden(golden, against.golden, self._config.max_shift_ratio)
+            recent = self._replayed(against)
+            self._gate.compare(version, scorer, against, recent, self._check)
+        return LoadedModel(version=version, scorer=scorer, probes=probes)
 
     def _warm_requests(self) -> list[ScoringInput]:
         """Return the newest requests, limited to `warm_candidates` documents together."""
@@ -276,15 +300,23 @@ class Watcher:
             raise refused from error
         self._telemetry.gate_checks.labels(check, "ok").inc()
 
-    def _refuse(self, name: str, refused: Refused) -> None:
-        self._refused[name] = str(refused)
+    def _remember(self, name: str, reason: str) -> None:
+        self._refused[name] = reason
         while len(self._refused) > NUM_REFUSED_KEPT:
             del self._refused[next(iter(self._refused))]
+
+    def _refuse(self, name: str, refused: Refused) -> None:
+        self._remember(name, str(refused))
         self._telemetry.swaps.labels("rejected").inc()
         log.warning("version refused", extra={"version": name, "reason": str(refused)})
 
     def _report_swap(
-        self, model: LoadedModel, before: LoadedModel | None, duration_seconds: float
+        self,
+        model: LoadedModel,
+        before: LoadedModel | None,
+        duration_seconds: float,
+        *,
+        reason: str = "operator",
     ) -> None:
         event_time_us = model.version.event_time_us
         event_seconds = math.nan if event_time_us is None else event_time_us / 1e6
@@ -293,6 +325,6 @@ class Watcher:
         self._telemetry.model_event_timestamp.set(event_seconds)
         self._telemetry.model.info({"version": model.name})
         if before is not None and model.version.seq < before.version.seq:
-            self._telemetry.rollbacks.labels("operator").inc()
+            self._telemetry.rollbacks.labels(reason).inc()
         name_before = None if before is None else before.name
         log.info("version swapped", extra={"version": model.name, "before": name_before})

@@ -16,14 +16,18 @@ def models(request: Request) -> JsonResponse:
     """List versions; not a coroutine, because it reads the disk: Starlette gives it a thread."""
     service = service_of(request)
     aliases = service.store.aliases()
-    states = dict.fromkeys(service.watcher.refused, "refused")
-    states |= {name: alias for alias, name in aliases.items() if name is not None}
+    refused = service.watcher.refused
+    states = {name: alias for alias, name in aliases.items() if name is not None}
+    states |= dict.fromkeys(refused, "refused")
     versions = service.store.readable()
-    entries = [_entry(version, states.get(version.name, "available")) for version in versions]
+    entries = [
+        _entry(version, states.get(version.name, "available"), refused.get(version.name))
+        for version in versions
+    ]
     return JsonResponse(ModelsAnswer(aliases=aliases, models=entries))
 
 
-def _entry(version: Version, state: str) -> ModelEntry:
+def _entry(version: Version, state: str, reason: str | None) -> ModelEntry:
     event_time_us = version.event_time_us
     return ModelEntry(
         version=version.name,
@@ -31,6 +35,7 @@ def _entry(version: Version, state: str) -> ModelEntry:
         event_time=None if event_time_us is None else rfc3339(event_time_us),
         evaluation=version.evaluation,
         state=state,
+        reason=reason,
     )
 
 

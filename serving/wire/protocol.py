@@ -182,13 +182,17 @@ class ScoreAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """One published version; `state` is champion, previous, refused or available."""
+    """One published version; `state` is champion, previous, refused or available.
+
+    `reason` says why a version was refused, or rolled back from; else it is null.
+    """
 
     version: str
     created: str
     event_time: str | None
     evaluation: dict[str, float]
     state: str
+    reason: str | None
 
 
 class ModelsAnswer(msgspec.Struct, frozen=True, kw_only=True):

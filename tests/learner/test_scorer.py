@@ -172,10 +172,10 @@ def test_what_another_version_declares_is_nothing_that_a_good_one_has_to_share(
 ) -> None:
     own = learned(1, tuning="top:1")
     good, writer = own.files(), owner(tmp_path)
-    tensors = blobs.tensors_from_bytes(good[layout.MODEL])
+    tensors = blobs.tensors_from_bytes(good[layout.FROZEN])
     table = "embeddings.word_embeddings.weight"  # frozen; heads.json stays as it is
     tensors[table] = tensors[table].roll(1, 0)
-    bad = {**good, layout.MODEL: blobs.tensors_to_bytes(tensors)}
+    bad = {**good, layout.FROZEN: blobs.tensors_to_bytes(tensors)}
     first, second = writer.save(bad, cut(1)), writer.save(good, cut(2))
     own.step(batches(2)[1])
     third = writer.save(own.files(), cut(3))

@@ -70,6 +70,7 @@ class Replica:
             self.telemetry,
             watching or WatcherConfig(),
             recent=self.batcher.recent,
+            replayed=self.batcher.replayed,
             clock=self.clock,
             wait=wait,
         )

@@ -16,6 +16,7 @@ from starlette.types import Message
 
 from serving.inference.batcher import BatcherConfig
 from serving.inference.scoring import Limits
+from serving.rollout.gate import GateConfig
 from serving.rollout.watcher import WatcherConfig
 from serving.wire import protocol, rerank, score
 from serving.wire.http import LARGE_BYTES
@@ -38,7 +39,8 @@ def outcome(answer: httpx2.Response) -> tuple[int, str, str]:
         (Limits, {"max_documents": 0}),
         (WatcherConfig, {"poll_seconds": 0.0}),
         (WatcherConfig, {"threads": 0}),
-        (WatcherConfig, {"max_shift_ratio": 1.5}),
+        (WatcherConfig, {"rollback_failures": -1}),
+        (GateConfig, {"min_agreement": 1.5}),
     ],
 )
 def test_a_setting_that_answers_nobody_is_refused_by_name_and_value(

@@ -13,11 +13,13 @@ import pytest
 from starlette.testclient import TestClient
 
 from learner.artifact import Document, Scores, ScoringInput
+from serving.inference.slot import NUM_OUTCOMES
 from serving.rollout.gate import GOLDEN
 from serving.rollout.watcher import Watcher, WatcherConfig
 from tests.fakes.scorer import FakeScorer, FakeStore
 from tests.serving.conftest import Replica, until
 
+GOLDEN_TEXTS = [document.text for request in GOLDEN for document in request.documents]
 BODY = {"query": "q", "documents": ["a", "b", "c"]}
 
 
@@ -135,14 +137,14 @@ def broken(version: str) -> FakeScorer:
         ("warm", broken("v000002")),
         ("shape", Short("v000002")),
         ("finite", FakeScorer("v000002", {"garden hose 20 m": float("inf")})),
-        ("golden", FakeScorer("v000002", {"garden hose 20 m": 0.9})),
-        ("golden", FakeScorer("v000002", purchase=0.0)),
+        ("distribution", FakeScorer("v000002", dict.fromkeys(GOLDEN_TEXTS, 0.9))),
+        ("distribution", FakeScorer("v000002", purchase=0.0)),
     ],
 )
 def test_an_unfit_version_is_refused_by_the_name_of_the_check(
     check: str, scorer: FakeScorer
 ) -> None:
-    replica = Replica(watching=WatcherConfig(max_shift_ratio=0.4))
+    replica = Replica()
     replica.store.publish(1)
     replica.watcher.poll()
     replica.store.publish(2, scorer)
@@ -161,7 +163,8 @@ def test_a_new_version_is_warmed_with_recent_requests_before_it_is_used(
     replica.store.publish(2, new)
     replica.watcher.poll()
     warm = tuple(Document(text=text) for text in texts[:32])
-    assert new.calls == [[ScoringInput(query="warm", documents=warm)], list(GOLDEN)]
+    asked = ScoringInput(query="warm", documents=warm)
+    assert new.calls == [[asked], list(GOLDEN), [asked], list(GOLDEN)]
 
 
 def test_the_last_version_is_kept_and_an_operators_promote_goes_back_to_it_without_loading(
@@ -183,8 +186,8 @@ def test_the_last_version_is_kept_and_an_operators_promote_goes_back_to_it_witho
     assert served(replica) == "v000003"
 
 
-def test_an_operators_choice_stands_above_the_golden_requests(replica: Replica) -> None:
-    replica.store.add(2, FakeScorer("v000002", {"garden hose 20 m": 0.999}))
+def test_an_operators_choice_stands_above_the_comparison(replica: Replica) -> None:
+    replica.store.add(2, FakeScorer("v000002", dict.fromkeys(GOLDEN_TEXTS, 0.999)))
     replica.store.promote(replica.store.version("v000002"))
     replica.watcher.poll()
     assert served(replica) == "v000002"
@@ -369,3 +372,98 @@ def test_the_thread_polls_whenever_its_wait_ends() -> None:
     assert waits == [0.1, 0.1, 0.1]
     assert served(replica) == "v000003"
     assert watcher.healthy
+
+
+FAILING = {"query": "q", "documents": ["a", "of one kind"]}
+
+
+def failing(version: str) -> FakeScorer:
+    """A version that fails on texts that no probe has."""
+    return FakeScorer(version, {"of one kind": float("nan")})
+
+
+def test_a_version_that_fails_in_use_is_rolled_back_with_its_reason_and_not_tried_again(
+    client: TestClient, replica: Replica, caplog: pytest.LogCaptureFixture
+) -> None:
+    replica.store.publish(2, failing("v000002"))
+    replica.watcher.poll()
+    for _ in range(4):
+        client.post("/v2/rerank", json=BODY)
+        assert client.post("/v2/rerank", json=FAILING).status_code == 424
+    replica.watcher.poll()
+    assert served(replica) == "v000002", "four failures are no burst"
+    client.post("/v2/rerank", json=FAILING)
+    with caplog.at_level(logging.ERROR, "steelyard.serving"):
+        replica.watcher.poll()
+    assert client.post("/v2/rerank", json=FAILING).headers["X-Model-Version"] == "v000001"
+    assert replica.value("serving_rollbacks_total", reason="failures") == 1
+    reason = "5 of its newest 9 answers failed: rolled back to v000001"
+    (record,) = [r for r in caplog.records if r.levelno == logging.ERROR]
+    assert (record.message, record.__dict__["reason"]) == ("version rolled back", reason)
+    models = client.get("/v1/models").json()["models"]
+    assert [(m["state"], m["reason"]) for m in models] == [
+        ("champion", None),
+        ("refused", f"failures: {reason}"),
+    ]
+    assert replica.store.aliases()["champion"] == "v000001"
+    for _ in range(3):
+        replica.watcher.poll()
+    assert served(replica) == "v000001"
+    assert served(restarted(replica.store)) == "v000001"
+    replica.store.publish(3)
+    replica.watcher.poll()
+    assert served(replica) == "v000003"
+    replica.store.publish(2)  # announced anew, mended
+    replica.watcher.poll()
+    assert served(replica) == "v000002"
+
+
+def test_failures_that_the_former_version_had_too_are_not_the_new_ones(
+    client: TestClient, replica: Replica
+) -> None:
+    former = replica.slot.current
+    assert former is not None
+    former.outcomes.extend([False] * 10)
+    replica.store.publish(2, failing("v000002"))
+    replica.watcher.poll()
+    for _ in range(15):
+        client.post("/v2/rerank", json=FAILING)
+    replica.watcher.poll()
+    assert served(replica) == "v000002"
+    for _ in range(6):
+        client.post("/v2/rerank", json=FAILING)
+    replica.watcher.poll()
+    assert served(replica) == "v000001", "more than twice as many"
+
+
+def test_failures_of_long_ago_are_forgotten_and_the_rollback_can_be_switched_off() -> None:
+    for config, expected in (
+        (WatcherConfig(), "v000002"),
+        (WatcherConfig(rollback_failures=0), "v000002"),
+        (WatcherConfig(rollback_failures=1), "v000001"),
+    ):
+        replica = Replica(watching=config)
+        for seq in (1, 2):
+            replica.store.publish(seq)
+            replica.watcher.poll()
+        current = replica.slot.current
+        assert current is not None
+        current.outcomes.extend([False] * 50)
+        current.outcomes.extend([True] * (NUM_OUTCOMES - 1))
+        replica.watcher.poll()
+        assert served(replica) == expected
+
+
+def test_an_operator_who_chooses_a_failing_version_again_gives_it_a_new_start(
+    replica: Replica,
+) -> None:
+    version = replica.store.publish(2)
+    replica.watcher.poll()
+    assert replica.slot.current is not None
+    replica.slot.current.outcomes.extend([False] * 5)
+    replica.watcher.poll()
+    assert served(replica) == "v000001"
+    replica.store.promote(version)
+    for _ in range(2):
+        replica.watcher.poll()
+    assert served(replica) == "v000002"
