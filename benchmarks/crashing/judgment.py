@@ -75,6 +75,8 @@ def judge(run: Run, records: Records, expected: _Sum) -> dict[str, Any]:
         "kills_by": {name: run.done[name] for name in (LEARNER, BROKER, SERVING)},
         "crashes_in_recovery": run.num_in_recovery,
         "events": sum(map(len, records.values())),
+        "searches_without_hits": _count(records, b'"query_response_hit_ids":[]'),
+        "events_of_a_wrong_clock": _count(records, b'"c-wrong-clock"'),
         "samples": final["trained"]["num"],
         "samples_left_out": left_out,
         "steps_in_quarantine": sum(end - first for first, end in final["quarantine"]),
@@ -123,6 +125,10 @@ def _compare_events(tally: _Tally, event_ids: set[str], records: Records) -> Non
     names = (oracle.event_id(record) for part in records.values() for record in part)
     written = {name for name in names if name is not None}
     tally.compare("events in the log", (len(event_ids & written), 0), (len(event_ids), 0))
+
+
+def _count(records: Records, part: bytes) -> int:
+    return sum(part in (record.value or b"") for each in records.values() for record in each)
 
 
 def _sum_of(records: Sequence[Record]) -> int:

@@ -22,6 +22,10 @@ SECOND = 1_000_000
 START_US = 1_700_000_000 * SECOND
 MALFORMED = (b"{", b'{"a":1}', b"\xff\xfe", None, b"\x00\x00\x00\x00\x01avro", b"")
 DUPLICATE, LATE, UNREADABLE = 0.05, 0.02, 0.01
+NOTHING_FOUND = 0.05
+WRONG_CLOCK = 0.02
+#: Errors of the producer whose clock is wrong; within the window of deduplication.
+CLOCK_ERRORS_SECONDS = (90, -300)
 PATIENCE_SECONDS = 180.0
 
 
@@ -71,27 +75,37 @@ class _Future:
 def invent(random: Random) -> Iterator[Write]:
     """Yield an endless log in the order of appending.
 
-    Events are up to 3 s out of order, some late beyond grace, some twice, some unreadable.
+    Events are up to 3 s out of order, some late beyond grace, some twice, some unreadable. Some
+    searches find nothing. One client's clock is wrong, ahead in some visits, behind in others.
     """
     future, time_us = _Future(random), float(START_US)
     while True:
         time_us += random.expovariate(1.0) * SECOND
-        _visit(random, future, time_us)
+        error_us = 0
+        if random.random() < WRONG_CLOCK:
+            error_us = random.choice(CLOCK_ERRORS_SECONDS) * SECOND
+        _visit(random, future, time_us, error_us)
         yield from future.until(time_us)
 
 
-def _visit(random: Random, future: _Future, time_us: float) -> None:
-    """Schedule one shown list of four items, with its clicks and purchases."""
+def _visit(random: Random, future: _Future, time_us: float, error_us: int) -> None:
+    """Schedule a list of four items, or of none, with its clicks and purchases.
+
+    `error_us` is what the client's clock is ahead.
+    """
 
     def name() -> str:
         return f"{random.getrandbits(64):016x}"
 
-    client, query_id, shown = f"c-{random.randrange(2000)}", f"q-{name()}", name()
+    client = "c-wrong-clock" if error_us else f"c-{random.randrange(2000)}"
+    query_id, shown = f"q-{name()}", name()
     hits = random.sample([f"SKU-{n:03d}" for n in range(60)], 4)
+    if random.random() < NOTHING_FOUND:
+        hits = []
     exposure = encode_exposure(
         query_id=query_id,
         client_id=client,
-        time_us=int(time_us),
+        time_us=int(time_us) + error_us,
         user_query=f"shoes {random.randrange(40)}",
         hits=hits,
         event_id=shown,
@@ -105,7 +119,7 @@ def _visit(random: Random, future: _Future, time_us: float) -> None:
             query_id=query_id if random.random() < 0.8 else None,
             client_id=client,
             object_id=hit,
-            time_us=int(click_us),
+            time_us=int(click_us) + error_us,
             event_id=clicked,
         )
         future.happen("clicks", client, click_us, click, clicked)
@@ -116,7 +130,7 @@ def _visit(random: Random, future: _Future, time_us: float) -> None:
             query_id=query_id if random.random() < 0.8 else None,
             client_id=client,
             object_id=hit,
-            time_us=int(bought_us),
+            time_us=int(bought_us) + error_us,
             event_id=bought,
         )
         future.happen("purchases", client, bought_us, purchase, bought)

@@ -89,7 +89,7 @@ class Run:
         self._config = KafkaConfig(bootstrap_servers=self._broker.bootstrap_servers)
         with KafkaAdmin(self._config) as admin:
             for topic in TOPICS:
-                admin.create_topic(topic, NUM_PARTITIONS)
+                admin.create_topic(topic, NUM_PARTITIONS, config={"compression.type": "lz4"})
             admin.create_topic(DEAD_LETTERS, 1)
         (port,) = free_ports(1)
         self.settings = folder / "steelyard.yaml"
@@ -143,13 +143,14 @@ class Run:
             },
             "join": {name: f"{seconds}s" for name, seconds in oracle.WINDOWS_US.items()},
             "learner": {
-                "model": "random:1x32",
-                "tuning": "full",
+                "model": "random:2x384",
+                "tuning": "top:1",
                 "dropout": 0.1,
-                "batch_size": 32,
+                "batch_size": 320,
+                "threads": 2,
                 "max_tokens": 16,
-                "flush": "200ms",
-                "publish_every": "1s",
+                "flush": "5s",
+                "publish_every": "4s",
                 "seed": self.seed,
             },
             "serving": {"port": port},
