@@ -81,11 +81,15 @@ def test_while_batches_wait_few_records_are_read() -> None:
 
 def test_one_list_of_thousands_is_learned_in_several_batches() -> None:
     log = backlog(num_lists=1, num_hits=5000)
-    bench = Bench(log.reader(), batch=BatchConfig(size=320, flush_seconds=1e9))
+    batch, join = (
+        BatchConfig(size=320, flush_seconds=1e9),
+        dataclasses.replace(WINDOWS, max_hits=5000),
+    )
+    bench = Bench(log.reader(), batch=batch, join=join)
     batches = list(bench.live())
     assert max(len(batch.samples) for batch in batches) <= 640
     assert sum(len(batch.samples) for batch in batches) > 5000 - 320
-    again = Bench(log.reader(), batch=BatchConfig(size=320, flush_seconds=1e9))
+    again = Bench(log.reader(), batch=batch, join=join)
     journal = [Replayed(batch.polls, batch.cause) for batch in batches]
     replayed = (b for b in again.pipeline.batches(journal) if isinstance(b, Batch))
     assert list(islice(replayed, len(batches))) == batches
