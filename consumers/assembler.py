@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from consumers.joining.clock import BEGINNING_US, Watermarks
 from consumers.joining.items import Items
 from consumers.joining.join import Join, JoinConfig
-from weighting.provenance import Poll, Slice, TopicPartition
+from weighting.provenance import Counts, Poll, Slice, TopicPartition
 from weighting.sample import Batch
 
 #: Why a batch closed.
@@ -83,6 +83,18 @@ class Assembler:
         What is left waits for its batch as events: samples are larger.
         """
         self.join.advance(self.watermarks.watermark_us, self._batch_size)
+
+    def grow(self, added: Iterable[TopicPartition], counts: Counts, now: float) -> None:
+        """Wait for partitions of events that were added, from this place in the polls on.
+
+        Args:
+            added: those of this pipeline.
+            counts: topics that have grown, with their counts, for the journal.
+            now: seconds on the injected clock.
+        """
+        for tp in added:
+            self.watermarks.add(tp, now)
+        self.polls.append(Poll((), (), counts))
 
     def close(self, cause: str) -> Batch:
         """Return a batch of the samples that wait.

@@ -7,6 +7,7 @@ ConsumersError
 ├── SinkUnavailable      written records were not acknowledged in time (retriable)
 ├── CommitFailed         advisory offsets were not written (retriable)
 ├── TopicMissing         a configured topic does not exist
+├── PartitionsAdded      partitions were added, and they are not taken over by themselves (unsafe)
 ├── PartitionsMismatch   topics that are joined have different partition counts
 ├── OffsetLost           the log no longer holds the next offset, or never did (unsafe)
 ├── LogTruncated         records that were read are no longer in the log (unsafe)
@@ -128,6 +129,32 @@ class PartitionsMismatch(ConsumersError):
             f"partition counts differ: {listed}. "
             "Give all event topics the same number of partitions and the same partitioner."
         )
+
+
+class PartitionsAdded(ConsumersError):
+    """Partitions were added to topics, and reading does not go on by itself."""
+
+    unsafe = True
+    exit_code = 3
+
+    def __init__(self, read: Mapping[str, int], found: Mapping[str, int], world: int) -> None:
+        """Name the topics, their counts, and the remedy; `world` is the number of ranks."""
+        listed = ", ".join(
+            f"{topic} has {found[topic]} and {count} are read"
+            for topic, count in sorted(read.items())
+            if found[topic] > count
+        )
+        why = (
+            "kafka.on_new_partitions is stop. Set it to carry: what is open is then carried over, "
+            "and each record of the new partitions counts once"
+        )
+        if world > 1:
+            why = (
+                f"{world} ranks share them, and what is open of a client may belong to another "
+                "rank now. Start one rank alone (without torchrun): it carries everything over; "
+                "go back to several once a checkpoint names the new counts"
+            )
+        super().__init__(f"partitions were added ({listed}), and {why}.")
 
 
 class OffsetLost(ConsumersError):

@@ -19,6 +19,7 @@ from consumers.events import Kind
 from consumers.exclusion import Exclusions
 from consumers.joining.dedup import Dedup
 from consumers.joining.join import JoinConfig
+from consumers.reading.growth import CARRY, Growth
 from consumers.reading.partition import Collaborators, Partition
 from consumers.reading.reader import STOP, Reader
 from consumers.reading.replay import Replay, Replayed
@@ -27,7 +28,7 @@ from consumers.reporting import Reporting
 from consumers.source import Source
 from consumers.telemetry import Telemetry
 from weighting.constraints import Count, NotNegative, check
-from weighting.provenance import Audit, Gap, Offsets, TopicPartition
+from weighting.provenance import Audit, Counts, Gap, Offsets, TopicPartition
 from weighting.sample import Batch, Signal
 
 
@@ -92,6 +93,9 @@ class Pipeline:
         dead_letters: DeadLetters,
         telemetry: Telemetry,
         rank: int = 0,
+        world: int = 1,
+        counts: Mapping[str, int] | None = None,
+        on_new_partitions: str = CARRY,
         excluded: Exclusions | None = None,
         on_gap: str = STOP,
         retention_seconds: Mapping[str, float] = {},
@@ -108,6 +112,10 @@ class Pipeline:
             dead_letters: take the records that cannot be read.
             telemetry: the series.
             rank: of this pipeline among those that share the partitions.
+            world: number of them.
+            counts: topic -> partitions that the state to be restored has read; those that were
+                added since are taken over later. None: all that the log has.
+            on_new_partitions: `carry`, or `stop`: raise `PartitionsAdded`.
             excluded: events that are left out.
             on_gap: `stop`, or `record`: skip records that retention deleted, and keep a `Gap`.
             retention_seconds: how long a topic keeps its records, where known; for telemetry.
@@ -117,7 +125,17 @@ class Pipeline:
         Raises:
             PartitionsMismatch: topics that are joined have different partition counts.
         """
-        kinds, assigned = topics.kinds(), source.assignment()
+        self._kinds = kinds = topics.kinds()
+        self._growth = Growth(
+            source,
+            kinds,
+            {**source.partition_counts(), **(counts or {})},
+            policy=on_new_partitions,
+            world=world,
+            attribution_us=join.attribution_window_us,
+        )
+        read = self._growth.counts
+        assigned = [tp for tp in source.assignment() if tp[1] < read[tp[0]]]
         self._numbers = _numbers(kinds, assigned)
         self._rank = rank
         self._clock = clock
@@ -128,16 +146,14 @@ class Pipeline:
             batch_size=batch.size,
             now=clock(),
         )
-        shared = Collaborators(
+        self._window_us = join.attribution_window_us
+        self._shared = Collaborators(
             watermarks=self._assembler.watermarks,
             push=self._assembler.join.push,
             dead_letters=dead_letters,
             excluded=excluded,
         )
-        self._partitions = {
-            tp: Partition(tp, kinds[tp[0]], Dedup(join.attribution_window_us), shared)
-            for tp in assigned
-        }
+        self._partitions = {tp: self._partition(tp) for tp in assigned}
         self._reporting = Reporting(
             telemetry,
             self._partitions,
@@ -160,7 +176,10 @@ class Pipeline:
             flush_seconds=batch.flush_seconds,
             clock=clock,
             observe=observe,
+            growth=self._growth,
+            grow=self._grow,
         )
+        self._telemetry = telemetry
         self._restored = Offsets()
         self._opened = False
         self.live = False
@@ -225,6 +244,31 @@ class Pipeline:
         """
         newest_us = self._assembler.watermarks.newest_us
         yield from self._schedule.drained(newest_us if until_us is None else until_us)
+
+    # --- partitions that are added --------------------------------------------------------------
+
+    def counts(self) -> dict[str, int]:
+        """Return topic -> number of its partitions that are read, by all ranks together."""
+        return dict(self._growth.counts)
+
+    def _partition(self, tp: TopicPartition) -> Partition:
+        return Partition(tp, self._kinds[tp[0]], Dedup(self._window_us), self._shared)
+
+    def _grow(self, counts: Counts) -> list[TopicPartition]:
+        """Read these partition counts from this place in the polls on; return what is new."""
+        if not counts:
+            return []
+        known, newest_us = list(self._partitions.values()), self._assembler.watermarks.newest_us
+        added = self._growth.take_over(counts, known, newest_us)
+        for tp in added:
+            partition = self._partition(tp)
+            partition.carried = self._growth.carried(tp[0])
+            self._reader.admit(partition)
+        events = [tp for tp in added if self._kinds[tp[0]] is not Kind.ITEM]
+        self._numbers = sorted({*self._numbers, *(number for _, number in events)})
+        self._assembler.grow(events, counts, self._clock())
+        self._telemetry.admit(added)
+        return added
 
     # --- places ---------------------------------------------------------------------------------
 
@@ -306,6 +350,12 @@ class Pipeline:
         rank = snapshot.rank
         self._assembler.join.restore(opened, rank.pending_items, rank.now_us, rank.last_turn)
         self._restore_rank(snapshot.rank)
+        self._growth.restore(
+            snapshot.rank.carried,
+            snapshot.rank.grown,
+            self._partitions.values(),
+            same_ranks=same_ranks,
+        )
         self._restored = Offsets(next_offsets).moved(snapshot.item_offsets)
         self._reader.move((tp, self._restored.get(tp, 0)) for tp in self._partitions)
 
@@ -321,6 +371,7 @@ class Pipeline:
 
     def _rank_state(self) -> state.RankState:
         assembler = self._assembler
+        carried, grown = self._growth.snapshot(assembler.watermarks.watermark_us)
         items = [(*tp, self._partitions[tp]) for tp in self._reader.items]
         return state.RankState(
             format=state.FORMAT,
@@ -334,6 +385,8 @@ class Pipeline:
             item_offsets=[(topic, p, partition.next_offset) for topic, p, partition in items],
             item_audits=[(topic, p, partition.audit) for topic, p, partition in items],
             breaker=self._dead_letters.snapshot(),
+            carried=carried,
+            grown=grown,
         )
 
     def _restore_partitions(self, number: int, snapshot: state.PartitionState) -> None:

@@ -16,6 +16,7 @@ from consumers.telemetry import Telemetry
 from weighting.provenance import TopicPartition
 
 _log = logging.getLogger(__name__)
+_TRANSACTION_SECONDS = 10.0  # a transaction that is open for longer than most
 
 
 class Reporting:
@@ -43,6 +44,9 @@ class Reporting:
         self._waiting_reported = False  # in this pause
         self._count_ready = True
         self.num_ready = 0
+        # When records behind an open transaction were first seen, and where that was logged.
+        self._waiting_since: dict[TopicPartition, float] = {}
+        self._transactions_said: set[TopicPartition] = set()
 
     def lost(self, lost: OffsetLost) -> None:
         """Count records that can never be read."""
@@ -98,9 +102,21 @@ class Reporting:
         self._telemetry.state_bytes.set(num_bytes)
 
     def lag(
-        self, ends: Mapping[TopicPartition, int], paused: Collection[TopicPartition], now: float
+        self,
+        ends: Mapping[TopicPartition, int],
+        log_ends: Mapping[TopicPartition, int],
+        paused: Collection[TopicPartition],
+        now: float,
     ) -> None:
-        """Report how far every partition is behind its end offset."""
+        """Report how far every partition is behind its end offset.
+
+        Args:
+            ends: offsets up to which the partitions can be read now.
+            log_ends: end offsets of the log, beyond them where a transaction is open.
+            paused: partitions that wait for others.
+            now: seconds on the injected clock.
+        """
+        self._transactions(ends, log_ends, now)
         telemetry, partitions = self._telemetry, self._partitions
         unaccounted = sum(each.audit.num_unaccounted for each in partitions.values())
         telemetry.unaccounted.set(unaccounted)
@@ -108,7 +124,37 @@ class Reporting:
         num_paused = Counter(topic for topic, _ in paused)
         for tp, partition in partitions.items():
             telemetry.paused_partitions.labels(tp[0]).set(num_paused[tp[0]])
-            self._offsets(tp, partition, ends.get(tp), now)
+            self._offsets(tp, partition, log_ends.get(tp), now)
+
+    def added(self, ends: Mapping[TopicPartition, int], num_added: Mapping[str, int]) -> None:
+        """Report the partitions that are not read yet: all of their records are lag."""
+        for topic, num in num_added.items():
+            self._telemetry.added_partitions.labels(topic).set(num)
+        for (topic, partition), end in ends.items():
+            if (topic, partition) not in self._partitions:
+                labels = (topic, str(partition))
+                self._telemetry.end_offset.labels(*labels).set(end)
+                self._telemetry.lag_records.labels(*labels).set(end)
+
+    def _transactions(
+        self,
+        ends: Mapping[TopicPartition, int],
+        log_ends: Mapping[TopicPartition, int],
+        now: float,
+    ) -> None:
+        """Report records behind open transactions, and log once where some wait for long."""
+        waiting = {tp: log_ends[tp] - end for tp, end in ends.items() if log_ends[tp] > end}
+        for topic, partition in ends:
+            series = self._telemetry.waiting_for_transaction.labels(topic, str(partition))
+            series.set(waiting.get((topic, partition), 0))
+        self._waiting_since = {tp: self._waiting_since.get(tp, now) for tp in waiting}
+        self._transactions_said &= set(waiting)
+        for tp, since in self._waiting_since.items():
+            if now - since < _TRANSACTION_SECONDS or tp in self._transactions_said:
+                continue
+            self._transactions_said.add(tp)
+            details = {"partition": f"{tp[0]}[{tp[1]}]", "waiting_for_transaction": waiting[tp]}
+            _log.warning("records wait for the end of an open transaction", extra=details)
 
     def _offsets(
         self, tp: TopicPartition, partition: Partition, end: int | None, now: float

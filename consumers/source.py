@@ -31,7 +31,10 @@ class Source(Protocol):
     """A partitioned log that is read by position; every method is called from one thread."""
 
     def assignment(self) -> list[TopicPartition]:
-        """Return all partitions that are read, sorted."""
+        """Return all partitions of this reader, sorted; those added meanwhile begin paused at 0."""
+
+    def partition_counts(self) -> Mapping[str, int]:
+        """Return how many partitions every topic has by now, read or not."""
 
     def poll(self, timeout_seconds: float, max_records: int | None = None) -> list[Record]:
         """Return the next records of the partitions that are not paused, at most `max_records`.
@@ -63,7 +66,16 @@ class Source(Protocol):
         """
 
     def end_offsets(self) -> Mapping[TopicPartition, int]:
-        """Return the end offset of every partition; empty while the brokers do not answer."""
+        """Return the offset up to which every partition can be read now.
+
+        Empty while the brokers do not answer.
+        """
+
+    def log_ends(self, ends: Mapping[TopicPartition, int]) -> Mapping[TopicPartition, int]:
+        """Return the end offsets of the log itself, as far as known, given those of `end_offsets`.
+
+        Records between the two wait for the end of an open transaction.
+        """
 
     def close(self) -> None:
         """Close all connections."""

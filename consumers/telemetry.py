@@ -119,6 +119,16 @@ class Telemetry:
         self.paused_partitions = gauge(
             "consumer_paused_partitions", "Partitions that wait for others.", by_topic
         )
+        self.added_partitions = gauge(
+            "consumer_added_partitions",
+            "Partitions that were added to a topic and are not read yet.",
+            by_topic,
+        )
+        self.waiting_for_transaction = gauge(
+            "consumer_waiting_for_transaction_records",
+            "Records behind an open transaction: in the lag, and not to be read before it ends.",
+            by_partition,
+        )
         self.event_age = ages(
             "event_age_seconds", "Event time to reading: the last event of its kind in each poll."
         )
@@ -190,8 +200,19 @@ class Telemetry:
             ):
                 series.labels(topic)
             self.paused_partitions.labels(topic).set(0)
+            self.added_partitions.labels(topic).set(0)
             self.assigned_partitions.labels(topic).set(0)
+        self.admit(partitions)
+
+    def admit(self, partitions: Iterable[TopicPartition]) -> None:
+        """Create the series of partitions that are read from now on."""
         for topic, partition in partitions:
             self.assigned_partitions.labels(topic).inc()
-            for gauge in (self.lag_records, self.lag_seconds, self.next_offset, self.end_offset):
+            for gauge in (
+                self.lag_records,
+                self.lag_seconds,
+                self.next_offset,
+                self.end_offset,
+                self.waiting_for_transaction,
+            ):
                 gauge.labels(topic, str(partition))

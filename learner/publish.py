@@ -44,6 +44,7 @@ class IngestState(msgspec.Struct, frozen=True, kw_only=True):
         audit: of each partition.
         gaps: records that can never be read, found since the start.
         live: whether the log is read as it grows; false while it is replayed.
+        counts: topic -> number of its partitions that are read.
     """
 
     parts: dict[str, bytes]
@@ -53,6 +54,7 @@ class IngestState(msgspec.Struct, frozen=True, kw_only=True):
     audit: dict[TopicPartition, Audit] = {}
     gaps: tuple[Gap, ...] = ()
     live: bool = True
+    counts: dict[str, int] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +91,7 @@ class Publisher:
         live: Callable[[], bool] = lambda: True,
         samples_per_second: Callable[[], float] = lambda: 0.0,
         waiting: Callable[[], Mapping[str, float | None]] = dict,
+        counts: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
         """Take the owners of the state.
 
@@ -107,6 +110,7 @@ class Publisher:
             live: whether the log is read as it grows.
             samples_per_second: measured rate of learning, 0 while it is not known.
             waiting: what is logged of the samples that wait, with each durable version.
+            counts: partition counts that are read; when they grow, a checkpoint is due.
         """
         self._samples_per_second = samples_per_second
         self._waiting = waiting
@@ -122,6 +126,8 @@ class Publisher:
         self._published = published
         self._replaying = replaying
         self._live = live
+        self._counts = counts
+        self._counts_taken = dict(counts())
         self._due_seconds = -math.inf
         self._in_flight: Counter[int] | None = None
         self._began_seconds = 0.0
@@ -150,7 +156,8 @@ class Publisher:
     def due(self, *, more: bool) -> bool:
         """Report the checkpoint in flight, and return whether the next one is due.
 
-        It is once its time has come and there is something new, or `more` is about to be learned.
+        It is once its time has come and there is something new, or `more` is about to be learned;
+        and at once when more partitions are read.
 
         Raises:
             Fenced: there is another owner of the store.
@@ -159,14 +166,17 @@ class Publisher:
             return False
         self._report(self._poll(timeout_seconds=0.0))
         is_first = self._due_seconds == -math.inf
-        if self._in_flight is not None or self._clock() < self._due_seconds:
+        if self._in_flight is not None:
             return False
-        return more or self._is_new() or is_first
+        if self._has_grown():
+            return True
+        return self._clock() >= self._due_seconds and (more or self._is_new() or is_first)
 
     def take_checkpoint(self) -> None:
         """Copy all state between two steps for the writer; a collective call."""
         began = time.perf_counter()
         states = self._gather(self._ingest())
+        self._counts_taken = dict(self._counts())
         if self._writer is None:
             self._fresh.clear()
             return
@@ -209,7 +219,10 @@ class Publisher:
             raise last.error
 
     def _is_new(self) -> bool:
-        return bool(self._fresh) or (self._replaying and self._live())
+        return bool(self._fresh) or self._has_grown() or (self._replaying and self._live())
+
+    def _has_grown(self) -> bool:
+        return self._counts() != self._counts_taken
 
     def _gather(self, state: IngestState) -> list[IngestState]:
         """Return the ingest states of all ranks, in rank order."""
@@ -236,7 +249,12 @@ class Publisher:
             fingerprint=dict(identity.fingerprint),
             journal=ResumePoint(segment=position.segment, byte=position.byte, skip=skip),
             audit=by_topic(ingest.audit),
-            inputs=dict(identity.inputs),
+            inputs={
+                topic: msgspec.structs.replace(
+                    found, num_partitions=ingest.counts.get(topic, found.num_partitions)
+                )
+                for topic, found in identity.inputs.items()
+            },
             learned=LearnedSamples(num=num, sum64=sum64),
             samples_per_second=self._samples_per_second(),
         )
@@ -290,4 +308,5 @@ def _merged(states: Sequence[IngestState]) -> IngestState:
         audit=audit,
         gaps=tuple(gap for state in states for gap in state.gaps),
         live=all(state.live for state in states),
+        counts=states[0].counts,
     )

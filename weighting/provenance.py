@@ -48,11 +48,20 @@ class Slice(msgspec.Struct, frozen=True, order=True, array_like=True):
     sum64: int
 
 
+Counts: TypeAlias = tuple[tuple[str, int], ...]
+"""Topics with their partition counts."""
+
+
 class Poll(msgspec.Struct, frozen=True, array_like=True):
-    """Records returned by one poll, and the partitions that were idle meanwhile."""
+    """Records returned by one poll, and the partitions that were idle meanwhile.
+
+    Attributes:
+        counts: partition counts that are read from here on, of topics that have grown.
+    """
 
     slices: tuple[Slice, ...]
     idle: tuple[TopicPartition, ...] = ()
+    counts: Counts = ()
 
 
 class Audit(msgspec.Struct, array_like=True):

@@ -64,6 +64,11 @@ class Watermarks:
         self.watermark_us = BEGINNING_US
         self.newest_us = BEGINNING_US
 
+    def add(self, partition: TopicPartition, now: float) -> None:
+        """Wait for one more partition; it holds the watermark where it is, until it is quiet."""
+        self._clocks[partition] = PartitionClock(now)
+        self._clocks = dict(sorted(self._clocks.items()))
+
     def observe(self, partition: TopicPartition, time_us: int, now: float) -> tuple[int, int]:
         """Take in one event's time.
 

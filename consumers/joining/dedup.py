@@ -12,7 +12,19 @@ from collections.abc import Mapping
 from hashlib import blake2b
 
 _KEYED = blake2b(digest_size=8, key=b"steelyard.dedup")
-_BUCKETS = 16
+BUCKETS = 16
+
+
+def hash_of(identity: bytes) -> int:
+    """Return the keyed hash of an id."""
+    keyed = _KEYED.copy()  # keying anew takes half as long again
+    keyed.update(identity)
+    return int.from_bytes(keyed.digest(), "little")
+
+
+def bucket_us(window_us: int) -> int:
+    """Return the width of a bucket: a sixteenth of the window, rounded up."""
+    return max(-(-window_us // BUCKETS), 1)
 
 
 class Dedup:
@@ -22,7 +34,7 @@ class Dedup:
 
     def __init__(self, window_us: int) -> None:
         """Remember ids for at least `window_us` of event time."""
-        self._bucket_us = max(-(-window_us // _BUCKETS), 1)
+        self._bucket_us = bucket_us(window_us)
         self._oldest: int | None = None  # bucket; nothing below it is remembered
         self._seen: dict[int, int] = {}  # hash -> bucket of its event time
         self._bucket = 0  # of the id before; one object for all that share it
@@ -39,12 +51,10 @@ class Dedup:
             time_us: its event time, made monotone.
             watermark_us: the partition's own watermark.
         """
-        oldest = watermark_us // self._bucket_us - _BUCKETS
+        oldest = watermark_us // self._bucket_us - BUCKETS
         if self._oldest is None or oldest > self._oldest:
             self._forget(oldest)
-        keyed = _KEYED.copy()  # keying anew takes half as long again
-        keyed.update(identity)
-        hashed = int.from_bytes(keyed.digest(), "little")
+        hashed = hash_of(identity)
         if hashed in self._seen:
             return True
         bucket = time_us // self._bucket_us
@@ -52,6 +62,11 @@ class Dedup:
             self._bucket = bucket
         self._seen[hashed] = self._bucket
         return False
+
+    def give_up(self) -> dict[int, int]:
+        """Return all ids with their buckets, and remember none of them."""
+        seen, self._seen = self._seen, {}
+        return seen
 
     def _forget(self, oldest: int) -> None:
         self._oldest = oldest

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from kafka import KafkaConsumer
@@ -162,11 +162,11 @@ class KafkaSource:
         return self
 
     def assignment(self) -> list[TopicPartition]:
-        """Return the partitions that are read, sorted."""
+        """Return our partitions, sorted; those that were added meanwhile are paused at offset 0."""
         return sorted(self._partitions)
 
     def partition_counts(self) -> dict[str, int]:
-        """Return the partition count of every topic at the start, read or not."""
+        """Return the partition count of every topic by now, read or not."""
         return dict(self._counts)
 
     def topic_ids(self) -> dict[str, str]:
@@ -201,6 +201,7 @@ class KafkaSource:
             # Before anything is kept: what was read might be of another log, or end in an error.
             self._compare_ids()
             self._next_offsets |= self._positions()
+            self._take_added()
         except OffsetOutOfRangeError as error:
             raise self._lost(error) from error
         except LogTruncationError as error:
@@ -292,6 +293,19 @@ class KafkaSource:
         self._reachable = True
         return {(tp.topic, tp.partition): offset for tp, offset in offsets.items()}
 
+    def log_ends(self, ends: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
+        """Return the end offsets of the log, which the brokers send with every answer to a fetch.
+
+        Those given are of records that are committed; behind them some may wait for the end of a
+        transaction.
+        """
+        if self._consumer is None:
+            return dict(ends)
+        return {
+            tp: max(end, self._consumer.highwater(self._partitions[tp]) or 0)
+            for tp, end in ends.items()
+        }
+
     def close(self) -> None:
         """Close all connections; safe to repeat."""
         self._close_client()
@@ -370,6 +384,22 @@ class KafkaSource:
             found = self._consumer._cluster.topic_id(topic)
             if known and found is not None and str(found) != known:
                 raise TopicRecreated(topic, known, str(found))
+
+    def _take_added(self) -> None:
+        """Take partitions that were added, as far as the client knows by now; they begin paused."""
+        added = []
+        for topic, known in self._counts.items():
+            numbers = self._consumer._cluster.partitions_for_topic(topic) or ()
+            self._counts[topic] = max(known, len(numbers))
+            mine = [p for p in range(known, len(numbers)) if self._choice(topic, p)]
+            added += [(topic, partition) for partition in mine]
+        if not added:
+            return
+        self._partitions |= {tp: KafkaTopicPartition(*tp) for tp in added}
+        self._consumer.assign(list(self._partitions.values()))
+        for tp in added:
+            self.seek(*tp, 0)
+        self.pause(added)
 
     def _lost(self, error: KafkaError) -> OffsetLost:
         """Return the error with the partition, its next offset and the retained range."""

@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 
 from consumers.dead_letter import DeadLetters
 from consumers.errors import LogTruncated, OffsetLost
@@ -38,7 +38,7 @@ class Reader:
     def __init__(
         self,
         source: Source,
-        partitions: Mapping[TopicPartition, Partition],
+        partitions: dict[TopicPartition, Partition],
         *,
         dead_letters: DeadLetters,
         reporting: Reporting,
@@ -76,6 +76,22 @@ class Reader:
                 self.source.seek(*tp, last[0])
             else:
                 self.source.seek(*tp, partition.next_offset)
+        later = [tp for tp in self.source.assignment() if tp not in self.partitions]
+        for tp in later:
+            self.source.seek(*tp, 0)
+        self.source.pause(later)
+
+    def admit(self, partition: Partition) -> None:
+        """Read one more partition, from its first record on."""
+        tp = partition.tp
+        known = {**self.partitions, tp: partition}
+        self.partitions.clear()
+        self.partitions.update(sorted(known.items()))  # slices come in this order, as at a start
+        of_kind = self.items if partition.kind is Kind.ITEM else self.events
+        of_kind.append(tp)
+        of_kind.sort()
+        self.source.seek(*tp, 0)
+        self.source.resume([tp])
 
     def _start(
         self, tp: TopicPartition, restored: int | None, beginning: int, end: int | None
@@ -125,6 +141,8 @@ class Reader:
     ) -> tuple[Slice, ...]:
         """Hand records to their partitions; return the slices up to `ends`."""
         runs = [(tp, list(run)) for tp, run in groupby(records, _partition)]
+        # The order within a poll is not journaled, and partitions of a grown topic share event ids.
+        runs.sort(key=itemgetter(0))
         num_records: Counter[str] = Counter()
         for (topic, _), run in runs:
             num_records[topic] += len(run)

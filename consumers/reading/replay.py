@@ -65,6 +65,11 @@ class Replay:
         self._buffers[tp].clear()
         self._source.seek(*tp, offset)
 
+    def add(self, tp: TopicPartition) -> None:
+        """Read one more partition, from its first record on."""
+        self._next[tp] = 0
+        self._buffers[tp] = deque()
+
     def close(self) -> None:
         """Return to the source what was read beyond the slices."""
         for tp, buffer in self._buffers.items():

@@ -13,11 +13,12 @@ from typing import TypeAlias
 
 from consumers.assembler import END, FLUSH, FULL, Assembler
 from consumers.joining.join import JoinConfig
+from consumers.reading.growth import Growth
 from consumers.reading.reader import Reader
 from consumers.reading.replay import Replay, Replayed
 from consumers.reporting import Reporting
 from consumers.source import Record
-from weighting.provenance import Slice, TopicPartition
+from weighting.provenance import Counts, Slice, TopicPartition
 from weighting.sample import Batch, Signal
 
 Observe: TypeAlias = Callable[
@@ -50,6 +51,8 @@ class Schedule:
         flush_seconds: float,
         clock: Callable[[], float],
         observe: Observe,
+        growth: Growth,
+        grow: Callable[[Counts], Sequence[TopicPartition]],
     ) -> None:
         """Take what is read and where it goes; see `Pipeline` for the rest."""
         self._reader = reader
@@ -61,6 +64,8 @@ class Schedule:
         self._flush_seconds = flush_seconds
         self._clock = clock
         self._observe = observe
+        self._growth = growth
+        self._grow = grow
         self._ends: dict[TopicPartition, int] = {}
         self._paused: list[TopicPartition] = []
         self._housekept = float("-inf")
@@ -77,6 +82,10 @@ class Schedule:
                 replay.move((topic, partition), offset)
                 self._reader.move([((topic, partition), offset)])
             for poll in polls:
+                if poll.counts:
+                    for tp in self._grow(poll.counts):
+                        replay.add(tp)
+                    continue
                 records = yield from replay.read(poll)
                 slices = {(part.topic, part.partition): part for part in poll.slices}
                 # Past what was lost before it.
@@ -94,6 +103,7 @@ class Schedule:
         Nothing is flushed, and a partition holds the others back until it is read to its end.
         """
         reader = self._reader
+        self._grow(self._growth.due())
         offsets = reader.next_offsets()
         wanted = {tp: max(until.get(tp, 0), offset) for tp, offset in offsets.items()}
         busy = set(reader.behind(reader.events, wanted))
@@ -119,8 +129,10 @@ class Schedule:
 
     def live(self) -> Iterator[Batch | Signal]:
         """Read the log as it grows, for ever; items first."""
+        self._grow(self._growth.due())
         yield from self._items_first()
         while True:
+            self._grow(self._growth.due())  # between two polls, where the journal has it, too
             consumed, now = self._consume()
             num_batches = 0
             for batch in self._advance(consumed, self._housekeep(now)):
@@ -234,7 +246,8 @@ class Schedule:
         ends = self._source.end_offsets()
         self._ends.update(ends)
         self._observe(self._reader.next_offsets(), self._ends, self._paused)
-        self._reporting.lag(ends, self._paused, now)
+        self._reporting.lag(ends, self._source.log_ends(ends), self._paused, now)
+        self._reporting.added(ends, self._growth.added())
         self._reporting.waiting()
         quiet = [tp for tp in self._assembler.watermarks.quiet(now) if tp in ends]
         behind = self._reader.behind(quiet, ends)

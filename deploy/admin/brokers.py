@@ -26,6 +26,9 @@ class Brokers(Protocol):
     def end_offsets(self, topics: Iterable[str]) -> dict[TopicPartition, int]:
         """Return the offsets that the next records get."""
 
+    def stable_offsets(self, topics: Iterable[str]) -> dict[TopicPartition, int]:
+        """Return the last stable offsets; behind them records wait for an open transaction."""
+
     def offsets_for_times(
         self, times_us: Mapping[TopicPartition, int], *, timeout_seconds: float = 10.0
     ) -> dict[TopicPartition, Any]:

@@ -81,6 +81,7 @@ def examine_kafka(
     yield from _existence(log, counts)
     events = {topic: counts[topic] for topic, kind in kinds.items() if kind is not Kind.ITEM}
     yield from _partition_counts(log, events)
+    yield from _added(counts, next_offsets)
     yield from _compaction(log, admin, counts)
     yield from _retention(log, join, admin, list(events))
     yield from _retained(admin, counts, next_offsets)
@@ -161,6 +162,23 @@ def _partition_counts(log: LogConfig, events: Mapping[str, int]) -> Iterator[Che
     elif events:
         count = next(iter(events.values()))
         yield CheckResult.ok(AREA, f"partitions agree: {count} each")
+
+
+def _added(
+    counts: Mapping[str, int], next_offsets: Mapping[TopicPartition, int]
+) -> Iterator[CheckResult]:
+    """Name partitions that the newest checkpoint has not read."""
+    known: dict[str, int] = {}
+    for topic, partition in next_offsets:
+        known[topic] = max(known.get(topic, 0), partition + 1)
+    for topic, count in sorted(known.items()):
+        if counts.get(topic, count) > count:
+            yield CheckResult.warn(
+                AREA,
+                f"{topic}: it has {counts[topic]} partitions, the newest checkpoint reads {count}",
+                "give all topics of events as many partitions; a learner with "
+                "kafka.on_new_partitions: carry (the default) then reads them, too",
+            )
 
 
 def _compaction(log: LogConfig, admin: Admin, counts: Mapping[str, int]) -> Iterator[CheckResult]:

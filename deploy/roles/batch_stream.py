@@ -52,4 +52,6 @@ def until_ended(items: Iterator[T], ended: Callable[[], bool]) -> Iterator[T]:
 def has_read(pipeline: Pipeline, until: Mapping[TopicPartition, int]) -> bool:
     """Return whether a replay has reached its end offsets and the log is read live."""
     next_offsets = pipeline.next_offsets()
-    return pipeline.live and all(next_offsets[tp] >= offset for tp, offset in until.items())
+    return pipeline.live and all(
+        next_offsets.get(tp, offset) >= offset for tp, offset in until.items()
+    )

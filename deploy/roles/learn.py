@@ -189,6 +189,8 @@ class LearnRole:
             self._consumer_telemetry,
             clock=self._clock,
             rank=group.rank,
+            world=group.world,
+            counts=start.counts,
             excluded=wiring.excluded(settings, start.run_state),
             retention_seconds=kafka.admin.retention_seconds(settings.kafka.topics.kinds()),
             observe=progress.observe,
@@ -208,6 +210,7 @@ class LearnRole:
             live=lambda: pipeline.live,
             samples_per_second=lambda: backlog.samples_per_second,
             waiting=backlog.facts,
+            counts=pipeline.counts,
         )
         term = _Term(
             start=start,

@@ -40,6 +40,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
         tail: journal records to do again.
         resets: next offsets to take, each after its step.
         run_state: as of the start.
+        counts: topic -> partitions that the state has read; None for an empty store.
     """
 
     epoch: int
@@ -49,6 +50,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     tail: list[tuple[JournalPosition, JournalRecord]]
     resets: tuple[Reset, ...]
     run_state: RunState
+    counts: dict[str, int] | None = None
 
     @classmethod
     def of(cls, acquired: RecoveryPoint) -> Start:
@@ -61,6 +63,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
             tail=acquired.tail,
             resets=acquired.resets,
             run_state=acquired.run_state,
+            counts=counts_of(acquired.version) if acquired.version else None,
         )
 
     def replayed(self, rank: int) -> list[Replayed]:
@@ -151,8 +154,16 @@ def inputs_of(source: KafkaSource) -> dict[str, Input]:
     }
 
 
+def counts_of(version: Version) -> dict[str, int] | None:
+    """Return topic -> number of its partitions that a version has read; None if it is not said."""
+    inputs = version.manifest.get("inputs") or {}
+    return {topic: int(found["num_partitions"]) for topic, found in inputs.items()} or None
+
+
 def refuse_other_inputs(before: Mapping[str, Input], now: Mapping[str, Input]) -> None:
-    """Refuse topics created anew or repartitioned since the newest checkpoint (R2).
+    """Refuse topics created anew or with fewer partitions since the newest checkpoint (R2).
+
+    Partitions that were added are taken over while they are read (`consumers.reading.growth`).
 
     Raises:
         Unsafe: the state remembers another log than the one that is there.
@@ -167,12 +178,11 @@ def refuse_other_inputs(before: Mapping[str, Input], now: Mapping[str, Input]) -
                 f"now {found.id}). Its offsets mean other records now. Move to a new store, or "
                 "restore the topic."
             )
-        if known.num_partitions != found.num_partitions:
+        if found.num_partitions < known.num_partitions:
             raise Unsafe(
                 f"topic {topic}: it has {found.num_partitions} partitions, the newest checkpoint "
-                f"knows {known.num_partitions}. Keys live elsewhere now, so open joins and "
-                "deduplication would look in the wrong place. Begin with a new store, or go back "
-                f"to {known.num_partitions} partitions."
+                f"knows {known.num_partitions}. Kafka never takes partitions away, so this is "
+                "another topic. Move to a new store, or restore the topic."
             )
 
 

@@ -43,6 +43,8 @@ def new_pipeline(
     *,
     clock: Callable[[], float],
     rank: int = 0,
+    world: int = 1,
+    counts: Mapping[str, int] | None = None,
     excluded: Exclusions | None = None,
     retention_seconds: Mapping[str, float] = {},
     observe: _Observe = lambda *_: None,
@@ -63,6 +65,9 @@ def new_pipeline(
         dead_letters=dead_letters,
         telemetry=telemetry,
         rank=rank,
+        world=world,
+        counts=counts,
+        on_new_partitions=settings.kafka.on_new_partitions,
         excluded=excluded,
         on_gap=settings.kafka.on_gap,
         retention_seconds=retention_seconds,
@@ -112,6 +117,7 @@ def ingest_state(pipeline: Pipeline, dead_letters: DeadLetters) -> IngestState:
         audit={partition: audits[partition].copy() for partition in offsets},
         gaps=tuple(pipeline.gaps),
         live=pipeline.live,
+        counts=pipeline.counts(),
     )
 
 

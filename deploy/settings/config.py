@@ -40,6 +40,13 @@ class LogConfig(KafkaConfig):
             "gap in every later manifest."
         ),
     ] = "stop"
+    on_new_partitions: Annotated[
+        Literal["carry", "stop"],
+        Meta(
+            description="Partitions added to the topics: carry what is open over and read them, "
+            "too, once all topics of events have as many, or stop with code 3."
+        ),
+    ] = "carry"
     stall_seconds: Annotated[
         float,
         Meta(

@@ -55,8 +55,9 @@ def compare(
         out: takes the progress.
     """
     start, version = chain[0], chain[-1]
-    starts = {tp: offset for tp, offset in start.next_offsets.items() if tp[0] in log.topics}
-    ends = {tp: offset for tp, offset in version.next_offsets.items() if tp in starts}
+    ends = {tp: offset for tp, offset in version.next_offsets.items() if tp[0] in log.topics}
+    # Partitions that were added in between were read from their beginning.
+    starts = {tp: start.next_offsets.get(tp, 0) for tp in ends}
     before, after, nothing = lineage.audits(start), lineage.audits(version), Audit()
     expected = {tp: _between(before.get(tp, nothing), after.get(tp, nothing)) for tp in ends}
     found = {tp: (0, 0) for tp in ends}
@@ -114,13 +115,13 @@ def _parts(tp: TopicPartition, chain: Sequence[Version], slices: Sequence[Slice]
 
     The journal's slices where they cover it, else what lies between two versions of the chain.
     """
-    start, end = chain[0].next_offsets[tp], chain[-1].next_offsets[tp]
+    start, end = chain[0].next_offsets.get(tp, 0), chain[-1].next_offsets[tp]
     own = [part for part in slices if (part.topic, part.partition) == tp]
     own = [part for part in own if start <= part.start and part.end <= end]
     if own and sum(part.end - part.start for part in own) == end - start:
         return sorted(own)
     audits = [lineage.audits(version).get(tp, Audit()) for version in chain]
-    bounds = [version.next_offsets[tp] for version in chain]
+    bounds = [version.next_offsets.get(tp, 0) for version in chain]
     pairs = zip(bounds, bounds[1:], audits, audits[1:], strict=False)
     return [
         Slice(*tp, first, last, *_between(before, after))

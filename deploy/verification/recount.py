@@ -148,10 +148,15 @@ def _uncountable(
         )
     lost = [
         f"{topic}[{p}]@{offset} (retained from {begins[topic, p]})"
-        for (topic, p), offset in start.next_offsets.items()
+        for (topic, p), offset in _starts(start, version).items()
         if offset < begins.get((topic, p), 0)
     ]
     return f"retention took records behind {start.name}: {', '.join(lost)}" if lost else None
+
+
+def _starts(start: Version, version: Version) -> dict[TopicPartition, int]:
+    """Return the first offsets behind `start`: 0 of partitions that were added after it."""
+    return {**dict.fromkeys(version.next_offsets, 0), **start.next_offsets}
 
 
 def _journal(journal: Journal, start: Version, version: Version) -> tuple[Sequence[Slice], Check]:

@@ -21,6 +21,7 @@ from consumers.telemetry import Telemetry
 from deploy.admin import lineage
 from deploy.process.observability import new_registry
 from deploy.roles import wiring
+from deploy.roles.start import counts_of
 from deploy.settings.tree import Settings
 from deploy.verification import journal_steps
 from deploy.verification.journal_steps import place_of
@@ -90,6 +91,7 @@ def relearn(
         _NullSink(),
         Telemetry(new_registry()),
         clock=time.time,
+        counts=counts_of(since),
         excluded=wiring.excluded(settings, until.run_state),
     )
     wiring.restore(since, store.read, trainer, pipeline, since.next_offsets)

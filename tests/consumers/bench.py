@@ -11,6 +11,7 @@ from consumers.dead_letter import DeadLetters
 from consumers.exclusion import Exclusions
 from consumers.joining.join import JoinConfig
 from consumers.pipeline import BatchConfig, Pipeline, Topics
+from consumers.reading.growth import CARRY
 from consumers.reading.reader import STOP
 from consumers.telemetry import Telemetry
 from tests.consumers.oracle import Outcome, oracle
@@ -33,6 +34,9 @@ class Bench:
     excluded: Exclusions | None = None
     on_gap: str = STOP
     retention_seconds: Mapping[str, float] = field(default_factory=dict)
+    counts: Mapping[str, int] | None = None
+    world: int = 1
+    on_new_partitions: str = CARRY
 
     def __post_init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -49,6 +53,9 @@ class Bench:
             excluded=self.excluded,
             on_gap=self.on_gap,
             retention_seconds=self.retention_seconds,
+            counts=self.counts,
+            world=self.world,
+            on_new_partitions=self.on_new_partitions,
         )
 
     def live(self) -> Iterator[Batch]:

@@ -31,6 +31,8 @@ class Cluster:
         self, num: int = 100, parse: Callable[[Any], object] = lambda completed: None
     ) -> None:
         self.num = num
+        self.num_partitions = 2
+        self.uncommitted = 0
         self.parse = parse
         self.topic_id = "one"
         self.clients: list[Client] = []
@@ -48,7 +50,10 @@ class Client:
         self.cluster = cluster
         self.settings = settings
         self.config = {"api_version": (4, 2)}
-        self._cluster = SimpleNamespace(topic_id=lambda topic: cluster.topic_id)
+        self._cluster = SimpleNamespace(
+            topic_id=lambda topic: cluster.topic_id,
+            partitions_for_topic=lambda topic: set(range(cluster.num_partitions)),
+        )
         self._fetcher = SimpleNamespace(_parse_fetched_data=cluster.parse)
         self._subscription = SimpleNamespace(
             seek=lambda tp, position: self.seek(tp, position.offset)
@@ -61,10 +66,10 @@ class Client:
         return {"t"}
 
     def partitions_for_topic(self, topic: str) -> set[int]:
-        return {0, 1}
+        return set(range(self.cluster.num_partitions))
 
     def assign(self, partitions: list[Any]) -> None:
-        self.positions = dict.fromkeys(partitions)
+        self.positions = {tp: self.positions.get(tp) for tp in partitions}
 
     def seek(self, tp: Any, offset: int) -> None:
         self.positions[tp] = offset
@@ -83,6 +88,9 @@ class Client:
 
     def end_offsets(self, partitions: list[Any], timeout_ms: int) -> dict[Any, int]:
         return dict.fromkeys(partitions, self.cluster.num)
+
+    def highwater(self, tp: Any) -> int | None:
+        return self.cluster.num + self.cluster.uncommitted if self.positions[tp] else None
 
     def poll(self, timeout_ms: int, max_records: int) -> dict[Any, list[Any]]:
         assert not self.closed
@@ -275,3 +283,55 @@ def test_a_rank_reads_its_own_partitions_and_knows_how_many_there_are() -> None:
     assert source.partition_counts() == {"t": 2}
     assert {r.partition for r in read(source)} == {1}
     assert source.end_offsets() == {("t", 1): 100}
+
+
+# --- partitions that are added, transactions that are open ----------------------------------------
+
+
+def test_partitions_that_are_added_are_taken_paused_at_their_beginning() -> None:
+    cluster = Cluster()
+    source = started(cluster)
+    assert source.partition_counts() == {"t": 2}
+    source.poll(0.1)
+    cluster.num_partitions = 4
+    source.poll(0.1)
+    assert source.partition_counts() == {"t": 4}
+    assert source.assignment() == [("t", p) for p in range(4)]
+    assert {r.partition for r in read(source)} == {0, 1}
+    assert [source.position("t", p) for p in range(4)] == [100, 100, 0, 0]
+    assert source.end_offsets()["t", 3] == 100
+    source.rebuild("stall")
+    source.resume([("t", 2), ("t", 3)])
+    records = read(source)
+    for p in (2, 3):
+        assert [r.offset for r in records if r.partition == p] == list(range(100))
+    assert {r.partition for r in records} == {2, 3}
+
+
+def test_a_rank_takes_its_own_of_the_partitions_that_are_added() -> None:
+    cluster = Cluster()
+    source = started(cluster, partitions=own(1, 2))
+    cluster.num_partitions = 5
+    source.poll(0.1)
+    assert source.assignment() == [("t", 1), ("t", 3)]
+    assert source.partition_counts() == {"t": 5}
+
+
+def test_a_topic_that_seems_smaller_for_a_moment_stays_as_it_was() -> None:
+    cluster = Cluster()
+    source = started(cluster)
+    cluster.num_partitions = 0
+    source.poll(0.1)
+    assert source.partition_counts() == {"t": 2}
+
+
+def test_the_end_of_the_log_is_behind_open_transactions() -> None:
+    cluster = Cluster()
+    source = started(cluster)
+    cluster.uncommitted = 30
+    assert source.log_ends({("t", 0): 100}) == {("t", 0): 100}, "no answer said more so far"
+    read(source)
+    assert source.end_offsets() == {("t", p): 100 for p in range(2)}
+    assert source.log_ends({("t", 0): 100}) == {("t", 0): 130}
+    source.rebuild("stall")
+    assert source.log_ends({("t", 0): 100}) == {("t", 0): 100}

@@ -180,7 +180,7 @@ def remedy_of(results: Sequence[CheckResult]) -> str:
 
 
 def test_a_healthy_cluster_gets_no_cross_and_no_mark() -> None:
-    results = look(Cluster().healthy(), next_offsets={("clicks", 0): 150})
+    results = look(Cluster().healthy(), next_offsets={("clicks", 3): 150})
     assert troubles(results) == []
     text = render(results)
     for part in (
@@ -375,9 +375,9 @@ def test_retention_for_ever_is_well() -> None:
 
 @pytest.mark.parametrize("offset", [99, 201])
 def test_a_checkpoint_outside_of_what_is_retained_is_a_cross(offset: int) -> None:
-    results = look(Cluster(), next_offsets={("clicks", 2): offset, ("gone", 0): 5})
+    results = look(Cluster(), next_offsets={("clicks", 3): offset, ("gone", 0): 5})
     assert troubles(results) == [
-        ("X", f"the newest checkpoint goes on at clicks[2]@{offset}, retained is [100, 200)")
+        ("X", f"the newest checkpoint goes on at clicks[3]@{offset}, retained is [100, 200)")
     ]
 
 
@@ -669,3 +669,12 @@ def test_a_metrics_port_on_which_a_learner_answers_is_well() -> None:
     finally:
         server.close()
     assert not result.failed
+
+
+def test_partitions_that_the_newest_checkpoint_does_not_read_are_marked() -> None:
+    known = {(topic, p): 150 for topic in ("exposures", "clicks", "purchases") for p in range(2)}
+    results = look(Cluster().healthy(), next_offsets=known)
+    assert troubles(results) == [
+        ("!", f"{topic}: it has 4 partitions, the newest checkpoint reads 2")
+        for topic in ("clicks", "exposures", "purchases")
+    ]

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from consumers.events import encode_click, encode_exposure, encode_purchase
 from consumers.pipeline import BatchConfig, Topics
 from consumers.reading.replay import Replayed
+from deploy.roles.start import counts_of
 from deploy.roles.wiring import config_sha256, fingerprint, ingest_state, restore
 from deploy.settings.config import LogConfig
 from deploy.settings.tree import Settings
@@ -25,6 +26,7 @@ from learner.store.blobs import Disk
 from learner.store.checkpoint import Checkpointer
 from learner.store.journal.records import Step
 from learner.store.journal.writer import Journal
+from learner.store.manifest import Input
 from learner.store.writer import BackgroundWriter, Saved
 from learner.telemetry import Telemetry
 from learner.trainer import Trainer
@@ -111,28 +113,38 @@ def live(
     named: Settings = SETTINGS,
     checkpointer: Callable[[Path, Disk, Callable[[], float]], Checkpointer] = Checkpointer,
     keep_tail: bool = True,
+    each: Callable[[Log], None] = lambda log: None,
 ) -> None:
     """Run one life of it, to the end of the log.
 
-    `seed` decides what the polls give and how the clock moves; manifests say `named`.
+    `seed` decides what the polls give and how the clock moves; manifests say `named`. `each` is
+    called with the reader's log between two polls, and may write.
     """
     random, clock = Random(seed), ManualClock()
     own, journal = checkpointer(root, disk, clock), Journal(root, disk)
     trainer = Trainer(settings.learner, Weigher(settings.weighting))
-    batch = BatchConfig(
+    batches_of = BatchConfig(
         size=settings.learner.batch_size, flush_seconds=settings.learner.flush_seconds
     )
-    bench = Bench(log.reader(max_records=25, random=random), batch=batch, clock=clock)
     identity = Identity(
         config_sha256=config_sha256(named),
         fingerprint=fingerprint(named, SingleProcess()),
-        inputs={},
+        inputs={
+            topic: Input(id="", num_partitions=count)
+            for topic, count in log.partition_counts().items()
+        },
     )
     new = cut(
         0, offsets={}, config_sha256=identity.config_sha256, fingerprint=dict(identity.fingerprint)
     )
     try:
         acquired = own.acquire(journal, initial=new, keep_tail=keep_tail)
+        bench = Bench(
+            log.reader(max_records=25, random=random),
+            batch=batches_of,
+            clock=clock,
+            counts=counts_of(acquired.version) if acquired.version else None,
+        )
         writer = _WaitedFor(own, keep=1000)
         telemetry = Telemetry(CollectorRegistry())
         publisher = Publisher(
@@ -143,6 +155,7 @@ def live(
             clock=clock,
             identity=identity,
             journal=acquired.journal,
+            counts=bench.pipeline.counts,
         )
         if acquired.version is not None:
             version = acquired.version
@@ -157,8 +170,9 @@ def live(
 
         def batches() -> Iterator[Batch | Signal]:
             until = None  # the last samples are flushed by then
-            for each in bench.pipeline.batches(tail):
-                yield each
+            for batch in bench.pipeline.batches(tail):
+                yield batch
+                each(bench.log)
                 clock.advance(random.choice([0.1, 0.5, 1]))
                 if until is None and bench.pipeline.live and bench.log.exhausted:
                     until = clock() + 20 * settings.learner.flush_seconds

@@ -22,6 +22,7 @@ class Brokers:
         self.begins = {**dict.fromkeys(ends, 0), **(begins or {})}
         self.times: dict[TopicPartition, tuple[int, int] | None] = {}
         self.silent = False
+        self.stable: dict[TopicPartition, int] = {}
         self.groups: dict[str, dict[TopicPartition, int]] = {}
         self.states: dict[str, tuple[str, int]] = {}
         self.ids: dict[str, str] = {}
@@ -40,6 +41,10 @@ class Brokers:
     def end_offsets(self, topics: Iterable[str]) -> dict[TopicPartition, int]:
         names = set(topics)
         return {tp: offset for tp, offset in self.ends.items() if tp[0] in names}
+
+    def stable_offsets(self, topics: Iterable[str]) -> dict[TopicPartition, int]:
+        names = set(topics)
+        return {tp: self.stable.get(tp, end) for tp, end in self.ends.items() if tp[0] in names}
 
     def offsets_for_times(
         self, times_us: Mapping[TopicPartition, int], *, timeout_seconds: float = 10.0

@@ -5,7 +5,8 @@ Polls can be cut and interleaved in any way.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from random import Random
 
 from consumers.source import Record
@@ -28,6 +29,7 @@ class Log:
         self.records: dict[TopicPartition, list[Record]] = {tp: [] for tp in sorted(partitions)}
         self.beginnings: dict[TopicPartition, int] = dict.fromkeys(self.records, 0)
         self.paused: set[TopicPartition] = set()
+        self.uncommitted: dict[TopicPartition, int] = {}
         self.num_polls = 0
         self.available = True
         self._max_records = max_records
@@ -57,16 +59,27 @@ class Log:
 
     @property
     def exhausted(self) -> bool:
-        return all(self._positions[tp] >= len(records) for tp, records in self.records.items())
+        return all(
+            self._positions.get(tp, 0) >= len(records) for tp, records in self.records.items()
+        )
 
     def assignment(self) -> list[TopicPartition]:
-        return sorted(self.records)
+        return sorted(self._positions)
+
+    def grow(self, topic: str, count: int) -> None:
+        """Add partitions to a topic; every reader of the log has them from then on."""
+        for p in range(sum(name == topic for name, _ in self.records), count):
+            self.records[topic, p] = []
+            self.beginnings[topic, p] = 0
+
+    def partition_counts(self) -> dict[str, int]:
+        return dict(Counter(topic for topic, _ in self._positions))
 
     def poll(self, timeout_seconds: float, max_records: int | None = None) -> list[Record]:
         self.num_polls += 1
         if not self.available:
             return []
-        order = [tp for tp in self.records if tp not in self.paused]
+        order = [tp for tp in self._positions if tp not in self.paused]
         left = min(self._max_records, max_records or self._max_records)
         if self._random is not None:
             self._random.shuffle(order)
@@ -81,7 +94,15 @@ class Log:
                 end = min(end, start + max_records - len(polled))
             polled.extend(self.records[tp][start:end])
             self._positions[tp] = end
+        self._take_added()
         return polled
+
+    def _take_added(self) -> None:
+        """Take partitions that were added; they begin paused, as those of the real source do."""
+        for tp in self.records:
+            if tp not in self._positions:
+                self._positions[tp] = 0
+                self.paused.add(tp)
 
     def position(self, topic: str, partition: int) -> int:
         return self._positions[topic, partition]
@@ -96,10 +117,13 @@ class Log:
         self.paused.difference_update(partitions)
 
     def beginning_offsets(self) -> dict[TopicPartition, int]:
-        return dict(self.beginnings)
+        return {tp: self.beginnings.get(tp, 0) for tp in self.records}
 
     def end_offsets(self) -> dict[TopicPartition, int]:
         return {tp: len(records) for tp, records in self.records.items()} if self.available else {}
+
+    def log_ends(self, ends: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
+        return {tp: end + self.uncommitted.get(tp, 0) for tp, end in ends.items()}
 
     def close(self) -> None:
         pass

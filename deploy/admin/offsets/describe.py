@@ -17,8 +17,17 @@ from learner.store.blobs import Disk
 from weighting.provenance import TopicPartition
 
 WATCH_SECONDS = 2.0
-_COLUMNS = ("topic", "partition", "next", "committed", "end", "lag", "beginning")
-_HEADER = ("TOPIC", "PART", "NEXT", "COMMITTED", "END", "LAG", "BEGINNING")
+_COLUMNS = (
+    "topic",
+    "partition",
+    "next",
+    "committed",
+    "end",
+    "lag",
+    "beginning",
+    "waiting_for_transaction",
+)
+_HEADER = ("TOPIC", "PART", "NEXT", "COMMITTED", "END", "LAG", "BEGINNING", "WAITING")
 
 
 def describe(
@@ -84,14 +93,17 @@ def _rows(
     committed: Mapping[TopicPartition, int],
 ) -> list[tuple[str | int | None, ...]]:
     """Return one row of _COLUMNS for each partition."""
-    partitions = sorted({*offsets, *committed})
-    topics = sorted({topic for topic, _ in partitions} & set(brokers.topics()))
+    topics = sorted({topic for topic, _ in (*offsets, *committed)} & set(brokers.topics()))
     begins, ends = brokers.beginning_offsets(topics), brokers.end_offsets(topics)
+    stable = brokers.stable_offsets(topics)
+    # Partitions that were added and are not read yet have all of their records as lag.
+    partitions = sorted({*offsets, *committed, *ends})
     rows: list[tuple[str | int | None, ...]] = []
     for tp in partitions:
-        at, end = offsets.get(tp, committed.get(tp)), ends.get(tp)
+        at, end = offsets.get(tp, committed.get(tp, begins.get(tp))), ends.get(tp)
+        waiting = None if end is None else max(end - stable.get(tp, end), 0)
         lag = None if at is None or end is None else max(end - at, 0)
-        rows.append((*tp, offsets.get(tp), committed.get(tp), end, lag, begins.get(tp)))
+        rows.append((*tp, offsets.get(tp), committed.get(tp), end, lag, begins.get(tp), waiting))
     return rows
 
 
