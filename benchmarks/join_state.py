@@ -59,6 +59,8 @@ class Ingest:
         shared = Collaborators(
             watermarks=self.assembler.watermarks,
             push=self.assembler.join.push,
+            correct=self.assembler.join.correct,
+            max_item_wait_us=JOIN.attribution_window_us,
             dead_letters=DeadLetters(_Nowhere(), "dead", telemetry),
             excluded=None,
         )

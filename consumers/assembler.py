@@ -40,7 +40,11 @@ class Assembler:
             now: seconds on the injected clock.
         """
         self.watermarks = Watermarks(
-            partitions, grace_us=join.grace_us, idle_timeout_us=join.idle_timeout_us, now=now
+            partitions,
+            grace_us=join.grace_us,
+            attribution_us=join.attribution_window_us,
+            idle_timeout_us=join.idle_timeout_us,
+            now=now,
         )
         self.items = Items()
         self.join = Join(join, self.items)
@@ -63,18 +67,24 @@ class Assembler:
         watermark_us = self.watermarks.watermark_us
         return watermark_us if watermark_us > BEGINNING_US else None
 
-    def advance(self, consumed: tuple[Slice, ...], idle: tuple[TopicPartition, ...]) -> None:
+    def advance(
+        self,
+        consumed: tuple[Slice, ...],
+        idle: tuple[TopicPartition, ...],
+        wall_us: int = 0,
+    ) -> None:
         """End a poll, and emit samples up to the next batch.
 
         Args:
             consumed: slices of this poll.
             idle: partitions that hold the watermark back no longer.
+            wall_us: wall clock, when everything was found idle; else 0.
         """
         for tp in idle:
             self.watermarks.set_idle(tp)
-        if consumed or idle:
-            self.polls.append(Poll(consumed, idle))
-        self.watermarks.advance()
+        if consumed or idle or wall_us:
+            self.polls.append(Poll(consumed, idle, wall_us=wall_us))
+        self.watermarks.advance(wall_us)
         self.fill()
 
     def fill(self) -> None:

@@ -48,7 +48,7 @@ REASONS = (
 )
 
 MAX_QUERY_CHARS = 4096
-MAX_CLOCK_AHEAD_US = 300 * 1_000_000
+MAX_TIME_US = 4_102_444_800 * 1_000_000  # year 2100
 
 _exposures = msgspec.json.Decoder(ExposureWire)
 _actions = msgspec.json.Decoder(ActionWire)
@@ -75,8 +75,8 @@ def decode(kind: Kind, record: Record, repairs: list[Repair] | None = None) -> E
     Fields that no sample needs never refuse a record. What is repaired or dropped is added to
     `repairs`.
 
-    An event time more than five minutes ahead of the append time is set to the append time, and
-    marked `clamped`.
+    Event times are kept within the years 1970 to 2100; whether one is right is for the join's
+    clocks to say. An item without a time gets that of its record.
 
     Raises:
         Invalid: the record cannot be read; has stage, reason, error with JSON path, and position.
@@ -170,7 +170,7 @@ def _deletion(kind: Kind, record: Record, position: Position) -> ItemUpdate:
 
 
 def _exposure(wire: ExposureWire, record: Record, position: Position) -> Exposure:
-    time_us, clamped = _time(wire.timestamp, record.timestamp_us)
+    time_us = _time(wire.timestamp)
     query, num_cut = _cut(wire.user_query)
     candidates, event_id, page = _NOTHING, None, None
     if wire.query_attributes is not None:
@@ -189,7 +189,6 @@ def _exposure(wire: ExposureWire, record: Record, position: Position) -> Exposur
         time_us,
         position,
         identity,
-        clamped,
         num_cut,
     )
 
@@ -211,7 +210,7 @@ def _candidates(wires: Iterable[CandidateWire]) -> dict[str, Candidate]:
 
 
 def _action(wire: ActionWire, record: Record, position: Position) -> Click | Purchase | Other:
-    time_us, clamped = _time(wire.timestamp, record.timestamp_us)
+    time_us = _time(wire.timestamp)
     attributes = wire.event_attributes
     item = attributes.object
     object_id = str(item.object_id)
@@ -231,7 +230,6 @@ def _action(wire: ActionWire, record: Record, position: Position) -> Click | Pur
             time_us,
             position,
             identity,
-            clamped,
             num_cut,
         )
     if wire.action_name == "purchase":
@@ -242,24 +240,19 @@ def _action(wire: ActionWire, record: Record, position: Position) -> Click | Pur
             time_us,
             position,
             identity,
-            clamped,
             returned,
         )
-    return Other(client_id=wire.client_id, time_us=time_us, position=position, clamped=clamped)
+    return Other(client_id=wire.client_id, time_us=time_us, position=position)
 
 
 def _foreign(wire: ForeignWire, record: Record, position: Position) -> Other:
     """Return an action that is not learned from, whatever its form."""
-    time_us, clamped = None, False
-    if wire.timestamp is not None:
-        time_us, clamped = _time(wire.timestamp, record.timestamp_us)
-    return Other(client_id=wire.client_id, time_us=time_us, position=position, clamped=clamped)
+    time_us = None if wire.timestamp is None else _time(wire.timestamp)
+    return Other(client_id=wire.client_id, time_us=time_us, position=position)
 
 
 def _item(wire: ItemWire, record: Record, position: Position) -> ItemUpdate:
-    time_us, clamped = max(record.timestamp_us, 0), False
-    if wire.timestamp is not None:
-        time_us, clamped = _time(wire.timestamp, record.timestamp_us)
+    time_us = _time(wire.timestamp) if wire.timestamp else max(record.timestamp_us, 0)
     attributes = {} if wire.attributes is None else _scalars(wire.attributes)
     return ItemUpdate(
         object_id=str(wire.object_id),
@@ -267,16 +260,14 @@ def _item(wire: ItemWire, record: Record, position: Position) -> ItemUpdate:
         attributes=attributes,
         time_us=time_us,
         position=position,
-        clamped=clamped,
     )
 
 
-def _time(timestamp: datetime, append_us: int) -> tuple[int, bool]:
+def _time(timestamp: datetime) -> int:
+    """Return an event time that can be added to and written, whatever the clock said."""
     since = timestamp - EPOCH
     time_us = since.days * 86_400_000_000 + since.seconds * 1_000_000 + since.microseconds
-    if time_us > append_us + MAX_CLOCK_AHEAD_US and append_us >= 0:
-        return append_us, True
-    return time_us, False
+    return min(max(time_us, 0), MAX_TIME_US)
 
 
 def _scalars(attributes: WireAttributes) -> dict[str, Attribute]:

@@ -54,7 +54,6 @@ class Exposure(msgspec.Struct, frozen=True, gc=False):
         hits: object ids in display order.
         candidates: inline text and attributes, by object id.
         identity: equal for two records of the same event; None when nothing identifies it.
-        clamped: its time was ahead of the log's, and was set to it.
         num_cut_chars: characters cut off the query.
         num_cut_hits: hits after the last in `hits`, which were dropped.
     """
@@ -67,7 +66,6 @@ class Exposure(msgspec.Struct, frozen=True, gc=False):
     time_us: int
     position: Position
     identity: bytes | None
-    clamped: bool = False
     num_cut_chars: int = 0
     num_cut_hits: int = 0
 
@@ -85,7 +83,6 @@ class Click(msgspec.Struct, frozen=True, gc=False):
     time_us: int
     position: Position
     identity: bytes | None
-    clamped: bool = False
     num_cut_chars: int = 0
 
 
@@ -102,7 +99,6 @@ class Purchase(msgspec.Struct, frozen=True, gc=False):
     time_us: int
     position: Position
     identity: bytes | None
-    clamped: bool = False
     returned: bool = False
 
 
@@ -114,7 +110,6 @@ class ItemUpdate(msgspec.Struct, frozen=True, gc=False):
     attributes: dict[str, Attribute]
     time_us: int
     position: Position
-    clamped: bool = False
 
 
 class Other(msgspec.Struct, frozen=True, gc=False):
@@ -127,7 +122,6 @@ class Other(msgspec.Struct, frozen=True, gc=False):
     client_id: str
     time_us: int | None
     position: Position
-    clamped: bool = False
 
 
 Event: TypeAlias = Exposure | Click | Purchase | ItemUpdate | Other

@@ -150,6 +150,8 @@ class Pipeline:
         self._shared = Collaborators(
             watermarks=self._assembler.watermarks,
             push=self._assembler.join.push,
+            correct=self._assembler.join.correct,
+            max_item_wait_us=join.attribution_window_us + join.grace_us,
             dead_letters=dead_letters,
             excluded=excluded,
         )

@@ -17,6 +17,7 @@ from weighting.provenance import TopicPartition
 
 _log = logging.getLogger(__name__)
 _TRANSACTION_SECONDS = 10.0  # a transaction that is open for longer than most
+_LOG_SECONDS = 60.0
 
 
 class Reporting:
@@ -47,6 +48,9 @@ class Reporting:
         # When records behind an open transaction were first seen, and where that was logged.
         self._waiting_since: dict[TopicPartition, float] = {}
         self._transactions_said: set[TopicPartition] = set()
+        # Events with a wrong clock that no log line has told yet.
+        self._corrected: Counter[tuple[str, str]] = Counter()
+        self._corrected_logged = float("-inf")
 
     def lost(self, lost: OffsetLost) -> None:
         """Count records that can never be read."""
@@ -63,7 +67,10 @@ class Reporting:
                 telemetry.events.labels(topic, event, outcome).inc(count)
                 partition.audit.count(outcome, count)
             telemetry.received_bytes.labels(topic).inc(counts.num_bytes)
-            telemetry.clock_clamped.labels(topic).inc(counts.num_clamped)
+            telemetry.clock_corrected.labels(topic, "ahead").inc(counts.num_ahead)
+            telemetry.clock_corrected.labels(topic, "behind").inc(counts.num_behind)
+            self._corrected[topic, "ahead"] += counts.num_ahead
+            self._corrected[topic, "behind"] += counts.num_behind
             telemetry.cut_queries.labels(topic).inc(counts.num_cut)
             for (field, result), count in counts.repairs.items():
                 telemetry.odd_fields.labels(topic, field, result).inc(count)
@@ -100,6 +107,16 @@ class Reporting:
     def snapshotted(self, num_bytes: int) -> None:
         """Report the size of a snapshot."""
         self._telemetry.state_bytes.set(num_bytes)
+
+    def wrong_clocks(self, now: float) -> None:
+        """Log at most once a minute how many event times were wrong."""
+        if now - self._corrected_logged < _LOG_SECONDS or not any(self._corrected.values()):
+            return
+        self._corrected_logged = now
+        counts = {f"{topic} {which}": num for (topic, which), num in self._corrected.items() if num}
+        self._corrected.clear()
+        message = "event times were wrong and estimated; `steelyard doctor` names a record: %s"
+        _log.warning(message, counts)
 
     def lag(
         self,

@@ -11,6 +11,7 @@ from consumers.errors import SnapshotRefused
 from consumers.events import ItemUpdate
 from consumers.joining.carried import CarriedState, ids_of, words_of
 from consumers.joining.join import OpenPart
+from consumers.joining.partition_clock import PartitionClockState
 from weighting.provenance import Audit, Offsets, Poll
 from weighting.sample import Attribute, Sample
 
@@ -22,13 +23,13 @@ class PartitionState(msgspec.Struct, array_like=True):
     """State of one partition number, whoever reads it.
 
     Attributes:
-        clocks: topic -> newest event time, watermark, idle.
+        clocks: topic -> clock.
         dedup: topic -> event ids.
         audits: topic -> audit.
     """
 
     format: int
-    clocks: dict[str, tuple[int, int, bool]]
+    clocks: dict[str, PartitionClockState]
     dedup: dict[str, dict[str, object]]
     open: OpenPart
     audits: dict[str, Audit]

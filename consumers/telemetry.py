@@ -132,8 +132,10 @@ class Telemetry:
         self.event_age = ages(
             "event_age_seconds", "Event time to reading: the last event of its kind in each poll."
         )
-        self.clock_clamped = counter(
-            "event_clock_clamped_total", "Events whose time was ahead of the log's.", by_topic
+        self.clock_corrected = counter(
+            "event_clock_corrected_total",
+            "Events whose time was wrong and was estimated: ahead of other clients, or behind.",
+            ("topic", "direction"),
         )
         self.cut_queries = counter(
             "consumer_cut_queries_total", "Queries longer than the limit, cut.", by_topic
@@ -195,10 +197,11 @@ class Telemetry:
             for series in (
                 self.received_bytes,
                 self.lost_records,
-                self.clock_clamped,
                 self.cut_queries,
             ):
                 series.labels(topic)
+            for direction in ("ahead", "behind"):
+                self.clock_corrected.labels(topic, direction)
             self.paused_partitions.labels(topic).set(0)
             self.added_partitions.labels(topic).set(0)
             self.assigned_partitions.labels(topic).set(0)

@@ -57,11 +57,13 @@ class Poll(msgspec.Struct, frozen=True, array_like=True):
 
     Attributes:
         counts: partition counts that are read from here on, of topics that have grown.
+        wall_us: wall clock, when everything was found idle; else 0.
     """
 
     slices: tuple[Slice, ...]
     idle: tuple[TopicPartition, ...] = ()
     counts: Counts = ()
+    wall_us: int = 0
 
 
 class Audit(msgspec.Struct, array_like=True):

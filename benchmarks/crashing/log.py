@@ -7,11 +7,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
+from itertools import islice
 from random import Random
 from typing import Any
 
 from consumers.errors import ConsumersError
 from consumers.events import encode_click, encode_exposure, encode_purchase
+from consumers.joining.partition_clock import NUM_CLIENTS
 from consumers.kafka.admin import partition_of
 from consumers.kafka.options import KafkaConfig
 from consumers.kafka.sink import KafkaSink
@@ -218,17 +220,14 @@ class Producer:
 
 
 def _last_events(partition: int, end_us: int) -> Iterator[Write]:
-    """Yield the last exposure, click and purchase of a partition."""
+    """Yield the last events of a partition, of so many clients that event time follows them."""
     names = (f"end-{n}" for n in range(1000))
-    client = next(n for n in names if partition_of(n.encode(), NUM_PARTITIONS) == partition)
-    common: dict[str, Any] = {
-        "client_id": client,
-        "query_id": f"end-{partition}",
-        "time_us": end_us,
-    }
-    exposure = encode_exposure(**common, user_query="end", hits=["SKU-1"])
-    yield Write(0, 0, "exposures", client, exposure, None)
-    click = encode_click(**common, object_id="SKU-1", event_id=f"end-click-{partition}")
-    yield Write(0, 0, "clicks", client, click, None)
-    purchase = encode_purchase(**common, object_id="SKU-1", event_id=f"end-purchase-{partition}")
-    yield Write(0, 0, "purchases", client, purchase, None)
+    clients = (n for n in names if partition_of(n.encode(), NUM_PARTITIONS) == partition)
+    for client in islice(clients, NUM_CLIENTS):
+        common: dict[str, Any] = {"client_id": client, "query_id": client, "time_us": end_us}
+        exposure = encode_exposure(**common, user_query="end", hits=["SKU-1"])
+        yield Write(0, 0, "exposures", client, exposure, None)
+        click = encode_click(**common, object_id="SKU-1", event_id=f"end-click-{client}")
+        yield Write(0, 0, "clicks", client, click, None)
+        purchase = encode_purchase(**common, object_id="SKU-1", event_id=f"end-buy-{client}")
+        yield Write(0, 0, "purchases", client, purchase, None)

@@ -69,8 +69,11 @@ class Dedup:
         return seen
 
     def _forget(self, oldest: int) -> None:
-        self._oldest = oldest
-        self._seen = {key: bucket for key, bucket in self._seen.items() if bucket >= oldest}
+        # An id far ahead had a wrong time, and would stay for years.
+        self._oldest, newest = oldest, oldest + 3 * BUCKETS
+        self._seen = {
+            key: bucket for key, bucket in self._seen.items() if oldest <= bucket <= newest
+        }
 
     def snapshot(self) -> dict[str, object]:
         """Return the ids as sorted 64-bit words per bucket: equal state gives equal values."""

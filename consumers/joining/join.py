@@ -21,7 +21,7 @@ from msgspec.structs import replace
 from consumers.events import Click, Exposure, ItemUpdate, Purchase
 from consumers.joining import pending
 from consumers.joining.attribution import Attribution
-from consumers.joining.clock import BEGINNING_US
+from consumers.joining.clock import BEGINNING_US, Correction
 from consumers.joining.entries import OpenClick, OpenExposure, PackedExposure
 from consumers.joining.items import Items
 from consumers.joining.open_entries import OpenEntries
@@ -190,6 +190,10 @@ class Join:
             self._items.update(event.object_id, event.text, event.attributes)
             return
         self._pending.push(key_us, event)
+
+    def correct(self, correction: Correction) -> None:
+        """Give an event that still waits another time and key."""
+        self._pending.correct(correction)
 
     def advance(self, watermark_us: int, limit: int) -> bool:
         """Process everything with a key below the watermark, or until `limit` samples wait.

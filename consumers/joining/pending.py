@@ -9,8 +9,10 @@ from itertools import chain
 from typing import TypeAlias
 
 import msgspec
+from msgspec.structs import replace
 
 from consumers.events import Click, Exposure, ItemUpdate, Purchase
+from consumers.joining.clock import Correction
 
 # Order at the same key: an item's text before the exposure that shows it, every event before the
 # timers that it may still meet, and the end of a wait before the first copies that it may change.
@@ -43,6 +45,7 @@ class Pending:
         self._events: list[PendingEvent] = []
         self._sorted = True  # sorting what is nearly sorted costs a third of a heap
         self._due: deque[PendingEvent] = deque()
+        self._corrections: list[Correction] = []
 
     def __len__(self) -> int:
         """Return the number of events that wait."""
@@ -65,15 +68,43 @@ class Pending:
             (key_us, rank, position.topic, position.partition, position.offset, event)
         )
 
+    def correct(self, correction: Correction) -> None:
+        """Give an event another time and key, unless it is due or was taken already."""
+        self._corrections.append(correction)
+
     def due(self, watermark_us: int) -> deque[PendingEvent]:
         """Return the events below the watermark; the caller removes them."""
-        if not self._sorted:
-            self._events.sort()
-            self._sorted = True
+        self._sort()
+        if self._corrections:
+            self._apply_corrections()
         end = bisect_left(self._events, (watermark_us,))
         self._due.extend(self._events[:end])
         del self._events[:end]
         return self._due
+
+    def _sort(self) -> None:
+        if not self._sorted:
+            self._events.sort()
+            self._sorted = True
+
+    def _apply_corrections(self) -> None:
+        corrected: list[tuple[int, JoinedEvent]] = []
+        for correction in self._corrections:
+            place = (*correction.partition, correction.offset)
+            index = bisect_left(self._events, (correction.before_us,))
+            for at in range(index, len(self._events)):
+                event = self._events[at]
+                if event[0] != correction.before_us:
+                    break
+                if event[2:5] == place:
+                    del self._events[at]
+                    changed = replace(event[5], time_us=correction.time_us)
+                    corrected.append((correction.key_us, changed))
+                    break
+        self._corrections.clear()
+        for key_us, changed in corrected:
+            self.push(key_us, changed)
+        self._sort()
 
     def snapshot(self, number: int) -> PendingEvents:
         """Return the events of one partition number, in order."""

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from msgspec.structs import replace
+
 from consumers.audit import Hasher
 from consumers.codec import decode
 from consumers.dead_letter import DeadLetters
@@ -13,7 +15,7 @@ from consumers.errors import Invalid
 from consumers.events import Click, Exposure, ItemUpdate, Kind, Other, Purchase
 from consumers.exclusion import Exclusions
 from consumers.joining.carried import Carried
-from consumers.joining.clock import Watermarks
+from consumers.joining.clock import BEGINNING_US, Correction, Watermarks
 from consumers.joining.dedup import Dedup
 from consumers.joining.pending import JoinedEvent
 from consumers.source import Record
@@ -30,12 +32,13 @@ class Counts:
     Attributes:
         outcomes: (event, outcome) -> records; the outcomes are `telemetry.OUTCOMES`.
         num_bytes: of record values.
-        num_clamped: events whose time was ahead of the log's.
+        num_ahead: events whose time was ahead of the other clients', and was corrected.
+        num_behind: events older than the attribution window, whose time was corrected.
         num_cut: queries longer than the limit.
         repairs: kind of field, result -> fields that are not as the schema says.
     """
 
-    __slots__ = ("num_bytes", "num_clamped", "num_cut", "outcomes", "repairs")
+    __slots__ = ("num_ahead", "num_behind", "num_bytes", "num_cut", "outcomes", "repairs")
 
     def __init__(self) -> None:
         """Begin with nothing."""
@@ -48,7 +51,8 @@ class Counts:
         self.outcomes.clear()
         self.repairs.clear()
         self.num_bytes = 0
-        self.num_clamped = 0
+        self.num_ahead = 0
+        self.num_behind = 0
         self.num_cut = 0
 
 
@@ -59,12 +63,16 @@ class Collaborators:
     Attributes:
         watermarks: make event times monotone.
         push: hands an event to the join, with its key.
+        correct: gives an event in the join another time.
+        max_item_wait_us: an item update waits no longer for its event time.
         dead_letters: take the records that cannot be read.
         excluded: events that are left out.
     """
 
     watermarks: Watermarks
     push: Callable[[int, JoinedEvent], None]
+    correct: Callable[[Correction], None]
+    max_item_wait_us: int
     dead_letters: DeadLetters
     excluded: Exclusions | None
 
@@ -148,6 +156,8 @@ class Partition:
             if outcome != "excluded" and event.time_us is not None:
                 times_us[name] = event.time_us
         self.counts.repairs.update((each.field, each.result) for each in repairs)
+        if self._shared.watermarks.corrections:
+            self._correct()
         self._num_records += len(records)
         self._sum64 += sum64
         self._last = (records[-1].offset, hashed)
@@ -169,9 +179,13 @@ class Partition:
         return Slice(*self.tp, start, end, num_records, sum64)
 
     def _accept_item(self, update: ItemUpdate, record: Record) -> str:
-        if update.clamped:
-            self.counts.num_clamped += 1
-        self._shared.push(max(update.time_us, self._shared.watermarks.watermark_us), update)
+        watermark_us = self._shared.watermarks.watermark_us
+        key_us = max(update.time_us, watermark_us)
+        latest_us = watermark_us + self._shared.max_item_wait_us
+        if key_us > latest_us and watermark_us > BEGINNING_US:
+            self.counts.num_ahead += 1
+            key_us = latest_us
+        self._shared.push(key_us, update)
         return "accepted" if record.key == update.object_id.encode() else "miskeyed"
 
     def _accept(
@@ -179,13 +193,17 @@ class Partition:
     ) -> str:
         """Hand an event to the join; return the record's outcome."""
         shared = self._shared
-        if event.clamped:
-            self.counts.num_clamped += 1
         if shared.excluded is not None and shared.excluded.covers(event):
             return "excluded"
         if event.time_us is None:
             return "ignored"
-        key_us, watermark_us = shared.watermarks.observe(self.tp, event.time_us, now)
+        time_us, key_us, watermark_us = shared.watermarks.observe(
+            self.tp, event.client_id, record.offset, event.time_us, now
+        )
+        is_late = key_us > event.time_us
+        if time_us > event.time_us:
+            self.counts.num_behind += 1
+            event = replace(event, time_us=time_us)
         if isinstance(event, Other):
             return "ignored"
         if isinstance(event, Exposure) and not event.hits:
@@ -199,7 +217,15 @@ class Partition:
         self.newest_record_us = record.timestamp_us
         if record.key != event.client_id.encode():
             return "miskeyed"
-        return "late" if key_us > event.time_us else "accepted"
+        return "late" if is_late else "accepted"
+
+    def _correct(self) -> None:
+        """Correct the events whose times the clients after them have contradicted."""
+        corrections = self._shared.watermarks.corrections
+        self.counts.num_ahead += len(corrections)
+        for correction in corrections:
+            self._shared.correct(correction)
+        corrections.clear()
 
     def _seen(self, identity: bytes, key_us: int, watermark_us: int) -> bool:
         """Return whether an event came before, in this partition or before the topic has grown."""

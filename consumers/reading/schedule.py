@@ -92,7 +92,7 @@ class Schedule:
                 self._reader.move((tp, part.start) for tp, part in slices.items())
                 ends = {tp: part.end for tp, part in slices.items()}
                 consumed = self._reader.consume(records, ends, self._clock())
-                self._assembler.advance(consumed, poll.idle)
+                self._assembler.advance(consumed, poll.idle, poll.wall_us)
             if cause is not None:
                 yield from self._batch(cause)
         replay.close()
@@ -135,7 +135,7 @@ class Schedule:
             self._grow(self._growth.due())  # between two polls, where the journal has it, too
             consumed, now = self._consume()
             num_batches = 0
-            for batch in self._advance(consumed, self._housekeep(now)):
+            for batch in self._advance(consumed, *self._housekeep(now)):
                 num_batches += 1
                 yield batch
             if self._flush_due():
@@ -198,11 +198,14 @@ class Schedule:
         return self._reader.poll(0.0, 1)
 
     def _advance(
-        self, consumed: tuple[Slice, ...], idle: tuple[TopicPartition, ...]
+        self,
+        consumed: tuple[Slice, ...],
+        idle: tuple[TopicPartition, ...],
+        wall_us: int = 0,
     ) -> Iterator[Batch]:
         """End a poll and yield the next batch if it is full."""
         self._hold_back()
-        self._assembler.advance(consumed, idle)
+        self._assembler.advance(consumed, idle, wall_us)
         if self._assembler.is_full:
             yield from self._batch(FULL)
         else:
@@ -238,10 +241,15 @@ class Schedule:
             self._source.pause([tp for tp in paused if tp not in self._paused])
             self._paused = paused
 
-    def _housekeep(self, now: float) -> tuple[TopicPartition, ...]:
-        """Report the lag about once a second; return newly idle partitions."""
+    def _housekeep(self, now: float) -> tuple[tuple[TopicPartition, ...], int]:
+        """Report the lag about once a second; find out what is idle.
+
+        Returns:
+            newly idle partitions; and the wall clock in microseconds if everything is idle and it
+            vouches for events that the watermark has not passed, else 0.
+        """
         if now - self._housekept < self._housekeeping_seconds:
-            return ()
+            return (), 0
         self._housekept = now
         ends = self._source.end_offsets()
         self._ends.update(ends)
@@ -249,6 +257,13 @@ class Schedule:
         self._reporting.lag(ends, self._source.log_ends(ends), self._paused, now)
         self._reporting.added(ends, self._growth.added())
         self._reporting.waiting()
-        quiet = [tp for tp in self._assembler.watermarks.quiet(now) if tp in ends]
+        self._reporting.wrong_clocks(now)
+        watermarks = self._assembler.watermarks
+        quiet = [tp for tp in watermarks.quiet(now) if tp in ends]
         behind = self._reader.behind(quiet, ends)
-        return tuple(tp for tp in quiet if tp not in behind)
+        idle = tuple(tp for tp in quiet if tp not in behind)
+        wall_us = int(now * 1e6)
+        if watermarks.num_busy > len(idle) or self._reader.behind(self._reader.events, ends):
+            return idle, 0
+        moves = watermarks.on_time_us(wall_us) > watermarks.watermark_us
+        return idle, wall_us if moves else 0

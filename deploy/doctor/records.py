@@ -12,6 +12,7 @@ from consumers.events import Event, ItemUpdate, Kind
 from consumers.joining.join import JoinConfig
 from consumers.source import Record
 from deploy.doctor.check_result import CheckResult
+from deploy.doctor.clocks import TOLERANCE_SECONDS, examine_clocks
 from deploy.doctor.join_state import join_state
 
 TIME = "time"
@@ -20,8 +21,6 @@ NUM_SAMPLED = 200
 
 MAX_INVALID_RATIO = 0.01
 """Share of unreadable records that also raises the alert."""
-
-MAX_CLOCK_AHEAD_SECONDS = 60.0
 
 _AREA = "Kafka"
 
@@ -73,7 +72,7 @@ def examine_records(sample: Sample, join: JoinConfig, now_seconds: float) -> Ite
 
     Args:
         sample: at least one record.
-        join: the attribution window.
+        join: windows of the join.
         now_seconds: since the Unix epoch, by our clock.
     """
     yield _readable(sample)
@@ -82,7 +81,9 @@ def examine_records(sample: Sample, join: JoinConfig, now_seconds: float) -> Ite
         yield from _identity(sample)
     yield _newest(sample, now_seconds)
     if sample.kind is not Kind.ITEM:
-        yield from _event_times(sample, join)
+        newest_seconds = max(record.timestamp_us for record in sample.records) / 1e6
+        latest_seconds = max(now_seconds, newest_seconds)  # `_newest` reports a clock behind it
+        yield from examine_clocks(sample.topic, sample.events, latest_seconds)
         yield from join_state(sample.topic, sample.kind, sample.events, join)
 
 
@@ -147,30 +148,13 @@ def _newest(sample: Sample, now_seconds: float) -> CheckResult:
     """Compare the newest record with this machine's clock."""
     newest_seconds = max(record.timestamp_us for record in sample.records) / 1e6
     age_seconds = now_seconds - newest_seconds
-    if age_seconds >= -MAX_CLOCK_AHEAD_SECONDS:
+    if age_seconds >= -TOLERANCE_SECONDS:
         return CheckResult.ok(TIME, f"{sample.topic}: the newest record is {age_seconds:.0f} s old")
     return CheckResult.fail(
         TIME,
         f"{sample.topic}: the newest record is {-age_seconds:.0f} s ahead of this machine's clock",
         "set this clock, or that of the broker or producer: timedatectl set-ntp true",
     )
-
-
-def _event_times(sample: Sample, join: JoinConfig) -> Iterator[CheckResult]:
-    num_ahead = sum(event.clamped for _, event in sample.events)
-    ages_us = [
-        record.timestamp_us - event.time_us
-        for record, event in sample.events
-        if event.time_us is not None
-    ]
-    num_old = sum(age_us > join.attribution_window_us for age_us in ages_us)
-    if num_ahead or num_old:
-        yield CheckResult.warn(
-            TIME,
-            f"{sample.topic}: of {len(sample.events)} sampled events {num_ahead} are from the "
-            f"future, {num_old} older than the window",
-            "let `timestamp` be when it happened, with the offset of its time zone",
-        )
 
 
 def _wanted_key(event: Event) -> bytes:

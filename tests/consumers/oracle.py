@@ -79,7 +79,7 @@ def oracle(
     """Samples of a log that has ended and whose windows have all closed."""
     outcome = Outcome()
     judge = _Oracle(outcome, click_window_us, observation_window_us, attribution_window_us)
-    events = _in_order(records, grace_us, outcome)
+    events = _in_order(records, grace_us, attribution_window_us, outcome)
     steps = [(e["key"], RANKS[e["kind"]], e["position"], e) for e in events]
     for event in events:
         if event["kind"] in GRACES:
@@ -92,26 +92,80 @@ def oracle(
 
 
 def _in_order(
-    records: Mapping[tuple[str, int], Iterable[Record]], grace_us: int, outcome: Outcome
+    records: Mapping[tuple[str, int], Iterable[Record]],
+    grace_us: int,
+    attribution_us: int,
+    outcome: Outcome,
 ) -> list[Event]:
     """Readable events without duplicates, by key; others are counted."""
     events = []
     for partition in records.values():
-        watermark, seen = -FOREVER, set()
+        clock, seen = _Clock(grace_us, attribution_us), set()
         for record in partition:
             event = read(record)
             if event is None:
                 outcome.unreadable.add((record.topic, record.partition, record.offset))
                 continue
-            event["key"] = max(event["time"], watermark)
-            watermark = max(watermark, event["time"] - grace_us)
+            is_late = clock.see(event)
             if event["identity"] is not None and event["identity"] in seen:
                 outcome.num_duplicates += 1
                 continue
             seen.add(event["identity"])
-            outcome.num_late += event["key"] > event["time"]
+            outcome.num_late += is_late
             events.append(event)
     return sorted(events, key=lambda e: (e["key"], RANKS[e["kind"]], e["position"]))
+
+
+class _Clock:
+    """The clock of one partition, from the whole history of it."""
+
+    def __init__(self, grace_us: int, attribution_us: int) -> None:
+        self.grace_us, self.attribution_us = grace_us, attribution_us
+        self.slack_us = max(grace_us, 1_000_000)
+        self.history: list[tuple[str, int]] = []
+        self.watermark = -FOREVER
+        self.doubted: list[tuple[int, int, int, Event]] = []
+
+    def latest(self, start: int = 0, most: int = 15, without: str = "") -> dict[str, int]:
+        """Latest times of the last clients that came since `start`."""
+        found: dict[str, int] = {}
+        for client, time in reversed(self.history[start:]):
+            if len(found) < most and client != without:
+                found.setdefault(client, time)
+        return found
+
+    def stream_time(self) -> int:
+        times = sorted(self.latest().values())
+        if len(times) < 2:
+            return -FOREVER
+        median = times[(len(times) - 1) // 2]
+        return min(times[-2], median + self.grace_us // 2)
+
+    def see(self, event: Event) -> bool:
+        """Set the key of an event, and perhaps another time; return whether it is late."""
+        time = event["time"]
+        self.history.append((event["client"], time))
+        stream = self.stream_time()
+        self.watermark = max(self.watermark, stream - self.grace_us)
+        if time < stream - self.attribution_us - self.grace_us:
+            event["time"] = stream
+        event["key"] = max(event["time"], self.watermark)
+        if event["key"] == event["time"] > stream + self.slack_us:
+            self.doubted.append((len(self.history), event["time"], stream, event))
+        self._judge(stream)
+        return bool(event["key"] > time)
+
+    def _judge(self, stream: int) -> None:
+        while self.doubted:
+            since, time, then, event = self.doubted[0]
+            if time > stream + self.slack_us:
+                asked = self.latest(since, 4, event["client"]).values()
+                if len(asked) < 4:
+                    return
+                if sum(t < time - self.slack_us for t in asked) >= 3:
+                    event["time"] = then if then > -FOREVER else stream
+                    event["key"] = max(event["time"], self.watermark)
+            self.doubted.pop(0)
 
 
 @dataclass

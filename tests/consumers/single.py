@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from datetime import UTC, datetime
+
 from consumers.events import encode_click, encode_exposure, encode_item, encode_purchase
 from consumers.pipeline import Topics
 from tests.consumers.bench import Bench
@@ -58,6 +61,17 @@ def buy(
 
 def give_back(log: Log, query_id: str | None, item: str, at: float, *, client: str = "c") -> None:
     buy(log, query_id, item, at, client=client, quantity=-1)
+
+
+def tick(log: Log, at: float, topic: str = "clicks") -> None:
+    """Two other clients act: event time moves, because it is not one clock that says so."""
+    time = datetime.fromtimestamp(START_US / SECOND + at, UTC).isoformat()
+    for client in ("x-1", "x-2"):
+        if topic == "exposures":
+            show(log, f"{client}@{at}", at, client=client, hits=("X",))
+        else:
+            value = json.dumps({"action_name": "view", "client_id": client, "timestamp": time})
+            log.append(topic, 0, value.encode(), key=client.encode())
 
 
 def describe(log: Log, item: str, text: str | None, at: float) -> None:

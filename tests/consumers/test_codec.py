@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumers.codec import MAX_CLOCK_AHEAD_US, decode, schemas
+from consumers.codec import MAX_TIME_US, decode, schemas
 from consumers.errors import Invalid
 from consumers.events import (
     Candidate,
@@ -209,19 +209,18 @@ def test_a_purchase_of_nothing_or_for_less_than_nothing_is_a_return(
 # --- time and limits ------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("append_us", [-1, 0, NOW_US // 1000, NOW_US, 2 * NOW_US])
+def test_an_event_has_its_own_time_whatever_the_record_says(append_us: int) -> None:
+    """A record's time is the same clock, or seconds instead of milliseconds."""
+    assert decode(Kind.EXPOSURE, record(exposure(), append_us=append_us)).time_us == NOW_US
+
+
 @pytest.mark.parametrize(
-    ("ahead_us", "clamped"), [(MAX_CLOCK_AHEAD_US, False), (MAX_CLOCK_AHEAD_US + 1, True)]
+    ("timestamp", "time_us"),
+    [("0002-01-01T00:00:00Z", 0), ("9999-12-31T23:59:59-23:00", MAX_TIME_US)],
 )
-def test_a_time_more_than_five_minutes_ahead_of_the_log_is_set_to_the_logs(
-    ahead_us: int, clamped: bool
-) -> None:
-    event = decode(Kind.EXPOSURE, record(exposure(), append_us=NOW_US - ahead_us))
-    assert event.clamped is clamped
-    assert event.time_us == (NOW_US - ahead_us if clamped else NOW_US)
-
-
-def test_without_an_append_time_nothing_is_clamped() -> None:
-    assert not decode(Kind.EXPOSURE, record(exposure(), append_us=-1)).clamped
+def test_a_time_out_of_all_bounds_is_one_that_can_be_added_to(timestamp: str, time_us: int) -> None:
+    assert decode(Kind.EXPOSURE, record(exposure(timestamp=timestamp))).time_us == time_us
 
 
 def test_a_query_beyond_the_limit_is_cut_and_says_by_how_much() -> None:

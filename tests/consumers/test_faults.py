@@ -1,16 +1,12 @@
-"""Faults of records and clocks: poison, floods of it, clocks that are a year off."""
+"""Faults of records: poison, and floods of it."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from random import Random
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from consumers.codec import MAX_CLOCK_AHEAD_US
 from consumers.errors import DeadLetterFlood
 from consumers.events import encode_click
 from consumers.pipeline import Topics
@@ -19,7 +15,6 @@ from tests.consumers.bench import Bench
 from tests.consumers.shop import SECOND, START_US, WINDOWS
 from tests.fakes.log import Log
 
-YEAR_US = 365 * 86_400 * SECOND
 TOPICS = Topics(exposures=None, items=None)
 PARTITIONS = [(topic, p) for topic in ("clicks", "purchases") for p in range(2)]
 
@@ -99,41 +94,3 @@ def test_a_producer_gone_bad_ends_reading_within_ten_thousand_records(most: int)
         bench.run()
     assert exit_code(raised.value) == UNSAFE
     assert sum(bench.pipeline.next_offsets().values()) <= 22_000
-
-
-@settings(deadline=None, max_examples=30)
-@given(seed=st.integers(0, 10_000), backwards=st.booleans())
-def test_one_client_a_year_off_does_not_move_the_watermark_of_the_others(
-    seed: int, backwards: bool
-) -> None:
-    """The bound is the append time plus five minutes, even if append times go back a minute."""
-    random, log = Random(seed), Log(PARTITIONS, max_records=50)
-    newest_append_us = 0
-    for n in range(200):
-        at_us = START_US + n * SECOND
-        append_us = at_us - 60 * SECOND if backwards and random.random() < 0.2 else at_us
-        newest_append_us = max(newest_append_us, append_us)
-        liar = random.random() < 0.3
-        time_us = at_us + random.choice([-YEAR_US, YEAR_US]) if liar else at_us
-        client = "c-liar" if liar else "c-1"
-        topic = "purchases" if n % 4 > 1 else "clicks"
-        value = click(n, time_us, client).replace(
-            b'"click"', b'"purchase"' if topic == "purchases" else b'"click"'
-        )
-        log.append(topic, n % 2, value, key=client.encode(), timestamp_us=append_us)
-    bench = Bench(log, topics=TOPICS)
-    samples = [sample for batch in bench.live() for sample in batch.samples]
-    watermark_us = bench.pipeline.watermark_us()
-    assert watermark_us is not None
-    assert START_US - WINDOWS.grace_us <= watermark_us <= newest_append_us + MAX_CLOCK_AHEAD_US
-    samples += [sample for batch in bench.pipeline.drain(2**60) for sample in batch.samples]
-    read = [json.loads(r.value or b"") for records in log.records.values() for r in records]
-    clicked = {
-        event["query_id"]
-        for event in read
-        if event["client_id"] == "c-1" and event["action_name"] == "click"
-    }
-    assert clicked <= {sample.list_id for sample in samples}
-    assert bench.count("event_clock_clamped_total") == sum(
-        event["timestamp"][:4] > "2023" for event in read
-    )

@@ -14,7 +14,7 @@ from consumers.pipeline import BatchConfig
 from consumers.reading.replay import Replayed
 from tests.consumers.bench import Bench, expected
 from tests.consumers.shop import SECOND, START_US, WINDOWS, shop
-from tests.consumers.single import click, empty, show
+from tests.consumers.single import empty, show, tick
 from tests.fakes.clock import ManualClock
 from tests.fakes.log import Log
 from weighting.sample import Batch, Sample, Signal
@@ -32,18 +32,12 @@ def test_a_batch_closes_at_the_first_event_boundary_with_enough_samples() -> Non
 
 
 def backlog(num_lists: int, num_hits: int) -> Log:
-    """Lists that are all closed by one late exposure: one poll brings all of their samples."""
+    """Lists that are all closed by late events: one poll brings all of their samples."""
     log = empty()
     for n in range(num_lists):
         show(log, f"q{n}", n / 1000, hits=tuple(f"I{i}" for i in range(num_hits)))
-    show(log, "late", 1000)
-    for topic in ("clicks", "purchases"):
-        log.append(
-            topic,
-            0,
-            b'{"action_name":"view","client_id":"c","timestamp":"2023-11-14T23:15:00Z"}',
-            key=b"c",
-        )
+    for topic in ("exposures", "clicks", "purchases"):
+        tick(log, 1000, topic)
     return log
 
 
@@ -101,14 +95,8 @@ def test_samples_that_wait_are_flushed_by_the_clock() -> None:
     bench = Bench(log, clock=clock, batch=BatchConfig(size=100, flush_seconds=2))
     batches = bench.pipeline.batches()
     assert next(batches) is Signal.IDLE
-    show(log, "r", 100)
-    for topic in ("clicks", "purchases"):
-        log.append(
-            topic,
-            0,
-            b'{"action_name":"view","client_id":"c","timestamp":"2023-11-14T22:15:00Z"}',
-            key=b"c",
-        )
+    for topic in ("exposures", "clicks", "purchases"):
+        tick(log, 100, topic)
     assert next(batches) is Signal.IDLE
     clock.advance(2)
     batch = next(batches)
@@ -142,7 +130,7 @@ def test_partition_counts_that_differ_are_refused_by_name() -> None:
 def test_a_quiet_partition_holds_samples_back_until_the_idle_timeout_and_no_longer() -> None:
     log, clock = empty(), ManualClock()
     show(log, "q", 0)
-    show(log, "r", 1000)
+    tick(log, 1000, "exposures")
     bench = Bench(log, clock=clock, batch=BatchConfig(size=1))
     batches = bench.pipeline.batches()
     for _ in range(29):
@@ -158,8 +146,9 @@ def test_a_pause_with_open_lists_is_told_once_with_the_event_that_would_close_th
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     log, clock = empty(), ManualClock()
-    for at in (0, 3, 50):  # the first two are closed by the third, which waits
+    for at in (0, 3, 50):  # the first two are closed by later events, and the third waits
         show(log, f"q{at}", at)
+    tick(log, 50)
     bench = Bench(log, clock=clock, batch=BatchConfig(size=1))
     batches = bench.pipeline.batches()
     caplog.set_level("INFO", "consumers.reporting")
@@ -180,10 +169,10 @@ def test_a_pause_with_open_lists_is_told_once_with_the_event_that_would_close_th
         1,
     )
     assert pause() == []
-    click(log, None, "A", (at_us - START_US) / SECOND)  # not later
+    tick(log, (at_us - START_US) / SECOND)  # not later
     ((again, num_lists),) = pause()
     assert (again, num_lists) == (first, 1)
-    click(log, None, "B", (at_us - START_US) / SECOND + 0.001)
+    tick(log, (at_us - START_US) / SECOND + 0.001)
     assert pause() == []
     assert bench.pipeline._assembler.join.waiting_lists()[0] == 0
 
@@ -191,7 +180,7 @@ def test_a_pause_with_open_lists_is_told_once_with_the_event_that_would_close_th
 def test_brokers_that_do_not_answer_are_not_mistaken_for_idleness() -> None:
     log, clock = empty(), ManualClock()
     show(log, "q", 0)
-    show(log, "r", 1000)
+    tick(log, 1000, "exposures")
     bench = Bench(log, clock=clock, batch=BatchConfig(size=1))
     batches = bench.pipeline.batches()
     assert next(batches) is Signal.IDLE

@@ -37,7 +37,7 @@ def test_ranks_merge_to_the_least_watermark_and_the_items_read_least_far() -> No
 
 
 def test_a_merged_sample_belongs_to_the_reader_of_its_partition() -> None:
-    samples = [sample for batch in Bench(shop(1, 100)).live() for sample in batch.samples]
+    samples = [sample for batch in Bench(shop(1, 400)).live() for sample in batch.samples]
     each = [rank(1, 1, ""), rank(1, 1, "")]
     for of_rank, part in zip(each, (samples[::2], samples[1::2]), strict=True):
         of_rank.samples.extend(part)

@@ -406,13 +406,37 @@ def test_a_clock_behind_the_log_is_a_cross() -> None:
     )
 
 
-def test_events_from_the_future_and_from_before_the_window_are_marked() -> None:
+def test_clocks_that_the_events_around_them_contradict_are_marked_with_the_worst_record() -> None:
     cluster = Cluster().healthy()
-    cluster.write("clicks", click("c-1", time_us=NOW_US + 3_600_000_000), b"c-1")
-    cluster.write("clicks", click("c-1", time_us=NOW_US - 8 * 86_400_000_000), b"c-1")
+    cluster.write("clicks", click("c-1", time_us=NOW_US - 3_600_000_000), b"c-1")
+    for _ in range(4):
+        cluster.write("clicks", click("c-7", time_us=NOW_US + 86_400_000_000), b"c-7")
+    offset = cluster.records["clicks"][-4].offset
+    partition = by_murmur2(b"c-7", 4)
     assert troubles(look(cluster)) == [
-        ("!", "clicks: of 52 sampled events 1 are from the future, 1 older than the window")
+        (
+            "!",
+            "clicks: of 55 sampled events 4 are more than a minute ahead of the clients around "
+            f"them, 1 behind; most, by +86,400 s, clicks[{partition}]@{offset}",
+        )
     ]
+    assert "stamp events on one clock" in remedy_of(look(cluster))
+
+
+def test_a_clock_ahead_is_told_from_a_quiet_night_by_the_events_after_it() -> None:
+    """All are in the past: no wall clock says which is wrong."""
+    cluster = Cluster()
+    night_us, morning_us = NOW_US - 40_000_000_000, NOW_US - 8_000_000_000
+    for number, time_us in enumerate([night_us] * 9 + [morning_us] * 9):
+        cluster.write("clicks", click(f"c-{number}", time_us=time_us), b"one partition")
+    for client, time_us in [
+        ("fast", morning_us + 120_000_000),
+        *[(f"d-{n}", morning_us) for n in range(9)],
+    ]:
+        cluster.write("clicks", click(client, time_us=time_us), b"one partition")
+    (text,) = [text for _, text in troubles(look(cluster)) if "minute" in text]
+    assert "1 are more than a minute ahead of the clients around them, 0 behind" in text
+    assert "+120 s" in text
 
 
 # --- the whole ---

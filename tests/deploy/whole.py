@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from hashlib import blake2b
@@ -11,6 +12,7 @@ from random import Random
 from prometheus_client import CollectorRegistry
 
 from consumers.events import encode_click, encode_exposure, encode_purchase
+from consumers.joining.partition_clock import NUM_CLIENTS
 from consumers.pipeline import BatchConfig, Topics
 from consumers.reading.replay import Replayed
 from deploy.roles.start import counts_of
@@ -81,8 +83,9 @@ class Shop:
             int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "little")
             for name in names
         )
-        for _, partition in [tp for tp in log.records if tp[0] == "clicks"]:
-            client = f"end-{partition}"
+        partitions = [p for topic, p in log.records if topic == "clicks"]
+        for partition, n in itertools.product(partitions, range(NUM_CLIENTS)):
+            client = f"end-{partition}-{n}"
             last = {"client_id": client, "query_id": client, "time_us": START_US + 86_400 * SECOND}
             exposure = encode_exposure(**last, user_query="end", hits=["SKU-1"])  # type: ignore[arg-type]
             click = encode_click(**last, object_id="SKU-1")  # type: ignore[arg-type]

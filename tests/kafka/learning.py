@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from consumers.events import encode_click, encode_exposure, encode_purchase
+from consumers.joining.partition_clock import NUM_CLIENTS
 from consumers.kafka.admin import KafkaAdmin, partition_of
 from consumers.kafka.sink import KafkaSink
 from deploy.admin import kafka_commands
@@ -146,11 +147,13 @@ def open_shop(broker: Cluster, *, num_events: int, num_partitions: int = 2, seed
 
 
 def last_clients(num_partitions: int) -> list[str]:
-    """One client of each partition."""
-    return [
-        next(f"c-{n}" for n in range(100) if partition_of(f"c-{n}".encode(), num_partitions) == p)
+    """Clients of each partition, so many that event time follows them."""
+    names = [f"end-{n}" for n in range(100 * num_partitions)]
+    of_partition = [
+        [name for name in names if partition_of(name.encode(), num_partitions) == p]
         for p in range(num_partitions)
     ]
+    return [name for names in of_partition for name in names[:NUM_CLIENTS]]
 
 
 class Learner:

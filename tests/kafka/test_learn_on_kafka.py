@@ -34,6 +34,7 @@ from tests.consumers.oracle import oracle
 from tests.consumers.shop import SECOND, START_US, TOPICS, WINDOWS, writes
 from tests.fakes.log import Log
 from tests.kafka.conftest import Cluster
+from tests.kafka.learning import last_clients
 
 NUM_PARTITIONS = 2
 LONG_AFTER_US = START_US + 86_400 * SECOND
@@ -121,11 +122,7 @@ def shop(broker: Cluster) -> Shop:
         attribution_window_us=WINDOWS.attribution_window_us,
         grace_us=WINDOWS.grace_us,
     )
-    clients = [
-        next(f"c-{n}" for n in range(100) if partition_of(f"c-{n}".encode(), NUM_PARTITIONS) == p)
-        for p in range(NUM_PARTITIONS)
-    ]
-    for client in clients:
+    for client in last_clients(NUM_PARTITIONS):
         last: dict[str, Any] = {
             "client_id": client,
             "query_id": f"end-{client}",
