@@ -147,6 +147,7 @@ class Pipeline:
             now=clock(),
         )
         self._window_us = join.attribution_window_us
+        self._dedups: dict[str, Dedup] = {}  # by topic
         self._shared = Collaborators(
             watermarks=self._assembler.watermarks,
             push=self._assembler.join.push,
@@ -254,18 +255,17 @@ class Pipeline:
         return dict(self._growth.counts)
 
     def _partition(self, tp: TopicPartition) -> Partition:
-        return Partition(tp, self._kinds[tp[0]], Dedup(self._window_us), self._shared)
+        dedup = self._dedups.setdefault(tp[0], Dedup(self._window_us))
+        return Partition(tp, self._kinds[tp[0]], dedup, self._shared)
 
     def _grow(self, counts: Counts) -> list[TopicPartition]:
         """Read these partition counts from this place in the polls on; return what is new."""
         if not counts:
             return []
-        known, newest_us = list(self._partitions.values()), self._assembler.watermarks.newest_us
-        added = self._growth.take_over(counts, known, newest_us)
+        newest_us = self._assembler.watermarks.stream_us
+        added = self._growth.take_over(counts, self._partitions, newest_us)
         for tp in added:
-            partition = self._partition(tp)
-            partition.carried = self._growth.carried(tp[0])
-            self._reader.admit(partition)
+            self._reader.admit(self._partition(tp))
         events = [tp for tp in added if self._kinds[tp[0]] is not Kind.ITEM]
         self._numbers = sorted({*self._numbers, *(number for _, number in events)})
         self._assembler.grow(events, counts, self._clock())
@@ -352,28 +352,25 @@ class Pipeline:
         rank = snapshot.rank
         self._assembler.join.restore(opened, rank.pending_items, rank.now_us, rank.last_turn)
         self._restore_rank(snapshot.rank)
-        self._growth.restore(
-            snapshot.rank.carried,
-            snapshot.rank.grown,
-            self._partitions.values(),
-            same_ranks=same_ranks,
-        )
+        self._growth.restore(snapshot.rank.grown, same_ranks=same_ranks)
         self._restored = Offsets(next_offsets).moved(snapshot.item_offsets)
         self._reader.move((tp, self._restored.get(tp, 0)) for tp in self._partitions)
 
     def _partition_state(self, number: int) -> state.PartitionState:
-        partitions = self._events_of(number)
+        partitions, watermarks = self._events_of(number), self._assembler.watermarks
         return state.PartitionState(
             format=state.FORMAT,
-            clocks=self._assembler.watermarks.snapshot(number),
-            dedup={topic: partition.dedup.snapshot() for topic, partition in partitions},
+            clocks=watermarks.snapshot(number),
+            dedup={
+                topic: one.dedup.snapshot(number, watermarks.own_watermark((topic, number)))
+                for topic, one in partitions
+            },
             open=self._assembler.join.snapshot(number),
             audits={topic: partition.audit for topic, partition in partitions},
         )
 
     def _rank_state(self) -> state.RankState:
         assembler = self._assembler
-        carried, grown = self._growth.snapshot(assembler.watermarks.watermark_us)
         items = [(*tp, self._partitions[tp]) for tp in self._reader.items]
         return state.RankState(
             format=state.FORMAT,
@@ -387,14 +384,13 @@ class Pipeline:
             item_offsets=[(topic, p, partition.next_offset) for topic, p, partition in items],
             item_audits=[(topic, p, partition.audit) for topic, p, partition in items],
             breaker=self._dead_letters.snapshot(),
-            carried=carried,
-            grown=grown,
+            grown=self._growth.snapshot(assembler.watermarks.watermark_us),
         )
 
     def _restore_partitions(self, number: int, snapshot: state.PartitionState) -> None:
         self._assembler.watermarks.restore(number, snapshot.clocks, self._clock())
         for topic, partition in self._events_of(number):
-            partition.dedup.restore(snapshot.dedup[topic])
+            partition.dedup.restore(number, snapshot.dedup[topic])
             partition.audit = snapshot.audits[topic]
 
     def _restore_rank(self, snapshot: state.RankState) -> None:

@@ -137,7 +137,8 @@ class Reporting:
         telemetry, partitions = self._telemetry, self._partitions
         unaccounted = sum(each.audit.num_unaccounted for each in partitions.values())
         telemetry.unaccounted.set(unaccounted)
-        telemetry.dedup_ids.set(sum(len(each.dedup) for each in partitions.values()))
+        dedups = {topic: each.dedup for (topic, _), each in partitions.items()}
+        telemetry.dedup_ids.set(sum(map(len, dedups.values())))
         num_paused = Counter(topic for topic, _ in paused)
         for tp, partition in partitions.items():
             telemetry.paused_partitions.labels(tp[0]).set(num_paused[tp[0]])

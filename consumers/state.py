@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
 
 from consumers.errors import SnapshotRefused
 from consumers.events import ItemUpdate
-from consumers.joining.carried import CarriedState, ids_of, words_of
+from consumers.joining.dedup import DedupState
 from consumers.joining.join import OpenPart
 from consumers.joining.partition_clock import PartitionClockState
 from weighting.provenance import Audit, Offsets, Poll
@@ -24,13 +24,13 @@ class PartitionState(msgspec.Struct, array_like=True):
 
     Attributes:
         clocks: topic -> clock.
-        dedup: topic -> event ids.
+        dedup: topic -> event ids of its partition of that number.
         audits: topic -> audit.
     """
 
     format: int
     clocks: dict[str, PartitionClockState]
-    dedup: dict[str, dict[str, object]]
+    dedup: dict[str, DedupState]
     open: OpenPart
     audits: dict[str, Audit]
 
@@ -45,7 +45,6 @@ class RankState(msgspec.Struct, array_like=True):
         item_offsets: topic, partition and next offset.
         last_turn: key and number of the click that was opened last.
         breaker: state of the dead letters.
-        carried: topic -> event ids of before partitions were added to it.
         grown: topic -> partition count before, and event time up to which that matters.
     """
 
@@ -60,7 +59,6 @@ class RankState(msgspec.Struct, array_like=True):
     item_offsets: list[tuple[str, int, int]]
     item_audits: list[tuple[str, int, Audit]]
     breaker: bytes
-    carried: dict[str, CarriedState] = {}
     grown: dict[str, tuple[int, int]] = {}
 
 
@@ -149,20 +147,8 @@ def merged(ranks: Sequence[RankState], numbers: Collection[int]) -> RankState:
         item_offsets=least.item_offsets,
         item_audits=least.item_audits,
         breaker=b"",
-        carried=_union([rank.carried for rank in ranks]),
         grown={topic: at for rank in ranks for topic, at in rank.grown.items()},
     )
-
-
-def _union(carried: Iterable[Mapping[str, CarriedState]]) -> dict[str, CarriedState]:
-    """Return the ids of all ranks: each may get their events again."""
-    ids: dict[str, dict[int, int]] = {}
-    until_us: dict[str, int | None] = {}
-    for of_rank in carried:
-        for topic, (until, words) in of_rank.items():
-            ids.setdefault(topic, {}).update(ids_of(words))
-            until_us[topic] = max(until or 0, until_us.get(topic) or 0) or None
-    return {topic: (until_us[topic], words_of(seen)) for topic, seen in sorted(ids.items())}
 
 
 def polls_of(part: bytes) -> list[Poll]:

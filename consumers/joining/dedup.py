@@ -1,99 +1,96 @@
 """Deduplication by keyed hash of the event id, within a time window.
 
-An id is forgotten once its partition's watermark has passed its time by the window, rounded up to
-a sixteenth of it. So memory is bounded by the rate of events, and the answer depends on the
-partition's own records only.
+The partitions of a topic share their ids: a producer whose partitioner or partition count has
+changed sends an event again to another one. An id is forgotten once the watermark of the partition
+that asks has passed its time by the window, rounded up to a sixteenth of it. So memory is bounded
+by the rate of events.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping
 from hashlib import blake2b
+from typing import TypeAlias
 
 _KEYED = blake2b(digest_size=8, key=b"steelyard.dedup")
-BUCKETS = 16
+_BUCKETS = 16
 
+DedupState: TypeAlias = list[tuple[int, bytes]]
+"""Bucket of event time, and its ids as sorted 64-bit words."""
 
-def hash_of(identity: bytes) -> int:
-    """Return the keyed hash of an id."""
-    keyed = _KEYED.copy()  # keying anew takes half as long again
-    keyed.update(identity)
-    return int.from_bytes(keyed.digest(), "little")
-
-
-def bucket_us(window_us: int) -> int:
-    """Return the width of a bucket: a sixteenth of the window, rounded up."""
-    return max(-(-window_us // BUCKETS), 1)
+_Place: TypeAlias = tuple[int, int]  # bucket of event time, partition number
 
 
 class Dedup:
-    """Event ids of one partition; `snapshot` resumes after the last id that was checked."""
+    """Event ids of one topic; `snapshot` resumes after the last id that was checked."""
 
-    __slots__ = ("_bucket", "_bucket_us", "_oldest", "_seen")
+    __slots__ = ("_bucket_us", "_oldest", "_places", "_seen")
 
     def __init__(self, window_us: int) -> None:
         """Remember ids for at least `window_us` of event time."""
-        self._bucket_us = bucket_us(window_us)
+        self._bucket_us = max(-(-window_us // _BUCKETS), 1)
         self._oldest: int | None = None  # bucket; nothing below it is remembered
-        self._seen: dict[int, int] = {}  # hash -> bucket of its event time
-        self._bucket = 0  # of the id before; one object for all that share it
+        self._seen: dict[int, _Place] = {}
+        self._places: dict[int, _Place] = {}  # of the id before: one object for all that share it
 
     def __len__(self) -> int:
         """Return the number of ids that are remembered."""
         return len(self._seen)
 
-    def seen(self, identity: bytes, time_us: int, watermark_us: int) -> bool:
+    def seen(
+        self, identity: bytes, number: int, time_us: int, *, watermark_us: int, global_us: int
+    ) -> bool:
         """Return whether this id was checked before, and remember it.
 
         Args:
             identity: equal for two records of the same event.
+            number: of the partition that it lies in.
             time_us: its event time, made monotone.
-            watermark_us: the partition's own watermark.
+            watermark_us: behind which no key of the partition will be.
+            global_us: the global watermark, at most `watermark_us`.
         """
-        oldest = watermark_us // self._bucket_us - BUCKETS
+        oldest = global_us // self._bucket_us - _BUCKETS
         if self._oldest is None or oldest > self._oldest:
             self._forget(oldest)
-        hashed = hash_of(identity)
-        if hashed in self._seen:
+        keyed = _KEYED.copy()  # keying anew takes half as long again
+        keyed.update(identity)
+        hashed = int.from_bytes(keyed.digest(), "little")
+        before = self._seen.get(hashed)
+        if before is not None and before[0] >= watermark_us // self._bucket_us - _BUCKETS:
             return True
         bucket = time_us // self._bucket_us
-        if bucket != self._bucket:
-            self._bucket = bucket
-        self._seen[hashed] = self._bucket
+        place = self._places.get(number)
+        if place is None or place[0] != bucket:
+            self._places[number] = place = (bucket, number)
+        self._seen[hashed] = place
         return False
 
-    def give_up(self) -> dict[int, int]:
-        """Return all ids with their buckets, and remember none of them."""
-        seen, self._seen = self._seen, {}
-        return seen
-
     def _forget(self, oldest: int) -> None:
-        # An id far ahead had a wrong time, and would stay for years.
-        self._oldest, newest = oldest, oldest + 3 * BUCKETS
-        self._seen = {
-            key: bucket for key, bucket in self._seen.items() if oldest <= bucket <= newest
-        }
+        self._oldest = oldest
+        self._seen = {hashed: place for hashed, place in self._seen.items() if place[0] >= oldest}
 
-    def snapshot(self) -> dict[str, object]:
-        """Return the ids as sorted 64-bit words per bucket: equal state gives equal values."""
+    def snapshot(self, number: int, watermark_us: int) -> DedupState:
+        """Return the ids of one partition number that it would still find.
+
+        Equal state gives equal values.
+
+        Args:
+            number: of the partition.
+            watermark_us: behind which no key of the partition will be.
+        """
+        oldest = watermark_us // self._bucket_us - _BUCKETS
         buckets: dict[int, list[int]] = {}
-        for hashed, bucket in self._seen.items():
-            buckets.setdefault(bucket, []).append(hashed)
-        words = [
+        for hashed, (bucket, of_number) in self._seen.items():
+            if of_number == number and bucket >= oldest:
+                buckets.setdefault(bucket, []).append(hashed)
+        return [
             (bucket, array("Q", sorted(hashes)).tobytes())
             for bucket, hashes in sorted(buckets.items())
         ]
-        return {"oldest": self._oldest, "buckets": words}
 
-    def restore(self, state: Mapping[str, object]) -> None:
-        """Restore the state returned by `snapshot`."""
-        oldest, buckets = state["oldest"], state["buckets"]
-        assert oldest is None or isinstance(oldest, int)
-        assert isinstance(buckets, list)
-        self._oldest = oldest
-        self._seen = {}
-        for bucket, words in buckets:
+    def restore(self, number: int, state: DedupState) -> None:
+        """Restore what `snapshot` returned of one partition number, beside those of others."""
+        for bucket, words in state:
             hashes = array("Q")
             hashes.frombytes(words)
-            self._seen.update(dict.fromkeys(hashes, bucket))
+            self._seen.update(dict.fromkeys(hashes, (bucket, number)))

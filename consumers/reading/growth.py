@@ -7,12 +7,10 @@ once all of them have the same number. That is an event among the polls, and jou
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from consumers.errors import PartitionsAdded, SnapshotRefused
 from consumers.events import Kind
-from consumers.joining.carried import Carried, CarriedState
-from consumers.reading.partition import Partition
 from consumers.source import Source
 from weighting.provenance import Counts, TopicPartition
 
@@ -47,7 +45,7 @@ class Growth:
             counts: of the topics as they are read.
             policy: `carry`, or `stop`.
             world: number of ranks that share the partitions.
-            attribution_us: the window of deduplication and of open entries.
+            attribution_us: the window of open entries.
         """
         self.counts = {topic: counts[topic] for topic in kinds}
         self._source = source
@@ -56,7 +54,6 @@ class Growth:
         self._world = world
         self._attribution_us = attribution_us
         self._said: Mapping[str, int] = {}
-        self._carried: dict[str, Carried] = {}
         # Topic -> its count before, and the event time up to which something open is of then.
         self._grown: dict[str, tuple[int, int]] = {}
 
@@ -81,56 +78,28 @@ class Growth:
         return tuple((topic, found[topic]) for topic in grown)
 
     def take_over(
-        self, counts: Counts, partitions: Iterable[Partition], newest_us: int
+        self, counts: Counts, known: Collection[TopicPartition], newest_us: int
     ) -> list[TopicPartition]:
         """Read these counts from now on; return the partitions of this reader that are new.
 
         Args:
             counts: as `due` returned them.
-            partitions: those read before.
-            newest_us: the newest event time.
+            known: partitions read before.
+            newest_us: event time beyond which nothing was read.
         """
         before, self.counts = self.counts, {**self.counts, **dict(counts)}
-        known = {partition.tp for partition in partitions}
         for topic, _ in counts:
             if topic in self._events:
-                until_us = newest_us + 2 * self._attribution_us
-                self._grown[topic] = (before[topic], until_us)
-                self._carry(topic, [each for each in partitions if each.tp[0] == topic])
+                self._grown[topic] = (before[topic], newest_us + 2 * self._attribution_us)
         return [
             tp for tp in self._source.assignment() if tp not in known and tp[1] < self.counts[tp[0]]
         ]
 
-    def carried(self, topic: str) -> Carried | None:
-        """Return the event ids of before, for every partition of a topic."""
-        return self._carried.get(topic)
+    def snapshot(self, watermark_us: int) -> dict[str, tuple[int, int]]:
+        """Return the counts of before; they are forgotten by time."""
+        return {topic: at for topic, at in sorted(self._grown.items()) if at[1] >= watermark_us}
 
-    def _carry(self, topic: str, partitions: Iterable[Partition]) -> None:
-        carried = self._carried.setdefault(topic, Carried(self._attribution_us))
-        for partition in partitions:
-            carried.add(partition.dedup.give_up())
-            partition.carried = carried
-
-    def snapshot(
-        self, watermark_us: int
-    ) -> tuple[dict[str, CarriedState], dict[str, tuple[int, int]]]:
-        """Return the ids carried over, and of what counts; both empty by time."""
-        carried: dict[str, CarriedState] = {}
-        for topic, one in sorted(self._carried.items()):
-            state = one.snapshot(watermark_us)
-            if state is not None:
-                carried[topic] = state
-        grown = {topic: at for topic, at in sorted(self._grown.items()) if at[1] >= watermark_us}
-        return carried, grown
-
-    def restore(
-        self,
-        carried: Mapping[str, CarriedState],
-        grown: Mapping[str, tuple[int, int]],
-        partitions: Iterable[Partition],
-        *,
-        same_ranks: bool,
-    ) -> None:
+    def restore(self, grown: Mapping[str, tuple[int, int]], *, same_ranks: bool) -> None:
         """Restore what `snapshot` returned.
 
         Raises:
@@ -146,11 +115,6 @@ class Growth:
                     "attribution window has passed, or with a number of ranks that divides both."
                 )
         self._grown = dict(grown)
-        for topic, state in carried.items():
-            self._carried[topic] = Carried(self._attribution_us)
-            self._carried[topic].restore(state)
-        for partition in partitions:
-            partition.carried = self._carried.get(partition.tp[0])
 
     def _takes_over(self, topic: str, found: Mapping[str, int]) -> bool:
         if found[topic] <= self.counts[topic]:

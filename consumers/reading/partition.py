@@ -14,7 +14,6 @@ from consumers.dead_letter import DeadLetters
 from consumers.errors import Invalid
 from consumers.events import Click, Exposure, ItemUpdate, Kind, Other, Purchase
 from consumers.exclusion import Exclusions
-from consumers.joining.carried import Carried
 from consumers.joining.clock import BEGINNING_US, Correction, Watermarks
 from consumers.joining.dedup import Dedup
 from consumers.joining.pending import JoinedEvent
@@ -81,7 +80,6 @@ class Partition:
     """Next offset, audit and event ids of one partition.
 
     Attributes:
-        carried: event ids of the topic from before partitions were added to it.
         next_offset: of the next record to consume.
         newest_record_us: append time of the newest record that was handed to the join.
     """
@@ -93,7 +91,6 @@ class Partition:
         "_shared",
         "_sum64",
         "audit",
-        "carried",
         "counts",
         "dedup",
         "kind",
@@ -107,7 +104,6 @@ class Partition:
         self.tp = tp
         self.kind = kind
         self.dedup = dedup
-        self.carried: Carried | None = None
         self.audit = Audit()
         self.counts = Counts()
         self.next_offset = 0
@@ -209,7 +205,13 @@ class Partition:
         if isinstance(event, Exposure) and not event.hits:
             return "no_hits"  # no sample comes of it
         identity = event.identity
-        if identity is not None and self._seen(identity, key_us, watermark_us):
+        if identity is not None and self.dedup.seen(
+            identity,
+            self.tp[1],
+            key_us,
+            watermark_us=watermark_us,
+            global_us=shared.watermarks.watermark_us,
+        ):
             return "duplicate"
         if not isinstance(event, Purchase) and event.num_cut_chars:
             self.counts.num_cut += 1
@@ -226,11 +228,3 @@ class Partition:
         for correction in corrections:
             self._shared.correct(correction)
         corrections.clear()
-
-    def _seen(self, identity: bytes, key_us: int, watermark_us: int) -> bool:
-        """Return whether an event came before, in this partition or before the topic has grown."""
-        carried = self.carried
-        before = self.dedup.seen(identity, key_us, watermark_us)
-        if carried is None:
-            return before
-        return carried.seen(identity, key_us, self._shared.watermarks.watermark_us) or before

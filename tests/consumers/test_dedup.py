@@ -8,9 +8,14 @@ from consumers.joining.dedup import Dedup
 WINDOW_US = 1600
 
 
+def seen(dedup: Dedup, identity: bytes, time_us: int, *, number: int = 0, lag_us: int = 0) -> bool:
+    """Ask at a watermark, and at a global one behind it."""
+    return dedup.seen(identity, number, time_us, watermark_us=time_us, global_us=time_us - lag_us)
+
+
 def test_an_id_is_seen_once() -> None:
     dedup = Dedup(WINDOW_US)
-    assert [dedup.seen(i, 0, 0) for i in (b"a", b"b", b"a", b"b")] == [False, False, True, True]
+    assert [seen(dedup, i, 0) for i in (b"a", b"b", b"a", b"b")] == [False, False, True, True]
     assert len(dedup) == 2
 
 
@@ -19,18 +24,18 @@ def test_an_id_is_remembered_for_the_window_at_least_and_a_sixteenth_more_at_mos
     at: int, after: int
 ) -> None:
     dedup = Dedup(WINDOW_US)
-    dedup.seen(b"a", at, at)
-    seen = dedup.seen(b"a", at + after, at + after)
+    seen(dedup, b"a", at)
+    again = seen(dedup, b"a", at + after)
     if after <= WINDOW_US:
-        assert seen
+        assert again
     if after >= WINDOW_US + 2 * WINDOW_US // 16:
-        assert not seen
+        assert not again
 
 
 def test_memory_is_bounded_by_the_window() -> None:
     dedup = Dedup(WINDOW_US)
     for n in range(100_000):
-        dedup.seen(b"%d" % n, n, n)
+        seen(dedup, b"%d" % n, n)
     assert len(dedup) <= WINDOW_US + 2 * WINDOW_US // 16
 
 
@@ -41,9 +46,31 @@ def test_memory_is_bounded_by_the_window() -> None:
 def test_a_restored_window_answers_as_the_first_would(
     events: list[tuple[bytes, int]], cut: int
 ) -> None:
+    events.sort(key=lambda event: event[1])  # a watermark does not go back
     whole, first, second = Dedup(WINDOW_US), Dedup(WINDOW_US), Dedup(WINDOW_US)
-    answers = [whole.seen(i, t, t) for i, t in events]
-    before = [first.seen(i, t, t) for i, t in events[:cut]]
-    second.restore(first.snapshot())
-    assert second.snapshot() == first.snapshot()
-    assert before + [second.seen(i, t, t) for i, t in events[cut:]] == answers
+    answers = [seen(whole, i, t) for i, t in events]
+    before = [seen(first, i, t) for i, t in events[:cut]]
+    now = max((t for _, t in events[:cut]), default=0)
+    second.restore(0, first.snapshot(0, now))
+    assert second.snapshot(0, now) == first.snapshot(0, now)
+    assert before + [seen(second, i, t) for i, t in events[cut:]] == answers
+
+
+def test_the_partitions_of_a_topic_share_their_ids_and_are_restored_one_by_one() -> None:
+    dedup = Dedup(WINDOW_US)
+    assert not seen(dedup, b"a", 100, number=0)
+    assert not seen(dedup, b"b", 100, number=1)
+    assert seen(dedup, b"a", 110, number=1)
+    restored = Dedup(WINDOW_US)
+    for number in (1, 0):
+        restored.restore(number, dedup.snapshot(number, 110))
+    assert [restored.snapshot(n, 110) for n in (0, 1)] == [dedup.snapshot(n, 110) for n in (0, 1)]
+    assert seen(restored, b"b", 110, number=0)
+
+
+def test_a_partition_forgets_by_its_own_time_while_others_lag_behind() -> None:
+    dedup = Dedup(WINDOW_US)
+    later = 2 * WINDOW_US
+    assert not seen(dedup, b"a", 0)
+    assert not seen(dedup, b"a", later, lag_us=later)
+    assert seen(dedup, b"a", later + 1, lag_us=later)

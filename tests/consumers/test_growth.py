@@ -6,6 +6,7 @@ import dataclasses
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import product
 from random import Random
 
 import pytest
@@ -14,7 +15,6 @@ from hypothesis import strategies as st
 
 from consumers.errors import PartitionsAdded, SnapshotRefused
 from consumers.events import encode_click
-from consumers.joining.carried import Carried
 from consumers.pipeline import BatchConfig, Topics
 from consumers.reading.growth import CARRY, HALT
 from deploy.cli.exit_codes import UNSAFE, exit_code
@@ -271,9 +271,9 @@ def test_other_ranks_may_share_what_has_grown_once_nothing_of_before_is_open() -
         )
     much_later_us = START_US + 3 * WINDOWS.attribution_window_us
     for topic in ("clicks", "purchases"):
-        for p in range(3):
-            value = click(f"{topic}-{p}", much_later_us)
-            log.append(topic, p, value, key=b"c-1")
+        for p, client in product(range(3), ("c-1", "c-2")):
+            value = click(f"{topic}-{p}-{client}", much_later_us, client)
+            log.append(topic, p, value, key=client.encode())
     polled(one, 5)
     Bench(log.reader(), **three).pipeline.restore(  # type: ignore[arg-type]
         one.pipeline.snapshot(), one.pipeline.next_offsets(), same_ranks=False
@@ -304,27 +304,6 @@ def test_an_event_that_is_sent_again_into_another_partition_is_a_duplicate_withi
     polled(bench, 3)
     assert bench.count("consumer_events_total", topic="clicks", outcome="duplicate") == 2
     assert bench.count("consumer_events_total", topic="clicks", outcome="accepted") == 2
-
-
-def test_ids_that_were_carried_over_are_forgotten_by_time() -> None:
-    carried, end = Carried(1600), 10_000
-    carried.add({1: 10})
-    assert not carried.seen(b"a", 1100, 0)
-    assert carried.seen(b"a", 1100, 0)
-    state = carried.snapshot(0)
-    assert state is not None
-    assert (state[0], len(carried)) == (2700, 2)
-    restored = Carried(1600)
-    restored.restore(state)
-    assert restored.snapshot(0) == state
-    assert carried.seen(b"a", 1100, 2700)
-    assert not carried.seen(b"b", 2800, 2701), "no more are added"
-    assert not carried.seen(b"b", 2800, 2701)
-    carried.snapshot(2701)
-    assert len(carried) == 1
-    assert carried.snapshot(end) is None
-    assert not len(carried)
-    assert not carried.seen(b"a", 1100, end)
 
 
 def test_new_partitions_hold_time_until_they_were_quiet_and_not_for_ever() -> None:

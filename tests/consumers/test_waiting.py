@@ -14,7 +14,7 @@ from consumers.joining.join import JoinConfig
 from consumers.pipeline import BatchConfig
 from tests.consumers.bench import Bench
 from tests.consumers.shop import SECOND, START_US, WINDOWS
-from tests.consumers.single import buy, click, empty, show
+from tests.consumers.single import buy, click, empty, show, tick
 from tests.fakes.log import Log
 from weighting.sample import CopyKind, Sample
 from weighting.tasks import CLICK, PURCHASE, TaskName
@@ -212,10 +212,8 @@ def test_events_that_wait_are_part_of_the_bound_and_are_counted_when_they_must_g
 def test_the_number_of_events_that_wait_is_a_series() -> None:
     log = empty()
     click(log, "lost", "A", 0)
-    show(log, "other", 1, client="other")
-    show(log, "other", GRACE + 1, client="other")
-    click(log, None, "Z", GRACE + 1)
-    buy(log, None, "Z", GRACE + 1, client="x")
+    for topic in ("exposures", "clicks", "purchases"):
+        tick(log, GRACE + 1, topic)
     bench = Bench(log, batch=BatchConfig(size=1))
     list(bench.live())
     bench.pipeline._reporting.joined()

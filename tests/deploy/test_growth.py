@@ -30,17 +30,18 @@ class Growing:
     def __post_init__(self) -> None:
         records = [r for of_one in self.whole.log.records.values() for r in of_one]
         records.sort(key=lambda r: (r.timestamp_us < 0, r.timestamp_us))
-        self.left = records
+        # Of two copies in two partitions, the one that is read first counts: that is no matter here
+        self.left = list({(r.topic, r.key, r.value): r for r in reversed(records)}.values())[::-1]
         self._write(FIRST, 2)
 
     def _write(self, num: int, count: int) -> None:
         now, self.left = self.left[:num], self.left[num:]
         for r in now:
             client = (r.key or b"").decode()
-            last = client.startswith("end-")  # one closes the windows of each partition
+            last = client.startswith("end-")  # some close the windows of each partition
             numbers = range(count) if last else [partition_of(client, count)]
-            for p in numbers if not last or client == "end-0" else ():
-                value = r.value if not last else (r.value or b"").replace(b"end-0", b"end-%d" % p)
+            for p in numbers if not last or client.startswith("end-0-") else ():
+                value = r.value if not last else (r.value or b"").replace(b"end-0-", b"end-%d-" % p)
                 self.log.append(r.topic, p, value, key=r.key, timestamp_us=r.timestamp_us)
 
     def each(self, reader: Log) -> None:
