@@ -122,6 +122,7 @@ class Schedule:
             yield Signal.IDLE
         while self._assembler.is_full:
             yield from self._batch(FULL)
+        yield Signal.IDLE  # the state is that of the end, whatever the batches
         for tp, offset in wanted.items():
             self._source.seek(*tp, offset)
         self._source.resume(reader.events)
