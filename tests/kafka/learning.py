@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -18,13 +19,16 @@ from consumers.events import encode_click, encode_exposure, encode_purchase
 from consumers.joining.partition_clock import NUM_CLIENTS
 from consumers.kafka.admin import KafkaAdmin, partition_of
 from consumers.kafka.sink import KafkaSink
+from consumers.pipeline import Topics
 from deploy.admin import kafka_commands
 from deploy.admin.replay.request import ReplayRequest
+from deploy.process.observability import ObservabilityConfig
 from deploy.process.terminal import Output
 from deploy.roles.learn import LearnRole
+from deploy.settings.config import LogConfig
 from deploy.settings.tree import Settings
 from learner.artifact import Store, Version
-from learner.config import StoreConfig
+from learner.config import LearnerConfig, StoreConfig
 from learner.store import commands
 from learner.store.manifest import LearnedSamples
 from learner.trainer import StepReport, Trainer
@@ -32,7 +36,6 @@ from tests.consumers.oracle import oracle
 from tests.consumers.shop import SECOND, START_US, WINDOWS, writes
 from tests.fakes.log import Log
 from tests.kafka.conftest import Cluster
-from tests.kafka.test_learn_on_kafka import names, settings_for
 from weighting.provenance import TopicPartition
 
 T = TypeVar("T")
@@ -41,6 +44,34 @@ Each = Callable[[StepReport, Trainer], None]
 LONG_AFTER_US = START_US + 86_400 * SECOND
 NEWCOMER = "c-37"  #: a client that is only in the last part of a log
 NEVER_IDLE = replace(WINDOWS, idle_timeout_us=3600 * SECOND)
+
+
+def settings_for(broker: Cluster, topics: Topics) -> Settings:
+    return replace(
+        Settings(),
+        kafka=LogConfig(bootstrap_servers=broker.bootstrap_servers, topics=topics),
+        join=WINDOWS,
+        learner=LearnerConfig(
+            model="random:1x32",
+            tuning="full",
+            batch_size=64,
+            flush_seconds=0.2,
+            publish_every_seconds=0.5,
+            max_tokens=16,
+        ),
+        observability=ObservabilityConfig(metrics_port=0),
+    )
+
+
+def names() -> Topics:
+    tag = uuid.uuid4()
+    return Topics(
+        exposures=f"exposures-{tag}",
+        clicks=f"clicks-{tag}",
+        purchases=f"purchases-{tag}",
+        items=None,
+        dead_letter=f"dead-{tag}",
+    )
 
 
 @dataclass

@@ -20,7 +20,6 @@ from consumers.events import encode_click, encode_exposure, encode_purchase
 from consumers.kafka.admin import KafkaAdmin, partition_of
 from consumers.kafka.options import KafkaConfig
 from consumers.kafka.sink import KafkaSink
-from consumers.pipeline import Topics
 from deploy.errors import PortTaken
 from deploy.process.observability import ObservabilityConfig
 from deploy.roles.learn import LearnRole
@@ -34,7 +33,7 @@ from tests.consumers.oracle import oracle
 from tests.consumers.shop import SECOND, START_US, TOPICS, WINDOWS, writes
 from tests.fakes.log import Log
 from tests.kafka.conftest import Cluster
-from tests.kafka.learning import last_clients
+from tests.kafka.learning import last_clients, names, settings_for
 
 NUM_PARTITIONS = 2
 LONG_AFTER_US = START_US + 86_400 * SECOND
@@ -69,34 +68,6 @@ def signals() -> Iterator[None]:
     yield
     for number, handler in kept.items():
         signal.signal(number, handler)
-
-
-def settings_for(broker: Cluster, topics: Topics) -> Settings:
-    return replace(
-        Settings(),
-        kafka=LogConfig(bootstrap_servers=broker.bootstrap_servers, topics=topics),
-        join=WINDOWS,
-        learner=LearnerConfig(
-            model="random:1x32",
-            tuning="full",
-            batch_size=64,
-            flush_seconds=0.2,
-            publish_every_seconds=0.5,
-            max_tokens=16,
-        ),
-        observability=ObservabilityConfig(metrics_port=0),
-    )
-
-
-def names() -> Topics:
-    tag = uuid.uuid4()
-    return Topics(
-        exposures=f"exposures-{tag}",
-        clicks=f"clicks-{tag}",
-        purchases=f"purchases-{tag}",
-        items=None,
-        dead_letter=f"dead-{tag}",
-    )
 
 
 @pytest.fixture(scope="module")
