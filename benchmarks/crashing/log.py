@@ -18,7 +18,7 @@ from consumers.kafka.admin import partition_of
 from consumers.kafka.options import KafkaConfig
 from consumers.kafka.sink import KafkaSink
 
-NUM_PARTITIONS = 2
+NUM_PARTITIONS, NUM_GROWN = 2, 3
 TOPICS = ("clicks", "exposures", "purchases")
 SECOND = 1_000_000
 START_US = 1_700_000_000 * SECOND
@@ -28,12 +28,20 @@ NOTHING_FOUND = 0.05
 WRONG_CLOCK = 0.02
 #: Errors of the producer whose clock is wrong; within the window of deduplication.
 CLOCK_ERRORS_SECONDS = (90, -300)
+WRONG_CLIENT = "c-wrong-clock"
 PATIENCE_SECONDS = 180.0
+#: Event time after partitions were added in which nothing out of order is written: how late an
+#: event of a new partition is depends on when it was taken over, which no oracle can know.
+ORDERLY_SECONDS = 120
 
 
 @dataclass(order=True, slots=True)
 class Write:
-    """A record to be appended; `at_us` orders the log."""
+    """A record to be appended; `at_us` orders the log.
+
+    Attributes:
+        orderly: neither late, nor of a wrong clock, nor a copy.
+    """
 
     at_us: float
     number: int
@@ -41,6 +49,7 @@ class Write:
     client: str = field(compare=False)
     value: bytes | None = field(compare=False)
     event_id: str | None = field(compare=False)
+    orderly: bool = field(compare=False, default=True)
 
 
 class _Future:
@@ -56,11 +65,13 @@ class _Future:
         random = self._random
         late_us = random.uniform(10, 60) * SECOND if random.random() < LATE else 0.0
         place = at_us + random.uniform(0, 3 * SECOND) + late_us
-        self._put(place, topic, client, value, event_id)
+        orderly = not late_us and client != WRONG_CLIENT
+        self._put(place, topic, client, value, event_id, orderly)
         if random.random() < DUPLICATE:
-            self._put(place + random.uniform(0, 60 * SECOND), topic, client, value, event_id)
+            again = place + random.uniform(0, 60 * SECOND)
+            self._put(again, topic, client, value, event_id, False)
         if random.random() < UNREADABLE:
-            self._put(place, topic, client, random.choice(MALFORMED), None)
+            self._put(place, topic, client, random.choice(MALFORMED), None, True)
 
     def until(self, time_us: float) -> Iterator[Write]:
         """Yield what is due before a time."""
@@ -68,10 +79,16 @@ class _Future:
             yield heappop(self._due)
 
     def _put(
-        self, at_us: float, topic: str, client: str, value: bytes | None, event_id: str | None
+        self,
+        at_us: float,
+        topic: str,
+        client: str,
+        value: bytes | None,
+        event_id: str | None,
+        orderly: bool,
     ) -> None:
         self._number += 1
-        heappush(self._due, Write(at_us, self._number, topic, client, value, event_id))
+        heappush(self._due, Write(at_us, self._number, topic, client, value, event_id, orderly))
 
 
 def invent(random: Random) -> Iterator[Write]:
@@ -99,7 +116,7 @@ def _visit(random: Random, future: _Future, time_us: float, error_us: int) -> No
     def name() -> str:
         return f"{random.getrandbits(64):016x}"
 
-    client = "c-wrong-clock" if error_us else f"c-{random.randrange(2000)}"
+    client = WRONG_CLIENT if error_us else f"c-{random.randrange(2000)}"
     query_id, shown = f"q-{name()}", name()
     hits = random.sample([f"SKU-{n:03d}" for n in range(60)], 4)
     if random.random() < NOTHING_FOUND:
@@ -146,6 +163,10 @@ class Producer:
         self._config, self._per_second = config, per_second
         self._log = invent(Random(f"{seed} log"))
         self._stopped, self._abandoned = threading.Event(), threading.Event()
+        self._flows, self._writing = threading.Event(), threading.Lock()
+        self._flows.set()
+        self._orderly_until_us = float("-inf")
+        self.num_partitions = NUM_PARTITIONS
         self._thread = threading.Thread(target=self._run, name="producer", daemon=True)
         self._sink: KafkaSink | None = None
         self.newest_us = float(START_US)
@@ -173,6 +194,21 @@ class Producer:
         if self._thread.is_alive():
             self._thread.join()
 
+    def pause(self) -> None:
+        """Write nothing more until `grow`; all that was written is acknowledged."""
+        self._flows.clear()
+        with self._writing:
+            pass
+
+    def grow(self, num_partitions: int) -> None:
+        """Go on with so many partitions of each topic, which are there by now."""
+        if self._sink is not None:  # it knows the partitions of before
+            self._sink.close()
+            self._sink = None
+        self.num_partitions = num_partitions
+        self._orderly_until_us = self.newest_us + ORDERLY_SECONDS * SECOND
+        self._flows.set()
+
     def finish(self, at_least: int) -> None:
         """Write what is missing, then last events so late that every window before has closed."""
         self.close()
@@ -180,8 +216,8 @@ class Producer:
             self._write([next(self._log) for _ in range(500)])
         end_us = int(self.newest_us) + 86_400 * SECOND
         last: list[Write] = []
-        for number in range(NUM_PARTITIONS):
-            last += _last_events(number, end_us)
+        for number in range(self.num_partitions):
+            last += _last_events(number, self.num_partitions, end_us)
         self._write(last)
         self.close()
 
@@ -190,13 +226,15 @@ class Producer:
             began = time.monotonic()
             while not self._stopped.wait(0.1):
                 due = int((time.monotonic() - began) * self._per_second) - self.num_sent
-                if due > 0:
-                    self._write([next(self._log) for _ in range(min(due, 200))])
+                with self._writing:
+                    if due > 0 and self._flows.is_set():
+                        self._write([next(self._log) for _ in range(min(due, 200))])
         except BaseException as error:  # reported by the main thread
             self.error = error
 
     def _write(self, writes: list[Write]) -> None:
         """Send until all are acknowledged; what is sent again was perhaps written before."""
+        writes = [w for w in writes if w.orderly or w.at_us > self._orderly_until_us]
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
             try:
@@ -219,10 +257,10 @@ class Producer:
         self.newest_us = max([self.newest_us, *(write.at_us for write in writes)])
 
 
-def _last_events(partition: int, end_us: int) -> Iterator[Write]:
+def _last_events(partition: int, num_partitions: int, end_us: int) -> Iterator[Write]:
     """Yield the last events of a partition, of so many clients that event time follows them."""
     names = (f"end-{n}" for n in range(1000))
-    clients = (n for n in names if partition_of(n.encode(), NUM_PARTITIONS) == partition)
+    clients = (n for n in names if partition_of(n.encode(), num_partitions) == partition)
     for client in islice(clients, NUM_CLIENTS):
         common: dict[str, Any] = {"client_id": client, "query_id": client, "time_us": end_us}
         exposure = encode_exposure(**common, user_query="end", hits=["SKU-1"])

@@ -11,7 +11,7 @@ from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
 
-from benchmarks.crashing.log import NUM_PARTITIONS, SECOND, TOPICS
+from benchmarks.crashing.log import SECOND, TOPICS
 from consumers.source import Record
 from tests.consumers.oracle import oracle
 
@@ -56,9 +56,13 @@ def hash64(record: Record) -> int:
 
 def read_log(bootstrap_servers: str) -> dict[tuple[str, int], list[Record]]:
     """Return every record of every partition."""
-    partitions = [TopicPartition(topic, p) for topic in TOPICS for p in range(NUM_PARTITIONS)]
     servers = bootstrap_servers
     consumer = KafkaConsumer(bootstrap_servers=servers, enable_auto_commit=False, group_id=None)
+    partitions = [
+        TopicPartition(topic, p)
+        for topic in TOPICS
+        for p in sorted(consumer.partitions_for_topic(topic))
+    ]
     found: dict[tuple[str, int], list[Record]] = {(tp.topic, tp.partition): [] for tp in partitions}
     try:
         consumer.assign(partitions)

@@ -13,8 +13,16 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from kafka import KafkaAdminClient
+
 from benchmarks.crashing import oracle
-from benchmarks.crashing.log import NUM_PARTITIONS, PATIENCE_SECONDS, TOPICS, Producer
+from benchmarks.crashing.log import (
+    NUM_GROWN,
+    NUM_PARTITIONS,
+    PATIENCE_SECONDS,
+    TOPICS,
+    Producer,
+)
 from benchmarks.crashing.oracle import Records
 from benchmarks.crashing.processes import Asker, Role
 from consumers.kafka.admin import KafkaAdmin
@@ -119,7 +127,9 @@ class Run:
             BROKER: self._kill_broker,
             SERVING: self._kill_server,
         }
-        for kill in self._kills:
+        for number, kill in enumerate(self._kills):
+            if number == len(self._kills) // 2:
+                self._grow()
             kill_one[kill.target](kill)
             self.done[kill.target] += 1
         self._report("all kills are done; draining")
@@ -169,6 +179,42 @@ class Run:
     def _start_server(self) -> None:
         self.asker.life += 1
         self._server.start()
+
+    def _grow(self) -> None:
+        """Add a partition to every topic while the producer rests, and kill the learner over it.
+
+        The producer rests until a checkpoint knows of it, so that what the new partitions hold is
+        late for nobody.
+        """
+        self.producer.pause()
+        grow(self._broker.bootstrap_servers)
+        self._pause(Random(f"{self.seed} growth").uniform(0, 3))
+        self._learner.kill()
+        self._start_learner()
+        self._wait(
+            self._knows_all_partitions, "a checkpoint knows the partitions", look_seconds=0.5
+        )
+        self.producer.grow(NUM_GROWN)
+        self._report("a partition was added to every topic")
+
+    def _has_read(self, records: Records) -> bool:
+        """Return whether the newest checkpoint has read these records."""
+        newest = oracle.newest_checkpoint(self.root)
+        return newest is not None and all(
+            newest["offsets"][topic].get(str(p), 0) > part[-1].offset
+            for (topic, p), part in records.items()
+            if part
+        )
+
+    def _knows_all_partitions(self) -> bool:
+        newest = oracle.newest_checkpoint(self.root)
+        return newest is not None and all(
+            len(newest["offsets"][topic]) == NUM_GROWN for topic in TOPICS
+        )
+
+    def _num_learned(self) -> int | None:
+        newest = oracle.newest_checkpoint(self.root)
+        return newest["samples"] if newest else None
 
     def _kill_learner(self, kill: Kill) -> None:
         if kill.moment == CLAIMED:
@@ -271,19 +317,18 @@ class Run:
         """Wait until every record is learned, as long as the learner makes progress."""
 
         def drained() -> bool:
-            newest = oracle.newest_checkpoint(self.root)
-            if newest is None or newest["samples"] < num_samples:
-                return False
-            return all(
-                newest["offsets"][topic][str(p)] > part[-1].offset
-                for (topic, p), part in records.items()
-            )
-
-        def num_learned() -> int | None:
-            newest = oracle.newest_checkpoint(self.root)
-            return newest["samples"] if newest else None
+            return (self._num_learned() or 0) >= num_samples and self._has_read(records)
 
         try:
-            self._wait(drained, "everything is learned", num_learned, 0.5)
+            self._wait(drained, "everything is learned", self._num_learned, 0.5)
         except Failed as error:
             print(f"the learner did not drain: {error}", file=sys.stderr)
+
+
+def grow(bootstrap_servers: str) -> None:
+    """Add a partition to every topic."""
+    client = KafkaAdminClient(bootstrap_servers=bootstrap_servers)
+    try:
+        client.create_partitions(dict.fromkeys(TOPICS, NUM_GROWN))
+    finally:
+        client.close()
