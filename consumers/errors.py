@@ -112,9 +112,8 @@ class TopicMissing(ConsumersError):
         """Name the topic and the remedy."""
         super().__init__(
             f"topic {topic!r} does not exist at {bootstrap_servers}. "
-            f"Create it (kafka-python admin -b HOST:PORT topics create -t {topic} "
-            "--num-partitions N; exposures, clicks and purchases have the same N), "
-            "or correct its name under kafka.topics."
+            "Create it (`steelyard topics create` makes all that are missing), or correct its "
+            "name under kafka.topics."
         )
         self.topic = topic
 

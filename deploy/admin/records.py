@@ -131,7 +131,7 @@ def without_hits(
     shown.sort(key=lambda each: (-each[1], each[0]))
     queries = [{"query": query, "clients": number} for query, number in shown[:top]]
     lines = [f"{number:>8}  {query}" for query, number in shown[:top]]
-    head = f"{num_empty} of {num_exposures} searches found nothing; clients and query of the most:"
+    head = f"{num_empty} of {num_exposures} searches found nothing; clients, and their query:"
     out.give({"searches": num_exposures, "no_hits": num_empty, "queries": queries}, [head, *lines])
 
 

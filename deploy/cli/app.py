@@ -27,6 +27,7 @@ from deploy.cli import (
     verify,
 )
 from deploy.cli.exit_codes import exit_code
+from deploy.process.log_line import log_end
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -90,5 +91,6 @@ def main() -> None:
         code = exit_code(error)
         if code is None:
             raise
-        typer.echo(f"steelyard: {error}", err=True)
+        if not log_end(error, code):
+            typer.echo(f"steelyard: {error}", err=True)
         sys.exit(code)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from consumers import codec
 from consumers.errors import Invalid
-from consumers.events import Event, ItemUpdate, Kind
+from consumers.events import Event, ItemUpdate, Kind, Other
 from consumers.joining.join import JoinConfig
 from consumers.source import Record
 from deploy.doctor.check_result import CheckResult
@@ -104,13 +104,14 @@ def _readable(sample: Sample) -> CheckResult:
 
 def _keys(sample: Sample) -> CheckResult:
     name = "object_id" if sample.kind is Kind.ITEM else "client_id"
-    num_without = sum(not record.key for record in sample.records)
-    keyed = [(record.key, _wanted_key(event)) for record, event in sample.events if record.key]
+    ours = [(record, event) for record, event in sample.events if not isinstance(event, Other)]
+    num_without = sum(not record.key for record, _ in ours)
+    keyed = [(record.key, _wanted_key(event)) for record, event in ours if record.key]
     num_other = sum(key != wanted for key, wanted in keyed)
     if not num_without and not num_other:
         return CheckResult.ok(_AREA, f"{sample.topic}: every sampled key is the record's {name}")
     text = (
-        f"{sample.topic}: of {len(sample.records)} sampled records {num_without} have no key, "
+        f"{sample.topic}: of {len(ours)} sampled events {num_without} have no key, "
         f"{num_other} another than their {name}"
     )
     return CheckResult.fail(_AREA, text, f"let the producer use the {name} as the record's key")
@@ -149,7 +150,9 @@ def _newest(sample: Sample, now_seconds: float) -> CheckResult:
     newest_seconds = max(record.timestamp_us for record in sample.records) / 1e6
     age_seconds = now_seconds - newest_seconds
     if age_seconds >= -TOLERANCE_SECONDS:
-        return CheckResult.ok(TIME, f"{sample.topic}: the newest record is {age_seconds:.0f} s old")
+        return CheckResult.ok(
+            TIME, f"{sample.topic}: the newest record is {max(age_seconds, 0):.0f} s old"
+        )
     return CheckResult.fail(
         TIME,
         f"{sample.topic}: the newest record is {-age_seconds:.0f} s ahead of this machine's clock",

@@ -145,6 +145,19 @@ def take_over_standard_error() -> None:
         sys.excepthook = _log_end
 
 
+def log_end(error: Exception, exit_code: int) -> bool:
+    """Log the known error that ends the process, where standard error is the log.
+
+    Returns:
+        False where it is not, and the caller must tell the error.
+    """
+    if not isinstance(sys.stderr, ForeignLines):
+        return False
+    details = {"error": str(error), "exit_code": exit_code}
+    logging.getLogger("steelyard").error("the process ends", extra=details)
+    return True
+
+
 def _log_end(
     kind: type[BaseException], error: BaseException, traceback: TracebackType | None
 ) -> None:

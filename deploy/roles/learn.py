@@ -132,6 +132,7 @@ class LearnRole:
                 pass
         finally:
             metrics.close()
+        log.info("stopped; the last checkpoint is durable")
         if interrupted.is_set():
             raise KeyboardInterrupt
 

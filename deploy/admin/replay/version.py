@@ -112,7 +112,7 @@ def _at_most(
         raise Unsafe(
             f"{target.shown()}: no record at or after {format_time(time_us)} in "
             f"{printed(unknown)}, so there is no offset for it: that is taken neither for the end "
-            f"nor for the beginning. By the others: {hint}"
+            f"nor for the beginning. Give a version instead. {hint}"
         )
     return known
 
