@@ -164,7 +164,7 @@ def _deletion(kind: Kind, record: Record, position: Position) -> ItemUpdate:
         object_id=record.key.decode(errors="replace"),
         text=None,
         attributes={},
-        time_us=max(record.timestamp_us, 0),
+        time_us=_within(record.timestamp_us),
         position=position,
     )
 
@@ -252,7 +252,7 @@ def _foreign(wire: ForeignWire, record: Record, position: Position) -> Other:
 
 
 def _item(wire: ItemWire, record: Record, position: Position) -> ItemUpdate:
-    time_us = _time(wire.timestamp) if wire.timestamp else max(record.timestamp_us, 0)
+    time_us = _time(wire.timestamp) if wire.timestamp else _within(record.timestamp_us)
     attributes = {} if wire.attributes is None else _scalars(wire.attributes)
     return ItemUpdate(
         object_id=str(wire.object_id),
@@ -266,7 +266,10 @@ def _item(wire: ItemWire, record: Record, position: Position) -> ItemUpdate:
 def _time(timestamp: datetime) -> int:
     """Return an event time that can be added to and written, whatever the clock said."""
     since = timestamp - EPOCH
-    time_us = since.days * 86_400_000_000 + since.seconds * 1_000_000 + since.microseconds
+    return _within(since.days * 86_400_000_000 + since.seconds * 1_000_000 + since.microseconds)
+
+
+def _within(time_us: int) -> int:
     return min(max(time_us, 0), MAX_TIME_US)
 
 

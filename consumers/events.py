@@ -130,11 +130,13 @@ Event: TypeAlias = Exposure | Click | Purchase | ItemUpdate | Other
 
 Name: TypeAlias = Annotated[str, Meta(max_length=100)]
 Id: TypeAlias = Annotated[str, Meta(min_length=1, max_length=100)]
-ObjectId: TypeAlias = Annotated[str, Meta(min_length=1, max_length=256)] | int
+# The join writes its state as msgpack, which has no longer integers.
+Int64: TypeAlias = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+ObjectId: TypeAlias = Annotated[str, Meta(min_length=1, max_length=256)] | Int64
 Hit: TypeAlias = Annotated[str, Meta(min_length=1, max_length=256)]
 Timestamp: TypeAlias = Annotated[datetime, Meta(tz=True, description="RFC 3339 with an offset")]
 Texts: TypeAlias = Annotated[list[str], Meta(max_length=MAX_ELEMENTS)]
-WireAttributes: TypeAlias = dict[str, str | int | float | bool | Texts | None]
+WireAttributes: TypeAlias = dict[str, str | Int64 | float | bool | Texts | None]
 
 
 class CandidateWire(msgspec.Struct, omit_defaults=True, gc=False):
@@ -187,7 +189,7 @@ class ObjectWire(msgspec.Struct, omit_defaults=True, gc=False):
 class PositionWire(msgspec.Struct, omit_defaults=True, gc=False):
     """Place of the item in the list; `{}` says nothing."""
 
-    ordinal: Annotated[int, Meta(description="1-based")] | None = None
+    ordinal: Annotated[Int64, Meta(description="1-based")] | None = None
 
 
 class EventAttributesWire(msgspec.Struct, omit_defaults=True, gc=False):

@@ -57,10 +57,13 @@ _BOM = b"\xef\xbb\xbf"
 _MAX_EXACT = 2**53  # beyond it a float stands for several integers
 _MAX_NUMBER = 1e300
 _MAX_DIGITS = 40
+_MAX_CHARS = 64  # of a time or a number as text: the patterns below are quadratic
+_INT64 = range(-(2**63), 2**63)
 # A number with a currency or a bracket before it, or a sign or a currency after it.
 _NUMBER = re.compile(r"([^\d.,]{0,5})([.,]?\d[\d.,' ]*)(\D{0,5})")
 _INTEGER = re.compile(r"\s*\d{1,9}\s*", re.ASCII)
 _EPOCH_TEXT = re.compile(r"\d{10,19}(\.\d+)?")
+_NO_UNICODE = "Expected Unicode, got a part of a character"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _ZONE_NAME = re.compile(r"\[[^\]]*\]$")
 _BEFORE_OFFSET = re.compile(r" +(?=[-+Z][\d:]*$)")
@@ -113,16 +116,24 @@ def read(wire: type[_W], value: bytes, repairs: list[Repair]) -> _W | ForeignWir
         ValueError: it is no JSON.
         RecursionError: its brackets are nested too deeply.
     """
+    num_before = len(repairs)
     reader = _Reader(repairs)
     raw = reader.parse(value)
     if not isinstance(raw, dict):
         if reader.broken:
             raise ValueError("no JSON object")
         raise Refused("schema", f"Expected `object`, got `{_json_type(raw)}`")
-    if _is_foreign(wire, raw):
-        return ForeignWire(as_id(raw.get("client_id")) or "", _instant(raw.get("timestamp")))
-    event = reader.read(wire, raw, "$")
-    if not repairs:  # what is odd is in a field that is not in the schema
+    foreign = _is_foreign(raw)
+    if foreign and wire is ActionWire:
+        return _foreign(wire, raw)
+    try:
+        event = reader.read(wire, raw, "$")
+    except Refused:
+        if not foreign:
+            raise
+        del repairs[num_before:]
+        return _foreign(wire, raw)
+    if len(repairs) == num_before:  # what is odd is in a field that is not in the schema
         repairs.append(Repair("unused", "$", "dropped"))
     return event
 
@@ -137,13 +148,25 @@ def parse(value: bytes) -> Any:
     return _Reader([]).parse(value)
 
 
-def _is_foreign(wire: type[msgspec.Struct], raw: Mapping[str, Any]) -> bool:
-    """Return whether a record is an action other than ours, on whatever topic of events."""
+def _is_foreign(raw: Mapping[str, Any]) -> bool:
+    """Return whether a record names an action other than ours."""
     name = raw.get("action_name")
-    if not isinstance(name, str) or _is_broken(name) or name in ACTIONS:
-        return False
-    action = "action_name" in _FIELDS[wire]
-    return action or (wire is ExposureWire and "query_response_hit_ids" not in raw)
+    return isinstance(name, str) and not _is_broken(name) and name not in ACTIONS
+
+
+def _foreign(wire: type[msgspec.Struct], raw: Mapping[str, Any]) -> ForeignWire:
+    """Return what is read of an action other than ours; the items topic has no event time."""
+    time = None if wire is ItemWire else _instant(raw.get("timestamp"))
+    return ForeignWire(as_id(raw.get("client_id")) or "", time)
+
+
+def _found_nothing(raw: Mapping[str, Any]) -> bool:
+    """Return whether a query has an empty list of hits in the form of null, "" or no field."""
+    return (
+        raw.get("query_response_hit_ids") in (None, "")
+        and _text(raw.get("user_query")) is not None
+        and raw.get("action_name") is None
+    )
 
 
 class _Field:
@@ -197,6 +220,9 @@ class _Reader:
     def read(self, wire: type[_W], raw: Mapping[str, Any], path: str) -> _W:
         """Read an object; refuse it where a field that is needed is not right."""
         values: dict[str, Any] = {}
+        if wire is ExposureWire and _found_nothing(raw):
+            raw = {**raw, "query_response_hit_ids": []}
+            self._add("hits", f"{path}.query_response_hit_ids", "repaired")
         for name, field in _FIELDS[wire].items():
             value = raw.get(name)
             if value is None and not field.needed and name != "user_query":
@@ -265,7 +291,7 @@ class _Reader:
             mended = _attribute(found)
             if mended is not None:
                 read[_text(name) or ""] = mended
-            if mended != found or _is_broken(name):
+            if mended != found or type(mended) is not type(found) or _is_broken(name):
                 result: Result = "dropped" if mended is None else "repaired"
                 self._add("attributes", f"{at}.{_text(name)}", result)
         return read
@@ -280,17 +306,39 @@ def _refusal(name: str, field: _Field, raw: Mapping[str, Any], path: str) -> Ref
         where = "" if path == "$" else f" - at `{path}`"
         return Refused("schema", f"Object missing required field `{name}`{where}")
     at, value = f"{path}.{name}", raw[name]
-    if isinstance(value, str | list) and _is_broken(value):
-        return Refused("not_utf8", f"Expected Unicode, got a part of a character - at `{at}`")
-    mended = _MENDS[name](value) if name in _MENDS else None
-    try:
-        msgspec.convert(value if mended is None else mended, field.type)
-    except msgspec.ValidationError as error:
-        message = str(error)
+    broken_at = at if isinstance(value, str) and _is_broken(value) else None
+    mended: Any = None
+    if isinstance(value, list):  # its first element that is wrong is the reason
+        mended, broken_at = _up_to_broken(value, at)
+    elif broken_at is None and name in _MENDS:
+        mended = _MENDS[name](value)
+    message = "" if broken_at == at else _error(field, value if mended is None else mended)
+    if broken_at is not None and not message:
+        return Refused("not_utf8", f"{_NO_UNICODE} - at `{broken_at}`")
     reason = "naive_timestamp" if "timezone component" in message else "schema"
     if " - at `$" in message:
         return Refused(reason, message.replace(" - at `$", f" - at `{at}"))
     return Refused(reason, f"{message} - at `{at}`")
+
+
+def _error(field: _Field, value: Any) -> str:
+    """Return what is wrong with a value, in msgspec's words; empty when nothing is."""
+    try:
+        msgspec.convert(value, field.type)
+    except msgspec.ValidationError as error:
+        return str(error)
+    return ""
+
+
+def _up_to_broken(values: list[Any], at: str) -> tuple[list[Any], str | None]:
+    """Return the elements before the first broken text, with ids as text, and its path."""
+    read: list[Any] = []
+    for num, value in enumerate(values):
+        if isinstance(value, str) and _is_broken(value):
+            return read, f"{at}[{num}]"
+        mended = as_id(value)
+        read.append(value if mended is None else mended)
+    return read, None
 
 
 def _is_broken(value: Any) -> bool:
@@ -349,7 +397,7 @@ def _text(value: Any) -> str | None:
 def _number(value: Any) -> float | None:
     """Return a finite number, also from text with a currency; its sign is certain."""
     if isinstance(value, str):
-        value = _number_in(value.replace("\N{MINUS SIGN}", "-").strip())
+        value = _number_in(value) if len(value) <= _MAX_CHARS else None
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value) if abs(value) < _MAX_NUMBER else None
@@ -357,6 +405,7 @@ def _number(value: Any) -> float | None:
 
 def _number_in(text: str) -> float | None:
     """Return the number in a text; the last comma or dot is taken for the decimal one."""
+    text = text.replace("\N{MINUS SIGN}", "-").strip()
     with contextlib.suppress(ValueError):
         return float(text)
     found = _NUMBER.fullmatch(text)
@@ -370,7 +419,8 @@ def _number_in(text: str) -> float | None:
 
 def _integer(value: Any) -> int | None:
     if isinstance(value, str):
-        return int(value) if _INTEGER.fullmatch(value) else None
+        short = len(value) <= _MAX_CHARS
+        return int(value) if short and _INTEGER.fullmatch(value) else None
     number = _number(value)
     return None if number is None or not number.is_integer() else int(number)
 
@@ -383,6 +433,8 @@ def _attribute(value: Any) -> Attribute | None:
     if isinstance(value, bool):
         return value
     if isinstance(value, int | float):
+        if isinstance(value, int) and value not in _INT64:
+            value = float(value) if abs(value) < _MAX_NUMBER else math.inf
         return value if abs(value) < _MAX_NUMBER else None
     return _text(value)
 
@@ -394,6 +446,8 @@ def _instant(value: Any) -> datetime | None:
     1970 for the years 2001 to 2286, whose ranges are disjoint.
     """
     if isinstance(value, str):
+        if len(value) > _MAX_CHARS:
+            return None
         text = value.strip().upper()
         if _EPOCH_TEXT.fullmatch(text):
             return _since_epoch(float(text) if "." in text else int(text))

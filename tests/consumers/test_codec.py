@@ -237,7 +237,7 @@ def test_a_query_beyond_the_limit_is_cut_and_says_by_how_much() -> None:
         ({"client_id": None}, "$.client_id"),
         ({"timestamp": "yesterday"}, "$.timestamp"),
         ({"timestamp": 17_954_717}, "$.timestamp"),
-        ({"query_response_hit_ids": None}, "$.query_response_hit_ids"),
+        ({"query_response_hit_ids": "A"}, "$.query_response_hit_ids"),
         ({"query_response_hit_ids": ["A", 3, None]}, "$.query_response_hit_ids[2]"),
     ],
 )
@@ -252,6 +252,14 @@ def test_a_naive_timestamp_is_a_reason_of_its_own() -> None:
     with pytest.raises(Invalid, match=r"timezone component - at `\$\.timestamp`") as raised:
         decode(Kind.EXPOSURE, record(exposure(timestamp="2026-11-23T22:08:30")))
     assert raised.value.reason == "naive_timestamp"
+
+
+@pytest.mark.parametrize(("append_us", "time_us"), [(-1, 0), (2**63 * 1000, MAX_TIME_US)])
+def test_a_time_of_the_log_out_of_all_bounds_is_one_that_can_be_written(
+    append_us: int, time_us: int
+) -> None:
+    for value in (None, {"object_id": "A", "text": "a shoe"}):
+        assert decode(Kind.ITEM, record(value, append_us=append_us)).time_us == time_us
 
 
 @given(st.binary(max_size=200), st.sampled_from(list(Kind)))

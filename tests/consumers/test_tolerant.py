@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
+import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consumers.codec import decode
@@ -22,6 +24,7 @@ from consumers.events import (
     Purchase,
 )
 from consumers.tolerant import FIELDS, RESULTS, Repair
+from tests.consumers.single import empty, with_items
 from tests.consumers.test_codec import NOW_US, action, exposure, record
 
 BROKEN_TEXT = "shoe \ud83d"  # half an emoji
@@ -31,6 +34,7 @@ scalars = (
     | st.booleans()
     | st.integers()
     | st.integers(10**30, 10**60)
+    | st.sampled_from([2**63, 2**64, -(2**63) - 1])
     | st.floats()
     | st.text(max_size=20)
     | st.text(min_size=101, max_size=120)
@@ -108,6 +112,53 @@ def error_of(kind: Kind, fields: dict[str, Any] | bytes) -> tuple[str, str]:
     return raised.value.reason, raised.value.error
 
 
+# --- what is decoded can be written --------------------------------------------------------------
+
+
+@given(st.sampled_from(list(Kind)), st.data())
+@settings(max_examples=300)
+def test_an_event_that_was_decoded_can_be_written(kind: Kind, data: st.DataObject) -> None:
+    paths: tuple[str, ...]
+    if kind is Kind.EXPOSURE:
+        paths, fields = (*OF_EXPOSURE, "query_id", "query_response_hit_ids"), exposure()
+    elif kind is Kind.ITEM:
+        paths = ("object_id", "text", "attributes", "attributes.x", "timestamp")
+        fields = {"object_id": "A", "text": "a shoe"}
+    else:
+        paths, fields = (*OF_ACTION, "event_attributes.object.object_id"), action(kind)
+    for _ in range(2):
+        path = data.draw(st.sampled_from(paths))
+        with contextlib.suppress(AttributeError, TypeError):  # the first has taken its parent
+            with_value(fields, path, data.draw(values))
+    with contextlib.suppress(Invalid):
+        event = decode(kind, record(fields))
+        assert msgspec.msgpack.decode(msgspec.msgpack.encode(event), type=type(event)) == event
+
+
+LONG_INTEGERS = (2**63, 2**64, 2**70, -(2**63) - 1, 10**299, 10**301)
+
+
+@pytest.mark.parametrize("number", LONG_INTEGERS, ids=str)
+def test_no_integer_in_an_event_stops_a_checkpoint(number: int) -> None:
+    shown = {"object_id": "A", "text": "t", "attributes": {"x": number}}
+    clicked = {"object": shown, "position": {"ordinal": number}}
+    item = {"object_id": "A", "text": "t", "attributes": {"x": number}}
+    log = empty(items=True)
+    for topic, fields in (
+        ("items", item),
+        ("exposures", exposure(query_attributes={"candidates": [shown]})),
+        ("clicks", action(query_id="q", event_attributes=clicked)),
+        ("clicks", action(event_attributes=clicked)),
+        ("purchases", action("purchase", event_attributes=clicked)),
+    ):
+        log.append(topic, 0, json.dumps(fields).encode(), key=b"A" if topic == "items" else b"c")
+    bench = with_items(log)
+    list(bench.live())
+    assert bench.shelf.sent == []
+    assert set(bench.pipeline.snapshot()) == {"part-0", "rank-0"}
+    assert bench.count("consumer_odd_fields_total", field="position") == 3
+
+
 @given(st.sampled_from(OF_EXPOSURE), values)
 def test_whatever_a_field_holds_that_no_sample_needs_the_exposure_is_kept(
     path: str, value: object
@@ -157,7 +208,11 @@ def test_whatever_a_field_of_an_item_holds_its_text_is_kept(path: str, value: ob
         ("click", "event_attributes.event_id", 1.5, ("event_id", "repaired")),
         ("click", "event_attributes.position.ordinal", "3", ("position", "repaired")),
         ("click", "event_attributes.position.ordinal", "third", ("position", "dropped")),
+        ("click", "event_attributes.position.ordinal", 2**63, ("position", "dropped")),
+        ("click", "event_attributes.position.ordinal", -(2**70), ("position", "dropped")),
         ("click", "event_attributes.position", [], ("position", "repaired")),
+        ("click", "event_attributes.object.attributes", {"a": 2**64}, ("attributes", "repaired")),
+        ("click", "event_attributes.object.object_id", 2**63, ("object_id", "repaired")),
         ("click", "event_attributes.object.attributes", {"a": {}}, ("attributes", "dropped")),
         ("click", "event_attributes.object.attributes", [], ("attributes", "repaired")),
         ("click", "event_attributes.object.text", 501, ("text", "repaired")),
@@ -168,6 +223,8 @@ def test_whatever_a_field_of_an_item_holds_its_text_is_kept(path: str, value: ob
         ("exposure", "user_query", ["shoe"], ("user_query", "dropped")),
         ("exposure", "query_response_hit_ids", [1, "B"], ("hits", "repaired")),
         ("exposure", "query_response_hit_ids", {}, ("hits", "repaired")),
+        ("exposure", "query_response_hit_ids", None, ("hits", "repaired")),
+        ("exposure", "query_response_hit_ids", "", ("hits", "repaired")),
         ("exposure", "query_attributes.candidates", [1], ("candidates", "dropped")),
         ("exposure", "timestamp", 1_795_471_710_120, ("timestamp", "repaired")),
     ],
@@ -180,6 +237,52 @@ def test_what_is_odd_is_repaired_where_its_meaning_is_certain_and_counted(
     event, repairs = read(Kind.EXPOSURE if shown else Kind.CLICK, fields)
     assert isinstance(event, Exposure | Click | Purchase)
     assert [(each.field, each.result) for each in repairs] == [repair]
+
+
+def test_an_integer_beyond_64_bits_is_a_float() -> None:
+    given = {"gtin": 2**64, "low": -(2**63) - 1, "most": 2**63 - 1, "least": -(2**63)}
+    event, repairs = read(Kind.ITEM, {"object_id": "A", "text": "x", "attributes": given})
+    assert isinstance(event, ItemUpdate)
+    assert event.attributes == {**given, "low": float(-(2**63))}
+    kinds = {name: type(value) for name, value in event.attributes.items()}
+    assert kinds == {"gtin": float, "low": float, "most": int, "least": int}
+    assert repairs == [
+        Repair("attributes", f"$.attributes.{name}", "repaired") for name in ("gtin", "low")
+    ]
+
+
+@pytest.mark.parametrize("hits", [{"query_response_hit_ids": None}, {}])
+def test_a_search_whose_empty_list_was_left_out_found_nothing(hits: dict[str, Any]) -> None:
+    fields = {**exposure(), **hits}
+    if not hits:
+        del fields["query_response_hit_ids"]
+    event, repairs = read(Kind.EXPOSURE, fields)
+    assert isinstance(event, Exposure)
+    assert (event.query_id, event.user_query, event.hits) == ("q", "red running shoes", ())
+    assert repairs == [Repair("hits", "$.query_response_hit_ids", "repaired")]
+
+
+@pytest.mark.parametrize(
+    ("changed", "missing"),
+    [
+        ({"user_query": None}, "query_response_hit_ids"),
+        ({"user_query": []}, "query_response_hit_ids"),
+        ({"query_id": None}, "query_id"),
+        ({"action_name": "click"}, "query_response_hit_ids"),
+    ],
+)
+def test_what_may_be_no_search_at_all_did_not_find_nothing(
+    changed: dict[str, Any], missing: str
+) -> None:
+    _, error = error_of(Kind.EXPOSURE, exposure(query_response_hit_ids=None, **changed))
+    assert error.endswith(f" - at `$.{missing}`")
+
+
+def test_each_record_with_an_odd_field_that_is_not_in_the_schema_is_counted() -> None:
+    repairs: list[Repair] = []
+    for _ in range(2):
+        decode(Kind.CLICK, record(action(dwell_time=float("nan"))), repairs)
+    assert repairs == [Repair("unused", "$", "dropped")] * 2
 
 
 def test_ids_that_are_numbers_are_their_decimal_text() -> None:
@@ -322,12 +425,31 @@ def test_a_time_without_seconds_is_read() -> None:
         (float("nan"), "schema"),
         ([2026, 11, 23, 22, 8], "schema"),
         ({"$date": 1}, "schema"),
+        ("2026-11-23T22:08:30Z" + " " * 64, "schema"),
+        ("A" + " " * 1_000_000 + "B", "schema"),
+        ("A" + " -" * 500_000 + "B", "schema"),
+        ("[" * 1_000_000, "schema"),
+        ("1" * 1_000_000, "schema"),
     ],
+    ids=lambda value: str(value)[:24],
 )
 def test_a_time_that_might_be_another_is_refused(timestamp: object, reason: str) -> None:
     found, error = error_of(Kind.CLICK, action(timestamp=timestamp))
     assert found == reason
     assert error.endswith("- at `$.timestamp`")
+
+
+@pytest.mark.parametrize("number", ["-1" + " " * 63, "-1" + " " * 1_000_000, "1" * 1_000_000])
+def test_a_text_longer_than_any_number_is_none(number: str) -> None:
+    given = {"price": number, "quantity": number, "position": {"ordinal": number}}
+    event, repairs = read(Kind.PURCHASE, action("purchase", event_attributes=given))
+    assert isinstance(event, Purchase)
+    assert not event.returned
+    assert sorted((each.field, each.result) for each in repairs) == [
+        ("amount", "dropped"),
+        ("amount", "dropped"),
+        ("position", "dropped"),
+    ]
 
 
 # --- actions that are not ours --------------------------------------------------------------------
@@ -354,6 +476,42 @@ def test_an_action_that_is_not_ours_is_never_a_dead_letter(
     assert event.time_us is None
     event.client_id.encode()
     assert repairs == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        (Kind.EXPOSURE, {"action_name": "view", "query_response_hit_ids": ["A"]}),
+        (Kind.EXPOSURE, {"action_name": "view", "query_response_hit_ids": None}),
+        (Kind.EXPOSURE, exposure(action_name="view", query_response_hit_ids=None)),
+        (Kind.ITEM, {"action_name": "view"}),
+        (Kind.ITEM, {"action_name": "view", "object_id": "A"}),
+    ],
+)
+def test_an_action_that_is_not_ours_is_none_of_the_topics_kind(
+    kind: Kind, fields: dict[str, Any]
+) -> None:
+    event, repairs = read(kind, fields)
+    assert isinstance(event, Other)
+    assert repairs == []
+
+
+@pytest.mark.parametrize("odd", [{}, {"session_id": "s" * 101}])
+def test_a_whole_exposure_or_item_is_one_whatever_action_it_names(odd: dict[str, Any]) -> None:
+    shown, _ = read(Kind.EXPOSURE, exposure(action_name="search", **odd))
+    assert isinstance(shown, Exposure)
+    item, _ = read(Kind.ITEM, {"action_name": "set", "object_id": 1, "text": "a shoe"})
+    assert isinstance(item, ItemUpdate)
+
+
+def test_an_action_on_the_items_topic_is_ignored() -> None:
+    log = empty(items=True)
+    fields = {"action_name": "view", "client_id": "c", "timestamp": "2026-11-23T22:08:30Z"}
+    log.append("items", 0, json.dumps(fields).encode(), key=b"c")
+    bench = with_items(log)
+    assert bench.run() == []
+    assert bench.shelf.sent == []
+    assert bench.count("consumer_events_total", topic="items", outcome="ignored") == 1
 
 
 @given(values, values, values, values)
@@ -401,6 +559,25 @@ def test_the_reason_is_the_first_that_is_true_in_the_order_of_the_fields() -> No
         )
         fields[name] = value
     assert isinstance(read(Kind.CLICK, fields)[0], Click)
+
+
+@pytest.mark.parametrize(
+    ("hits", "reason", "found", "index"),
+    [
+        (["A", float("nan")], "schema", "`str`, got `float`", 1),
+        (["A", 1.5, "B\ud83d"], "schema", "`str`, got `float`", 1),
+        ([1, "B\ud83d", float("nan")], "not_utf8", "Unicode, got a part of a character", 1),
+        ([["B\ud83d"]], "schema", "`str`, got `array`", 0),
+        (["A", "", "B\ud83d"], "schema", "`str` of length >= 1", 1),
+    ],
+)
+def test_the_first_hit_that_is_none_is_the_reason(
+    hits: list[object], reason: str, found: str, index: int
+) -> None:
+    assert error_of(Kind.EXPOSURE, exposure(query_response_hit_ids=hits)) == (
+        reason,
+        f"Expected {found} - at `$.query_response_hit_ids[{index}]`",
+    )
 
 
 def test_broken_bytes_are_the_reason_before_what_they_leave_out() -> None:
