@@ -89,9 +89,11 @@ class Attribution:
             event.time_us,
             {},
         )
-        self._open.open_exposure(exposure)
+        shown = self._open.open_exposure(exposure)
         if self._waiting.num_clicks:
-            self._settle_all(self._waiting.clicks_for(exposure, MAX_CANDIDATES), now_us)
+            for waiting in self._waiting.clicks_for(exposure, MAX_CANDIDATES):
+                if self._settled_by(shown, waiting.event, now_us):
+                    self._waiting.settle(waiting)
         self._open.evict()
 
     def action(self, event: Click | Purchase, now_us: int) -> None:
@@ -99,11 +101,6 @@ class Attribution:
         if not self._settled(event, now_us, final=not self._waiting.grace_us):
             self._waiting.park(now_us, event)
         self._open.evict()
-
-    def _settle_all(self, waiting: Sequence[WaitingEvent], now_us: int) -> None:
-        for each in waiting:
-            if self._settled(each.event, now_us, final=False):
-                self._waiting.settle(each)
 
     def _settled(self, event: Click | Purchase, now_us: int, *, final: bool) -> bool:
         """Settle an event if that can be done now; if it is `final`, it must."""
@@ -117,6 +114,28 @@ class Attribution:
 
     def _settled_click(self, event: Click, now_us: int, *, final: bool) -> bool:
         shown, index, inferred = self._exposure_of(event, now_us, final)
+        return self._apply_click(event, shown, index, inferred, now_us, final)
+
+    def _settled_by(self, shown: ShownList, event: Click | Purchase, now_us: int) -> bool:
+        """Settle a waiting click if the list just opened does; the older ones did not."""
+        assert isinstance(event, Click)
+        exposure = shown.exposure()
+        if not self._credits(exposure, event, now_us):
+            return False
+        index, named = _index(exposure.hits, event), event.query_id is not None
+        if index < 0 and not (named and _may_be_beyond(exposure, event)):
+            return False
+        return self._apply_click(event, shown, index, not named, now_us, False)
+
+    def _apply_click(
+        self,
+        event: Click,
+        shown: ShownList | None,
+        index: int,
+        inferred: bool,
+        now_us: int,
+        final: bool,
+    ) -> bool:
         exposure = None if shown is None else shown.exposure()
         again = exposure is not None and index in exposure.clicked
         if not final and (exposure is None or (inferred and again)):
@@ -209,7 +228,9 @@ class Attribution:
         )
         self._open.open_click(click)
         if self._waiting.num_purchases:
-            self._settle_all(self._waiting.purchases_for(click, MAX_CANDIDATES), now_us)
+            for waiting in self._waiting.purchases_for(click, MAX_CANDIDATES):
+                if self._settled(waiting.event, now_us, final=False):
+                    self._waiting.settle(waiting)
         return True
 
     def _described(self, event: Click, exposure: OpenExposure | None, index: int) -> Described:
@@ -238,7 +259,7 @@ class Attribution:
         credited = result in ("matched", "inferred")
         if not (final or credited) and (click is None or inferred):
             return False  # the next click of this client may be the right one
-        if click is not None and credited:
+        if click is not None and credited and not self._returned(click, event, now_us):
             self._credit_purchase(click, event, inferred, now_us)
         self._results["purchase", result] += 1
         return True
@@ -255,7 +276,7 @@ class Attribution:
             click = None
         return click, inferred
 
-    def _is_late(self, click: OpenClick, event: Purchase, now_us: int) -> bool:
+    def _is_late(self, click: OpenClick, event: Click | Purchase, now_us: int) -> bool:
         """Return whether a click may no longer be credited with a purchase."""
         over = click.observed and now_us > click.timer_us
         return over or event.time_us - click.time_us > self._attribution_us
@@ -268,6 +289,19 @@ class Attribution:
         if click.observed:
             late = self._labels.purchase(click, CopyKind.LATE_POSITIVE, now_us)
             self.samples.append(late)
+
+    def _returned(self, click: OpenClick, purchase: Purchase, now_us: int) -> bool:
+        """Return whether a return waited for this purchase; its wait is over then."""
+        if not self._waiting.num_purchases:
+            return False
+        for waiting in self._waiting.returns_for(click, MAX_CANDIDATES):
+            event = waiting.event
+            if event.time_us >= purchase.time_us and not self._is_late(click, event, now_us):
+                self._waiting.settle(waiting)
+                named = event.query_id is not None
+                self._results["return", "matched" if named else "inferred"] += 1
+                return True
+        return False
 
     def _settled_return(self, event: Purchase, now_us: int, *, final: bool) -> bool:
         """Take the label of a purchase back, if no positive copy of it was emitted yet.

@@ -112,9 +112,11 @@ class OpenEntries:
 
     # --- opening, observing, closing ------------------------------------------------------------
 
-    def open_exposure(self, exposure: OpenExposure) -> None:
-        """Add an exposure."""
-        self._add_exposure(_holder(exposure), exposure)
+    def open_exposure(self, exposure: OpenExposure) -> ShownList:
+        """Add an exposure, and return its holder."""
+        shown = _holder(exposure)
+        self._add_exposure(shown, exposure)
+        return shown
 
     def open_click(self, click: OpenClick) -> None:
         """Add a click, and set its turn."""
@@ -226,7 +228,10 @@ class OpenEntries:
             if place >= len(timers) or timers[place][0] >= before_us:
                 continue
             entry = timers[place][5]
-            found += len(entry.hits) if isinstance(entry, OpenExposure) else 1
+            if isinstance(entry, ShownList):
+                found += len(entry.exposure().hits)
+            elif isinstance(entry, OpenClick):
+                found += 1
             places += (2 * place + 1, 2 * place + 2)
         return found
 

@@ -8,7 +8,7 @@ waits for that list only; one without waits for a list or click of its client.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from heapq import heappush
+from heapq import heappush, merge
 from itertools import islice
 from typing import Any, TypeAlias
 
@@ -43,7 +43,15 @@ class WaitingEvents:
         grace_us: how long a click waits; 0 when nothing does.
     """
 
-    __slots__ = ("_clicks", "_purchases", "_timers", "grace_us", "num_clicks", "num_purchases")
+    __slots__ = (
+        "_clicks",
+        "_named_clicks",
+        "_purchases",
+        "_timers",
+        "grace_us",
+        "num_clicks",
+        "num_purchases",
+    )
 
     def __init__(self, grace_us: int, timers: list[Timer]) -> None:
         """Begin with nothing; the end of each wait is put into the heap `timers`."""
@@ -51,6 +59,8 @@ class WaitingEvents:
         self._timers = timers
         # In two levels, so that a list of which no click waits asks once, not for each hit.
         self._clicks: dict[tuple[bool, str], Multimap[str, WaitingEvent]] = {}
+        # Again by query id alone: any of them may be on a hit that was cut off.
+        self._named_clicks: Multimap[str, WaitingEvent] = Multimap()
         self._purchases: Multimap[tuple[bool, bool, str, str], WaitingEvent] = Multimap()
         self.num_clicks = 0
         self.num_purchases = 0
@@ -64,6 +74,8 @@ class WaitingEvents:
         waiting, position = WaitingEvent(key_us, event), event.position
         if isinstance(event, Click):
             self._clicks.setdefault(_of_click(event), Multimap()).add(event.object_id, waiting)
+            if event.query_id is not None:
+                self._named_clicks.add(event.query_id, waiting)
             self.num_clicks += 1
             end_us, rank = key_us + self.grace_us, SETTLE_CLICK
         else:
@@ -86,37 +98,39 @@ class WaitingEvents:
         of_key.remove(event.object_id, waiting)
         if not of_key:
             del self._clicks[key]
+        if event.query_id is not None:
+            self._named_clicks.remove(event.query_id, waiting)
         self.num_clicks -= 1
 
     # --- finding --------------------------------------------------------------------------------
 
     def clicks_for(self, exposure: OpenExposure, most: int) -> list[WaitingEvent]:
-        """Return the clicks that wait for a list, in order; of each item at most so many.
+        """Return the clicks that wait for a list, in order, at most so many.
 
-        Where its hits were cut, all that name it.
+        Where its hits were cut, whatever their item.
         """
-        found: list[WaitingEvent] = []
-        named = self._clicks.get((True, exposure.query_id))
-        if named is not None:
-            cut = len(exposure.hits) < exposure.list_size
-            for item in list(named) if cut else dict.fromkeys(exposure.hits):
-                found += islice(named.oldest_first(item), most)
-        of_client = self._clicks.get((False, exposure.client_id))
-        if of_client is not None:
-            for item in dict.fromkeys(exposure.hits):
-                found += islice(of_client.oldest_first(item), most)
-        found.sort(key=_order)
-        return found
+        found: list[Iterable[WaitingEvent]] = []
+        cut = len(exposure.hits) < exposure.list_size
+        if cut:
+            found.append(self._named_clicks.oldest_first(exposure.query_id))
+        for key in ((True, exposure.query_id), (False, exposure.client_id)):
+            waiting = self._clicks.get(key)
+            if waiting is not None and not (cut and key[0]):
+                found += map(waiting.oldest_first, dict.fromkeys(exposure.hits))
+        return _oldest(found, most)
 
     def purchases_for(self, click: OpenClick, most: int) -> list[WaitingEvent]:
-        """Return the purchases and returns that wait for a click, in order; so many of a kind."""
-        found: list[WaitingEvent] = []
-        for returned in (False, True):
-            for named, of in ((True, click.list_id), (False, click.client_id)):
-                key = returned, named, of, click.object_id
-                found += islice(self._purchases.oldest_first(key), most)
-        found.sort(key=_order)
-        return found
+        """Return the purchases that wait for a click, in order, at most so many."""
+        return _oldest(self._of_bought(False, click), most)
+
+    def returns_for(self, click: OpenClick, most: int) -> list[WaitingEvent]:
+        """Return the returns that wait for a purchase after a click, in order, at most so many."""
+        return _oldest(self._of_bought(True, click), most)
+
+    def _of_bought(self, returned: bool, click: OpenClick) -> list[Iterable[WaitingEvent]]:
+        of_list = returned, True, click.list_id, click.object_id
+        of_client = returned, False, click.client_id, click.object_id
+        return [self._purchases.oldest_first(of_list), self._purchases.oldest_first(of_client)]
 
     # --- state ----------------------------------------------------------------------------------
 
@@ -133,6 +147,10 @@ class WaitingEvents:
         """Restore the events of all partition numbers."""
         for key_us, event in sorted(events, key=_key):
             self.park(key_us, event)
+
+
+def _oldest(waiting: Iterable[Iterable[WaitingEvent]], most: int) -> list[WaitingEvent]:
+    return list(islice(merge(*waiting, key=_order), most))
 
 
 def _of_click(event: Click) -> tuple[bool, str]:

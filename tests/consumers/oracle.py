@@ -254,9 +254,22 @@ class _Oracle:
             return False
         event["inferred"] = not exact
         if click is not None and free:
-            event["credited"] = now
-            click["purchase"] = event
+            returned = self._return_of(click, event, now)
+            if returned is None:
+                event["credited"] = now
+                click["purchase"] = event
+            else:
+                returned["settled"] = True
+                self.waiting.remove(returned)
         return True
+
+    def _return_of(self, click: Event, purchase: Event, now: int) -> Event | None:
+        """A return that waits for this purchase."""
+        for event in self.waiting:
+            ours = event["kind"] == "return" and _may_belong(event, click)
+            if ours and event["time"] >= purchase["time"] and self._is_open(click, event, now):
+                return event
+        return None
 
     def take_back(self, event: Event, now: int, last: bool) -> bool:
         exact = self._find("list", event["query_id"], event["item"]) if event["query_id"] else []

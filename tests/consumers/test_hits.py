@@ -91,6 +91,18 @@ def test_a_click_beyond_the_cap_before_its_list_waits_for_it() -> None:
     assert run(log)[1].count("join_labels_total", event="click", result="beyond_cap") == 1
 
 
+def test_what_waits_for_a_batch_counts_every_hit_of_a_list() -> None:
+    join = Join(WINDOWS, Items())
+    for n in range(5):
+        shown = Position("exposures", 0, n)
+        join.push(n, Exposure(f"q-{n}", "c", "shoes", HITS, {}, n, shown, None))
+    join.advance(5, 1)
+    before = WINDOWS.click_window_us + 3
+    assert join.num_ready(before) == 3 * len(HITS)
+    join.advance(before, 1)
+    assert join.num_ready(before) == 3 * len(HITS)
+
+
 def test_a_list_of_any_length_costs_what_the_cap_costs() -> None:
     most = CAPPED.max_hits
 

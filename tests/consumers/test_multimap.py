@@ -19,6 +19,7 @@ from consumers.joining.pending import JoinedEvent
 from weighting.provenance import Position
 
 SECOND = 1_000_000
+MAX_HITS = 10
 
 
 class Entry:
@@ -87,6 +88,33 @@ def unlisted(n: int) -> list[JoinedEvent]:
     ]  # fmt: skip
 
 
+def cut(n: int) -> list[JoinedEvent]:
+    """Clicks that wait, then lists beyond the cap, all of one query id."""
+    hits = tuple(f"hit-{i}" for i in range(MAX_HITS + 1))
+    events: list[JoinedEvent] = []
+    for i in range(n):
+        clicks, lists = Position("clicks", 0, i), Position("exposures", 0, i)
+        events += [
+            Click("undefined", f"c-{i}", f"x-{i}", 1, "", None, None, i, clicks, None),
+            Exposure("undefined", f"d-{i}", "shoes", hits, {}, n + i, lists, None),
+        ]
+    return events
+
+
+def waiting_items(n: int) -> list[JoinedEvent]:
+    """Clicks of one client on some items that wait, then lists of all of these."""
+    items = tuple(f"item-{i}" for i in range(MAX_HITS))
+    events: list[JoinedEvent] = []
+    for i in range(n):
+        clicks, lists = Position("clicks", 0, i), Position("exposures", 0, i)
+        item = items[i % MAX_HITS]
+        events += [
+            Click(None, "anonymous", item, None, "", None, None, i, clicks, None),
+            Exposure(f"q-{i}", "anonymous", "shoes", items, {}, n + i, lists, None),
+        ]
+    return events
+
+
 def num_calls(events: list[JoinedEvent], *, most: int) -> int:
     """Calls and returns, of Python and of C, while all is joined and forgotten again."""
     window = JoinConfig(
@@ -94,6 +122,7 @@ def num_calls(events: list[JoinedEvent], *, most: int) -> int:
         observation_window_us=SECOND,
         attribution_window_us=10**6 * SECOND,
         max_pending=most,
+        max_hits=MAX_HITS,
     )
     join = Join(window, Items())
     calls = 0
@@ -115,7 +144,7 @@ def num_calls(events: list[JoinedEvent], *, most: int) -> int:
     return calls
 
 
-@pytest.mark.parametrize("traffic", [same_query, same_client, unlisted])
+@pytest.mark.parametrize("traffic", [same_query, same_client, unlisted, cut, waiting_items])
 @pytest.mark.parametrize("most", [10**6, 600])
 def test_twice_the_events_of_one_key_are_twice_the_work(traffic: Any, most: int) -> None:
     n = 500

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.consumers.bench import Bench
-from tests.consumers.shop import WINDOWS
-from tests.consumers.single import buy, click, empty, give_back, show
+from tests.consumers.shop import TOPICS, WINDOWS
+from tests.consumers.single import buy, click, empty, give_back, show, tick
 from tests.fakes.log import Log
 from weighting.sample import CopyKind, Sample
 from weighting.tasks import PURCHASE
@@ -118,3 +118,45 @@ def test_a_return_takes_no_later_purchase_back() -> None:
     samples, bench = run(log)
     assert [s.label for s in samples] == [1]
     assert returns(bench) == {"orphan": 1}
+
+
+def read_late(log: Log, *, bought_at: float, event_time: float) -> None:
+    """A return at 76 s is read before its purchase."""
+    give_back(log, "q", "A", 76)
+    for topic in TOPICS:
+        tick(log, event_time, topic)
+    buy(log, "q", "A", bought_at)
+
+
+@pytest.mark.parametrize("clicked_at", [4, 18])
+def test_a_return_that_waits_takes_its_purchase_back_when_that_is_read(clicked_at: float) -> None:
+    log = empty()
+    show(log, "q", 0)
+    click(log, "q", "A", clicked_at)
+    read_late(log, bought_at=71, event_time=77.5 + WINDOWS.grace_us / 1e6)
+    samples, bench = run(log)
+    assert [(s.label, s.copy_kind) for s in samples if s.item_id == "A"] == [(0, CopyKind.FIRST)]
+    assert returns(bench) == {"matched": 1}
+    assert bench.count("join_labels_total", event="purchase", result="matched") == 1
+    assert bench.count("join_waiting_events") == 0
+
+
+def test_a_return_that_waits_is_not_of_what_was_bought_after_it() -> None:
+    log = empty()
+    show(log, "q", 0)
+    click(log, "q", "A", 4)
+    read_late(log, bought_at=76.5, event_time=77.5 + WINDOWS.grace_us / 1e6)
+    samples, bench = run(log)
+    assert [s.label for s in samples if s.item_id == "A"] == [0, 1]
+    assert returns(bench) == {"orphan": 1}
+
+
+def test_one_return_that_waits_takes_one_of_two_purchases_back() -> None:
+    log = empty()
+    show(log, "q", 0)
+    click(log, "q", "A", 4)
+    read_late(log, bought_at=71, event_time=77.5 + WINDOWS.grace_us / 1e6)
+    buy(log, "q", "A", 72)
+    samples, bench = run(log)
+    assert [s.label for s in samples if s.item_id == "A"] == [0, 1]
+    assert returns(bench) == {"matched": 1}
