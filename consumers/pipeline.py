@@ -262,8 +262,8 @@ class Pipeline:
         """Read these partition counts from this place in the polls on; return what is new."""
         if not counts:
             return []
-        newest_us = self._assembler.watermarks.stream_us
-        added = self._growth.take_over(counts, self._partitions, newest_us)
+        present_us = self._assembler.watermarks.present_us
+        added = self._growth.take_over(counts, self._partitions, present_us)
         for tp in added:
             self._reader.admit(self._partition(tp))
         events = [tp for tp in added if self._kinds[tp[0]] is not Kind.ITEM]
@@ -362,7 +362,7 @@ class Pipeline:
             format=state.FORMAT,
             clocks=watermarks.snapshot(number),
             dedup={
-                topic: one.dedup.snapshot(number, watermarks.own_watermark((topic, number)))
+                topic: one.dedup.snapshot(number, watermarks.watermark_us)
                 for topic, one in partitions
             },
             open=self._assembler.join.snapshot(number),

@@ -195,11 +195,11 @@ class Watermarks:
         return [p for p, clock in self._clocks.items() if clock.watermark_us > self.watermark_us]
 
     def own_watermark(self, partition: TopicPartition) -> int:
-        """Return the watermark behind which no key of a partition will be."""
-        return max(self._clocks[partition].watermark_us, self.watermark_us)
+        """Return the watermark of one partition."""
+        return self._clocks[partition].watermark_us
 
     @property
-    def stream_us(self) -> int:
+    def present_us(self) -> int:
         """Greatest stream time of a partition; the newest event time before there is one."""
         greatest_us = max(
             (clock.stream_us for clock in self._clocks.values()), default=BEGINNING_US

@@ -12,6 +12,8 @@ from array import array
 from hashlib import blake2b
 from typing import TypeAlias
 
+from consumers.joining.partition_clock import BEGINNING_US
+
 _KEYED = blake2b(digest_size=8, key=b"steelyard.dedup")
 _BUCKETS = 16
 
@@ -37,9 +39,7 @@ class Dedup:
         """Return the number of ids that are remembered."""
         return len(self._seen)
 
-    def seen(
-        self, identity: bytes, number: int, time_us: int, *, watermark_us: int, global_us: int
-    ) -> bool:
+    def seen(self, identity: bytes, number: int, time_us: int, watermark_us: int) -> bool:
         """Return whether this id was checked before, and remember it.
 
         Args:
@@ -47,11 +47,7 @@ class Dedup:
             number: of the partition that it lies in.
             time_us: its event time, made monotone.
             watermark_us: behind which no key of the partition will be.
-            global_us: the global watermark, at most `watermark_us`.
         """
-        oldest = global_us // self._bucket_us - _BUCKETS
-        if self._oldest is None or oldest > self._oldest:
-            self._forget(oldest)
         keyed = _KEYED.copy()  # keying anew takes half as long again
         keyed.update(identity)
         hashed = int.from_bytes(keyed.digest(), "little")
@@ -59,24 +55,29 @@ class Dedup:
         if before is not None and before[0] >= watermark_us // self._bucket_us - _BUCKETS:
             return True
         bucket = time_us // self._bucket_us
+        if watermark_us > BEGINNING_US:  # else an id of a wrong clock would stay for years
+            bucket = min(bucket, watermark_us // self._bucket_us + 3 * _BUCKETS)
         place = self._places.get(number)
         if place is None or place[0] != bucket:
             self._places[number] = place = (bucket, number)
         self._seen[hashed] = place
         return False
 
-    def _forget(self, oldest: int) -> None:
-        self._oldest = oldest
-        self._seen = {hashed: place for hashed, place in self._seen.items() if place[0] >= oldest}
+    def forget(self, watermark_us: int) -> None:
+        """Forget what no partition finds any more behind the global watermark."""
+        oldest = watermark_us // self._bucket_us - _BUCKETS
+        if self._oldest is None or oldest > self._oldest:
+            self._oldest = oldest
+            self._seen = {key: place for key, place in self._seen.items() if place[0] >= oldest}
 
     def snapshot(self, number: int, watermark_us: int) -> DedupState:
-        """Return the ids of one partition number that it would still find.
+        """Return the ids of one partition number that some partition may still ask for.
 
         Equal state gives equal values.
 
         Args:
             number: of the partition.
-            watermark_us: behind which no key of the partition will be.
+            watermark_us: the global watermark.
         """
         oldest = watermark_us // self._bucket_us - _BUCKETS
         buckets: dict[int, list[int]] = {}

@@ -3,7 +3,8 @@
 A single clock is never believed. The clock remembers the latest event time of each of the last 15
 distinct clients, by arrival. *Stream time* is the second newest of them, but never more than half
 of the grace beyond their median. So one wrong client moves nothing, a minority moves the watermark
-by half of the grace at most, and a time before all others only waits for more clients.
+by half of the grace at most, and a time before all others only waits for more clients. Events that
+are late say nothing about the present, and are left out.
 
 All of it is a pure function of the partition's records, whatever the order of polls.
 """
@@ -24,7 +25,11 @@ NUM_CLIENTS = 15
 
 #: Later clients that are asked about an event ahead of them, and how many must contradict it.
 _NUM_JUDGES, _NUM_CONTRADICTIONS = 4, 3
+#: Later events after which those clients decide that there are, if there are fewer.
+_PATIENCE = 200
 _MAX_DOUBTED = 1000
+#: With fewer clients a partition may hold the others back only until it is read to its end.
+_LEAST_CLIENTS = 3
 _LEAST_SLACK_US = 1_000_000
 
 
@@ -75,7 +80,7 @@ class PartitionClock:
         watermark_us: stream time minus grace; it never moves backwards.
         stream_us: stream time; `BEGINNING_US` until two clients are known.
         idle: left out of the global watermark.
-        moved_seconds: when the watermark moved last, on the injected clock.
+        moved_seconds: when enough clients moved the watermark last, on the injected clock.
     """
 
     __slots__ = (
@@ -101,7 +106,7 @@ class PartitionClock:
         self._num_events = 0
         self._latest: dict[str, _Latest] = {}  # oldest arrival first
         self._times_us: list[int] = []  # of `_latest`, sorted
-        self.doubted: deque[Doubted] = deque(maxlen=_MAX_DOUBTED)
+        self.doubted: deque[Doubted] = deque()
 
     @property
     def times_us(self) -> list[int]:
@@ -111,8 +116,10 @@ class PartitionClock:
     def observe(self, client_id: str, time_us: int, now: float) -> None:
         """Take in one event's time; the partition is busy again."""
         self.idle = False
-        latest, times_us = self._latest, self._times_us
         self._num_events = arrival = self._num_events + 1
+        if time_us < self.watermark_us:
+            return
+        latest, times_us = self._latest, self._times_us
         before = latest.pop(client_id, None)
         if before is None and len(latest) == NUM_CLIENTS:
             before = latest.pop(next(iter(latest)))
@@ -125,7 +132,8 @@ class PartitionClock:
         self.stream_us = stream_us = self._stream_time()
         if stream_us - self._grace_us > self.watermark_us:
             self.watermark_us = stream_us - self._grace_us
-            self.moved_seconds = now
+            if len(times_us) >= _LEAST_CLIENTS:
+                self.moved_seconds = now
 
     def _stream_time(self) -> int:
         times_us = self._times_us
@@ -146,11 +154,14 @@ class PartitionClock:
         """Return the events that the clients after them have contradicted; each is told once.
 
         Four other clients are asked. If three are earlier by more than the grace, they are right.
+        Where only two or three come, all must be. One that too many wait behind is wrong, too.
         """
         wrong, doubted = [], self.doubted
         while doubted:
             event = doubted[0]
             is_wrong = self._is_contradicted(event) if self.is_ahead(event.time_us) else False
+            if is_wrong is None and len(doubted) > _MAX_DOUBTED:
+                is_wrong = True
             if is_wrong is None:
                 break
             doubted.popleft()
@@ -163,14 +174,15 @@ class PartitionClock:
         num_asked = num_against = 0
         for client_id, (time_us, arrival) in reversed(self._latest.items()):
             if arrival <= event.arrival:
-                return None
+                break
             if client_id == event.client_id:
                 continue
             num_asked += 1
             num_against += time_us < event.time_us - self._slack_us
             if num_asked == _NUM_JUDGES:
                 return num_against >= _NUM_CONTRADICTIONS
-        return None
+        is_long_ago = self._num_events - event.arrival >= _PATIENCE
+        return num_against == num_asked if num_asked > 1 and is_long_ago else None
 
     # --- state ----------------------------------------------------------------------------------
 

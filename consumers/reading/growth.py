@@ -78,19 +78,19 @@ class Growth:
         return tuple((topic, found[topic]) for topic in grown)
 
     def take_over(
-        self, counts: Counts, known: Collection[TopicPartition], newest_us: int
+        self, counts: Counts, known: Collection[TopicPartition], present_us: int
     ) -> list[TopicPartition]:
         """Read these counts from now on; return the partitions of this reader that are new.
 
         Args:
             counts: as `due` returned them.
             known: partitions read before.
-            newest_us: event time beyond which nothing was read.
+            present_us: event time of now.
         """
         before, self.counts = self.counts, {**self.counts, **dict(counts)}
         for topic, _ in counts:
             if topic in self._events:
-                self._grown[topic] = (before[topic], newest_us + 2 * self._attribution_us)
+                self._grown[topic] = (before[topic], present_us + 2 * self._attribution_us)
         return [
             tp for tp in self._source.assignment() if tp not in known and tp[1] < self.counts[tp[0]]
         ]

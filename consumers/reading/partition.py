@@ -131,6 +131,7 @@ class Partition:
         """
         kind, hasher, outcomes = self.kind, self._hasher, self.counts.outcomes
         accept = self._accept
+        self.dedup.forget(self._shared.watermarks.watermark_us)
         num_bytes = sum64 = hashed = 0
         times_us: dict[str, int] = {}
         repairs: list[Repair] = []
@@ -205,13 +206,7 @@ class Partition:
         if isinstance(event, Exposure) and not event.hits:
             return "no_hits"  # no sample comes of it
         identity = event.identity
-        if identity is not None and self.dedup.seen(
-            identity,
-            self.tp[1],
-            key_us,
-            watermark_us=watermark_us,
-            global_us=shared.watermarks.watermark_us,
-        ):
+        if identity is not None and self.dedup.seen(identity, self.tp[1], key_us, watermark_us):
             return "duplicate"
         if not isinstance(event, Purchase) and event.num_cut_chars:
             self.counts.num_cut += 1

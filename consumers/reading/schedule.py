@@ -252,7 +252,7 @@ class Schedule:
         if now - self._housekept < self._housekeeping_seconds:
             return (), 0
         self._housekept = now
-        ends = self._source.end_offsets()
+        before, ends = dict(self._ends), self._source.end_offsets()
         self._ends.update(ends)
         self._observe(self._reader.next_offsets(), self._ends, self._paused)
         self._reporting.lag(ends, self._source.log_ends(ends), self._paused, now)
@@ -260,8 +260,9 @@ class Schedule:
         self._reporting.waiting()
         self._reporting.wrong_clocks(now)
         watermarks = self._assembler.watermarks
-        quiet = [tp for tp in watermarks.quiet(now) if tp in ends]
-        behind = self._reader.behind(quiet, ends)
+        # Read up to where the log ended a moment ago: to the end itself a busy one never is.
+        quiet = [tp for tp in watermarks.quiet(now) if tp in ends and tp in before]
+        behind = self._reader.behind(quiet, before)
         idle = tuple(tp for tp in quiet if tp not in behind)
         wall_us = int(now * 1e6)
         if watermarks.num_busy > len(idle) or self._reader.behind(self._reader.events, ends):

@@ -122,14 +122,14 @@ class _Clock:
     def __init__(self, grace_us: int, attribution_us: int) -> None:
         self.grace_us, self.attribution_us = grace_us, attribution_us
         self.slack_us = max(grace_us, 1_000_000)
-        self.history: list[tuple[str, int]] = []
+        self.history: list[tuple[str, int] | None] = []  # None: late
         self.watermark = -FOREVER
         self.doubted: list[tuple[int, int, int, Event]] = []
 
     def latest(self, start: int = 0, most: int = 15, without: str = "") -> dict[str, int]:
         """Latest times of the last clients that came since `start`."""
         found: dict[str, int] = {}
-        for client, time in reversed(self.history[start:]):
+        for client, time in filter(None, reversed(self.history[start:])):
             if len(found) < most and client != without:
                 found.setdefault(client, time)
         return found
@@ -144,7 +144,7 @@ class _Clock:
     def see(self, event: Event) -> bool:
         """Set the key of an event, and perhaps another time; return whether it is late."""
         time = event["time"]
-        self.history.append((event["client"], time))
+        self.history.append(None if time < self.watermark else (event["client"], time))
         stream = self.stream_time()
         self.watermark = max(self.watermark, stream - self.grace_us)
         if time < stream - self.attribution_us - self.grace_us:
@@ -160,9 +160,12 @@ class _Clock:
             since, time, then, event = self.doubted[0]
             if time > stream + self.slack_us:
                 asked = self.latest(since, 4, event["client"]).values()
+                needed = 3
                 if len(asked) < 4:
-                    return
-                if sum(t < time - self.slack_us for t in asked) >= 3:
+                    if len(asked) < 2 or len(self.history) - since < 200:
+                        return
+                    needed = len(asked)
+                if sum(t < time - self.slack_us for t in asked) >= needed:
                     event["time"] = then if then > -FOREVER else stream
                     event["key"] = max(event["time"], self.watermark)
             self.doubted.pop(0)

@@ -9,8 +9,9 @@ WINDOW_US = 1600
 
 
 def seen(dedup: Dedup, identity: bytes, time_us: int, *, number: int = 0, lag_us: int = 0) -> bool:
-    """Ask at a watermark, and at a global one behind it."""
-    return dedup.seen(identity, number, time_us, watermark_us=time_us, global_us=time_us - lag_us)
+    """Ask at a watermark, and forget behind a global one."""
+    dedup.forget(time_us - lag_us)
+    return dedup.seen(identity, number, time_us, time_us)
 
 
 def test_an_id_is_seen_once() -> None:
@@ -74,3 +75,20 @@ def test_a_partition_forgets_by_its_own_time_while_others_lag_behind() -> None:
     assert not seen(dedup, b"a", 0)
     assert not seen(dedup, b"a", later, lag_us=later)
     assert seen(dedup, b"a", later + 1, lag_us=later)
+
+
+def test_what_one_partition_does_not_find_any_more_another_one_finds_after_a_restart() -> None:
+    dedup = Dedup(WINDOW_US)
+    assert not dedup.seen(b"a", 0, 0, 0)
+    assert not dedup.seen(b"b", 0, 3 * WINDOW_US, 3 * WINDOW_US)
+    restored = Dedup(WINDOW_US)
+    restored.restore(0, dedup.snapshot(0, 0))
+    assert dedup.seen(b"a", 1, 10, 10)
+    assert restored.seen(b"a", 1, 10, 10)
+
+
+def test_an_id_of_a_fast_clock_is_forgotten_like_the_others() -> None:
+    dedup = Dedup(WINDOW_US)
+    assert not dedup.seen(b"a", 0, 10**15, 1000)
+    dedup.forget(10 * WINDOW_US)
+    assert not len(dedup)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from random import Random
 
 import pytest
@@ -11,10 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from consumers.events import encode_click, encode_exposure, encode_purchase
+from consumers.joining.partition_clock import PartitionClock
 from consumers.pipeline import BatchConfig, Topics
 from tests.consumers.bench import Bench
 from tests.consumers.shop import SECOND, START_US, TOPICS, WINDOWS, partition_of
-from tests.consumers.single import describe, show, tick
+from tests.consumers.single import buy, click, describe, show, tick
 from tests.consumers.single import empty as empty_log
 from tests.fakes.clock import ManualClock
 from tests.fakes.log import Log
@@ -276,3 +278,54 @@ def test_an_item_update_from_the_future_waits_no_longer_than_the_attribution_win
     samples += bench.run()
     texts = {s.list_id: s.text for s in samples if s.item_id == "A"}
     assert texts == {"q": "first", "r": "second"}
+
+
+# --- few clients ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error_seconds", [-3600, -315_360_000, 3600])
+def test_a_wrong_clock_beside_one_right_one_holds_nobody_back_while_the_shop_runs(
+    error_seconds: int,
+) -> None:
+    def samples(error: int) -> int:
+        log, clock = empty_log(), ManualClock(START_US / SECOND)
+        bench = Bench(log, clock=clock, batch=BatchConfig(size=1))
+        batches, found = bench.pipeline.batches(), 0
+        for second in range(0, 300, 5):
+            clock.seconds = START_US / SECOND + second
+            for n in range(20):
+                show(log, f"q{n}-{second}", second, client=f"c{n}")
+            click(log, f"q1-{second}", "A", second, client=f"c{second % 20}")
+            if second % 30 == 0:  # purchases have these two clients only
+                buy(log, None, "A", second, client="c1")
+                buy(log, None, "A", second + error, client="wrong")
+            for batch in islice(batches, 600):
+                if not isinstance(batch, Batch):
+                    break
+                found += len(batch.samples)
+        return found
+
+    assert samples(error_seconds) == samples(0) > 1000
+
+
+def test_events_of_others_that_are_late_say_nothing_about_the_present() -> None:
+    clock = PartitionClock(10 * SECOND, 0.0)
+    for n in range(20):
+        clock.observe(f"c{n}", (1000 + n) * SECOND, 0.0)
+    stream_us = clock.stream_us
+    for n in range(100):
+        clock.observe(f"late{n}", 800 * SECOND, 0.0)
+    assert clock.stream_us == stream_us
+    assert not clock.is_ahead(1025 * SECOND)
+
+
+def test_a_burst_of_a_fast_clock_is_corrected_although_there_are_few_others() -> None:
+    clock = PartitionClock(10 * SECOND, 0.0)
+    corrected = 0
+    for n in range(3000):
+        clock.observe("fast", 10**16 + n, 0.0)
+        clock.doubt("fast", 10**16 + n, n)
+        clock.observe(f"c{n % 2}", n * SECOND, 0.0)
+        corrected += len(clock.contradicted())
+    assert corrected >= 3000 - 200
+    assert len(clock.doubted) <= 200

@@ -18,7 +18,7 @@ def test_random_kills_lose_nothing_double_nothing_and_leave_the_bytes_of_an_unha
     num_kills: int, tmp_path: Path
 ) -> None:
     try:
-        result = measure(num_kills, 7, 200 * num_kills, tmp_path)
+        result = measure(num_kills, 7, 100 * num_kills, tmp_path)
     except BrokerUnavailable as error:
         if os.environ.get("CI"):
             raise
