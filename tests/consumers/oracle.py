@@ -238,7 +238,7 @@ class _Oracle:
             exposure["positives"][index] = event
         event["list_id"] = exposure["query_id"] if exposure else event["query_id"]
         self._open(event, self.observation_window_us, now)
-        if event["list_id"] and self._find("list", event["list_id"], event["item"]):
+        if self._clicks(now, "list", event["list_id"], event["item"]):
             return True
         self.clicked.append(event)
         self._add(event, "list", event["list_id"], event["item"])
@@ -247,8 +247,8 @@ class _Oracle:
         return True
 
     def buy(self, event: Event, now: int, last: bool) -> bool:
-        exact = self._find("list", event["query_id"], event["item"]) if event["query_id"] else []
-        inferred = self._find("item", event["client"], event["item"])
+        exact = self._clicks(now, "list", event["query_id"], event["item"])
+        inferred = self._clicks(now, "item", event["client"], event["item"])
         if event["query_id"] and not last:
             inferred = []
         click = next(iter(exact or inferred), None)
@@ -275,8 +275,8 @@ class _Oracle:
         return None
 
     def take_back(self, event: Event, now: int, last: bool) -> bool:
-        exact = self._find("list", event["query_id"], event["item"]) if event["query_id"] else []
-        inferred = self._find("item", event["client"], event["item"])
+        exact = self._clicks(now, "list", event["query_id"], event["item"])
+        inferred = self._clicks(now, "item", event["client"], event["item"])
         if event["query_id"] and not last:
             inferred = []
         bought = [c for c in exact + inferred if c["purchase"] and "returned" not in c]
@@ -364,6 +364,13 @@ class _Oracle:
         """Exposures under this key that showed the item and are still open for the event."""
         found = self._find(*key)
         return [e for e in found if event["item"] in e["hits"] and self._is_open(e, event, now)]
+
+    def _clicks(self, now: int, *key: Any) -> list[Event]:
+        """Clicks under this key, newest first; each is known for two attribution windows."""
+        if not key[1]:
+            return []
+        window = 2 * self.attribution_window_us
+        return [c for c in self._find(*key) if now <= max(c["time"] + window, c["final"])]
 
     def _add(self, event: Event, *key: Any) -> None:
         self.by_key.setdefault(key, []).append(event)

@@ -65,7 +65,7 @@ def test_a_learner_with_long_steps_works_through_a_backlog_and_is_left_alone(
 
 
 def test_lag_is_true_while_one_step_does_not_return(broker: Cluster, tmp_path: Path) -> None:
-    shop = open_shop(broker, num_events=400)
+    shop = open_shop(broker, num_events=1500)
     shop.begin()
     in_step, go_on = Event(), Event()
 
