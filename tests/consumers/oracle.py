@@ -129,9 +129,12 @@ class _Clock:
     def latest(self, start: int = 0, most: int = 15, without: str = "") -> dict[str, int]:
         """Latest times of the last clients that came since `start`."""
         found: dict[str, int] = {}
-        for client, time in filter(None, reversed(self.history[start:])):
-            if len(found) < most and client != without:
+        for index in range(len(self.history) - 1, start - 1, -1):
+            client, time = self.history[index] or (without, 0)
+            if client != without:
                 found.setdefault(client, time)
+            if len(found) == most:
+                break
         return found
 
     def stream_time(self) -> int:
