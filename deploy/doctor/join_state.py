@@ -17,6 +17,7 @@ BYTES_PER_HIT = 27
 BYTES_PER_CLICK = 1300
 
 _AREA = "Kafka"
+_LEAST_SPAN_US = 200_000  # records written in less are a burst, and no rate
 
 
 def join_state(
@@ -61,7 +62,7 @@ def events_per_second(records: Sequence[Record]) -> float | None:
     rate = 0.0
     for of_partition in times_us.values():
         steps = [later - earlier for earlier, later in pairwise(sorted(of_partition))]
-        if sum(steps) > 0:
+        if sum(steps) >= _LEAST_SPAN_US:
             rate += len(steps) / (sum(steps) / 1e6)
     return rate or None
 

@@ -275,7 +275,7 @@ def test_a_key_that_is_not_the_client_id_is_found() -> None:
     cluster.write("clicks", click("c-1"), None)
     results = look(cluster)
     assert troubles(results) == [
-        ("X", "clicks: of 52 sampled records 1 have no key, 1 another than their client_id")
+        ("X", "clicks: of 52 sampled events 1 have no key, 1 another than their client_id")
     ]
 
 
