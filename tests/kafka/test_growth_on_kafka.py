@@ -32,7 +32,7 @@ def knows(version: Version, count: int) -> bool:
 def test_partitions_that_are_added_are_read_by_the_same_process_each_record_once(
     broker: Cluster, tmp_path: Path
 ) -> None:
-    shop = open_shop(broker, num_events=400)
+    shop = open_shop(broker, num_events=2000)
     # Of two copies in two partitions, the one that is read first counts: that is no matter here
     shop.written = list(dict.fromkeys(shop.written))
     shop.begin()
@@ -49,7 +49,7 @@ def test_partitions_that_are_added_are_read_by_the_same_process_each_record_once
 
 
 def test_stop_ends_the_learner_by_name(broker: Cluster, tmp_path: Path) -> None:
-    shop = open_shop(broker, num_events=100)
+    shop = open_shop(broker, num_events=2000)
     shop.begin()
     settings = shop.at(tmp_path / "store")
     settings = replace(settings, kafka=replace(settings.kafka, on_new_partitions="stop"))
