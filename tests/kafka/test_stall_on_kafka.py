@@ -33,14 +33,15 @@ def shop(harmed: Harmed) -> Shop:
 def slow(shop: Shop, root: Path, port: int) -> Settings:
     """A learner that takes the log in small bites, by way of a port."""
     settings = shop.at(root, batch_size=32)
+    servers = f"127.0.0.1:{port}"
     options = small(
-        "", max_poll_records=10, max_partition_fetch_bytes=4_000, fetch_max_bytes=8_000
+        servers, max_poll_records=10, max_partition_fetch_bytes=4_000, fetch_max_bytes=8_000
     ).options
     return replace(
         settings,
         kafka=replace(
             settings.kafka,
-            bootstrap_servers=f"127.0.0.1:{port}",
+            bootstrap_servers=servers,
             stall_seconds=STALL_SECONDS,
             options=options,
         ),
