@@ -32,7 +32,7 @@ from tests.fakes.disk import FaultyDisk
 from tests.learner.saving import cut
 from weighting.provenance import Poll, Slice
 
-NOW = 1_700_000_000.0  #: before any file was made: nothing is ever old enough to be thrown away
+NOW = 1_700_000_000.0
 TOPIC = "clicks"
 SEGMENT_BYTES = 600
 
@@ -111,6 +111,11 @@ class State:
         return cls(small["digest"], small["step"], next_offsets, pending, history)
 
 
+def standing() -> float:
+    """A clock that stands still: what is in the trash stays there."""
+    return NOW
+
+
 def no_plan(newest: Version | None) -> RecoveryPlan | None:
     return None
 
@@ -127,6 +132,7 @@ class Learner:
         *,
         keep: int = 5,
         recovery_plan: Callable[[Version | None], RecoveryPlan | None] = no_plan,
+        clock: Callable[[], float] = standing,
     ) -> None:
         self.root = root
         self.log = log
@@ -134,7 +140,7 @@ class Learner:
         self.saved: list[Version] = []
         self.num_failed = 0
         self.keep = keep
-        self.checkpointer = Checkpointer(root, disk, lambda: NOW)
+        self.checkpointer = Checkpointer(root, disk, clock)
         self.journal = Journal(root, disk, segment_bytes=SEGMENT_BYTES)
         self.recovery_plan = recovery_plan
         self.state = State()
@@ -259,8 +265,15 @@ def check_journal(root: Path, newest: Version, state: State, *, whole_journal: b
     assert read_tail(root, Disk(), newest.timeline, newest.journal.place).records == []
 
 
-def finish(root: Path, log: Log, seed: int = 0, *, whole_journal: bool = True) -> State:
+def finish(
+    root: Path,
+    log: Log,
+    seed: int = 0,
+    *,
+    whole_journal: bool = True,
+    clock: Callable[[], float] = standing,
+) -> State:
     """One more life, to the end of the log, and then the oracle."""
-    learner = Learner(root, FaultyDisk(), log, seed)
+    learner = Learner(root, FaultyDisk(), log, seed, clock=clock)
     learner.run()
     return check(root, log, whole_journal=whole_journal)

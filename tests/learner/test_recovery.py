@@ -9,6 +9,7 @@ import subprocess
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from learner.store.manifest import Exclusions, Replay
 from learner.store.recovery.plan import RecoveryPlan
 from learner.store.recovery.point import RecoveryPoint
 from tests.fakes.disk import Call, Crash, Die, Fail, FailAfter, FaultyDisk, at, on
-from tests.learner.fast import TOPIC, Learner, Log, State, check, finish
+from tests.learner.fast import NOW, TOPIC, Learner, Log, State, check, finish
 from tests.learner.saving import Boastful, cut, resumed, start
 from tests.learner.storm import Report, storm
 from tests.learner.test_artifact import Damage, extend, flip, remove, truncate
@@ -78,6 +79,16 @@ def points(made: Sequence[Call], when: str) -> list[int]:
     """
     every = [call for call in made if when == "after" or (when, call.op) == ("middle", "write")]
     return sorted({call.index for call in every} | {call.index for call in made[::8]})
+
+
+def of_each_kind(made: Sequence[Call], first: int, every: int) -> list[int]:
+    """Return every so-manieth call of each operation in each folder, and at least one of each."""
+    kinds: dict[tuple[str, str], list[int]] = {}
+    for call in made:
+        kinds.setdefault((call.op, call.path.parent.name), []).append(call.index)
+    return sorted(
+        index for of_kind in kinds.values() for index in of_kind[first % len(of_kind) :: every]
+    )
 
 
 @pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.long)])
@@ -246,7 +257,7 @@ def test_crashes_while_a_start_passes_over_damage_change_nothing(
         finish(root, LOG, whole_journal=False)
 
 
-@pytest.mark.parametrize("every", [7, pytest.param(3, marks=pytest.mark.long)])
+@pytest.mark.parametrize("every", [12, pytest.param(3, marks=pytest.mark.long)])
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EACCES])
 def test_a_disk_that_fails_at_any_call_stops_the_owner_or_one_checkpoint_and_nothing_is_lost(
     begun: Path, tmp_path: Path, code: int, every: int
@@ -254,7 +265,7 @@ def test_a_disk_that_fails_at_any_call_stops_the_owner_or_one_checkpoint_and_not
     probe = FaultyDisk()
     Learner(shutil.copytree(begun, tmp_path / "probe"), probe, LOG, 2).run(6)
     outcomes: Counter[str] = Counter()
-    for index in range(code % 3, len(probe.calls), every):
+    for index in of_each_kind(probe.calls, code % 3, every):
         root = shutil.copytree(begun, tmp_path / f"{index}")
         disk = FaultyDisk(at(index, (Fail if index % 4 else FailAfter)(code)))
         learner = Learner(root, disk, LOG, 2)
@@ -279,11 +290,12 @@ def test_a_disk_that_is_really_full_stops_and_with_more_room_goes_on_where_it_wa
     small_disk: Path,
 ) -> None:
     root, log = small_disk / "store", Log.invented(5000, 4000)
+    hours = count(int(NOW), 3600)  # at each reading an hour later: the trash is emptied
     # It goes on without checkpoints until there is no room for the journal.
     with pytest.raises(JournalFailed, match="ENOSPC"):
-        Learner(root, Boastful(), log, 3).run()
+        Learner(root, Boastful(), log, 3, clock=lambda: next(hours)).run()
     subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
-    finish(root, log)
+    finish(root, log, clock=lambda: next(hours))
 
 
 def test_every_name_of_a_whole_life_is_given_after_the_fsync_of_its_bytes_and_made_durable(
