@@ -37,7 +37,6 @@ from tests.consumers.shop import WINDOWS, shop
 from tests.kafka.conftest import Cluster, GivenCluster
 from weighting.sample import Batch, Sample, Signal
 
-NUM_EVENTS = 100_000
 NUM_PARTITIONS = 4
 
 
@@ -97,11 +96,12 @@ def fill(config: KafkaConfig, topic: str, num_records: int) -> None:
     sink.close()
 
 
-def test_a_hundred_thousand_events_come_out_as_exactly_the_samples_of_the_oracle(
-    config: KafkaConfig, admin: KafkaAdmin
+@pytest.mark.parametrize("num_events", [30_000, pytest.param(100_000, marks=pytest.mark.long)])
+def test_many_events_come_out_as_exactly_the_samples_of_the_oracle(
+    config: KafkaConfig, admin: KafkaAdmin, num_events: int
 ) -> None:
     topics = names()
-    log = shop(11, NUM_EVENTS, num_partitions=NUM_PARTITIONS, seconds_between=0.05)
+    log = shop(11, num_events, num_partitions=NUM_PARTITIONS, seconds_between=0.05)
     for name in (topics.exposures, topics.clicks, topics.purchases):
         assert name is not None
         admin.create_topic(name, NUM_PARTITIONS)
@@ -127,7 +127,7 @@ def test_a_hundred_thousand_events_come_out_as_exactly_the_samples_of_the_oracle
         telemetry=telemetry,
     )
     ends = source.end_offsets()
-    assert sum(ends.values()) > NUM_EVENTS
+    assert sum(ends.values()) > num_events
     samples: list[Sample] = []
     deadline = time.monotonic() + 300
     for batch in pipeline.batches():
@@ -153,8 +153,8 @@ def test_a_hundred_thousand_events_come_out_as_exactly_the_samples_of_the_oracle
     )
     assert len(samples) == len(wanted.samples)
     assert {s.sample_id: s for s in samples} == wanted.samples
-    assert wanted.num_late > NUM_EVENTS * 0.01
-    assert wanted.num_duplicates > NUM_EVENTS * 0.05
+    assert wanted.num_late > num_events * 0.01
+    assert wanted.num_duplicates > num_events * 0.05
 
     letters = KafkaSource(config, [topics.dead_letter]).start()
     letters.seek(topics.dead_letter, 0, 0)

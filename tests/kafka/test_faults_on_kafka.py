@@ -90,7 +90,10 @@ class Plan:
 # --- the broker ---
 
 
-def test_a_broker_killed_three_times_costs_no_sample_and_doubles_none(harmed: Harmed) -> None:
+@pytest.mark.parametrize("num_kills", [1, pytest.param(3, marks=pytest.mark.long)])
+def test_a_broker_that_is_killed_costs_no_sample_and_doubles_none(
+    harmed: Harmed, num_kills: int
+) -> None:
     shop = shop_on(harmed.bootstrap_servers, 3000)
     total = sum(shop.ends.values())
     source = source_of(small(harmed.bootstrap_servers), shop)
@@ -101,7 +104,7 @@ def test_a_broker_killed_three_times_costs_no_sample_and_doubles_none(harmed: Ha
         source.end_offsets()
         harmed.node.start()
 
-    plan = Plan([(total * n // 4, power_cut) for n in (1, 2, 3)])
+    plan = Plan([(total * n // (num_kills + 1), power_cut) for n in range(1, num_kills + 1)])
     assert_each_once(all_samples(source, shop, plan), shop)
     assert not plan.harms
     assert source.topic_ids() == ids
