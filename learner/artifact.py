@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from learner import version_layout as layout
 from learner.errors import Corrupt, FormatUnknown, StoreFailed, VersionMissing
-from learner.request import Document, Inspectable, Scorer, Scores, ScoringInput
+from learner.request import Document, Inspectable, Scorer, Scores, ScoringInput, Warmable
 from learner.store import aliases, blobs, manifest, manifest_codec
 from learner.store.blobs import Digest, Disk
 from learner.store.journal.records import JournalRange
@@ -34,7 +35,11 @@ __all__ = [
     "StoreFailed",
     "Version",
     "VersionMissing",
+    "Warmable",
 ]
+
+#: So many kinds of versions share what training never moves, beside those in use.
+_NUM_FIXED = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -96,8 +101,8 @@ class Store:
         """Keep the arguments; `root` need not exist before a learner has made it."""
         self.root = root
         self._disk = disk or Disk()
-        # Outputs of frozen layers per text, shared by the versions that this store loads
-        self._prefix_caches: dict[str, Any] = {}
+        # What training never moves, by the digests of its files: of the versions loaded last
+        self._fixed: dict[tuple[tuple[str, Digest], ...], Any] = {}
 
     def announced(self) -> str | None:
         """Return the name of the version announced last, None before the first.
@@ -250,6 +255,8 @@ class Store:
         """Return a scorer of this version.
 
         The digest of every file that it may open, those outside ``training/``, is checked first.
+        What training never moves is shared with the versions loaded before, if its digests are the
+        same; it is not opened again.
 
         Args:
             version: what to load.
@@ -258,10 +265,20 @@ class Store:
         Raises:
             Corrupt: a file is not what the manifest says; nothing was parsed.
         """
-        self._verify(version, [path for path in version.files if not path.startswith(TRAINING)])
+        fixed_files = layout.fixed_files(version.files)
+        key = tuple(sorted(fixed_files.items()))
+        fixed = self._fixed.get(key)
+        known = fixed_files.keys() - {layout.HEADS_SETTINGS} if fixed else set()
+        paths = [path for path in version.files if not path.startswith(TRAINING)]
+        self._verify(version, [path for path in paths if path not in known])
         from learner.scorer import load_scorer
 
-        return load_scorer(version.path, version.name, threads=threads, caches=self._prefix_caches)
+        scorer = load_scorer(version.path, version.name, threads=threads, fixed=fixed)
+        self._fixed.pop(key, None)
+        self._fixed[key] = scorer.fixed_parts
+        while len(self._fixed) > _NUM_FIXED:
+            del self._fixed[next(iter(self._fixed))]
+        return scorer
 
     def aliases(self) -> dict[str, str | None]:
         """Return champion, challenger, previous and pinned; None where one is not set.

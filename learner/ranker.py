@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from learner.encoder.encoder import Encoder
 from learner.encoder.prefix_cache import PrefixCache
-from learner.encoder.tokens import Texts
+from learner.encoder.tokens import Ids, Texts
 from learner.residual import QueryResidual
 from learner.served import root
 from weighting.tasks import TASKS, TaskName
@@ -132,6 +132,15 @@ class Ranker(nn.Module):
     def forget(self) -> None:
         """Drop the vectors kept for scoring: the encoder has moved since."""
         self._kept = PrefixCache(max_bytes=_KEPT_BYTES)
+
+    def kept(self) -> list[Ids]:
+        """Return the texts whose vectors are kept for scoring, newest first."""
+        return self._kept.texts()
+
+    def keep(self, texts: Sequence[Ids]) -> None:
+        """Encode texts ahead of the requests that will ask for them."""
+        with torch.inference_mode():
+            self._kept.through(texts, self.encoder)
 
     def _places(self, rows: Mapping[str, int], texts: Sequence[str]) -> Tensor:
         return torch.tensor(

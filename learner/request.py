@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 import numpy as np
@@ -68,3 +68,18 @@ class Inspectable(Protocol):
 
     def known_queries(self, number: int) -> Sequence[str]:
         """Return at most `number` queries that it has learned most about."""
+
+
+@runtime_checkable
+class Warmable(Protocol):
+    """Scorer that keeps what it made of a text, and can be told which texts will come."""
+
+    @property
+    def fixed(self) -> str:
+        """Digest of all that training never moves; scorers with equal ones share their texts."""
+
+    def kept(self) -> Sequence[Any]:
+        """Return the texts that are kept, newest first."""
+
+    def keep(self, texts: Sequence[Any]) -> None:
+        """Take texts that another scorer keeps."""

@@ -7,8 +7,10 @@ Invariant: the same request gives the same bits, on a CPU whatever it is batched
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,9 +19,9 @@ from scipy.special import expit
 from learner import arithmetic
 from learner import version_layout as layout
 from learner.encoder.encoder import Encoder
-from learner.encoder.load import load_saved
+from learner.encoder.load import load_saved, with_others
 from learner.encoder.prefix_cache import PrefixCache
-from learner.encoder.tokens import Texts, load_tokenizer
+from learner.encoder.tokens import Ids, Texts, load_tokenizer
 from learner.finite import check_numbers, check_tensors
 from learner.ranker import PairLogits, Ranker
 from learner.request import Scores, ScoringInput
@@ -29,12 +31,27 @@ from weighting.tasks import TASKS, TaskName
 from weighting.weigher import Weigher, WeigherConfig
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FixedParts:
+    """What training never moves, as it was loaded; the next version with the same files shares it.
+
+    Attributes:
+        model: an encoder; its frozen parameters are shared, the others are never read.
+        texts: tokens, and those of recent texts.
+        cache: outputs of the frozen layers.
+        prefix_digest: of the frozen layers.
+        digest: of all of it.
+    """
+
+    model: Any
+    texts: Texts
+    cache: PrefixCache
+    prefix_digest: str
+    digest: str
+
+
 def load_scorer(
-    path: Path,
-    version: str,
-    *,
-    threads: int,
-    caches: MutableMapping[str, PrefixCache] | None = None,
+    path: Path, version: str, *, threads: int, fixed: FixedParts | None = None
 ) -> ModelScorer:
     """Load the scorer in a version's folder, whose digests the caller has checked.
 
@@ -42,8 +59,8 @@ def load_scorer(
         path: the version's folder.
         version: its name.
         threads: of torch in this process, where no learner shares it; else the learner's.
-        caches: outputs of frozen layers, by the digest of those layers as they were loaded;
-            versions with equal frozen layers share one.
+        fixed: from a version with equal files (`version_layout.fixed_files`); of those only the
+            settings are read again.
 
     Raises:
         Corrupt: a number of a file is NaN or infinite.
@@ -54,22 +71,22 @@ def load_scorer(
         return (path / name).read_bytes()
 
     state = layout.read_scoring(read)
-    settings, tensors = state.settings, layout.read_model(read)
+    settings, tensors = state.settings, layout.read_model(read, moving_only=fixed is not None)
     _check_finite(version, state, tensors)
     encoder = Encoder(
-        load_saved(path, tensors),
+        load_saved(path, tensors) if fixed is None else with_others(fixed.model, tensors),
         tuning=settings.tuning,
         pooling=settings.pooling,
+        cache=fixed.cache if fixed else None,
+        prefix_digest=fixed.prefix_digest if fixed else None,
     )
-    if caches is not None:
-        encoder.cache = caches.setdefault(encoder.prefix_digest(), encoder.cache)
     residual = QueryResidual(encoder.width)
     residual.load_vectors(state.queries, state.residuals)
     weigher = Weigher(WeigherConfig.from_disk(settings.weighting))
     weigher.restore(state.estimators)
     ranker = Ranker(
         encoder,
-        Texts(load_tokenizer(path), max_tokens=settings.max_tokens),
+        fixed.texts if fixed else Texts(load_tokenizer(path), max_tokens=settings.max_tokens),
         residual,
         interaction=settings.interaction,
         logit_scale=settings.logit_scale,
@@ -78,11 +95,11 @@ def load_scorer(
     ranker.load_heads(state.heads)
     served = ServedScore(weigher.scheme.invert)
     served.restore(state.stackers)
-    return ModelScorer(version, ranker, weigher, served, fixed=_fixed(ranker))
+    return ModelScorer(version, ranker, weigher, served, fixed=fixed or _fixed_parts(ranker))
 
 
-def _fixed(ranker: Ranker) -> str:
-    """Digest what training never moves; before the first text, which changes the tokenizer."""
+def _fixed_parts(ranker: Ranker) -> FixedParts:
+    """Return what training never moves; ask before the first text, which changes the tokenizer."""
     encoder, texts = ranker.encoder, ranker.texts
     parts = (
         encoder.prefix_digest(),
@@ -91,7 +108,13 @@ def _fixed(ranker: Ranker) -> str:
         ranker.interaction,
         ranker.logit_scale,
     )
-    return hashlib.sha256(repr(parts).encode()).hexdigest()
+    return FixedParts(
+        model=encoder.model,
+        texts=texts,
+        cache=encoder.cache,
+        prefix_digest=encoder.prefix_digest(),
+        digest=hashlib.sha256(repr(parts).encode()).hexdigest(),
+    )
 
 
 def _check_finite(
@@ -115,11 +138,11 @@ class ModelScorer:
         weigher: Weigher,
         served: ServedScore,
         *,
-        fixed: str = "",
+        fixed: FixedParts | None = None,
     ) -> None:
         """Take the parts; nothing is encoded yet."""
         self._version = version
-        self._fixed = fixed
+        self.fixed_parts = fixed
         self._ranker = ranker.eval()
         self._weigher = weigher
         self._served = served
@@ -132,7 +155,15 @@ class ModelScorer:
     @property
     def fixed(self) -> str:
         """Digest of all that training never moves, as it was loaded."""
-        return self._fixed
+        return self.fixed_parts.digest if self.fixed_parts else ""
+
+    def kept(self) -> Sequence[Ids]:
+        """Return token ids of the texts whose vectors are kept, newest first."""
+        return self._ranker.kept()
+
+    def keep(self, texts: Sequence[Ids]) -> None:
+        """Encode texts of the same tokenizer ahead of the requests that will ask for them."""
+        self._ranker.keep(texts)
 
     def known_queries(self, number: int) -> Sequence[str]:
         """Return the queries with the longest residuals, at most `number`."""

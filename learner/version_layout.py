@@ -210,11 +210,19 @@ def model_index(frozen: Mapping[str, torch.Tensor], moving: Mapping[str, torch.T
     return msgspec.json.encode(index, order="sorted")
 
 
-def read_model(read: Read) -> dict[str, torch.Tensor]:
-    """Decode the encoder's parameters, on the host."""
+def fixed_files(files: Mapping[str, blobs.Digest]) -> dict[str, blobs.Digest]:
+    """Return those of a version's files that hold what training never moves, with digests."""
+    names = ("config.json", "tokenizer.json", "tokenizer_config.json", HEADS_SETTINGS, FROZEN)
+    return {name: files[name] for name in names if name in files}
+
+
+def read_model(read: Read, *, moving_only: bool = False) -> dict[str, torch.Tensor]:
+    """Decode the encoder's parameters, on the host; with or without those that never move."""
     settings = msgspec.json.decode(read(HEADS_SETTINGS), type=ScoringSettings)
     tensors: dict[str, torch.Tensor] = {}
     for name in settings.model_files:
+        if moving_only and name == FROZEN:
+            continue
         tensors |= blobs.tensors_from_bytes(read(name))
     return tensors
 

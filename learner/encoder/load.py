@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
 import re
@@ -126,6 +127,14 @@ def load_saved(folder: Path, tensors: Mapping[str, Tensor]) -> Any:
     model = AutoModel.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
     model.load_state_dict(tensors, assign=True)
     return model.float()
+
+
+def with_others(model: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """Return a copy of a model with these parameters; it shares all others with the original."""
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    copied = copy.deepcopy(model, shared)
+    copied.load_state_dict(tensors, strict=False, assign=True)
+    return copied
 
 
 def check_digests(folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Sequence
 
+import numpy as np
 from cachetools import LRUCache
 from torch import Tensor
 
@@ -37,6 +38,12 @@ class PrefixCache:
         if tensor.nbytes <= self._kept.maxsize:
             with self._lock:
                 self._kept.setdefault(ids.tobytes(), tensor.clone())
+
+    def texts(self) -> list[Ids]:
+        """Return the ids of all texts kept, those that came last first."""
+        with self._lock:
+            keys = list(self._kept)
+        return [np.frombuffer(key, dtype=np.int64).copy() for key in reversed(keys)]
 
     def through(
         self, texts: Sequence[Ids], compute: Callable[[Sequence[Ids]], Iterable[Tensor]]

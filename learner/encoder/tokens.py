@@ -6,6 +6,7 @@ Invariant: ids are a pure function of (tokenizer, text, max_tokens); the cache o
 from __future__ import annotations
 
 import string
+import threading
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ class Texts:
 
     A text is cut to 64 characters per token before it is tokenised: what is behind them would be
     truncated in any ordinary text, and tokenising megabytes takes seconds. Keys are digests, so
-    no text is kept.
+    no text is kept. Threads may use it together.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class Texts:
         self._filler = _filler(tokenizer)
         self._max_characters = _CHARACTERS_PER_TOKEN * max_tokens
         self._cache: FIFOCache[bytes, Ids] = FIFOCache(max_bytes, getsizeof=_num_bytes)
+        self._lock = threading.Lock()  # of the cache, and of a tokenizer that is told to truncate
 
     def ids(self, text: str, pair: str | None = None) -> Ids:
         """Return ids (T,), 1 <= T <= max_tokens, of a text or pair.
@@ -96,11 +98,12 @@ class Texts:
         text = text[: self._max_characters]
         pair = pair if pair is None else pair[: self._max_characters]
         key = _key(text, pair)
-        found: Ids | None = self._cache.get(key)
-        if found is None:
-            found = self._tokenise(text, pair)
-            if _num_bytes(found) <= self._cache.maxsize:
-                self._cache[key] = found
+        with self._lock:
+            found: Ids | None = self._cache.get(key)
+            if found is None:
+                found = self._tokenise(text, pair)
+                if _num_bytes(found) <= self._cache.maxsize:
+                    self._cache[key] = found
         return found
 
     def _tokenise(self, text: str, pair: str | None) -> Ids:

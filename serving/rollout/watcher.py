@@ -19,18 +19,19 @@ from typing import Annotated, Protocol
 
 from msgspec import Meta
 
-from learner.artifact import Corrupt, Scorer, ScoringInput, Version, VersionMissing
+from learner.artifact import Corrupt, Scorer, ScoringInput, Version, VersionMissing, Warmable
 from serving.errors import Refused
 from serving.inference.slot import LoadedModel, Slot
 from serving.rollout.comparison import Replayed
 from serving.rollout.freshness import FreshEvents, Freshness
 from serving.rollout.gate import Gate, GateConfig
 from serving.telemetry import Telemetry
-from weighting.constraints import Count, NotNegativeInt, Positive, check
+from weighting.constraints import Count, NotNegative, NotNegativeInt, Positive, check
 
 log = logging.getLogger("steelyard.serving")
 
 NUM_REFUSED_KEPT = 100
+_TEXTS_TOGETHER = 16
 
 
 class Store(FreshEvents, Protocol):
@@ -73,6 +74,13 @@ class WatcherConfig:
     warm_candidates: Annotated[
         NotNegativeInt, Meta(description="Recent documents that a new version scores before use.")
     ] = 32
+    warm_seconds: Annotated[
+        NotNegative,
+        Meta(
+            description="Longest time for which a new version encodes ahead the texts that the one "
+            "in use knows, newest first. Half of it is rest, for the requests meanwhile."
+        ),
+    ] = 5.0
     rollback_failures: Annotated[
         NotNegativeInt,
         Meta(
@@ -104,6 +112,7 @@ class Watcher:
         gate: Gate | None = None,
         clock: Callable[[], float] = time.monotonic,
         wait: Callable[[float], bool] | None = None,
+        rest: Callable[[float], bool] | None = None,
     ) -> None:
         """Take the collaborators; `start` starts the thread.
 
@@ -117,12 +126,14 @@ class Watcher:
             gate: judges new versions; left out, one with the defaults.
             clock: monotonic seconds, for the swap's duration.
             wait: waits that many seconds, and returns True to end; left out, until `close`.
+            rest: as `wait`, between slices of texts that are encoded ahead.
         """
         self._store, self._slot, self._telemetry, self._config = store, slot, telemetry, config
         self._recent, self._replayed, self._clock = recent, replayed, clock
         self._gate = gate or Gate(GateConfig())
         self._stop = threading.Event()
         self._wait = wait or self._stop.wait
+        self._rest = rest or self._stop.wait
         self._thread: threading.Thread | None = None
         self.freshness = Freshness(store, slot, telemetry)
         self._refused: dict[str, str] = {}
@@ -227,8 +238,9 @@ class Watcher:
         """Take `name` into use if it passes the checks.
 
         1. Check its digests and numbers. 2. Load it beside the one in use. 3. Warm it with recent
-        requests. 4. Probe it, and, unless an operator chose it, compare it with the model in use
-        (`serving.rollout.gate`). 5. Swap, in one assignment. 6. Move the alias.
+        requests and with the texts that the one in use knows. 4. Probe it, and, unless an operator
+        chose it, compare it with the model in use (`serving.rollout.gate`). 5. Swap, in one
+        assignment. 6. Move the alias.
         """
         current, previous = self._slot.held
         if current is not None and current.name == name:
@@ -239,7 +251,7 @@ class Watcher:
             model.outcomes.clear()  # it is judged by what comes
         else:
             try:
-                model = self._load(name, against=None if by_operator else current)
+                model = self._load(name, current, compared=not by_operator)
             except Refused as refused:
                 self._refuse(name, refused)
                 return
@@ -249,17 +261,19 @@ class Watcher:
         with contextlib.suppress(Refused), self._check("promote"):  # 6
             self._promote(model.version)
 
-    def _load(self, name: str, *, against: LoadedModel | None) -> LoadedModel:
+    def _load(self, name: str, current: LoadedModel | None, *, compared: bool) -> LoadedModel:
         with self._check("load"):  # 1, 2
             version = self._store.version(name)
             scorer = self._store.load(version, threads=self._config.threads)
         with self._check("warm"):  # 3
             if warm := self._warm_requests():
                 scorer.score(warm)
+            if current is not None:
+                self._encode_ahead(scorer, current.scorer)
         probes = self._gate.probe(scorer, self._check)  # 4
-        if against is not None:
-            recent = self._replayed(against)
-            self._gate.compare(version, scorer, against, recent, self._check)
+        if current is not None and compared:
+            recent = self._replayed(current)
+            self._gate.compare(version, scorer, current, recent, self._check)
         return LoadedModel(version=version, scorer=scorer, probes=probes)
 
     def _warm_requests(self) -> list[ScoringInput]:
@@ -271,6 +285,26 @@ class Watcher:
             warm.append(ScoringInput(query=request.query, documents=request.documents[:left]))
             left -= len(request.documents)
         return warm
+
+    def _encode_ahead(self, scorer: Scorer, current: Scorer) -> None:
+        """Let a scorer encode what the one in use knows, in slices, each followed by a rest.
+
+        Otherwise every text would be encoded anew by the first request for it, all of them in the
+        moments after the swap.
+        """
+        if not isinstance(scorer, Warmable) or not isinstance(current, Warmable):
+            return
+        if scorer.fixed != current.fixed:  # other tokens
+            return
+        end = self._clock() + self._config.warm_seconds
+        texts = current.kept()
+        for begin in range(0, len(texts), _TEXTS_TOGETHER):
+            started = self._clock()
+            if started >= end:
+                return
+            scorer.keep(texts[begin : begin + _TEXTS_TOGETHER])
+            if self._rest(self._clock() - started):
+                return
 
     def _promote(self, version: Version) -> None:
         """Move the alias forward, never back: another replica or an operator may have moved it."""

@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from learner import version_layout as layout
-from learner.artifact import Corrupt, Document, Scores, ScoringInput, Store
+from learner.artifact import Corrupt, Document, Scores, ScoringInput, Store, Warmable
+from learner.encoder.encoder import Encoder
 from learner.scorer import ModelScorer
 from learner.store import blobs
+from learner.store.blobs import Disk
 from learner.trainer import Trainer
 from tests.learner.saving import cut, owner
 from tests.learner.training import WORDS, batches, published, text, trainer
@@ -187,7 +189,7 @@ def test_what_another_version_declares_is_nothing_that_a_good_one_has_to_share(
         assert_equal(one, expected)
         assert np.abs(one.score - other.score).max() > 1e-4
     together.load(third)
-    assert len(together._prefix_caches) == 2, "the honest versions share one cache"
+    assert len(together._fixed) == 2, "the honest versions share what never moves"
 
 
 def test_a_changed_byte_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
@@ -206,3 +208,58 @@ def test_the_door_to_the_store_opens_without_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_the_next_version_shares_what_never_moves_and_reads_only_the_rest(tmp_path: Path) -> None:
+    own, writer = learned(2, tuning="top:1"), owner(tmp_path)
+    first = writer.save(own.files(), cut(1))
+    for batch in batches(4)[2:]:
+        own.step(batch)
+    second = writer.save(own.files(), cut(2))
+    opened: list[str] = []
+
+    class Watched(Disk):
+        def open(self, root: Path, relative: str) -> int:
+            opened.append(Path(relative).name)
+            return super().open(root, relative)
+
+    together = Store(tmp_path, disk=Watched())
+    before = together.load(first)
+    scores = before.score(requests())
+    assert layout.FROZEN in opened
+    opened.clear()
+    after = together.load(second)
+    assert layout.FROZEN not in opened
+    assert layout.MOVING in opened
+    for one, expected in zip(
+        after.score(requests()), Store(tmp_path).load(second).score(requests()), strict=True
+    ):
+        assert_equal(one, expected)
+    for one, expected in zip(before.score(requests()), scores, strict=True):
+        assert_equal(one, expected)  # the former one is what it was
+    assert isinstance(before, Warmable)
+    assert isinstance(after, Warmable)
+    assert before.fixed == after.fixed
+
+
+def test_texts_that_were_encoded_ahead_are_not_encoded_by_the_first_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, writer = learned(2, tuning="top:1"), owner(tmp_path)
+    first = writer.save(own.files(), cut(1))
+    own.step(batches(3)[2])
+    second = writer.save(own.files(), cut(2))
+    store = Store(tmp_path)
+    old, new = (store.load(version) for version in (first, second))
+    expected = Store(tmp_path).load(second).score(requests())
+    assert isinstance(old, Warmable)
+    assert isinstance(new, Warmable)
+    old.score(requests())
+    new.keep(old.kept())
+
+    def no_text(self: Encoder, texts: object) -> None:
+        raise AssertionError("a text was encoded again")
+
+    monkeypatch.setattr(Encoder, "forward", no_text)
+    for one, wanted in zip(new.score(requests()), expected, strict=True):
+        assert_equal(one, wanted)

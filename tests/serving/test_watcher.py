@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -467,3 +468,62 @@ def test_an_operator_who_chooses_a_failing_version_again_gives_it_a_new_start(
     for _ in range(2):
         replica.watcher.poll()
     assert served(replica) == "v000002"
+
+
+class KeepingScorer(FakeScorer):
+    """A scorer that keeps texts."""
+
+    def __init__(self, version: str, fixed: str, known: Sequence[int] = ()) -> None:
+        super().__init__(version)
+        self.fixed, self._kept = fixed, list(known)
+        self.on_keep: Callable[[], None] = lambda: None
+
+    def kept(self) -> Sequence[int]:
+        return self._kept
+
+    def keep(self, texts: Sequence[int]) -> None:
+        self.on_keep()
+        self._kept += texts
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_new_version_knows_the_texts_of_the_one_in_use_before_it_is_used(
+    replica: Replica, same: bool
+) -> None:
+    current = KeepingScorer("v000002", "as it was", range(100))
+    after = KeepingScorer("v000003", "as it was" if same else "another tokenizer")
+    replica.store.publish(2, current)
+    replica.watcher.poll()
+    replica.store.publish(3, after)
+    in_use_meanwhile: set[str | None] = set()
+    after.on_keep = lambda: in_use_meanwhile.add(served(replica))
+    replica.watcher.poll()
+    assert served(replica) == "v000003"
+    assert in_use_meanwhile == ({"v000002"} if same else set())
+    assert list(after.kept()) == (list(range(100)) if same else [])
+
+
+def test_a_version_waits_no_longer_than_it_may_for_texts_that_are_known(replica: Replica) -> None:
+    now = 0.0
+
+    class Slow(KeepingScorer):
+        def keep(self, texts: Sequence[int]) -> None:
+            nonlocal now
+            now += 1.0
+            super().keep(texts)
+
+    watcher = Watcher(
+        replica.store,
+        replica.slot,
+        replica.telemetry,
+        WatcherConfig(warm_seconds=3.0),
+        clock=lambda: now,
+        rest=lambda seconds: False,
+    )
+    replica.store.publish(2, KeepingScorer("v000002", "same", range(1000)))
+    watcher.poll()
+    after = Slow("v000003", "same")
+    replica.store.publish(3, after)
+    watcher.poll()
+    assert served(replica) == "v000003"
+    assert (now, len(after.kept())) == (3.0, 48)
