@@ -49,6 +49,7 @@ class ServingRole:
             config.watcher,
             recent=self._batcher.recent,
             replayed=self._batcher.replayed,
+            when_idle=self._batcher.when_idle,
             gate=Gate(config.gate),
         )
         app = create(

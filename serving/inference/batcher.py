@@ -13,7 +13,9 @@ import logging
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from typing import Annotated, TypeAlias
 
@@ -121,6 +123,7 @@ class Batcher:
         )
         self._changed = threading.Condition()  # guards the line
         self._thread: threading.Thread | None = None
+        self._spare: deque[tuple[Future[object], Callable[[], object]]] = deque()
         self._closing = False
         self._in_flight = 0
         self._recent: tuple[tuple[LoadedModel, Replayed], ...] = ()
@@ -137,6 +140,8 @@ class Batcher:
             self._changed.notify()
         if self._thread is not None:
             self._thread.join()
+        for future, _ in self._spare:
+            future.cancel()
 
     @property
     def open(self) -> bool:
@@ -166,6 +171,25 @@ class Batcher:
             self._line.refuse()
             wait_seconds = self._line.wait_seconds(now)
         return Overloaded(wait_seconds, self._retry_after(wait_seconds))
+
+    def when_idle(self, task: Callable[[], object], seconds: float) -> bool:
+        """Run `task` on the inference thread when no request waits; return False if it never came.
+
+        Any thread may call it, and is held up meanwhile, at most for `seconds` before the task has
+        begun. Errors of the task are raised here.
+        """
+        future: Future[object] = Future()
+        with self._changed:
+            if self._closing:
+                return False
+            self._spare.append((future, task))
+            self._changed.notify()
+        with contextlib.suppress(TimeoutError, CancelledError):
+            future.exception(timeout=max(0.0, seconds))
+        if future.cancel():
+            return False
+        future.result()
+        return True
 
     async def score(self, model: LoadedModel, requests: tuple[ScoringInput, ...]) -> Answer:
         """Score `requests` with `model`, together with others that wait for it.
@@ -259,7 +283,15 @@ class Batcher:
             while (first := self._line.oldest()) is None:
                 if self._closing:
                     return None
-                self._changed.wait()
+                if not self._spare:
+                    self._changed.wait()
+                    continue
+                task = self._spare.popleft()
+                self._changed.release()
+                try:
+                    _finish(*task)
+                finally:
+                    self._changed.acquire()
             closes = first.enqueued_seconds + self.config.window_seconds
             while self._opens(left := closes - self._clock()):
                 self._changed.wait(left)
@@ -327,6 +359,17 @@ class Batcher:
         log.warning("backend failed", extra={"version": version, "error": message})
         work.model.outcomes.append(False)
         work.deliver(BackendFailed(version, error))
+
+
+def _finish(future: Future[object], task: Callable[[], object]) -> None:
+    """Run a task unless nobody waits for it any more."""
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        future.set_result(task())
+    # It belongs to who waits for it, never to this thread.
+    except Exception as error:
+        future.set_exception(error)
 
 
 def _shortened(request: ScoringInput, scores: Scores) -> Replayed:

@@ -9,6 +9,7 @@ in use is given up for the former one.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import math
 import threading
@@ -31,7 +32,7 @@ from weighting.constraints import Count, NotNegative, NotNegativeInt, Positive, 
 log = logging.getLogger("steelyard.serving")
 
 NUM_REFUSED_KEPT = 100
-_TEXTS_TOGETHER = 16
+_TEXTS_TOGETHER = 4
 
 
 class Store(FreshEvents, Protocol):
@@ -78,7 +79,7 @@ class WatcherConfig:
         NotNegative,
         Meta(
             description="Longest time for which a new version encodes ahead the texts that the one "
-            "in use knows, newest first. Half of it is rest, for the requests meanwhile."
+            "in use knows, while no request waits; newest first."
         ),
     ] = 5.0
     rollback_failures: Annotated[
@@ -92,6 +93,11 @@ class WatcherConfig:
     def __post_init__(self) -> None:
         """Check every field."""
         check(self, "watcher")
+
+
+def _at_once(task: Callable[[], object], seconds: float) -> bool:
+    task()
+    return True
 
 
 class Watcher:
@@ -112,7 +118,7 @@ class Watcher:
         gate: Gate | None = None,
         clock: Callable[[], float] = time.monotonic,
         wait: Callable[[float], bool] | None = None,
-        rest: Callable[[float], bool] | None = None,
+        when_idle: Callable[[Callable[[], object], float], bool] = _at_once,
     ) -> None:
         """Take the collaborators; `start` starts the thread.
 
@@ -126,14 +132,15 @@ class Watcher:
             gate: judges new versions; left out, one with the defaults.
             clock: monotonic seconds, for the swap's duration.
             wait: waits that many seconds, and returns True to end; left out, until `close`.
-            rest: as `wait`, between slices of texts that are encoded ahead.
+            when_idle: runs a task when no request waits; False if that was not in time
+                (`Batcher.when_idle`).
         """
         self._store, self._slot, self._telemetry, self._config = store, slot, telemetry, config
         self._recent, self._replayed, self._clock = recent, replayed, clock
         self._gate = gate or Gate(GateConfig())
         self._stop = threading.Event()
         self._wait = wait or self._stop.wait
-        self._rest = rest or self._stop.wait
+        self._when_idle = when_idle
         self._thread: threading.Thread | None = None
         self.freshness = Freshness(store, slot, telemetry)
         self._refused: dict[str, str] = {}
@@ -287,10 +294,11 @@ class Watcher:
         return warm
 
     def _encode_ahead(self, scorer: Scorer, current: Scorer) -> None:
-        """Let a scorer encode what the one in use knows, in slices, each followed by a rest.
+        """Let a scorer encode what the one in use knows, a few texts at a time.
 
         Otherwise every text would be encoded anew by the first request for it, all of them in the
-        moments after the swap.
+        moments after the swap. It is done while no request waits, and by the thread that answers:
+        two threads that share the interpreter would hold each other up.
         """
         if not isinstance(scorer, Warmable) or not isinstance(current, Warmable):
             return
@@ -299,11 +307,9 @@ class Watcher:
         end = self._clock() + self._config.warm_seconds
         texts = current.kept()
         for begin in range(0, len(texts), _TEXTS_TOGETHER):
-            started = self._clock()
-            if started >= end:
-                return
-            scorer.keep(texts[begin : begin + _TEXTS_TOGETHER])
-            if self._rest(self._clock() - started):
+            few = texts[begin : begin + _TEXTS_TOGETHER]
+            left = end - self._clock()
+            if left <= 0 or not self._when_idle(functools.partial(scorer.keep, few), left):
                 return
 
     def _promote(self, version: Version) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 
@@ -166,3 +167,47 @@ def test_a_caller_that_goes_away_costs_the_others_nothing() -> None:
     assert asyncio.run(run()).scores[0].score.tolist() == [0.001]
     replica.batcher.close()
     assert replica.value("serving_inflight_requests") == 0
+
+
+def test_a_task_for_idle_moments_lets_every_request_go_first_and_gives_its_error_back() -> None:
+    replica, scorer = Replica(), FakeScorer("v000001")
+    order: list[str] = []
+    scorer.fault = lambda requests: order.append("request")
+
+    def task() -> None:
+        order.append("task")
+        raise ValueError("not today")
+
+    async def run() -> None:
+        asked = await admitted(replica, (scorer, ask("a")), (scorer, ask("b")))
+        idle = asyncio.create_task(asyncio.to_thread(replica.batcher.when_idle, task, 30.0))
+        await until(lambda: bool(replica.batcher._spare))
+        replica.batcher.start()
+        await asyncio.gather(*asked)
+        with pytest.raises(ValueError, match="not today"):
+            await idle
+        assert await asyncio.to_thread(replica.batcher.when_idle, lambda: order.append("next"), 30)
+
+    asyncio.run(run())
+    assert order == ["request", "task", "next"]
+    replica.batcher.close()
+    assert not replica.batcher.when_idle(task, 30.0), "nobody runs it any more"
+
+
+def test_a_task_whose_moment_does_not_come_in_time_is_never_run() -> None:
+    replica, scorer, ran = Replica(), FakeScorer("v000001"), list[str]()
+    scorer.gate = threading.Event()
+
+    async def run() -> None:
+        replica.batcher.start()
+        (asked,) = await admitted(replica, (scorer, ask("a")))
+        await until(lambda: bool(scorer.calls))
+        assert not await asyncio.to_thread(replica.batcher.when_idle, lambda: ran.append("x"), 0.0)
+        assert scorer.gate is not None
+        scorer.gate.set()
+        await asked
+
+    asyncio.run(run())
+    assert replica.batcher.when_idle(lambda: ran.append("y"), 30.0)
+    replica.batcher.close()
+    assert ran == ["y"]

@@ -518,7 +518,6 @@ def test_a_version_waits_no_longer_than_it_may_for_texts_that_are_known(replica:
         replica.telemetry,
         WatcherConfig(warm_seconds=3.0),
         clock=lambda: now,
-        rest=lambda seconds: False,
     )
     replica.store.publish(2, KeepingScorer("v000002", "same", range(1000)))
     watcher.poll()
@@ -526,4 +525,4 @@ def test_a_version_waits_no_longer_than_it_may_for_texts_that_are_known(replica:
     replica.store.publish(3, after)
     watcher.poll()
     assert served(replica) == "v000003"
-    assert (now, len(after.kept())) == (3.0, 48)
+    assert (now, len(after.kept())) == (3.0, 12)
