@@ -10,13 +10,14 @@ prediction of its neighbours; then they are learned one after another, in the or
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 import msgspec
 import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from weighting.clip import ClipConfig, Clipped, clip
 from weighting.constraints import Share, check
@@ -26,9 +27,10 @@ from weighting.diagnostics import effective_sample_ratio, normalization_ratio
 from weighting.errors import SnapshotError, WeightError
 from weighting.estimators.calibration import CalibrationConfig
 from weighting.estimators.conditional import ConditionalConfig, Prediction
-from weighting.estimators.prior import PriorConfig
+from weighting.estimators.prior import LEAST, PriorConfig
 from weighting.estimators.task import TaskConfig, TaskEstimators
 from weighting.features import Document
+from weighting.position_correction import factor_at_position
 from weighting.sample import CopyKind, Sample
 from weighting.schemes.ratio import LEAST_EXPONENT
 from weighting.schemes.registry import DEFAULT, SchemeName, make_scheme
@@ -211,16 +213,31 @@ class Weigher:
         label = _labels(samples)
         prediction, p = estimators.predict(samples)
         prior = estimators.prior.get()
-        context = Context.observed(label, p, prior)
+        calibrate = estimators.calibration.predict
+        relevance = np.clip(expit(calibrate(prediction.first_logit)), LEAST, 1 - LEAST)
+        context = Context.observed(label, relevance, prior)
 
         final = np.array([s.window_us >= s.attribution_us for s in samples])
         rate = np.where(final, 0.0, estimators.delayed_positive_rate.get())
         correction = delay_correction(label, p, rate)
-        factor = self.scheme.weigh(context)
-        clipped = clip(correction, factor, self.config.clip)
+        pair = [  # of each label, as if shown first
+            self.scheme.weigh(Context.observed(np.full_like(label, y), relevance, prior))
+            for y in (1.0, 0.0)
+        ]
+        bounds = self.config.clip
+        # Bounded first: the bounds then change the target alone, and alike at every position
+        bounded = [np.clip(factor, bounds.low, bounds.high) for factor in pair]
+        theta = prediction.examination
+        factor = factor_at_position(label, relevance, theta, *pair)
+        clipped = clip(correction, factor_at_position(label, relevance, theta, *bounded), bounds)
+        first = np.where(label > 0, *pair)
+        clipped = replace(
+            clipped,
+            num_low=int((first < bounds.low).sum()),
+            num_high=int((first > bounds.high).sum()),
+        )
 
         target = (1 - self.config.denoise) * label + self.config.denoise * p
-        calibrate = estimators.calibration.predict
         columns = Columns(
             weight=clipped.weight.astype(np.float32),
             a=(clipped.weight * target).astype(np.float32),

@@ -30,7 +30,7 @@ class Columns:
         correction: f64 (N,) delay-correction weight alone, in [0, 1]: the weight under which
             estimators and stacker learn.
         raw: f64 (N,) correction x scheme factor, before clipping and normalisation.
-        p_y_given_x: f64 (N,) probability of the observed label.
+        p_y_given_x: f64 (N,) probability of the observed label as if the sample were shown first.
         p_y: f64 (N,) prior of the observed label.
         p_positive: f64 (N,) calibrated p(y=1|x), where the sample was shown.
         examination: f64 (N,) probability that the sample's position is examined, relative to the
