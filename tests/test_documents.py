@@ -38,12 +38,13 @@ from tests.serving.conftest import Replica
 ROOT = Path(__file__).parents[1]
 PAGES = (
     *("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "BENCHMARKS.md", "LOG.md"),
-    *("docs/producers.md", "docs/replay.md", "docs/runbooks.md"),
+    *("docs/benchmark.md", "docs/producers.md", "docs/replay.md", "docs/runbooks.md"),
 )
 TODAY = (
     "README.md",
     "ARCHITECTURE.md",
     "CONTRIBUTING.md",
+    "docs/benchmark.md",
     "docs/producers.md",
     "docs/replay.md",
     "docs/runbooks.md",

@@ -1,0 +1,1 @@
+"""Shown lists and graded judgments for the learning benchmark: from a folder, or ready-made."""

@@ -1,0 +1,1 @@
+"""The product on a stream of lists, beside baselines that learn from the same lists."""

@@ -1,0 +1,217 @@
+"""The product's own pipeline over a stream of lists: samples, weigher, trainer, served score.
+
+A list a second of event time. Every clicked item with a known purchase label is a sample of the
+purchase task; labels are final, so no delay correction acts. A batch closes at the first list with
+`learner.batch_size` samples, as in the consumers' pipeline. Judging loads the version that would be
+published.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from msgspec.structs import replace
+from numpy.typing import NDArray
+
+from benchmarks.learning_data.dataset import Item, ShownList
+from benchmarks.learning_judging.zero_shot import Embedder
+from consumers.joining.entries import OpenClick, OpenExposure, Positive
+from consumers.joining.labels import Labels
+from deploy.settings.tree import Settings
+from learner.request import Document, Scorer, ScoringInput
+from learner.scorer import load_scorer
+from learner.trainer import Trainer
+from weighting.provenance import Position
+from weighting.sample import CopyKind, Sample
+from weighting.tasks import CLICK, PURCHASE
+from weighting.weigher import Weigher
+
+_SECOND_US = 1_000_000
+_LABELS = Labels({CLICK: _SECOND_US, PURCHASE: _SECOND_US}, _SECOND_US)
+
+
+def samples_of(shown: ShownList, number: int, items: Mapping[str, Item]) -> Iterator[Sample]:
+    """Yield the samples of a list as the join makes them."""
+    now_us = number * _SECOND_US
+    described = tuple((items[item].text, dict(items[item].attributes)) for item in shown.items)
+    clicks = {
+        index: Positive(
+            time_us=now_us, position=Position("clicks", 0, (number << 20) + index), inferred=False
+        )
+        for index, clicked in enumerate(shown.clicked)
+        if clicked
+    }
+    exposure = OpenExposure(
+        position=Position("exposures", 0, number),
+        opened_us=now_us,
+        timer_us=now_us + _SECOND_US,
+        observed=False,
+        query_id=shown.id,
+        client_id="",
+        query=shown.query,
+        hits=shown.items,
+        list_size=len(shown.items),
+        described=described,
+        time_us=now_us,
+        clicked=clicks,
+    )
+    first = _LABELS.first_copies(exposure, now_us + _SECOND_US)
+    for sample, position in zip(first, shown.positions, strict=True):
+        yield replace(sample, position=position)
+    for index, click in clicks.items():
+        bought = shown.purchased[index]
+        if bought is not None:
+            opened = _open_click(exposure, index, click, bought=bought)
+            sample = _LABELS.purchase(opened, CopyKind.FIRST, now_us + _SECOND_US)
+            yield replace(sample, position=shown.positions[index])
+
+
+def _open_click(exposure: OpenExposure, index: int, click: Positive, *, bought: bool) -> OpenClick:
+    text, attributes = exposure.described[index]
+    purchase = Position("purchases", 0, click.position.offset)
+    return OpenClick(
+        position=click.position,
+        opened_us=exposure.time_us,
+        turn=index,
+        timer_us=exposure.timer_us,
+        observed=False,
+        expired=False,
+        list_id=exposure.query_id,
+        list_size=exposure.list_size,
+        client_id="",
+        query=exposure.query,
+        object_id=exposure.hits[index],
+        text=text,
+        attributes=attributes,
+        ordinal=index + 1,
+        time_us=click.time_us,
+        inferred=False,
+        sources=(exposure.position, click.position),
+        newest_us=click.time_us,
+        purchase=Positive(time_us=click.time_us, position=purchase, inferred=False)
+        if bought
+        else None,
+    )
+
+
+@dataclass(slots=True)
+class Cost:
+    """What learning took.
+
+    Attributes:
+        num_samples: learned.
+        seconds: by the clock, of samples and steps.
+        cpu_seconds: of this process, in the same time.
+        encoder_cpu_seconds: forward and backward passes of the encoder among them.
+    """
+
+    num_samples: int = 0
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    encoder_cpu_seconds: float = 0.0
+
+
+class Learner:
+    """A trainer with the product's settings, and what its learning cost."""
+
+    def __init__(self, settings: Settings, items: Mapping[str, Item]) -> None:
+        """Start untrained."""
+        self._items = items
+        self._settings = settings
+        self.trainer = Trainer(settings.learner, Weigher(settings.weighting))
+        self.cost = Cost()
+
+    def learn(self, lists: Sequence[ShownList]) -> None:
+        """Learn a stream from its start, in one pass."""
+        pending: list[Sample] = []
+        with self._measured():
+            for number, shown in enumerate(lists, 1):
+                pending += samples_of(shown, number, self._items)
+                if len(pending) >= self._settings.learner.batch_size or number == len(lists):
+                    self.trainer.step(pending)
+                    self.cost.num_samples += len(pending)
+                    pending = []
+
+    def encoder(self) -> Embedder:
+        """Return the encoder as it is now."""
+        ranker = self.trainer.ranker
+        return Embedder(ranker.encoder, ranker.texts)
+
+    @contextmanager
+    def scorer(self) -> Iterator[ServedScores]:
+        """Load the version that would be published now, as serving does."""
+        with tempfile.TemporaryDirectory() as folder:
+            for name, data in self.trainer.files().items():
+                path = Path(folder, name)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(data)
+            threads = self._settings.learner.threads
+            yield ServedScores(load_scorer(Path(folder), "now", threads=threads), self._items)
+
+    @contextmanager
+    def _measured(self) -> Iterator[None]:
+        """Add the time inside to the cost; that in the encoder by hooks around its passes."""
+        encoder_seconds = _Stopwatch()
+        encoder = self.trainer.ranker.encoder
+        hooks = [
+            encoder.register_forward_pre_hook(encoder_seconds.start),
+            encoder.register_forward_hook(encoder_seconds.stop),
+        ]
+        backward = torch.Tensor.backward
+
+        def timed(*args: Any, **kwargs: Any) -> None:
+            encoder_seconds.start()
+            backward(*args, **kwargs)  # type: ignore[no-untyped-call]
+            encoder_seconds.stop()
+
+        began, cpu_began = time.perf_counter(), time.process_time()
+        torch.Tensor.backward = timed  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            torch.Tensor.backward = backward  # type: ignore[method-assign]
+            for hook in hooks:
+                hook.remove()
+            self.cost.seconds += time.perf_counter() - began
+            self.cost.cpu_seconds += time.process_time() - cpu_began
+            self.cost.encoder_cpu_seconds += encoder_seconds.total
+
+
+class _Stopwatch:
+    """CPU seconds of this process between `start` and `stop`, summed up."""
+
+    def __init__(self) -> None:
+        self.total = 0.0
+        self._began = 0.0
+
+    def start(self, *_: Any) -> None:
+        self._began = time.process_time()
+
+    def stop(self, *_: Any) -> None:
+        self.total += time.process_time() - self._began
+
+
+class ServedScores:
+    """The score that serving would sort by."""
+
+    def __init__(self, scorer: Scorer, items: Mapping[str, Item]) -> None:
+        """Take a loaded version."""
+        self._scorer = scorer
+        self._items = items
+
+    def scores(self, query: str, items: Sequence[str]) -> NDArray[np.float64]:
+        """Return the scores (n,) of n items under a query."""
+        documents = tuple(
+            Document(id=item, text=own.text, attributes=dict(own.attributes))
+            for item in items
+            if (own := self._items[item])
+        )
+        return self._scorer.score([ScoringInput(query=query, documents=documents)])[0].score
