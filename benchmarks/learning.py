@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.learning_data.dataset import DataError, Dataset, JudgedQuery, shortened
+from benchmarks.learning_data.dataset import DataError, Dataset, JudgedQuery, shortened, texts
 from benchmarks.learning_data.folder import read_folder
 from benchmarks.learning_data.ready import INVENTED, NAMES, NOISES, Request, load_ready
 from benchmarks.learning_judging.linear import Lexical, LinearStack
@@ -52,6 +52,7 @@ def run(
     for note in dataset.notes:
         say(note)
     say(f"{len(dataset.lists)} lists, {len(dataset.judged)} judged queries; linear baseline ...")
+    zero_shot.encode(texts(dataset.items, (*dataset.lists, *dataset.judged)))
     lexical = Lexical(dataset)
     linear = LinearStack(dataset, zero_shot.cosines, lexical)
     say("the product learns ...")
@@ -59,15 +60,16 @@ def run(
     learner.learn(dataset.lists)
     say("judging ...")
     moved = learner.encoder()
+    moved.encode(texts(dataset.items, dataset.judged))
     figures: Figures = {}
     with learner.scorer() as served:
         for judged in dataset.judged:
-            texts = [dataset.items[item].text for item in judged.items]
+            candidates = [dataset.items[item].text for item in judged.items]
             scores = {
                 "bm25": lexical.scores(judged.query, judged.items),
-                "zero_shot": zero_shot.cosines(judged.query, texts),
+                "zero_shot": zero_shot.cosines(judged.query, candidates),
                 "linear_baseline": linear.scores(judged.query, judged.items),
-                "encoder": moved.cosines(judged.query, texts),
+                "encoder": moved.cosines(judged.query, candidates),
                 "served": served.scores(judged.query, judged.items),
             }
             _add(figures, judged, scores)

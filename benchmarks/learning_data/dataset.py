@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -141,14 +141,11 @@ def judged_query(part: str, query: str, grades: Mapping[str, float]) -> JudgedQu
     )
 
 
-def texts(dataset: Dataset) -> Iterator[str]:
-    """Yield every query and item text of the lists and judgments, with repetitions."""
-    for shown in dataset.lists:
-        yield shown.query
-        yield from (dataset.items[item].text for item in shown.items)
-    for judged in dataset.judged:
-        yield judged.query
-        yield from (dataset.items[item].text for item in judged.items)
+def texts(items: Mapping[str, Item], asked: Iterable[ShownList | JudgedQuery]) -> Iterator[str]:
+    """Yield every query of lists or judgments and the texts of its items, with repetitions."""
+    for each in asked:
+        yield each.query
+        yield from (items[item].text for item in each.items)
 
 
 def _words(query: str) -> str:

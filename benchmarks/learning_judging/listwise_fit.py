@@ -46,6 +46,6 @@ def fit(
         return float(value), x.T @ (share - clicked) / num_lists + 2 * _RIDGE * coefficients
 
     start = np.zeros(x.shape[1])
-    bounds = [(None, None)] * features.shape[1] + [(0.0, None) if decline.any() else (0.0, 0.0)]
+    bounds = [(None, None)] * features.shape[1] + [(0.0, None)]
     found: Array = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x
     return found[:-1] / scale, float(found[-1])

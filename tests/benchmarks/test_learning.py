@@ -107,6 +107,13 @@ def test_where_positions_are_not_known_no_decline_is_fitted() -> None:
     assert eta == 0
 
 
+def test_a_later_position_is_never_examined_more() -> None:
+    features, clicked = np.zeros((4, 1)), np.array([0.0, 1.0, 0.0, 1.0])
+    decline = np.tile(-np.log([1.0, 2.0]), 2)
+    _, eta = fit(features, clicked, np.array([0, 2], dtype=np.intp), decline)
+    assert eta == 0
+
+
 def test_the_stack_learns_what_is_clicked_and_no_click_explains_itself(tmp_path: Path) -> None:
     lists = tables()["lists"]
     item = lists["item_id"]
