@@ -13,7 +13,7 @@ from deploy.errors import BrokerUnavailable
 pytestmark = pytest.mark.kafka
 
 
-@pytest.mark.parametrize("num_kills", [4, pytest.param(50, marks=pytest.mark.long)])
+@pytest.mark.parametrize("num_kills", [6, pytest.param(50, marks=pytest.mark.long)])
 def test_random_kills_lose_nothing_double_nothing_and_leave_the_bytes_of_an_unharmed_run(
     num_kills: int, tmp_path: Path
 ) -> None:
