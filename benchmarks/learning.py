@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from benchmarks.learning_data.dataset import DataError, Dataset, JudgedQuery, shortened, texts
 from benchmarks.learning_data.folder import read_folder
 from benchmarks.learning_data.ready import INVENTED, NAMES, NOISES, Request, load_ready
-from benchmarks.learning_judging.linear import Lexical, LinearStack
+from benchmarks.learning_judging.linear import Lexical, LinearStack, own_text
 from benchmarks.learning_judging.metrics import METHODS, expected_ndcg, ndcg, part_row
 from benchmarks.learning_judging.product import Learner
 from benchmarks.learning_judging.zero_shot import Embedder, untrained
@@ -53,8 +53,8 @@ def run(
         say(note)
     say(f"{len(dataset.lists)} lists, {len(dataset.judged)} judged queries; linear baseline ...")
     zero_shot.encode(texts(dataset.items, (*dataset.lists, *dataset.judged)))
-    lexical = Lexical(dataset)
-    linear = LinearStack(dataset, zero_shot.cosines, lexical)
+    lexical = Lexical(dataset, own_text)
+    linear = LinearStack(dataset, zero_shot.cosines)
     say("the product learns ...")
     learner = Learner(settings, dataset.items)
     learner.learn(dataset.lists)

@@ -23,7 +23,8 @@ from benchmarks.learning_data.dataset import (
 from benchmarks.learning_data.folder import attribute
 from benchmarks.learning_data.table import read_table
 
-_ATTRIBUTES = ("genres", "director", "year", "votes", "rating", "popularity")
+_TEXTUAL = ("genres", "tags", "director", "actors", "characters")
+_ATTRIBUTES = (*_TEXTUAL, "year", "votes", "rating", "popularity")
 _NUM_STREAM_FOLDS, _CHOOSING_FOLD, _REPORTED_FOLD = 8, 8, 9
 
 

@@ -4,6 +4,7 @@ A listwise linear stack of cosine, BM25, popularity and shrunk item rates, fitte
 `listwise_fit`. Where lists have positions, -ln k is one more feature while fitting, which takes up
 the position bias, and is left out when scoring.
 
+- BM25: of the query on the items' texts, and on their texts with all textual attributes.
 - popularity: ln(1 + x) of the columns popularity, votes, rating_count and sales that the items
   have; where they have none, of the clicks on the item.
 - item rates: of clicks, and of purchases where they are known (`ItemRates`), with the eta of a
@@ -31,11 +32,11 @@ POPULARITY = ("popularity", "votes", "rating_count", "sales")
 
 
 class Lexical:
-    """BM25 of queries on the texts of a data set's items."""
+    """BM25 of queries on the items of a data set."""
 
-    def __init__(self, dataset: Dataset) -> None:
-        """Count the words of every item."""
-        self._texts = BM25([item.text for item in dataset.items.values()])
+    def __init__(self, dataset: Dataset, text: Callable[[Item], str]) -> None:
+        """Count the words of every item, of the text that `text` gives for it."""
+        self._texts = BM25([text(item) for item in dataset.items.values()])
         self._place = {item: place for place, item in enumerate(dataset.items)}
 
     def scores(self, query: str, items: Sequence[str]) -> Array:
@@ -51,11 +52,11 @@ class LinearStack:
         eta: of the examination k^-eta that was fitted; 0 where no position is known.
     """
 
-    def __init__(self, dataset: Dataset, cosines: Cosines, lexical: Lexical) -> None:
+    def __init__(self, dataset: Dataset, cosines: Cosines) -> None:
         """Fit the stack to the lists of a data set."""
         self._items = dataset.items
         self._cosines = cosines
-        self._lexical = lexical
+        self._lexical = [Lexical(dataset, text) for text in (own_text, whole_text)]
         self._popularity = [
             name
             for name in POPULARITY
@@ -86,9 +87,10 @@ class LinearStack:
         return found
 
     def _text_features(self, query: str, items: Sequence[str]) -> Array:
-        """Return cosine and BM25 (n, 2)."""
+        """Return the cosine and the two scores of BM25 (n, 3)."""
         texts = [self._items[item].text for item in items]
-        return np.column_stack([self._cosines(query, texts), self._lexical.scores(query, items)])
+        lexical = [own.scores(query, items) for own in self._lexical]
+        return np.column_stack([self._cosines(query, texts), *lexical])
 
     def _item_features(self, items: Sequence[str]) -> Array:
         """Return popularity and rates (n, F), as counted so far."""
@@ -98,6 +100,20 @@ class LinearStack:
         ] or [np.log1p(self._clicks.positives(items))]
         rates = [self._clicks.log_rates(items), self._purchases.log_rates(items)]
         return np.column_stack([*columns, *rates])
+
+
+def own_text(item: Item) -> str:
+    """Return the text that the encoder reads."""
+    return item.text
+
+
+def whole_text(item: Item) -> str:
+    """Return the text with every textual attribute behind it."""
+    words = [item.text]
+    for value in item.attributes.values():
+        if isinstance(value, str | list):
+            words += [value] if isinstance(value, str) else value
+    return " ".join(words)
 
 
 def _number(item: Item, name: str) -> float:

@@ -13,13 +13,13 @@ from benchmarks.learning_data.dataset import Item, ShownList
 from benchmarks.learning_data.folder import read_folder
 from benchmarks.learning_judging import product
 from benchmarks.learning_judging.item_rates import ItemRates
-from benchmarks.learning_judging.linear import Lexical, LinearStack
+from benchmarks.learning_judging.linear import LinearStack, whole_text
 from benchmarks.learning_judging.listwise_fit import fit
 from benchmarks.learning_judging.metrics import BASELINES, METHODS, expected_ndcg, ndcg, part_row
 from deploy.settings.load import load
 from learner.trainer import Trainer
 from tests.benchmarks.folders import folder, tables
-from weighting.sample import Sample
+from weighting.sample import Attribute, Sample
 from weighting.tasks import CLICK, PURCHASE
 
 MODEL = "learner.model=random:1x32"
@@ -99,6 +99,27 @@ def test_the_fit_finds_the_coefficients_of_the_clicks_and_the_decline_of_positio
     assert found == pytest.approx(eta, abs=0.03)
 
 
+def test_the_second_bm25_reads_textual_attributes() -> None:
+    attributes: dict[str, Attribute] = {"brand": "Acme", "tags": ["oak", "small"], "price": 3.5}
+    item = Item(id="1", text="Red lamp", attributes=attributes)
+    assert whole_text(item) == "Red lamp Acme oak small"
+
+
+def test_the_stack_finds_items_by_their_attributes(tmp_path: Path) -> None:
+    changed = tables()
+    items, lists = changed["items"], changed["lists"]
+    items["tags"] = [[f"tag{n}"] for n in range(6)]
+    clicked = [row for row, click in enumerate(lists["clicked"]) if click]
+    for row in clicked:
+        for other in (row - 1, row, row + 1):
+            lists["query"][other] = f"tag{lists['item_id'][row][1:]}"
+    dataset = read_folder(folder(tmp_path, changed))
+    stack = LinearStack(dataset, lambda query, texts: np.zeros(len(texts)))
+    for number in range(6):
+        scores = stack.scores(f"tag{number}", list(dataset.items))
+        assert int(scores.argmax()) == number
+
+
 def test_where_positions_are_not_known_no_decline_is_fitted() -> None:
     features = np.array([[1.0], [0.0], [1.0], [0.0]])
     clicked, starts = np.array([1.0, 0.0, 1.0, 0.0]), np.array([0, 2], dtype=np.intp)
@@ -119,7 +140,7 @@ def test_the_stack_learns_what_is_clicked_and_no_click_explains_itself(tmp_path:
     item = lists["item_id"]
     lists["clicked"] = [int(shown == "i3") for shown in item]
     dataset = read_folder(folder(tmp_path, {"lists": lists}))
-    stack = LinearStack(dataset, lambda query, texts: np.zeros(len(texts)), Lexical(dataset))
+    stack = LinearStack(dataset, lambda query, texts: np.zeros(len(texts)))
     scores = stack.scores("unheard of", list(dataset.items))
     assert list(dataset.items)[int(scores.argmax())] == "i3"
     # Clicks at random say nothing of later ones: a rate that held its own click would
@@ -132,7 +153,7 @@ def test_the_stack_learns_what_is_clicked_and_no_click_explains_itself(tmp_path:
         "clicked": (draw.random(3 * num) < 0.3).tolist(),
     }
     dataset = read_folder(folder(tmp_path, {"lists": random}))
-    stack = LinearStack(dataset, lambda query, texts: np.zeros(len(texts)), Lexical(dataset))
+    stack = LinearStack(dataset, lambda query, texts: np.zeros(len(texts)))
     assert np.ptp(stack.scores("unheard of", list(dataset.items))) < 0.2
 
 

@@ -147,6 +147,7 @@ def _movies(path: Path) -> Path:
         "id": ["1", "2"],
         "title": ["Up", "Heat"],
         "genres": [["Animation"], []],
+        **{name: [None, []] for name in ("tags", "actors", "characters")},
         **{name: [None, 1] for name in attributes},
     }
     judged: Table = {name: [] for name in ("query_id", "query", "fold", "doc_id", "grade")}
