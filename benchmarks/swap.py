@@ -7,9 +7,9 @@ publishes the next. `steelyard serve` runs in a process of its own. Requests com
 open loop: a query and twenty products, drawn from 1,000 products by a law of power, so that most
 texts were scored before. `--busy` processes multiply matrices meanwhile, as a learner does.
 
-The last line on standard output is one JSON object with milliseconds: `calm` are the answers to
-requests that began more than two seconds after the last swap and before the next publication,
-`swap` the others.
+The last line on standard output is one JSON object with milliseconds: `swap` are the answers
+to requests from a second before a publication to two seconds after its first answer, `calm` the
+others.
 """
 
 from __future__ import annotations
@@ -114,11 +114,10 @@ def end(process: subprocess.Popen[Any]) -> None:
     process.wait()
 
 
-def swap(load: Load, root: Path, num_swaps: int) -> list[tuple[float, float]]:
-    """Publish versions while the load runs; return when each was announced, and first answered."""
-    trainer = Trainer(LearnerConfig(), Weigher(WeigherConfig()))
-    checkpointer = Checkpointer(root, Disk(), time.time)
-    start(checkpointer, root, Disk())
+def swap(
+    load: Load, trainer: Trainer, checkpointer: Checkpointer, num_swaps: int
+) -> list[tuple[float, float]]:
+    """Publish versions while the load runs; return when each was begun, and first answered."""
     swaps = []
     time.sleep(SECONDS_BEFORE)
     for step, batch in enumerate(batches(num_swaps), 1):
@@ -169,8 +168,8 @@ def main() -> None:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         checkpointer = Checkpointer(root, Disk(), time.time)
         start(checkpointer, root, Disk())
-        first = Trainer(LearnerConfig(), Weigher(WeigherConfig()))
-        checkpointer.announce(checkpointer.save(first.files(), cut(0)))
+        trainer = Trainer(LearnerConfig(), Weigher(WeigherConfig()))
+        checkpointer.announce(checkpointer.save(trainer.files(), cut(0)))
         load = Load(serve(stack, root))
         for _ in range(options.busy):
             burn(stack)
@@ -178,14 +177,14 @@ def main() -> None:
         running = threading.Thread(target=load.run, args=(stop,))
         running.start()
         try:
-            swaps = swap(load, root, options.swaps)
+            swaps = swap(load, trainer, checkpointer, options.swaps)
         finally:
             stop.set()
             running.join()
     found = report(load.answers, swaps)
     if not options.json:
         for begin, first_answer in swaps:
-            print(f"announced, then answered after {first_answer - begin:.2f} s")
+            print(f"saved, announced, then answered after {first_answer - begin:.2f} s")
     print(json.dumps({"busy": options.busy, "refused": load.num_refused, **found}))
 
 

@@ -39,14 +39,12 @@ class FixedParts:
         model: an encoder; its frozen parameters are shared, the others are never read.
         texts: tokens, and those of recent texts.
         cache: outputs of the frozen layers.
-        prefix_digest: of the frozen layers.
         digest: of all of it.
     """
 
     model: Any
     texts: Texts
     cache: PrefixCache
-    prefix_digest: str
     digest: str
 
 
@@ -78,7 +76,6 @@ def load_scorer(
         tuning=settings.tuning,
         pooling=settings.pooling,
         cache=fixed.cache if fixed else None,
-        prefix_digest=fixed.prefix_digest if fixed else None,
     )
     residual = QueryResidual(encoder.width)
     residual.load_vectors(state.queries, state.residuals)
@@ -112,7 +109,6 @@ def _fixed_parts(ranker: Ranker) -> FixedParts:
         model=encoder.model,
         texts=texts,
         cache=encoder.cache,
-        prefix_digest=encoder.prefix_digest(),
         digest=hashlib.sha256(repr(parts).encode()).hexdigest(),
     )
 

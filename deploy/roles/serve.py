@@ -47,7 +47,6 @@ class ServingRole:
             slot,
             telemetry,
             config.watcher,
-            recent=self._batcher.recent,
             replayed=self._batcher.replayed,
             when_idle=self._batcher.when_idle,
             gate=Gate(config.gate),

@@ -40,7 +40,6 @@ class Encoder(nn.Module):
         tuning: str,
         pooling: str = "mean",
         cache: PrefixCache | None = None,
-        prefix_digest: str | None = None,
         dropout: float = 0.0,
     ) -> None:
         """Take a model and freeze what its tuning leaves alone.
@@ -50,7 +49,6 @@ class Encoder(nn.Module):
             tuning: ``full``, ``top:N`` or ``frozen``; see `learner.tuning`.
             pooling: a key of `learner.encoder.pooling.POOLINGS`.
             cache: outputs of the frozen part; one of its own by default.
-            prefix_digest: of the frozen part, where the caller knows it.
             dropout: share of activations dropped in training.
 
         Raises:
@@ -62,7 +60,7 @@ class Encoder(nn.Module):
         self.tuning = registry.named(tuning, model, POOLINGS[pooling])
         self.cache = PrefixCache() if cache is None else cache
         self.width = int(model.config.hidden_size)
-        self._prefix_digest = prefix_digest
+        self._prefix_digest: str | None = None
         model.requires_grad_(False)
         for parameter in self.trainable_parameters():
             parameter.requires_grad_(True)

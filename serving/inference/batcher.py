@@ -61,10 +61,7 @@ class BatcherConfig:
     ] = 1
     num_recent: Annotated[
         Count,
-        Meta(
-            description="Newest requests kept, with their scores, to warm the next version with "
-            "and to compare it."
-        ),
+        Meta(description="Newest requests kept, with their scores, to compare the next version."),
     ] = 64
 
     def __post_init__(self) -> None:
@@ -153,12 +150,8 @@ class Batcher:
         """False if the inference thread has ended by itself."""
         return self._thread is None or self._closing or self._thread.is_alive()
 
-    def recent(self) -> Sequence[ScoringInput]:
-        """Return the newest requests that were scored, oldest first, their first documents."""
-        return [replayed.request for _, replayed in self._recent]
-
     def replayed(self, model: LoadedModel) -> Sequence[Replayed]:
-        """Return those of `recent` that one model scored, with its scores."""
+        """Return the newest requests that a model scored, oldest first, with its scores."""
         return [replayed for own, replayed in self._recent if own is model]
 
     def refusal(self) -> Overloaded | None:
@@ -279,19 +272,9 @@ class Batcher:
 
         A window that is already over takes the work that is there, and waits for none.
         """
+        if (first := self._oldest()) is None:
+            return None
         with self._changed:
-            while (first := self._line.oldest()) is None:
-                if self._closing:
-                    return None
-                if not self._spare:
-                    self._changed.wait()
-                    continue
-                task = self._spare.popleft()
-                self._changed.release()
-                try:
-                    _finish(*task)
-                finally:
-                    self._changed.acquire()
             closes = first.enqueued_seconds + self.config.window_seconds
             while self._opens(left := closes - self._clock()):
                 self._changed.wait(left)
@@ -301,6 +284,17 @@ class Batcher:
         for work in taken.gone:
             work.deliver(None)
         return taken.batch
+
+    def _oldest(self) -> _Work | None:
+        """Wait for work, with tasks for idle moments meanwhile; None at the end."""
+        while True:
+            with self._changed:
+                while (first := self._line.oldest()) is None and not (self._spare or self._closing):
+                    self._changed.wait()
+                if first is not None or self._closing:
+                    return first
+                spare = self._spare.popleft()
+            _finish(*spare)
 
     def _opens(self, left_seconds: float) -> bool:
         """Return whether the window stays open for more requests."""

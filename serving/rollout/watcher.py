@@ -20,7 +20,7 @@ from typing import Annotated, Protocol
 
 from msgspec import Meta
 
-from learner.artifact import Corrupt, Scorer, ScoringInput, Version, VersionMissing, Warmable
+from learner.artifact import Corrupt, Scorer, Version, VersionMissing, Warmable
 from serving.errors import Refused
 from serving.inference.slot import LoadedModel, Slot
 from serving.rollout.comparison import Replayed
@@ -72,9 +72,6 @@ class WatcherConfig:
 
     poll_seconds: Annotated[Positive, Meta(description="Time between looks at the store.")] = 0.1
     threads: Annotated[Count, Meta(description="Threads of torch; under `up` the learner's.")] = 1
-    warm_candidates: Annotated[
-        NotNegativeInt, Meta(description="Recent documents that a new version scores before use.")
-    ] = 32
     warm_seconds: Annotated[
         NotNegative,
         Meta(
@@ -113,7 +110,6 @@ class Watcher:
         telemetry: Telemetry,
         config: WatcherConfig,
         *,
-        recent: Callable[[], Sequence[ScoringInput]] = tuple,
         replayed: Callable[[LoadedModel], Sequence[Replayed]] = lambda model: (),
         gate: Gate | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -127,8 +123,7 @@ class Watcher:
             slot: to swap.
             telemetry: counts checks, swaps and freshness.
             config: interval and strictness.
-            recent: the newest requests, to warm with (`Batcher.recent`).
-            replayed: those that one model answered, with its scores (`Batcher.replayed`).
+            replayed: newest requests that a model answered, with its scores (`Batcher.replayed`).
             gate: judges new versions; left out, one with the defaults.
             clock: monotonic seconds, for the swap's duration.
             wait: waits that many seconds, and returns True to end; left out, until `close`.
@@ -136,7 +131,7 @@ class Watcher:
                 (`Batcher.when_idle`).
         """
         self._store, self._slot, self._telemetry, self._config = store, slot, telemetry, config
-        self._recent, self._replayed, self._clock = recent, replayed, clock
+        self._replayed, self._clock = replayed, clock
         self._gate = gate or Gate(GateConfig())
         self._stop = threading.Event()
         self._wait = wait or self._stop.wait
@@ -244,10 +239,10 @@ class Watcher:
     def _take(self, name: str, *, by_operator: bool) -> None:
         """Take `name` into use if it passes the checks.
 
-        1. Check its digests and numbers. 2. Load it beside the one in use. 3. Warm it with recent
-        requests and with the texts that the one in use knows. 4. Probe it, and, unless an operator
-        chose it, compare it with the model in use (`serving.rollout.gate`). 5. Swap, in one
-        assignment. 6. Move the alias.
+        1. Check its digests and numbers. 2. Load it beside the one in use. 3. Warm it with the
+        texts that the one in use knows. 4. Probe it, and, unless an operator chose it, compare it
+        with the model in use (`serving.rollout.gate`). 5. Swap, in one assignment. 6. Move the
+        alias.
         """
         current, previous = self._slot.held
         if current is not None and current.name == name:
@@ -272,26 +267,14 @@ class Watcher:
         with self._check("load"):  # 1, 2
             version = self._store.version(name)
             scorer = self._store.load(version, threads=self._config.threads)
-        with self._check("warm"):  # 3
-            if warm := self._warm_requests():
-                scorer.score(warm)
-            if current is not None:
+        if current is not None:
+            with self._check("warm"):  # 3
                 self._encode_ahead(scorer, current.scorer)
         probes = self._gate.probe(scorer, self._check)  # 4
         if current is not None and compared:
             recent = self._replayed(current)
             self._gate.compare(version, scorer, current, recent, self._check)
         return LoadedModel(version=version, scorer=scorer, probes=probes)
-
-    def _warm_requests(self) -> list[ScoringInput]:
-        """Return the newest requests, limited to `warm_candidates` documents together."""
-        left, warm = self._config.warm_candidates, []
-        for request in reversed(self._recent()):
-            if left <= 0:
-                break
-            warm.append(ScoringInput(query=request.query, documents=request.documents[:left]))
-            left -= len(request.documents)
-        return warm
 
     def _encode_ahead(self, scorer: Scorer, current: Scorer) -> None:
         """Let a scorer encode what the one in use knows, a few texts at a time.

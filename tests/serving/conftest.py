@@ -69,7 +69,6 @@ class Replica:
             self.slot,
             self.telemetry,
             watching or WatcherConfig(),
-            recent=self.batcher.recent,
             replayed=self.batcher.replayed,
             clock=self.clock,
             wait=wait,
