@@ -4,8 +4,8 @@
 
 The store holds one version of the default model; every few seconds its learner takes a step and
 publishes the next. `steelyard serve` runs in a process of its own. Requests come at Poisson times,
-open loop: a query and twenty products, drawn from 1,000 products by a law of power, so that most
-texts were scored before. `--busy` processes multiply matrices meanwhile, as a learner does.
+open loop: a query and twenty products, drawn from 200 products by a law of power, so that nearly
+all texts were scored before. `--busy` processes multiply matrices meanwhile, as a learner does.
 
 The last line on standard output is one JSON object with milliseconds: `swap` are the answers
 to requests from a second before a publication to two seconds after its first answer, `calm` the
@@ -39,7 +39,7 @@ from weighting.weigher import Weigher, WeigherConfig
 RATE = 5.0
 SECONDS_BETWEEN = 6.0
 SECONDS_AFTER = 2.0
-NUM_PRODUCTS, NUM_DOCUMENTS = 1000, 20
+NUM_PRODUCTS, NUM_DOCUMENTS = 200, 20
 SECONDS_BEFORE = 15.0
 _BURN = "import torch; torch.set_num_threads(1); a = torch.rand(512, 512)\nwhile True: a @ a"
 
