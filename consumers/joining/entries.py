@@ -81,7 +81,7 @@ class ShownList(msgspec.Struct, eq=False, gc=False):
             return
         described = exposure.described
         exposure.described = ()
-        self.held = _pack(exposure)
+        self.held = bytes(memoryview(_pack(exposure)))  # a copy, since msgspec leaves room to grow
         exposure.described = described
         self.described = described if any(each != NOTHING for each in described) else None
 

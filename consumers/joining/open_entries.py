@@ -29,6 +29,9 @@ from weighting.tasks import CLICK, PURCHASE, TaskName
 #: How many entries of a query id, or of a client, are looked at for one event.
 MAX_CANDIDATES = 100
 
+#: A hash of 60 bits takes 32 bytes as an integer, one of 64 takes 48.
+_HASH_MASK = 2**60 - 1
+
 
 class OpenEntries:
     """Open exposures and clicks, whatever the partition that their record came from.
@@ -175,8 +178,8 @@ class OpenEntries:
             self._close(expired.popleft())
 
     def _add_exposure(self, shown: ShownList, exposure: OpenExposure) -> None:
-        self._exposures_by_query.add(hash(exposure.query_id), shown)
-        self._exposures_by_client.add(hash(exposure.client_id), shown)
+        self._exposures_by_query.add(_hash(exposure.query_id), shown)
+        self._exposures_by_client.add(_hash(exposure.client_id), shown)
         self.num_exposures += 1
         if not exposure.observed:
             self._set_timer(OBSERVE_EXPOSURE, exposure, shown)
@@ -198,8 +201,8 @@ class OpenEntries:
         """Forget an entry that was taken out of its queue."""
         if isinstance(entry, ShownList):
             exposure = entry.exposure()
-            self._exposures_by_query.remove(hash(exposure.query_id), entry)
-            self._exposures_by_client.remove(hash(exposure.client_id), entry)
+            self._exposures_by_query.remove(_hash(exposure.query_id), entry)
+            self._exposures_by_client.remove(_hash(exposure.client_id), entry)
             self.num_exposures -= 1
             return
         of_list = entry.list_id, entry.object_id
@@ -337,9 +340,13 @@ def _restored(packed: bytes, described: tuple[Described, ...] | None) -> ShownLi
     return shown
 
 
+def _hash(text: str) -> int:
+    return hash(text) & _HASH_MASK
+
+
 def _candidates(index: Multimap[int, ShownList], key: str, object_id: str) -> Iterator[ShownList]:
     mark = object_id.encode()
-    newest = islice(index.newest_first(hash(key)), MAX_CANDIDATES)
+    newest = islice(index.newest_first(_hash(key)), MAX_CANDIDATES)
     return (shown for shown in newest if shown.may_show(mark))
 
 

@@ -12,8 +12,8 @@ from consumers.source import Record
 from deploy.doctor.check_result import CheckResult
 
 #: Measured by `benchmarks.join_state`, deduplication included.
-BYTES_PER_LIST = 490
-BYTES_PER_HIT = 27
+BYTES_PER_LIST = 440
+BYTES_PER_HIT = 15
 BYTES_PER_CLICK = 1300
 
 _AREA = "Kafka"

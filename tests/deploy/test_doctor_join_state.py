@@ -51,7 +51,7 @@ def test_the_rate_is_that_of_all_partitions() -> None:
     [
         (
             Kind.EXPOSURE,
-            "open lists will need about 1,313 MB of memory at 20.0 events/s for 1 d",
+            "open lists will need about 1,020 MB of memory at 20.0 events/s for 1 d",
         ),
         (Kind.CLICK, "open clicks will need about 2,600 MB of memory at 20.0 events/s for 2 d"),
     ],
