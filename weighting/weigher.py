@@ -9,8 +9,9 @@ prediction of its neighbours; then they are learned one after another, in the or
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import msgspec
@@ -19,7 +20,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from weighting.clip import ClipConfig, Clipped, clip
+from weighting.clip import BOUNDS, ClipConfig, bounded, num_clipped
 from weighting.constraints import Share, check
 from weighting.context import Context
 from weighting.delay_correction import delay_correction
@@ -27,6 +28,7 @@ from weighting.diagnostics import effective_sample_ratio, normalization_ratio
 from weighting.errors import SnapshotError, WeightError
 from weighting.estimators.calibration import CalibrationConfig
 from weighting.estimators.conditional import ConditionalConfig, Prediction
+from weighting.estimators.normaliser import Normaliser
 from weighting.estimators.prior import LEAST, PriorConfig
 from weighting.estimators.task import TaskConfig, TaskEstimators
 from weighting.features import Document
@@ -38,7 +40,7 @@ from weighting.tasks import TASKS, TaskName
 from weighting.weighted import Columns, WeightedBatch, scatter, scatter_one
 
 Array = NDArray[np.float64]
-FORMAT = 1
+FORMAT = 2
 _ON_DISK = {
     "delayed_positives": "late",
     "effective_samples": "memory",
@@ -116,7 +118,7 @@ class Weigher:
         """Start untrained."""
         self.config = config or WeigherConfig()
         self.scheme = make_scheme(self.config)
-        self._estimators = self._untrained()
+        self._estimators, self._normalisers = self._untrained()
 
     def weigh(self, samples: Sequence[Sample]) -> WeightedBatch:
         """Predict, weigh, clip, and only then learn, N samples in event order.
@@ -131,16 +133,13 @@ class Weigher:
                 groups[task] = self._group(task, places, [samples[i] for i in places])
             except WeightError as error:
                 raise _located(error, samples, places) from error
-        batch = self._assemble(tuple(samples), groups)
+        scales = {}
         for task, group in groups.items():  # 2. ... and only then learn.
+            scales[task] = self._normalisers[task].update(group.correction, group.unscaled)
             self._estimators[task].learn(
-                group.time_us,
-                group.prediction,
-                group.columns.label,
-                group.delayed,
-                group.columns.correction,
+                group.time_us, group.prediction, group.label, group.delayed, group.correction
             )
-        return batch
+        return self._assemble(tuple(samples), groups, scales)
 
     def pair_memory_logits(
         self, task: TaskName, query: str, documents: Sequence[Document]
@@ -179,8 +178,12 @@ class Weigher:
 
     def snapshot(self) -> bytes:
         """State after the last batch learned, as msgpack; equal state gives equal bytes."""
-        tasks = {task: own.snapshot() for task, own in self._estimators.items()}
-        return msgspec.msgpack.encode({"format": FORMAT, "tasks": tasks}, order="sorted")
+        state = {
+            "format": FORMAT,
+            "tasks": {task: own.snapshot() for task, own in self._estimators.items()},
+            "normalisers": {task: own.snapshot() for task, own in self._normalisers.items()},
+        }
+        return msgspec.msgpack.encode(state, order="sorted")
 
     def restore(self, data: bytes) -> None:
         """Restore the state returned by `snapshot`; an error leaves the state as it was.
@@ -188,23 +191,26 @@ class Weigher:
         Raises:
             SnapshotError: it has another format or other settings, or is damaged.
         """
-        estimators = self._untrained()
+        estimators, normalisers = self._untrained()
         try:
             state = msgspec.msgpack.decode(data)
             if state["format"] != FORMAT:
                 raise SnapshotError("format", state["format"], FORMAT)
             for task, own in estimators.items():
                 own.restore(state["tasks"][task])
+                normalisers[task].restore(state["normalisers"][task])
         except (msgspec.DecodeError, KeyError, TypeError) as error:
             raise SnapshotError("weigher", repr(error), "a weigher's snapshot") from error
-        self._estimators = estimators
+        self._estimators, self._normalisers = estimators, normalisers
 
-    def _untrained(self) -> dict[TaskName, TaskEstimators]:
+    def _untrained(self) -> tuple[dict[TaskName, TaskEstimators], dict[TaskName, Normaliser]]:
         c = self.config
-        return {
+        estimators = {
             name: TaskEstimators(task, c.of(name), c.conditional, c.calibration)
             for name, task in TASKS.items()
         }
+        clip = c.clip
+        return estimators, {n: Normaliser(clip.normalise, clip.half_life_samples) for n in TASKS}
 
     def _group(self, task: TaskName, places: Sequence[int], samples: Sequence[Sample]) -> _Group:
         """Weigh one task's samples from the state as it is; learn nothing."""
@@ -224,82 +230,100 @@ class Weigher:
             self.scheme.weigh(Context.observed(np.full_like(label, y), relevance, prior))
             for y in (1.0, 0.0)
         ]
-        bounds = self.config.clip
-        # Bounded first: the bounds then change the target alone, and alike at every position
-        bounded = [np.clip(factor, bounds.low, bounds.high) for factor in pair]
         theta = prediction.examination
-        factor = factor_at_position(label, relevance, theta, *pair)
-        clipped = clip(correction, factor_at_position(label, relevance, theta, *bounded), bounds)
-        first = np.where(label > 0, *pair)
-        clipped = replace(
-            clipped,
-            num_low=int((first < bounds.low).sum()),
-            num_high=int((first > bounds.high).sum()),
-        )
-
-        target = (1 - self.config.denoise) * label + self.config.denoise * p
-        columns = Columns(
-            weight=clipped.weight.astype(np.float32),
-            a=(clipped.weight * target).astype(np.float32),
-            b=(clipped.weight * (1 - target)).astype(np.float32),
-            label=label,
-            correction=correction,
-            raw=correction * factor,
-            p_y_given_x=context.p_y_given_x,
-            p_y=context.p_y,
-            p_positive=p,
-            examination=prediction.examination,
-            pair_memory_logit=calibrate(prediction.pair_memory_first_logit),
-            pair_memory_logit_at_position=calibrate(prediction.pair_memory_logit),
-        )
+        # Bounded first: the bounds then change the target alone, and alike at every position
+        within = [bounded(factor, self.config.clip) for factor in pair]
         return _Group(
             places=np.array(places),
             time_us=np.array([s.shown_us + s.elapsed_us for s in samples], dtype=np.int64),
             delayed=delayed,
+            label=label,
             prediction=prediction,
-            clipped=clipped,
-            columns=columns,
+            context=context,
             prior=prior,
+            p_positive=p,
+            correction=correction,
+            factor=np.where(label > 0, *pair),
+            raw=correction * factor_at_position(label, relevance, theta, *pair),
+            unscaled=correction * factor_at_position(label, relevance, theta, *within),
+            pair_memory_logit=calibrate(prediction.pair_memory_first_logit),
+            pair_memory_logit_at_position=calibrate(prediction.pair_memory_logit),
         )
 
     def _assemble(
-        self, samples: tuple[Sample, ...], groups: Mapping[TaskName, _Group]
+        self,
+        samples: tuple[Sample, ...],
+        groups: Mapping[TaskName, _Group],
+        scales: Mapping[TaskName, Array],
     ) -> WeightedBatch:
-        """Put the tasks' columns back into the order of the samples."""
-        parts = groups.values()
-        columns = scatter(len(samples), [(g.places, g.columns) for g in parts])
-        weight = scatter_one(len(samples), [(g.places, g.clipped.weight) for g in parts])
+        """Scale and cap the weights, and put the tasks' columns back into the samples' order."""
+        bounds, clipped, parts = self.config.clip, Counter[str](), []
+        for task, group in groups.items():
+            scaled = scales[task] * group.unscaled
+            clipped.update(num_clipped(group.factor, scaled, bounds))
+            weight = np.minimum(scaled, bounds.cap)
+            parts.append((group.places, weight, group.columns(weight, self.config.denoise)))
+        weight = scatter_one(len(samples), [(places, weight) for places, weight, _ in parts])
         agreement = {task: group.normalization_ratio() for task, group in groups.items()}
         return WeightedBatch(
             samples=samples,
-            num_clipped={
-                "low": sum(g.clipped.num_low for g in parts),
-                "high": sum(g.clipped.num_high for g in parts),
-                "cap": sum(g.clipped.num_capped for g in parts),
-            },
+            num_clipped={bound: clipped[bound] for bound in BOUNDS},
             ess_ratio=effective_sample_ratio(weight),
             exponent=self.scheme.exponent,
             prior={task: group.prior for task, group in groups.items()},
             normalization_ratio={t: found for t, found in agreement.items() if found is not None},
-            **columns,
+            **scatter(len(samples), [(places, columns) for places, _, columns in parts]),
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Group:
-    """One task's samples of a batch, weighed; `places` are their indices in the batch."""
+    """One task's n samples of a batch, weighed but for the scale.
+
+    Attributes:
+        places: (n,) their indices in the batch.
+        factor: (n,) factors of the scheme as if shown first, unbounded.
+        unscaled: (n,) correction x bounded factor, before normalisation.
+
+    The others are as in `Columns` and `TaskEstimators.learn`.
+    """
 
     places: NDArray[np.intp]
     time_us: NDArray[np.int64]
     delayed: NDArray[np.bool_]
+    label: Array
     prediction: Prediction
-    clipped: Clipped
-    columns: Columns
+    context: Context
     prior: float
+    p_positive: Array
+    correction: Array
+    factor: Array
+    raw: Array
+    unscaled: Array
+    pair_memory_logit: Array
+    pair_memory_logit_at_position: Array
+
+    def columns(self, weight: Array, denoise: float) -> Columns:
+        """Columns of the samples under their final weights (n,)."""
+        target = (1 - denoise) * self.label + denoise * self.p_positive
+        return Columns(
+            weight=weight.astype(np.float32),
+            a=(weight * target).astype(np.float32),
+            b=(weight * (1 - target)).astype(np.float32),
+            label=self.label,
+            correction=self.correction,
+            raw=self.raw,
+            p_y_given_x=self.context.p_y_given_x,
+            p_y=self.context.p_y,
+            p_positive=self.p_positive,
+            examination=self.prediction.examination,
+            pair_memory_logit=self.pair_memory_logit,
+            pair_memory_logit_at_position=self.pair_memory_logit_at_position,
+        )
 
     def normalization_ratio(self) -> tuple[float, float] | None:
         """Agreement of estimator and prior over first copies; None without any."""
-        first = self.columns.p_positive[~self.delayed]
+        first = self.p_positive[~self.delayed]
         return normalization_ratio(first, self.prior) if len(first) else None
 
 

@@ -24,7 +24,10 @@ KEYS = {
 }
 
 #: Key -> its former values with their present names.
-VALUES = {"learner.interaction": {"towers": "bi_encoder", "cross": "cross_encoder"}}
+VALUES = {
+    "learner.interaction": {"towers": "bi_encoder", "cross": "cross_encoder"},
+    "weighting.clip.normalise": {"batch": "running"},
+}
 
 
 def present_key(key: str) -> str | None:

@@ -13,6 +13,7 @@ CASES: tuple[Case, ...] = (
     weighting.PriorCase(),
     weighting.DelayedPositiveRateCase(),
     weighting.PropensityCase(),
+    weighting.NormaliserCase(),
     weighting.CalibrationCase(),
     weighting.RecursiveLogisticCase(),
     weighting.StackerCase(),

@@ -14,6 +14,7 @@ from weighting.estimators.calibration import Calibration, CalibrationConfig
 from weighting.estimators.conditional import Conditional, ConditionalConfig
 from weighting.estimators.delayed_positives import DelayedPositiveRate
 from weighting.estimators.logistic import DiagonalLogistic
+from weighting.estimators.normaliser import Normaliser
 from weighting.estimators.prior import Prior, PriorConfig
 from weighting.estimators.propensity import Propensity, PropensityConfig
 from weighting.estimators.recursive import RecursiveLogistic
@@ -86,6 +87,25 @@ class PropensityCase(Case):
     def teach(self, model: Propensity, i: int, values: Mapping[str, float]) -> None:
         label, weight = one(values["label"]), one(values["weight"])
         model.update([i + 2], label, weight, one(values["expected clicks"]))
+
+
+class NormaliserCase(Case):
+    owner = Normaliser
+    inputs = ("correction weight",)
+    weightless: ClassVar[Mapping[str, float]] = {"correction weight": 0.0}
+
+    def make(self) -> Normaliser:
+        return Normaliser("running", half_life_samples=50.0)
+
+    def example(self, i: int) -> dict[str, float]:
+        return {"correction weight": super().example(i)["weight"]}
+
+    def predict(self, model: Normaliser, i: int) -> Array:
+        return one(model.get())
+
+    def teach(self, model: Normaliser, i: int, values: Mapping[str, float]) -> Array:
+        correction = one(values["correction weight"])
+        return model.update(correction, (0.5 + i % 5) * correction)
 
 
 class CalibrationCase(Case):

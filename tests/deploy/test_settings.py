@@ -132,7 +132,7 @@ def test_a_wrong_value_names_key_value_and_expectation_in_every_layer(file: Path
     env = {"STEELYARD_LEARNER__BATCH_SIZE": "many"}
     batch_size = "learner.batch_size: got 'many', expected a whole number >= 1"
     assert problems(file, text, env, {"learner.seed": "1.5"}) == [
-        "steelyard.yaml: weighting.clip.normalise: got 'btach', expected raw, batch or self.",
+        "steelyard.yaml: weighting.clip.normalise: got 'btach', expected raw, running or self.",
         "steelyard.yaml: kafka.group_id: got 3, expected a text that is not empty.",
         "steelyard.yaml: learner.lr: got '2', expected a number > 0 and < 1.",
         f"STEELYARD_LEARNER__BATCH_SIZE: {batch_size}.",
@@ -186,9 +186,12 @@ def test_a_former_key_is_no_present_one_and_its_successor_is() -> None:
 
 
 def test_a_former_value_names_the_present_one(file: Path) -> None:
-    expected = "expected bi_encoder or cross_encoder ('towers' is now bi_encoder)"
-    assert problems(file, "learner: {interaction: towers}") == [
-        f"steelyard.yaml: learner.interaction: got 'towers', {expected}."
+    text = "{learner: {interaction: towers}, weighting: {clip: {normalise: batch}}}"
+    interaction = "expected bi_encoder or cross_encoder ('towers' is now bi_encoder)"
+    normalise = "expected raw, running or self ('batch' is now running)"
+    assert problems(file, text) == [
+        f"steelyard.yaml: learner.interaction: got 'towers', {interaction}.",
+        f"steelyard.yaml: weighting.clip.normalise: got 'batch', {normalise}.",
     ]
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from deploy.roles.wiring import config_sha256
 from deploy.settings.tree import Settings
 
-DEFAULTS = "4a919c0db789bc8c2334da3b2c7296b3052195c023a1d95e8f371ea63e98f509"
+DEFAULTS = "c8303a810499cc33b7b825e6ce43aafb9a382f7980947bfdccecf4cc6a2e8b60"
 """Of the defaults, under the names that the settings have on disk."""
 
 

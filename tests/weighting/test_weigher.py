@@ -233,6 +233,18 @@ def test_with_exponent_zero_only_the_delay_correction_is_left() -> None:
         np.testing.assert_allclose(batch.weight, batch.correction, rtol=1e-6)
 
 
+def test_a_click_weighs_the_same_alone_and_among_320() -> None:
+    """Normalised within its batch it was 1.0 alone and 3.0 among 320."""
+    samples = stream(600)
+    place = next(i for i, s in enumerate(samples) if i > 300 and s.task == CLICK and s.label)
+    alone, among = weigher(), weigher()
+    run(alone, samples[:280], 70)
+    run(among, samples[:280], 70)
+    one = alone.weigh([samples[place]])
+    many = among.weigh([samples[place], *samples[281:600]])
+    assert one.weight[0] == many.weight[0]
+
+
 def test_a_label_that_was_final_when_it_was_first_emitted_has_no_delay_correction() -> None:
     batch = weigher().weigh([sample(0, task=PURCHASE), sample(0, task=PURCHASE, window=7 * DAY)])
     assert batch.correction[0] < 1 == batch.correction[1]
