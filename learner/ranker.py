@@ -92,6 +92,10 @@ class Ranker(nn.Module):
             for name, parameter in self.heads().items():
                 parameter.copy_(tensors[name])
 
+    def bias_of(self, task: TaskName) -> Tensor:
+        """Return what is added to every logit of a task."""
+        return self.bias if task == root() else self.get_parameter(f"{task}_bias")
+
     @torch.no_grad()
     def constrain(self) -> None:
         """Keep child scales at least 0.

@@ -34,9 +34,10 @@ from scipy.special import expit
 from learner.errors import Corrupt
 from weighting.checks import check_finite, check_weights
 from weighting.constraints import Count, NotNegativeInt, check
+from weighting.query_key import query_key
 
 Vector = NDArray[np.float32]
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +87,7 @@ class _Recurring:
 
 
 class QueryResidual:
-    """Residuals of the queries seen most recently.
+    """Residuals of the queries seen most recently, whatever their spelling (`query_key`).
 
     >>> residual = QueryResidual(2)
     >>> residual.get("shoes").tolist()
@@ -106,7 +107,7 @@ class QueryResidual:
 
     def get(self, query: str) -> Vector:
         """Return the residual (D,) of a query; zero when it was never learned. Pure."""
-        known = self._queries.get(query)
+        known = self._queries.get(query_key(query))
         return self._zero if known is None else known.vector
 
     def get_all(self, queries: Sequence[str]) -> Vector:
@@ -146,7 +147,7 @@ class QueryResidual:
         if not len(used):
             return
         items, vectors, base = [items[i] for i in used], vectors[used], base[used]
-        known = self._touch(query)
+        known = self._touch(query_key(query))
         for item, (c, e) in zip(items, counts[:, used].T.tolist(), strict=True):
             known.count(item, c, e, most=self.config.max_exposure)
         c_n, e_n = np.array([known.counts[item] for item in items]).T
@@ -176,7 +177,7 @@ class QueryResidual:
         return known
 
     def vectors(self) -> tuple[list[str], Vector]:
-        """Return all queries and their residuals (Q, D): what serving needs."""
+        """Return the keys of all queries and their residuals (Q, D): what serving needs."""
         rows = [known.vector for known in self._queries.values()]
         return list(self._queries), self._stacked(rows)
 

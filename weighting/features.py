@@ -20,6 +20,7 @@ from msgspec import Meta
 from river import base
 
 from weighting.constraints import NotNegative, check
+from weighting.query_key import folded, query_key
 from weighting.sample import Attribute
 
 _WORD = re.compile(r"\w+")
@@ -149,17 +150,17 @@ class Fields(base.Transformer):
 
     def _cache_query(self, query: str) -> tuple[int, int, frozenset[str]]:
         """Bucket, salt of its crosses, and words of a query."""
-        words = _WORD.findall(query.casefold())
-        key = (" ".join(words) or query).encode("utf-8", "surrogatepass")
+        known = query_key(query)
+        key = known.encode("utf-8", "surrogatepass")
         bucket = (crc32(key) * _MIX & _UINT32) >> self._shift
-        entry = bucket, crc32(key, _PAIR), frozenset(words)
+        entry = bucket, crc32(key, _PAIR), frozenset(_WORD.findall(known))
         if len(self._queries) >= _NUM_CACHED:
             self._queries.clear()
         self._queries[query] = entry
         return entry
 
     def _cache_text(self, text: str) -> frozenset[str]:
-        words = frozenset(_WORD.findall(text.casefold()))
+        words = frozenset(_WORD.findall(folded(text)))
         if len(self._texts) >= _NUM_CACHED:
             self._texts.clear()
         self._texts[text] = words

@@ -20,6 +20,7 @@ class Listwise:
     """
 
     whole_lists = True
+    learns_bias = False
 
     def __call__(self, logit: Tensor, targets: Targets) -> Tensor:
         """Return the sum over samples (n,)."""

@@ -48,9 +48,12 @@ class Loss(Protocol):
 
     Attributes:
         whole_lists: whether all samples of a list must be in one micro-batch.
+        learns_bias: whether it changes when all logits of a list rise alike. Where it does not,
+            the bias of a task has a pointwise loss of its own.
     """
 
     whole_lists: bool
+    learns_bias: bool
 
     def __call__(self, logit: Tensor, targets: Targets) -> Tensor:
         """Return the sum over n samples, as a scalar; the caller divides by N."""

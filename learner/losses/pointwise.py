@@ -17,6 +17,7 @@ class Pointwise:
     """
 
     whole_lists = False
+    learns_bias = True
 
     def __call__(self, logit: Tensor, targets: Targets) -> Tensor:
         """Return the sum over samples (n,)."""

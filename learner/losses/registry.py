@@ -12,7 +12,8 @@ from learner.losses.loss import Loss
 from learner.losses.pointwise import Pointwise
 from weighting.tasks import Task, TaskName
 
-LOSSES: Mapping[str, Loss] = {"pointwise": Pointwise(), "listwise": Listwise()}
+POINTWISE = Pointwise()
+LOSSES: Mapping[str, Loss] = {"pointwise": POINTWISE, "listwise": Listwise()}
 """Value of `LearnerConfig.loss` -> loss."""
 CONFIGURED = "configured"
 """Loss of a task that leaves the choice to the settings."""

@@ -11,9 +11,10 @@ import torch
 
 from learner.config import LearnerConfig
 from learner.errors import OutOfMemory
-from learner.losses.registry import losses_of
+from learner.losses.registry import POINTWISE, losses_of
 from learner.process_group import ProcessGroup
 from learner.ranker import PairLogits, Ranker
+from learner.served import root
 from learner.training import scored as scores
 from learner.training.columns import Selection, StepColumns
 from learner.training.micro_batches import micro_batches, within_tokens
@@ -145,8 +146,17 @@ class GradientPass:
         )
 
     def _loss(self, selected: Mapping[TaskName, Selection], logits: PairLogits) -> torch.Tensor:
-        """Add up the losses of all tasks over a micro-batch."""
+        """Add up the losses of all tasks over a micro-batch.
+
+        Where the loss of a task compares items only, its bias alone learns the pointwise loss too,
+        of the logit without the query's residual: that is fitted to what this level leaves over.
+        """
         total = torch.zeros((), device=self._ranker.encoder.device)
         for task, (rows, targets) in selected.items():
-            total = total + self._losses[task](logits.by_task[task][rows], targets)
+            loss, logit = self._losses[task], logits.by_task[task][rows]
+            total = total + loss(logit, targets)
+            if not loss.learns_bias:
+                bias = self._ranker.bias_of(task)
+                level = logits.base[rows] if task == root() else logit
+                total = total + POINTWISE(level.detach() + (bias - bias.detach()), targets)
         return total

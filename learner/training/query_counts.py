@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from weighting.query_key import query_key
 from weighting.sample import CopyKind
 from weighting.tasks import TaskName
 from weighting.weighted import WeightedBatch
@@ -48,7 +49,7 @@ class QueryCounts:
 
 
 def query_counts(weighted: WeightedBatch, task: TaskName) -> Mapping[str, QueryCounts]:
-    """Count the samples of a task by query and item.
+    """Count the samples of a task by key of the query and item.
 
     An item without an id goes by its text.
     """
@@ -56,7 +57,7 @@ def query_counts(weighted: WeightedBatch, task: TaskName) -> Mapping[str, QueryC
     for i, s in enumerate(weighted.samples):
         if s.task != task:
             continue
-        items = found.setdefault(s.query, QueryCounts()).items
+        items = found.setdefault(query_key(s.query), QueryCounts()).items
         count = items.setdefault(s.item_id or s.text, ItemCount(place=i))
         count.clicks += float(weighted.correction[i]) * s.label
         count.exposure += weighted.examination[i] if s.copy_kind is CopyKind.FIRST else 0.0

@@ -11,6 +11,8 @@ from scipy.special import expit
 
 from learner.errors import Corrupt
 from learner.residual import QueryResidual, ResidualConfig
+from tests.weighting.test_query_key import SAME
+from weighting.query_key import query_key
 
 WIDTH = 16
 
@@ -43,6 +45,16 @@ def test_a_query_never_seen_has_no_residual() -> None:
     residual, _ = learned()
     assert not residual.get("lamps").any()
     assert len(residual) == 1
+
+
+@pytest.mark.parametrize(("learned_as", "asked_as"), SAME)
+def test_a_query_is_known_again_by_the_key_that_the_pair_memory_uses(
+    learned_as: str, asked_as: str
+) -> None:
+    residual, _ = learned(query=learned_as)
+    assert residual.get(asked_as).any()
+    assert residual.get(asked_as).tobytes() == residual.get(learned_as).tobytes()
+    assert residual.vectors()[0] == [query_key(asked_as)]
 
 
 def test_what_was_learned_on_shown_items_lifts_items_that_resemble_them() -> None:
@@ -152,7 +164,7 @@ def test_a_restored_residual_has_the_same_bytes_and_goes_on_in_the_same_way(
 
 def test_counts_and_vectors_that_do_not_belong_together_are_refused() -> None:
     counts, vectors = learned()[0].snapshot()
-    with pytest.raises(Corrupt, match="residual: expected format 1, width 16"):
+    with pytest.raises(Corrupt, match="residual: expected format 2, width 16"):
         QueryResidual(WIDTH).restore(counts, np.zeros((2, WIDTH), np.float32))
     with pytest.raises(Corrupt, match="width 8"):
         QueryResidual(8).restore(counts, vectors)

@@ -17,13 +17,15 @@ from transformers import AutoModel
 
 from learner import version_layout as layout
 from learner.errors import Diverged, OutOfMemory
+from learner.losses.registry import LOSSES
+from learner.residual import ResidualConfig
 from learner.trainer import StepReport, Trainer
 from learner.training.divergence import LossWatch
 from tests.learner import training
 from tests.learner.training import batches, config, flipped, lists, reader, trainer, weights_of
 from weighting.clip import ClipConfig
 from weighting.errors import WeightError
-from weighting.sample import Sample
+from weighting.sample import CopyKind, Sample
 from weighting.tasks import CLICK, PURCHASE
 from weighting.weigher import Weigher, WeigherConfig
 from weighting.weighted import WeightedBatch
@@ -217,6 +219,51 @@ def test_a_batch_of_purchases_alone_is_learned_under_either_loss() -> None:
         report = own.step(bought)
         assert report.result == "ok"
         assert report.gradient_norm > 0
+
+
+def with_click_rate(rate: float, *, num_lists: int, seed: int = 0) -> list[Sample]:
+    """Shown lists of ten, every item clicked at one rate wherever it stands."""
+    draw = np.random.default_rng(seed)
+    shown = lists(num_lists, seed=seed, size=10)
+    clicks = [s for s in shown if s.task == CLICK]
+    labels = (draw.random(len(clicks)) < rate).astype(int).tolist()
+    return [
+        msgspec.structs.replace(s, label=label, position=None, copy_kind=CopyKind.FIRST)
+        for s, label in zip(clicks, labels, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("loss", ["pointwise", "listwise"])
+def test_predicted_probabilities_are_near_the_click_rate_under_either_loss(loss: str) -> None:
+    own = trainer(
+        WeigherConfig(exponent=0.0),
+        loss=loss,
+        tuning="frozen",
+        head_lr=0.1,
+        # Three queries that recur all the time, whose residuals would learn the level first
+        residual=ResidualConfig(steps=0),
+    )
+    for step in range(200):
+        own.step(with_click_rate(0.05, num_lists=8, seed=step))
+    judged = with_click_rate(0.05, num_lists=40, seed=1000)
+    with torch.no_grad():
+        logits = own.ranker([s.query for s in judged], [s.text for s in judged])
+    assert float(torch.sigmoid(logits.base).mean()) == pytest.approx(0.05, abs=0.02)
+
+
+def test_the_bias_learns_apart_and_leaves_the_ranking_gradient_untouched(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def gradients() -> dict[str, torch.Tensor]:
+        own, batch = trainer(loss="listwise", max_grad_norm=1e9), lists(4)
+        own.step(batch)
+        return {n: p.grad.clone() for n, p in own.ranker.named_parameters() if p.grad is not None}
+
+    found = gradients()
+    monkeypatch.setattr(LOSSES["listwise"], "learns_bias", True)
+    without = gradients()
+    assert abs(float(found.pop("bias"))) > 0.01 > abs(float(without.pop("bias")))
+    assert training.same(found, without)
 
 
 def test_dropout_is_a_function_of_seed_and_step_alone() -> None:

@@ -86,12 +86,6 @@ def test_hashes_are_the_same_in_every_process() -> None:
     assert outputs == {f"{sorted(here.items())}\n"}
 
 
-def test_a_query_is_known_again_whatever_its_case_and_spacing() -> None:
-    fields = Fields(FieldConfig())
-    assert fields.fields("Red  SHOES!", "1", "", {}) == fields.fields("red shoes", "1", "", {})
-    assert fields.fields("red shoes", "1", "", {}) != fields.fields("shoes red", "1", "", {})
-
-
 def test_each_text_of_a_list_is_a_feature_as_if_it_stood_alone() -> None:
     fields = Fields(FieldConfig())
 
