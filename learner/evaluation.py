@@ -2,10 +2,11 @@
 
 Legend: N samples, B bins of the score's logit.
 
-Figures are of the whole stream, its latest part or its quarters. Scores are kept as counts in 400
-bins of width 0.05 over logits -10 to 10, so memory is bounded whatever the stream's length: at most
-128 blocks of equal numbers of samples, merged two by two when there are more. AUC from bins counts
-ties within a bin as one half.
+Copies are weighted by the delay correction: a late positive is judged when it comes, and expected
+sums are those of the final labels. Figures are of the whole stream, its latest part or its
+quarters. Scores are kept as weights in 400 bins of width 0.05 over logits -10 to 10, so memory is
+bounded whatever the stream's length: at most 128 blocks of equal numbers of samples, merged two by
+two when there are more. AUC from bins counts ties within a bin as one half.
 """
 
 from __future__ import annotations
@@ -17,8 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from weighting.checks import check_finite, check_labels
-from weighting.errors import WeightError
+from weighting.checks import check_finite, check_labels, check_weights, drop_weightless
 
 Array = NDArray[np.float64]
 _NUM_BINS = 400
@@ -30,15 +30,15 @@ _LATEST = 8
 _DECILES = 10
 _MASS_BINS = 15
 """Bins of equal mass in the calibration error."""
-FORMAT = 1
+FORMAT = 2
 
 
 class _Block:
     """Sums over a run of samples.
 
     Attributes:
-        counts: (2, B) samples per label and bin.
-        sums: log loss, predicted, labels, the prior's log loss, samples.
+        counts: (2, B) weights per label and bin.
+        sums: weighted log loss, predictions and labels, weights, samples.
     """
 
     __slots__ = ("counts", "sums")
@@ -59,7 +59,7 @@ class Evaluation:
     """Prequential evaluation of one task.
 
     >>> evaluation = Evaluation()
-    >>> evaluation.update(np.array([2.0, -2.0]), np.array([1.0, 0.0]), prior=0.5)
+    >>> evaluation.update(np.array([2.0, -2.0]), np.array([1.0, 0.0]), np.ones(2))
     >>> evaluation.get()["auc"]
     1.0
     """
@@ -69,33 +69,34 @@ class Evaluation:
         self._blocks = [_Block()]
         self._block_size = _FIRST_BLOCK
 
-    def update(self, logit: Array, label: Array, *, prior: float) -> None:
+    def update(self, logit: Array, label: Array, weight: Array) -> None:
         """Add N samples, as they were predicted before anything learned them.
 
         Args:
             logit: (N,) logits.
             label: (N,) labels, 0 or 1.
-            prior: p(y=1) as it was.
+            weight: (N,) correction weights; a sample of weight 0 is not counted.
 
         Raises:
             WeightError: an input is NaN, infinite or out of range.
         """
         check_finite("logit", logit)
         check_labels(label)
-        if not 0 < prior < 1:
-            raise WeightError("prior", prior, "a probability in (0, 1)")
+        check_weights("weight", weight)
+        logit, label, weight = drop_weightless(weight, logit, label, weight)
         size = self._block_size  # blocks may be merged, and so grow, on the way
         for start in range(0, len(logit), size):
-            self._add(logit[start : start + size], label[start : start + size], prior)
+            end = start + size
+            self._add(logit[start:end], label[start:end], weight[start:end])
 
-    def _add(self, logit: Array, label: Array, prior: float) -> None:
+    def _add(self, logit: Array, label: Array, weight: Array) -> None:
         place = (logit + _EDGE) * (_NUM_BINS / (2 * _EDGE))
         bins = np.clip(place, 0, _NUM_BINS - 1).astype(np.int64)
-        per_label = [np.bincount(bins[label == y], minlength=_NUM_BINS) for y in (0, 1)]
-        counts = np.stack(per_label).astype(np.float64)
-        loss = np.logaddexp(0, np.where(label > 0, -logit, logit)).sum()
-        prior_loss = -(np.log(prior) * label.sum() + np.log1p(-prior) * (len(label) - label.sum()))
-        sums = np.array([loss, expit(logit).sum(), label.sum(), prior_loss, len(label)])
+        per_label = [np.bincount(bins, weight * (label == y), _NUM_BINS) for y in (0, 1)]
+        counts: Array = np.stack(per_label).astype(np.float64)
+        loss = np.logaddexp(0, np.where(label > 0, -logit, logit))
+        columns = loss, expit(logit), label, np.ones_like(label)
+        sums = np.array([*((weight * column).sum() for column in columns), len(label)])
         self._blocks[-1] += _Block(counts, sums)
         if self._blocks[-1].num_samples >= self._block_size:
             self._blocks.append(_Block())
@@ -163,8 +164,8 @@ class Evaluation:
 def _report(blocks: list[_Block]) -> dict[str, float]:
     """Return the figures that are defined for these samples."""
     block = _total(blocks)
-    loss, _, positives, _, n = block.sums
-    found: dict[str, float] = {"num_samples": float(n)}
+    loss, _, positives, n, num_samples = block.sums
+    found: dict[str, float] = {"num_samples": float(num_samples)}
     if n:
         found["log_loss"] = float(loss / n)
         found["positive_ratio"] = float(positives / n)
@@ -175,7 +176,7 @@ def _report(blocks: list[_Block]) -> dict[str, float]:
 
 def _report_both_labels(block: _Block) -> dict[str, float]:
     """Return the figures that need positives as well as negatives."""
-    loss, predicted, positives, _, n = block.sums
+    loss, predicted, positives, n, _ = block.sums
     rate = positives / n
     entropy = -(rate * np.log(rate) + (1 - rate) * np.log(1 - rate))
     negative, positive = block.counts

@@ -44,7 +44,7 @@ from learner.training.gradient import GradientPass
 from learner.training.optimizer import Optimizer
 from learner.training.query_counts import query_counts
 from learner.training.scored import Scored
-from weighting.sample import CopyKind, Sample
+from weighting.sample import Sample
 from weighting.tasks import TASKS
 from weighting.weigher import Weigher
 from weighting.weighted import WeightedBatch
@@ -220,15 +220,13 @@ class Trainer:
         """Evaluate what would have been served where each sample was shown; stackers learn it."""
         tasks = _tasks(weighted.samples)
         label = np.array([s.label for s in weighted.samples], dtype=np.float64)
-        first = np.array([s.copy_kind is CopyKind.FIRST for s in weighted.samples], dtype=bool)
         for task, prior in weighted.prior.items():
             own = np.flatnonzero(tasks == task)
             encoder = scored.by_task[task][own].astype(np.float64)
             memory = weighted.pair_memory_logit_at_position[own]
             logit = self.served.logit(task, encoder, memory, prior=prior)
-            shown = first[own]
-            self.evaluations[task].update(logit[shown], label[own][shown], prior=prior)
             correction = weighted.correction[own]
+            self.evaluations[task].update(logit, label[own], correction)
             self.served.learn(task, encoder, memory, label[own], correction, prior=prior)
 
     def _learn_residuals(self, weighted: WeightedBatch, scored: Scored) -> None:

@@ -60,8 +60,7 @@ class QueryResidualCase(Case):
 
 class EvaluationCase(Case):
     owner = Evaluation
-    inputs = ("logit", "label", "prior")
-    weightless: ClassVar[Mapping[str, float]] = {}  # every sample counts once
+    inputs = ("logit", "label", "weight")
     bound = MAX_BLOCKS
     num_distinct = 64 * 300
 
@@ -69,13 +68,13 @@ class EvaluationCase(Case):
         return Evaluation()
 
     def example(self, i: int) -> dict[str, float]:
-        return {"logit": i % 7 - 3.0, "label": float(i % 3 == 0), "prior": 0.3}
+        return {"logit": i % 7 - 3.0, "label": float(i % 3 == 0), "weight": 1 - i % 2 / 2}
 
     def predict(self, model: Evaluation, i: int) -> Array:
         return np.array([*model.get().values(), *model.latest().values()])
 
     def teach(self, model: Evaluation, i: int, values: Mapping[str, float]) -> None:
-        model.update(one(values["logit"]), one(values["label"]), prior=values["prior"])
+        model.update(one(values["logit"]), one(values["label"]), one(values["weight"]))
 
     def size(self, model: Evaluation) -> int:
         """Blocks of samples."""

@@ -30,10 +30,14 @@ def random_stream(number: int, seed: int = 0) -> tuple[Array, Array]:
     return logit, (draw.random(number) < expit(logit)).astype(np.float64)
 
 
-def evaluated(logit: Array, label: Array, *, chunk: int = 10_000, prior: float = 0.3) -> Evaluation:
+def evaluated(
+    logit: Array, label: Array, weight: Array | None = None, *, chunk: int = 10_000
+) -> Evaluation:
     evaluation = Evaluation()
+    weight = np.ones(len(logit)) if weight is None else weight
     for start in range(0, len(logit), chunk):
-        evaluation.update(logit[start : start + chunk], label[start : start + chunk], prior=prior)
+        end = start + chunk
+        evaluation.update(logit[start:end], label[start:end], weight[start:end])
     return evaluation
 
 
@@ -119,11 +123,11 @@ def test_a_restored_evaluation_has_the_same_bytes_and_goes_on_in_the_same_way(
     again.restore(live.snapshot())
     assert again.snapshot() == live.snapshot()
     for evaluation in (live, again):
-        evaluation.update(*random_stream(more, seed=1), prior=0.2)
+        evaluation.update(*random_stream(more, seed=1), np.full(more, 0.5))
     assert again.snapshot() == live.snapshot()
     assert again.get() == live.get()
 
 
 def test_a_snapshot_of_another_format_is_refused() -> None:
-    with pytest.raises(ValueError, match="evaluation snapshot: got format 2, expected 1"):
-        Evaluation().restore(b"\x81\xa6format\x02")
+    with pytest.raises(ValueError, match="evaluation snapshot: got format 1, expected 2"):
+        Evaluation().restore(b"\x81\xa6format\x01")
