@@ -8,7 +8,6 @@ Nothing here opens a socket or starts a thread.
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Callable
 
 from starlette.applications import Starlette
@@ -23,11 +22,11 @@ from serving.inference.slot import Slot
 from serving.middleware import (
     BodyLimitMiddleware,
     RequestIdMiddleware,
-    SheddingMiddleware,
     TelemetryMiddleware,
     TrailingSlashMiddleware,
     cors,
 )
+from serving.request_id import new_id
 from serving.rollout.watcher import Store, Watcher
 from serving.service import Service
 from serving.telemetry import Telemetry
@@ -54,7 +53,7 @@ def create(
     limits: Limits | None = None,
     cors_config: CorsConfig | None = None,
     wall_clock: Callable[[], float] = time.time,
-    new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
+    new_id: Callable[[], str] = new_id,
 ) -> ASGIApp:
     """Return the application.
 
@@ -76,7 +75,6 @@ def create(
         Middleware(RequestIdMiddleware, new_id=new_id),
         Middleware(TelemetryMiddleware, slot=slot, telemetry=telemetry, clock=time.monotonic),
         Middleware(TrailingSlashMiddleware),
-        Middleware(SheddingMiddleware, paths=SCORING_PATHS, refusal=batcher.refusal),
         # Starlette itself would answer an unexpected error and then raise it once more.
         Middleware(ExceptionMiddleware, handlers={Exception: unexpected_error}),
         Middleware(BodyLimitMiddleware, max_bytes=limits.max_body_bytes),

@@ -9,6 +9,15 @@ from msgspec import Meta
 
 from weighting.constraints import check
 
+#: Headers of an answer that a web page of an allowed origin may read.
+EXPOSED_HEADERS = (
+    "X-Model-Version",
+    "X-Model-Event-Time",
+    "X-Request-Id",
+    "Server-Timing",
+    "Retry-After",
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CorsConfig:
@@ -35,3 +44,17 @@ class CorsConfig:
     def allowed(self) -> list[str]:
         """The origins, one by one."""
         return [origin.strip() for origin in self.origins.split(",") if origin.strip()]
+
+    def answer_headers(self, origin: str | None) -> list[tuple[str, str]]:
+        """Return the headers that an answer to a request of `origin` has, in lower case.
+
+        They are those of Starlette's middleware, for answers that it does not see.
+        """
+        headers = [("vary", "Origin")] if self.allowed else []
+        if not headers or origin is None:
+            return headers
+        headers.append(("access-control-expose-headers", ", ".join(EXPOSED_HEADERS)))
+        if "*" in self.allowed or origin in self.allowed:
+            allowed = "*" if "*" in self.allowed else origin
+            headers.append(("access-control-allow-origin", allowed))
+        return headers

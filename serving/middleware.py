@@ -3,32 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.cors import CorsConfig
-from serving.errors import BodyTooLarge, ServingError
+from serving.cors import EXPOSED_HEADERS, CorsConfig
+from serving.errors import BodyTooLarge
 from serving.inference.slot import NO_VERSION, Slot
+from serving.request_id import request_id
 from serving.telemetry import Telemetry
-from serving.wire.problems import serving_error
-
-#: Ids of another form are not repeated in the answer, but replaced by a new one.
-REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-
-
-#: Headers of an answer that a web page of an allowed origin may read.
-EXPOSED_HEADERS = (
-    "X-Model-Version",
-    "X-Model-Event-Time",
-    "X-Request-Id",
-    "Server-Timing",
-    "Retry-After",
-)
 
 
 class RequestIdMiddleware:
@@ -47,13 +33,12 @@ class RequestIdMiddleware:
             await self._app(scope, receive, send)
             return
         headers = MutableHeaders(scope=scope)
-        sent = headers.get("x-request-id", "")
-        request_id = sent if REQUEST_ID.fullmatch(sent) else self._new_id()
-        headers["x-request-id"] = request_id
+        own_id = request_id(headers.get("x-request-id", ""), self._new_id)
+        headers["x-request-id"] = own_id
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                MutableHeaders(scope=message)["x-request-id"] = own_id
             await send(message)
 
         await self._app(scope, receive, send_with_id)
@@ -104,8 +89,17 @@ class TrailingSlashMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
         if scope["type"] == "http":
-            scope["path"] = re.sub("/+", "/", scope["path"]).rstrip("/") or "/"
+            scope["path"] = without_slashes(scope["path"])
         await self._app(scope, receive, send)
+
+
+def without_slashes(path: str) -> str:
+    """Return a path without the slashes that make no difference.
+
+    >>> without_slashes("//v2/rerank/")
+    '/v2/rerank'
+    """
+    return re.sub("/+", "/", path).rstrip("/") or "/"
 
 
 class BodyLimitMiddleware:
@@ -135,28 +129,6 @@ class BodyLimitMiddleware:
             return message
 
         await self._app(scope, receive_limited, send)
-
-
-class SheddingMiddleware:
-    """Refuse requests that would wait too long, before their body is read or decoded.
-
-    Under an overload most requests end here, so a refusal must cost little.
-    """
-
-    def __init__(
-        self, app: ASGIApp, *, paths: Iterable[str], refusal: Callable[[], ServingError | None]
-    ) -> None:
-        """Wrap `app`; `refusal` is asked about each POST to one of `paths`."""
-        self._app, self._paths, self._refusal = app, frozenset(paths), refusal
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection."""
-        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in self._paths:
-            if (error := self._refusal()) is not None:
-                response = await serving_error(Request(scope), error)
-                await response(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
 
 
 def cors(config: CorsConfig) -> list[Middleware]:

@@ -57,6 +57,7 @@ class Telemetry:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # it has no annotations
         self._registry = registry
         self._routes: set[str] = set()
+        self._answers: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
         self._create_request_series()
         self._create_model_series()
         self._create_labels()
@@ -142,9 +143,17 @@ class Telemetry:
         """Count one answer; an unknown path or status goes under its collective label."""
         under_static = path.startswith(f"{STATIC}/")
         route = path if path in self._routes else STATIC if under_static else UNMATCHED
-        code = str(status) if str(status) in CODES else "other"
-        self.requests.labels(route, code).inc()
-        self.request_duration.labels(route).observe(duration_seconds)
+        requests, duration = self._series(route, status)
+        requests.inc()
+        duration.observe(duration_seconds)
+
+    def _series(self, route: str, status: int) -> tuple[Counter, Histogram]:
+        """Return the series of one kind of answer; looking labels up takes longer than counting."""
+        if (series := self._answers.get((route, status))) is None:
+            code = str(status) if str(status) in CODES else "other"
+            series = self.requests.labels(route, code), self.request_duration.labels(route)
+            self._answers[route, status] = series
+        return series
 
     def exposition(self) -> bytes:
         """Return the registry in Prometheus' text format."""

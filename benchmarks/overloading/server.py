@@ -34,7 +34,7 @@ class PacedScorer(FakeScorer):
         self._seconds_per_document = 1.0 / (capacity * NUM_DOCUMENTS)
 
     def score(self, requests: Sequence[ScoringInput]) -> list[Scores]:
-        """Sleep, then score."""
+        """Sleep, then score; unlike a fake for tests, remember nothing."""
         time.sleep(sum(len(r.documents) for r in requests) * self._seconds_per_document)
         return [self._scores(request) for request in requests]
 

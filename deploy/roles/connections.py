@@ -52,8 +52,10 @@ class ConnectionConfig:
         check(self, "connections")
 
 
-Refuse: TypeAlias = Callable[[bytes, bytes, Sequence[tuple[bytes, bytes]]], bytes | None]
-"""Method, target, headers -> an answer."""
+Admit: TypeAlias = Callable[
+    [bytes, bytes, Sequence[tuple[bytes, bytes]]], tuple[bytes, bytes] | None
+]
+"""Method, target, headers -> head and body of a refusal, or None."""
 
 
 class Connection(Protocol):
@@ -80,14 +82,14 @@ class Connections:
     Attributes:
         config: time limits.
         answer_seconds: time in which the application answers, and the client takes the answer.
-        refuse: asked when the headers of a request are complete; returns the whole answer, or None
-            if the application should be called.
+        admit: asked when the headers of a request are complete; returns a refusal, or None if the
+            application should be called.
         max_descriptors: open files that this process may have.
     """
 
     config: ConnectionConfig
     answer_seconds: float = 60.0
-    refuse: Refuse = lambda method, target, headers: None
+    admit: Admit = lambda method, target, headers: None
     max_descriptors: int = field(
         default_factory=lambda: resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     )

@@ -32,6 +32,7 @@ class BoundedServer(uvicorn.Server):
             ws="none",
             log_config=None,
             access_log=False,
+            proxy_headers=False,
             server_header=False,
             backlog=connections.backlog,
             timeout_keep_alive=math.ceil(connections.config.keep_alive_seconds),
@@ -72,8 +73,9 @@ class _BoundedProtocol(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        # a request has begun to arrive; all of it has; it was refused by its headers
-        self._begun = self._read = self._refused = False
+        # a request has begun to arrive; all of it has; it is dropped, by its headers
+        self._begun = self._read = self._dropped = False
+        self._closes = False  # after the refusal
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         if not self._all.make_room(self.loop.time()):
@@ -89,29 +91,50 @@ class _BoundedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._begun, self._read, self._refused = True, False, False
+        self._begun, self._read, self._dropped = True, False, False
         if self._alone():
             self._phase(self._all.config.header_seconds, idle=True)
 
     def on_headers_complete(self) -> None:
         self._phase(self._all.config.body_seconds, idle=False)
-        if self._alone():
-            answer = self._all.refuse(self.parser.get_method(), self.url, self.headers)
-            if answer is not None:
-                self._refused = True
-                self.transport.write(answer)
-                return
-        super().on_headers_complete()
+        if self.transport.is_closing() or (self._alone() and self._refuse()):
+            self._dropped = True
+        else:
+            super().on_headers_complete()
+
+    def _refuse(self) -> bool:
+        """Answer a request that is not admitted, before its body; return whether it was refused.
+
+        Its body is thrown away as it comes, and the connection goes on. A client that asked with
+        `Expect: 100-continue` sends none, or sends it nevertheless: it is closed at once.
+        """
+        refusal = self._all.admit(self.parser.get_method(), self.url, self.headers)
+        if refusal is None:
+            return False
+        self._closes = (
+            self.expect_100_continue
+            or self.parser.should_upgrade()
+            or not self.parser.should_keep_alive()
+            or self.parser.get_http_version() == "1.0"
+        )
+        head, body = refusal
+        lines = [b"%s: %s\r\n" % header for header in self.server_state.default_headers]
+        if self._closes:
+            lines.append(b"connection: close\r\n")
+        self.transport.write(b"".join((head, *lines, b"\r\n", body)))
+        if self.expect_100_continue:
+            self.transport.close()
+        return True
 
     def on_body(self, body: bytes) -> None:
-        if not self._refused:
+        if not self._dropped:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._read = True
-        if self._refused:
+        if self._dropped:
             self._rest()
-            if not self.parser.should_keep_alive():
+            if self._closes:
                 self.transport.close()
             return
         super().on_message_complete()
@@ -131,7 +154,7 @@ class _BoundedProtocol(HttpToolsProtocol):
 
     def end(self) -> None:
         """Close at once; say why, if a request has begun to arrive and has no answer yet."""
-        if self._begun and not self._refused and not self._answering():
+        if self._begun and not self._dropped and not self._answering():
             self.transport.write(_TOO_SLOW)
         self.transport.close()
         if self.transport.get_write_buffer_size():

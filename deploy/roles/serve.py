@@ -8,15 +8,16 @@ import socket
 from threading import current_thread, main_thread
 
 from deploy.errors import PortTaken
+from deploy.process.garbage import exempt_what_is_loaded
 from deploy.process.observability import new_registry
 from deploy.roles.connections import Connections
 from deploy.roles.http_server import BoundedServer
 from deploy.settings.tree import Settings
 from learner.artifact import Store
+from serving.admission import Admission
 from serving.app import SCORING_PATHS, create
 from serving.inference.batcher import Batcher
 from serving.inference.slot import Slot
-from serving.refusal import Refusals
 from serving.rollout.gate import Gate
 from serving.rollout.watcher import Store as VersionStore
 from serving.rollout.watcher import Watcher
@@ -49,6 +50,7 @@ class ServingRole:
             config.watcher,
             replayed=self._batcher.replayed,
             when_idle=self._batcher.when_idle,
+            first_loaded=exempt_what_is_loaded,
             gate=Gate(config.gate),
         )
         app = create(
@@ -61,8 +63,10 @@ class ServingRole:
             cors_config=config.cors,
         )
         patience = config.batcher.deadline_seconds + config.connections.body_seconds
-        refuse = Refusals(self._batcher.refusal, slot, telemetry, SCORING_PATHS)
-        connections = Connections(config.connections, answer_seconds=patience, refuse=refuse)
+        admit = Admission(
+            self._batcher.admit, slot, telemetry, SCORING_PATHS, cors_config=config.cors
+        )
+        connections = Connections(config.connections, answer_seconds=patience, admit=admit)
         self._server = BoundedServer(app, connections, drain_seconds=config.drain_seconds)
         try:
             self._socket = socket.create_server((config.host, config.port))

@@ -17,12 +17,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
-from typing import Annotated, TypeAlias
+from typing import Annotated
 
 from msgspec import Meta
 
 from learner.artifact import Scores, ScoringInput
-from serving.errors import BackendFailed, DeadlinePassed, NotReady, Overloaded, ServingError
+from serving.errors import BackendFailed, DeadlinePassed, NotReady, Overloaded
+from serving.inference.delivery import Answer, Delivery, Settled, Work
 from serving.inference.line import Line
 from serving.inference.pace import Pace
 from serving.inference.slot import LoadedModel
@@ -35,6 +36,7 @@ log = logging.getLogger("steelyard.serving")
 
 MAX_RECENT_DOCUMENTS = 32
 """Documents of a request that are kept."""
+_STANDS_SECONDS = 0.002
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,36 +71,6 @@ class BatcherConfig:
         check(self, "batcher")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """Scores, one per request asked, all from the same model."""
-
-    model: LoadedModel
-    scores: Sequence[Scores]
-    queue_seconds: float
-    forward_seconds: float
-
-
-Outcome: TypeAlias = Answer | ServingError
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Work:
-    """One call of `score`, on its way through the inference thread."""
-
-    model: LoadedModel
-    requests: tuple[ScoringInput, ...]
-    num_documents: int
-    enqueued_seconds: float
-    deadline_seconds: float
-    future: asyncio.Future[Answer]
-    deliver: Callable[[Outcome | None], None]
-
-    @property
-    def gone(self) -> bool:
-        return self.future.done()
-
-
 class Batcher:
     """One inference thread in front of the scorer that each request was admitted with."""
 
@@ -112,7 +84,7 @@ class Batcher:
         """Take the collaborators; `start` starts the thread. `clock` is monotonic, in seconds."""
         self.config = config
         self._telemetry, self._clock = telemetry, clock
-        self._line: Line[_Work] = Line(
+        self._line: Line[Work] = Line(
             Pace(),
             max_documents=config.max_candidates,
             max_wait_seconds=config.max_wait_seconds,
@@ -123,6 +95,9 @@ class Batcher:
         self._spare: deque[tuple[Future[object], Callable[[], object]]] = deque()
         self._closing = False
         self._in_flight = 0
+        self._standing: Overloaded | None = None
+        self._stands_until = 0.0
+        self._delivery = Delivery(lambda: self._count(-1))
         self._recent: tuple[tuple[LoadedModel, Replayed], ...] = ()
 
     def start(self) -> None:
@@ -154,15 +129,28 @@ class Batcher:
         """Return the newest requests that a model scored, oldest first, with its scores."""
         return [replayed for own, replayed in self._recent if own is model]
 
-    def refusal(self) -> Overloaded | None:
-        """Return the error that a request which comes now must be answered with, if any."""
+    def admit(self) -> Overloaded | None:
+        """Keep room for a request whose headers have come; return the error if there is none.
+
+        An error stands for a moment, or until a batch is taken out of the line.
+        """
         now = self._clock()
         with self._changed:
-            full = self._in_flight >= self.config.max_in_flight or self._line.full(now)
-            if not full:
-                return None
-            self._line.refuse()
-            wait_seconds = self._line.wait_seconds(now)
+            if self._standing is not None and now < self._stands_until:
+                self._line.refuse()
+            else:
+                self._standing = self._refusal(now)
+                self._stands_until = now + _STANDS_SECONDS
+            if self._standing is None:
+                self._line.expect(now)
+            return self._standing
+
+    def _refusal(self, now: float) -> Overloaded | None:
+        full = self._line.full(now)
+        if not full and self._in_flight + self._line.num_expected < self.config.max_in_flight:
+            return None
+        self._line.refuse()
+        wait_seconds = self._line.wait_seconds(now)
         return Overloaded(wait_seconds, self._retry_after(wait_seconds))
 
     def when_idle(self, task: Callable[[], object], seconds: float) -> bool:
@@ -197,10 +185,11 @@ class Batcher:
         """
         if self._closing:
             raise self._draining()
-        if refusal := self.refusal():
-            raise refusal
         work = self._work(model, requests)
         with self._changed:
+            self._line.arrive()
+            if refusal := self._refusal(work.enqueued_seconds):
+                raise refusal
             self._line.append(work)
             self._changed.notify()
         self._count(+1)
@@ -214,32 +203,15 @@ class Batcher:
             if left:
                 self._count(-1)
 
-    def _work(self, model: LoadedModel, requests: tuple[ScoringInput, ...]) -> _Work:
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Answer] = loop.create_future()
-
-        def settle(outcome: Outcome | None) -> None:
-            self._count(-1)
-            if future.done():
-                return
-            if isinstance(outcome, Answer):
-                future.set_result(outcome)
-            elif outcome is not None:
-                future.set_exception(outcome)
-
-        def deliver(outcome: Outcome | None) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits any more
-                loop.call_soon_threadsafe(settle, outcome)
-
+    def _work(self, model: LoadedModel, requests: tuple[ScoringInput, ...]) -> Work:
         enqueued = self._clock()
-        return _Work(
+        return Work(
             model=model,
             requests=requests,
             num_documents=sum(len(request.documents) for request in requests),
             enqueued_seconds=enqueued,
             deadline_seconds=enqueued + self.config.deadline_seconds,
-            future=future,
-            deliver=deliver,
+            future=asyncio.get_running_loop().create_future(),
         )
 
     def _retry_after(self, wait_seconds: float) -> int:
@@ -259,7 +231,7 @@ class Batcher:
 
     def _run(self) -> None:
         while (batch := self._next()) is not None:
-            by_model: dict[int, list[_Work]] = {}  # two only around a swap
+            by_model: dict[int, list[Work]] = {}  # two only around a swap
             for work in batch:
                 by_model.setdefault(id(work.model), []).append(work)
             for works in by_model.values():
@@ -267,7 +239,7 @@ class Batcher:
             with self._changed:
                 self._line.finish()
 
-    def _next(self) -> Sequence[_Work] | None:
+    def _next(self) -> Sequence[Work] | None:
         """Wait for the next batch and take it; None at the end.
 
         A window that is already over takes the work that is there, and waits for none.
@@ -279,13 +251,12 @@ class Batcher:
             while self._opens(left := closes - self._clock()):
                 self._changed.wait(left)
             taken = self._line.take(self._clock())
-        for work in taken.late:
-            work.deliver(self._late())
-        for work in taken.gone:
-            work.deliver(None)
+            self._standing = None
+        late: list[Settled] = [(work, self._late()) for work in taken.late]
+        self._delivery.send([*late, *((work, None) for work in taken.gone)])
         return taken.batch
 
-    def _oldest(self) -> _Work | None:
+    def _oldest(self) -> Work | None:
         """Wait for work, with tasks for idle moments meanwhile; None at the end."""
         while True:
             with self._changed:
@@ -301,7 +272,7 @@ class Batcher:
         room = 0 < self._line.num_documents < self.config.max_candidates
         return left_seconds > 0 and room and not self._closing
 
-    def _score_together(self, model: LoadedModel, works: Sequence[_Work]) -> None:
+    def _score_together(self, model: LoadedModel, works: Sequence[Work]) -> None:
         """Score with one model; if that fails, each alone, so that a bad request fails alone."""
         requests = [request for work in works for request in work.requests]
         started = self._clock()
@@ -327,32 +298,34 @@ class Batcher:
         newest = zip(requests[-num_recent:], scores[-num_recent:], strict=True)
         kept = ((model, _shortened(*one)) for one in newest)
         self._recent = (*self._recent, *kept)[-num_recent:]
+        settled: list[Settled] = []
         begin = 0
         for work in works:
             end = begin + len(work.requests)
-            self._answer(work, scores[begin:end], started, forward_seconds)
+            answer = self._answer(work, scores[begin:end], started, forward_seconds)
+            settled.append((work, answer))
             begin = end
+        self._delivery.send(settled)
 
     def _answer(
-        self, work: _Work, scores: Sequence[Scores], started: float, forward_seconds: float
-    ) -> None:
+        self, work: Work, scores: Sequence[Scores], started: float, forward_seconds: float
+    ) -> Answer:
         queue_seconds = started - work.enqueued_seconds
         self._telemetry.stage_duration.labels("queue").observe(queue_seconds)
-        answer = Answer(
+        work.model.outcomes.append(True)
+        return Answer(
             model=work.model,
             scores=scores,
             queue_seconds=queue_seconds,
             forward_seconds=forward_seconds,
         )
-        work.model.outcomes.append(True)
-        work.deliver(answer)
 
-    def _fail(self, work: _Work, error: Exception) -> None:
+    def _fail(self, work: Work, error: Exception) -> None:
         version = work.model.name
         message = f"{type(error).__name__}: {error}"
         log.warning("backend failed", extra={"version": version, "error": message})
         work.model.outcomes.append(False)
-        work.deliver(BackendFailed(version, error))
+        self._delivery.send([(work, BackendFailed(version, error))])
 
 
 def _finish(future: Future[object], task: Callable[[], object]) -> None:

@@ -9,7 +9,7 @@ is too much is refused when it comes, before its body is read.
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -25,6 +25,9 @@ _TOO_MANY, _REFUSED_RATE = 0.15, 0.05
 #: A batch may take so many times its fixed cost: larger ones would hardly be cheaper.
 _FIXED_COSTS = 8
 _SIZE_RATE = 0.05
+#: Time for which room is kept for a request whose headers were let in: its body should be here by
+#: then.
+_EXPECTED_SECONDS = 0.02
 
 
 class Work(Protocol):
@@ -73,6 +76,7 @@ class Line(Generic[W]):
         self._max_documents, self._max_wait_seconds = max_documents, max_wait_seconds
         self._deadline_seconds = deadline_seconds
         self._waiting: OrderedDict[W, None] = OrderedDict()
+        self._expected: deque[float] = deque()  # until when room is kept, one per request
         self._typical = 0.0  # documents of a request, averaged
         self._refused = 0.0  # share of requests, averaged
         self._running: tuple[int, float] | None = None  # documents, and since when
@@ -82,15 +86,35 @@ class Line(Generic[W]):
         """Return the number of requests that wait."""
         return len(self._waiting)
 
+    @property
+    def num_expected(self) -> int:
+        """Number of requests for which room is kept, as `full` saw it last."""
+        return len(self._expected)
+
     def full(self, now: float) -> bool:
         """Return whether a request that comes now must be refused, whatever its size."""
+        while self._expected and self._expected[0] <= now:
+            self._expected.popleft()
         running = self._running_seconds(now)
-        if not self._waiting:
+        if not self._waiting and not self._expected:
             own = self.pace.seconds(self._typical)
             return running > 0 and running + own > self._deadline_seconds
-        if self.num_documents >= self._most_documents():
+        num_documents = self.num_documents + self._typical * len(self._expected)
+        if num_documents >= self._most_documents():
             return True
-        return running + self._seconds_of(self.num_documents) > self._max_wait_seconds
+        return running + self._seconds_of(num_documents) > self._max_wait_seconds
+
+    def expect(self, now: float) -> None:
+        """Keep room for a request whose headers have come; the caller has asked if it is `full`.
+
+        Else all requests that come at the same moment would find the same room.
+        """
+        self._expected.append(now + _EXPECTED_SECONDS)
+
+    def arrive(self) -> None:
+        """Give up the room of the request that has been expected longest, if one is."""
+        if self._expected:
+            self._expected.popleft()
 
     def wait_seconds(self, now: float) -> float:
         """Return the time until all work of this moment should be done."""
@@ -163,7 +187,7 @@ class Line(Generic[W]):
         least = _between(_LEAST_SECONDS, calm) / pace.per_document
         return min(max(ordinary, worth, least), max(ordinary, self._max_documents))
 
-    def _seconds_of(self, num_documents: int) -> float:
+    def _seconds_of(self, num_documents: float) -> float:
         batches = math.ceil(num_documents / self._max_documents)
         return self.pace.per_document * num_documents + self.pace.fixed * batches
 

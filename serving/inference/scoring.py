@@ -10,7 +10,8 @@ from msgspec import Meta
 
 from learner.artifact import ScoringInput
 from serving.errors import Empty, TooLarge
-from serving.inference.batcher import Answer, Batcher
+from serving.inference.batcher import Batcher
+from serving.inference.delivery import Answer
 from serving.inference.slot import Slot
 from weighting.constraints import Count, check
 

@@ -115,6 +115,7 @@ class Watcher:
         clock: Callable[[], float] = time.monotonic,
         wait: Callable[[float], bool] | None = None,
         when_idle: Callable[[Callable[[], object], float], bool] = _at_once,
+        first_loaded: Callable[[], None] = lambda: None,
     ) -> None:
         """Take the collaborators; `start` starts the thread.
 
@@ -129,13 +130,14 @@ class Watcher:
             wait: waits that many seconds, and returns True to end; left out, until `close`.
             when_idle: runs a task when no request waits; False if that was not in time
                 (`Batcher.when_idle`).
+            first_loaded: called when the first version is loaded, before it answers anything.
         """
         self._store, self._slot, self._telemetry, self._config = store, slot, telemetry, config
         self._replayed, self._clock = replayed, clock
         self._gate = gate or Gate(GateConfig())
         self._stop = threading.Event()
         self._wait = wait or self._stop.wait
-        self._when_idle = when_idle
+        self._when_idle, self._first_loaded = when_idle, first_loaded
         self._thread: threading.Thread | None = None
         self.freshness = Freshness(store, slot, telemetry)
         self._refused: dict[str, str] = {}
@@ -257,6 +259,8 @@ class Watcher:
             except Refused as refused:
                 self._refuse(name, refused)
                 return
+        if current is None:
+            self._first_loaded()
         self._slot.swap(model)  # 5
         self._refused.pop(name, None)
         self._report_swap(model, current, self._clock() - started)

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from serving.errors import ClientGone, NotJson
-from serving.inference.batcher import Answer
+from serving.inference.delivery import Answer
 from serving.inference.slot import NO_VERSION
 
 T = TypeVar("T")

@@ -11,7 +11,7 @@ from msgspec import UNSET
 from starlette.requests import Request
 
 from learner.artifact import Document, ScoringInput
-from serving.inference.batcher import Answer
+from serving.inference.delivery import Answer
 from serving.inference.scoring import Limits
 from serving.service import service_of
 from serving.wire.http import JsonResponse, parsed, scored, while_connected

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from threading import Event, Thread
+from threading import Thread
 from urllib.parse import urlsplit
 
 import httpx2
@@ -122,33 +122,6 @@ def test_a_client_that_sends_too_slowly_is_closed_and_told_why(tmp_path: Path) -
         "body": b"HTTP/1.1 408 Request Timeout",
         "idle": b"HTTP/1.1 200 OK",
     }
-
-
-def test_an_overload_is_refused_by_the_headers_alone_and_the_connection_goes_on(
-    tmp_path: Path,
-) -> None:
-    scorer = FakeScorer("v000001")
-    with serving(tmp_path, ConnectionConfig(), scorer) as address, ExitStack() as stack:
-        scorer.gate = Event()
-        url = f"http://{address[0]}:{address[1]}"
-        asks = [stack.enter_context(socket.create_connection(address)) for _ in range(30)]
-        for ask in asks:
-            ask.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(ASK) + ASK)
-        while 'code="429",route="/v2/rerank"} 0.0' in httpx2.get(f"{url}/metrics").text:
-            pass
-        late = stack.enter_context(socket.create_connection(address))
-        late.sendall(HEAD + b"X-Request-Id: mine\r\nContent-Length: %d\r\n\r\n" % len(ASK))
-        answer = late.recv(65536)
-        scorer.gate.set()
-        late.sendall(ASK + b"GET /livez HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
-        following = received(late)
-    head, _, body = answer.partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 429 Too Many Requests\r\n")
-    assert b"\r\nretry-after: " in head
-    assert b"\r\nx-request-id: mine\r\n" in head
-    assert b"\r\nx-model-version: v000001\r\n" in head
-    assert json.loads(body)["error_type"] == "overloaded"
-    assert following.startswith(b"HTTP/1.1 200 OK")
 
 
 def test_more_silent_connections_than_descriptors_keep_nobody_else_out(tmp_path: Path) -> None:

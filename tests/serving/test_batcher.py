@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 
 import pytest
 
 from learner.artifact import Document, ScoringInput
 from serving.errors import BackendFailed, NotReady
-from serving.inference.batcher import Answer, BatcherConfig
+from serving.inference.batcher import BatcherConfig
+from serving.inference.delivery import Answer
 from serving.inference.slot import LoadedModel
 from tests.fakes.scorer import FakeScorer, make_version
 from tests.serving.conftest import Replica, until
@@ -211,3 +213,48 @@ def test_a_task_whose_moment_does_not_come_in_time_is_never_run() -> None:
     assert replica.batcher.when_idle(lambda: ran.append("y"), 30.0)
     replica.batcher.close()
     assert ran == ["y"]
+
+
+def test_the_answers_of_a_batch_are_delivered_one_per_iteration_of_the_event_loop() -> None:
+    """What arrives meanwhile comes between them."""
+    replica, scorer = Replica(), FakeScorer("v000001")
+    num_done: list[int] = []
+
+    async def run() -> None:
+        tasks = await admitted(replica, *((scorer, ask("a")) for _ in range(6)))
+        replica.batcher.start()
+        while not all(task.done() for task in tasks):
+            await asyncio.sleep(0)
+            num_done.append(sum(task.done() for task in tasks))
+
+    asyncio.run(run())
+    replica.batcher.close()
+    assert [len(call) for call in scorer.calls] == [6]
+    assert max(after - before for before, after in itertools.pairwise([0, *num_done])) == 1
+
+
+def test_requests_whose_headers_come_together_are_not_all_let_in() -> None:
+    replica = Replica(batching=BatcherConfig(max_in_flight=3))
+    refusals = [replica.batcher.admit() for _ in range(5)]
+    assert [refusal is None for refusal in refusals] == [True, True, True, False, False]
+    replica.clock.seconds = 1.0
+    assert replica.batcher.admit() is None, "they never came"
+
+
+def test_a_refusal_stands_until_a_batch_is_taken() -> None:
+    replica, scorer = (
+        Replica(batching=BatcherConfig(window_seconds=0.0, max_in_flight=2)),
+        FakeScorer("v000001"),
+    )
+
+    async def run() -> None:
+        tasks = await admitted(replica, (scorer, ask("a")), (scorer, ask("b")))
+        refusal = replica.batcher.admit()
+        assert refusal is not None
+        assert replica.batcher.admit() is refusal
+        replica.batcher.start()
+        await asyncio.gather(*tasks)
+        assert replica.batcher.admit() is None, "the clock has stood still"
+
+    asyncio.run(run())
+    replica.batcher.close()

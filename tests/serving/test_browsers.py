@@ -55,6 +55,22 @@ def test_a_page_can_read_why_it_was_refused() -> None:
     assert answer.headers["Access-Control-Allow-Origin"] == SHOP
 
 
+@pytest.mark.parametrize("origins", ["", SHOP, f"https://other.example, {SHOP}", "*"])
+@pytest.mark.parametrize("origin", [None, SHOP, "https://elsewhere.example"])
+def test_an_answer_beside_the_application_has_the_headers_of_one_from_it(
+    origins: str, origin: str | None
+) -> None:
+    config = CorsConfig(origins=origins)
+    sent = {} if origin is None else {"Origin": origin}
+    answer = TestClient(replica(config).app).get("/livez", headers=sent)
+    by_application = {
+        (name, value)
+        for name, value in answer.headers.items()
+        if name == "vary" or name.startswith("access-control")
+    }
+    assert set(config.answer_headers(origin)) == by_application
+
+
 @pytest.mark.parametrize("origins", ["shop.example", "https://shop.example/page", "ftp://a"])
 def test_what_is_no_origin_is_refused_by_name(origins: str) -> None:
     with pytest.raises(ValueError, match=r"cors\.origins: got .*expected origins like https"):

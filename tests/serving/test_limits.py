@@ -133,7 +133,7 @@ def test_an_overload_is_refused_with_the_time_of_the_work_that_waits() -> None:
             await until(lambda: len(scorer.calls) == num_before + 2)
             waits = asyncio.create_task(client.post("/v2/rerank", json=BODY))
             await until(lambda: replica.value("serving_inflight_requests") == 2)
-            refused = await client.post("/v2/rerank", content=b"not read", headers={})
+            refused = await client.post("/v2/rerank", json=BODY)
             gate.set()
             return refused, [await runs, await waits]
 

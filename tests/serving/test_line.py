@@ -214,3 +214,34 @@ def test_whatever_batches_took_the_estimate_is_finite_and_not_negative(
         pace.learn(num_documents, seconds)
         assert 0.0 <= pace.fixed <= 101.0
         assert 0.0 < pace.per_document <= 101.0
+
+
+def test_requests_that_come_together_do_not_all_find_the_same_room() -> None:
+    """Their bodies are not decoded yet; before room was kept for them all were let in."""
+    line = make_line()
+    line.pace.learn(10, 0.002)
+    line.append(Ask(10, 0.0))
+    line.take(0.0)
+    line.finish()
+    let_in = 0
+    while not line.full(0.0) and let_in < 1000:
+        line.expect(0.0)
+        let_in += 1
+    assert let_in == 25, "50 ms of work"
+    for _ in range(let_in):
+        line.arrive()
+        assert not line.full(0.0), "room was kept for it"
+        line.append(Ask(10, 0.0))
+    assert line.full(0.0)
+
+
+def test_room_is_not_kept_for_long_for_a_body_that_does_not_come() -> None:
+    line = make_line()
+    line.pace.learn(10, 100.0)
+    line.append(Ask(10, 0.0))
+    line.take(0.0)
+    line.finish()
+    line.expect(0.0)
+    assert line.full(0.0)
+    assert not line.full(0.02)
+    assert line.num_expected == 0

@@ -77,6 +77,21 @@ def test_a_request_ends_on_the_version_that_it_began_with(replica: Replica) -> N
     assert second.headers["X-Model-Version"] == "v000002"
 
 
+def test_what_follows_the_first_load_is_done_once_and_before_anything_is_answered() -> None:
+    replica, seen = Replica(), list[str | None]()
+    watcher = Watcher(
+        replica.store,
+        replica.slot,
+        replica.telemetry,
+        WatcherConfig(),
+        first_loaded=lambda: seen.append(served(replica)),
+    )
+    for seq in (1, 2):
+        replica.store.publish(seq)
+        watcher.poll()
+    assert (seen, served(replica)) == ([None], "v000002")
+
+
 def test_a_version_is_promoted_only_after_it_is_in_use(replica: Replica) -> None:
     seen: list[tuple[str | None, str | None]] = []
     promote = replica.store.promote
