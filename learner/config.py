@@ -116,8 +116,6 @@ class LearnerConfig:
         if self.max_step_tokens == _MAX_STEP_TOKENS:
             del plain["max_step_tokens"]
         del plain["step_timeout_seconds"]  # decides nothing that is learned
-        if self.residual.max_items == ResidualConfig().max_items:
-            del plain["residual"]["max_items"]
         return plain
 
 

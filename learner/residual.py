@@ -15,13 +15,16 @@ p_i = sigma(s u.v_i + r.v_i + bias), and
 
 Each batch takes a few steps of length 1 / (sum_i e_i p_i / 2 + lambda) down that gradient over the
 items at hand, lambda scaled to their share of the query's exposure. Counts, not single clicks, are
-fitted: the noise of a click is averaged before it moves anything.
+fitted: the noise of a click is averaged before it moves anything. Counts fade in event time.
+
+A query is learned from its second list on (`Sightings`): most queries never come again, and what
+they would hold would push out what others learned. The first list is not counted.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -32,12 +35,14 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from learner.errors import Corrupt
+from learner.item_counts import ItemCounts
+from learner.sightings import Sightings
 from weighting.checks import check_finite, check_weights
-from weighting.constraints import Count, NotNegativeInt, check
+from weighting.constraints import Count, NotNegativeInt, Positive, check
 from weighting.query_key import query_key
 
 Vector = NDArray[np.float32]
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,14 +55,14 @@ class ResidualConfig:
     steps: Annotated[
         NotNegativeInt, Meta(description="Gradient steps per batch with the query; 0 disables it.")
     ] = 2
-    max_exposure: Annotated[
-        float, Meta(ge=1, description="Exposure of an item beyond which its counts are halved.")
-    ] = 500.0
+    half_life_seconds: Annotated[
+        Positive, Meta(description="Event time after which clicks and exposure count half.")
+    ] = 30 * 86_400.0
     max_queries: Annotated[
         Count, Meta(description="Queries kept; the least recent is evicted first.")
     ] = 50_000
     max_items: Annotated[
-        Count, Meta(description="Items counted per query; the oldest is evicted first.")
+        Count, Meta(description="Items counted per query; the least recent is evicted first.")
     ] = 1_000
 
     def __post_init__(self) -> None:
@@ -66,24 +71,51 @@ class ResidualConfig:
 
 
 class _Recurring:
-    """One query: its residual (D,), and (clicks, exposure) per item."""
+    """One query: its residual (D,), its counts, and these as bytes if they are as they were.
 
-    __slots__ = ("counts", "vector")
+    A residual is replaced, never changed: a copy of the state may go on holding it.
+    """
 
-    def __init__(self, width: int) -> None:
-        self.vector = np.zeros(width, dtype=np.float32)
-        self.counts: dict[str, tuple[float, float]] = {}
+    __slots__ = ("counts", "encoded", "vector")
 
-    def count(self, item: str, clicks: float, exposure: float, *, most: float) -> None:
-        """Add to the counts of an item; halve them when its exposure exceeds `most`."""
-        old_clicks, old_exposure = self.counts.get(item, (0.0, 0.0))
-        c, e = old_clicks + float(clicks), old_exposure + float(exposure)
-        self.counts[item] = (c / 2, e / 2) if e > most else (c, e)
+    def __init__(self, vector: Vector, counts: ItemCounts) -> None:
+        self.vector = vector
+        self.counts = counts
+        self.encoded: bytes | None = None
 
-    def forget(self, *, most: int) -> None:
-        """Forget the items counted first, so that at most `most` remain."""
-        for item in list(self.counts)[: max(0, len(self.counts) - most)]:
-            del self.counts[item]
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ResidualState:
+    """State of all residuals at one moment; it may be encoded in any thread while others learn.
+
+    Attributes:
+        width: D.
+        queries: keys of the Q queries, the least recent first.
+        rows: residual (D,) of each.
+        counts: counts of each, as bytes.
+        sightings: queries shown once.
+    """
+
+    width: int
+    queries: list[str]
+    rows: list[Vector]
+    counts: list[bytes]
+    sightings: Sightings
+
+    def vectors(self) -> Vector:
+        """Return the residuals (Q, D)."""
+        return _stacked(self.rows, self.width)
+
+    def encoded(self) -> bytes:
+        """Return everything but the residuals, as msgpack."""
+        return msgspec.msgpack.encode(
+            {
+                "format": FORMAT,
+                "sightings": self.sightings.snapshot(),
+                "queries": self.queries,
+                "counts": [msgspec.Raw(row) for row in self.counts],
+            }
+        )
 
 
 class QueryResidual:
@@ -99,6 +131,7 @@ class QueryResidual:
         self.width = width
         self.config = config or ResidualConfig()
         self._queries: OrderedDict[str, _Recurring] = OrderedDict()
+        self._sightings = Sightings()
         self._zero = np.zeros(width, dtype=np.float32)
 
     def __len__(self) -> int:
@@ -112,7 +145,7 @@ class QueryResidual:
 
     def get_all(self, queries: Sequence[str]) -> Vector:
         """Return the residuals (Q, D) of queries, in order. Pure."""
-        return self._stacked([self.get(query) for query in queries])
+        return _stacked([self.get(query) for query in queries], self.width)
 
     def learn(
         self,
@@ -122,8 +155,11 @@ class QueryResidual:
         base: NDArray[np.float64],
         clicks: Sequence[float],
         exposure: Sequence[float],
+        *,
+        lists: Collection[str],
+        time_us: int,
     ) -> None:
-        """Learn one query's items of a batch.
+        """Learn one query's items of a batch; nothing while all its lists so far are one.
 
         Args:
             query: the query's text.
@@ -132,6 +168,8 @@ class QueryResidual:
             base: (n,) the encoder's own logits, s u.v + bias.
             clicks: (n,) weighted clicks in this batch.
             exposure: (n,) weighted exposure in this batch, in showings at the first position.
+            lists: names of the lists that the items were shown in.
+            time_us: event time of the newest.
 
         Items without clicks and exposure teach nothing.
 
@@ -147,16 +185,23 @@ class QueryResidual:
         if not len(used):
             return
         items, vectors, base = [items[i] for i in used], vectors[used], base[used]
-        known = self._touch(query_key(query))
-        for item, (c, e) in zip(items, counts[:, used].T.tolist(), strict=True):
-            known.count(item, c, e, most=self.config.max_exposure)
-        c_n, e_n = np.array([known.counts[item] for item in items]).T
-        known.forget(most=self.config.max_items)
+        known = self._touch(query_key(query), lists)
+        if known is None:
+            return
+        faded, total = known.counts.add(
+            items,
+            counts[:, used].T.tolist(),
+            time_us=time_us,
+            half_life_us=1e6 * self.config.half_life_seconds,
+            most=self.config.max_items,
+        )
+        known.encoded = None
+        c_n, e_n = np.array(faded).T
         if not e_n.sum() > 0:
             # Late positives whose first copies were left out, as in quarantine: clicks without
             # a showing are no rate
             return
-        share = e_n.sum() / max(sum(e for _, e in known.counts.values()), 1e-9)
+        share = min(e_n.sum() / max(total, 1e-9), 1.0)
         shrinkage = self.config.shrinkage * share
         r = known.vector.astype(np.float64)
         for _ in range(self.config.steps):
@@ -166,33 +211,42 @@ class QueryResidual:
             r -= gradient / ((e_n * p_n).sum() / 2 + shrinkage)
         known.vector = r.astype(np.float32)
 
-    def _touch(self, query: str) -> _Recurring:
-        """Return the query as the newest; forget the oldest when there are too many."""
+    def _touch(self, query: str, lists: Collection[str]) -> _Recurring | None:
+        """Return the query as the newest; forget the oldest when there are too many.
+
+        None for one that was shown in no other list yet.
+        """
         known = self._queries.get(query)
         if known is None:
-            known = self._queries[query] = _Recurring(self.width)
+            if not self._sightings.recurs(query, lists):
+                return None
+            known = self._queries[query] = _Recurring(self._zero, ItemCounts())
             if len(self._queries) > self.config.max_queries:
                 self._queries.popitem(last=False)
         self._queries.move_to_end(query)
         return known
 
-    def vectors(self) -> tuple[list[str], Vector]:
-        """Return the keys of all queries and their residuals (Q, D): what serving needs."""
-        rows = [known.vector for known in self._queries.values()]
-        return list(self._queries), self._stacked(rows)
+    def queries(self) -> list[str]:
+        """Return the keys of all queries, the least recent first."""
+        return list(self._queries)
 
-    def _stacked(self, rows: Sequence[Vector]) -> Vector:
-        return np.stack(rows) if rows else np.zeros((0, self.width), dtype=np.float32)
+    def copy(self) -> ResidualState:
+        """Copy the state; only counts that changed since the last copy take time."""
+        for known in self._queries.values():
+            if known.encoded is None:
+                known.encoded = known.counts.encoded()
+        return ResidualState(
+            width=self.width,
+            queries=list(self._queries),
+            rows=[known.vector for known in self._queries.values()],
+            counts=[known.encoded or b"" for known in self._queries.values()],
+            sightings=self._sightings.copy(),
+        )
 
     def snapshot(self) -> tuple[bytes, Vector]:
-        """Return counts as msgpack and residuals (Q, D), oldest query first."""
-        queries, vectors = self.vectors()
-        counts = [
-            [query, [[item, c, e] for item, (c, e) in known.counts.items()]]
-            for query, known in self._queries.items()
-        ]
-        assert [row[0] for row in counts] == queries
-        return msgspec.msgpack.encode({"format": FORMAT, "queries": counts}), vectors
+        """Return all but the residuals as msgpack, and residuals (Q, D), oldest query first."""
+        state = self.copy()
+        return state.encoded(), state.vectors()
 
     def restore(self, data: bytes, vectors: Vector) -> None:
         """Restore the state returned by `snapshot`.
@@ -208,14 +262,17 @@ class QueryResidual:
                 expected=f"format {FORMAT}, width {self.width}",
                 found=f"{state['format']}, {vectors.shape}",
             )
+        self._sightings.restore(state["sightings"])
         self._queries.clear()
-        for (query, counts), vector in zip(state["queries"], vectors, strict=True):
-            known = self._queries[query] = _Recurring(self.width)
-            known.vector = np.array(vector)
-            known.counts = {item: (c, e) for item, c, e in counts}
+        rows = zip(state["queries"], state["counts"], vectors, strict=True)
+        for query, counts, vector in rows:
+            self._queries[query] = _Recurring(np.array(vector), ItemCounts.decoded(counts))
 
     def load_vectors(self, queries: Sequence[str], vectors: Vector) -> None:
         """Take residuals for serving, without the counts that learning needs."""
         for query, vector in zip(queries, vectors, strict=True):
-            self._queries[query] = _Recurring(self.width)
-            self._queries[query].vector = vector
+            self._queries[query] = _Recurring(vector, ItemCounts())
+
+
+def _stacked(rows: Sequence[Vector], width: int) -> Vector:
+    return np.stack(rows) if rows else np.zeros((0, width), dtype=np.float32)

@@ -163,7 +163,9 @@ class ModelScorer:
 
     def known_queries(self, number: int) -> Sequence[str]:
         """Return the queries with the longest residuals, at most `number`."""
-        queries, vectors = self._ranker.residual.vectors()
+        residual = self._ranker.residual
+        queries = residual.queries()
+        vectors = residual.get_all(queries)
         longest = np.argsort(-np.linalg.norm(vectors, axis=1), kind="stable")
         return [queries[place] for place in longest[:number]]
 

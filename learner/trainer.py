@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 
 import msgspec
@@ -243,6 +244,8 @@ class Trainer:
                 base[rows],
                 counts.clicks,
                 counts.exposure,
+                lists=counts.lists,
+                time_us=counts.time_us,
             )
 
     def evaluation(self) -> dict[str, float]:
@@ -267,9 +270,9 @@ class Trainer:
         parameters = ranker.encoder.model.state_dict(keep_vars=True)
         model = {name: _copy(p) if name in moving else p.detach() for name, p in parameters.items()}
         heads = {name: _copy(p) for name, p in ranker.heads().items()}
-        queries, residuals = ranker.residual.vectors()
+        residual = ranker.residual.copy()
         estimators, stackers = self.weigher.snapshot(), self.served.snapshot()
-        training = self._training_state()
+        trained = self._training_state()
 
         def encode() -> dict[str, bytes]:
             encoder = self._model_files(model, moving)
@@ -277,8 +280,8 @@ class Trainer:
             state = layout.ScoringState(
                 settings=self._scoring_settings(encoder),
                 heads=heads,
-                queries=queries,
-                residuals=residuals,
+                queries=residual.queries,
+                residuals=residual.vectors(),
                 estimators=estimators,
                 stackers=stackers,
             )
@@ -286,7 +289,7 @@ class Trainer:
                 **self._hugging_face,
                 **encoder,
                 **layout.scoring_files(state),
-                **layout.training_files(training),
+                **layout.training_files(trained(residual_counts=residual.encoded())),
             }
 
         return encode
@@ -326,11 +329,11 @@ class Trainer:
             model_files=tuple(name for name in encoder if name != layout.MODEL_INDEX),
         )
 
-    def _training_state(self) -> layout.TrainingState:
-        counts, _ = self.ranker.residual.snapshot()
+    def _training_state(self) -> Callable[..., layout.TrainingState]:
+        """Copy what only training needs; the counts behind the residuals are given later."""
         state = self._optimizer.state()
-        return layout.TrainingState(
-            residual_counts=counts,
+        return partial(
+            layout.TrainingState,
             evaluations={task: own.snapshot() for task, own in self.evaluations.items()},
             optimizer={name: _copy(tensor) for name, tensor in state.items()},
             progress=layout.Progress(

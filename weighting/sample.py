@@ -77,6 +77,11 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     inferred: bool
     positions: tuple[Position, ...]
 
+    @property
+    def emitted_us(self) -> int:
+        """Event time at which this copy was emitted."""
+        return self.shown_us + self.elapsed_us
+
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
     """Samples stepped together, and the polls that were consumed since the batch before.

@@ -40,10 +40,9 @@ from weighting.tasks import TASKS, TaskName
 from weighting.weighted import Columns, WeightedBatch, scatter, scatter_one
 
 Array = NDArray[np.float64]
-FORMAT = 2
+FORMAT = 3
 _ON_DISK = {
     "delayed_positives": "late",
-    "effective_samples": "memory",
     "initial_pseudo_count": "initial_mass",
     "pseudo_count": "mass",
 }
@@ -235,7 +234,7 @@ class Weigher:
         within = [bounded(factor, self.config.clip) for factor in pair]
         return _Group(
             places=np.array(places),
-            time_us=np.array([s.shown_us + s.elapsed_us for s in samples], dtype=np.int64),
+            time_us=np.array([s.emitted_us for s in samples], dtype=np.int64),
             delayed=delayed,
             label=label,
             prediction=prediction,

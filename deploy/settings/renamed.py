@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+_PROPENSITY = "weighting.conditional.propensity"
 _PRIOR = {"initial_mass": "initial_pseudo_count", "mass": "pseudo_count"}
 _TASK = {
     **{f"prior.{former}": f"prior.{present}" for former, present in _PRIOR.items()},
@@ -11,12 +12,15 @@ _TASK = {
 
 #: Former key or section -> its present name; keys of a section stand before it.
 KEYS = {
-    "weighting.conditional.memory": "weighting.conditional.effective_samples",
-    "weighting.conditional.propensity.mass": "weighting.conditional.propensity.pseudo_count",
-    "weighting.conditional.propensity.memory": "weighting.conditional.propensity.effective_samples",
+    "weighting.conditional.memory": "weighting.conditional.half_life",
+    "weighting.conditional.effective_samples": "weighting.conditional.half_life",
+    f"{_PROPENSITY}.mass": f"{_PROPENSITY}.pseudo_count",
+    f"{_PROPENSITY}.memory": f"{_PROPENSITY}.half_life",
+    f"{_PROPENSITY}.effective_samples": f"{_PROPENSITY}.half_life",
     **{f"weighting.click.{former}": f"weighting.click.{name}" for former, name in _TASK.items()},
     **{f"weighting.purchase.{former}": f"weighting.purchase.{n}" for former, n in _TASK.items()},
     "learner.batch": "learner.batch_size",
+    "learner.residual.max_exposure": "learner.residual.half_life",
     "learner.pull": "learner.l2_sp",
     "learner.scale": "learner.logit_scale",
     "learner.max_gradient_norm": "learner.max_grad_norm",

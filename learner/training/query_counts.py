@@ -28,9 +28,17 @@ class ItemCount:
 
 @dataclass(slots=True, kw_only=True)
 class QueryCounts:
-    """Items of one query in a step, in the order of their first samples."""
+    """Items of one query in a step, in the order of their first samples.
+
+    Attributes:
+        items: by identity.
+        lists: names of the lists that they were shown in; a sample without one is one by itself.
+        time_us: event time of the newest sample.
+    """
 
     items: dict[str, ItemCount] = field(default_factory=dict)
+    lists: dict[str, None] = field(default_factory=dict)
+    time_us: int = 0
 
     @property
     def places(self) -> list[int]:
@@ -57,8 +65,10 @@ def query_counts(weighted: WeightedBatch, task: TaskName) -> Mapping[str, QueryC
     for i, s in enumerate(weighted.samples):
         if s.task != task:
             continue
-        items = found.setdefault(query_key(s.query), QueryCounts()).items
-        count = items.setdefault(s.item_id or s.text, ItemCount(place=i))
+        counts = found.setdefault(query_key(s.query), QueryCounts())
+        counts.lists[s.list_id or s.sample_id] = None
+        counts.time_us = max(counts.time_us, s.emitted_us)
+        count = counts.items.setdefault(s.item_id or s.text, ItemCount(place=i))
         count.clicks += float(weighted.correction[i]) * s.label
         count.exposure += weighted.examination[i] if s.copy_kind is CopyKind.FIRST else 0.0
     return found

@@ -12,7 +12,7 @@ from learner.evaluation import MAX_BLOCKS, Evaluation
 from learner.residual import QueryResidual, ResidualConfig
 from learner.served import ServedScore
 from learner.training.divergence import LossWatch
-from tests.contracts.case import FEW, Array, Case, one
+from tests.contracts.case import FEW, Array, Case, at, one
 from weighting.schemes.ratio import ImportanceRatio
 from weighting.tasks import TASKS
 
@@ -37,7 +37,10 @@ class QueryResidualCase(Case):
     def teach(self, model: QueryResidual, i: int, values: Mapping[str, float]) -> None:
         vectors = np.array([[0.6, values["item vector"], 0.1 * (i % 5)]], dtype=np.float32)
         counts = [values["clicks"]], [values["exposure"]]
-        model.learn(self._query(i), [f"item {i}"], vectors, one(values["base logit"]), *counts)
+        base, items = one(values["base logit"]), [f"item {i}"]
+        lists, time_us = [f"list {i}"], int(at(i)[0])
+        query = self._query(i)
+        model.learn(query, items, vectors, base, *counts, lists=lists, time_us=time_us)
 
     def _query(self, i: int) -> str:
         return f"query {i // 40 % 9}"  # many items of one, then of the next
@@ -54,8 +57,8 @@ class QueryResidualCase(Case):
 
     def size(self, model: QueryResidual) -> int:
         """Counted (query, item) pairs."""
-        queries = msgspec.msgpack.decode(model.snapshot()[0])["queries"]
-        return sum(len(counts) for _, counts in queries)
+        counts = msgspec.msgpack.decode(model.snapshot()[0])["counts"]
+        return sum(len(rows) for _, _, rows in counts)
 
 
 class EvaluationCase(Case):

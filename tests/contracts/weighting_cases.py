@@ -27,7 +27,7 @@ from weighting.weigher import Weigher, WeigherConfig
 
 SMALL = ConditionalConfig(fields=FieldConfig(hash_bits=6))
 NUM_BUCKETS = 64 + 1 + 25
-BUCKET_BYTES = 4 + 8 + 8
+BUCKET_BYTES = 4 + 8 + 8 + 8
 
 
 def shown(i: int) -> Sample:
@@ -86,7 +86,7 @@ class PropensityCase(Case):
 
     def teach(self, model: Propensity, i: int, values: Mapping[str, float]) -> None:
         label, weight = one(values["label"]), one(values["weight"])
-        model.update([i + 2], label, weight, one(values["expected clicks"]))
+        model.update(at(i), [i + 2], label, weight, one(values["expected clicks"]))
 
 
 class NormaliserCase(Case):
@@ -159,7 +159,7 @@ class DiagonalLogisticCase(Case):
     bound = NUM_BUCKETS * BUCKET_BYTES + FEW
 
     def make(self) -> DiagonalLogistic:
-        return DiagonalLogistic(NUM_BUCKETS, offset=-1.0, effective_samples=50)
+        return DiagonalLogistic(NUM_BUCKETS, offset=-1.0, half_life_seconds=50 * 3600)
 
     def example(self, i: int) -> dict[str, float]:
         return {**super().example(i), "field": 1.0, "examination": 0.7}
@@ -171,7 +171,8 @@ class DiagonalLogisticCase(Case):
         label = values["label"]
         y: Any = bool(label) if label == label else label
         x = self._fields(i, values["field"])
-        model.learn_one(x, y, w=values["weight"], examination=values["examination"])
+        w, t, now = values["weight"], values["examination"], int(at(i)[0])
+        model.learn_one(x, y, w=w, examination=t, time_us=now)
 
     def _fields(self, i: int, value: float) -> dict[int, float]:
         return {0: 0.5, 1 + i % (NUM_BUCKETS - 1): value}

@@ -56,7 +56,8 @@ def learn(own: Ranker, query: str, clicked: int) -> None:
     clicks = [50.0 if i == clicked else 0.0 for i in range(len(ITEMS))]
     exposure = [50.0] * len(ITEMS)
     base = found.base.double().numpy()
-    own.residual.learn(query, ITEMS, found.items.numpy(), base, clicks, exposure)
+    vectors, lists = found.items.numpy(), ("list 1", "list 2")
+    own.residual.learn(query, ITEMS, vectors, base, clicks, exposure, lists=lists, time_us=0)
 
 
 @pytest.mark.parametrize("interaction", INTERACTIONS)

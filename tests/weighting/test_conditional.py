@@ -6,13 +6,14 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.weighting.streams import ClickLog, Doc, sample, stream
+from tests.weighting.streams import DAY, ClickLog, Doc, sample, stream
 from weighting.estimators.conditional import Conditional, ConditionalConfig
 from weighting.estimators.logistic import DiagonalLogistic
 from weighting.estimators.propensity import Propensity, PropensityConfig
@@ -51,8 +52,10 @@ def test_a_batch_gives_the_numbers_of_the_river_pipeline_one_by_one() -> None:
     np.testing.assert_allclose(1 / (1 + np.exp(-prediction.logit)), expected, rtol=1e-9)
 
     fast.learn(prediction, labels, weights)
-    for x, y, w, t in zip(raw, labels, weights, prediction.examination.tolist(), strict=True):
-        reference.pipeline.learn_one(x, bool(y), w=w, examination=t)
+    for s, x, y, w, t in zip(
+        samples, raw, labels, weights, prediction.examination.tolist(), strict=True
+    ):
+        reference.pipeline.learn_one(x, bool(y), w=w, examination=t, time_us=s.emitted_us)
     assert fast.snapshot()["logistic"] == reference.snapshot()["logistic"]
 
 
@@ -134,13 +137,77 @@ def test_no_weight_makes_a_step_pass_its_own_mode(
     assert m - start == pytest.approx(5 * w * slope, rel=1e-3, abs=1e-6)
 
 
-def test_a_coefficient_forgets_what_lies_further_back_than_its_memory() -> None:
-    model = DiagonalLogistic(num_buckets=1, effective_samples=100)
-    for _ in range(2000):
-        model.learn_one({0: 1.0}, True)
-    for _ in range(200):
-        model.learn_one({0: 1.0}, False)
-    assert model.predict_proba_one({0: 1.0})[True] < 0.2
+def clicked(model: DiagonalLogistic, rate: float, days: range, *, per_day: int = 20) -> float:
+    """Show one item at a click rate for some days; return the probability of a click after it."""
+    for shown in range(days.start * per_day, days.stop * per_day):
+        y = math.floor((shown + 1) * rate) > math.floor(shown * rate)
+        model.learn_one({0: 1.0}, y, time_us=shown * DAY // per_day)
+    return float(model.predict_proba_one({0: 1.0})[True])
+
+
+@pytest.mark.parametrize("days", [10, 100, 1000])
+def test_a_change_is_followed_within_three_half_lives_however_much_came_before(days: int) -> None:
+    """Twenty showings a day: within 220 showings, where counting took as many as came before."""
+    model = DiagonalLogistic(num_buckets=1, half_life_seconds=3.5 * 86_400)
+    assert clicked(model, 0.3, range(days)) == pytest.approx(0.3, abs=0.03)
+    assert clicked(model, 0.03, range(days, days + 11)) == pytest.approx(0.085, abs=0.005)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.booleans(), st.floats(0.1, 3)), min_size=1),
+    st.integers(-5, 5),
+)
+def test_without_time_in_between_it_is_the_plain_bayesian_update(
+    samples: list[tuple[int, bool, float]], later: int
+) -> None:
+    """Also where a late sample comes: time never goes back."""
+    fading = DiagonalLogistic(num_buckets=4, half_life_seconds=1e-3)
+    keeping = DiagonalLogistic(num_buckets=4, half_life_seconds=math.inf)
+    for bucket, y, w in samples:
+        fading.learn_one({bucket: 1.0}, y, w=w, time_us=10 * DAY)
+        keeping.learn_one({bucket: 1.0}, y, w=w, time_us=10 * DAY)
+    last = samples[-1][0]
+    fading.learn_one({last: 1.0}, True, time_us=10 * DAY - abs(later) * DAY)
+    keeping.learn_one({last: 1.0}, True, time_us=10 * DAY)
+    assert fading.snapshot() == keeping.snapshot()
+
+
+@given(st.integers(0, 400), st.integers(1, 50))
+def test_what_samples_added_to_the_precision_halves_every_half_life(days: int, num: int) -> None:
+    model = DiagonalLogistic(num_buckets=1, half_life_seconds=86_400)
+    for _ in range(num):
+        model.learn_one({0: 1.0}, False, time_us=0)
+    mean, learned = model.belief_one({0: 1.0})
+    later, variance = model.belief_one({0: 1.0}, time_us=days * DAY)
+    assert later == mean
+    assert 1 / variance - 1 == pytest.approx((1 / learned - 1) * 2.0**-days, rel=1e-9, abs=1e-12)
+    assert variance <= 1
+    assert model.known(0, days * DAY) == pytest.approx(1 - variance)
+
+
+def test_reads_change_nothing_whatever_their_order_and_time() -> None:
+    read, unread = conditional(), conditional()
+    samples = stream(60)
+    for i, s in enumerate(samples):
+        for other in (samples[-1], samples[0], samples[i // 2]):
+            read.predict([other])
+        read.predict_first(s.query, [Doc(s.item_id)])
+        learn(read, [s])
+        learn(unread, [s])
+    assert read.snapshot() == unread.snapshot()
+
+
+def test_the_pair_memory_falls_silent_about_what_was_not_shown_for_long() -> None:
+    model = conditional(replace(SMALL, half_life_seconds=86_400.0))
+    learn(model, [sample(int(i % 5 == 0), item_id="liked") for i in range(200)])
+
+    def liked() -> float:
+        found, unknown = model.predict_first("red shoes", [Doc("liked"), Doc("unknown")])
+        return float(found - unknown)
+
+    before = liked()
+    learn(model, [sample(0, query="lamps", item_id="other", at=30 * DAY)])
+    assert 0 < liked() < 1e-3 * before
 
 
 def test_positions_are_told_apart_from_items() -> None:
@@ -156,8 +223,24 @@ def test_positions_are_told_apart_from_items() -> None:
 def test_propensity_is_clicks_over_what_the_first_position_would_have_got() -> None:
     propensity = Propensity(PropensityConfig(decline=0.0))
     label = (np.arange(20_000) % 10 == 0).astype(float)
-    propensity.update([3] * 20_000, label, np.ones(20_000), np.full(20_000, 0.4))
+    time_us = np.zeros(20_000, dtype=np.int64)
+    propensity.update(time_us, [3] * 20_000, label, np.ones(20_000), np.full(20_000, 0.4))
     assert propensity.get([1, 3, 4, None]) == pytest.approx([1, 0.25, 1, 1], rel=0.01)
+
+
+@pytest.mark.parametrize("days", [10, 100])
+def test_an_examination_probability_follows_a_change_in_event_time(days: int) -> None:
+    config = PropensityConfig(decline=0.0, pseudo_count=1.0, half_life_seconds=86_400.0)
+    propensity = Propensity(config)
+
+    def show(examined: float, days: range) -> float:
+        for day in days:
+            time_us, label = np.full(100, day * DAY), (np.arange(100) < 40 * examined).astype(float)
+            propensity.update(time_us, [3] * 100, label, np.ones(100), np.full(100, 0.4))
+        return float(propensity.get([3])[0])
+
+    assert show(0.5, range(days)) == pytest.approx(0.5, abs=0.05)
+    assert show(0.1, range(days, days + 5)) == pytest.approx(0.1, abs=0.05)
 
 
 def test_the_pair_memory_ranks_a_position_biased_log_as_well_as_click_counts() -> None:

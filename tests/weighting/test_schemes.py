@@ -83,8 +83,7 @@ def test_a_version_keeps_the_names_that_its_files_always_had() -> None:
     assert "scheme" not in plain
     assert set(plain["click"]) == {"prior", "late"}
     assert set(plain["click"]["late"]) == {"initial", "initial_mass", "half_life_seconds", "mass"}
-    assert plain["conditional"]["memory"] == 20_000
-    assert set(plain["conditional"]["propensity"]) == {"decline", "mass", "memory"}
+    assert set(plain["conditional"]["propensity"]) == {"decline", "mass", "half_life_seconds"}
 
 
 def test_a_manifest_names_the_scheme_and_its_parameters() -> None:

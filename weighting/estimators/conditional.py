@@ -19,7 +19,7 @@ from river import compose
 from scipy.special import expit
 
 from weighting.checks import check_labels, check_weights
-from weighting.constraints import check
+from weighting.constraints import Positive, check
 from weighting.estimators.logistic import DiagonalLogistic
 from weighting.estimators.propensity import Propensity, PropensityConfig
 from weighting.features import Document, FieldConfig, Fields
@@ -35,9 +35,10 @@ class ConditionalConfig:
 
     fields: FieldConfig = field(default_factory=FieldConfig)
     propensity: PropensityConfig = field(default_factory=PropensityConfig)
-    effective_samples: Annotated[
-        float, Meta(ge=1, description="Samples of its own that a coefficient remembers.")
-    ] = 20_000.0
+    half_life_seconds: Annotated[
+        Positive,
+        Meta(description="Event time after which what a coefficient learned is half forgotten."),
+    ] = 30 * 86_400.0
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -50,6 +51,7 @@ class Prediction:
 
     Attributes:
         fields: their hashed fields.
+        time_us: (N,) their event times.
         positions: their positions in the list, None where unknown or without a role.
         examination: (N,) theta, probability that their position was examined.
         first_logit: (N,) logits as if shown first: of r(x).
@@ -60,6 +62,7 @@ class Prediction:
     """
 
     fields: list[dict[int, float]]
+    time_us: NDArray[np.int64]
     positions: list[int | None]
     examination: Array
     first_logit: Array
@@ -84,7 +87,7 @@ class Conditional:
         self._fields = Fields(config.fields)
         offset = math.log(initial / (1 - initial))
         buckets = self._fields.num_buckets
-        self._model = DiagonalLogistic(buckets, offset, config.effective_samples)
+        self._model = DiagonalLogistic(buckets, offset, config.half_life_seconds)
         self._propensity = Propensity(config.propensity)
         self.pipeline = compose.Pipeline(("fields", self._fields), ("logistic", self._model))
 
@@ -99,6 +102,7 @@ class Conditional:
         pair_memory = self._pair_memory(logit, pairs)
         return Prediction(
             fields=xs,
+            time_us=np.array([s.emitted_us for s in samples], dtype=np.int64),
             positions=positions,
             examination=examination,
             first_logit=logit,
@@ -112,13 +116,15 @@ class Conditional:
 
         m = base + k (logit - base), base the logit of a sample of which nothing is known,
         k = 1 - v the share of the prior variance of the pair's own coefficient that its samples
-        took away; k = 0 under a query never seen, whatever buckets its pairs share. So about a
+        took away, as of the latest sample learned; k = 0 under a query never seen, whatever
+        buckets its pairs share. So about a
         product or a query without samples it says nothing, however much its other fields would
         guess from what the shop chose to show. That is the encoder's part.
         """
         fields, identity = self._fields.fields, self._fields.identity
         logit = self._logits([fields(query, d.id, d.text, d.attributes) for d in documents])
-        return self._pair_memory(logit, [identity(query, d.id, d.text) for d in documents])
+        pairs = [identity(query, d.id, d.text) for d in documents]
+        return self._pair_memory(logit, pairs)
 
     def learn(self, prediction: Prediction, label: Array, weight: Array) -> None:
         """Learn the N predicted samples one after another: order within the batch counts.
@@ -132,10 +138,12 @@ class Conditional:
         check_weights("weight", weight)
         learn_one = self._model.learn_one
         columns = label.tolist(), weight.tolist(), prediction.examination.tolist()
-        for x, y, w, t in zip(prediction.fields, *columns, strict=True):
-            learn_one(x, y > 0, w, t)
+        times = prediction.time_us.tolist()
+        for x, y, w, t, now in zip(prediction.fields, *columns, times, strict=True):
+            learn_one(x, y > 0, w, t, now)
         expected = expit(prediction.first_logit)
-        self._propensity.update(prediction.positions, label, weight, expected)
+        time_us, positions = prediction.time_us, prediction.positions
+        self._propensity.update(time_us, positions, label, weight, expected)
 
     def snapshot(self) -> dict[str, Any]:
         """State after the last sample learned, as plain numbers; the fields have none."""
@@ -147,13 +155,13 @@ class Conditional:
         self._propensity.restore(state["propensity"])
 
     def _logits(self, xs: Iterable[dict[int, float]]) -> Array:
-        belief_one = self._model.belief_one
-        logit = np.array([belief_one(x)[0] for x in xs], dtype=np.float64)
+        logit_one = self._model.logit_one
+        logit = np.array([logit_one(x) for x in xs], dtype=np.float64)
         return np.clip(logit, -_LARGEST_LOGIT, _LARGEST_LOGIT)
 
     def _pair_memory(self, logit: Array, pairs: Sequence[tuple[int, int]]) -> Array:
         """Shrink logits (N,) to the base as far as their pairs are unknown."""
-        base = self._model.belief_one(self._fields.constant())[0]
+        base = self._model.logit_one(self._fields.constant())
         known = self._model.known
         k = [known(pair) if known(query) else 0.0 for query, pair in pairs]
         return base + np.array(k, dtype=np.float64) * (logit - base)

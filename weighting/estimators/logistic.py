@@ -1,13 +1,14 @@
-"""Logistic regression with a fading Gaussian belief per coefficient; ends the river pipeline.
+"""Logistic regression with a Gaussian belief per coefficient that fades in event time.
 
-Hot path, at most 10 us to learn a sample of ten fields (`benchmarks/weigh.py`).
+It ends the river pipeline. Hot path, at most 10 us to learn a sample of ten fields
+(`benchmarks/weigh.py`).
 """
 
 from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from weighting.errors import SnapshotError, WeightError
 
 _MAX_STEPS = 60  # bisection alone would take about 40, Newton takes three
 _INFINITE = math.inf
+_MONTH_SECONDS = 30 * 86_400.0
 
 
 class DiagonalLogistic(base.Classifier):
@@ -34,8 +36,16 @@ class DiagonalLogistic(base.Classifier):
     (assumed density filtering with a diagonal covariance: Spiegelhalter & Lauritzen 1990; for
     clicks Graepel et al. 2010, Chapelle & Li 2011). Steps shrink like 1/n, as counting does, where
     AdaGrad's shrink like 1/sqrt(n); as the step is implicit, no weight overshoots; fields share the
-    credit by what is still unknown about them. With each sample v_i grows by 1/effective_samples,
-    up to its start: a coefficient remembers about that many of its last samples.
+    credit by what is still unknown about them.
+
+    What samples added to the precision of a coefficient halves every half-life h of event time, at
+    a read as well as before a sample is learned (stabilised forgetting: Kulhavy & Zarrop 1993; the
+    mean stays, so that this is a random walk whose variance ends at the prior's):
+
+        1/v - 1  <-  (1/v - 1) 2^(-dt/h),    dt >= 0 since the coefficient's latest sample.
+
+    So a coefficient follows a change after as much time, however many samples came before it. With
+    no time in between, learning is the plain Bayesian update.
 
     >>> model = DiagonalLogistic(num_buckets=16)
     >>> model.learn_one({3: 1.0}, True)
@@ -44,37 +54,69 @@ class DiagonalLogistic(base.Classifier):
     """
 
     def __init__(
-        self, num_buckets: int, offset: float = 0.0, effective_samples: float = 20_000.0
+        self,
+        num_buckets: int,
+        offset: float = 0.0,
+        half_life_seconds: float = _MONTH_SECONDS,
     ) -> None:
         """Start with nothing known but `offset`, the logit of a sample before any learning."""
         self.num_buckets = num_buckets
         self.offset = offset
-        self.effective_samples = effective_samples
+        self.half_life_seconds = half_life_seconds
+        self._per_us = 1.0 / (1e6 * half_life_seconds)
         self._mean = array("d", bytes(8 * num_buckets))
         self._variance = array("d", [1.0]) * num_buckets
+        self._time_us = array("q", bytes(8 * num_buckets))
+        self.newest_us: int | None = None
 
-    def belief_one(self, x: Mapping[int, float]) -> tuple[float, float]:
-        """Mean and variance of the logit of r. Pure."""
-        mean, variance = self._mean, self._variance
-        m, s = self.offset, 0.0
+    def logit_one(self, x: Mapping[int, float]) -> float:
+        """Mean of the logit of r, which time does not change. Pure."""
+        mean = self._mean
+        m = self.offset
         for i, value in x.items():
             m += mean[i] * value
-            s += variance[i] * value * value
-        return m, s
+        return m
 
-    def known(self, bucket: int) -> float:
+    def belief_one(self, x: Mapping[int, float], time_us: int | None = None) -> tuple[float, float]:
+        """Mean and variance of the logit of r at an event time; by default, the latest. Pure."""
+        variance = self._faded(x, self._at(time_us))
+        s = sum(v * value * value for v, value in zip(variance, x.values(), strict=True))
+        return self.logit_one(x), s
+
+    def known(self, bucket: int, time_us: int | None = None) -> float:
         """1 - v of a coefficient: 0 when untouched, towards 1 with many samples. Pure."""
-        return 1.0 - self._variance[bucket]
+        return 1.0 - self._faded((bucket,), self._at(time_us))[0]
+
+    def _at(self, time_us: int | None) -> int:
+        return (self.newest_us or 0) if time_us is None else time_us
+
+    def _faded(self, buckets: Iterable[int], time_us: int) -> list[float]:
+        """Variances at an event time; at one before a coefficient's latest, that it had then."""
+        variance, times, per_us = self._variance, self._time_us, self._per_us
+        found = []
+        for i in buckets:
+            v = variance[i]
+            if v < 1.0:
+                elapsed = time_us - times[i]
+                if elapsed > 0:
+                    v /= v + (1.0 - v) * 2.0 ** (-elapsed * per_us)
+            found.append(v)
+        return found
 
     def predict_proba_one(
         self, x: dict[Any, Any], examination: float = 1.0, **kwargs: Any
     ) -> dict[base.typing.ClfTarget, float]:
         """Probability of each label. Pure."""
-        p = examination * _sigmoid(self.belief_one(x)[0])
+        p = examination * _sigmoid(self.logit_one(x))
         return {False: 1.0 - p, True: p}
 
     def learn_one(
-        self, x: dict[Any, Any], y: base.typing.ClfTarget, w: float = 1.0, examination: float = 1.0
+        self,
+        x: dict[Any, Any],
+        y: base.typing.ClfTarget,
+        w: float = 1.0,
+        examination: float = 1.0,
+        time_us: int | None = None,
     ) -> None:
         """Learn one sample; one of weight 0 changes nothing.
 
@@ -83,11 +125,18 @@ class DiagonalLogistic(base.Classifier):
             y: label.
             w: weight >= 0.
             examination: probability in (0, 1] that the sample was examined.
+            time_us: event time; one before a coefficient's latest lets no time pass. By default
+                the latest of all.
 
         Raises:
             WeightError: an input is NaN or out of range.
         """
-        m, s = self.belief_one(x)
+        now = self._at(time_us)
+        m = self.logit_one(x)
+        faded = self._faded(x, now)
+        s = 0.0
+        for v, value in zip(faded, x.values(), strict=True):
+            s += v * value * value
         sw, t = s * w, examination
         if not (w >= 0.0 and 0.0 < t <= 1.0 and sw < _INFINITE and y == y):
             raise _refusal(s, y, w, t)
@@ -97,28 +146,32 @@ class DiagonalLogistic(base.Classifier):
         unread = 1.0 - t * r
         h = w * t * r * (1.0 - r) ** 2 / unread if unread else 0.0
         k = h / (1.0 + h * s)
-        grow = 1.0 + 1.0 / self.effective_samples
-        mean, variance = self._mean, self._variance
-        for i, value in x.items():
-            v = variance[i]
+        mean, variance, times = self._mean, self._variance, self._time_us
+        for v, (i, value) in zip(faded, x.items(), strict=True):
             vx = v * value
             mean[i] += vx * w * g
-            v = (v - vx * vx * k) * grow
-            variance[i] = v if v < 1.0 else 1.0
+            variance[i] = v - vx * vx * k
+            if now > times[i]:
+                times[i] = now
+        if self.newest_us is None or now > self.newest_us:
+            self.newest_us = now
 
     def snapshot(self) -> dict[str, Any]:
         """State after the last sample: the touched buckets, in order.
 
-        Index as u32, mean and variance as f64, little-endian.
+        Index as u32, mean and variance as f64, event time of the latest sample as i64,
+        little-endian.
         """
         mean, variance = np.frombuffer(self._mean), np.frombuffer(self._variance)
         touched = np.flatnonzero((mean != 0) | (variance != 1))
         return {
             "num_buckets": self.num_buckets,
             "offset": self.offset,
+            "newest_us": self.newest_us,
             "index": touched.astype("<u4").tobytes(),
             "mean": mean[touched].astype("<f8").tobytes(),
             "variance": variance[touched].astype("<f8").tobytes(),
+            "time_us": np.frombuffer(self._time_us, np.int64)[touched].astype("<i8").tobytes(),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -132,6 +185,7 @@ class DiagonalLogistic(base.Classifier):
                 raise SnapshotError(key, state[key], getattr(self, key))
         index = np.frombuffer(state["index"], dtype="<u4")
         columns = [np.frombuffer(state[key], dtype="<f8") for key in ("mean", "variance")]
+        columns.append(np.frombuffer(state["time_us"], dtype="<i8"))
         lengths = [len(index), *map(len, columns)]
         outside = len(index) > 0 and int(index.max()) >= self.num_buckets
         if len(set(lengths)) > 1 or outside:
@@ -140,8 +194,11 @@ class DiagonalLogistic(base.Classifier):
         mean = array("d", bytes(8 * self.num_buckets))
         variance = array("d", [1.0]) * self.num_buckets
         np.frombuffer(mean)[index] = columns[0]
+        times = array("q", bytes(8 * self.num_buckets))
         np.frombuffer(variance)[index] = columns[1]
-        self._mean, self._variance = mean, variance
+        np.frombuffer(times, np.int64)[index] = columns[2]
+        self._mean, self._variance, self._time_us = mean, variance, times
+        self.newest_us = state["newest_us"]
 
 
 def _mode(m: float, sw: float, y: bool, t: float) -> tuple[float, float]:

@@ -10,7 +10,7 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from weighting.checks import check_finite, check_labels, check_weights
+from weighting.checks import check_finite, check_labels, check_weights, drop_weightless
 from weighting.constraints import NotNegative, Positive, check
 
 Array = NDArray[np.float64]
@@ -27,9 +27,9 @@ class PropensityConfig:
     pseudo_count: Annotated[
         Positive, Meta(description="Expected clicks that the assumption is worth, per position.")
     ] = 5.0
-    effective_samples: Annotated[
-        float, Meta(ge=1, description="Samples that a position remembers.")
-    ] = 20_000.0
+    half_life_seconds: Annotated[
+        Positive, Meta(description="Event time after which a sample counts half.")
+    ] = 30 * 86_400.0
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -44,7 +44,9 @@ class Propensity:
         theta_k = (clicks at k + c k^-eta) / (sum of r(x) at k + c), at most 1,
 
     clicks at the position over the clicks that its items would have got at the first one, with the
-    pseudo-count c. All positions from 50 on share one. An unknown position counts as examined.
+    pseudo-count c. Counts fade in event time by 2^(-dt/h); time never runs backwards: an older
+    sample counts as faded as it is. All positions from 50 on share one. An unknown position counts
+    as examined.
 
     >>> Propensity(PropensityConfig()).get([1, 2, None]).tolist()
     [1.0, 0.5, 1.0]
@@ -53,6 +55,7 @@ class Propensity:
     def __init__(self, config: PropensityConfig) -> None:
         """Start at the assumption."""
         self.config = config
+        self._time_us: int | None = None
         self._clicks = np.zeros(LARGEST_POSITION + 1)
         self._expected = np.zeros(LARGEST_POSITION + 1)
         self._assumed: Array = np.maximum(np.arange(LARGEST_POSITION + 1), 1.0) ** -config.decline
@@ -66,11 +69,17 @@ class Propensity:
         return found
 
     def update(
-        self, positions: Sequence[int | None], label: Array, weight: Array, expected: Array
+        self,
+        time_us: NDArray[np.int64],
+        positions: Sequence[int | None],
+        label: Array,
+        weight: Array,
+        expected: Array,
     ) -> None:
         """Count N samples; their order does not count.
 
         Args:
+            time_us: (N,) event times.
             positions: N positions, 1-based, None where unknown.
             label: (N,) labels.
             weight: (N,) weights; a sample of weight 0 is not counted at all.
@@ -80,20 +89,37 @@ class Propensity:
         check_weights("weight", weight)
         check_finite("expected clicks", expected)
         places = _places(positions)
+        time_us, places, label, weight, expected = drop_weightless(
+            weight, time_us, places, label, weight, expected
+        )
+        if not len(time_us):
+            return
         n = len(self._clicks)
-        num_counted = np.bincount(places[weight > 0], minlength=n)
-        kept = (1 - 1 / self.config.effective_samples) ** num_counted
-        self._clicks = kept * self._clicks + np.bincount(places, weight * label, n)
-        self._expected = kept * self._expected + np.bincount(places, weight * expected, n)
+        newest = int(time_us.max())
+        before = newest if self._time_us is None else self._time_us
+        now = max(newest, before)
+        kept = float(self._fade(np.array([now - before]))[0])
+        counted = weight * self._fade(now - time_us)
+        self._time_us = now
+        self._clicks = kept * self._clicks + np.bincount(places, counted * label, n)
+        self._expected = kept * self._expected + np.bincount(places, counted * expected, n)
 
     def snapshot(self) -> dict[str, Any]:
         """State after the last update, as plain numbers."""
-        return {"clicks": self._clicks.tolist(), "expected": self._expected.tolist()}
+        return {
+            "time_us": self._time_us,
+            "clicks": self._clicks.tolist(),
+            "expected": self._expected.tolist(),
+        }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Restore the state returned by `snapshot`."""
+        self._time_us = state["time_us"]
         self._clicks = np.array(state["clicks"], dtype=np.float64)
         self._expected = np.array(state["expected"], dtype=np.float64)
+
+    def _fade(self, age_us: NDArray[np.int64]) -> Array:
+        return np.exp2(-age_us / (1e6 * self.config.half_life_seconds))
 
 
 def _places(positions: Sequence[int | None]) -> NDArray[np.intp]:
