@@ -7,7 +7,7 @@ from dataclasses import replace
 from deploy.roles.wiring import config_sha256
 from deploy.settings.tree import Settings
 
-DEFAULTS = "c8303a810499cc33b7b825e6ce43aafb9a382f7980947bfdccecf4cc6a2e8b60"
+DEFAULTS = "b96bfd7ac327f83ef605cf87fba281a7e8cce063cc03b8227bf35baab78b7d5f"
 """Of the defaults, under the names that the settings have on disk."""
 
 
