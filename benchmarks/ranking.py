@@ -38,6 +38,7 @@ from weighting.weigher import Weigher, WeigherConfig
 
 _SECOND = 1_000_000
 _LISTS_PER_STEP = 32
+_FIGURES = ("within_list_auc", "ndcg_gain", "position_normalized_entropy")
 
 
 def samples_of(visit: Visit, number: int) -> Iterator[Sample]:
@@ -129,8 +130,7 @@ def _figures(
         "ndcg10": summary(judged),
         "judged": judged,
         "alone": {name: _alone(trainer, world, name) for name in ("encoder", "memory")},
-        "auc": [round(q.get("auc", 0.0), 4) for q in quarters],
-        "normalized_entropy": [round(q.get("normalized_entropy", 0.0), 4) for q in quarters],
+        **{figure: [round(q.get(figure, 0.0), 4) for q in quarters] for figure in _FIGURES},
         "pcoc": round(clicks.latest().get("predicted_to_observed", 0.0), 3),
         "stacker": {task: [round(x, 3) for x in own.coefficients()] for task, own in stackers},
         "bias": round(float(trainer.ranker.bias.detach()), 3),

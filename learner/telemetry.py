@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
 from learner.artifact import Version
-from learner.evaluation import Evaluation
+from learner.evaluation import RATIOS, Evaluation
 from learner.store import verdict
 from learner.store.blobs import Disk
 from learner.trainer import StepReport, Trainer
@@ -22,7 +23,7 @@ _SECONDS = tuple(milliseconds / 1000 for milliseconds in _MILLISECONDS)
 _WEIGHT = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 0.8, 1, 1.25, 2, 5, 10, 20, 50, 100)
 _QUALITY = {
     "prequential_log_loss": "log_loss",
-    "prequential_normalized_entropy_ratio": "normalized_entropy",
+    **{f"prequential_{figure}_ratio": figure for figure in RATIOS},
     "prequential_auc_ratio": "auc",
     "prequential_predicted_to_observed_ratio": "predicted_to_observed",
     "calibration_error_ratio": "calibration_error",
@@ -126,6 +127,11 @@ class Telemetry:
             name: series.gauge(name, f"{key} of the latest samples.", "model", "label")
             for name, key in _QUALITY.items()
         }
+        self.quality_bound = series.gauge(
+            "prequential_bound_ratio",
+            "95 % interval of a figure of the latest samples.",
+            *("model", "label", "figure", "bound"),
+        )
         bins = ("model", "label", "bin")
         self.predicted = series.gauge(
             "calibration_predicted_ratio", "Mean prediction in a tenth.", *bins
@@ -235,6 +241,9 @@ class Telemetry:
             latest = evaluation.latest()
             for name, key in _QUALITY.items():
                 self.quality[name].labels("champion", task).set(latest.get(key, math.nan))
+            for figure, bound in product(RATIOS, ("low", "high")):
+                value = latest.get(f"{figure}_{bound}", math.nan)
+                self.quality_bound.labels("champion", task, figure, bound).set(value)
             bins = zip(*evaluation.calibration(), strict=True)
             for number, (predicted, observed, _) in enumerate(bins):
                 labels = ("champion", task, str(number))

@@ -35,7 +35,7 @@ from learner.encoder.encoder import Encoder
 from learner.encoder.fit import check_fit
 from learner.encoder.load import load_pretrained
 from learner.encoder.tokens import Texts
-from learner.evaluation import Evaluation
+from learner.evaluation import Evaluation, Judged
 from learner.process_group import ProcessGroup, SingleProcess
 from learner.ranker import Ranker
 from learner.residual import QueryResidual
@@ -45,8 +45,8 @@ from learner.training.gradient import GradientPass
 from learner.training.optimizer import Optimizer
 from learner.training.query_counts import query_counts
 from learner.training.scored import Scored
-from weighting.sample import Sample
-from weighting.tasks import TASKS
+from weighting.sample import CopyKind, Sample
+from weighting.tasks import TASKS, TaskName
 from weighting.weigher import Weigher
 from weighting.weighted import WeightedBatch
 
@@ -225,9 +225,18 @@ class Trainer:
             own = np.flatnonzero(tasks == task)
             encoder = scored.by_task[task][own].astype(np.float64)
             memory = weighted.pair_memory_logit_at_position[own]
-            logit = self.served.logit(task, encoder, memory, prior=prior)
-            correction = weighted.correction[own]
-            self.evaluations[task].update(logit, label[own], correction)
+            first_memory, correction = weighted.pair_memory_logit[own], weighted.correction[own]
+            samples = [weighted.samples[i] for i in own]
+            judged = Judged(
+                logit=self.served.logit(task, encoder, memory, prior=prior),
+                relevance=self.served.logit(task, encoder, first_memory, prior=prior),
+                label=label[own],
+                weight=correction,
+                examination=weighted.examination[own],
+                position=np.array([s.position or 0 for s in samples], dtype=np.intp),
+                lists=_shown_lists(task, samples),
+            )
+            self.evaluations[task].update(judged)
             self.served.learn(task, encoder, memory, label[own], correction, prior=prior)
 
     def _learn_residuals(self, weighted: WeightedBatch, scored: Scored) -> None:
@@ -371,6 +380,14 @@ class Trainer:
 
 def _tasks(samples: Sequence[Sample]) -> NDArray[np.object_]:
     return np.array([s.task for s in samples], dtype=object)
+
+
+def _shown_lists(task: TaskName, samples: Sequence[Sample]) -> NDArray[np.intp]:
+    """Return the number of each sample's list; -1 for a copy without the others of its list."""
+    numbers: dict[str, int] = {}
+    listed = [task == root() and s.copy_kind is CopyKind.FIRST and s.list_id for s in samples]
+    found = [numbers.setdefault(key, len(numbers)) if key else -1 for key in listed]
+    return np.array(found, dtype=np.intp)
 
 
 def _counted(trained: tuple[int, int], samples: Sequence[Sample]) -> tuple[int, int]:

@@ -37,15 +37,15 @@ _ESS = ("steelyard_weight_effective_sample_ratio", frozenset())
 def progress(metrics: Metrics, info: Mapping[str, Any], requests: Requests) -> dict[str, Any]:
     """Return the figures of the progress view; None for those not known yet."""
     quality = frozenset({("label", "click"), ("model", "champion")})
-    auc = metrics.get(("steelyard_prequential_auc_ratio", quality))
-    entropy = metrics.get(("steelyard_prequential_normalized_entropy_ratio", quality))
+    auc = metrics.get(("steelyard_prequential_within_list_auc_ratio", quality))
+    entropy = metrics.get(("steelyard_prequential_position_normalized_entropy_ratio", quality))
     return {
         "events": f"{num_events(metrics):,}",
         "samples": f"{total(metrics, 'steelyard_learner_samples_total'):,.0f}",
         "prior": _rounded(metrics.get(_PRIOR), 4),
         "weight_ess_ratio": _rounded(metrics.get(_ESS), 2),
-        "auc": _rounded(auc, 3),
-        "normalized_entropy": _rounded(entropy, 3),
+        "within_list_auc": _rounded(auc, 3),
+        "position_normalized_entropy": _rounded(entropy, 3),
         "version": info["version"],
         "swaps": info["swaps"],
         "requests": f"{requests.failed}/{requests.sent}",
@@ -155,16 +155,14 @@ def _evaluation(snapshot: bytes) -> dict[str, Any]:
     kept: dict[str, bytes] = msgspec.msgpack.decode(snapshot)
     evaluation = Evaluation()
     evaluation.restore(kept["click"])
-    quarters = evaluation.quarters()
-    aucs = [quarter.get("auc") for quarter in quarters]
-    return {
-        "auc": aucs,
-        "auc_first_quarter": aucs[0],
-        "auc_last_quarter": aucs[-1],
-        "normalized_entropy": evaluation.get()["normalized_entropy"],
-        "normalized_entropy_quarters": [quarter.get("normalized_entropy") for quarter in quarters],
-        "predicted_to_observed": evaluation.get()["predicted_to_observed"],
-    }
+    whole, quarters = evaluation.get(), evaluation.quarters()
+    found: dict[str, Any] = {}
+    for figure in ("within_list_auc", "position_normalized_entropy", "ndcg_gain"):
+        found[figure] = whole.get(figure)
+        found[f"{figure}_quarters"] = [quarter.get(figure) for quarter in quarters]
+    for bound in ("low", "high"):
+        found[f"ndcg_gain_{bound}"] = whole.get(f"ndcg_gain_{bound}")
+    return {**found, "predicted_to_observed": whole.get("predicted_to_observed")}
 
 
 def _most_improved(

@@ -14,8 +14,8 @@ _ROWS = (
     ("samples", "samples"),
     ("p(click)", "prior"),
     ("ESS/N", "weight_ess_ratio"),
-    ("AUC", "auc"),
-    ("normalised entropy", "normalized_entropy"),
+    ("within-list AUC", "within_list_auc"),
+    ("entropy/position", "position_normalized_entropy"),
     ("version", "version"),
     ("swaps", "swaps"),
     ("requests failed/sent", "requests"),
@@ -76,11 +76,16 @@ def _stream_lines(r: Mapping[str, Any]) -> Iterator[str]:
     yield "  " + "   ".join(f"{name.replace('_', ' ')} {r[name]:,}" for name in names)
     bounds, ess = f"[{r['prior_low']:.4f}, {r['prior_high']:.4f}]", r["weight_ess_ratio"]
     yield f"  p(click) {r['prior']:.4f} {bounds}   ESS/N {ess:.2f}"
-    pairs = zip(r["auc"], r["normalized_entropy_quarters"], strict=True)
+    aucs, entropies = r["within_list_auc_quarters"], r["position_normalized_entropy_quarters"]
     quarters = "  ".join(
-        "-" if auc is None or ne is None else f"{auc:.3f}/{ne:.3f}" for auc, ne in pairs
+        "-" if auc is None or ne is None else f"{auc:.3f}/{ne:.3f}"
+        for auc, ne in zip(aucs, entropies, strict=True)
     )
-    yield f"  AUC/normalised entropy by quarter of the stream   {quarters}"
+    yield f"  within-list AUC, entropy/position by quarter of the stream   {quarters}"
+    if (gain := r["ndcg_gain"]) is not None:
+        low, high = r["ndcg_gain_low"], r["ndcg_gain_high"]
+        interval = f"{gain:+.3f} [{low:+.3f}, {high:+.3f}]"
+        yield f"  NDCG@10 by clicks, ours less the shown order   {interval}"
     yield f"  versions published {r['versions_published']}   swapped in {r['versions_swapped']}"
     yield f"  requests {r['requests']:,}   failed {r['requests_failed']}"
     p50, p99 = r["freshness_p50_seconds"], r["freshness_p99_seconds"]

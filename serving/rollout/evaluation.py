@@ -1,22 +1,26 @@
 """Comparison of two versions' prequential evaluations, with the error that their sizes leave.
 
 Each figure is refused only if it is worse than the serving version's by more than a margin and
-three standard errors of the difference. The errors are upper bounds, from numbers of samples and
-positives alone: of the AUC under no information (Hanley and McNeil, Radiology 1982), of the
-normalised entropy by the delta method at a constant prediction, of the logarithm of the calibration
-by Poisson counts.
+three standard errors of the difference. Errors of the AUC within lists and of the entropy relative
+to the position come from the intervals in the manifest. A task without lists has the pooled AUC;
+its error is an upper bound, that under no information (Hanley and McNeil, Radiology 1982). That of
+the logarithm of the calibration is by Poisson counts.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from serving.errors import Refused
 
 _NUM_ERRORS = 3.0
 _CHANCE = 0.5
+_NORMAL = 1.96
+"""Standard errors of a 95 % interval to either side."""
+_WITHIN_LISTS = "within_list_auc"
+_ENTROPY = "position_normalized_entropy"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +59,9 @@ def check_evaluation(
     if broken:
         raise Refused("evaluation", f"{broken[0]} of the manifest is not finite")
     allowed = {
+        _WITHIN_LISTS: margins.auc,
         "auc": margins.auc,
-        "normalized_entropy": margins.entropy,
+        _ENTROPY: margins.entropy,
         "predicted_to_observed": margins.calibration,
     }
     tasks = [name.removesuffix("_num_samples") for name in new if name.endswith("_num_samples")]
@@ -68,7 +73,9 @@ def check_evaluation(
                 continue
             error = _NUM_ERRORS * math.hypot(figure.error, old.error)
             worse = figure.badness - old.badness
-            by_chance = figure.name == "auc" and _below_chance(figure, old) and worse > 0
+            by_chance = (
+                figure.name in (_WITHIN_LISTS, "auc") and _below_chance(figure, old) and worse > 0
+            )
             if worse > allowed[figure.name] + error or by_chance:
                 raise Refused(
                     "evaluation",
@@ -87,19 +94,24 @@ def _figures(task: str, evaluation: Mapping[str, float]) -> list[_Figure]:
     rate = evaluation.get(f"{task}_positive_ratio", 0.0)
     if not (n > 0 and 0 < rate < 1):
         return []
+    found = [*_with_interval(task, evaluation)]
     positives, negatives = n * rate, n * (1 - rate)
-    entropy = -(rate * math.log(rate) + (1 - rate) * math.log1p(-rate))
-    spread = math.sqrt(rate * (1 - rate)) * (1 + abs(math.log(rate / (1 - rate))))
-    found = []
-    if (auc := evaluation.get(f"{task}_auc")) is not None:
+    if (auc := evaluation.get(f"{task}_auc")) is not None and not any(
+        figure.name == _WITHIN_LISTS for figure in found
+    ):
         error = math.sqrt((n + 1) / (12 * positives * negatives))
         found.append(_Figure(name="auc", value=auc, badness=-auc, error=error))
-    if (entropies := evaluation.get(f"{task}_normalized_entropy")) is not None:
-        error = spread / entropy / math.sqrt(n)
-        name = "normalized_entropy"
-        found.append(_Figure(name=name, value=entropies, badness=entropies, error=error))
     if (ratio := evaluation.get(f"{task}_predicted_to_observed")) is not None and ratio > 0:
         badness, error = abs(math.log(ratio)), 1 / math.sqrt(positives)
         name = "predicted_to_observed"
         found.append(_Figure(name=name, value=ratio, badness=badness, error=error))
     return found
+
+
+def _with_interval(task: str, evaluation: Mapping[str, float]) -> Iterator[_Figure]:
+    """Yield the figures whose interval is in the manifest."""
+    for name, sign in ((_WITHIN_LISTS, -1.0), (_ENTROPY, 1.0)):
+        value, low, high = (evaluation.get(f"{task}_{name}{end}") for end in ("", "_low", "_high"))
+        if value is not None and low is not None and high is not None:
+            error = max(high - low, 0.0) / (2 * _NORMAL)
+            yield _Figure(name=name, value=value, badness=sign * value, error=error)

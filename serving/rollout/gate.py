@@ -77,11 +77,17 @@ class GateConfig:
     ] = 1.5
     max_auc_drop: Annotated[
         NotNegative,
-        Meta(description="AUC in the manifest below that in use, beyond three standard errors."),
+        Meta(
+            description="AUC (within lists; without lists, pooled) in the manifest below that "
+            "in use, beyond three standard errors."
+        ),
     ] = 0.1
     max_entropy_rise: Annotated[
         NotNegative,
-        Meta(description="Normalised entropy above that in use, beyond three standard errors."),
+        Meta(
+            description="Entropy relative to the position above that in use, beyond three standard "
+            "errors."
+        ),
     ] = 0.2
     max_calibration_shift: Annotated[
         NotNegative,

@@ -8,7 +8,8 @@ from typing import ClassVar
 import msgspec
 import numpy as np
 
-from learner.evaluation import MAX_BLOCKS, Evaluation
+from learner.evaluation import MAX_BLOCKS, Evaluation, Judged
+from learner.position_baseline import PositionBaseline
 from learner.residual import QueryResidual, ResidualConfig
 from learner.served import ServedScore
 from learner.training.divergence import LossWatch
@@ -63,7 +64,7 @@ class QueryResidualCase(Case):
 
 class EvaluationCase(Case):
     owner = Evaluation
-    inputs = ("logit", "label", "weight")
+    inputs = ("logit", "relevance", "label", "weight", "examination")
     bound = MAX_BLOCKS
     num_distinct = 64 * 300
 
@@ -71,17 +72,43 @@ class EvaluationCase(Case):
         return Evaluation()
 
     def example(self, i: int) -> dict[str, float]:
-        return {"logit": i % 7 - 3.0, "label": float(i % 3 == 0), "weight": 1 - i % 2 / 2}
+        score = {"logit": i % 7 - 3.0, "relevance": i % 7 - 2.0, "examination": 0.5}
+        return {**score, "label": float(i % 3 == 0), "weight": 1 - i % 2 / 2}
 
     def predict(self, model: Evaluation, i: int) -> Array:
         return np.array([*model.get().values(), *model.latest().values()])
 
     def teach(self, model: Evaluation, i: int, values: Mapping[str, float]) -> None:
-        model.update(one(values["logit"]), one(values["label"]), one(values["weight"]))
+        model.update(
+            Judged(
+                logit=one(values["logit"]),
+                relevance=one(values["relevance"]),
+                label=one(values["label"]),
+                weight=one(values["weight"]),
+                examination=one(values["examination"]),
+                position=np.array([1]),
+                lists=np.array([-1]),
+            )
+        )
 
     def size(self, model: Evaluation) -> int:
         """Blocks of samples."""
         return len(msgspec.msgpack.decode(model.snapshot())["blocks"])
+
+
+class PositionBaselineCase(Case):
+    owner = PositionBaseline
+    inputs = ("label", "weight")
+    bound = FEW + 2 * 51 * 9  # two numbers per position
+
+    def make(self) -> PositionBaseline:
+        return PositionBaseline()
+
+    def predict(self, model: PositionBaseline, i: int) -> Array:
+        return model.predict(np.array([i % 60]))
+
+    def teach(self, model: PositionBaseline, i: int, values: Mapping[str, float]) -> None:
+        model.learn(np.array([i % 60]), one(values["label"]), one(values["weight"]))
 
 
 class LossWatchCase(Case):

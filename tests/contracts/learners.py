@@ -23,6 +23,7 @@ CASES: tuple[Case, ...] = (
     weighting.WeigherCase(),
     learner.QueryResidualCase(),
     learner.EvaluationCase(),
+    learner.PositionBaselineCase(),
     learner.LossWatchCase(),
     learner.ServedScoreCase(),
 )

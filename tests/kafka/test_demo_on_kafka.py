@@ -22,9 +22,9 @@ KEYS = {
     "requests_failed",
     "freshness_p50_seconds",
     "freshness_p99_seconds",
-    "auc_first_quarter",
-    "auc_last_quarter",
-    "normalized_entropy",
+    "within_list_auc",
+    "position_normalized_entropy",
+    "ndcg_gain",
     "weight_ess_ratio",
     "prior",
     "ndcg10",
@@ -64,11 +64,10 @@ def test_the_demo_ends_by_itself_swaps_versions_and_fails_no_request(broker: Clu
         assert result["samples"] >= result["events"] / 2 > 100
         assert min(result["duplicates"], result["dead_letters"]) >= 0
         for key in (
-            "normalized_entropy",
+            "position_normalized_entropy",
             "weight_ess_ratio",
             "prior",
-            "auc_first_quarter",
-            "auc_last_quarter",
+            "within_list_auc",
         ):
             assert 0 < result[key] < 5
         assert 0 < result["freshness_p50_seconds"] <= result["freshness_p99_seconds"]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from learner.evaluation import Evaluation
 from learner.served import ServedScore
 from learner.trainer import Trainer
+from tests.learner.judging import judged
 from tests.learner.training import trainer
 from tests.weighting.streams import SECOND, sample
 from weighting.sample import Sample
@@ -80,10 +81,12 @@ def test_a_perfect_model_is_judged_as_by_final_labels_however_late_they_come(del
         perfect.batch = samples[start : start + 200]
         own.step(perfect.batch)
     oracle = Evaluation()
-    oracle.update(logit, bought, np.ones(NUM_CLICKS))
+    oracle.update(judged(logit, bought))
     expected, found = oracle.get(), own.evaluations[PURCHASE].get()
-    assert found["normalized_entropy"] == pytest.approx(expected["normalized_entropy"], abs=0.05)
+    assert found["position_normalized_entropy"] == pytest.approx(
+        expected["position_normalized_entropy"], abs=0.05
+    )
     assert found["auc"] == pytest.approx(expected["auc"], abs=0.03)
     assert found["predicted_to_observed"] == pytest.approx(1, abs=0.1)
     for quarter in own.evaluations[PURCHASE].quarters()[1:3]:  # while clicks and purchases come
-        assert quarter["normalized_entropy"] < 1
+        assert quarter["position_normalized_entropy"] < 1

@@ -365,7 +365,7 @@ def test_the_evaluation_of_a_version_names_task_and_figure() -> None:
     for batch in batches(4):
         own.step(batch)
     figures = own.evaluation()
-    assert {"click_auc", "click_log_loss", "click_normalized_entropy"} <= set(figures)
+    assert {"click_auc", "click_log_loss", "click_position_normalized_entropy"} <= set(figures)
     assert "purchase_num_samples" in figures
     assert figures["click_num_samples"] == 80
 

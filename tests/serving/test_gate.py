@@ -210,14 +210,14 @@ def test_a_manifest_with_a_bad_evaluation_is_refused_whatever_the_weights(tmp_pa
     figures = {
         "click_num_samples": 570.0,
         "click_positive_ratio": 0.06,
-        "click_auc": 0.72,
-        "click_normalized_entropy": 0.9,
+        **with_interval("click_within_list_auc", 0.72, 0.03),
+        **with_interval("click_position_normalized_entropy", 0.9, 0.05),
         "click_predicted_to_observed": 1.1,
     }
     good = shop.publish(evaluation=figures).name
     for name, value in (
-        ("click_auc", 0.31),
-        ("click_normalized_entropy", 3.0),
+        ("click_within_list_auc", 0.31),
+        ("click_position_normalized_entropy", 3.0),
         ("click_predicted_to_observed", 9.0),
         ("click_predicted_to_observed", 0.1),
     ):
@@ -225,23 +225,40 @@ def test_a_manifest_with_a_bad_evaluation_is_refused_whatever_the_weights(tmp_pa
         assert shop.served == good
         figure = name.removeprefix("click_")
         assert shop.watcher.refused[bad].startswith(f"evaluation: click {figure} is {value:.3f}")
-    assert shop.publish(evaluation={**figures, "click_auc": 0.6}).name == shop.served
+    assert shop.publish(evaluation={**figures, "click_within_list_auc": 0.6}).name == shop.served
 
 
-def test_few_samples_say_little() -> None:
+def with_interval(name: str, value: float, error: float) -> dict[str, float]:
+    return {name: value, f"{name}_low": value - 1.96 * error, f"{name}_high": value + 1.96 * error}
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_few_samples_say_little(pooled: bool) -> None:
     margins = Margins(auc=0.1, entropy=0.2, calibration=0.7)
 
     def figures(n: float, auc: float) -> dict[str, float]:
-        rates = {"click_num_samples": n, "click_positive_ratio": 0.1, "click_auc": auc}
-        return {**rates, "click_normalized_entropy": 1.0, "click_predicted_to_observed": 1.0}
+        found = {"click_num_samples": n, "click_positive_ratio": 0.1}
+        found |= with_interval("click_position_normalized_entropy", 1.0, n**-0.5)
+        found["click_predicted_to_observed"] = 1.0
+        if pooled:
+            return {**found, "click_auc": auc}
+        return {**found, **with_interval("click_within_list_auc", auc, (12 * 0.09 * n) ** -0.5)}
 
+    name = "auc" if pooled else "within_list_auc"
     check_evaluation(figures(60, 0.35), figures(60, 0.95), margins)
     check_evaluation(figures(5000, 0.66), figures(5000, 0.75), margins)
-    with pytest.raises(Refused, match=r"click auc is 0\.350"):
+    with pytest.raises(Refused, match=rf"click {name} is 0\.350"):
         check_evaluation(figures(5000, 0.35), figures(5000, 0.95), margins)
-    with pytest.raises(Refused, match=r"click auc is 0\.430"):  # below chance
+    with pytest.raises(Refused, match=rf"click {name} is 0\.430"):  # below chance
         check_evaluation(figures(5000, 0.43), figures(5000, 0.51), margins)
     check_evaluation(figures(5000, 0.43), figures(5000, 0.44), margins)
+
+
+def test_a_pooled_auc_says_nothing_where_there_is_one_within_lists() -> None:
+    margins = Margins(auc=0.1, entropy=0.2, calibration=0.7)
+    served = {"click_num_samples": 5000.0, "click_positive_ratio": 0.1, "click_auc": 0.95}
+    served |= with_interval("click_within_list_auc", 0.6, 0.01)
+    check_evaluation({**served, "click_auc": 0.3}, served, margins)
 
 
 def test_versions_under_other_settings_are_compared_by_distribution_alone(tmp_path: Path) -> None:
