@@ -54,7 +54,7 @@ class NotFound(ServingError):
 
     def __init__(self, model: str, known: Iterable[str]) -> None:
         """Name the `model` that was asked for, and the `known` ones."""
-        super().__init__(f"model {model!r} is not served here. Known: {', '.join(known)}")
+        super().__init__(f"model {model[:100]!r} is not served here. Known: {', '.join(known)}")
 
 
 class TooLarge(ServingError):

@@ -8,8 +8,8 @@ import socket
 from threading import current_thread, main_thread
 
 from deploy.errors import PortTaken
-from deploy.process.garbage import exempt_what_is_loaded
 from deploy.process.observability import new_registry
+from deploy.process.pauses import exempt_what_is_loaded, hand_over_often
 from deploy.roles.connections import Connections
 from deploy.roles.http_server import BoundedServer
 from deploy.settings.tree import Settings
@@ -81,6 +81,7 @@ class ServingRole:
             KeyboardInterrupt: it was SIGINT; everything has ended in good order.
         """
         log.info("listening", extra={"url": self.url, "store": str(self._root)})
+        hand_over_often()
         self._batcher.start()
         self._watcher.start()
         try:

@@ -14,7 +14,6 @@ from starlette.routing import BaseRoute, Route
 
 from serving import errors
 from serving.wire.problems import Problem
-from serving.wire.protocol import schema_hook
 
 Schema = dict[str, Any]
 Endpoint = Callable[..., Any]
@@ -126,7 +125,7 @@ def document(routes: Iterable[BaseRoute]) -> Schema:
 
 def _components(kinds: Iterable[Any]) -> tuple[tuple[Schema, ...], Schema]:
     template = "#/components/schemas/{name}"
-    return msgspec.json.schema_components(kinds, schema_hook=schema_hook, ref_template=template)
+    return msgspec.json.schema_components(kinds, ref_template=template)
 
 
 def _schema(kinds: Sequence[Any]) -> Schema:

@@ -17,6 +17,7 @@ from serving.wire.http import JsonResponse
 
 log = logging.getLogger("steelyard.serving")
 
+_MAX_DETAIL = 1000
 UNEXPECTED = "the request failed here, by no fault of the sender; the log has the reason"
 
 
@@ -92,7 +93,9 @@ def _problem(
 
 
 def problem(request_id: str, status: int, error_type: str, detail: str) -> Problem:
-    """Return the problem document of an answer."""
+    """Return the problem document of an answer; a detail that quotes a long value is shortened."""
+    if len(detail) > _MAX_DETAIL:
+        detail = f"{detail[: _MAX_DETAIL // 2]} ... {detail[-_MAX_DETAIL // 2 :]}"
     return Problem(
         type=f"urn:steelyard:error:{error_type}",
         title=HTTPStatus(status).phrase,

@@ -14,6 +14,7 @@ from learner.artifact import Document, ScoringInput
 from serving.inference.delivery import Answer
 from serving.inference.scoring import Limits
 from serving.service import service_of
+from serving.wire.decoding import check_values, decode, decode_rerank, document, top_n
 from serving.wire.http import JsonResponse, parsed, scored, while_connected
 from serving.wire.openapi import scoring_route
 from serving.wire.ordering import order, relevance
@@ -26,10 +27,6 @@ from serving.wire.protocol import (
     Result,
     TeiRequest,
     TeiResult,
-    check_values,
-    decode,
-    decode_rerank,
-    document,
 )
 
 T = TypeVar("T")
@@ -48,7 +45,8 @@ TEI_EXAMPLE = {
 }
 
 
-Cohere: TypeAlias = tuple[RerankRequest, tuple[Document, ...]]
+Cohere: TypeAlias = tuple[RerankRequest, tuple[Document, ...], int | None]
+"""The request, its documents, and how many of them to answer with."""
 Tei: TypeAlias = tuple[TeiRequest, tuple[Document, ...]]
 
 
@@ -64,10 +62,8 @@ async def rerank_v1(request: Request) -> JsonResponse:
 
 async def rerank(request: Request) -> JsonResponse:
     """Rerank in the shape that the body has: Cohere's or TEI's."""
-    asked, documents = await parsed(request, _reader(request, _read_either))
-    if isinstance(asked, TeiRequest):
-        return await _tei(request, (asked, documents))
-    return await _cohere(request, (asked, documents), "2")
+    read = await parsed(request, _reader(request, _read_either))
+    return await (_tei(request, read) if len(read) == 2 else _cohere(request, read, "2"))
 
 
 def _reader(request: Request, read: Callable[[Limits, bytes], T]) -> Callable[[bytes], T]:
@@ -92,7 +88,7 @@ def _with_documents(limits: Limits, asked: RerankRequest) -> Cohere:
     limits.check_count(len(asked.documents), "documents")
     where, fields = "$.documents[{}]", asked.rank_fields
     documents = (document(raw, where, index, fields) for index, raw in enumerate(asked.documents))
-    return asked, tuple(documents)
+    return asked, tuple(documents), top_n(asked)
 
 
 async def _scores(
@@ -104,7 +100,7 @@ async def _scores(
 
 
 async def _cohere(request: Request, read: Cohere, version: str) -> JsonResponse:
-    (asked, documents), service = read, service_of(request)
+    (asked, documents, most), service = read, service_of(request)
     answer = await _scores(request, asked.query, documents, asked.model or "champion")
     query_id = asked.context.query_id if asked.context else None
     meta = RerankMeta(
@@ -116,13 +112,15 @@ async def _cohere(request: Request, read: Cohere, version: str) -> JsonResponse:
     content = RerankAnswer(
         id=query_id or service.new_id(),
         model=answer.model.name,
-        results=_results(asked, documents, answer),
+        results=_results(asked, documents, most, answer),
         meta=meta,
     )
     return scored(content, answer)
 
 
-def _results(asked: RerankRequest, documents: tuple[Document, ...], answer: Answer) -> list[Result]:
+def _results(
+    asked: RerankRequest, documents: tuple[Document, ...], most: int | None, answer: Answer
+) -> list[Result]:
     values = relevance(answer.scores[0], asked.objective)
 
     def result(index: int) -> Result:
@@ -134,7 +132,7 @@ def _results(asked: RerankRequest, documents: tuple[Document, ...], answer: Answ
             document=shown,
         )
 
-    return [result(index) for index in order(values, asked.top_n)]
+    return [result(index) for index in order(values, most)]
 
 
 async def _tei(request: Request, read: Tei) -> JsonResponse:

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from learner.artifact import Scores, ScoringInput
 from serving.inference.scoring import Limits
 from serving.service import service_of
+from serving.wire.decoding import check_values, decode, document
 from serving.wire.http import JsonResponse, parsed, scored, while_connected
 from serving.wire.openapi import scoring_route
 from serving.wire.protocol import (
@@ -18,9 +19,6 @@ from serving.wire.protocol import (
     Prediction,
     ScoreAnswer,
     ScoreRequest,
-    check_values,
-    decode,
-    document,
 )
 
 EXAMPLE = {

@@ -18,7 +18,7 @@ from serving.inference.batcher import BatcherConfig
 from serving.inference.scoring import Limits
 from serving.rollout.gate import GateConfig
 from serving.rollout.watcher import WatcherConfig
-from serving.wire import protocol, rerank, score
+from serving.wire import decoding, rerank, score
 from serving.wire.http import LARGE_BYTES
 from serving.wire.protocol import RerankRequest
 from tests.fakes.scorer import FakeScorer
@@ -267,7 +267,7 @@ def test_documents_are_counted_before_any_of_them_is_built(
         assert "got 513" in answer.json()["detail"]
 
 
-@pytest.mark.parametrize("num_bytes", [1000, 100_000])
+@pytest.mark.parametrize("num_bytes", [1000, 20_000, 100_000])
 def test_a_large_body_is_parsed_beside_the_event_loop(
     client: TestClient, monkeypatch: pytest.MonkeyPatch, num_bytes: int
 ) -> None:
@@ -275,7 +275,7 @@ def test_a_large_body_is_parsed_beside_the_event_loop(
 
     def decode(body: bytes, kind: type[RerankRequest]) -> RerankRequest:
         threads.append(threading.current_thread().name)
-        return protocol.decode(body, kind)
+        return decoding.decode(body, kind)
 
     monkeypatch.setattr(rerank, "decode", decode)
     answer = client.post("/v2/rerank", json={"query": "q", "documents": ["a" * num_bytes]})
@@ -289,7 +289,7 @@ def test_values_are_counted_outside_of_strings(value: object) -> None:
         return sum(map(size, value)) if isinstance(value, list) and value else 1
 
     body = msgspec.json.encode(value)
-    assert protocol.num_values(body) == size(value)
+    assert decoding.num_values(body) == size(value)
 
 
 def test_a_body_that_does_not_declare_its_length_is_limited_too(client: TestClient) -> None:
@@ -372,3 +372,13 @@ def test_our_own_mistake_is_500_without_a_stack_trace(client: TestClient, replic
     answer = client.get("/v1/models")
     assert (answer.status_code, answer.json()["error_type"]) == (500, "internal")
     assert "inside" not in answer.text
+
+
+@pytest.mark.parametrize("field", ["model", "objective"])
+def test_a_long_value_is_not_given_back(client: TestClient, field: str) -> None:
+    body = {"query": "q", "documents": ["a"], field: "\x01" * 100_000}
+    answer = client.post("/v2/rerank", json=body)
+    assert answer.status_code in (400, 404)
+    assert len(answer.content) < 15_000
+    end = "Known: champion, v000001" if field == "model" else "at `$.objective`"
+    assert answer.json()["detail"].endswith(end)
