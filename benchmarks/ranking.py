@@ -183,7 +183,7 @@ def main() -> None:
     parser.add_argument("--loss", default="pointwise")
     parser.add_argument("--interaction", default="bi_encoder")
     parser.add_argument("--lr", type=float, default=1e-5)
-    parser.add_argument("--l2-sp", type=float, default=100.0)
+    parser.add_argument("--l2-sp-samples", type=float, default=320_000.0)
     parser.add_argument("--logit-scale", type=float, default=8.0)
     parser.add_argument("--shrinkage", type=float, default=1.0)
     parser.add_argument("--residual-steps", type=int, default=2)
@@ -201,7 +201,7 @@ def main() -> None:
         loss=arguments.loss,
         interaction=arguments.interaction,
         lr=arguments.lr,
-        l2_sp=arguments.l2_sp,
+        l2_sp_samples=arguments.l2_sp_samples,
         logit_scale=arguments.logit_scale,
         residual=ResidualConfig(shrinkage=arguments.shrinkage, steps=arguments.residual_steps),
     )

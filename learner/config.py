@@ -12,7 +12,6 @@ from learner.residual import ResidualConfig
 from weighting.constraints import Count, NotNegative, NotNegativeInt, Positive, Text, check
 
 _ON_DISK = {
-    "l2_sp": "pull",
     "batch_size": "batch",
     "logit_scale": "scale",
     "max_grad_norm": "max_gradient_norm",
@@ -53,12 +52,22 @@ class LearnerConfig:
         Meta(description="Loss of each sample, or of an exposure's candidates together."),
     ] = "pointwise"
     lr: Annotated[Positive, Meta(lt=1, description="Learning rate.")] = 1e-5
+    reference_batch_size: Annotated[
+        Count,
+        Meta(
+            description="Samples of a step that learning rates and max_grad_norm are meant for; "
+            "a step of others moves as far per sample."
+        ),
+    ] = 320
     weight_decay: Annotated[NotNegative, Meta(description="Decoupled weight decay.")] = 0.01
     dropout: Annotated[NotNegative, Meta(lt=1, description="Share of activations dropped.")] = 0.0
-    l2_sp: Annotated[
+    l2_sp_samples: Annotated[
         NotNegative,
-        Meta(description="L2-SP strength, towards the start: 1 / (lr l2_sp) steps are remembered."),
-    ] = 100.0
+        Meta(
+            description="L2-SP, the pull to the start: samples after which 1/e of a move is left; "
+            "0: no pull."
+        ),
+    ] = 320_000.0
     batch_size: Annotated[Count, Meta(description="Least number of samples of a step.")] = 320
     max_step_tokens: Annotated[
         Count,

@@ -174,13 +174,13 @@ class Trainer:
         finite, loss, norm = _finite(samples, scored), math.nan, math.nan
         if finite:  # otherwise the estimators, sound without the model, have learned; it does not
             self._evaluate(weighted, scored)  # 3.
-            loss, norm = scored.loss, self._optimizer.clip()
+            loss, norm = scored.loss, self._optimizer.clip(len(samples))
         ok = math.isfinite(loss) and math.isfinite(norm)
         if samples:
             judged = loss if ok else math.nan
             self._losses.judge(self.step_number + 1, judged, num_samples=len(samples))
         if samples and ok:
-            self._optimizer.step()  # 4.
+            self._optimizer.step(len(samples))  # 4.
             self.trained = _counted(self.trained, samples)
         if finite:
             self._learn_residuals(weighted, scored)  # 5.

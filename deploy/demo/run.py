@@ -200,6 +200,7 @@ class _Demo:
             "learner": {
                 "publish_every": "15s" if catalog else "3s",
                 "batch_size": 320 if catalog else 128,
+                "reference_batch_size": 320 if catalog else 128,
                 "tuning": self._config.tuning,
                 "seed": self._config.seed,
             },

@@ -15,7 +15,7 @@ from consumers.kafka.options import GUARDED
 from deploy.errors import SettingsError
 from deploy.settings.environment import CONFIG, settings_in, variable
 from deploy.settings.leaf import MASK, Leaf, is_secret, leaves, text_or_value
-from deploy.settings.renamed import present_key, present_value
+from deploy.settings.renamed import NOTES, present_key, present_value
 from deploy.settings.render import DEFAULT
 from deploy.settings.tree import Settings
 from deploy.settings.yaml import parse
@@ -201,7 +201,7 @@ class _Layers:
         place = where if spell is variable else f"{where}: {key}"
         present = present_key(key)
         if present is not None:
-            self.problems.append(f"{place}: renamed to {spell(present)}.")
+            self.problems.append(f"{place}: renamed to {spell(present)}{NOTES.get(key, '')}.")
             return
         what = "no setting has this variable" if spell is variable else "unknown key"
         known = self._leaves if spell is variable else [*self._leaves, *self._sections]

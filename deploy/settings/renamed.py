@@ -21,11 +21,15 @@ KEYS = {
     **{f"weighting.purchase.{former}": f"weighting.purchase.{n}" for former, n in _TASK.items()},
     "learner.batch": "learner.batch_size",
     "learner.residual.max_exposure": "learner.residual.half_life",
-    "learner.pull": "learner.l2_sp",
+    "learner.pull": "learner.l2_sp_samples",
+    "learner.l2_sp": "learner.l2_sp_samples",
     "learner.scale": "learner.logit_scale",
     "learner.max_gradient_norm": "learner.max_grad_norm",
     "serving.watcher.max_shift_ratio": "serving.gate.max_logit_shift",
 }
+
+#: Former key -> how its value has changed with its name.
+NOTES = dict.fromkeys(("learner.pull", "learner.l2_sp"), "; now in samples, 320 / (lr l2_sp)")
 
 #: Key -> its former values with their present names.
 VALUES = {

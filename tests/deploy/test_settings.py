@@ -17,7 +17,7 @@ from deploy.errors import SettingsError
 from deploy.settings.environment import variable
 from deploy.settings.leaf import leaves
 from deploy.settings.load import load
-from deploy.settings.renamed import KEYS
+from deploy.settings.renamed import KEYS, NOTES
 from deploy.settings.render import describe, json_schema, starter
 from deploy.settings.tree import Settings
 from deploy.settings.yaml import parse
@@ -172,10 +172,11 @@ def test_a_former_key_names_the_present_one_in_every_layer(file: Path, former: s
     env = {variable(former): "1"}
     # A file is refused at the outermost section that has another name now.
     section = min((key for key in KEYS if f"{former}.".startswith(f"{key}.")), key=len)
+    note = NOTES.get(former, "")
     assert problems(file, text, env, {former: "1"}) == [
-        f"steelyard.yaml: {section}: renamed to {KEYS[section]}.",
-        f"{variable(former)}: renamed to {variable(KEYS[former])}.",
-        f"command line: {former}: renamed to {KEYS[former]}.",
+        f"steelyard.yaml: {section}: renamed to {KEYS[section]}{note}.",
+        f"{variable(former)}: renamed to {variable(KEYS[former])}{note}.",
+        f"command line: {former}: renamed to {KEYS[former]}{note}.",
     ]
 
 
@@ -200,7 +201,7 @@ def test_a_former_value_names_the_present_one(file: Path) -> None:
     [
         ({"lr": 2}, "learner.lr: got 2, expected a number > 0 and < 1"),
         ({"lr": "3"}, "learner.lr: got '3', expected a number > 0 and < 1"),
-        ({"l2_sp": math.inf}, "learner.l2_sp: got inf, expected a number >= 0"),
+        ({"l2_sp_samples": math.inf}, "learner.l2_sp_samples: got inf, expected a number >= 0"),
         ({"seed": True}, "learner.seed: got True, expected a whole number >= 0"),
         ({"tuning": "top:0"}, "learner.tuning: got 'top:0', expected full, frozen or top:N"),
         ({"tuning": "top:1\n"}, "learner.tuning: got 'top:1\\n', expected full, frozen or top:N"),

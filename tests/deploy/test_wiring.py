@@ -7,7 +7,7 @@ from dataclasses import replace
 from deploy.roles.wiring import config_sha256
 from deploy.settings.tree import Settings
 
-DEFAULTS = "b96bfd7ac327f83ef605cf87fba281a7e8cce063cc03b8227bf35baab78b7d5f"
+DEFAULTS = "124a4bce910698c66f01b685a0206bc265a59b96c40fca3a7fd25c1936df03c8"
 """Of the defaults, under the names that the settings have on disk."""
 
 
@@ -20,7 +20,7 @@ def test_another_value_is_another_configuration() -> None:
     learner = settings.learner
     residual = replace(learner.residual, max_items=5)
     others = [
-        replace(settings, learner=replace(learner, l2_sp=1.0)),
+        replace(settings, learner=replace(learner, l2_sp_samples=1.0)),
         replace(settings, learner=replace(learner, interaction="cross_encoder")),
         replace(settings, learner=replace(learner, residual=residual)),
         replace(settings, weighting=replace(settings.weighting, scheme="uniform")),

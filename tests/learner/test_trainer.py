@@ -349,8 +349,8 @@ def test_a_refused_batch_changes_nothing() -> None:
 
 def test_l2_sp_holds_the_encoder_near_its_start() -> None:
     moved = []
-    for l2_sp in (0.0, 900.0):
-        own = trainer(l2_sp=l2_sp, weight_decay=0.0)
+    for memory in (0.0, 40.0):
+        own = trainer(l2_sp_samples=memory, weight_decay=0.0)
         start = weights_of(own)
         for batch in batches(6):
             own.step(batch)

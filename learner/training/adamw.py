@@ -1,0 +1,112 @@
+"""AdamW whose steps are measured in samples, so that every sample moves as far in any batch.
+
+Legend: N samples of a step, B of a reference step, k = N / B; g the mean gradient of the step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_BETA1, _BETA2 = 0.9, 0.999
+_EPSILON = 1e-8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Parameters with one learning rate, that of a step of B samples."""
+
+    parameters: Sequence[torch.nn.Parameter]
+    lr: float
+    weight_decay: float = 0.0
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Moments:
+    """Fading means of one parameter's gradient and of its second moment at B samples."""
+
+    first: Tensor
+    second: Tensor
+    num_samples: int = 0
+
+
+class AdamW:
+    """AdamW (Loshchilov & Hutter, ICLR 2019) in which a step of N samples counts as k steps of B.
+
+        m <- b1^k m + (1 - b1^k) g
+        v <- b2^k v + (1 - b2^k) s,    s = k g^2 + (1 - k) m^2
+        p <- (1 - lr decay)^k p - k lr m / (sqrt(v) + eps)
+
+    with m and v corrected for their start at zero, as always. The mean gradient over N samples has
+    the second moment G^2 + V/N, G the expected gradient and V its variance over samples; s
+    estimates what it would be over B samples, G^2 + V/B, with m for G (McCandlish et al. 2018,
+    appendix A.1). Where noise prevails that is the square-root rule, a step of k lr g / sqrt(k g^2)
+    (Malladi et al., NeurIPS 2022); where the signal does, it is the linear one. For k > 1, s is
+    at least g^2, as V >= 0. At N = B this is AdamW itself.
+    """
+
+    def __init__(self, groups: Iterable[Group], reference_batch_size: int) -> None:
+        """Start at zero moments; `reference_batch_size` is B."""
+        self._groups = list(groups)
+        self._reference = reference_batch_size
+        self._moments: dict[torch.nn.Parameter, _Moments] = {}
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """Return every parameter, always in one order."""
+        return [p for group in self._groups for p in group.parameters]
+
+    def zero_grad(self) -> None:
+        """Set gradients to zero; a parameter that never had one keeps none."""
+        for parameter in self.parameters():
+            if parameter.grad is not None:
+                parameter.grad.zero_()
+
+    @torch.no_grad()
+    def step(self, num_samples: int) -> None:
+        """Take the step of N samples, of which the gradients are the mean."""
+        for group in self._groups:
+            for parameter in group.parameters:
+                if parameter.grad is not None:
+                    self._step(parameter, parameter.grad, group, num_samples)
+
+    def _step(self, p: torch.nn.Parameter, g: Tensor, group: Group, num_samples: int) -> None:
+        own = self._moments.get(p)
+        if own is None:
+            own = _Moments(first=torch.zeros_like(p), second=torch.zeros_like(p))
+            self._moments[p] = own
+        own.num_samples += num_samples
+        k, steps = num_samples / self._reference, own.num_samples / self._reference
+        start1, start2 = 1 - _BETA1**steps, 1 - _BETA2**steps
+        own.first.lerp_(g, 1 - _BETA1**k)
+        moment = (g * g).mul_(k).addcmul_(own.first, own.first, value=(1 - k) / start1**2)
+        if k > 1:
+            moment = torch.maximum(moment, g * g)
+        own.second.lerp_(moment, 1 - _BETA2**k)
+        scale = (own.second / start2).sqrt_().add_(_EPSILON)
+        p.mul_((1 - group.lr * group.weight_decay) ** k)
+        p.addcdiv_(own.first, scale, value=-k * group.lr / start1)
+
+    def state(self) -> dict[torch.nn.Parameter, dict[str, Tensor]]:
+        """Return each parameter's state on the host, by field; moments are not copied."""
+        return {
+            parameter: {
+                "exp_avg": own.first.detach().cpu(),
+                "exp_avg_sq": own.second.detach().cpu(),
+                "num_samples": torch.tensor(own.num_samples, dtype=torch.int64),
+            }
+            for parameter, own in self._moments.items()
+        }
+
+    def restore(self, state: Mapping[torch.nn.Parameter, Mapping[str, Tensor]]) -> None:
+        """Restore the state returned by `state`."""
+        self._moments = {
+            parameter: _Moments(
+                first=fields["exp_avg"].to(parameter.device, copy=True),
+                second=fields["exp_avg_sq"].to(parameter.device, copy=True),
+                num_samples=int(fields["num_samples"]),
+            )
+            for parameter, fields in state.items()
+        }
