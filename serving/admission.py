@@ -53,7 +53,7 @@ class Admission:
         """
         self._admit, self._slot, self._telemetry = admit, slot, telemetry
         self._paths = {path.encode(): path for path in paths}
-        self._cors = cors_config or CorsConfig()
+        self._cors = cors_config if cors_config and cors_config.allowed else None
         self._new_id = new_id
         self._error: Overloaded | None = None
         self._model: LoadedModel | None = None
@@ -83,9 +83,10 @@ class Admission:
         name = request_id(sent_id.decode("latin-1"), self._new_id)
         body = self._body.replace(_ID, name)
         head = f"{self._head}content-length: {len(body)}\r\nx-request-id: {name}\r\n"
-        origin = None if sent_origin is None else sent_origin.decode("latin-1")
-        for field, value in self._cors.answer_headers(origin):
-            head += f"{field}: {value}\r\n"
+        if self._cors is not None:
+            origin = None if sent_origin is None else sent_origin.decode("latin-1")
+            for field, value in self._cors.answer_headers(origin):
+                head += f"{field}: {value}\r\n"
         return head.encode("latin-1"), body.encode()
 
     def _templates(self, error: Overloaded, model: LoadedModel | None) -> tuple[str, str]:

@@ -134,16 +134,16 @@ class Batcher:
 
         An error stands for a moment, or until a batch is taken out of the line.
         """
-        now = self._clock()
+        now, standing = self._clock(), self._standing
+        if standing is not None and now < self._stands_until:
+            self._line.refuse()  # event loop only, so it needs no lock
+            return standing
         with self._changed:
-            if self._standing is not None and now < self._stands_until:
-                self._line.refuse()
-            else:
-                self._standing = self._refusal(now)
-                self._stands_until = now + _STANDS_SECONDS
-            if self._standing is None:
+            self._standing = refusal = self._refusal(now)
+            self._stands_until = now + _STANDS_SECONDS
+            if refusal is None:
                 self._line.expect(now)
-            return self._standing
+        return refusal
 
     def _refusal(self, now: float) -> Overloaded | None:
         full = self._line.full(now)
