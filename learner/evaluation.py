@@ -112,6 +112,11 @@ class _Block:
             self.counts + other.counts, self.sums + other.sums, self.ratios + other.ratios
         )
 
+    def __sub__(self, other: _Block) -> _Block:
+        return _Block(
+            self.counts - other.counts, self.sums - other.sums, self.ratios - other.ratios
+        )
+
     @property
     def num_samples(self) -> int:
         return int(self.sums[4])
@@ -169,6 +174,10 @@ class Evaluation:
     def get(self) -> dict[str, float]:
         """Return the figures of the whole stream."""
         return _report(self._blocks)
+
+    def since(self, before: Evaluation) -> dict[str, float]:
+        """Return the figures of the samples after an earlier state of this evaluation."""
+        return _report([_total(self._blocks) - _total(before._blocks)])
 
     def latest(self) -> dict[str, float]:
         """Return the figures of the newest blocks: 8 or 9, if there are as many."""

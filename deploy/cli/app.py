@@ -19,6 +19,7 @@ from deploy.cli import (
     config,
     demo,
     doctor,
+    evaluate,
     events,
     offsets,
     replay,
@@ -43,6 +44,7 @@ for _command in (
     broker.broker,
     doctor.doctor,
     verify.verify,
+    evaluate.evaluate,
 ):
     app.command()(_command)
 app.add_typer(events.app, name="events")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
@@ -131,7 +132,7 @@ def num_events(metrics: Metrics) -> int:
 
 
 def _rounded(value: float | None, digits: int) -> str | None:
-    return None if value is None else f"{value:.{digits}f}"
+    return None if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
 def _prior_bound(bound: str) -> tuple[str, frozenset[tuple[str, str]]]:

@@ -285,6 +285,7 @@ STORE_COMMANDS = [
     "replay --from-checkpoint v000001",
     "replay cancel --yes",
     "verify",
+    "evaluate",
 ]
 
 

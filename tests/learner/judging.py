@@ -42,11 +42,18 @@ class Shop:
     theta: Array
     clicked: Array
 
-    def judge(self, score: Array, *, logit: Array | None = None, chunk: int = 40) -> Evaluation:
+    def judge(
+        self,
+        score: Array,
+        *,
+        logit: Array | None = None,
+        chunk: int = 40,
+        into: Evaluation | None = None,
+    ) -> Evaluation:
         """Evaluate scores (L, 8), and logits where shown; by default theta sigma(score)'s."""
         p = self.theta * expit(score).clip(1e-9, 1 - 1e-9)
         shown = np.log(p / (1 - p)) if logit is None else logit
-        evaluation = Evaluation()
+        evaluation = Evaluation() if into is None else into
         place = np.arange(1, LIST_SIZE + 1, dtype=np.intp)
         for start in range(0, len(score), chunk):
             rows = slice(start, start + chunk)
