@@ -56,13 +56,13 @@ class Document(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FieldConfig:
-    """Number of buckets, and the standard deviation of each field's effect, in logits.
+    """Number of rows, and the standard deviation of each field's effect, in logits.
 
     A deviation of 0 switches the field off.
     """
 
     hash_bits: Annotated[
-        int, Meta(ge=4, le=24, description="log2 of the number of hashed buckets.")
+        int, Meta(ge=4, le=24, description="log2 of the number of rows; 32 bits tell them apart.")
     ] = 20
     category: Annotated[str, Meta(description="Attribute crossed with the query.")] = "category"
     bias: Annotated[NotNegative, Meta(description="Constant.")] = 0.5
@@ -83,7 +83,7 @@ class FieldConfig:
 
 
 class Fields(base.Transformer):
-    """A river transformer from (query, id, text, attributes) to {bucket: value}; learns nothing.
+    """A river transformer from (query, id, text, attributes) to {key: value}; learns nothing.
 
     >>> sample = {"query": "red shoes", "id": "SKU-7", "text": "Red shoe", "attributes": {}}
     >>> len(Fields(FieldConfig()).transform_one(sample))  # bias, query, item, pair, overlap
@@ -91,13 +91,12 @@ class Fields(base.Transformer):
     """
 
     def __init__(self, config: FieldConfig) -> None:
-        """Lay out the buckets; caches start empty."""
+        """Start with empty caches."""
         self.config = config
-        self._shift = 32 - config.hash_bits
-        # Most samples share these fields: they have buckets of their own, behind the hashed ones.
-        self._bias = 1 << config.hash_bits
+        # Most samples share these fields: they have keys of their own, behind the hashes
+        self._bias = _UINT32 + 1
         self._overlap = self._bias + 1
-        self.num_buckets = self._overlap + _NUM_OVERLAPS
+        self.num_own = 1 + _NUM_OVERLAPS
         self._queries: dict[str, tuple[int, int, frozenset[str]]] = {}
         self._texts: dict[str, frozenset[str]] = {}
 
@@ -108,9 +107,9 @@ class Fields(base.Transformer):
     def fields(
         self, query: str, item_id: str, text: str, attributes: Mapping[str, Attribute]
     ) -> dict[int, float]:
-        """Buckets and their values."""
-        c, shift = self.config, self._shift
-        query_bucket, query_salt, words = self._queries.get(query) or self._cache_query(query)
+        """Keys and their values."""
+        c = self.config
+        query_hash, query_salt, words = self._queries.get(query) or self._cache_query(query)
         head = text[:_NUM_TEXT_CHARACTERS]
         found = self._texts.get(head)
         if found is None:
@@ -119,9 +118,9 @@ class Fields(base.Transformer):
         overlap = 5 * min(len(words & found), 4) + min(len(words), 4)
         x: dict[int, float] = {  # hashes are inlined: a call costs as much as the hash itself
             self._bias: c.bias,
-            query_bucket: c.query,
-            (crc32(item, _ITEM) * _MIX & _UINT32) >> shift: c.item,
-            (crc32(item, query_salt) * _MIX & _UINT32) >> shift: c.pair,
+            query_hash: c.query,
+            crc32(item, _ITEM) * _MIX & _UINT32: c.item,
+            crc32(item, query_salt) * _MIX & _UINT32: c.pair,
             self._overlap + overlap: c.overlap,
         }
         names: Iterable[str] = attributes
@@ -132,28 +131,28 @@ class Fields(base.Transformer):
             levels = given[:_NUM_ELEMENTS] if isinstance(given, list) else (_level(given),)
             for level in levels:
                 value = f"{name}={level}".encode("utf-8", "surrogatepass")
-                x[(crc32(value, _ATTRIBUTE) * _MIX & _UINT32) >> shift] = c.attribute
+                x[crc32(value, _ATTRIBUTE) * _MIX & _UINT32] = c.attribute
                 if name == c.category:
                     crossed = crc32(value, query_salt ^ _QUERY_CATEGORY)
-                    x[(crossed * _MIX & _UINT32) >> shift] = c.query_category
+                    x[crossed * _MIX & _UINT32] = c.query_category
         return x
 
     def identity(self, query: str, item_id: str, text: str) -> tuple[int, int]:
-        """Buckets of the query, and of the item under this query."""
-        query_bucket, query_salt, _ = self._queries.get(query) or self._cache_query(query)
+        """Keys of the query, and of the item under this query."""
+        query_hash, query_salt, _ = self._queries.get(query) or self._cache_query(query)
         item = (item_id or text).encode("utf-8", "surrogatepass")
-        return query_bucket, (crc32(item, query_salt) * _MIX & _UINT32) >> self._shift
+        return query_hash, crc32(item, query_salt) * _MIX & _UINT32
 
     def constant(self) -> dict[int, float]:
         """The field that every sample has."""
         return {self._bias: self.config.bias}
 
     def _cache_query(self, query: str) -> tuple[int, int, frozenset[str]]:
-        """Bucket, salt of its crosses, and words of a query."""
+        """Key, salt of its crosses, and words of a query."""
         known = query_key(query)
-        key = known.encode("utf-8", "surrogatepass")
-        bucket = (crc32(key) * _MIX & _UINT32) >> self._shift
-        entry = bucket, crc32(key, _PAIR), frozenset(_WORD.findall(known))
+        encoded = known.encode("utf-8", "surrogatepass")
+        hashed = crc32(encoded) * _MIX & _UINT32
+        entry = hashed, crc32(encoded, _PAIR), frozenset(_WORD.findall(known))
         if len(self._queries) >= _NUM_CACHED:
             self._queries.clear()
         self._queries[query] = entry

@@ -40,7 +40,7 @@ from weighting.tasks import TASKS, TaskName
 from weighting.weighted import Columns, WeightedBatch, scatter, scatter_one
 
 Array = NDArray[np.float64]
-FORMAT = 3
+FORMAT = 4
 _ON_DISK = {
     "delayed_positives": "late",
     "initial_pseudo_count": "initial_mass",

@@ -11,9 +11,13 @@ from torch import Tensor
 
 from learner.encoder.tokens import Ids
 
+_ENTRY_BYTES = 900
+"""Measured, beside numbers and key: objects of Python and torch, entries of the cache's tables."""
 
-def _num_bytes(tensor: Tensor) -> int:
-    return tensor.nbytes
+
+def num_bytes(ids: Ids, tensor: Tensor) -> int:
+    """Return the memory that a tensor and its key take in a cache."""
+    return tensor.nbytes + ids.nbytes + _ENTRY_BYTES
 
 
 class PrefixCache:
@@ -24,20 +28,30 @@ class PrefixCache:
     """
 
     def __init__(self, max_bytes: int = 512 << 20) -> None:
-        """Keep at most `max_bytes`; the least recently used tensor leaves first."""
-        self._kept: LRUCache[bytes, Tensor] = LRUCache(max_bytes, getsizeof=_num_bytes)
+        """Keep at most `max_bytes`, keys included; the least recently used tensor leaves first."""
+        self._kept: LRUCache[bytes, tuple[Tensor, int]] = LRUCache(
+            max_bytes, getsizeof=lambda kept: kept[1]
+        )
         self._lock = threading.Lock()
 
     def get(self, ids: Ids) -> Tensor | None:
         """Return the tensor kept for these ids, or None."""
         with self._lock:
-            return self._kept.get(ids.tobytes())
+            kept = self._kept.get(ids.tobytes())
+        return None if kept is None else kept[0]
 
     def put(self, ids: Ids, tensor: Tensor) -> None:
         """Keep a copy of a tensor, unless it alone is larger than the cache."""
-        if tensor.nbytes <= self._kept.maxsize:
+        size = num_bytes(ids, tensor)
+        if size <= self._kept.maxsize:
             with self._lock:
-                self._kept.setdefault(ids.tobytes(), tensor.clone())
+                self._kept.setdefault(ids.tobytes(), (tensor.clone(), size))
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that all texts kept take."""
+        with self._lock:
+            return int(self._kept.currsize)
 
     def texts(self) -> list[Ids]:
         """Return the ids of all texts kept, those that came last first."""

@@ -11,6 +11,7 @@ import numpy as np
 from tests.contracts.case import FEW, HOUR, Array, Case, at, one
 from tests.weighting.streams import Doc, sample
 from weighting.estimators.calibration import Calibration, CalibrationConfig
+from weighting.estimators.coefficient_table import OWN
 from weighting.estimators.conditional import Conditional, ConditionalConfig
 from weighting.estimators.delayed_positives import DelayedPositiveRate
 from weighting.estimators.logistic import DiagonalLogistic
@@ -26,8 +27,8 @@ from weighting.tasks import CLICK, TASKS
 from weighting.weigher import Weigher, WeigherConfig
 
 SMALL = ConditionalConfig(fields=FieldConfig(hash_bits=6))
-NUM_BUCKETS = 64 + 1 + 25
-BUCKET_BYTES = 4 + 8 + 8 + 8
+NUM_ROWS = 64 + 1 + 25
+ROW_BYTES = 4 + 4 + 8 + 8 + 8
 
 
 def shown(i: int) -> Sample:
@@ -156,10 +157,10 @@ class StackerCase(Case):
 class DiagonalLogisticCase(Case):
     owner = DiagonalLogistic
     inputs = ("field", "label", "weight", "examination")
-    bound = NUM_BUCKETS * BUCKET_BYTES + FEW
+    bound = NUM_ROWS * ROW_BYTES + FEW
 
     def make(self) -> DiagonalLogistic:
-        return DiagonalLogistic(NUM_BUCKETS, offset=-1.0, half_life_seconds=50 * 3600)
+        return DiagonalLogistic(6, 26, offset=-1.0, half_life_seconds=50 * 3600)
 
     def example(self, i: int) -> dict[str, float]:
         return {**super().example(i), "field": 1.0, "examination": 0.7}
@@ -175,13 +176,13 @@ class DiagonalLogisticCase(Case):
         model.learn_one(x, y, w=w, examination=t, time_us=now)
 
     def _fields(self, i: int, value: float) -> dict[int, float]:
-        return {0: 0.5, 1 + i % (NUM_BUCKETS - 1): value}
+        return {OWN: 0.5, OWN + 1 + i % 25: value, i: value}
 
 
 class ConditionalCase(Case):
     owner = Conditional
     inputs = ("label", "weight")
-    bound = PropensityCase.bound + NUM_BUCKETS * BUCKET_BYTES + FEW
+    bound = PropensityCase.bound + NUM_ROWS * ROW_BYTES + FEW
 
     def make(self) -> Conditional:
         return Conditional(SMALL, initial=0.1, with_position=True)

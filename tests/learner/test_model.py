@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -21,7 +23,7 @@ from transformers import AutoModel, AutoTokenizer, DistilBertConfig, DistilBertM
 from learner import arithmetic
 from learner.encoder.encoder import Encoder
 from learner.encoder.load import PACKAGED_SHA256, load_pretrained
-from learner.encoder.prefix_cache import PrefixCache
+from learner.encoder.prefix_cache import PrefixCache, num_bytes
 from learner.encoder.tokens import Ids, Texts, letter_tokenizer, load_tokenizer
 from learner.errors import ModelMissing, TuningUnsupported
 from learner.ranker import Ranker
@@ -93,14 +95,14 @@ def test_a_kept_text_has_the_vector_that_it_had_when_it_was_new(tuning: str) -> 
 
 
 def test_a_prefix_cache_keeps_the_bytes_that_it_may_and_drops_the_least_recently_used() -> None:
-    cache = PrefixCache(max_bytes=3 * 8)
     first, second, third, fourth = (np.array([i], dtype=np.int64) for i in range(4))
+    cache = PrefixCache(max_bytes=3 * num_bytes(first, torch.zeros(2)))
     for ids in (first, second, third):
         cache.put(ids, torch.full((2,), float(ids[0])))
     assert cache.get(first) is not None
     cache.put(fourth, torch.zeros(2))
     assert [cache.get(ids) is None for ids in (first, second, third)] == [False, True, False]
-    cache.put(second, torch.zeros(100))  # larger than the cache
+    cache.put(second, torch.zeros(1000))  # larger than the cache
     assert cache.get(second) is None
     computed: list[int] = []
 
@@ -111,6 +113,33 @@ def test_a_prefix_cache_keeps_the_bytes_that_it_may_and_drops_the_least_recently
     found = cache.through([first, second, first], compute)
     assert [tensor[0].item() for tensor in found] == [0.0, 1.0, 0.0]
     assert computed == [1]
+
+
+@pytest.mark.parametrize("width", [1, 384])
+def test_a_prefix_cache_counts_what_it_holds(width: int) -> None:
+    """Each row is one of a whole pass, whose other rows must not stay with it."""
+    program = f"""
+import numpy as np, torch
+from learner.encoder.prefix_cache import PrefixCache
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096
+
+def fill(cache, numbers):
+    for i in numbers:
+        cache.put(np.arange(i, i + 8), torch.zeros(8, {width})[0])
+
+cache = PrefixCache(max_bytes=1 << 40)
+fill(cache, range(1_000))
+held, counted = resident(), cache.num_bytes
+fill(cache, range(1_000, 16_000))
+print((resident() - held) / (cache.num_bytes - counted))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+    assert 0.5 < float(done.stdout) < 1.15
 
 
 def test_frozen_and_top_and_full_agree_within_half_precision() -> None:

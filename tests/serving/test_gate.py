@@ -166,9 +166,9 @@ def permuted_vocabulary(files: Files) -> Files:
 def nan_in_an_estimator(files: Files) -> Files:
     state = msgspec.msgpack.decode(files[layout.ESTIMATORS])
     logistic = state["tasks"]["click"]["conditional"]["logistic"]
-    mean = np.frombuffer(logistic["mean"], "<f8").copy()
+    mean = np.frombuffer(logistic["table"]["mean"], "<f8").copy()
     mean[-1] = np.nan
-    logistic["mean"] = mean.tobytes()
+    logistic["table"]["mean"] = mean.tobytes()
     return {**files, layout.ESTIMATORS: msgspec.msgpack.encode(state)}
 
 

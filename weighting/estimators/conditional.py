@@ -8,8 +8,9 @@ twice, and give the same numbers.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Annotated, Any
 
 import numpy as np
@@ -86,8 +87,12 @@ class Conditional:
         self._with_position = with_position
         self._fields = Fields(config.fields)
         offset = math.log(initial / (1 - initial))
-        buckets = self._fields.num_buckets
-        self._model = DiagonalLogistic(buckets, offset, config.half_life_seconds)
+        self._model = DiagonalLogistic(
+            config.fields.hash_bits,
+            self._fields.num_own,
+            offset=offset,
+            half_life_seconds=config.half_life_seconds,
+        )
         self._propensity = Propensity(config.propensity)
         self.pipeline = compose.Pipeline(("fields", self._fields), ("logistic", self._model))
 
@@ -116,8 +121,7 @@ class Conditional:
 
         m = base + k (logit - base), base the logit of a sample of which nothing is known,
         k = 1 - v the share of the prior variance of the pair's own coefficient that its samples
-        took away, as of the latest sample learned; k = 0 under a query never seen, whatever
-        buckets its pairs share. So about a
+        took away, as of the latest sample learned; k = 0 under a query never seen. So about a
         product or a query without samples it says nothing, however much its other fields would
         guess from what the shop chose to show. That is the encoder's part.
         """
@@ -154,17 +158,18 @@ class Conditional:
         self._model.restore(state["logistic"])
         self._propensity.restore(state["propensity"])
 
-    def _logits(self, xs: Iterable[dict[int, float]]) -> Array:
-        logit_one = self._model.logit_one
-        logit = np.array([logit_one(x) for x in xs], dtype=np.float64)
+    def _logits(self, xs: Sequence[dict[int, float]]) -> Array:
+        logit = np.array(self._model.logits(xs), dtype=np.float64)
         return np.clip(logit, -_LARGEST_LOGIT, _LARGEST_LOGIT)
 
     def _pair_memory(self, logit: Array, pairs: Sequence[tuple[int, int]]) -> Array:
         """Shrink logits (N,) to the base as far as their pairs are unknown."""
-        base = self._model.logit_one(self._fields.constant())
-        known = self._model.known
-        k = [known(pair) if known(query) else 0.0 for query, pair in pairs]
-        return base + np.array(k, dtype=np.float64) * (logit - base)
+        base = self._model.logits([self._fields.constant()])[0]
+        known = self._model.known(chain.from_iterable(pairs))
+        of_query, of_pair = np.array(known, dtype=np.float64).reshape(-1, 2).T
+        k = np.where(of_query > 0, of_pair, 0.0)
+        shrunk: Array = base + k * (logit - base)
+        return shrunk
 
 
 def _shown(logit: Array, theta: Array) -> Array:

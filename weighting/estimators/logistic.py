@@ -7,14 +7,14 @@ It ends the river pipeline. Hot path, at most 10 us to learn a sample of ten fie
 from __future__ import annotations
 
 import math
-from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
-import numpy as np
 from river import base
 
 from weighting.errors import SnapshotError, WeightError
+from weighting.estimators.coefficient_table import CoefficientTable
 
 _MAX_STEPS = 60  # bisection alone would take about 40, Newton takes three
 _INFINITE = math.inf
@@ -22,7 +22,7 @@ _MONTH_SECONDS = 30 * 86_400.0
 
 
 class DiagonalLogistic(base.Classifier):
-    """A river classifier over buckets [0, num_buckets); each coefficient starts at Normal(0, 1).
+    """A river classifier over hashed keys; each coefficient starts at Normal(0, 1).
 
     Model: P(y=1 | x, t) = t r, r = sigma(offset + m'x), where t in (0, 1] is the probability that
     the sample was examined at all. One sample of weight w moves the logit M to the mode of its
@@ -47,7 +47,7 @@ class DiagonalLogistic(base.Classifier):
     So a coefficient follows a change after as much time, however many samples came before it. With
     no time in between, learning is the plain Bayesian update.
 
-    >>> model = DiagonalLogistic(num_buckets=16)
+    >>> model = DiagonalLogistic(hash_bits=4)
     >>> model.learn_one({3: 1.0}, True)
     >>> model.predict_proba_one({3: 1.0})[True] > 0.5
     True
@@ -55,59 +55,79 @@ class DiagonalLogistic(base.Classifier):
 
     def __init__(
         self,
-        num_buckets: int,
+        hash_bits: int,
+        num_own: int = 0,
+        *,
         offset: float = 0.0,
         half_life_seconds: float = _MONTH_SECONDS,
     ) -> None:
-        """Start with nothing known but `offset`, the logit of a sample before any learning."""
-        self.num_buckets = num_buckets
+        """Start with nothing known.
+
+        Args:
+            hash_bits: log2 of the number of rows for keys below 2^32.
+            num_own: number of keys from 2^32 on.
+            offset: the logit of a sample before any learning.
+            half_life_seconds: h.
+        """
+        self.hash_bits = hash_bits
+        self.num_own = num_own
         self.offset = offset
         self.half_life_seconds = half_life_seconds
         self._per_us = 1.0 / (1e6 * half_life_seconds)
-        self._mean = array("d", bytes(8 * num_buckets))
-        self._variance = array("d", [1.0]) * num_buckets
-        self._time_us = array("q", bytes(8 * num_buckets))
+        self._table = CoefficientTable(hash_bits, num_own)
         self.newest_us: int | None = None
 
-    def logit_one(self, x: Mapping[int, float]) -> float:
-        """Mean of the logit of r, which time does not change. Pure."""
-        mean = self._mean
-        m = self.offset
-        for i, value in x.items():
-            m += mean[i] * value
-        return m
+    def logits(self, xs: Sequence[Mapping[int, float]]) -> list[float]:
+        """Means of the logits of N samples' r, which time does not change. Pure."""
+        mean, rows = self._table.mean, iter(self._table.rows(chain.from_iterable(xs)))
+        found = []
+        for x in xs:
+            m = self.offset
+            for value, row in zip(x.values(), rows, strict=False):  # the next rows are x's
+                m += mean[row] * value
+            found.append(m)
+        return found
 
     def belief_one(self, x: Mapping[int, float], time_us: int | None = None) -> tuple[float, float]:
         """Mean and variance of the logit of r at an event time; by default, the latest. Pure."""
-        variance = self._faded(x, self._at(time_us))
-        s = sum(v * value * value for v, value in zip(variance, x.values(), strict=True))
-        return self.logit_one(x), s
+        m, s, _ = self._belief(self._table.rows(x), x, self._at(time_us))
+        return m, s
 
-    def known(self, bucket: int, time_us: int | None = None) -> float:
-        """1 - v of a coefficient: 0 when untouched, towards 1 with many samples. Pure."""
-        return 1.0 - self._faded((bucket,), self._at(time_us))[0]
+    def known(self, keys: Iterable[int]) -> list[float]:
+        """1 - v of coefficients now: 0 when never learned, towards 1 with many samples. Pure."""
+        rows = self._table.rows(keys)
+        _, _, faded = self._belief(rows, dict(enumerate([1.0] * len(rows))), self._at(None))
+        return [1.0 - v for v in faded]
 
     def _at(self, time_us: int | None) -> int:
         return (self.newest_us or 0) if time_us is None else time_us
 
-    def _faded(self, buckets: Iterable[int], time_us: int) -> list[float]:
-        """Variances at an event time; at one before a coefficient's latest, that it had then."""
-        variance, times, per_us = self._variance, self._time_us, self._per_us
-        found = []
-        for i in buckets:
-            v = variance[i]
+    def _belief(
+        self, rows: Sequence[int], x: Mapping[int, float], time_us: int
+    ) -> tuple[float, float, list[float]]:
+        """Mean and variance of a logit, and the variances v_i, at an event time.
+
+        At a time before a coefficient's latest, its variance is as it was then.
+        """
+        table, per_us = self._table, self._per_us
+        mean, variance, times = table.mean, table.variance, table.time_us
+        m, s, faded = self.offset, 0.0, []
+        for row, value in zip(rows, x.values(), strict=True):
+            v = variance[row]
             if v < 1.0:
-                elapsed = time_us - times[i]
+                elapsed = time_us - times[row]
                 if elapsed > 0:
                     v /= v + (1.0 - v) * 2.0 ** (-elapsed * per_us)
-            found.append(v)
-        return found
+            m += mean[row] * value
+            s += v * value * value
+            faded.append(v)
+        return m, s, faded
 
     def predict_proba_one(
         self, x: dict[Any, Any], examination: float = 1.0, **kwargs: Any
     ) -> dict[base.typing.ClfTarget, float]:
         """Probability of each label. Pure."""
-        p = examination * _sigmoid(self.logit_one(x))
+        p = examination * _sigmoid(self.logits([x])[0])
         return {False: 1.0 - p, True: p}
 
     def learn_one(
@@ -121,7 +141,7 @@ class DiagonalLogistic(base.Classifier):
         """Learn one sample; one of weight 0 changes nothing.
 
         Args:
-            x: bucket -> value.
+            x: key -> value.
             y: label.
             w: weight >= 0.
             examination: probability in (0, 1] that the sample was examined.
@@ -131,12 +151,9 @@ class DiagonalLogistic(base.Classifier):
         Raises:
             WeightError: an input is NaN or out of range.
         """
-        now = self._at(time_us)
-        m = self.logit_one(x)
-        faded = self._faded(x, now)
-        s = 0.0
-        for v, value in zip(faded, x.values(), strict=True):
-            s += v * value * value
+        now, table = self._at(time_us), self._table
+        rows = table.rows(x)
+        m, s, faded = self._belief(rows, x, now)
         sw, t = s * w, examination
         if not (w >= 0.0 and 0.0 < t <= 1.0 and sw < _INFINITE and y == y):
             raise _refusal(s, y, w, t)
@@ -146,32 +163,25 @@ class DiagonalLogistic(base.Classifier):
         unread = 1.0 - t * r
         h = w * t * r * (1.0 - r) ** 2 / unread if unread else 0.0
         k = h / (1.0 + h * s)
-        mean, variance, times = self._mean, self._variance, self._time_us
-        for v, (i, value) in zip(faded, x.items(), strict=True):
+        mean, variance, times, unknown = table.mean, table.variance, table.time_us, table.unknown
+        for row in rows:  # before any row is taken: one in use here is not the oldest of its set
+            if now > times[row]:
+                times[row] = now
+        times[unknown] = 0
+        for row, v, (key, value) in zip(rows, faded, x.items(), strict=True):
+            taken = row if row != unknown else table.take(key, now)
             vx = v * value
-            mean[i] += vx * w * g
-            variance[i] = v - vx * vx * k
-            if now > times[i]:
-                times[i] = now
+            mean[taken] += vx * w * g
+            variance[taken] = v - vx * vx * k
         if self.newest_us is None or now > self.newest_us:
             self.newest_us = now
 
     def snapshot(self) -> dict[str, Any]:
-        """State after the last sample: the touched buckets, in order.
-
-        Index as u32, mean and variance as f64, event time of the latest sample as i64,
-        little-endian.
-        """
-        mean, variance = np.frombuffer(self._mean), np.frombuffer(self._variance)
-        touched = np.flatnonzero((mean != 0) | (variance != 1))
+        """State after the last sample, as plain numbers and bytes; see `CoefficientTable`."""
         return {
-            "num_buckets": self.num_buckets,
             "offset": self.offset,
             "newest_us": self.newest_us,
-            "index": touched.astype("<u4").tobytes(),
-            "mean": mean[touched].astype("<f8").tobytes(),
-            "variance": variance[touched].astype("<f8").tobytes(),
-            "time_us": np.frombuffer(self._time_us, np.int64)[touched].astype("<i8").tobytes(),
+            "table": self._table.snapshot(),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -180,24 +190,9 @@ class DiagonalLogistic(base.Classifier):
         Raises:
             SnapshotError: it has another table size or start, or its columns do not match.
         """
-        for key in ("num_buckets", "offset"):
-            if state[key] != getattr(self, key):
-                raise SnapshotError(key, state[key], getattr(self, key))
-        index = np.frombuffer(state["index"], dtype="<u4")
-        columns = [np.frombuffer(state[key], dtype="<f8") for key in ("mean", "variance")]
-        columns.append(np.frombuffer(state["time_us"], dtype="<i8"))
-        lengths = [len(index), *map(len, columns)]
-        outside = len(index) > 0 and int(index.max()) >= self.num_buckets
-        if len(set(lengths)) > 1 or outside:
-            expected = "columns of one length, inside the table"
-            raise SnapshotError("buckets", lengths, expected)
-        mean = array("d", bytes(8 * self.num_buckets))
-        variance = array("d", [1.0]) * self.num_buckets
-        np.frombuffer(mean)[index] = columns[0]
-        times = array("q", bytes(8 * self.num_buckets))
-        np.frombuffer(variance)[index] = columns[1]
-        np.frombuffer(times, np.int64)[index] = columns[2]
-        self._mean, self._variance, self._time_us = mean, variance, times
+        if state["offset"] != self.offset:
+            raise SnapshotError("offset", state["offset"], self.offset)
+        self._table.restore(state["table"])
         self.newest_us = state["newest_us"]
 
 
