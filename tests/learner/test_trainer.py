@@ -244,12 +244,12 @@ def test_predicted_probabilities_are_near_the_click_rate_under_either_loss(loss:
         WeigherConfig(exponent=0.0),
         loss=loss,
         tuning="frozen",
-        head_lr=0.1,
+        head_lr=0.2,
         # Three queries that recur all the time, whose residuals would learn the level first
         residual=ResidualConfig(steps=0),
     )
-    for step in range(200):
-        own.step(with_click_rate(0.05, num_lists=8, seed=step))
+    for step in range(80):
+        own.step(with_click_rate(0.05, num_lists=32, seed=step))
     judged = with_click_rate(0.05, num_lists=40, seed=1000)
     with torch.no_grad():
         logits = own.ranker([s.query for s in judged], [s.text for s in judged])
