@@ -3,7 +3,7 @@
 Legend: N samples of a step (of all processes), n of them our own, D width.
 
 A step, in this order:
-1. weigh the samples (`Weigher`: predict, weigh, clip, and only then do the estimators learn);
+1. weigh the samples (`Weigher`: list by list, predict and only then let the estimators learn);
 2. score them with the model as it is, and take the gradient of L = 1/N sum w_i loss_i there;
 3. evaluate what would have been served, then let the stackers learn it: before either of their
    parts learns these samples;

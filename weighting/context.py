@@ -27,8 +27,8 @@ class Context:
     p_y: Array
 
     @classmethod
-    def observed(cls, label: Array, p_positive: Array, prior: float) -> Context:
-        """Build the context of labels (N,) from p(y=1|x) (N,) and p(y=1)."""
+    def observed(cls, label: Array, p_positive: Array, prior: Array | float) -> Context:
+        """Build the context of labels (N,) from p(y=1|x) (N,) and p(y=1), one or (N,)."""
         positive = label > 0
         return cls(
             label=label,

@@ -20,7 +20,7 @@ def effective_sample_ratio(weight: Array) -> float:
     return 1.0 if squares == 0 else float(weight.sum()) ** 2 / (len(weight) * squares)
 
 
-def normalization_ratio(p_positive: Array, prior: float) -> tuple[float, float]:
+def normalization_ratio(p_positive: Array, prior: Array) -> tuple[float, float]:
     """Mean of p(label|x) / p(label) over first copies, for label 0 and label 1.
 
     It is 1 for any data when estimator and prior agree, whatever the labels were. (The mean of the
@@ -28,7 +28,7 @@ def normalization_ratio(p_positive: Array, prior: float) -> tuple[float, float]:
 
     Args:
         p_positive: (N,) p(y=1|x) of the first copies, N >= 1.
-        prior: p(y=1).
+        prior: (N,) p(y=1).
     """
-    mean = float(p_positive.mean())
-    return (1 - mean) / (1 - prior), mean / prior
+    negative = (1 - p_positive) / (1 - prior)
+    return float(negative.mean()), float((p_positive / prior).mean())

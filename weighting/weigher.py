@@ -1,10 +1,11 @@
-"""The path of a batch: predict, weigh, clip, and only then learn. The folder's front door.
+"""The path of a batch: predict and learn list by list, then weigh. The folder's front door.
 
-Hot path, at most 50 us a sample with the estimators' update (`benchmarks/weigh.py`).
+Hot path, at most 60 us a sample with the estimators' update (`benchmarks/weigh.py`).
 
 Invariant: every probability inside a weight is read before its sample updates anything. All samples
-of a batch are predicted from the state before the batch, so that no label of a list leaks into the
-prediction of its neighbours; then they are learned one after another, in the order given.
+of a shown list are predicted from the state before the list, so that no label leaks into the
+prediction of its neighbours; then they are learned, and the next list is predicted. So weights and
+state are the same, to the bit, however the stream is divided into batches of whole lists.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
-from scipy.special import expit
 
 from weighting.clip import BOUNDS, ClipConfig, bounded, num_clipped
 from weighting.constraints import Share, check
@@ -27,10 +27,10 @@ from weighting.delay_correction import delay_correction
 from weighting.diagnostics import effective_sample_ratio, normalization_ratio
 from weighting.errors import SnapshotError, WeightError
 from weighting.estimators.calibration import CalibrationConfig
-from weighting.estimators.conditional import ConditionalConfig, Prediction
+from weighting.estimators.conditional import ConditionalConfig
 from weighting.estimators.normaliser import Normaliser
-from weighting.estimators.prior import LEAST, PriorConfig
-from weighting.estimators.task import TaskConfig, TaskEstimators
+from weighting.estimators.prior import PriorConfig
+from weighting.estimators.task import Estimates, TaskConfig, TaskEstimators
 from weighting.features import Document
 from weighting.position_correction import factor_at_position
 from weighting.sample import CopyKind, Sample
@@ -40,7 +40,8 @@ from weighting.tasks import TASKS, TaskName
 from weighting.weighted import Columns, WeightedBatch, scatter, scatter_one
 
 Array = NDArray[np.float64]
-FORMAT = 4
+Places = NDArray[np.intp]
+FORMAT = 5
 _ON_DISK = {
     "delayed_positives": "late",
     "initial_pseudo_count": "initial_mass",
@@ -120,24 +121,24 @@ class Weigher:
         self._estimators, self._normalisers = self._untrained()
 
     def weigh(self, samples: Sequence[Sample]) -> WeightedBatch:
-        """Predict, weigh, clip, and only then learn, N samples in event order.
+        """Predict, learn and weigh N samples in event order.
+
+        A list that is divided between calls counts as two lists.
 
         Raises:
-            WeightError: a task, a label or a factor was refused; names the sample's position, the
-                factor and its value. Nothing was learned.
+            WeightError: a task or a label was refused; names the sample's position and the value.
+                Nothing was learned.
         """
-        groups = {}
-        for task, places in _places_by_task(samples).items():  # 1. Predict and weigh every task ...
-            try:
-                groups[task] = self._group(task, places, [samples[i] for i in places])
-            except WeightError as error:
-                raise _located(error, samples, places) from error
-        scales = {}
-        for task, group in groups.items():  # 2. ... and only then learn.
-            scales[task] = self._normalisers[task].update(group.correction, group.unscaled)
-            self._estimators[task].learn(
-                group.time_us, group.prediction, group.label, group.delayed, group.correction
-            )
+        by_task, groups = _places_by_task(samples), {}
+        labels = _labels(samples)  # all that can be refused, before anything learns
+        for task, places in by_task.items():
+            own = [samples[i] for i in places]
+            estimates = self._estimators[task].learn(own, labels[places])
+            groups[task] = self._group(np.array(places), own, labels[places], estimates)
+        scales = {
+            task: self._normalisers[task].update(group.correction, group.unscaled)
+            for task, group in groups.items()
+        }
         return self._assemble(tuple(samples), groups, scales)
 
     def pair_memory_logits(
@@ -211,42 +212,28 @@ class Weigher:
         clip = c.clip
         return estimators, {n: Normaliser(clip.normalise, clip.half_life_samples) for n in TASKS}
 
-    def _group(self, task: TaskName, places: Sequence[int], samples: Sequence[Sample]) -> _Group:
-        """Weigh one task's samples from the state as it is; learn nothing."""
-        estimators = self._estimators[task]
-        delayed = np.array([s.copy_kind is CopyKind.LATE_POSITIVE for s in samples])
-        label = _labels(samples)
-        prediction, p = estimators.predict(samples)
-        prior = estimators.prior.get()
-        calibrate = estimators.calibration.predict
-        relevance = np.clip(expit(calibrate(prediction.first_logit)), LEAST, 1 - LEAST)
-        context = Context.observed(label, relevance, prior)
-
-        final = np.array([s.window_us >= s.attribution_us for s in samples])
-        rate = np.where(final, 0.0, estimators.delayed_positive_rate.get())
-        correction = delay_correction(label, p, rate)
+    def _group(
+        self, places: Places, samples: Sequence[Sample], label: Array, found: Estimates
+    ) -> _Group:
+        """Weigh one task's n samples by what was estimated of them."""
+        relevance, prior, theta = found.relevance, found.prior, found.examination
+        correction = delay_correction(label, found.p_positive, found.delayed_positive_rate)
         pair = [  # of each label, as if shown first
             self.scheme.weigh(Context.observed(np.full_like(label, y), relevance, prior))
             for y in (1.0, 0.0)
         ]
-        theta = prediction.examination
         # Bounded first: the bounds then change the target alone, and alike at every position
         within = [bounded(factor, self.config.clip) for factor in pair]
         return _Group(
-            places=np.array(places),
-            time_us=np.array([s.emitted_us for s in samples], dtype=np.int64),
-            delayed=delayed,
+            places=places,
+            delayed=np.array([s.copy_kind is CopyKind.LATE_POSITIVE for s in samples]),
             label=label,
-            prediction=prediction,
-            context=context,
-            prior=prior,
-            p_positive=p,
+            estimates=found,
+            context=Context.observed(label, relevance, prior),
             correction=correction,
             factor=np.where(label > 0, *pair),
             raw=correction * factor_at_position(label, relevance, theta, *pair),
             unscaled=correction * factor_at_position(label, relevance, theta, *within),
-            pair_memory_logit=calibrate(prediction.pair_memory_first_logit),
-            pair_memory_logit_at_position=calibrate(prediction.pair_memory_logit),
         )
 
     def _assemble(
@@ -269,7 +256,7 @@ class Weigher:
             num_clipped={bound: clipped[bound] for bound in BOUNDS},
             ess_ratio=effective_sample_ratio(weight),
             exponent=self.scheme.exponent,
-            prior={task: group.prior for task, group in groups.items()},
+            prior={task: float(g.estimates.prior[0]) for task, g in groups.items()},
             normalization_ratio={t: found for t, found in agreement.items() if found is not None},
             **scatter(len(samples), [(places, columns) for places, _, columns in parts]),
         )
@@ -284,27 +271,23 @@ class _Group:
         factor: (n,) factors of the scheme as if shown first, unbounded.
         unscaled: (n,) correction x bounded factor, before normalisation.
 
-    The others are as in `Columns` and `TaskEstimators.learn`.
+    The others are as in `Columns`.
     """
 
-    places: NDArray[np.intp]
-    time_us: NDArray[np.int64]
+    places: Places
     delayed: NDArray[np.bool_]
     label: Array
-    prediction: Prediction
+    estimates: Estimates
     context: Context
-    prior: float
-    p_positive: Array
     correction: Array
     factor: Array
     raw: Array
     unscaled: Array
-    pair_memory_logit: Array
-    pair_memory_logit_at_position: Array
 
     def columns(self, weight: Array, denoise: float) -> Columns:
         """Columns of the samples under their final weights (n,)."""
-        target = (1 - denoise) * self.label + denoise * self.p_positive
+        found = self.estimates
+        target = (1 - denoise) * self.label + denoise * found.p_positive
         return Columns(
             weight=weight.astype(np.float32),
             a=(weight * target).astype(np.float32),
@@ -314,16 +297,17 @@ class _Group:
             raw=self.raw,
             p_y_given_x=self.context.p_y_given_x,
             p_y=self.context.p_y,
-            p_positive=self.p_positive,
-            examination=self.prediction.examination,
-            pair_memory_logit=self.pair_memory_logit,
-            pair_memory_logit_at_position=self.pair_memory_logit_at_position,
+            p_positive=found.p_positive,
+            examination=found.examination,
+            pair_memory_logit=found.pair_memory_logit,
+            pair_memory_logit_at_position=found.pair_memory_logit_at_position,
         )
 
     def normalization_ratio(self) -> tuple[float, float] | None:
         """Agreement of estimator and prior over first copies; None without any."""
-        first = self.p_positive[~self.delayed]
-        return normalization_ratio(first, self.prior) if len(first) else None
+        first = ~self.delayed
+        p, prior = self.estimates.p_positive[first], self.estimates.prior[first]
+        return normalization_ratio(p, prior) if len(p) else None
 
 
 def _places_by_task(samples: Sequence[Sample]) -> dict[TaskName, list[int]]:
@@ -331,8 +315,7 @@ def _places_by_task(samples: Sequence[Sample]) -> dict[TaskName, list[int]]:
     places: dict[TaskName, list[int]] = {task: [] for task in TASKS}
     for index, s in enumerate(samples):
         if s.task not in places:
-            error = WeightError("task", s.task, f"one of {', '.join(TASKS)}", index)
-            raise _located(error, samples, range(len(samples)))
+            raise _refusal("task", s.task, f"one of {', '.join(TASKS)}", s, index)
         places[s.task].append(index)
     return {task: own for task, own in places.items() if own}
 
@@ -342,18 +325,13 @@ def _labels(samples: Sequence[Sample]) -> Array:
     for index, s in enumerate(samples):
         delayed = s.copy_kind is CopyKind.LATE_POSITIVE
         if s.label != 1 and (s.label != 0 or delayed):
-            raise WeightError("label", s.label, "1" if delayed else "0 or 1", index)
+            raise _refusal("label", s.label, "1" if delayed else "0 or 1", s, index)
     return np.array([s.label for s in samples], dtype=np.float64)
 
 
-def _located(error: WeightError, samples: Sequence[Sample], places: Sequence[int]) -> WeightError:
-    """Replace the index in an error by the position of the sample's newest record."""
-    if not isinstance(error.where, int):
-        return error
-    place = places[error.where]
-    positions = samples[place].positions
-    where = positions[-1] if positions else place
-    return WeightError(error.factor, error.value, error.expected, where)
+def _refusal(factor: str, value: Any, expected: str, s: Sample, index: int) -> WeightError:
+    """Refuse a sample by the position of its newest record."""
+    return WeightError(factor, value, expected, s.positions[-1] if s.positions else index)
 
 
 def _renamed(plain: Any, names: Mapping[str, str]) -> Any:

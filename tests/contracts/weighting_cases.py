@@ -20,7 +20,7 @@ from weighting.estimators.prior import Prior, PriorConfig
 from weighting.estimators.propensity import Propensity, PropensityConfig
 from weighting.estimators.recursive import RecursiveLogistic
 from weighting.estimators.stacker import Stacker
-from weighting.estimators.task import TaskConfig, TaskEstimators
+from weighting.estimators.task import Estimates, TaskConfig, TaskEstimators
 from weighting.features import FieldConfig
 from weighting.sample import Sample
 from weighting.tasks import CLICK, TASKS
@@ -198,27 +198,21 @@ class ConditionalCase(Case):
 
 class TaskEstimatorsCase(Case):
     owner = TaskEstimators
-    inputs = ("label", "correction weight")
-    weightless: ClassVar[Mapping[str, float]] = {"correction weight": 0.0}
+    inputs = ("label",)
+    weightless: ClassVar[Mapping[str, float]] = {}  # it makes the correction weights
     bound = ConditionalCase.bound + 3 * FEW
 
     def make(self) -> TaskEstimators:
         return TaskEstimators(TASKS[CLICK], TaskConfig(), SMALL, CalibrationConfig())
 
-    def example(self, i: int) -> dict[str, float]:
-        drawn = super().example(i)
-        return {"label": drawn["label"], "correction weight": drawn["weight"]}
-
     def predict(self, model: TaskEstimators, i: int) -> Array:
-        rates = model.prior.get(), model.delayed_positive_rate.get()
-        return np.array([*model.predict([shown(i)])[1], *rates])
+        return self._numbers(model.predict([shown(i)]))
 
     def teach(self, model: TaskEstimators, i: int, values: Mapping[str, float]) -> Array:
-        before = self.predict(model, i)
-        prediction, _ = model.predict([shown(i)])
-        label, correction = one(values["label"]), one(values["correction weight"])
-        model.learn(at(i), prediction, label, np.array([i % 3 == 0]), correction)
-        return before
+        return self._numbers(model.learn([shown(i)], one(values["label"])))
+
+    def _numbers(self, found: Estimates) -> Array:
+        return np.concatenate([found.p_positive, found.prior, found.delayed_positive_rate])
 
 
 class WeigherCase(Case):

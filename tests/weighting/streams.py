@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -80,6 +81,39 @@ def stream(n: int, seed: int = 0) -> list[Sample]:
             )
         )
     return samples
+
+
+def events(n: int, seed: int = 0) -> list[list[Sample]]:
+    """Samples of each of N events: a shown list of 1 to 8, a click's first copy, or a late copy.
+
+    What follows a list comes between lists, now and then twice in a row and of one list.
+    """
+    rng = np.random.default_rng(seed)
+    emitted: list[list[Sample]] = []
+    for i in range(n):
+        kind, now = rng.choice(3, p=[0.6, 0.3, 0.1]), i * 60 * SECOND
+        size = int(rng.integers(1, 9)) if kind == 0 else 1
+        number = i if kind == 0 else max(0, i - int(rng.integers(3)))
+        query = f"query {rng.integers(5)}"
+        emitted.append(
+            [
+                msgspec.structs.replace(
+                    sample(
+                        int(kind == 2 or rng.random() < 0.3),
+                        task=CLICK if kind == 0 or (kind == 2 and rng.random() < 0.5) else PURCHASE,
+                        late=bool(kind == 2),
+                        query=query,
+                        item_id=f"SKU-{rng.integers(20)}",
+                        position=place,
+                        at=now,
+                        offset=10 * i + place,
+                    ),
+                    list_id=f"list-{number}",
+                )
+                for place in range(1, size + 1)
+            ]
+        )
+    return emitted
 
 
 @dataclass

@@ -55,6 +55,6 @@ def test_effective_sample_ratio_lies_between_one_nth_and_one(weights: list[float
 
 def test_normalization_ratio_is_one_when_estimator_and_prior_agree() -> None:
     p = np.array([0.1, 0.3, 0.05, 0.15])
-    assert normalization_ratio(p, float(p.mean())) == pytest.approx((1, 1))
-    negative, positive = normalization_ratio(p, 0.1)
+    assert normalization_ratio(p, np.full(4, p.mean())) == pytest.approx((1, 1))
+    negative, positive = normalization_ratio(p, np.full(4, 0.1))
     assert positive > 1 > negative

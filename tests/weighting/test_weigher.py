@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import logit
 
-from tests.weighting.streams import DAY, SECOND, Doc, sample, stream
+from tests.weighting.streams import DAY, SECOND, Doc, events, sample, stream
 from weighting.clip import ClipConfig
 from weighting.errors import SnapshotError, WeightError
 from weighting.estimators.calibration import CalibrationConfig
@@ -104,19 +104,15 @@ def test_an_unknown_position_is_taken_as_examined() -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 49), st.integers(0, 1000))
-def test_flipping_a_label_changes_no_probability_of_its_batch(index: int, seed: int) -> None:
-    samples = [
-        msgspec.structs.replace(s, label=int(s.label or s.copy_kind == "late_positive"))
-        for s in stream(50, seed)
-    ]
-    if samples[index].copy_kind == "late_positive":
-        return
+def test_flipping_a_label_changes_no_probability_of_its_list(index: int, seed: int) -> None:
+    samples = [s for s in stream(100, seed) if s.task == CLICK and s.copy_kind == "first"][:50]
+    index %= len(samples)
     flipped = list(samples)
     flipped[index] = msgspec.structs.replace(samples[index], label=1 - samples[index].label)
     one, other = weigher().weigh(samples), weigher().weigh(flipped)
     for name in ("p_positive", "pair_memory_logit", "pair_memory_logit_at_position"):
         assert getattr(one, name).tobytes() == getattr(other, name).tobytes()
-    others = np.arange(50) != index
+    others = np.arange(len(samples)) != index
     for name in ("correction", "raw", "p_y", "p_y_given_x"):
         assert getattr(one, name)[others].tobytes() == getattr(other, name)[others].tobytes()
     assert one.p_y_given_x[index] == pytest.approx(1 - other.p_y_given_x[index])
@@ -231,6 +227,38 @@ def test_with_exponent_zero_only_the_delay_correction_is_left() -> None:
     trained = weigher(exponent=0.0)
     for batch in run(trained, stream(300)):
         np.testing.assert_allclose(batch.weight, batch.correction, rtol=1e-6)
+
+
+@pytest.mark.parametrize("cut", [1, 7, 320])
+@pytest.mark.parametrize("exponent", [0.0, 1.0])
+def test_a_stream_gives_the_same_bits_under_every_division_into_batches_of_whole_lists(
+    cut: int, exponent: float
+) -> None:
+    """Of weights, probabilities and state: estimators, calibration, prior and normaliser."""
+    emitted = events(320, seed=cut)
+    assert {s.copy_kind for own in emitted for s in own} == {"first", "late_positive"}
+    whole, divided = weigher(exponent=exponent), weigher(exponent=exponent)
+    together = whole.weigh([s for own in emitted for s in own])
+    parts = [
+        divided.weigh([s for own in emitted[i : i + cut] for s in own])
+        for i in range(0, len(emitted), cut)
+    ]
+    for name in COLUMNS:
+        column = np.concatenate([getattr(part, name) for part in parts])
+        assert column.tobytes() == getattr(together, name).tobytes(), name
+    assert divided.snapshot() == whole.snapshot()
+
+
+def test_samples_of_one_list_are_predicted_from_one_state_and_the_next_list_from_the_next() -> None:
+    def shown(list_id: str, label: int, item: str = "SKU-1") -> Sample:
+        one = sample(label, item_id=item, position=1, at=0)
+        return msgspec.structs.replace(one, list_id=list_id)
+
+    batch = weigher().weigh([shown("a", 1), shown("a", 0), shown("b", 0), shown("b", 0)])
+    p = batch.p_positive
+    assert p[0] == p[1] < p[2] == p[3]
+    assert batch.p_y[0] == batch.prior[CLICK]
+    assert 1 - batch.p_y[2] > batch.prior[CLICK]
 
 
 def test_a_click_weighs_the_same_alone_and_among_320() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -10,11 +11,12 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from weighting.checks import check_finite, check_labels, check_weights, drop_weightless
+from weighting.checks import check_finite, check_labels, check_weights
 from weighting.constraints import Positive, check
-from weighting.estimators.recursive import RecursiveLogistic
 
 Array = NDArray[np.float64]
+_LARGEST_SHIFT = 10.0
+_MAX_STEPS = 60  # bisection alone would take about 40, Newton takes three
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +43,12 @@ class CalibrationConfig:
 class Calibration:
     """Recursive Platt scaling (Platt 1999): logit p' = A logit p + B, started at (1, 0).
 
-    It learns on the delay-corrected stream.
+    A and B have a Gaussian belief of precision P, which fades in event time towards its start,
+    P <- g P + (1 - g) P0 (stabilised forgetting: Kulhavy & Zarrop 1993). One sample x = (logit, 1)
+    of weight w moves them to the mode of its posterior, along P^-1 x, and adds its curvature there
+    (Spiegelhalter & Lauritzen 1990): an implicit step, which no weight can make overshoot. Samples
+    are learned one after the other, so that a stream teaches the same bits in any batches. It
+    learns on the delay-corrected stream.
 
     >>> Calibration(CalibrationConfig()).predict(np.array([-2.0])).tolist()
     [-2.0]
@@ -51,17 +58,14 @@ class Calibration:
         """Start as the identity."""
         self.config = config
         self._time_us: int | None = None
-        self._model = RecursiveLogistic(
-            mean=(1.0, 0.0),
-            precision=(config.slope_deviation**-2, config.shift_deviation**-2),
-            low=(config.least_slope, -10.0),
-            high=(config.largest_slope, 10.0),
-        )
+        self._slope, self._shift = 1.0, 0.0
+        self._start = config.slope_deviation**-2, config.shift_deviation**-2
+        # P: of A, of A with B, of B
+        self._precision = self._start[0], 0.0, self._start[1]
 
     def get(self) -> tuple[float, float]:
         """A and B."""
-        slope, shift = self._model.mean
-        return float(slope), float(shift)
+        return self._slope, self._shift
 
     def predict(self, logit: Array) -> Array:
         """Calibrated logits (N,) of logits (N,)."""
@@ -69,10 +73,10 @@ class Calibration:
         return slope * logit + shift
 
     def learn(self, time_us: NDArray[np.int64], logit: Array, label: Array, weight: Array) -> None:
-        """Learn N samples; order within the call does not count.
+        """Learn N samples one after another; those of weight 0 change nothing.
 
         Args:
-            time_us: (N,) event times.
+            time_us: (N,) event times; one before the latest lets no time pass.
             logit: (N,) logits as they were predicted.
             label: (N,) labels.
             weight: (N,) weights.
@@ -80,21 +84,64 @@ class Calibration:
         check_finite("logit", logit)
         check_labels(label)
         check_weights("weight", weight)
-        time_us, logit, label, weight = drop_weightless(weight, time_us, logit, label, weight)
-        if not len(time_us):
-            return
-        newest = int(time_us.max())
-        before = newest if self._time_us is None else self._time_us
-        now = max(newest, before)
-        keep = 2.0 ** (-(now - before) / (1e6 * self.config.half_life_seconds))
-        self._time_us = now
-        self._model.learn((logit, np.ones_like(logit)), label, weight, keep=keep)
+        columns = time_us.tolist(), logit.tolist(), label.tolist(), weight.tolist()
+        for now, x, y, w in zip(*columns, strict=True):
+            if w > 0:
+                self._fade(now)
+                self._learn_one(x, y, w)
 
     def snapshot(self) -> dict[str, Any]:
         """State after the last `learn`, as plain numbers."""
-        return {"time_us": self._time_us, "model": self._model.snapshot()}
+        mean = [self._slope, self._shift]
+        return {"time_us": self._time_us, "mean": mean, "precision": list(self._precision)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Restore the state returned by `snapshot`."""
         self._time_us = state["time_us"]
-        self._model.restore(state["model"])
+        self._slope, self._shift = state["mean"]
+        a, ab, b = state["precision"]
+        self._precision = a, ab, b
+
+    def _fade(self, now: int) -> None:
+        before, self._time_us = self._time_us, now if self._time_us is None else self._time_us
+        if before is None or now <= before:
+            return
+        self._time_us = now
+        keep = 2.0 ** (-(now - before) / (1e6 * self.config.half_life_seconds))
+        (a, ab, b), (a0, b0) = self._precision, self._start
+        self._precision = keep * a + (1 - keep) * a0, keep * ab, keep * b + (1 - keep) * b0
+
+    def _learn_one(self, x: float, y: float, w: float) -> None:
+        """Move A and B to the mode of one sample's posterior, inside their box."""
+        c, (a, ab, b) = self.config, self._precision
+        determinant = a * b - ab * ab
+        along_slope, along_shift = (b * x - ab) / determinant, (a - ab * x) / determinant
+        variance = x * along_slope + along_shift  # of the logit: x' P^-1 x
+        p = _mode(self._slope * x + self._shift, variance * w, y)
+        push, h = w * (y - p), w * p * (1 - p)
+        slope, shift = self._slope + along_slope * push, self._shift + along_shift * push
+        self._slope = min(max(slope, c.least_slope), c.largest_slope)
+        self._shift = min(max(shift, -_LARGEST_SHIFT), _LARGEST_SHIFT)
+        self._precision = a + h * x * x, ab + h * x, b + h
+
+
+def _mode(m: float, reach: float, y: float) -> float:
+    """Probability sigma(M) at the root M = m + reach (y - sigma(M)).
+
+    Newton steps, kept inside a bracket.
+    """
+    low, high = m - reach * (1 - y), m + reach * y
+    mode = m
+    for _ in range(_MAX_STEPS):
+        p = 1.0 / (1.0 + math.exp(-mode)) if mode > -700 else 0.0
+        wrong = mode - m - reach * (y - p)
+        if -1e-10 < wrong < 1e-10 or high - low < 1e-10:
+            break
+        if wrong > 0:
+            high = mode
+        else:
+            low = mode
+        mode -= wrong / (1.0 + reach * p * (1.0 - p))
+        if not low < mode < high:
+            mode = 0.5 * (low + high)
+    return p

@@ -39,6 +39,8 @@ class DelayedPositiveRate:
         """
         check_labels(label)
         positive = label > 0
+        if not positive.any():
+            return
         is_delayed = delayed[positive].astype(np.float64)
         self._share.update(time_us[positive], is_delayed, 1 - is_delayed)
 

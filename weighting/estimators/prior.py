@@ -5,6 +5,7 @@ It is shrunk to the undecayed maximum likelihood, which is kept beside it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -14,7 +15,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 from scipy.special import betaincinv
 
-from weighting.checks import check_weights, drop_weightless
+from weighting.checks import check_weights
 from weighting.constraints import Positive, check
 
 Array = NDArray[np.float64]
@@ -84,7 +85,7 @@ class Prior:
         return self._all_alpha / n if n > 0 else self.config.initial
 
     def update(self, time_us: NDArray[np.int64], a: Array, b: Array) -> None:
-        """Add N samples; their order does not count.
+        """Add N samples one after another.
 
         Args:
             time_us: (N,) event times.
@@ -93,19 +94,9 @@ class Prior:
         """
         check_weights("positive weight", a)
         check_weights("negative weight", b)
-        time_us, a, b = drop_weightless(a + b, time_us, a, b)
-        if not len(time_us):
-            return
-        newest = int(time_us.max())
-        before = newest if self._time_us is None else self._time_us
-        now = max(newest, before)
-        kept = float(self._fade(np.array([now - before]))[0])
-        fade = self._fade(now - time_us)
-        self._time_us = now
-        self._alpha = kept * self._alpha + float((fade * a).sum())
-        self._beta = kept * self._beta + float((fade * b).sum())
-        self._all_alpha += float(a.sum())
-        self._all_beta += float(b.sum())
+        for now, positive, negative in zip(time_us.tolist(), a.tolist(), b.tolist(), strict=True):
+            if positive + negative > 0:
+                self._add(now, positive, negative)
 
     def snapshot(self) -> dict[str, Any]:
         """State after the last update, as plain numbers."""
@@ -127,5 +118,17 @@ class Prior:
         pi0 = (self._all_alpha + c.initial_pseudo_count * c.initial) / known
         return self._alpha + c.pseudo_count * pi0, self._beta + c.pseudo_count * (1 - pi0)
 
-    def _fade(self, age_us: NDArray[np.int64]) -> Array:
-        return np.exp2(-age_us / (1e6 * self.config.half_life_seconds))
+    def _add(self, now: int, a: float, b: float) -> None:
+        before = now if self._time_us is None else self._time_us
+        self._time_us = max(now, before)
+        if now > before:
+            kept = self._fade(now - before)
+            self._alpha, self._beta = kept * self._alpha, kept * self._beta
+        fade = self._fade(before - now) if now < before else 1.0
+        self._alpha += fade * a
+        self._beta += fade * b
+        self._all_alpha += a
+        self._all_beta += b
+
+    def _fade(self, age_us: int) -> float:
+        return math.pow(2.0, -age_us / (1e6 * self.config.half_life_seconds))

@@ -1,26 +1,26 @@
-"""All estimators of one task, learned together from delay-corrected samples."""
+"""All estimators of one task, learned together, list by list, from delay-corrected samples."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from weighting.checks import check_labels, check_weights, drop_weightless
+from weighting.checks import check_labels
+from weighting.delay_correction import delay_correction
 from weighting.estimators.calibration import Calibration, CalibrationConfig
 from weighting.estimators.conditional import Conditional, ConditionalConfig, Prediction
 from weighting.estimators.delayed_positives import DelayedPositiveRate
-from weighting.estimators.prior import Prior, PriorConfig
+from weighting.estimators.prior import LEAST, Prior, PriorConfig
 from weighting.features import Document
-from weighting.sample import Sample
+from weighting.sample import CopyKind, Sample
 from weighting.tasks import Task
 
 Array = NDArray[np.float64]
-_LEAST = 1e-6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +38,36 @@ class TaskConfig:
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Estimates:
+    """Estimates of N samples, each read before any label of its list was learned.
+
+    Attributes:
+        prior: (N,) p(y=1).
+        relevance: (N,) calibrated p(y=1|x) as if shown first.
+        p_positive: (N,) calibrated p(y=1|x) where shown.
+        examination: (N,) probability that the sample's position is examined.
+        delayed_positive_rate: (N,) S; 0 where the first copy was final.
+        pair_memory_logit: (N,) calibrated pair-memory logit as if shown first.
+        pair_memory_logit_at_position: (N,) the same where shown.
+    """
+
+    prior: Array
+    relevance: Array
+    p_positive: Array
+    examination: Array
+    delayed_positive_rate: Array
+    pair_memory_logit: Array
+    pair_memory_logit_at_position: Array
+
+
 class TaskEstimators:
-    """Prior, delayed-positive rate, conditional and calibration of one task."""
+    """Prior, delayed-positive rate, conditional and calibration of one task.
+
+    They learn list after list, in stream order: all samples of a list are predicted before any of
+    its labels is learned, and the next list is predicted after. So a stream teaches the same bits
+    under every division into batches of whole lists.
+    """
 
     def __init__(
         self,
@@ -49,6 +77,7 @@ class TaskEstimators:
         calibration: CalibrationConfig,
     ) -> None:
         """Start untrained."""
+        self._shown_in_lists = task.parent is None
         self.prior = Prior(config.prior)
         self.delayed_positive_rate = DelayedPositiveRate(config.delayed_positives)
         self.calibration = Calibration(calibration)
@@ -56,42 +85,33 @@ class TaskEstimators:
             conditional, initial=config.prior.initial, with_position=task.position_matters
         )
 
-    def predict(self, samples: Sequence[Sample]) -> tuple[Prediction, Array]:
-        """Prediction of N samples, and their calibrated p(y=1|x) (N,) where shown. Pure."""
-        prediction = self.conditional.predict(samples)
-        p = expit(self.calibration.predict(prediction.logit))
-        return prediction, np.clip(p, _LEAST, 1 - _LEAST)
+    def predict(self, samples: Sequence[Sample]) -> Estimates:
+        """Estimates of N samples, all from the state as it is. Pure."""
+        return self._estimates(samples, self.conditional.predict(samples))
 
     def pair_memory_logits(self, query: str, documents: Sequence[Document]) -> Array:
         """Calibrated pair-memory logits (N,) of documents, as if each were shown first. Pure."""
         return self.calibration.predict(self.conditional.predict_first(query, documents))
 
-    def learn(
-        self,
-        time_us: NDArray[np.int64],
-        prediction: Prediction,
-        label: Array,
-        delayed: NDArray[np.bool_],
-        correction: Array,
-    ) -> None:
-        """Learn N samples, weighted by the delay correction alone.
+    def learn(self, samples: Sequence[Sample], label: Array) -> Estimates:
+        """Learn N samples in stream order, each weighted by its delay correction alone.
 
         The scheme's factor belongs to the trained model, not to what it is made from.
 
         Args:
-            time_us: (N,) event times.
-            prediction: made by `predict` before any of them was learned.
-            label: (N,) labels, 0 or 1.
-            delayed: (N,) True for delayed positives.
-            correction: (N,) correction weights.
+            samples: of this task.
+            label: (N,) their labels, 0 or 1.
+
+        Returns:
+            What was estimated of each before its list was learned.
         """
         check_labels(label)
-        check_weights("correction weight", correction)
-        self.prior.update(time_us, correction * label, correction * (1 - label))
-        counted = drop_weightless(correction, time_us, label, delayed)
-        self.delayed_positive_rate.update(*counted)
-        self.calibration.learn(time_us, prediction.logit, label, correction)
-        self.conditional.learn(prediction, label, correction)
+        parts = [
+            self._learn_list(samples[rows], label[rows])
+            for rows in _lists(samples, self._shown_in_lists)
+        ]
+        columns = (f.name for f in fields(Estimates))
+        return Estimates(**{n: np.concatenate([getattr(p, n) for p in parts]) for n in columns})
 
     def snapshot(self) -> dict[str, Any]:
         """State after the last `learn`, as plain numbers."""
@@ -108,3 +128,47 @@ class TaskEstimators:
         self.delayed_positive_rate.restore(state["late"])
         self.calibration.restore(state["calibration"])
         self.conditional.restore(state["conditional"])
+
+    def _estimates(self, samples: Sequence[Sample], prediction: Prediction) -> Estimates:
+        calibrate = self.calibration.predict
+        final = np.array([s.window_us >= s.attribution_us for s in samples])
+        return Estimates(
+            prior=np.full(len(samples), self.prior.get()),
+            relevance=_probability(calibrate(prediction.first_logit)),
+            p_positive=_probability(calibrate(prediction.logit)),
+            examination=prediction.examination,
+            delayed_positive_rate=np.where(final, 0.0, self.delayed_positive_rate.get()),
+            pair_memory_logit=calibrate(prediction.pair_memory_first_logit),
+            pair_memory_logit_at_position=calibrate(prediction.pair_memory_logit),
+        )
+
+    def _learn_list(self, samples: Sequence[Sample], label: Array) -> Estimates:
+        """Predict the samples of one list, then learn them."""
+        prediction = self.conditional.predict(samples)
+        found = self._estimates(samples, prediction)
+        correction = delay_correction(label, found.p_positive, found.delayed_positive_rate)
+        time_us = np.array([s.emitted_us for s in samples], dtype=np.int64)
+        delayed = np.array([s.copy_kind is CopyKind.LATE_POSITIVE for s in samples])
+        self.prior.update(time_us, correction * label, correction * (1 - label))
+        self.delayed_positive_rate.update(time_us, label, delayed)
+        self.calibration.learn(time_us, prediction.logit, label, correction)
+        self.conditional.learn(prediction, label, correction)
+        return found
+
+
+def _lists(samples: Sequence[Sample], shown_in_lists: bool) -> Iterator[slice]:
+    """Divide samples into those that one event emitted: a shown list, or a single one."""
+    start, before = 0, None
+    for i, s in enumerate(samples):
+        own = s.list_id if shown_in_lists and s.copy_kind is CopyKind.FIRST else None
+        if i > start and (own is None or own != before):
+            yield slice(start, i)
+            start = i
+        before = own
+    if samples:
+        yield slice(start, len(samples))
+
+
+def _probability(logit: Array) -> Array:
+    p: Array = np.clip(expit(logit), LEAST, 1 - LEAST)
+    return p
