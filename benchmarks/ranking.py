@@ -132,7 +132,10 @@ def _figures(
         "alone": {name: _alone(trainer, world, name) for name in ("encoder", "memory")},
         **{figure: [round(q.get(figure, 0.0), 4) for q in quarters] for figure in _FIGURES},
         "pcoc": round(clicks.latest().get("predicted_to_observed", 0.0), 3),
-        "stacker": {task: [round(x, 3) for x in own.coefficients()] for task, own in stackers},
+        "stacker": {
+            task: {name: round(x, 3) for name, x in own.coefficients().items()}
+            for task, own in stackers
+        },
         "bias": round(float(trainer.ranker.bias.detach()), 3),
     }
 

@@ -12,11 +12,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from learner.encoder.encoder import Encoder
 from learner.encoder.prefix_cache import PrefixCache
+from learner.encoder.starting import StartingEncoder
 from learner.encoder.tokens import Ids, Texts
 from learner.residual import QueryResidual
 from learner.served import root
@@ -64,6 +67,7 @@ class Ranker(nn.Module):
         """Start as the encoder is, on the encoder's device."""
         super().__init__()
         self.encoder = encoder
+        self.starting = StartingEncoder(encoder)
         self.texts = texts
         self.residual = residual
         self.interaction = interaction
@@ -124,6 +128,12 @@ class Ranker(nn.Module):
             base = by_task[root()]
         by_task[root()] = base + (1 + self.exponent) * (self._residuals(queries) * v).sum(-1)
         return PairLogits(by_task=by_task, base=base, items=v)
+
+    def starting_vectors(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return unit vectors (N, D) of texts by the starting encoder, on the host."""
+        rows = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+        distinct = self.starting.vectors([self.texts.ids(text) for text in rows])
+        return distinct[[rows[text] for text in texts]]
 
     def num_tokens(self, query: str, item: str) -> dict[str, int]:
         """Return each text that a pair needs with its number of tokens; a pair is one text more."""

@@ -21,14 +21,19 @@ from learner import version_layout as layout
 from learner.encoder.encoder import Encoder
 from learner.encoder.load import load_saved, with_others
 from learner.encoder.prefix_cache import PrefixCache
+from learner.encoder.starting import StartingEncoder
 from learner.encoder.tokens import Ids, Texts, load_tokenizer
 from learner.finite import check_numbers, check_tensors
+from learner.parts.part import Pairs, Vectors
+from learner.parts.registry import make_parts
 from learner.ranker import PairLogits, Ranker
 from learner.request import Scores, ScoringInput
 from learner.residual import QueryResidual
-from learner.served import Array, ServedScore, ranking_score
+from learner.served import Array, ServedScore, ranking_score, root
 from weighting.tasks import TASKS, TaskName
 from weighting.weigher import Weigher, WeigherConfig
+
+_BASE = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -37,12 +42,14 @@ class FixedParts:
 
     Attributes:
         model: an encoder; its frozen parameters are shared, the others are never read.
+        starting: the encoder as it started, and its vectors of recent texts.
         texts: tokens, and those of recent texts.
         cache: outputs of the frozen layers.
         digest: of all of it.
     """
 
     model: Any
+    starting: StartingEncoder
     texts: Texts
     cache: PrefixCache
     digest: str
@@ -90,8 +97,16 @@ def load_scorer(
         exponent=weigher.scheme.exponent,
     )
     ranker.load_heads(state.heads)
-    served = ServedScore(weigher.scheme.invert)
-    served.restore(state.stackers)
+    if fixed is None:
+        start = layout.read_start(read)
+        check_tensors(f"{version}/{layout.START}", start)
+        ranker.starting.load(start)
+    else:
+        ranker.starting = fixed.starting
+    initial = weigher.config.initial()
+    parts = make_parts(width=encoder.width, logit_scale=settings.logit_scale, initial=initial)
+    served = ServedScore(weigher.scheme.invert, parts, initial)
+    served.restore(state.stackers, state.parts)
     return ModelScorer(version, ranker, weigher, served, fixed=fixed or _fixed_parts(ranker))
 
 
@@ -100,6 +115,7 @@ def _fixed_parts(ranker: Ranker) -> FixedParts:
     encoder, texts = ranker.encoder, ranker.texts
     parts = (
         encoder.prefix_digest(),
+        ranker.starting.digest(),
         texts.tokenizer.backend_tokenizer.to_str(),
         texts.max_tokens,
         ranker.interaction,
@@ -107,6 +123,7 @@ def _fixed_parts(ranker: Ranker) -> FixedParts:
     )
     return FixedParts(
         model=encoder.model,
+        starting=ranker.starting,
         texts=texts,
         cache=encoder.cache,
         digest=hashlib.sha256(repr(parts).encode()).hexdigest(),
@@ -122,10 +139,12 @@ def _check_finite(
     check_numbers(f"{version}/{layout.ESTIMATORS}", state.estimators)
     for task, stacker in state.stackers.items():
         check_numbers(f"{version}/{layout.STACKERS}: {task}", stacker)
+    for name, part in state.parts.items():
+        check_numbers(f"{version}/{layout.PARTS}: {name}", part)
 
 
 class ModelScorer:
-    """Encoder, memorisation model and stackers of one version; confined to one thread."""
+    """Encoder, memorisation model and served score of one version; confined to one thread."""
 
     def __init__(
         self,
@@ -175,23 +194,49 @@ class ModelScorer:
         items = [document.text for request in requests for document in request.documents]
         with torch.inference_mode():
             encoder = _on_host(self._ranker(queries, items))
+            query_vectors, item_vectors = map(self._ranker.starting_vectors, (queries, items))
         answers, start = [], 0
         for request in requests:
             here = slice(start, start := start + len(request.documents))
-            own = {task: logits[here] for task, logits in encoder.items()}
-            answers.append(self._answer(request, own))
+            own = {name: logits[here] for name, logits in encoder.items()}
+            answers.append(self._answer(request, own, query_vectors[here], item_vectors[here]))
         return answers
 
-    def _answer(self, request: ScoringInput, encoder: dict[TaskName, Array]) -> Scores:
-        """Return the scores of one request from its documents' encoder logits (N,) per task."""
-        prior = {task: self._weigher.prior(task) for task in TASKS}
+    def _answer(
+        self,
+        request: ScoringInput,
+        encoder: dict[str, Array],
+        query_vectors: Vectors,
+        item_vectors: Vectors,
+    ) -> Scores:
+        """Return the scores of one request, from its documents' logits (N,) and vectors (N, D)."""
+        documents, weigher = request.documents, self._weigher
+        prior = {task: weigher.prior(task) for task in TASKS}
         probability: dict[TaskName, Array] = {}
         for task in TASKS:
-            memory = self._weigher.pair_memory_logits(task, request.query, request.documents)
-            logit = self._served.logit(task, encoder[task], memory, prior=prior[task])
+            given = self._served.given(
+                task,
+                encoder=encoder[task],
+                base=encoder[_BASE] if task == root() else encoder[task],
+                memory=weigher.pair_memory_logits(task, request.query, documents),
+                memory_base=weigher.pair_memory_base(task),
+                prior=prior[task],
+            )
+            pairs = Pairs(
+                queries=[request.query] * len(documents),
+                items=[d.id or d.text for d in documents],
+                texts=[d.text for d in documents],
+                attributes=[d.attributes for d in documents],
+                query_vectors=query_vectors,
+                item_vectors=item_vectors,
+                given=given,
+            )
+            logit = self._served.logit(task, self._served.ask(task, pairs))
             probability[task] = expit(logit)
         return Scores(probability=probability, score=ranking_score(probability), prior=prior)
 
 
-def _on_host(logits: PairLogits) -> dict[TaskName, Array]:
-    return {task: logits.by_task[task].double().cpu().numpy() for task in TASKS}
+def _on_host(logits: PairLogits) -> dict[str, Array]:
+    """Return the logits (N,) by task, and without the residual as `_BASE`."""
+    columns = {**{task: logits.by_task[task] for task in TASKS}, _BASE: logits.base}
+    return {name: column.double().cpu().numpy() for name, column in columns.items()}

@@ -1,10 +1,11 @@
-"""The served score: encoder and memorisation model stacked per task, multiplied along the tasks.
+"""The served score: parts stacked per task, multiplied along the tasks.
 
-Legend: N documents or samples.
+Legend: N documents or samples, K columns of all parts.
 
-For each task, logit p = Stacker(invert(encoder logit), memorisation logit). `invert` undoes the
-importance weights that the encoder was trained under. Ranking sorts by the probability of the last
-task: the product of the conditional probabilities from the task without a parent down to it.
+For each task, logit p = Stacker(what the parts say), as if the item were shown first. `invert`
+undoes the importance weights that the encoder was trained under. Ranking sorts by the probability
+of the last task: the product of the conditional probabilities from the task without a parent down
+to it.
 """
 
 from __future__ import annotations
@@ -15,10 +16,20 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from weighting.estimators.stacker import Stacker
+from learner.parts.part import LearningPart, Outcomes, Pairs, Part
+from learner.parts.stateless import ENCODER, PAIR_MEMORY, RESIDUAL
+from weighting.checks import check_finite
+from weighting.errors import SnapshotError
+from weighting.estimators.stacker import Stacker, StackerConfig
 from weighting.tasks import TASKS, Task, TaskName
 
 Array = NDArray[np.float64]
+_LARGEST_RESIDUAL = 2.0
+"""Bound in logits: where clicks separate items wholly, a residual's length may double in a step."""
+
+_CONDITIONAL_DEVIATION = 0.1
+"""Of a coefficient around its start, for a task with a parent."""
+
 Invert: TypeAlias = Callable[[Array, float], Array]
 """Logits (N,) of a model trained under weights, and the prior -> logits (N,) of p(y=1|x)."""
 
@@ -55,52 +66,128 @@ def ranking_score(probability: Mapping[TaskName, Array]) -> Array:
 
 
 class ServedScore:
-    """Stacker of each task, with the inversion that comes before it.
+    """The parts, and the stacker of each task over them."""
 
-    >>> from weighting.schemes.uniform import Uniform
-    >>> served = ServedScore(Uniform().invert)
-    >>> served.logit("click", np.array([2.0]), np.array([-1.0]), prior=0.1).tolist()
-    [0.5]
-    """
-
-    def __init__(self, invert: Invert) -> None:
+    def __init__(
+        self, invert: Invert, parts: Mapping[str, Part], initial: Mapping[TaskName, float]
+    ) -> None:
         """Start with untrained stackers.
 
         Args:
             invert: undoes the importance weights that the encoder is trained under.
+            parts: by name; see `learner.parts.registry`.
+            initial: task -> p(y=1) before any sample.
         """
         self.invert = invert
-        self.stackers = {task: Stacker() for task in TASKS}
+        self.parts = parts
+        self._learning = {n: part for n, part in parts.items() if isinstance(part, LearningPart)}
+        self._level = {task: float(np.log(p / (1 - p))) for task, p in initial.items()}
+        self.stackers = {task: self._stacker(task, own) for task, own in TASKS.items()}
 
-    def logit(self, task: TaskName, encoder: Array, memory: Array, *, prior: float) -> Array:
-        """Return served logits (N,). Pure.
+    def _stacker(self, name: TaskName, task: Task) -> Stacker:
+        """Return the untrained stacker of a task.
+
+        The samples of a task with a parent are what its parent's positives left over: few, and
+        alike. There the parts begin at nothing, but for the calibrated pair memory, and move only
+        as far as such samples can tell.
+        """
+        starts = {name: a for part in self.parts.values() for name, a in part.columns.items()}
+        config = StackerConfig()
+        if task.parent is not None:
+            starts = {**dict.fromkeys(starts, 0.0), PAIR_MEMORY: 1.0}
+            config = StackerConfig(deviation=_CONDITIONAL_DEVIATION)
+        return Stacker(starts, intercept=self._level[name], config=config)
+
+    def given(
+        self,
+        task: TaskName,
+        *,
+        encoder: Array,
+        base: Array,
+        memory: Array,
+        memory_base: Array | float,
+        prior: float,
+    ) -> dict[str, Array]:
+        """Return what owners of other state say of N pairs, less what they say of any pair. Pure.
 
         Args:
             task: name of the task.
-            encoder: (N,) logits of the encoder as it was trained.
-            memory: (N,) logits of the memorisation model.
+            encoder: (N,) logits of the encoder as it was trained, with the query's residual.
+            base: (N,) the same without the residual.
+            memory: (N,) logits of the memorisation model as if shown first.
+            memory_base: its logit of a pair of which it knows nothing.
             prior: p(y=1) of the task, as used in the importance weights.
         """
-        return self.stackers[task].get(self.invert(encoder, prior), memory)
+        inverted = self.invert(base, prior)
+        residual = self.invert(encoder, prior) - inverted
+        return {
+            ENCODER: inverted - self._level[task],
+            RESIDUAL: _or_silent(np.clip(residual, -_LARGEST_RESIDUAL, _LARGEST_RESIDUAL)),
+            PAIR_MEMORY: _or_silent(memory - memory_base),
+        }
+
+    def ask(self, task: TaskName, pairs: Pairs) -> Array:
+        """Return what each part says of N pairs (K, N), NaN for silence. Pure."""
+        return np.concatenate([part.predict(task, pairs) for part in self.parts.values()])
+
+    def logit(self, task: TaskName, said: Array) -> Array:
+        """Return served logits (N,), as if shown first, of what the parts said (K, N). Pure."""
+        return self.stackers[task].get(said)
+
+    def contributions(self, task: TaskName, said: Array) -> dict[str, Array]:
+        """Return what each column adds to the logit (N,), and the intercept. Pure."""
+        return self.stackers[task].contributions(said)
 
     def learn(
         self,
         task: TaskName,
-        encoder: Array,
-        memory: Array,
-        label: Array,
-        weight: Array,
-        *,
-        prior: float,
+        pairs: Pairs,
+        said: Array,
+        outcomes: Outcomes,
+        lists: NDArray[np.intp],
     ) -> None:
-        """Let a stacker learn N samples: logits as in `logit`, labels and weights (N,)."""
-        self.stackers[task].learn(self.invert(encoder, prior), memory, label, weight)
+        """Let a stacker and then the parts learn N samples.
+
+        Args:
+            task: name of the task.
+            pairs: the samples' pairs.
+            said: (K, N) what `ask` returned before anything learned them.
+            outcomes: their labels.
+            lists: (N,) number of the list of each, negative for none.
+
+        Raises:
+            WeightError: an input is NaN or out of range; nothing was learned.
+        """
+        for name in ("query", "item"):
+            vectors = getattr(pairs, f"{name}_vectors").sum(axis=-1)
+            check_finite(f"{name} vector", vectors.astype(np.float64))
+        columns = outcomes.label, outcomes.weight, outcomes.examination
+        self.stackers[task].learn(said, *columns, lists)
+        for part in self._learning.values():
+            part.learn(task, pairs, outcomes)
 
     def snapshot(self) -> dict[TaskName, bytes]:
         """Return the state of each stacker."""
         return {task: stacker.snapshot() for task, stacker in self.stackers.items()}
 
-    def restore(self, state: Mapping[TaskName, bytes]) -> None:
-        """Restore the state returned by `snapshot`."""
+    def snapshot_parts(self) -> dict[str, bytes]:
+        """Return the state of each part that has one of its own."""
+        return {name: part.snapshot() for name, part in self._learning.items()}
+
+    def restore(self, stackers: Mapping[TaskName, bytes], parts: Mapping[str, bytes]) -> None:
+        """Restore the states returned by `snapshot` and `snapshot_parts`.
+
+        Raises:
+            SnapshotError: a part is missing, or its state is another's.
+        """
+        if parts.keys() != self._learning.keys():
+            raise SnapshotError("parts", sorted(parts), sorted(self._learning))
         for task, stacker in self.stackers.items():
-            stacker.restore(state[task])
+            stacker.restore(stackers[task])
+        for name, part in self._learning.items():
+            part.restore(parts[name])
+
+
+def _or_silent(values: Array) -> Array:
+    """Return the values, NaN for 0: nothing is known of the pair."""
+    return np.where(values == 0, np.nan, values)

@@ -5,8 +5,8 @@ Legend: N samples of a step (of all processes), n of them our own, D width.
 A step, in this order:
 1. weigh the samples (`Weigher`: list by list, predict and only then let the estimators learn);
 2. score them with the model as it is, and take the gradient of L = 1/N sum w_i loss_i there;
-3. evaluate what would have been served, then let the stackers learn it: before either of their
-   parts learns these samples;
+3. evaluate what would have been served, then let the stackers learn it, and then the parts of the
+   score: what they say was said before anything learned these samples;
 4. move the parameters along the gradient, unless something is not finite;
 5. let the residuals of the queries learn their counts.
 
@@ -36,6 +36,8 @@ from learner.encoder.fit import check_fit
 from learner.encoder.load import load_pretrained
 from learner.encoder.tokens import Texts
 from learner.evaluation import Evaluation, Judged
+from learner.parts.part import Outcomes, Pairs, Vectors
+from learner.parts.registry import make_parts
 from learner.process_group import ProcessGroup, SingleProcess
 from learner.ranker import Ranker
 from learner.residual import QueryResidual
@@ -45,6 +47,7 @@ from learner.training.gradient import GradientPass
 from learner.training.optimizer import Optimizer
 from learner.training.query_counts import query_counts
 from learner.training.scored import Scored
+from weighting.estimators.conditional import shown_logit
 from weighting.sample import CopyKind, Sample
 from weighting.tasks import TASKS, TaskName
 from weighting.weigher import Weigher
@@ -115,7 +118,6 @@ class Trainer:
         self.config = config
         self.weigher = weigher
         self.process_group: ProcessGroup = process_group or SingleProcess()
-        self.served = ServedScore(weigher.scheme.invert)
         self.evaluations = {task: Evaluation() for task in TASKS}
         self.step_number = 0
         self.num_samples = 0
@@ -139,6 +141,10 @@ class Trainer:
             logit_scale=config.logit_scale,
             exponent=weigher.scheme.exponent,
         )
+        initial = weigher.config.initial()
+        parts = make_parts(width=encoder.width, logit_scale=config.logit_scale, initial=initial)
+        self.served = ServedScore(weigher.scheme.invert, parts, initial)
+        self._start_file = layout.model_file(self.ranker.starting.tensors())
         self._optimizer = Optimizer(config, self.ranker, self.process_group)
         self._gradient = GradientPass(
             config, self.ranker, self._optimizer, self.process_group, scoring
@@ -173,7 +179,7 @@ class Trainer:
         scored = self._gradient.run(weighted, own, step=self.step_number + 1)  # 2.
         finite, loss, norm = _finite(samples, scored), math.nan, math.nan
         if finite:  # otherwise the estimators, sound without the model, have learned; it does not
-            self._evaluate(weighted, scored)  # 3.
+            self._evaluate(weighted, scored, *self._starting_vectors(samples, own))  # 3.
             loss, norm = scored.loss, self._optimizer.clip(len(samples))
         ok = math.isfinite(loss) and math.isfinite(norm)
         if samples:
@@ -217,27 +223,73 @@ class Trainer:
         start = sum(len(share) for share in shares[: self.process_group.rank])
         return [s for share in shares for s in share], range(start, start + len(samples))
 
-    def _evaluate(self, weighted: WeightedBatch, scored: Scored) -> None:
-        """Evaluate what would have been served where each sample was shown; stackers learn it."""
+    def _starting_vectors(self, samples: Sequence[Sample], own: range) -> tuple[Vectors, Vectors]:
+        """Return the starting encoder's vectors (N, D) of queries and items.
+
+        As with the scores, each process encodes its own samples.
+        """
+        mine, ranker = samples[own.start : own.stop], self.ranker
+        queries = ranker.starting_vectors([s.query for s in mine])
+        items = ranker.starting_vectors([s.text for s in mine])
+        if self.process_group.world == 1:
+            return queries, items
+        shares = self.process_group.gather(np.stack([queries, items]).tobytes())
+        width = ranker.encoder.width
+        pieces = [np.frombuffer(d, np.float32).reshape(2, -1, width) for d in shares]
+        queries, items = np.concatenate(pieces, axis=1)
+        return queries, items
+
+    def _evaluate(
+        self,
+        weighted: WeightedBatch,
+        scored: Scored,
+        query_vectors: Vectors,
+        item_vectors: Vectors,
+    ) -> None:
+        """Evaluate what would have been served where each sample was shown; then learn it."""
         tasks = _tasks(weighted.samples)
-        label = np.array([s.label for s in weighted.samples], dtype=np.float64)
         for task, prior in weighted.prior.items():
             own = np.flatnonzero(tasks == task)
-            encoder = scored.by_task[task][own].astype(np.float64)
-            memory = weighted.pair_memory_logit_at_position[own]
-            first_memory, correction = weighted.pair_memory_logit[own], weighted.correction[own]
             samples = [weighted.samples[i] for i in own]
-            judged = Judged(
-                logit=self.served.logit(task, encoder, memory, prior=prior),
-                relevance=self.served.logit(task, encoder, first_memory, prior=prior),
-                label=label[own],
-                weight=correction,
+            first = np.array([s.copy_kind is CopyKind.FIRST for s in samples], dtype=bool)
+            encoder = scored.by_task[task][own].astype(np.float64)
+            base = scored.base[own].astype(np.float64) if task == root() else encoder
+            pairs = Pairs(
+                queries=[s.query for s in samples],
+                items=[s.item_id or s.text for s in samples],
+                texts=[s.text for s in samples],
+                attributes=[s.attributes for s in samples],
+                query_vectors=query_vectors[own],
+                item_vectors=item_vectors[own],
+                given=self.served.given(
+                    task,
+                    encoder=encoder,
+                    base=base,
+                    memory=weighted.pair_memory_logit[own],
+                    memory_base=weighted.pair_memory_base[own],
+                    prior=prior,
+                ),
+            )
+            outcomes = Outcomes(
+                label=weighted.label[own],
+                weight=weighted.correction[own],
                 examination=weighted.examination[own],
+                shown=first,
+                time_us=np.array([s.emitted_us for s in samples], dtype=np.int64),
+            )
+            said, lists = self.served.ask(task, pairs), _lists(task, samples)
+            relevance = self.served.logit(task, said)
+            judged = Judged(
+                logit=shown_logit(relevance, outcomes.examination),
+                relevance=relevance,
+                label=outcomes.label,
+                weight=outcomes.weight,
+                examination=outcomes.examination,
                 position=np.array([s.position or 0 for s in samples], dtype=np.intp),
-                lists=_shown_lists(task, samples),
+                lists=np.where(first, lists, -1),
             )
             self.evaluations[task].update(judged)
-            self.served.learn(task, encoder, memory, label[own], correction, prior=prior)
+            self.served.learn(task, pairs, said, outcomes, lists)
 
     def _learn_residuals(self, weighted: WeightedBatch, scored: Scored) -> None:
         """Let each query's residual learn its weighted clicks and exposures of this step."""
@@ -281,6 +333,7 @@ class Trainer:
         heads = {name: _copy(p) for name, p in ranker.heads().items()}
         residual = ranker.residual.copy()
         estimators, stackers = self.weigher.snapshot(), self.served.snapshot()
+        parts = self.served.snapshot_parts()
         trained = self._training_state()
 
         def encode() -> dict[str, bytes]:
@@ -293,10 +346,12 @@ class Trainer:
                 residuals=residual.vectors(),
                 estimators=estimators,
                 stackers=stackers,
+                parts=parts,
             )
             return {
                 **self._hugging_face,
                 **encoder,
+                layout.START: self._start_file,
                 **layout.scoring_files(state),
                 **layout.training_files(trained(residual_counts=residual.encoded())),
             }
@@ -366,7 +421,8 @@ class Trainer:
         ranker.load_heads(scoring.heads)
         ranker.residual.restore(training.residual_counts, scoring.residuals)
         self.weigher.restore(scoring.estimators)
-        self.served.restore(scoring.stackers)
+        ranker.starting.load(layout.read_start(read))
+        self.served.restore(scoring.stackers, scoring.parts)
         for task, own in self.evaluations.items():
             own.restore(training.evaluations[task])
         self._optimizer.restore(training.optimizer)
@@ -382,12 +438,19 @@ def _tasks(samples: Sequence[Sample]) -> NDArray[np.object_]:
     return np.array([s.task for s in samples], dtype=object)
 
 
-def _shown_lists(task: TaskName, samples: Sequence[Sample]) -> NDArray[np.intp]:
-    """Return the number of each sample's list; -1 for a copy without the others of its list."""
-    numbers: dict[str, int] = {}
-    listed = [task == root() and s.copy_kind is CopyKind.FIRST and s.list_id for s in samples]
-    found = [numbers.setdefault(key, len(numbers)) if key else -1 for key in listed]
-    return np.array(found, dtype=np.intp)
+def _lists(task: TaskName, samples: Sequence[Sample]) -> NDArray[np.intp]:
+    """Return the number of each sample's list; -1 for all of a task whose samples form none.
+
+    A later copy comes without the others of its list, and is one of its own.
+    """
+    if task != root():
+        return np.full(len(samples), -1, dtype=np.intp)
+    numbers: dict[str | int, int] = {}
+    keys = [
+        s.list_id if s.list_id and s.copy_kind is CopyKind.FIRST else place
+        for place, s in enumerate(samples)
+    ]
+    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.intp)
 
 
 def _counted(trained: tuple[int, int], samples: Sequence[Sample]) -> tuple[int, int]:

@@ -9,6 +9,8 @@ residual.json        queries that have a residual
 residual.safetensors residuals, in the same order
 estimator.msgpack    estimators of the weigher
 stackers.msgpack     stackers of the tasks
+parts.msgpack        parts of the served score
+start.safetensors    what training moves of the encoder, as it started
 training/            what only the learner reads
     residual.msgpack        counts behind the residuals
     evaluation.msgpack      prequential evaluation of the tasks
@@ -27,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from learner.config import INTERACTION_ON_DISK
+from learner.errors import Corrupt
 from learner.store import blobs
 from learner.store.manifest import TRAINING
 from learner.training.divergence import LossWatch
@@ -36,7 +39,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-FORMAT = 1
+FORMAT = 2
 MODEL = "model.safetensors"
 FROZEN, MOVING = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
 MODEL_INDEX = "model.safetensors.index.json"
@@ -46,6 +49,8 @@ QUERIES = "residual.json"
 RESIDUALS = "residual.safetensors"
 ESTIMATORS = "estimator.msgpack"
 STACKERS = "stackers.msgpack"
+PARTS = "parts.msgpack"
+START = "start.safetensors"
 RESIDUAL_COUNTS = "training/residual.msgpack"
 EVALUATIONS = "training/evaluation.msgpack"
 OPTIMIZER = "training/optimizer.safetensors"
@@ -111,6 +116,7 @@ class ScoringState:
         residuals: (Q, D) in the order of `queries`.
         estimators: snapshot of the weigher.
         stackers: snapshot of each task's stacker.
+        parts: snapshot of each part of the served score.
     """
 
     settings: ScoringSettings
@@ -119,6 +125,7 @@ class ScoringState:
     residuals: NDArray[np.float32]
     estimators: bytes
     stackers: Mapping[str, bytes]
+    parts: Mapping[str, bytes]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -173,6 +180,7 @@ def scoring_files(state: ScoringState) -> dict[str, bytes]:
         RESIDUALS: blobs.arrays_to_bytes({"vectors": state.residuals}),
         ESTIMATORS: state.estimators,
         STACKERS: msgspec.msgpack.encode(state.stackers, order="sorted"),
+        PARTS: msgspec.msgpack.encode(state.parts, order="sorted"),
     }
 
 
@@ -212,7 +220,8 @@ def model_index(frozen: Mapping[str, torch.Tensor], moving: Mapping[str, torch.T
 
 def fixed_files(files: Mapping[str, blobs.Digest]) -> dict[str, blobs.Digest]:
     """Return those of a version's files that hold what training never moves, with digests."""
-    names = ("config.json", "tokenizer.json", "tokenizer_config.json", HEADS_SETTINGS, FROZEN)
+    texts = ("config.json", "tokenizer.json", "tokenizer_config.json")
+    names = (*texts, HEADS_SETTINGS, FROZEN, START)
     return {name: files[name] for name in names if name in files}
 
 
@@ -227,9 +236,21 @@ def read_model(read: Read, *, moving_only: bool = False) -> dict[str, torch.Tens
     return tensors
 
 
+def read_start(read: Read) -> dict[str, torch.Tensor]:
+    """Decode the starting values of what training moves of the encoder, on the host."""
+    return blobs.tensors_from_bytes(read(START))
+
+
 def read_scoring(read: Read) -> ScoringState:
-    """Decode what `scoring_files` wrote."""
+    """Decode what `scoring_files` wrote.
+
+    Raises:
+        Corrupt: the version is of another format.
+    """
     settings = msgspec.json.decode(read(HEADS_SETTINGS), type=ScoringSettings)
+    if settings.format != FORMAT:
+        expected, found = f"format {FORMAT}", f"format {settings.format}"
+        raise Corrupt(HEADS_SETTINGS, expected=expected, found=found)
     settings.interaction = _INTERACTION[settings.interaction]
     return ScoringState(
         settings=settings,
@@ -238,6 +259,7 @@ def read_scoring(read: Read) -> ScoringState:
         residuals=blobs.arrays_from_bytes(read(RESIDUALS))["vectors"],
         estimators=read(ESTIMATORS),
         stackers=msgspec.msgpack.decode(read(STACKERS), type=dict[str, bytes]),
+        parts=msgspec.msgpack.decode(read(PARTS), type=dict[str, bytes]),
     )
 
 

@@ -53,6 +53,11 @@ def _all_within(values: Array, low: float, high: float) -> bool:
     return len(values) <= _FEW and all(low <= v <= high for v in values.tolist())
 
 
+def check_examination(values: Array) -> None:
+    """Refuse examination probabilities (N,) that are NaN or outside [0, 1]."""
+    check("examination", values, (values >= 0) & (values <= 1), "a number in [0, 1]")
+
+
 def drop_weightless(weight: Array, *columns: NDArray[Any]) -> tuple[NDArray[Any], ...]:
     """Return the columns (N,) without the samples of weight 0, which teach nothing.
 

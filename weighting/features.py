@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Protocol
 from zlib import crc32
@@ -123,18 +123,11 @@ class Fields(base.Transformer):
             crc32(item, query_salt) * _MIX & _UINT32: c.pair,
             self._overlap + overlap: c.overlap,
         }
-        names: Iterable[str] = attributes
-        if len(attributes) > _NUM_ATTRIBUTES:
-            names = sorted(attributes)[:_NUM_ATTRIBUTES]
-        for name in names:
-            given = attributes[name]
-            levels = given[:_NUM_ELEMENTS] if isinstance(given, list) else (_level(given),)
-            for level in levels:
-                value = f"{name}={level}".encode("utf-8", "surrogatepass")
-                x[crc32(value, _ATTRIBUTE) * _MIX & _UINT32] = c.attribute
-                if name == c.category:
-                    crossed = crc32(value, query_salt ^ _QUERY_CATEGORY)
-                    x[crossed * _MIX & _UINT32] = c.query_category
+        for name, value in _values(attributes):
+            x[crc32(value, _ATTRIBUTE) * _MIX & _UINT32] = c.attribute
+            if name == c.category:
+                crossed = crc32(value, query_salt ^ _QUERY_CATEGORY)
+                x[crossed * _MIX & _UINT32] = c.query_category
         return x
 
     def identity(self, query: str, item_id: str, text: str) -> tuple[int, int]:
@@ -164,6 +157,24 @@ class Fields(base.Transformer):
             self._texts.clear()
         self._texts[text] = words
         return words
+
+
+def attribute_values(attributes: Mapping[str, Attribute]) -> Iterator[int]:
+    """Yield a 32-bit hash of each attribute value, each text of a list being one."""
+    for _, value in _values(attributes):
+        yield crc32(value, _ATTRIBUTE) * _MIX & _UINT32
+
+
+def _values(attributes: Mapping[str, Attribute]) -> Iterator[tuple[str, bytes]]:
+    """Yield name and ``name=level`` of each attribute value, within the bounds on their number."""
+    names: Iterable[str] = attributes
+    if len(attributes) > _NUM_ATTRIBUTES:
+        names = sorted(attributes)[:_NUM_ATTRIBUTES]
+    for name in names:
+        given = attributes[name]
+        levels = given[:_NUM_ELEMENTS] if isinstance(given, list) else (_level(given),)
+        for level in levels:
+            yield name, f"{name}={level}".encode("utf-8", "surrogatepass")
 
 
 def _level(value: str | int | float | bool) -> str | int | bool:

@@ -90,6 +90,10 @@ class WeigherConfig:
         found: TaskConfig = getattr(self, task)
         return found
 
+    def initial(self) -> dict[TaskName, float]:
+        """Return p(y=1) of each task before any sample."""
+        return {task: self.of(task).prior.initial for task in TASKS}
+
     def on_disk(self) -> dict[str, Any]:
         """Return the settings under the names that a version's files use for them."""
         plain: dict[str, Any] = _renamed(msgspec.to_builtins(self), _ON_DISK)
@@ -151,6 +155,10 @@ class Weigher:
         before any learning.
         """
         return self._estimators[task].pair_memory_logits(query, documents)
+
+    def pair_memory_base(self, task: TaskName) -> float:
+        """Calibrated pair-memory logit of a pair of which nothing is known."""
+        return self._estimators[task].pair_memory_base()
 
     def prior(self, task: TaskName) -> float:
         """p(y=1), now."""
@@ -300,7 +308,7 @@ class _Group:
             p_positive=found.p_positive,
             examination=found.examination,
             pair_memory_logit=found.pair_memory_logit,
-            pair_memory_logit_at_position=found.pair_memory_logit_at_position,
+            pair_memory_base=found.pair_memory_base,
         )
 
     def normalization_ratio(self) -> tuple[float, float] | None:

@@ -36,8 +36,7 @@ class Columns:
         examination: f64 (N,) probability that the sample's position is examined, relative to the
             first position; 1 for tasks where the position does not matter.
         pair_memory_logit: f64 (N,) calibrated pair-memory logit as if shown first.
-        pair_memory_logit_at_position: f64 (N,) the same where the sample was shown; the stacker
-            learns from it.
+        pair_memory_base: f64 (N,) the same of a pair of which the pair memory knows nothing.
     """
 
     weight: NDArray[np.float32]
@@ -51,7 +50,7 @@ class Columns:
     p_positive: Array
     examination: Array
     pair_memory_logit: Array
-    pair_memory_logit_at_position: Array
+    pair_memory_base: Array
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

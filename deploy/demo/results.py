@@ -16,14 +16,14 @@ from deploy.demo.world import Query, Shoppers, World
 from learner.artifact import Store
 from learner.config import LearnerConfig
 from learner.evaluation import Evaluation
+from learner.parts.stateless import ENCODER_START, ZERO_SHOT_START
 from learner.version_layout import EVALUATIONS
-from weighting.estimators.stacker import StackerConfig
 from weighting.weigher import WeigherConfig
 
-#: With nothing learned, the served click logit is a s cos / (1 + b) + constant: the stacker's start
-#: a, the scale s, and the inversion of the weights' exponent b.
-_UNTRAINED_SLOPE = (
-    StackerConfig().encoder * LearnerConfig().logit_scale / (1 + WeigherConfig().exponent)
+#: With nothing learned, the served click logit is a cos + constant: the sum over encoder and
+#: zero-shot part of coefficient x scale, the encoder's less the inversion of the weights' exponent.
+_UNTRAINED_SLOPE = LearnerConfig().logit_scale * (
+    ENCODER_START / (1 + WeigherConfig().exponent) + ZERO_SHOT_START
 )
 
 Metrics: TypeAlias = Mapping[tuple[str, frozenset[tuple[str, str]]], float]

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import msgspec
 import numpy as np
 
 from learner.evaluation import MAX_BLOCKS, Evaluation, Judged
+from learner.parts.attributes import Attributes, AttributesConfig
+from learner.parts.item_prior import ItemPrior, ItemPriorConfig
+from learner.parts.lexical import Lexical, LexicalConfig
+from learner.parts.metric import QueryMetric
+from learner.parts.part import Outcomes, Pairs
+from learner.parts.prototype import Prototype, PrototypeConfig
+from learner.parts.registry import make_parts
+from learner.parts.stateless import ENCODER, PAIR_MEMORY, RESIDUAL
 from learner.position_baseline import PositionBaseline
 from learner.residual import QueryResidual, ResidualConfig
 from learner.served import ServedScore
@@ -139,20 +147,136 @@ class LossWatchCase(Case):
         return msgspec.msgpack.decode(state, type=LossWatch)
 
 
-class ServedScoreCase(Case):
+class PartCase(Case):
+    """A part of the served score, or all of them; sizes are of the whole state."""
+
+    inputs: ClassVar[tuple[str, ...]] = ("label", "weight", "examination", "query vector")
+
+    def example(self, i: int) -> dict[str, float]:
+        return {"label": float(i % 2), "weight": 0.5, "examination": 0.8, "query vector": 0.6}
+
+    def pairs(self, i: int, values: Mapping[str, float]) -> Pairs:
+        """One pair; its item and words are among 100, its query among 7."""
+        query = np.array([[values["query vector"], 0.8]], dtype=np.float32)
+        given = {ENCODER: one(0.1 * (i % 5)), RESIDUAL: one(np.nan), PAIR_MEMORY: one(0.3)}
+        return Pairs(
+            queries=[f"word{i % 100} {i % 7}"],
+            items=[f"item {i % 100}"],
+            texts=[f"word{i % 100} other{i % 100}"],
+            attributes=[{"brand": f"brand {i % 100}", "price": float(i % 7)}],
+            query_vectors=query,
+            item_vectors=np.array([[0.0, 1.0]], dtype=np.float32),
+            given=given,
+        )
+
+    def outcomes(self, i: int, values: Mapping[str, float]) -> Outcomes:
+        return Outcomes(
+            label=one(values["label"]),
+            weight=one(values["weight"]),
+            examination=one(values["examination"]),
+            shown=np.array([i % 3 > 0]),
+            time_us=at(i),
+        )
+
+    def predict(self, model: Any, i: int) -> Array:
+        pairs = self.pairs(i, self.example(i))
+        said: Array = np.nan_to_num(np.stack([model.predict(task, pairs) for task in TASKS]))
+        return said
+
+    def teach(self, model: Any, i: int, values: Mapping[str, float]) -> None:
+        for task in TASKS:
+            model.learn(task, self.pairs(i, values), self.outcomes(i, values))
+
+
+class LexicalCase(PartCase):
+    owner = Lexical
+    inputs = ()
+    weightless: ClassVar[Mapping[str, float]] = {}
+    bound = 60 * 8 + 120 * 20 + FEW
+
+    def make(self) -> Lexical:
+        return Lexical(LexicalConfig(max_items=60, max_terms=120))
+
+
+class ItemPriorCase(PartCase):
+    owner = ItemPrior
+    inputs = ("label", "weight", "examination")
+    weightless: ClassVar[Mapping[str, float]] = {"weight": 0.0, "examination": 0.0}
+    bound = len(TASKS) * 60 * 40 + FEW
+
+    def make(self) -> ItemPrior:
+        return ItemPrior(ItemPriorConfig(max_items=60))
+
+
+class AttributesCase(PartCase):
+    owner = Attributes
+    inputs = ("label", "weight", "examination")
+    bound = len(TASKS) * 65 * 28 + FEW
+
+    def make(self) -> Attributes:
+        return Attributes(dict.fromkeys(TASKS, -2.0), AttributesConfig(hash_bits=6))
+
+
+class QueryMetricCase(Case):
+    owner = QueryMetric
+    inputs = ("query vector",)
+    weightless: ClassVar[Mapping[str, float]] = {}  # every showing counts once
+    bound = 100
+
+    def make(self) -> QueryMetric:
+        return QueryMetric(2, most=50.0)
+
+    def example(self, i: int) -> dict[str, float]:
+        return {"query vector": 0.1 * (i % 7)}
+
+    def predict(self, model: QueryMetric, i: int) -> Array:
+        found: Array = model.unit(np.array([[0.1 * (i % 5), 0.9]], np.float32)).astype(np.float64)
+        return found[0]
+
+    def teach(self, model: QueryMetric, i: int, values: Mapping[str, float]) -> None:
+        model.learn(np.array([[values["query vector"], 0.8]], dtype=np.float32))
+
+    def state(self, model: QueryMetric) -> bytes:
+        return msgspec.msgpack.encode(model.snapshot())
+
+    def restored(self, state: bytes) -> QueryMetric:
+        model = self.make()
+        model.restore(msgspec.msgpack.decode(state))
+        return model
+
+
+class PrototypeCase(PartCase):
+    owner = Prototype
+    bound = len(TASKS) * 60 * 40 + FEW
+
+    def make(self) -> Prototype:
+        return Prototype(2, 8.0, PrototypeConfig(max_items=60))
+
+
+class ServedScoreCase(PartCase):
     owner = ServedScore
-    inputs = ("encoder logit", "pair memory logit", "label", "weight")
-    bound = FEW * len(TASKS)
+    inputs = ("label", "weight", "examination", "query vector")
+    weightless: ClassVar[Mapping[str, float]] = {}  # an item without weight still has words
+    bound = 100_000
 
     def make(self) -> ServedScore:
-        return ServedScore(ImportanceRatio(1.0).invert)
+        parts = make_parts(width=2, logit_scale=8.0, initial=dict.fromkeys(TASKS, 0.1))
+        return ServedScore(ImportanceRatio(1.0).invert, parts, dict.fromkeys(TASKS, 0.1))
 
     def predict(self, model: ServedScore, i: int) -> Array:
-        example = self.example(i)
-        encoder, memory = one(example["encoder logit"]), one(example["pair memory logit"])
-        return np.concatenate([model.logit(task, encoder, memory, prior=0.2) for task in TASKS])
+        pairs = self.pairs(i, self.example(i))
+        return np.concatenate([model.logit(t, model.ask(t, pairs)) for t in TASKS])
 
     def teach(self, model: ServedScore, i: int, values: Mapping[str, float]) -> None:
-        columns = [one(values[name]) for name in self.inputs]
+        pairs = self.pairs(i, values)
         for task in TASKS:
-            model.learn(task, *columns, prior=0.2)
+            lists = np.full(1, -1, dtype=np.intp)
+            model.learn(task, pairs, model.ask(task, pairs), self.outcomes(i, values), lists)
+
+    def state(self, model: ServedScore) -> bytes:
+        return msgspec.msgpack.encode((model.snapshot(), model.snapshot_parts()))
+
+    def restored(self, state: bytes) -> ServedScore:
+        model = self.make()
+        model.restore(*msgspec.msgpack.decode(state))
+        return model

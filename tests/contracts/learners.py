@@ -25,5 +25,10 @@ CASES: tuple[Case, ...] = (
     learner.EvaluationCase(),
     learner.PositionBaselineCase(),
     learner.LossWatchCase(),
+    learner.LexicalCase(),
+    learner.ItemPriorCase(),
+    learner.QueryMetricCase(),
+    learner.PrototypeCase(),
+    learner.AttributesCase(),
     learner.ServedScoreCase(),
 )

@@ -120,6 +120,8 @@ def learners(found: list[Module]) -> Iterator[str]:
         for node in ast.walk(module.tree):
             if isinstance(node, ast.ClassDef):
                 methods = {part.name for part in node.body if isinstance(part, ast.FunctionDef)}
+                if any(ast.unparse(base) == "Protocol" for base in node.bases):
+                    continue
                 struct = any("Struct" in ast.unparse(base) for base in node.bases)
                 if methods & VERBS and (methods >= STATE or struct):
                     yield f"{module.name}.{node.name}"

@@ -141,17 +141,27 @@ class RecursiveLogisticCase(Case):
 
 class StackerCase(Case):
     owner = Stacker
-    inputs = ("encoder logit", "pair memory logit", "label", "weight")
+    inputs = ("label", "weight", "examination")  # NaN of a part is silence
+    bound = 2 * FEW
 
     def make(self) -> Stacker:
-        return Stacker()
+        return Stacker({"encoder": 0.5, "memory": 0.5})
+
+    def example(self, i: int) -> dict[str, float]:
+        return {**super().example(i), "examination": 0.5, "encoder": i % 5 - 2.0, "memory": 0.1 * i}
+
+    def parts(self, values: Mapping[str, float]) -> Array:
+        return np.array([[values["encoder"], 1.0], [values["memory"], 0.5]])
 
     def predict(self, model: Stacker, i: int) -> Array:
-        example = self.example(i)
-        return model.get(one(example["encoder logit"]), one(example["pair memory logit"]))
+        return model.get(self.parts(self.example(i)))
 
     def teach(self, model: Stacker, i: int, values: Mapping[str, float]) -> None:
-        model.learn(*(one(values[name]) for name in self.inputs))
+        label, weight = np.array([values["label"], 0.0]), np.full(2, values["weight"])
+        lists = np.zeros(2, dtype=np.intp)
+        model.learn(
+            self.parts(values), label, weight, np.array([values["examination"], 1.0]), lists
+        )
 
 
 class DiagonalLogisticCase(Case):

@@ -24,7 +24,6 @@ from deploy.settings.yaml import parse
 from learner.config import LearnerConfig
 from weighting.clip import ClipConfig
 from weighting.constraints import SettingError
-from weighting.estimators.stacker import StackerConfig
 
 
 @pytest.fixture
@@ -224,8 +223,6 @@ def test_configs_refuse_contradicting_values_when_they_are_made() -> None:
         JoinConfig(click_window_us=9, observation_window_us=1, attribution_window_us=8)
     with pytest.raises(ValueError, match=r"clip\.low: got 2, expected a number < high=1"):
         ClipConfig(low=2, high=1)
-    with pytest.raises(ValueError, match=r"stacker\.least: got 0\.6, .* <= pair_memory=0\.5"):
-        StackerConfig(least=0.6)
 
 
 def test_a_duplicate_key_is_refused_with_its_line(file: Path) -> None:

@@ -76,7 +76,9 @@ class Perfect(ServedScore):
 def test_a_perfect_model_is_judged_as_by_final_labels_however_late_they_come(delay: str) -> None:
     samples, logit, bought = purchases(delay)
     own: Trainer = trainer(tuning="frozen")
-    own.served = perfect = Perfect(own.weigher.scheme.invert)
+    own.served = perfect = Perfect(
+        own.weigher.scheme.invert, own.served.parts, own.weigher.config.initial()
+    )
     for start in range(0, len(samples), 200):
         perfect.batch = samples[start : start + 200]
         own.step(perfect.batch)

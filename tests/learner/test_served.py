@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from scipy.special import expit
 
+from learner.parts.part import Outcomes, Pairs
+from learner.parts.registry import make_parts
+from learner.parts.stateless import ENCODER, PAIR_MEMORY, RESIDUAL
 from learner.served import ServedScore, chain, ranking_score, root
 from tests.learner.test_scorer import learned, live, requests
+from tests.weighting.streams import SECOND
+from weighting.errors import SnapshotError
 from weighting.schemes.ratio import ImportanceRatio
 from weighting.tasks import CLICK, PURCHASE, TASKS, Task, TaskName
+from weighting.weigher import WeigherConfig
 
 SUPPORT = {
     name: Task(name=name, parent=parent, window="", loss="pointwise", position_matters=False)
@@ -27,45 +36,127 @@ def test_the_tasks_are_multiplied_from_the_shown_items_to_the_task_declared_last
     )
 
 
-def taught(exponent: float = 1.0) -> tuple[ServedScore, NDArray[np.float64]]:
-    """Stackers that learned that the encoder is right, and logits to ask about."""
-    served = ServedScore(ImportanceRatio(exponent).invert)
-    draw = np.random.default_rng(0)
-    encoder, memory = draw.normal(size=(2, 400))
-    label = (encoder > 0).astype(np.float64)
-    for task in TASKS:
-        served.learn(task, encoder, memory, label, np.ones(400), prior=0.3)
-    return served, encoder
+def pairs_of(number: int, *, seed: int = 0, at: str = "item") -> Pairs:
+    """Pairs of random vectors, an encoder that is right, and a memory that knows every other."""
+    draw = np.random.default_rng(seed)
+    vectors = draw.normal(size=(2, number, 4)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=-1, keepdims=True)
+    memory = draw.normal(size=number)
+    memory[::2] = np.nan
+    return Pairs(
+        queries=[f"red {i % 5}" for i in range(number)],
+        items=[f"{at} {i % 20}" for i in range(number)],
+        texts=[f"red {i % 20} thing" for i in range(number)],
+        attributes=[{"brand": f"brand {i % 4}"} for i in range(number)],
+        query_vectors=vectors[0],
+        item_vectors=vectors[1],
+        given={
+            ENCODER: draw.normal(size=number),
+            RESIDUAL: np.full(number, np.nan),
+            PAIR_MEMORY: memory,
+        },
+    )
 
 
-def test_a_restored_score_is_the_same_score() -> None:
-    served, encoder = taught()
-    again = ServedScore(served.invert)
-    again.restore(served.snapshot())
+def outcomes_of(label: NDArray[Any]) -> Outcomes:
+    number = len(label)
+    return Outcomes(
+        label=label.astype(np.float64),
+        weight=np.ones(number),
+        examination=np.full(number, 0.7),
+        shown=np.ones(number, dtype=bool),
+        time_us=np.arange(number) * SECOND,
+    )
+
+
+def fresh(exponent: float = 1.0) -> ServedScore:
+    initial = WeigherConfig().initial()
+    parts = make_parts(width=4, logit_scale=8.0, initial=initial)
+    return ServedScore(ImportanceRatio(exponent).invert, parts, initial)
+
+
+def taught(exponent: float = 1.0) -> tuple[ServedScore, Pairs]:
+    """A score that learned that the encoder is right, and pairs to ask about."""
+    served, pairs = fresh(exponent), pairs_of(400)
+    outcomes = outcomes_of((pairs.given[ENCODER] > 0).astype(np.float64))
+    lists = np.arange(400) // 10
     for task in TASKS:
-        expected = served.logit(task, encoder, -encoder, prior=0.3)
-        np.testing.assert_array_equal(again.logit(task, encoder, -encoder, prior=0.3), expected)
+        served.learn(task, pairs, served.ask(task, pairs), outcomes, lists)
+    return served, pairs_of(60, seed=1)
+
+
+def test_a_restored_score_is_the_same_score_and_learns_on_the_same() -> None:
+    served, pairs = taught()
+    again = fresh()
+    again.restore(served.snapshot(), served.snapshot_parts())
+    outcomes, lists = outcomes_of(np.arange(60) % 2.0), np.arange(60) // 10
+    for task in TASKS:
+        said, expected = again.ask(task, pairs), served.ask(task, pairs)
+        np.testing.assert_array_equal(said, expected)
+        np.testing.assert_array_equal(again.logit(task, said), served.logit(task, expected))
+        for own in (served, again):
+            own.learn(task, pairs, said, outcomes, lists)
     assert again.snapshot() == served.snapshot()
+    assert again.snapshot_parts() == served.snapshot_parts()
 
 
 def test_predicting_is_pure_and_what_was_learned_counts() -> None:
-    served, encoder = taught()
-    before = served.snapshot()
-    shifted = served.logit(CLICK, encoder, 0 * encoder, prior=0.3)
-    assert served.snapshot() == before
-    untrained = ServedScore(served.invert).logit(CLICK, encoder, 0 * encoder, prior=0.3)
-    assert np.ptp(shifted) > np.ptp(untrained)
+    served, pairs = taught()
+    before = served.snapshot(), served.snapshot_parts()
+    learned = served.contributions(CLICK, served.ask(CLICK, pairs))
+    assert (served.snapshot(), served.snapshot_parts()) == before
+    untrained = fresh()
+    start = untrained.contributions(CLICK, untrained.ask(CLICK, pairs))
+    assert np.ptp(learned[ENCODER]) > 2 * np.ptp(start[ENCODER])
+
+
+def test_contributions_add_up_to_the_logit_and_silence_adds_nothing() -> None:
+    served, pairs = taught()
+    said = served.ask(CLICK, pairs)
+    found = served.contributions(CLICK, said)
+    total = np.sum(list(found.values()), axis=0)
+    np.testing.assert_allclose(total, served.logit(CLICK, said), rtol=1e-9)
+    assert (found[RESIDUAL] == 0).all()
+    assert (found[PAIR_MEMORY][::2] == 0).all()
+    assert (found[PAIR_MEMORY][1::2] != 0).all()
+
+
+def test_parts_of_another_score_are_refused() -> None:
+    served, _ = taught()
+    parts = served.snapshot_parts()
+    del parts["lexical"]
+    with pytest.raises(SnapshotError, match="lexical"):
+        fresh().restore(served.snapshot(), parts)
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_the_evaluation_s_score_is_the_scorer_s(task: TaskName) -> None:
+    """Bit for bit what a server says is what the trainer would evaluate now."""
     own = learned(3)
-    (request, *_) = requests(1)
+    request = requests(3)[2]  # of the stream
     scores = live(own).score([request])[0]
-    logits = own.ranker(
-        [request.query] * len(request.documents), [d.text for d in request.documents]
+    queries = [request.query] * len(request.documents)
+    texts = [d.text for d in request.documents]
+    with torch.inference_mode():
+        logits = own.ranker(queries, texts)
+    encoder = logits.by_task[task].double().numpy()
+    pairs = Pairs(
+        queries=queries,
+        items=[d.id or d.text for d in request.documents],
+        texts=texts,
+        attributes=[d.attributes for d in request.documents],
+        query_vectors=own.ranker.starting_vectors(queries),
+        item_vectors=own.ranker.starting_vectors(texts),
+        given=own.served.given(
+            task,
+            encoder=encoder,
+            base=logits.base.double().numpy() if task == CLICK else encoder,
+            memory=own.weigher.pair_memory_logits(task, request.query, request.documents),
+            memory_base=own.weigher.pair_memory_base(task),
+            prior=own.weigher.prior(task),
+        ),
     )
-    encoder = logits.by_task[task].detach().double().numpy()
-    memory = own.weigher.pair_memory_logits(task, request.query, request.documents)
-    served = own.served.logit(task, encoder, memory, prior=own.weigher.prior(task))
-    np.testing.assert_allclose(scores.probability[task], expit(served), rtol=1e-12)
+    said = own.served.ask(task, pairs)
+    if task == CLICK:
+        assert np.isfinite(said).any(axis=1).all(), "every part has something to say by now"
+    np.testing.assert_array_equal(scores.probability[task], expit(own.served.logit(task, said)))

@@ -77,7 +77,7 @@ def test_what_is_evaluated_on_a_list_does_not_depend_on_its_labels(kind: dict[st
             own.step(batch)
         weighted = own.step(last).weighted
         predicted, _, number = own.evaluations[CLICK].calibration()
-        memory = weighted.pair_memory_logit_at_position
+        memory = weighted.pair_memory_logit
         return own, [predicted, number, weighted.p_positive, memory]
 
     (honest, honest_scores), (other, other_scores) = after(next_batch), after(flipped(next_batch))
@@ -95,10 +95,12 @@ def test_the_first_evaluation_is_of_the_untrained_model() -> None:
     with torch.no_grad():
         scored = own.ranker([s.query for s in clicks], [s.text for s in clicks])
     logit = scored.by_task[CLICK].double().numpy()
-    memory = Weigher().weigh(clicks).pair_memory_logit_at_position
-    prior = own.weigher.prior(CLICK)
-    # The exponent is 1; both parts start with one half
-    served = 0.5 * (logit + math.log(prior / (1 - prior))) / 2 + 0.5 * memory
+    weighted, prior = Weigher().weigh(clicks), own.weigher.prior(CLICK)
+    level = math.log(prior / (1 - prior))
+    # The exponent is 1; encoder and zero-shot part start with one quarter, the others are silent
+    inverted, frozen = (logit + level) / 2, logit + 1.9
+    first = level + 0.25 * (inverted - level) + 0.25 * frozen
+    served = np.log(weighted.examination / (1 - weighted.examination + np.exp(-first)))
     own.step(batch)
     label = np.array([s.label for s in clicks])
     loss = np.logaddexp(0, np.where(label > 0, -served, served)).mean()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from learner import version_layout as layout
+from learner.errors import Corrupt
 from learner.store.manifest import TRAINING
 from tests.learner.training import batches, reader, trainer
 
@@ -38,10 +39,18 @@ def test_what_is_read_is_what_was_written() -> None:
     again = {**layout.scoring_files(scoring), **layout.training_files(training)}
     assert again == {name: written[name] for name in again}
     hugging_face = {"config.json", "tokenizer.json", "tokenizer_config.json"}
-    assert written.keys() == again.keys() | hugging_face | {layout.MODEL}
+    assert written.keys() == again.keys() | hugging_face | {layout.MODEL, layout.START}
     assert written[layout.MODEL] == layout.model_file(layout.read_model(reader(written)))
     assert scoring.residuals.dtype == np.float32
     assert len(scoring.queries) == len(scoring.residuals) > 0
+
+
+def test_a_version_of_another_format_is_refused_by_name() -> None:
+    written = files()
+    settings = msgspec.json.decode(written["heads.json"]) | {"format": 1}
+    old = {**written, "heads.json": msgspec.json.encode(settings)}
+    with pytest.raises(Corrupt, match=r"heads\.json: expected format 2, found format 1"):
+        layout.read_scoring(reader(old))
 
 
 def test_what_only_the_learner_reads_is_under_training() -> None:

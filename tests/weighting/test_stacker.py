@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import msgspec
 import numpy as np
 import pytest
@@ -30,68 +28,151 @@ def draw(n: int, a: float, b: float, c: float, seed: int = 0) -> tuple[Array, Ar
     return encoder, memory, (rng.random(n) < p).astype(float)
 
 
+STARTS = {"encoder": 0.5, "memory": 0.5}
+
+
+def fresh(**changes: float) -> Stacker:
+    return Stacker(STARTS, config=StackerConfig(**changes))
+
+
+def taught(
+    stacker: Stacker, parts: Array, label: Array, *, examination: Array | None = None
+) -> None:
+    """Learn in steps of eight lists of eight."""
+    theta = np.ones(len(label)) if examination is None else examination
+    for i in range(0, len(label), 64):
+        here = slice(i, i + 64)
+        lists = np.arange(len(label[here])) // 8
+        stacker.learn(parts[:, here], label[here], np.ones(len(lists)), theta[here], lists)
+
+
 def trained(stacker: Stacker, n: int, a: float, b: float, c: float, seed: int = 0) -> Stacker:
     encoder, memory, label = draw(n, a, b, c, seed)
-    for i in range(0, n, 64):
-        part = slice(i, i + 64)
-        stacker.learn(encoder[part], memory[part], label[part], np.ones(len(label[part])))
+    taught(stacker, np.stack([encoder, memory]), label)
     return stacker
+
+
+def found(stacker: Stacker) -> list[float]:
+    return list(stacker.coefficients().values())
 
 
 @pytest.mark.parametrize("truth", [(1.5, 0.3, 0.5), (0.2, 1.2, -1.0), (0.05, 3.0, 2.0)])
 def test_the_stacker_finds_how_much_each_part_is_worth(truth: tuple[float, float, float]) -> None:
-    assert trained(Stacker(), 20_000, *truth).coefficients() == pytest.approx(truth, abs=0.25)
+    assert found(trained(fresh(), 20_000, *truth)) == pytest.approx(truth, abs=0.25)
+
+
+def test_how_easy_a_list_is_passes_for_no_part() -> None:
+    """A part that tells lists apart, and nothing within them, orders nothing."""
+    rng = np.random.default_rng(0)
+    easy = np.repeat(rng.normal(0, 2, 2500), 8)
+    useful = rng.normal(size=20_000)
+    label = (rng.random(20_000) < expit(useful + easy - 1)).astype(float)
+    stacker = fresh()
+    taught(stacker, np.stack([useful, easy + 0.3 * rng.normal(size=20_000)]), label)
+    useful_found, level_found, _ = found(stacker)
+    assert level_found < 0.3 < 0.5 < useful_found
+
+
+def test_a_part_that_knows_nothing_earns_nothing_from_positions() -> None:
+    """Were its logit taken where shown, as log theta here, it would explain the positions."""
+    rng = np.random.default_rng(0)
+    theta = 1 / (1 + np.tile(np.arange(8), 3000))
+    encoder = rng.normal(size=24_000)
+    label = (rng.random(24_000) < theta * expit(encoder - 1)).astype(float)
+    ignorant = Stacker(STARTS)
+    taught(ignorant, np.stack([encoder, rng.normal(size=24_000)]), label, examination=theta)
+    assert found(ignorant) == pytest.approx([1.0, 0.0, -1.0], abs=0.12)
+    told = Stacker(STARTS)
+    taught(told, np.stack([encoder, np.log(theta)]), label, examination=theta)
+    assert found(told)[1] < 0.15
+
+
+LISTS_TO_LOSE = 500
+
+
+def test_a_part_that_turns_harmful_is_lost_within_the_stated_number_of_lists() -> None:
+    stacker = trained(fresh(), 20_000, 1.0, 1.0, 0.0)
+    assert found(stacker)[1] > 0.8
+    trained(stacker, 8 * LISTS_TO_LOSE, 1.0, -0.5, 0.0, seed=1)
+    assert found(stacker)[1] < 0.1
+    assert found(stacker)[0] > 0.2
 
 
 def test_the_stacker_follows_when_the_parts_change_places() -> None:
-    stacker = trained(Stacker(StackerConfig(half_life_samples=2000)), 20_000, 1.0, 0.2, 0.0)
-    a, b, _ = trained(stacker, 20_000, 0.2, 1.0, 0.0, seed=1).coefficients()
+    stacker = trained(fresh(half_life_samples=2000), 20_000, 1.0, 0.2, 0.0)
+    a, b, _ = found(trained(stacker, 20_000, 0.2, 1.0, 0.0, seed=1))
     assert a < 0.4 < 0.8 < b
 
 
-def test_neither_part_is_ever_switched_off_or_turned_round() -> None:
-    a, b, _ = trained(Stacker(), 5000, -1.0, -0.5, 0.0).coefficients()
-    assert 0.2 <= a < 0.21
-    assert 0.01 <= b < 0.02
-    stacker = trained(Stacker(), 5000, -1.0, -0.5, 0.0)
-    a, b, _ = trained(stacker, 40_000, 1.0, 0.5, 0.0).coefficients()
-    assert a > 0.5
-    assert b > 0.2
+def test_a_part_is_switched_off_but_never_turned_round_and_comes_back() -> None:
+    stacker = trained(fresh(), 5000, -1.0, 0.5, 0.0)
+    assert 0 <= found(stacker)[0] < 1e-3
+    assert found(trained(stacker, 40_000, 1.0, 0.5, 0.0))[0] > 0.5
+
+
+def test_the_order_of_samples_and_of_lists_within_a_step_does_not_count() -> None:
+    encoder, memory, label = draw(64, 1.0, 1.0, 0.0)
+    parts, lists, ones = np.stack([encoder, memory]), np.arange(64) // 8, np.ones(64)
+    mixed = np.random.default_rng(1).permutation(64)
+    one, other = fresh(), fresh()
+    one.learn(parts, label, ones, ones, lists)
+    other.learn(parts[:, mixed], label[mixed], ones, ones, 99 - lists[mixed])
+    assert found(one) == pytest.approx(found(other), rel=1e-6)
+
+
+def test_a_silent_part_adds_nothing_and_learns_nothing() -> None:
+    encoder, _, label = draw(2000, 1.0, 0.0, 0.0)
+    silent = np.full(2000, np.nan)
+    stacker = fresh()
+    taught(stacker, np.stack([encoder, silent]), label)
+    assert stacker.contributions(np.array([[1.0], [np.nan]]))["memory"].tolist() == [0.0]
+    coefficients, level = found(stacker), stacker.get(np.array([[0.0], [np.nan]]))
+    assert level == pytest.approx(coefficients[2])
+    slope = coefficients[1] / 0.5  # the silent one's own coefficient is where it started
+    assert stacker._within.mean[1] == 0.5
+    assert slope > 0
 
 
 @settings(max_examples=50, deadline=None)
 @given(
     st.lists(
-        st.tuples(st.floats(-40, 40), st.floats(-40, 40), st.booleans(), st.floats(0, 1e4)),
+        st.tuples(
+            st.floats(-40, 40),
+            st.floats(-40, 40),
+            st.booleans(),
+            st.floats(0, 1e4),
+            st.floats(0, 1),
+            st.integers(-1, 3),
+        ),
         min_size=1,
         max_size=20,
     )
 )
 def test_no_input_or_weight_throws_the_stacker_off(
-    rows: list[tuple[float, float, bool, float]],
+    rows: list[tuple[float, float, bool, float, float, int]],
 ) -> None:
-    stacker = Stacker()
-    encoder, memory, label, weight = (
+    stacker = fresh()
+    encoder, memory, label, weight, theta, lists = (
         np.array(column, dtype=float) for column in zip(*rows, strict=True)
     )
     for _ in range(3):
-        stacker.learn(encoder, memory, label, weight)
-    a, b, c = stacker.coefficients()
-    assert 0.01 <= a <= 50
-    assert 0.01 <= b <= 50
-    assert math.isfinite(c)
+        parts = np.stack([encoder, memory])
+        stacker.learn(parts, label, weight, theta, lists.astype(np.intp))
+    assert np.isfinite(found(stacker)).all()
+    assert min(found(stacker)[:2]) >= 0
 
 
 def test_asking_changes_nothing_and_an_empty_batch_teaches_nothing() -> None:
-    stacker = trained(Stacker(), 500, 1.0, 1.0, 0.0)
+    stacker = trained(fresh(), 500, 1.0, 1.0, 0.0)
     before = stacker.snapshot()
-    stacker.get(np.array([1.0]), np.array([2.0]))
-    stacker.learn(np.array([]), np.array([]), np.array([]), np.array([]))
+    stacker.get(np.array([[1.0], [2.0]]))
+    nothing = np.zeros(0)
+    stacker.learn(np.zeros((2, 0)), nothing, nothing, nothing, np.zeros(0, dtype=np.intp))
     assert stacker.snapshot() == before
 
 
 def test_a_restored_stacker_goes_on_with_the_same_bits() -> None:
-    original, resumed = trained(Stacker(), 1000, 0.7, 0.4, -0.3), Stacker()
+    original, resumed = trained(fresh(), 1000, 0.7, 0.4, -0.3), fresh()
     resumed.restore(original.snapshot())
     one, other = (trained(own, 500, 0.7, 0.4, -0.3, 2) for own in (original, resumed))
     assert one.snapshot() == other.snapshot()
@@ -103,22 +184,37 @@ def test_a_restored_stacker_goes_on_with_the_same_bits() -> None:
         b"",
         b"\xc1",
         msgspec.msgpack.encode({"format": 0}),
-        msgspec.msgpack.encode({"format": 1}),
+        msgspec.msgpack.encode({"format": 2}),
         msgspec.msgpack.encode(7),
+        Stacker({"another": 1.0}).snapshot(),
     ],
 )
 def test_bytes_that_are_no_stacker_are_refused(data: bytes) -> None:
     with pytest.raises(SnapshotError, match="snapshot"):
-        Stacker().restore(data)
+        fresh().restore(data)
 
 
-@pytest.mark.parametrize(
-    "values",
-    [{"encoder": 0.0}, {"pair_memory": 100.0}, {"deviation": 0.0}, {"half_life_samples": -1.0}],
-)
-def test_an_impossible_start_is_refused_by_key(values: dict[str, float]) -> None:
+@pytest.mark.parametrize("values", [{"deviation": 0.0}, {"half_life_samples": -1.0}])
+def test_an_impossible_setting_is_refused_by_key(values: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=f"stacker.{next(iter(values))}"):
         StackerConfig(**values)
+
+
+def test_with_examination_the_mode_is_that_of_the_position_based_likelihood() -> None:
+    encoder, memory, label = draw(400, 1.0, 0.5, -0.5)
+    theta = np.tile([1.0, 0.5, 0.25, 0.1], 100)
+    label = label * (np.random.default_rng(3).random(400) < theta)
+    model = RecursiveLogistic((0.5, 0.5, 0.0), (4.0, 4.0, 0.25), (-9.0,) * 3, (9.0,) * 3)
+
+    def loss(x: Array) -> float:
+        p = theta * expit(x[0] * encoder + x[1] * memory + x[2])
+        away = x - [0.5, 0.5, 0.0]
+        likelihood = -(label * np.log(p) + (1 - label) * np.log1p(-p)).sum()
+        return float(likelihood + 0.5 * (np.array([4, 4, 0.25]) * away**2).sum())
+
+    model.learn((encoder, memory, np.ones(400)), label, np.ones(400), examination=theta)
+    best = minimize(loss, np.full(3, 0.5), method="L-BFGS-B", options={"ftol": 1e-15})
+    assert model.mean == pytest.approx(best.x, abs=1e-3)
 
 
 @pytest.mark.parametrize("truth", [(1.0, 0.5, -0.5), (-1.0, 0.5, -0.5), (-0.3, -0.3, 1.0)])

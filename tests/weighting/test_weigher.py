@@ -92,7 +92,16 @@ def test_pair_memory_logits_are_what_the_batch_says_of_the_same_documents_as_if_
     served = trained.pair_memory_logits(CLICK, s.query, [Doc(s.item_id, s.text, s.attributes)])
     batch = trained.weigh([s])
     assert batch.pair_memory_logit == pytest.approx(served)
-    assert batch.pair_memory_logit_at_position[0] < batch.pair_memory_logit[0]
+    assert batch.pair_memory_logit[0] != batch.pair_memory_base[0]
+
+
+def test_of_an_unknown_pair_the_pair_memory_says_its_base_to_the_bit() -> None:
+    trained = weigher()
+    run(trained, stream(600))
+    base = trained.pair_memory_base(CLICK)
+    assert trained.pair_memory_logits(CLICK, "never seen", [Doc("1")]).tolist() == [base]
+    batch = trained.weigh([sample(0, query="never seen", item_id="1", position=7)])
+    assert batch.pair_memory_logit.tolist() == batch.pair_memory_base.tolist() == [base]
 
 
 def test_an_unknown_position_is_taken_as_examined() -> None:
@@ -110,7 +119,7 @@ def test_flipping_a_label_changes_no_probability_of_its_list(index: int, seed: i
     flipped = list(samples)
     flipped[index] = msgspec.structs.replace(samples[index], label=1 - samples[index].label)
     one, other = weigher().weigh(samples), weigher().weigh(flipped)
-    for name in ("p_positive", "pair_memory_logit", "pair_memory_logit_at_position"):
+    for name in ("p_positive", "pair_memory_logit", "pair_memory_base"):
         assert getattr(one, name).tobytes() == getattr(other, name).tobytes()
     others = np.arange(len(samples)) != index
     for name in ("correction", "raw", "p_y", "p_y_given_x"):

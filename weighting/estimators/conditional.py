@@ -59,7 +59,7 @@ class Prediction:
         logit: (N,) logits where they were shown: of theta r(x).
         pair_memory_first_logit: (N,) the pair memory's logits as if shown first; see
             `Conditional.predict_first`.
-        pair_memory_logit: (N,) the same where they were shown.
+        pair_memory_base: the same of a pair of which nothing is known.
     """
 
     fields: list[dict[int, float]]
@@ -69,7 +69,7 @@ class Prediction:
     first_logit: Array
     logit: Array
     pair_memory_first_logit: Array
-    pair_memory_logit: Array
+    pair_memory_base: float
 
 
 class Conditional:
@@ -111,9 +111,9 @@ class Conditional:
             positions=positions,
             examination=examination,
             first_logit=logit,
-            logit=_shown(logit, examination),
+            logit=shown_logit(logit, examination),
             pair_memory_first_logit=pair_memory,
-            pair_memory_logit=_shown(pair_memory, examination),
+            pair_memory_base=self.base(),
         )
 
     def predict_first(self, query: str, documents: Sequence[Document]) -> Array:
@@ -129,6 +129,10 @@ class Conditional:
         logit = self._logits([fields(query, d.id, d.text, d.attributes) for d in documents])
         pairs = [identity(query, d.id, d.text) for d in documents]
         return self._pair_memory(logit, pairs)
+
+    def base(self) -> float:
+        """Logit of a pair of which nothing is known, as if shown first. Pure."""
+        return self._model.logits([self._fields.constant()])[0]
 
     def learn(self, prediction: Prediction, label: Array, weight: Array) -> None:
         """Learn the N predicted samples one after another: order within the batch counts.
@@ -164,7 +168,7 @@ class Conditional:
 
     def _pair_memory(self, logit: Array, pairs: Sequence[tuple[int, int]]) -> Array:
         """Shrink logits (N,) to the base as far as their pairs are unknown."""
-        base = self._model.logits([self._fields.constant()])[0]
+        base = self.base()
         known = self._model.known(chain.from_iterable(pairs))
         of_query, of_pair = np.array(known, dtype=np.float64).reshape(-1, 2).T
         k = np.where(of_query > 0, of_pair, 0.0)
@@ -172,7 +176,7 @@ class Conditional:
         return shrunk
 
 
-def _shown(logit: Array, theta: Array) -> Array:
-    """Logit of theta sigma(m) = log theta - log(1 - theta + e^-m)."""
+def shown_logit(logit: Array, theta: Array) -> Array:
+    """Logits (N,) of theta sigma(m) = log theta - log(1 - theta + e^-m), from m and theta (N,)."""
     shown: Array = np.log(theta) - np.log1p(np.exp(-logit) - theta)
     return shown

@@ -1,4 +1,4 @@
-"""Recursive logistic regression of two or three inputs, for calibration and stacking.
+"""Recursive logistic regression of a few inputs, for calibration and stacking.
 
 Legend: N samples, K inputs. Sums are written out, so that no threaded reduction can change a bit.
 """
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from weighting.checks import check_finite, check_labels, check_weights
+from weighting.checks import check_examination, check_finite, check_labels, check_weights
 
 Array = NDArray[np.float64]
 _MAX_STEPS = 25
@@ -29,6 +29,13 @@ class RecursiveLogistic:
     however large, can make it diverge. Before that P fades towards its start,
     P <- g P + (1 - g) P0 (stabilised forgetting, Kulhavy & Zarrop 1993), so that it stays bounded
     from below and the coefficients can go on moving.
+
+    With examination probabilities theta the label is that of the position-based model,
+    p(y=1|x) = theta sigma(logit), and the curvature its Fisher information, which unlike the second
+    derivative is never negative:
+
+        loss = log(1 + e^z) - y z - (1 - y) log(1 + (1 - theta) e^z)   (+ a constant),
+        information = theta sigma (1 - sigma)^2 / (1 - theta sigma).
     """
 
     def __init__(
@@ -50,7 +57,13 @@ class RecursiveLogistic:
         return _logit(self.mean, columns)
 
     def learn(
-        self, columns: Sequence[Array], label: Array, weight: Array, *, keep: float = 1.0
+        self,
+        columns: Sequence[Array],
+        label: Array,
+        weight: Array,
+        *,
+        examination: Array | None = None,
+        keep: float = 1.0,
     ) -> None:
         """Learn N samples at once; order within the call does not count.
 
@@ -58,6 +71,7 @@ class RecursiveLogistic:
             columns: K columns (N,) of inputs.
             label: (N,) 0 or 1, or between.
             weight: (N,) >= 0.
+            examination: (N,) theta in [0, 1]; 1 by default.
             keep: g, the share of earlier information that is kept, in (0, 1].
         """
         for i, column in enumerate(columns):
@@ -65,7 +79,9 @@ class RecursiveLogistic:
         check_labels(label)
         check_weights("weight", weight)
         P = keep * self._precision + (1 - keep) * self._start
-        posterior = _Posterior(self.mean, P, columns, label, weight)
+        theta_n = np.ones_like(label) if examination is None else examination
+        check_examination(theta_n)
+        posterior = _Posterior(self.mean, P, columns, label, weight, theta_n)
         theta = self.mean.copy()
         value = posterior.objective(theta)
         for _ in range(_MAX_STEPS):
@@ -115,23 +131,37 @@ class _Posterior:
     """Negative log posterior of theta around `start` with precision P, given N samples."""
 
     def __init__(
-        self, start: Array, P: Array, columns: Sequence[Array], label: Array, weight: Array
+        self,
+        start: Array,
+        P: Array,
+        columns: Sequence[Array],
+        label: Array,
+        weight: Array,
+        examination: Array,
     ) -> None:
         self._start, self._P = start, P
         self._columns, self._label, self._weight = columns, label, weight
+        self._examination = examination
+        with np.errstate(divide="ignore"):
+            self._log_skipped: Array = np.log1p(-examination)  # log(1 - theta), -inf at 1
 
     def objective(self, theta: Array) -> float:
         logit = _logit(theta, self._columns)
         away = theta - self._start
-        losses = self._weight * (np.logaddexp(0.0, logit) - self._label * logit)
+        skipped = (1 - self._label) * np.logaddexp(0.0, logit + self._log_skipped)
+        losses = self._weight * (np.logaddexp(0.0, logit) - self._label * logit - skipped)
         return float(losses.sum()) + 0.5 * float((away * _times(self._P, away)).sum())
 
     def derivatives(self, theta: Array) -> tuple[Array, Array]:
         """Gradient (K,) and Hessian (K, K)."""
-        p = expit(_logit(theta, self._columns))
-        residual = self._weight * (p - self._label)
+        logit = _logit(theta, self._columns)
+        p, t = expit(logit), self._examination
+        skipped = (1 - self._label) * expit(logit + self._log_skipped)
+        residual = self._weight * (p - self._label - skipped)
         slopes = np.array([float((residual * x).sum()) for x in self._columns])
-        curvature = _curvature(self._columns, self._weight * p * (1 - p))
+        # (1 - p) / (1 - theta p) is 1 at theta = 1, where both may be 0
+        unread = np.where(t < 1, (1 - p) / np.where(t < 1, 1 - t * p, 1.0), 1.0)
+        curvature = _curvature(self._columns, self._weight * t * p * (1 - p) * unread)
         return slopes + _times(self._P, theta - self._start), self._P + curvature
 
 

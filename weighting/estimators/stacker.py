@@ -1,10 +1,12 @@
-"""Stacking of the encoder's logit and the pair memory's into one served logit.
+"""Stacking of the parts of a score into one served logit.
 
-Two coefficients and an intercept, learned from predictions made before either part learned.
+One coefficient per part and an intercept, learned from predictions made before any part learned.
+Legend: N samples, K parts.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -13,125 +15,216 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from weighting.checks import check_finite, check_labels, check_weights, drop_weightless
-from weighting.constraints import Positive, check, check_order
+from weighting.checks import (
+    check_examination,
+    check_finite,
+    check_labels,
+    check_weights,
+    drop_weightless,
+)
+from weighting.constraints import Positive, check
 from weighting.errors import SnapshotError
 from weighting.estimators.recursive import RecursiveLogistic
 
 Array = NDArray[np.float64]
-FORMAT = 1
+Places = NDArray[np.intp]
+FORMAT = 2
+_LEAST_SLOPE = 0.05
+_SLOPE_DEVIATION = 0.1
+_LARGEST_INTERCEPT = 50.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StackerConfig:
-    """Start and bounds of the stacker, and how long it remembers.
+    """Freedom of the coefficients, and how long the stacker remembers.
 
-    With a + b = 1 the served logit is the two parts' mean: calibrated if they are. What is shown
-    was chosen by the shop's own search, so among shown items the encoder looks less telling than
-    among all: a regression on them alone would switch it off. Hence `least_encoder`.
+    A coefficient is never negative: a part can be lost, not turned round. There is no least
+    coefficient: the likelihood knows the positions and every part is judged as if shown first, so
+    none is favoured for having been told the position.
     """
 
-    encoder: Annotated[Positive, Meta(description="a before any sample.")] = 0.5
-    pair_memory: Annotated[Positive, Meta(description="b before any sample.")] = 0.5
     deviation: Annotated[
-        Positive, Meta(description="Standard deviation of a and b around that.")
-    ] = 0.5
+        Positive, Meta(description="Standard deviation of a coefficient around its start.")
+    ] = 0.25
     intercept_deviation: Annotated[
-        Positive, Meta(description="Standard deviation of c around 0, in logits.")
+        Positive, Meta(description="Standard deviation of the intercept, in logits.")
     ] = 2.0
-    least_encoder: Annotated[Positive, Meta(description="Smallest a.")] = 0.2
-    least: Annotated[Positive, Meta(description="Smallest b.")] = 0.01
-    largest: Annotated[Positive, Meta(description="Largest a and b.")] = 50.0
+    largest: Annotated[Positive, Meta(description="Largest coefficient.")] = 50.0
     half_life_samples: Annotated[
         Positive, Meta(description="Samples after which what was learned counts half.")
     ] = 20_000.0
 
     def __post_init__(self) -> None:
-        """Check every field, and that both starts are within their bounds."""
+        """Check every field."""
         check(self, "stacker")
-        check_order(self, "stacker", "least_encoder", "encoder")
-        check_order(self, "stacker", "least", "pair_memory")
-        for start in ("encoder", "pair_memory"):
-            check_order(self, "stacker", start, "largest")
 
 
 class Stacker:
-    """Served logit = a encoder + b pair_memory + c, with a, b > 0.
+    """Served logit z = s sum_j a_j f_j + b, with s, a_j >= 0, under p(click) = theta sigma(z).
 
-    `learn` takes the pair memory's logit where the sample was shown and the encoder's as if shown
-    first, before either part learned it: the position comes in through the pair memory alone.
-    `get` takes both as if shown first.
+    f_j is what part j says, 0 where it says nothing. The likelihood takes the position in through
+    the examination probability theta alone, so a part that knows nothing earns nothing from
+    positions, and z is as if shown first.
 
-    >>> Stacker().get(np.array([2.0]), np.array([-1.0])).tolist()
-    [0.5]
+    a is learned from the differences within a list, f_j less its mean over the list: how easy a
+    query is differs from list to list, and would otherwise pass for the worth of whatever part it
+    moves. s and b make a probability of the sum, whose order they do not change. Coefficients turn
+    about the running mean m of what the parts say: z = s sum_j a_j (f_j - m_j) + b', so that the
+    mean of the served logit does not jump when they move.
+
+    >>> stacker = Stacker({"encoder": 0.5, "memory": 1.0}, intercept=-2.0)
+    >>> stacker.get(np.array([[2.0], [np.nan]])).tolist()
+    [-1.0]
     """
 
-    def __init__(self, config: StackerConfig | None = None) -> None:
-        """Start at the configured mixture."""
+    def __init__(
+        self,
+        starts: Mapping[str, float],
+        *,
+        intercept: float = 0.0,
+        config: StackerConfig | None = None,
+    ) -> None:
+        """Start at the given mixture.
+
+        Args:
+            starts: name of each of the K parts -> a_j before any sample.
+            intercept: b before any sample.
+            config: the settings.
+        """
+        self.names = tuple(starts)
         self.config = c = config or StackerConfig()
-        self._model = RecursiveLogistic(
-            mean=(c.encoder, c.pair_memory, 0.0),
-            precision=(c.deviation**-2, c.deviation**-2, c.intercept_deviation**-2),
-            low=(c.least_encoder, c.least, -50.0),
-            high=(c.largest, c.largest, 50.0),
+        many = len(starts)
+        self._within = RecursiveLogistic(
+            mean=(*starts.values(), intercept),
+            precision=(*[c.deviation**-2] * many, c.intercept_deviation**-2),
+            low=(*[0.0] * many, -_LARGEST_INTERCEPT),
+            high=(*[c.largest] * many, _LARGEST_INTERCEPT),
+        )
+        self._pivot = np.zeros(many)
+        self._num_samples = 0.0  # behind the pivot, fading
+        self._level = RecursiveLogistic(
+            mean=(1.0, intercept),
+            precision=(_SLOPE_DEVIATION**-2, c.intercept_deviation**-2),
+            low=(_LEAST_SLOPE, -_LARGEST_INTERCEPT),
+            high=(c.largest, _LARGEST_INTERCEPT),
         )
 
-    def coefficients(self) -> tuple[float, float, float]:
-        """a, b and c."""
-        a, b, c = self._model.mean
-        return float(a), float(b), float(c)
+    def coefficients(self) -> dict[str, float]:
+        """Return s a_j by name, and b as `intercept`."""
+        slope, intercept = self._level.mean.tolist()
+        within = slope * self._within.mean[:-1]
+        intercept -= float((within * self._pivot).sum())
+        return {**dict(zip(self.names, within.tolist(), strict=True)), "intercept": intercept}
 
-    def get(self, encoder_logit: Array, pair_memory_logit: Array) -> Array:
-        """Stacked logits (N,) of two parts' logits (N,). Pure."""
-        return self._model.predict(_columns(encoder_logit, pair_memory_logit))
+    def get(self, parts: Array) -> Array:
+        """Stacked logits (N,) of K parts (K, N), NaN where a part says nothing. Pure."""
+        return self._level.predict((self._sum(_spoken(parts)), np.ones(parts.shape[1])))
+
+    def contributions(self, parts: Array) -> dict[str, Array]:
+        """Return s a_j f_j (N,) by name, 0 for silence, and the intercept. Pure.
+
+        They add up to the logit, up to rounding.
+        """
+        columns = [*_spoken(parts), np.ones(parts.shape[1])]
+        return {
+            name: coefficient * column
+            for (name, coefficient), column in zip(
+                self.coefficients().items(), columns, strict=True
+            )
+        }
 
     def learn(
-        self, encoder_logit: Array, pair_memory_logit: Array, label: Array, weight: Array
+        self, parts: Array, label: Array, weight: Array, examination: Array, lists: Places
     ) -> None:
         """Learn N samples at once; order within the call does not count.
 
         Args:
-            encoder_logit: (N,) logits of the encoder.
-            pair_memory_logit: (N,) logits of the pair memory.
+            parts: (K, N) logits of the parts, NaN where a part says nothing.
             label: (N,) labels, 0 to 1.
             weight: (N,) weights >= 0.
+            examination: (N,) theta, in [0, 1].
+            lists: (N,) number of the list that a sample was shown in, negative for none. A list's
+                only sample says nothing of differences; one of no list is taken as it is.
         """
-        encoder, pair_memory, label, weight = (
-            np.asarray(column, np.float64)
-            for column in (encoder_logit, pair_memory_logit, label, weight)
-        )
-        check_finite("encoder logit", encoder)
-        check_finite("pair memory logit", pair_memory)
+        spoken = _spoken(parts)
+        for name, column in zip(self.names, spoken, strict=True):
+            check_finite(name, column)
         check_labels(label)
         check_weights("weight", weight)
-        encoder, pair_memory, label, weight = drop_weightless(
-            weight, encoder, pair_memory, label, weight
+        check_examination(examination)
+        label, weight, examination, lists, *columns = drop_weightless(
+            weight, label, weight, examination, lists, *spoken
         )
         if not len(label):
             return
         keep = 2.0 ** (-len(label) / self.config.half_life_samples)
-        self._model.learn(_columns(encoder, pair_memory), label, weight, keep=keep)
+        total, ones = self._sum(columns), np.ones(len(label))
+        self._level.learn((total, ones), label, weight, examination=examination, keep=keep)
+        self._move_pivot(columns, keep=keep)
+        used, within = _within_lists(columns, lists)
+        if len(used):
+            self._within.learn(
+                [*within, ones[used]],
+                label[used],
+                weight[used],
+                examination=examination[used],
+                keep=keep,
+            )
+
+    def _move_pivot(self, columns: Sequence[Array], *, keep: float) -> None:
+        """Move m towards the mean of the K columns (N,), and b' so that no logit changes."""
+        number = len(columns[0])
+        self._num_samples = keep * self._num_samples + number
+        mean = np.array([float(column.sum()) / number for column in columns])
+        step = (mean - self._pivot) * (number / self._num_samples)
+        self._pivot = self._pivot + step
+        shift = self._level.mean[0] * float((self._within.mean[:-1] * step).sum())
+        self._level.mean = self._level.mean + np.array([0.0, shift])
+
+    def _sum(self, spoken: Sequence[Array]) -> Array:
+        total: Array = np.zeros(spoken[0].shape)
+        for a, m, column in zip(self._within.mean[:-1], self._pivot, spoken, strict=True):
+            total = total + a * (column - m)
+        return total
 
     def snapshot(self) -> bytes:
         """State after the last `learn`, as msgpack; equal state gives equal bytes."""
-        state = {"format": FORMAT, "model": self._model.snapshot()}
+        state = {"format": FORMAT, "names": self.names, "within": self._within.snapshot()}
+        state["level"] = self._level.snapshot()
+        state["pivot"] = [self._pivot.tolist(), self._num_samples]
         return msgspec.msgpack.encode(state, order="sorted")
 
     def restore(self, data: bytes) -> None:
         """Restore the state returned by `snapshot`.
 
         Raises:
-            SnapshotError: the bytes are not such a snapshot.
+            SnapshotError: the bytes are not such a snapshot, or of other parts.
         """
         try:
             state = msgspec.msgpack.decode(data)
             if state["format"] != FORMAT:
                 raise SnapshotError("format", state["format"], FORMAT)
-            self._model.restore(state["model"])
+            if tuple(state["names"]) != self.names:
+                raise SnapshotError("parts", state["names"], list(self.names))
+            self._within.restore(state["within"])
+            self._level.restore(state["level"])
+            pivot, self._num_samples = state["pivot"]
+            self._pivot = np.array(pivot, dtype=np.float64)
         except (msgspec.DecodeError, KeyError, TypeError) as error:
             raise SnapshotError("stacker", repr(error), "a stacker's snapshot") from error
 
 
-def _columns(encoder_logit: Array, pair_memory_logit: Array) -> tuple[Array, Array, Array]:
-    encoder = np.asarray(encoder_logit, dtype=np.float64)
-    return encoder, np.asarray(pair_memory_logit, dtype=np.float64), np.ones_like(encoder)
+def _spoken(parts: Array) -> list[Array]:
+    """Return K columns (N,): silence is 0."""
+    return list(np.where(np.isnan(parts), 0.0, parts))
+
+
+def _within_lists(columns: Sequence[Array], lists: Places) -> tuple[Places, list[Array]]:
+    """Return the n samples that can be compared, and their columns (n,) less the list's mean."""
+    _, own, number = np.unique(lists, return_inverse=True, return_counts=True)
+    used = np.flatnonzero((lists < 0) | (number[own] > 1))
+    alone, centred = lists < 0, []
+    for column in columns:
+        mean = np.bincount(own, column, len(number)) / number
+        centred.append((column - np.where(alone, 0.0, mean[own]))[used])
+    return used, centred

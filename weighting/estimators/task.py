@@ -58,7 +58,7 @@ class Estimates:
     examination: Array
     delayed_positive_rate: Array
     pair_memory_logit: Array
-    pair_memory_logit_at_position: Array
+    pair_memory_base: Array
 
 
 class TaskEstimators:
@@ -92,6 +92,11 @@ class TaskEstimators:
     def pair_memory_logits(self, query: str, documents: Sequence[Document]) -> Array:
         """Calibrated pair-memory logits (N,) of documents, as if each were shown first. Pure."""
         return self.calibration.predict(self.conditional.predict_first(query, documents))
+
+    def pair_memory_base(self) -> float:
+        """Calibrated pair-memory logit of a pair of which nothing is known. Pure."""
+        base = np.array([self.conditional.base()], dtype=np.float64)
+        return float(self.calibration.predict(base)[0])
 
     def learn(self, samples: Sequence[Sample], label: Array) -> Estimates:
         """Learn N samples in stream order, each weighted by its delay correction alone.
@@ -139,7 +144,7 @@ class TaskEstimators:
             examination=prediction.examination,
             delayed_positive_rate=np.where(final, 0.0, self.delayed_positive_rate.get()),
             pair_memory_logit=calibrate(prediction.pair_memory_first_logit),
-            pair_memory_logit_at_position=calibrate(prediction.pair_memory_logit),
+            pair_memory_base=calibrate(np.full(len(samples), prediction.pair_memory_base)),
         )
 
     def _learn_list(self, samples: Sequence[Sample], label: Array) -> Estimates:

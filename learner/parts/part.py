@@ -1,0 +1,102 @@
+"""Protocol of a part of the served score, and the pairs that it is asked about.
+
+Legend: N pairs, D width of the starting encoder's vectors, F columns of a part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weighting.sample import Attribute
+from weighting.tasks import TaskName
+
+Array = NDArray[np.float64]
+Vectors = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Pairs:
+    """N pairs of a query and an item, of one task.
+
+    Attributes:
+        queries: texts of the queries.
+        items: identity of each item: its id, or its text if it has none.
+        texts: texts of the items.
+        attributes: named properties of the items.
+        query_vectors: (N, D) unit vectors of the queries by the starting encoder.
+        item_vectors: (N, D) unit vectors of the items by the starting encoder.
+        given: column -> (N,) what owners of other state say of the pairs; NaN where nothing.
+    """
+
+    queries: Sequence[str]
+    items: Sequence[str]
+    texts: Sequence[str]
+    attributes: Sequence[Mapping[str, Attribute]]
+    query_vectors: Vectors
+    item_vectors: Vectors
+    given: Mapping[str, Array]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Outcomes:
+    """Labels of N pairs.
+
+    Attributes:
+        label: (N,) 0 or 1.
+        weight: (N,) delay-correction weights >= 0.
+        examination: (N,) probability that the position was examined, in (0, 1].
+        shown: (N,) True for first copies: each showing counts once as exposure.
+        time_us: (N,) event times.
+    """
+
+    label: Array
+    weight: Array
+    examination: Array
+    shown: NDArray[np.bool_]
+    time_us: NDArray[np.int64]
+
+
+class Part(Protocol):
+    """One source of evidence about a pair, in logits.
+
+    What it says of a pair depends on the pair and on its state, never on the other pairs of the
+    call.
+
+    Attributes:
+        columns: name of each value that it gives -> coefficient of the value before any sample.
+    """
+
+    columns: Mapping[str, float]
+
+    def predict(self, task: TaskName, pairs: Pairs) -> Array:
+        """Return values (F, N) in the order of `columns`, NaN where nothing is known. Pure."""
+
+
+@runtime_checkable
+class LearningPart(Part, Protocol):
+    """Part with a state of its own, asked about a pair before it learns from it."""
+
+    def learn(self, task: TaskName, pairs: Pairs, outcomes: Outcomes) -> None:
+        """Learn N pairs of which it was asked before."""
+
+    def snapshot(self) -> bytes:
+        """Return the state as msgpack; equal state gives equal bytes."""
+
+    def restore(self, data: bytes) -> None:
+        """Restore the state returned by `snapshot`.
+
+        Raises:
+            SnapshotError: the bytes are not such a snapshot.
+        """
+
+
+def cosines(pairs: Pairs) -> Array:
+    """Return the cosine (N,) of query and item by the starting encoder."""
+    # No matrix product: its order of adding depends on the cores of the machine
+    found: Array = (pairs.query_vectors * pairs.item_vectors).sum(axis=1).astype(np.float64)
+    return found

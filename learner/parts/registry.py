@@ -1,0 +1,43 @@
+"""The parts of a served score, in the order of their columns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from learner.parts.attributes import Attributes
+from learner.parts.item_prior import ItemPrior
+from learner.parts.lexical import Lexical
+from learner.parts.part import Part
+from learner.parts.prototype import Prototype
+from learner.parts.stateless import (
+    ENCODER,
+    ENCODER_START,
+    PAIR_MEMORY,
+    RESIDUAL,
+    Given,
+    ZeroShot,
+)
+from weighting.tasks import TaskName
+
+
+def make_parts(
+    *, width: int, logit_scale: float, initial: Mapping[TaskName, float]
+) -> dict[str, Part]:
+    """Return untrained parts by name.
+
+    Args:
+        width: of the encoder's vectors.
+        logit_scale: of the cosine.
+        initial: task -> p(y=1) before any sample.
+    """
+    return {
+        ENCODER: Given(ENCODER, ENCODER_START),
+        "zero_shot": ZeroShot(logit_scale),
+        RESIDUAL: Given(RESIDUAL, 0.5),
+        PAIR_MEMORY: Given(PAIR_MEMORY, 0.5),
+        "lexical": Lexical(),
+        "attributes": Attributes({t: math.log(p / (1 - p)) for t, p in initial.items()}),
+        "item_prior": ItemPrior(),
+        "prototype": Prototype(width, logit_scale),
+    }

@@ -1,0 +1,290 @@
+"""Parts of the served score: silent when cold, of bounded size, and each right about its own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from learner.parts.attributes import Attributes
+from learner.parts.item_prior import ItemPrior, ItemPriorConfig
+from learner.parts.lexical import Lexical, LexicalConfig
+from learner.parts.metric import QueryMetric
+from learner.parts.part import LearningPart, Outcomes, Pairs
+from learner.parts.prototype import Prototype, PrototypeConfig
+from learner.parts.registry import make_parts
+from learner.parts.stateless import ENCODER, PAIR_MEMORY, RESIDUAL
+from tests.learner.training import batches, trainer, weights_of
+from tests.weighting.streams import DAY
+from weighting.errors import SnapshotError
+from weighting.sample import Attribute
+from weighting.tasks import CLICK, PURCHASE
+
+Vector = NDArray[np.float32]
+EAST, NORTH = np.eye(2, dtype=np.float32)
+WIDTH, SCALE = 2, 8.0
+INITIAL = {CLICK: 0.1, PURCHASE: 0.05}
+
+
+def pairs(
+    items: list[str],
+    *,
+    query: str = "red shoes",
+    asked: Vector = EAST,
+    texts: list[str] | None = None,
+    attributes: list[dict[str, Attribute]] | None = None,
+) -> Pairs:
+    """Items under one query; each text's vector points north, the query's is given."""
+    number = len(items)
+    return Pairs(
+        queries=[query] * number,
+        items=items,
+        texts=texts or items,
+        attributes=attributes or [{"kind": "shoe"}] * number,
+        query_vectors=np.tile(asked, (number, 1)),
+        item_vectors=np.tile(NORTH, (number, 1)),
+        given={name: np.full(number, np.nan) for name in (ENCODER, RESIDUAL, PAIR_MEMORY)},
+    )
+
+
+def outcomes(label: list[float], *, theta: float = 1.0, at: int = 0) -> Outcomes:
+    number = len(label)
+    return Outcomes(
+        label=np.array(label),
+        weight=np.ones(number),
+        examination=np.full(number, theta),
+        shown=np.ones(number, dtype=bool),
+        time_us=np.full(number, at, dtype=np.int64),
+    )
+
+
+def learning() -> list[LearningPart]:
+    parts = make_parts(width=WIDTH, logit_scale=SCALE, initial=INITIAL).values()
+    return [part for part in parts if isinstance(part, LearningPart)]
+
+
+@pytest.mark.parametrize("part", learning(), ids=lambda part: type(part).__name__)
+def test_a_cold_part_says_nothing(part: LearningPart) -> None:
+    for task in (CLICK, PURCHASE):
+        assert np.isnan(part.predict(task, pairs(["a", "b"]))).all()
+    assert part.predict(CLICK, pairs([])).shape == (len(part.columns), 0)
+
+
+@pytest.mark.parametrize("part", learning(), ids=lambda part: type(part).__name__)
+def test_what_is_said_of_a_pair_does_not_depend_on_its_neighbours_or_their_order(
+    part: LearningPart,
+) -> None:
+    items = [f"shoes {i}" for i in range(8)]
+    for at in range(20):
+        label = [float((at + i) % 3 == 0) for i in range(8)]
+        part.learn(CLICK, pairs(items), outcomes(label, theta=0.5, at=at))
+    together = part.predict(CLICK, pairs(items))
+    assert np.isfinite(together).all()
+    mixed = [5, 2, 7, 0, 1, 6, 4, 3]
+    np.testing.assert_array_equal(
+        part.predict(CLICK, pairs([items[i] for i in mixed])), together[:, mixed]
+    )
+    for i, item in enumerate(items):
+        np.testing.assert_array_equal(part.predict(CLICK, pairs([item]))[:, 0], together[:, i])
+
+
+@pytest.mark.parametrize("part", learning(), ids=lambda part: type(part).__name__)
+@pytest.mark.parametrize("data", [b"", b"\xc1", b"\x80", b"\x07"])
+def test_bytes_that_are_no_snapshot_are_refused(part: LearningPart, data: bytes) -> None:
+    with pytest.raises(SnapshotError, match="snapshot"):
+        part.restore(data)
+
+
+def test_a_rare_word_that_both_have_counts_more_than_a_common_one() -> None:
+    lexical = Lexical()
+    texts = [f"shoe model {i}" for i in range(50)] + ["shoe gore"]
+    lexical.learn(CLICK, pairs(texts), outcomes([0.0] * 51))
+    (match, coverage) = lexical.predict(
+        CLICK, pairs(["shoe gore", "shoe model 7", "lamp"], query="gore shoe netflix")
+    )
+    assert match[0] > 5 * match[1] > match[2] == 0
+    assert coverage[0] == pytest.approx(1)
+    assert (match <= 1).all()
+    nothing = lexical.predict(CLICK, pairs(["shoe gore"], query="netflix"))
+    assert np.isnan(nothing).all(), "no word of it is in the catalogue"
+
+
+def test_an_item_is_counted_once_however_often_it_is_shown() -> None:
+    once, often = Lexical(), Lexical()
+    for lexical, times in ((once, 1), (often, 9)):
+        for _ in range(times):
+            lexical.learn(CLICK, pairs(["red shoe", "blue shoe"]), outcomes([0.0, 0.0]))
+    assert once.snapshot() == often.snapshot()
+
+
+def test_old_items_leave_the_statistics_of_a_catalogue_that_changes() -> None:
+    lexical = Lexical(LexicalConfig(max_items=100, max_terms=1000))
+    for i in range(500):
+        lexical.learn(CLICK, pairs([f"old {i}"], texts=[f"lamp {i}"]), outcomes([0.0]))
+    for i in range(150):
+        lexical.learn(CLICK, pairs([f"new {i}"], texts=[f"shoe {i}"]), outcomes([0.0]))
+    match, _ = lexical.predict(
+        CLICK, pairs(["one", "other"], query="lamp shoe", texts=["lamp x", "shoe x"])
+    )
+    assert match[0] > 1.2 * match[1], "the word of the old items has become rare"
+
+
+@pytest.mark.parametrize("theta", [1.0, 0.5, 0.1])
+def test_the_prior_of_an_item_does_not_depend_on_where_it_was_shown(theta: float) -> None:
+    prior = ItemPrior()
+    good = pairs(["good"] * 1000 + ["average"] * 1000)
+    clicks = [float(i % 10 < 4 * theta) for i in range(1000)]
+    half = [float(i % 10 < 2 * theta) for i in range(1000)]
+    if theta < 0.5:
+        clicks, half = ([float(i % 100 < n * 100 * theta) for i in range(1000)] for n in (0.4, 0.2))
+    prior.learn(CLICK, good, outcomes(clicks + half, theta=theta))
+    found = prior.predict(CLICK, pairs(["good", "average", "never shown"]))[0]
+    assert found[0] - found[1] == pytest.approx(np.log(2), abs=0.1)
+    assert np.isnan(found[2])
+
+
+def test_a_little_evidence_about_an_item_says_little() -> None:
+    prior = ItemPrior()
+    prior.learn(CLICK, pairs([f"{i}" for i in range(100)]), outcomes([0.1] * 100))
+    prior.learn(CLICK, pairs(["lucky"]), outcomes([1.0]))
+    prior.learn(CLICK, pairs(["liked"] * 50), outcomes([1.0] * 50))
+    lucky, liked = prior.predict(CLICK, pairs(["lucky", "liked"]))[0]
+    assert 0 < 2 * lucky < liked
+
+
+def test_a_rate_fades_in_event_time_and_a_late_record_turns_nothing_back() -> None:
+    def after(days: int) -> float:
+        prior = ItemPrior(ItemPriorConfig(half_life_days=30))
+        prior.learn(CLICK, pairs(["a"] * 40 + ["b"] * 40), outcomes([1.0] * 40 + [0.0] * 40))
+        later = outcomes([0.0] * 10 + [0.5] * 10, at=days * DAY)
+        prior.learn(CLICK, pairs(["a"] * 10 + ["b"] * 10), later)
+        prior.learn(CLICK, pairs(["c"]), outcomes([0.0], at=0))
+        return float(prior.predict(CLICK, pairs(["a"]))[0, 0])
+
+    assert after(0) > after(60) > after(300)
+    assert after(300) < 0 < after(0)
+
+
+def test_the_rate_of_a_purchase_is_another_than_that_of_a_click() -> None:
+    prior = ItemPrior()
+    prior.learn(CLICK, pairs(["a"] * 10 + ["b"] * 10), outcomes([1.0] * 10 + [0.0] * 10))
+    prior.learn(PURCHASE, pairs(["a"] * 10 + ["b"] * 10), outcomes([0.0] * 10 + [1.0] * 10))
+    click, purchase = (prior.predict(task, pairs(["a"]))[0, 0] for task in (CLICK, PURCHASE))
+    assert purchase < 0 < click
+
+
+def test_a_prototype_carries_an_item_to_queries_like_those_that_found_it() -> None:
+    prototype = Prototype(WIDTH, SCALE)
+    for _ in range(10):
+        prototype.learn(CLICK, pairs(["found", "ignored"]), outcomes([1.0, 0.0]))
+    near = np.array([0.96, 0.28], dtype=np.float32)
+    found, ignored = prototype.predict(CLICK, pairs(["found", "ignored"], asked=near))[0]
+    assert found > 2
+    assert np.isnan(ignored)
+    away = prototype.predict(CLICK, pairs(["found"], asked=NORTH))[0, 0]
+    assert away < found / 2, "its text is no longer all that it stands for"
+
+
+def test_a_click_far_down_says_more_about_a_prototype_up_to_a_bound() -> None:
+    def said(theta: float) -> float:
+        prototype = Prototype(WIDTH, SCALE, PrototypeConfig(largest_weight=3.0))
+        prototype.learn(CLICK, pairs(["a"]), outcomes([1.0], theta=theta))
+        return float(prototype.predict(CLICK, pairs(["a"]))[0, 0])
+
+    assert 0 < said(1.0) < said(0.5) < said(0.2) == said(0.01)
+
+
+def test_the_item_without_a_click_for_longest_gives_its_place_to_a_new_one() -> None:
+    prototype = Prototype(WIDTH, SCALE, PrototypeConfig(max_items=2))
+    for item in ("a", "b", "a", "c"):
+        prototype.learn(CLICK, pairs([item]), outcomes([1.0]))
+    said = prototype.predict(CLICK, pairs(["a", "b", "c"]))[0]
+    assert np.isnan(said).tolist() == [False, True, False]
+    again = Prototype(WIDTH, SCALE, PrototypeConfig(max_items=2))
+    again.restore(prototype.snapshot())
+    for own in (prototype, again):
+        own.learn(CLICK, pairs(["d"]), outcomes([1.0]))
+    assert again.snapshot() == prototype.snapshot()
+
+
+def test_what_all_queries_share_tells_no_two_items_apart() -> None:
+    """Queries vary most in three directions that have nothing to do with what is wanted."""
+    draw, width, number = np.random.default_rng(0), 8, 300
+    wanted = draw.choice([-1.0, 1.0], number)
+    queries = np.zeros((number, width), dtype=np.float32)
+    queries[:, :3] = draw.normal(1.0, 0.5, (number, 3))
+    queries[:, 3] = 0.1 * wanted
+    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+
+    def right(*, with_metric: bool) -> float:
+        """Share of 100 queries for which the right one of two items is ahead."""
+        prototype = Prototype(width, SCALE, PrototypeConfig(pseudo_queries=0.01))
+        metric = prototype._metric if with_metric else QueryMetric(width, most=1e5)
+
+        def shown(i: int) -> Pairs:
+            plain = pairs(["upper", "lower"])
+            vectors = (
+                np.tile(queries[i], (2, 1)),
+                np.tile(np.eye(width, dtype=np.float32)[7], (2, 1)),
+            )
+            return replace(plain, query_vectors=vectors[0], item_vectors=vectors[1])
+
+        for i in range(200):
+            liked = [float(wanted[i] > 0), float(wanted[i] < 0)]
+            prototype.learn(CLICK, shown(i), outcomes(liked))
+        prototype._metric = metric
+        said = [prototype.predict(CLICK, shown(i))[0] for i in range(200, number)]
+        return float(
+            np.mean([(a > b) == (w > 0) for (a, b), w in zip(said, wanted[200:], strict=True)])
+        )
+
+    assert right(with_metric=True) > right(with_metric=False) + 0.1
+
+
+def test_an_item_never_shown_has_what_its_brand_learned_from_others() -> None:
+    attributes = Attributes({CLICK: -2.0, PURCHASE: -2.0})
+    for i in range(200):
+        brands: list[dict[str, Attribute]] = [{"brand": "trusted"}, {"brand": "other"}]
+        shown = pairs([f"a {i}", f"b {i}"], attributes=brands)
+        attributes.learn(CLICK, shown, outcomes([float(i % 4 == 0), float(i % 40 == 0)]))
+    new: list[dict[str, Attribute]] = [{"brand": "trusted"}, {"brand": "other"}, {"brand": "?"}, {}]
+    trusted, other, unknown, none = attributes.predict(CLICK, pairs(["x"] * 4, attributes=new))[0]
+    assert trusted - other > 1
+    assert np.isnan([unknown, none]).all()
+
+
+@pytest.mark.parametrize("theta", [1.0, 0.25])
+def test_the_effect_of_an_attribute_does_not_depend_on_where_its_items_are_shown(
+    theta: float,
+) -> None:
+    attributes = Attributes({CLICK: 0.0, PURCHASE: 0.0})
+    here: list[dict[str, Attribute]] = [{"brand": "here"}]
+    first: list[dict[str, Attribute]] = [{"brand": "first"}]
+    for i in range(800):
+        low = outcomes([float(i % 8 < 4 * theta)], theta=theta)
+        attributes.learn(CLICK, pairs(["a"], attributes=here), low)
+        attributes.learn(CLICK, pairs(["b"], attributes=first), outcomes([float(i % 2)]))
+    found = attributes.predict(CLICK, pairs(["a", "b"], attributes=[*here, *first]))[0]
+    assert abs(found[0] - found[1]) < 0.4
+
+
+@pytest.mark.parametrize("tuning", ["full", "top:1", "frozen"])
+def test_the_starting_encoder_stays_where_it_was_while_the_encoder_moves(tuning: str) -> None:
+    own = trainer(tuning=tuning)
+    texts = ["red shoe", "a blue lamp", "wool"]
+    before, parameters = own.ranker.starting_vectors(texts), weights_of(own)
+    start = own.files()["start.safetensors"]
+    for batch in batches(4):
+        own.step(batch)
+    moved = weights_of(own)
+    changed = [n for n in moved if n.startswith("encoder") and (moved[n] != parameters[n]).any()]
+    assert bool(changed) == (tuning != "frozen")
+    own.ranker.starting.load(own.ranker.starting.tensors())  # nothing kept: encode again
+    np.testing.assert_array_equal(own.ranker.starting_vectors(texts), before)
+    files = own.files()
+    assert files["start.safetensors"] == start
+    other = trainer(tuning=tuning, seed=3)
+    other.restore(files.__getitem__)
+    np.testing.assert_array_equal(other.ranker.starting_vectors(texts), before)
