@@ -211,7 +211,7 @@ class ItemPriorCase(PartCase):
 class AttributesCase(PartCase):
     owner = Attributes
     inputs = ("label", "weight", "examination")
-    bound = len(TASKS) * 65 * 28 + FEW
+    bound = len(TASKS) * 65 * 32 + FEW + 400
 
     def make(self) -> Attributes:
         return Attributes(dict.fromkeys(TASKS, -2.0), AttributesConfig(hash_bits=6))
