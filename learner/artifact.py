@@ -16,7 +16,15 @@ from typing import Any
 
 from learner import version_layout as layout
 from learner.errors import Corrupt, FormatUnknown, StoreFailed, VersionMissing
-from learner.request import Document, Inspectable, Scorer, Scores, ScoringInput, Warmable
+from learner.request import (
+    ENCODER,
+    Document,
+    Inspectable,
+    Scorer,
+    Scores,
+    ScoringInput,
+    Warmable,
+)
 from learner.store import aliases, blobs, manifest, manifest_codec
 from learner.store.blobs import Digest, Disk
 from learner.store.journal.records import JournalRange
@@ -24,6 +32,7 @@ from learner.store.manifest import CHECKPOINT, TRAINING, ResumePoint, RunState
 from weighting.provenance import Offsets
 
 __all__ = [
+    "ENCODER",
     "Corrupt",
     "Document",
     "FormatUnknown",

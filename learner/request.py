@@ -6,7 +6,7 @@ Importing this module loads neither torch nor a model. Legend: N documents of on
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import msgspec
@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 
 from weighting.sample import Attribute
 from weighting.tasks import TaskName
+
+ENCODER = "encoder"
+"""Name of the encoder's part of a score."""
 
 
 class Document(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,11 +43,14 @@ class Scores:
         probability: task -> (N,) p(y=1), given a positive label of the task's parent.
         score: (N,) ranking sorts by it, largest first.
         prior: task -> p(y=1) of the stream.
+        contributions: name of a part -> (N,) what it adds to the logit of the task without a
+            parent, 0 where it says nothing; empty if the scorer cannot tell.
     """
 
     probability: Mapping[TaskName, NDArray[np.float64]]
     score: NDArray[np.float64]
     prior: Mapping[TaskName, float]
+    contributions: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
 
 class Scorer(Protocol):

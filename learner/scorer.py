@@ -213,6 +213,7 @@ class ModelScorer:
         documents, weigher = request.documents, self._weigher
         prior = {task: weigher.prior(task) for task in TASKS}
         probability: dict[TaskName, Array] = {}
+        said: dict[TaskName, Array] = {}
         for task in TASKS:
             given = self._served.given(
                 task,
@@ -231,9 +232,14 @@ class ModelScorer:
                 item_vectors=item_vectors,
                 given=given,
             )
-            logit = self._served.logit(task, self._served.ask(task, pairs))
-            probability[task] = expit(logit)
-        return Scores(probability=probability, score=ranking_score(probability), prior=prior)
+            said[task] = self._served.ask(task, pairs)
+            probability[task] = expit(self._served.logit(task, said[task]))
+        return Scores(
+            probability=probability,
+            score=ranking_score(probability),
+            prior=prior,
+            contributions=self._served.contributions(root(), said[root()]),
+        )
 
 
 def _on_host(logits: PairLogits) -> dict[str, Array]:

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from learner.parts.part import LearningPart, Outcomes, Pairs, Part
-from learner.parts.stateless import ENCODER, PAIR_MEMORY, RESIDUAL
+from learner.parts.stateless import PAIR_MEMORY, RESIDUAL
+from learner.request import ENCODER
 from weighting.checks import check_finite
 from weighting.errors import SnapshotError
 from weighting.estimators.stacker import Stacker, StackerConfig

@@ -11,13 +11,13 @@ from learner.parts.lexical import Lexical
 from learner.parts.part import Part
 from learner.parts.prototype import Prototype
 from learner.parts.stateless import (
-    ENCODER,
     ENCODER_START,
     PAIR_MEMORY,
     RESIDUAL,
     Given,
     ZeroShot,
 )
+from learner.request import ENCODER
 from weighting.tasks import TaskName
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from learner.parts.part import Array, Pairs, cosines
 from weighting.tasks import TaskName
 
-ENCODER, RESIDUAL, PAIR_MEMORY = "encoder", "query_residual", "pair_memory"
+RESIDUAL, PAIR_MEMORY = "query_residual", "pair_memory"
 ENCODER_START, ZERO_SHOT_START = 0.25, 0.25
 """Coefficients before any sample: together they order items as the cosine does."""
 

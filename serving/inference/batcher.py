@@ -348,5 +348,6 @@ def _shortened(request: ScoringInput, scores: Scores) -> Replayed:
             probability={task: values[:n] for task, values in scores.probability.items()},
             score=scores.score[:n],
             prior=scores.prior,
+            contributions={part: values[:n] for part, values in scores.contributions.items()},
         ),
     )

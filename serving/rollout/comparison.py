@@ -16,7 +16,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from learner.artifact import Scores, ScoringInput, Version
+from learner.artifact import ENCODER, Scores, ScoringInput, Version
 from serving.errors import Refused
 
 Array: TypeAlias = NDArray[np.float64]
@@ -76,7 +76,9 @@ def news(new: Version, served: Version) -> float:
 def check_agreement(
     kind: str, replayed: Sequence[Replayed], scores: Sequence[Scores], tolerance: Tolerance
 ) -> None:
-    """Refuse another order than the serving version's.
+    """Refuse another order than the serving version's, of the scores or of the encoder's share.
+
+    The encoder is looked at by itself: one that is broken can be outvoted in the requests at hand.
 
     Args:
         kind: of the requests, for the reason.
@@ -87,19 +89,29 @@ def check_agreement(
     Raises:
         Refused: the correlation of the logits inside the requests, pooled, is too small.
     """
-    old = [_centred(_logit(one.scores.score)) for one in replayed]
-    new = [_centred(_logit(one.score)) for one in scores]
+    pairs = list(zip([one.scores for one in replayed], scores, strict=True))
+    views = {"scores": [(_logit(old.score), _logit(new.score)) for old, new in pairs]}
+    if all(ENCODER in old.contributions and ENCODER in new.contributions for old, new in pairs):
+        name = f"{ENCODER}'s contributions"
+        views[name] = [(o.contributions[ENCODER], n.contributions[ENCODER]) for o, n in pairs]
+    for what, view in views.items():
+        found = _correlation(view)
+        if found < tolerance.agreement:
+            raise Refused(
+                "agreement",
+                f"{kind} requests: correlation {found:.2f} with the {what} of the version in use, "
+                f"at least {tolerance.agreement:.2f} is expected",
+            )
+
+
+def _correlation(pairs: Sequence[tuple[Array, Array]]) -> float:
+    """Return the correlation inside requests, pooled; 1 where the old values tell nothing apart."""
+    old, new = ([_centred(pair[side]) for pair in pairs] for side in (0, 1))
     told = [i for i, values in enumerate(old) if len(values) > 1 and values.std() > _LEAST_SPREAD]
     if not told:
-        return
+        return 1.0
     x, y = np.concatenate([old[i] for i in told]), np.concatenate([new[i] for i in told])
-    found = float(x @ y / np.sqrt(max((x @ x) * (y @ y), 1e-24)))
-    if found < tolerance.agreement:
-        raise Refused(
-            "agreement",
-            f"{kind} requests: correlation {found:.2f} with the scores of the version in use, "
-            f"at least {tolerance.agreement:.2f} is expected",
-        )
+    return float(x @ y / np.sqrt(max((x @ x) * (y @ y), 1e-24)))
 
 
 def check_distribution(

@@ -253,6 +253,7 @@ def check_finite(scores: Sequence[Scores]) -> None:
 
 
 def _columns(scores: Scores) -> Iterator[tuple[str, NDArray[np.float64]]]:
-    """Yield each array by its name: the probability of each task, and the score."""
+    """Yield each array by its name: the probability of each task, contributions, the score."""
     yield from scores.probability.items()
+    yield from scores.contributions.items()
     yield "score", scores.score

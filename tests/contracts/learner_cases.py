@@ -16,8 +16,9 @@ from learner.parts.metric import QueryMetric
 from learner.parts.part import Outcomes, Pairs
 from learner.parts.prototype import Prototype, PrototypeConfig
 from learner.parts.registry import make_parts
-from learner.parts.stateless import ENCODER, PAIR_MEMORY, RESIDUAL
+from learner.parts.stateless import PAIR_MEMORY, RESIDUAL
 from learner.position_baseline import PositionBaseline
+from learner.request import ENCODER
 from learner.residual import QueryResidual, ResidualConfig
 from learner.served import ServedScore
 from learner.training.divergence import LossWatch

@@ -15,7 +15,8 @@ from learner.parts.metric import QueryMetric
 from learner.parts.part import LearningPart, Outcomes, Pairs
 from learner.parts.prototype import Prototype, PrototypeConfig
 from learner.parts.registry import make_parts
-from learner.parts.stateless import ENCODER, PAIR_MEMORY, RESIDUAL
+from learner.parts.stateless import PAIR_MEMORY, RESIDUAL
+from learner.request import ENCODER
 from tests.learner.training import batches, trainer, weights_of
 from tests.weighting.streams import DAY
 from weighting.errors import SnapshotError

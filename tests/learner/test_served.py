@@ -12,7 +12,8 @@ from scipy.special import expit
 
 from learner.parts.part import Outcomes, Pairs
 from learner.parts.registry import make_parts
-from learner.parts.stateless import ENCODER, PAIR_MEMORY, RESIDUAL
+from learner.parts.stateless import PAIR_MEMORY, RESIDUAL
+from learner.request import ENCODER
 from learner.served import ServedScore, chain, ranking_score, root
 from tests.learner.test_scorer import learned, live, requests
 from tests.weighting.streams import SECOND
