@@ -97,9 +97,11 @@ def test_the_first_evaluation_is_of_the_untrained_model() -> None:
     logit = scored.by_task[CLICK].double().numpy()
     weighted, prior = Weigher().weigh(clicks), own.weigher.prior(CLICK)
     level = math.log(prior / (1 - prior))
-    # The exponent is 1; encoder and zero-shot part start with one quarter, the others are silent
+    # The exponent is 1; encoder and zero-shot part start with one quarter, the pair memory, which
+    # knows the lists before in this batch, with one half, and the others are silent
     inverted, frozen = (logit + level) / 2, logit + 1.9
-    first = level + 0.25 * (inverted - level) + 0.25 * frozen
+    memory = weighted.pair_memory_logit - weighted.pair_memory_base
+    first = level + 0.25 * (inverted - level) + 0.25 * frozen + 0.5 * memory
     served = np.log(weighted.examination / (1 - weighted.examination + np.exp(-first)))
     own.step(batch)
     label = np.array([s.label for s in clicks])

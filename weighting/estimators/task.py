@@ -49,7 +49,7 @@ class Estimates:
         examination: (N,) probability that the sample's position is examined.
         delayed_positive_rate: (N,) S; 0 where the first copy was final.
         pair_memory_logit: (N,) calibrated pair-memory logit as if shown first.
-        pair_memory_logit_at_position: (N,) the same where shown.
+        pair_memory_base: (N,) the same of a pair of which nothing is known.
     """
 
     prior: Array
