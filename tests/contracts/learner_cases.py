@@ -231,8 +231,8 @@ class QueryMetricCase(Case):
         return {"query vector": 0.1 * (i % 7)}
 
     def predict(self, model: QueryMetric, i: int) -> Array:
-        found: Array = model.unit(np.array([[0.1 * (i % 5), 0.9]], np.float32)).astype(np.float64)
-        return found[0]
+        found = model.unit(np.array([[0.1 * (i % 5), 0.9]], dtype=np.float32))
+        return found.reshape(-1).astype(np.float64)
 
     def teach(self, model: QueryMetric, i: int, values: Mapping[str, float]) -> None:
         model.learn(np.array([[values["query vector"], 0.8]], dtype=np.float32))
