@@ -100,9 +100,8 @@ def never_seen(num_queries: int, num_asked: int) -> dict[str, float]:
     """Share of lists of queries never seen that the pair memory reorders."""
     memory = Conditional(ConditionalConfig(), initial=0.1, with_position=True)
     for samples in _lists(num_queries):
-        prediction = memory.predict(samples)
-        label = np.array([float(s.label) for s in samples])
-        memory.learn(prediction, label, np.ones(len(samples)))
+        labels = [float(s.label) for s in samples]
+        memory.learn(memory.predict(samples), labels, [1.0] * len(samples))
     asked = [
         memory.predict_first(f"new {n}", [Item(id=f"new {n}-{i}") for i in range(_LIST)])
         for n in range(num_asked)

@@ -5,7 +5,7 @@ Legend: N samples.
 
 from __future__ import annotations
 
-import sys
+import math
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from weighting.errors import WeightError
 
 Array = NDArray[np.float64]
-_FEW = 64
-_LARGEST = sys.float_info.max
 Valid = NDArray[np.bool_]
+FINITE = "a finite number"
+WEIGHT = "a finite number >= 0"
+LABEL = "a number in [0, 1]"
 
 
 def check(factor: str, values: Array, valid: Valid, expected: str) -> None:
@@ -30,27 +31,36 @@ def check(factor: str, values: Array, valid: Valid, expected: str) -> None:
         raise WeightError(factor, float(values[index]), expected, index)
 
 
+def check_one(factor: str, value: float, valid: bool, expected: str) -> None:
+    """Refuse one value that is not valid.
+
+    Raises:
+        WeightError: names factor, value and expectation.
+    """
+    if not valid:
+        raise WeightError(factor, value, expected, 0)
+
+
+def check_example(label: float, weight: float) -> None:
+    """Refuse the label or the weight of one sample."""
+    if not (0 <= label <= 1 and 0 <= weight < math.inf):
+        check_one("label", label, 0 <= label <= 1, LABEL)
+        check_one("weight", weight, False, WEIGHT)
+
+
 def check_finite(factor: str, values: Array) -> None:
     """Refuse values (N,) that are NaN or infinite."""
-    if not _all_within(values, -_LARGEST, _LARGEST):
-        check(factor, values, np.isfinite(values), "a finite number")
+    check(factor, values, np.isfinite(values), FINITE)
 
 
 def check_weights(factor: str, values: Array) -> None:
     """Refuse values (N,) that are NaN, infinite or negative."""
-    if not _all_within(values, 0.0, _LARGEST):
-        check(factor, values, np.isfinite(values) & (values >= 0), "a finite number >= 0")
+    check(factor, values, np.isfinite(values) & (values >= 0), WEIGHT)
 
 
 def check_labels(values: Array) -> None:
     """Refuse labels (N,) that are NaN or outside [0, 1]."""
-    if not _all_within(values, 0.0, 1.0):
-        check("label", values, (values >= 0) & (values <= 1), "a number in [0, 1]")
-
-
-def _all_within(values: Array, low: float, high: float) -> bool:
-    """Find few values valid without numpy, whose calls cost more than a list has to check."""
-    return len(values) <= _FEW and all(low <= v <= high for v in values.tolist())
+    check("label", values, (values >= 0) & (values <= 1), LABEL)
 
 
 def check_examination(values: Array) -> None:

@@ -15,22 +15,18 @@ prior may be fed from them directly.
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
-
-
-def delay_correction(label: Array, p: Array, delayed_positive_rate: Array) -> Array:
-    """Correction weight of each copy, in [0, 1]; one unit of weight per example.
+def delay_correction(label: float, p: float, delayed_positive_rate: float) -> float:
+    """Correction weight of a copy, in [0, 1]; one unit of weight per example.
 
     Args:
-        label: (N,) label of the copy, 0 or 1; delayed copies are positive.
-        p: (N,) p(y=1|x) in (0, 1), predicted before the label was learned.
-        delayed_positive_rate: (N,) S in [0, 1]; 0 where the first copy was final.
+        label: label of the copy, 0 or 1; delayed copies are positive.
+        p: p(y=1|x) in (0, 1), predicted before the label was learned.
+        delayed_positive_rate: S in [0, 1]; 0 where the first copy was final.
 
-    >>> label, p, rate = np.array([1.0, 0, 0]), np.full(3, 0.3), np.array([0.8, 0.8, 0])
-    >>> delay_correction(label, p, rate).round(4).tolist()
-    [1.0, 0.7447, 1.0]
+    >>> round(delay_correction(0, 0.3, 0.8), 4)
+    0.7447
+    >>> delay_correction(1, 0.3, 0.8), delay_correction(0, 0.3, 0.0)
+    (1.0, 1.0)
     """
-    return np.where(label > 0, 1.0, (1 - p) / (1 - p + p * delayed_positive_rate))
+    return 1.0 if label > 0 else (1 - p) / (1 - p + p * delayed_positive_rate)

@@ -32,6 +32,7 @@ _NUM_TEXT_CHARACTERS = 512
 _NUM_ATTRIBUTES = 16
 _NUM_ELEMENTS = 16  # of an attribute that is a list
 _NUM_CACHED = 16_384
+_WITHOUT_SIZE = (str, bool)  # `str | bool` would be built at each call
 _NUM_OVERLAPS = 25  # words of the query, words of it in the text: 0 to 4 each
 
 # Salts keep the hashes of one field apart from those of another.
@@ -97,7 +98,7 @@ class Fields(base.Transformer):
         self._bias = _UINT32 + 1
         self._overlap = self._bias + 1
         self.num_own = 1 + _NUM_OVERLAPS
-        self._queries: dict[str, tuple[int, int, frozenset[str]]] = {}
+        self._queries: dict[str, tuple[int, int, frozenset[str], int]] = {}
         self._texts: dict[str, frozenset[str]] = {}
 
     def transform_one(self, x: dict[Any, Any]) -> dict[Any, Any]:
@@ -108,19 +109,27 @@ class Fields(base.Transformer):
         self, query: str, item_id: str, text: str, attributes: Mapping[str, Attribute]
     ) -> dict[int, float]:
         """Keys and their values."""
+        return self.fields_and_pair(query, item_id, text, attributes)[0]
+
+    def fields_and_pair(
+        self, query: str, item_id: str, text: str, attributes: Mapping[str, Attribute]
+    ) -> tuple[dict[int, float], tuple[int, int]]:
+        """Keys and their values; keys of the query, and of the item under this query."""
         c = self.config
-        query_hash, query_salt, words = self._queries.get(query) or self._cache_query(query)
+        known = self._queries.get(query) or self._cache_query(query)
+        query_hash, query_salt, words, num_words = known
         head = text[:_NUM_TEXT_CHARACTERS]
         found = self._texts.get(head)
         if found is None:
             found = self._cache_text(head)
         item = (item_id or text).encode("utf-8", "surrogatepass")
-        overlap = 5 * min(len(words & found), 4) + min(len(words), 4)
+        pair = crc32(item, query_salt) * _MIX & _UINT32
+        overlap = 5 * min(len(words & found), 4) + num_words
         x: dict[int, float] = {  # hashes are inlined: a call costs as much as the hash itself
             self._bias: c.bias,
             query_hash: c.query,
             crc32(item, _ITEM) * _MIX & _UINT32: c.item,
-            crc32(item, query_salt) * _MIX & _UINT32: c.pair,
+            pair: c.pair,
             self._overlap + overlap: c.overlap,
         }
         for name, value in _values(attributes):
@@ -128,24 +137,19 @@ class Fields(base.Transformer):
             if name == c.category:
                 crossed = crc32(value, query_salt ^ _QUERY_CATEGORY)
                 x[crossed * _MIX & _UINT32] = c.query_category
-        return x
-
-    def identity(self, query: str, item_id: str, text: str) -> tuple[int, int]:
-        """Keys of the query, and of the item under this query."""
-        query_hash, query_salt, _ = self._queries.get(query) or self._cache_query(query)
-        item = (item_id or text).encode("utf-8", "surrogatepass")
-        return query_hash, crc32(item, query_salt) * _MIX & _UINT32
+        return x, (query_hash, pair)
 
     def constant(self) -> dict[int, float]:
         """The field that every sample has."""
         return {self._bias: self.config.bias}
 
-    def _cache_query(self, query: str) -> tuple[int, int, frozenset[str]]:
-        """Key, salt of its crosses, and words of a query."""
+    def _cache_query(self, query: str) -> tuple[int, int, frozenset[str], int]:
+        """Key, salt of its crosses, words, and number of words up to 4 of a query."""
         known = query_key(query)
         encoded = known.encode("utf-8", "surrogatepass")
         hashed = crc32(encoded) * _MIX & _UINT32
-        entry = hashed, crc32(encoded, _PAIR), frozenset(_WORD.findall(known))
+        words = frozenset(_WORD.findall(known))
+        entry = hashed, crc32(encoded, _PAIR), words, min(len(words), 4)
         if len(self._queries) >= _NUM_CACHED:
             self._queries.clear()
         self._queries[query] = entry
@@ -179,7 +183,7 @@ def _values(attributes: Mapping[str, Attribute]) -> Iterator[tuple[str, bytes]]:
 
 def _level(value: str | int | float | bool) -> str | int | bool:
     """Round a number to a signed logarithmic scale with steps of sqrt(2)."""
-    if isinstance(value, str | bool):
+    if isinstance(value, _WITHOUT_SIZE):
         return value
     size = abs(value)
     if not size < math.inf:

@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from weighting.clip import BOUNDS, ClipConfig, bounded, num_clipped
 from weighting.constraints import Share, check
 from weighting.context import Context
-from weighting.delay_correction import delay_correction
 from weighting.diagnostics import effective_sample_ratio, normalization_ratio
 from weighting.errors import SnapshotError, WeightError
 from weighting.estimators.calibration import CalibrationConfig
@@ -137,8 +136,8 @@ class Weigher:
         labels = _labels(samples)  # all that can be refused, before anything learns
         for task, places in by_task.items():
             own = [samples[i] for i in places]
-            estimates = self._estimators[task].learn(own, labels[places])
-            groups[task] = self._group(np.array(places), own, labels[places], estimates)
+            learned = self._estimators[task].learn(own, labels[places])
+            groups[task] = self._group(np.array(places), own, labels[places], *learned)
         scales = {
             task: self._normalisers[task].update(group.correction, group.unscaled)
             for task, group in groups.items()
@@ -221,11 +220,15 @@ class Weigher:
         return estimators, {n: Normaliser(clip.normalise, clip.half_life_samples) for n in TASKS}
 
     def _group(
-        self, places: Places, samples: Sequence[Sample], label: Array, found: Estimates
+        self,
+        places: Places,
+        samples: Sequence[Sample],
+        label: Array,
+        found: Estimates,
+        correction: Array,
     ) -> _Group:
         """Weigh one task's n samples by what was estimated of them."""
         relevance, prior, theta = found.relevance, found.prior, found.examination
-        correction = delay_correction(label, found.p_positive, found.delayed_positive_rate)
         pair = [  # of each label, as if shown first
             self.scheme.weigh(Context.observed(np.full_like(label, y), relevance, prior))
             for y in (1.0, 0.0)

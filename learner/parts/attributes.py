@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import msgspec
@@ -71,9 +70,9 @@ class Attributes:
         """Return the sums of effects (1, N), NaN where none is known. Pure."""
         model = self._models[task]
         xs = [self._fields(attributes) for attributes in pairs.attributes]
-        known = iter(model.known(chain.from_iterable(xs)))
-        heard = [any([next(known) for _ in x]) for x in xs]
-        effects = np.array(model.logits(xs), dtype=np.float64) - model.offset
+        heard = [any(model.known(key) for key in x) for x in xs]
+        logits = [model.logit_one(x) for x in xs]
+        effects = np.array(logits, dtype=np.float64) - model.offset
         found = np.where(np.array(heard, dtype=bool), effects, np.nan)
         return found[None, :]
 

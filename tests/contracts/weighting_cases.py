@@ -53,7 +53,8 @@ class PriorCase(Case):
         return np.array([model.get(), *model.interval(), model.maximum_likelihood()])
 
     def teach(self, model: Prior, i: int, values: Mapping[str, float]) -> None:
-        model.update(at(i), one(values["positive weight"]), one(values["negative weight"]))
+        now = int(at(i)[0])
+        model.update(now, values["positive weight"], values["negative weight"])
 
 
 class DelayedPositiveRateCase(Case):
@@ -68,7 +69,7 @@ class DelayedPositiveRateCase(Case):
         return one(model.get())
 
     def teach(self, model: DelayedPositiveRate, i: int, values: Mapping[str, float]) -> None:
-        model.update(at(i), one(values["label"]), np.array([i % 3 == 0]))
+        model.update(int(at(i)[0]), values["label"], i % 3 == 0)
 
 
 class PropensityCase(Case):
@@ -83,11 +84,11 @@ class PropensityCase(Case):
         return {**super().example(i), "expected clicks": 0.3}
 
     def predict(self, model: Propensity, i: int) -> Array:
-        return model.get([None, *range(1, 80)])
+        return np.array([model.get(k) for k in (None, *range(1, 80))])
 
     def teach(self, model: Propensity, i: int, values: Mapping[str, float]) -> None:
-        label, weight = one(values["label"]), one(values["weight"])
-        model.update(at(i), [i + 2], label, weight, one(values["expected clicks"]))
+        label, weight = values["label"], values["weight"]
+        model.update(int(at(i)[0]), i + 2, label, weight, values["expected clicks"])
 
 
 class NormaliserCase(Case):
@@ -120,7 +121,7 @@ class CalibrationCase(Case):
         return model.predict(one(self.example(i)["logit"]))
 
     def teach(self, model: Calibration, i: int, values: Mapping[str, float]) -> None:
-        model.learn(at(i), *(one(values[name]) for name in self.inputs))
+        model.learn_one(int(at(i)[0]), *(values[name] for name in self.inputs))
 
 
 class RecursiveLogisticCase(Case):
@@ -198,12 +199,12 @@ class ConditionalCase(Case):
         return Conditional(SMALL, initial=0.1, with_position=True)
 
     def predict(self, model: Conditional, i: int) -> Array:
-        return model.predict([shown(i)]).logit
+        return one(model.predict([shown(i)])[0].logit)
 
     def teach(self, model: Conditional, i: int, values: Mapping[str, float]) -> Array:
-        prediction = model.predict([shown(i)])
-        model.learn(prediction, one(values["label"]), one(values["weight"]))
-        return prediction.logit
+        predictions = model.predict([shown(i)])
+        model.learn(predictions, [values["label"]], [values["weight"]])
+        return one(predictions[0].logit)
 
 
 class TaskEstimatorsCase(Case):
@@ -219,7 +220,7 @@ class TaskEstimatorsCase(Case):
         return self._numbers(model.predict([shown(i)]))
 
     def teach(self, model: TaskEstimators, i: int, values: Mapping[str, float]) -> Array:
-        return self._numbers(model.learn([shown(i)], one(values["label"])))
+        return self._numbers(model.learn([shown(i)], one(values["label"]))[0])
 
     def _numbers(self, found: Estimates) -> Array:
         return np.concatenate([found.p_positive, found.prior, found.delayed_positive_rate])

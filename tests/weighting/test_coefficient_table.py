@@ -90,8 +90,8 @@ def show(model: Conditional, query: str, *, at: int, label: int = 1) -> None:
         sample(int(i == 0) * label, query=query, item_id=f"{query}-{i}", at=at * SECOND)
         for i in range(10)
     ]
-    labels = np.array([float(s.label) for s in shown])
-    model.learn(model.predict(shown), labels, np.ones(len(shown)))
+    labels = [float(s.label) for s in shown]
+    model.learn(model.predict(shown), labels, [1.0] * len(shown))
 
 
 def memory() -> Conditional:

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from scipy.stats import beta
 
 from tests.weighting.streams import DAY
@@ -14,14 +13,14 @@ from weighting.estimators.delayed_positives import DelayedPositiveRate
 from weighting.estimators.prior import Prior, PriorConfig
 
 
-def times(n: int, at: int = 0) -> NDArray[np.int64]:
-    return np.full(n, at, dtype=np.int64)
+def feed(prior: Prior, labels: list[float], at: int = 0) -> None:
+    for y in labels:
+        prior.update(at, y, 1 - y)
 
 
 def fed(labels: list[float], at: int = 0, config: PriorConfig | None = None) -> Prior:
     prior = Prior(config or PriorConfig())
-    y = np.array(labels)
-    prior.update(times(len(y), at), y, 1 - y)
+    feed(prior, labels, at)
     return prior
 
 
@@ -39,14 +38,14 @@ def test_many_samples_outweigh_the_assumption() -> None:
 def test_a_sample_counts_half_after_the_half_life() -> None:
     """Without pseudo-counts, 1,000 positives one day old weigh as much as 500 new negatives."""
     prior = fed([1.0] * 1000, config=PriorConfig(pseudo_count=1e-9))
-    prior.update(times(500, DAY), np.zeros(500), np.ones(500))
+    feed(prior, [0.0] * 500, DAY)
     assert prior.get() == pytest.approx(0.5)
     assert prior.maximum_likelihood() == pytest.approx(2 / 3)
 
 
 def test_after_a_long_silence_the_prior_returns_to_the_long_run() -> None:
     prior = fed([1.0] * 2000 + [0.0] * 8000)
-    prior.update(times(1, 30 * DAY), np.zeros(1), np.ones(1))
+    feed(prior, [0.0], 30 * DAY)
     assert prior.get() == pytest.approx(prior.maximum_likelihood(), abs=0.01)
 
 
@@ -54,16 +53,14 @@ def test_after_a_long_silence_the_prior_returns_to_the_long_run() -> None:
     st.lists(st.tuples(st.integers(0, 3 * DAY), st.booleans()), min_size=6, max_size=30),
     st.integers(1, 5),
 )
-def test_a_split_into_batches_and_disorder_within_them_change_nothing(
-    events: list[tuple[int, bool]], cut: int
-) -> None:
+def test_disorder_changes_nothing(events: list[tuple[int, bool]], cut: int) -> None:
     """Late samples too: time never runs backwards, an old sample counts as faded as it is."""
-    at, y = np.array([t for t, _ in events]), np.array([float(label) for _, label in events])
-    whole, split = Prior(PriorConfig()), Prior(PriorConfig())
-    whole.update(at, y, 1 - y)
-    for part in (slice(0, cut), slice(cut, None)):
-        split.update(at[part][::-1], y[part][::-1], 1 - y[part][::-1])
-    assert split.get() == pytest.approx(whole.get(), rel=1e-9)
+    given_order, other_order = Prior(PriorConfig()), Prior(PriorConfig())
+    for at, y in events:
+        given_order.update(at, float(y), float(not y))
+    for at, y in events[:cut][::-1] + events[cut:][::-1]:
+        other_order.update(at, float(y), float(not y))
+    assert other_order.get() == pytest.approx(given_order.get(), rel=1e-9)
 
 
 def test_the_interval_is_that_of_the_beta_posterior_and_narrows() -> None:
@@ -85,7 +82,7 @@ def test_a_restored_prior_goes_on_as_the_original() -> None:
     resumed = Prior(PriorConfig())
     resumed.restore(original.snapshot())
     for prior in (original, resumed):
-        prior.update(times(2, DAY), np.array([1.0, 0.0]), np.array([0.0, 1.0]))
+        feed(prior, [1.0, 0.0], DAY)
     assert resumed.get() == original.get()
     assert resumed.snapshot() == original.snapshot()
 
@@ -102,12 +99,13 @@ def test_an_impossible_prior_is_refused_by_key(key: str, value: float) -> None:
 def test_the_delayed_positive_rate_is_the_share_of_positives_that_came_late() -> None:
     rate = DelayedPositiveRate(PriorConfig(initial=0.5))
     rng = np.random.default_rng(0)
-    label, late = (rng.random(20_000) < 0.5).astype(float), rng.random(20_000) < 0.3
-    rate.update(times(20_000), label, late & (label > 0))
+    for positive, late in rng.random((20_000, 2)) < (0.5, 0.3):
+        rate.update(0, float(positive), bool(positive and late))
     assert rate.get() == pytest.approx(0.3, abs=0.02)
 
 
 def test_negatives_say_nothing_about_the_delayed_positive_rate() -> None:
     rate = DelayedPositiveRate(PriorConfig(initial=0.65))
-    rate.update(times(1000), np.zeros(1000), np.zeros(1000, dtype=bool))
+    for _ in range(1000):
+        rate.update(0, 0.0, False)
     assert rate.get() == pytest.approx(0.65)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit
 
-from weighting.delay_correction import delay_correction
+from weighting.delay_correction import delay_correction as correction
 from weighting.errors import WeightError
 from weighting.schemes.ratio import invert, ratio
 
@@ -32,10 +32,6 @@ def fixed_point(positive: float, negative: float) -> float:
     return float(
         expit(minimize_scalar(loss, bounds=(-20, 20), method="bounded", options=options).x)
     )
-
-
-def correction(label: float, p: float, s: float) -> float:
-    return float(delay_correction(np.array([label]), np.array([p]), np.array([s]))[0])
 
 
 def ratios(p: float, pi: float, exponent: float) -> tuple[float, float]:

@@ -243,9 +243,8 @@ def test_calibration_undoes_a_wrong_scale_and_base_rate(slope: float, shift: flo
     calibration = Calibration(CalibrationConfig())
     logit = rng.normal(-1, 1.5, 30_000)
     label = (rng.random(30_000) < expit(slope * logit + shift)).astype(float)
-    for i in range(0, 30_000, 100):
-        part = slice(i, i + 100)
-        calibration.learn(np.full(100, i, dtype=np.int64), logit[part], label[part], np.ones(100))
+    for i, (x, y) in enumerate(zip(logit.tolist(), label.tolist(), strict=True)):
+        calibration.learn_one(i, x, y, 1.0)
     assert calibration.get() == pytest.approx((slope, shift), abs=0.12)
 
 
@@ -254,18 +253,18 @@ def test_calibration_starts_as_the_identity_and_keeps_its_slope_in_bounds() -> N
     assert calibration.predict(np.array([-3.0, 0.5])).tolist() == [-3.0, 0.5]
     logit = np.linspace(-5, 5, 100)
     for i in range(200):
-        at = np.full(100, i, dtype=np.int64)
-        calibration.learn(at, logit, (logit < 0).astype(float), np.ones(100))
+        for x in logit.tolist():
+            calibration.learn_one(i, x, float(x < 0), 1.0)
     assert calibration.get()[0] == 0.25
 
 
 def test_calibration_returns_towards_the_identity_when_nothing_confirms_it() -> None:
     """Half is forgotten after the half-life, so newer samples move it sooner."""
     old, recent = Calibration(CalibrationConfig()), Calibration(CalibrationConfig())
-    logit, label = np.zeros(2000), (np.arange(2000) % 4 == 0).astype(float)
-    for calibration in (old, recent):
-        calibration.learn(np.zeros(2000, dtype=np.int64), logit, label, np.ones(2000))
-    probe = np.zeros(50), np.ones(50), np.ones(50)
-    old.learn(np.full(50, 5 * DAY), *probe)
-    recent.learn(np.full(50, 1), *probe)
+    for i in range(2000):
+        for calibration in (old, recent):
+            calibration.learn_one(0, 0.0, float(i % 4 == 0), 1.0)
+    for _ in range(50):
+        old.learn_one(5 * DAY, 0.0, 1.0, 1.0)
+        recent.learn_one(1, 0.0, 1.0, 1.0)
     assert old.get()[1] > recent.get()[1]

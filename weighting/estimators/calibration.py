@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from weighting.checks import check_finite, check_labels, check_weights
+from weighting.checks import FINITE, check_example, check_one
 from weighting.constraints import Positive, check
 
-Array = NDArray[np.float64]
+Number = TypeVar("Number", float, NDArray[np.float64])
 _LARGEST_SHIFT = 10.0
 _MAX_STEPS = 60  # bisection alone would take about 40, Newton takes three
 
@@ -46,12 +46,11 @@ class Calibration:
     A and B have a Gaussian belief of precision P, which fades in event time towards its start,
     P <- g P + (1 - g) P0 (stabilised forgetting: Kulhavy & Zarrop 1993). One sample x = (logit, 1)
     of weight w moves them to the mode of its posterior, along P^-1 x, and adds its curvature there
-    (Spiegelhalter & Lauritzen 1990): an implicit step, which no weight can make overshoot. Samples
-    are learned one after the other, so that a stream teaches the same bits in any batches. It
+    (Spiegelhalter & Lauritzen 1990): an implicit step, which no weight can make overshoot. It
     learns on the delay-corrected stream.
 
-    >>> Calibration(CalibrationConfig()).predict(np.array([-2.0])).tolist()
-    [-2.0]
+    >>> Calibration(CalibrationConfig()).predict(-2.0)
+    -2.0
     """
 
     def __init__(self, config: CalibrationConfig) -> None:
@@ -67,31 +66,27 @@ class Calibration:
         """A and B."""
         return self._slope, self._shift
 
-    def predict(self, logit: Array) -> Array:
-        """Calibrated logits (N,) of logits (N,)."""
-        slope, shift = self.get()
-        return slope * logit + shift
+    def predict(self, logit: Number) -> Number:
+        """Calibrated logit of a logit, or logits (N,) of logits (N,)."""
+        return self._slope * logit + self._shift
 
-    def learn(self, time_us: NDArray[np.int64], logit: Array, label: Array, weight: Array) -> None:
-        """Learn N samples one after another; those of weight 0 change nothing.
+    def learn_one(self, time_us: int, logit: float, label: float, weight: float) -> None:
+        """Learn one sample; one of weight 0 changes nothing.
 
         Args:
-            time_us: (N,) event times; one before the latest lets no time pass.
-            logit: (N,) logits as they were predicted.
-            label: (N,) labels.
-            weight: (N,) weights.
+            time_us: its event time; one before the latest lets no time pass.
+            logit: its logit as it was predicted.
+            label: its label.
+            weight: its weight.
         """
-        check_finite("logit", logit)
-        check_labels(label)
-        check_weights("weight", weight)
-        columns = time_us.tolist(), logit.tolist(), label.tolist(), weight.tolist()
-        for now, x, y, w in zip(*columns, strict=True):
-            if w > 0:
-                self._fade(now)
-                self._learn_one(x, y, w)
+        check_one("logit", logit, -math.inf < logit < math.inf, FINITE)
+        check_example(label, weight)
+        if weight > 0:
+            self._fade(time_us)
+            self._step(logit, label, weight)
 
     def snapshot(self) -> dict[str, Any]:
-        """State after the last `learn`, as plain numbers."""
+        """State after the last sample, as plain numbers."""
         mean = [self._slope, self._shift]
         return {"time_us": self._time_us, "mean": mean, "precision": list(self._precision)}
 
@@ -111,7 +106,7 @@ class Calibration:
         (a, ab, b), (a0, b0) = self._precision, self._start
         self._precision = keep * a + (1 - keep) * a0, keep * ab, keep * b + (1 - keep) * b0
 
-    def _learn_one(self, x: float, y: float, w: float) -> None:
+    def _step(self, x: float, y: float, w: float) -> None:
         """Move A and B to the mode of one sample's posterior, inside their box."""
         c, (a, ab, b) = self.config, self._precision
         determinant = a * b - ab * ab

@@ -74,11 +74,14 @@ class CoefficientTable:
 
     def take(self, key: int, time_us: int) -> int:
         """Return a row for a key that has none: an unused one, else that used longest ago."""
-        row = (key & ((1 << self._set_bits) - 1)) << 2
+        tags, row = self._tag, (key & ((1 << self._set_bits) - 1)) << 2
         ways = range(row, row + _WAYS)
-        unused = [way for way in ways if not self._tag[way]]
-        taken = unused[0] if unused else min(ways, key=self.time_us.__getitem__)
-        self._tag[taken] = (key >> self._set_bits) + 1
+        for taken in ways:
+            if not tags[taken]:
+                break
+        else:
+            taken = min(ways, key=self.time_us.__getitem__)
+        tags[taken] = (key >> self._set_bits) + 1
         self.mean[taken], self.variance[taken], self.time_us[taken] = 0.0, 1.0, time_us
         return taken
 

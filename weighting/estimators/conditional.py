@@ -1,8 +1,8 @@
 """p(y|x) from a river pipeline, always predicted before it is learned.
 
 `pipeline` is the reference: `predict_proba_one`, then `learn_one` with the sample's weight and
-examination probability. The methods here take a whole batch, hash each sample once instead of
-twice, and give the same numbers.
+examination probability. The methods here take a whole list, hash each sample once instead of
+twice, and give the same numbers. They count in floats: a list is too short for numpy to pay.
 """
 
 from __future__ import annotations
@@ -10,18 +10,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 from river import compose
-from scipy.special import expit
 
-from weighting.checks import check_labels, check_weights
+from weighting.checks import check_example
 from weighting.constraints import Positive, check
-from weighting.estimators.logistic import DiagonalLogistic
+from weighting.estimators.logistic import DiagonalLogistic, sigmoid
 from weighting.estimators.propensity import Propensity, PropensityConfig
 from weighting.features import Document, FieldConfig, Fields
 from weighting.sample import Sample
@@ -46,30 +45,27 @@ class ConditionalConfig:
         check(self, "conditional")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Prediction:
-    """Predictions of N samples.
+class Prediction(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Prediction of one sample.
 
     Attributes:
-        fields: their hashed fields.
-        time_us: (N,) their event times.
-        positions: their positions in the list, None where unknown or without a role.
-        examination: (N,) theta, probability that their position was examined.
-        first_logit: (N,) logits as if shown first: of r(x).
-        logit: (N,) logits where they were shown: of theta r(x).
-        pair_memory_first_logit: (N,) the pair memory's logits as if shown first; see
+        fields: its hashed fields.
+        time_us: its event time.
+        position: its position in the list, None where unknown or without a role.
+        examination: theta, probability that its position was examined.
+        first_logit: logit as if shown first: of r(x).
+        logit: logit where it was shown: of theta r(x).
+        pair_memory_first_logit: the pair memory's logit as if shown first; see
             `Conditional.predict_first`.
-        pair_memory_base: the same of a pair of which nothing is known.
     """
 
-    fields: list[dict[int, float]]
-    time_us: NDArray[np.int64]
-    positions: list[int | None]
-    examination: Array
-    first_logit: Array
-    logit: Array
-    pair_memory_first_logit: Array
-    pair_memory_base: float
+    fields: dict[int, float]
+    time_us: int
+    position: int | None
+    examination: float
+    first_logit: float
+    logit: float
+    pair_memory_first_logit: float
 
 
 class Conditional:
@@ -96,25 +92,28 @@ class Conditional:
         self._propensity = Propensity(config.propensity)
         self.pipeline = compose.Pipeline(("fields", self._fields), ("logistic", self._model))
 
-    def predict(self, samples: Sequence[Sample]) -> Prediction:
+    def predict(self, samples: Sequence[Sample]) -> list[Prediction]:
         """Predict N samples. Pure; all see the same state."""
-        fields, identity = self._fields.fields, self._fields.identity
-        xs = [fields(s.query, s.item_id, s.text, s.attributes) for s in samples]
-        pairs = [identity(s.query, s.item_id, s.text) for s in samples]
+        base, hashed = self.base(), self._fields.fields_and_pair
         positions = [s.position if self._with_position else None for s in samples]
-        examination = self._propensity.get(positions)
-        logit = self._logits(xs)
-        pair_memory = self._pair_memory(logit, pairs)
-        return Prediction(
-            fields=xs,
-            time_us=np.array([s.emitted_us for s in samples], dtype=np.int64),
-            positions=positions,
-            examination=examination,
-            first_logit=logit,
-            logit=shown_logit(logit, examination),
-            pair_memory_first_logit=pair_memory,
-            pair_memory_base=self.base(),
-        )
+        thetas = [self._propensity.get(position) for position in positions]
+        read = [hashed(s.query, s.item_id, s.text, s.attributes) for s in samples]
+        logits = [self._logit(x) for x, _ in read]
+        shown = shown_logit(np.array(logits), np.array(thetas)).tolist()
+        return [
+            Prediction(
+                fields=x,
+                time_us=s.emitted_us,
+                position=position,
+                examination=theta,
+                first_logit=logit,
+                logit=at_position,
+                pair_memory_first_logit=self._pair_memory(logit, pair, base),
+            )
+            for s, (x, pair), position, theta, logit, at_position in zip(
+                samples, read, positions, thetas, logits, shown, strict=True
+            )
+        ]
 
     def predict_first(self, query: str, documents: Sequence[Document]) -> Array:
         """Pair-memory logits (N,) of documents, as if each were shown first. Pure.
@@ -125,33 +124,31 @@ class Conditional:
         product or a query without samples it says nothing, however much its other fields would
         guess from what the shop chose to show. That is the encoder's part.
         """
-        fields, identity = self._fields.fields, self._fields.identity
-        logit = self._logits([fields(query, d.id, d.text, d.attributes) for d in documents])
-        pairs = [identity(query, d.id, d.text) for d in documents]
-        return self._pair_memory(logit, pairs)
+        base, found = self.base(), []
+        for d in documents:
+            x, pair = self._fields.fields_and_pair(query, d.id, d.text, d.attributes)
+            found.append(self._pair_memory(self._logit(x), pair, base))
+        return np.array(found, dtype=np.float64)
 
     def base(self) -> float:
         """Logit of a pair of which nothing is known, as if shown first. Pure."""
-        return self._model.logits([self._fields.constant()])[0]
+        return self._model.logit_one(self._fields.constant())
 
-    def learn(self, prediction: Prediction, label: Array, weight: Array) -> None:
-        """Learn the N predicted samples one after another: order within the batch counts.
+    def learn(
+        self, predictions: Sequence[Prediction], label: Sequence[float], weight: Sequence[float]
+    ) -> None:
+        """Learn the N predicted samples one after another: order within the list counts.
 
         Args:
-            prediction: made by `predict` before any of them was learned.
-            label: (N,) labels.
-            weight: (N,) weights; a sample of weight 0 changes nothing.
+            predictions: made by `predict` before any of them was learned.
+            label: N labels.
+            weight: N weights; a sample of weight 0 changes nothing.
         """
-        check_labels(label)
-        check_weights("weight", weight)
-        learn_one = self._model.learn_one
-        columns = label.tolist(), weight.tolist(), prediction.examination.tolist()
-        times = prediction.time_us.tolist()
-        for x, y, w, t, now in zip(prediction.fields, *columns, times, strict=True):
-            learn_one(x, y > 0, w, t, now)
-        expected = expit(prediction.first_logit)
-        time_us, positions = prediction.time_us, prediction.positions
-        self._propensity.update(time_us, positions, label, weight, expected)
+        for y, w in zip(label, weight, strict=True):
+            check_example(y, w)
+        for p, y, w in zip(predictions, label, weight, strict=True):
+            self._model.learn_one(p.fields, y > 0, w, p.examination, p.time_us)
+            self._propensity.update(p.time_us, p.position, y, w, sigmoid(p.first_logit))
 
     def snapshot(self) -> dict[str, Any]:
         """State after the last sample learned, as plain numbers; the fields have none."""
@@ -162,18 +159,12 @@ class Conditional:
         self._model.restore(state["logistic"])
         self._propensity.restore(state["propensity"])
 
-    def _logits(self, xs: Sequence[dict[int, float]]) -> Array:
-        logit = np.array(self._model.logits(xs), dtype=np.float64)
-        return np.clip(logit, -_LARGEST_LOGIT, _LARGEST_LOGIT)
+    def _logit(self, x: Mapping[int, float]) -> float:
+        return min(max(self._model.logit_one(x), -_LARGEST_LOGIT), _LARGEST_LOGIT)
 
-    def _pair_memory(self, logit: Array, pairs: Sequence[tuple[int, int]]) -> Array:
-        """Shrink logits (N,) to the base as far as their pairs are unknown."""
-        base = self.base()
-        known = self._model.known(chain.from_iterable(pairs))
-        of_query, of_pair = np.array(known, dtype=np.float64).reshape(-1, 2).T
-        k = np.where(of_query > 0, of_pair, 0.0)
-        shrunk: Array = base + k * (logit - base)
-        return shrunk
+    def _pair_memory(self, logit: float, pair: tuple[int, int], base: float) -> float:
+        """Shrink a logit to the base as far as its pair is unknown."""
+        return base + self._model.known(*pair) * (logit - base)
 
 
 def shown_logit(logit: Array, theta: Array) -> Array:

@@ -5,13 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from weighting.checks import check_labels
+from weighting.checks import LABEL, check_one
 from weighting.estimators.prior import Prior, PriorConfig
-
-Array = NDArray[np.float64]
 
 
 class DelayedPositiveRate:
@@ -29,20 +24,17 @@ class DelayedPositiveRate:
         """S, in (0, 1)."""
         return self._share.get()
 
-    def update(self, time_us: NDArray[np.int64], label: Array, delayed: NDArray[np.bool_]) -> None:
-        """Count N copies; negatives say nothing about S.
+    def update(self, time_us: int, label: float, delayed: bool) -> None:
+        """Count one copy; a negative says nothing about S.
 
         Args:
-            time_us: (N,) event times.
-            label: (N,) labels.
-            delayed: (N,) True for delayed positives.
+            time_us: its event time.
+            label: its label.
+            delayed: whether it is a delayed positive.
         """
-        check_labels(label)
-        positive = label > 0
-        if not positive.any():
-            return
-        is_delayed = delayed[positive].astype(np.float64)
-        self._share.update(time_us[positive], is_delayed, 1 - is_delayed)
+        check_one("label", label, 0 <= label <= 1, LABEL)
+        if label > 0:
+            self._share.update(time_us, float(delayed), float(not delayed))
 
     def snapshot(self) -> dict[str, Any]:
         """State after the last update, as plain numbers."""

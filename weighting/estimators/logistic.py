@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain
 from typing import Any
 
 from river import base
@@ -77,33 +76,34 @@ class DiagonalLogistic(base.Classifier):
         self._table = CoefficientTable(hash_bits, num_own)
         self.newest_us: int | None = None
 
-    def logits(self, xs: Sequence[Mapping[int, float]]) -> list[float]:
-        """Means of the logits of N samples' r, which time does not change. Pure."""
-        mean, rows = self._table.mean, iter(self._table.rows(chain.from_iterable(xs)))
-        found = []
-        for x in xs:
-            m = self.offset
-            for value, row in zip(x.values(), rows, strict=False):  # the next rows are x's
-                m += mean[row] * value
-            found.append(m)
-        return found
+    def logit_one(self, x: Mapping[int, float]) -> float:
+        """Mean of the logit of r, which time does not change. Pure."""
+        mean, m = self._table.mean, self.offset
+        for row, value in zip(self._table.rows(x), x.values(), strict=True):
+            m += mean[row] * value
+        return m
 
     def belief_one(self, x: Mapping[int, float], time_us: int | None = None) -> tuple[float, float]:
         """Mean and variance of the logit of r at an event time; by default, the latest. Pure."""
-        m, s, _ = self._belief(self._table.rows(x), x, self._at(time_us))
+        m, s, _ = self._belief(self._table.rows(x), x.values(), self._at(time_us))
         return m, s
 
-    def known(self, keys: Iterable[int]) -> list[float]:
-        """1 - v of coefficients now: 0 when never learned, towards 1 with many samples. Pure."""
+    def known(self, *keys: int) -> float:
+        """1 - v of the last of coefficients now: 0 when never learned, towards 1 with many samples.
+
+        0 as well when any of the others has no row. Pure.
+        """
         rows = self._table.rows(keys)
-        _, _, faded = self._belief(rows, dict(enumerate([1.0] * len(rows))), self._at(None))
-        return [1.0 - v for v in faded]
+        if self._table.unknown in rows:
+            return 0.0
+        _, v, _ = self._belief(rows[-1:], (1.0,), self._at(None))
+        return 1.0 - v
 
     def _at(self, time_us: int | None) -> int:
         return (self.newest_us or 0) if time_us is None else time_us
 
     def _belief(
-        self, rows: Sequence[int], x: Mapping[int, float], time_us: int
+        self, rows: Sequence[int], values: Iterable[float], time_us: int
     ) -> tuple[float, float, list[float]]:
         """Mean and variance of a logit, and the variances v_i, at an event time.
 
@@ -112,7 +112,7 @@ class DiagonalLogistic(base.Classifier):
         table, per_us = self._table, self._per_us
         mean, variance, times = table.mean, table.variance, table.time_us
         m, s, faded = self.offset, 0.0, []
-        for row, value in zip(rows, x.values(), strict=True):
+        for row, value in zip(rows, values, strict=True):
             v = variance[row]
             if v < 1.0:
                 elapsed = time_us - times[row]
@@ -127,7 +127,7 @@ class DiagonalLogistic(base.Classifier):
         self, x: dict[Any, Any], examination: float = 1.0, **kwargs: Any
     ) -> dict[base.typing.ClfTarget, float]:
         """Probability of each label. Pure."""
-        p = examination * _sigmoid(self.logits([x])[0])
+        p = examination * sigmoid(self.logit_one(x))
         return {False: 1.0 - p, True: p}
 
     def learn_one(
@@ -153,7 +153,7 @@ class DiagonalLogistic(base.Classifier):
         """
         now, table = self._at(time_us), self._table
         rows = table.rows(x)
-        m, s, faded = self._belief(rows, x, now)
+        m, s, faded = self._belief(rows, x.values(), now)
         sw, t = s * w, examination
         if not (w >= 0.0 and 0.0 < t <= 1.0 and sw < _INFINITE and y == y):
             raise _refusal(s, y, w, t)
@@ -162,16 +162,16 @@ class DiagonalLogistic(base.Classifier):
         r, g = _mode(m, sw, bool(y), t)
         unread = 1.0 - t * r
         h = w * t * r * (1.0 - r) ** 2 / unread if unread else 0.0
-        k = h / (1.0 + h * s)
+        k, push = h / (1.0 + h * s), w * g
         mean, variance, times, unknown = table.mean, table.variance, table.time_us, table.unknown
         for row in rows:  # before any row is taken: one in use here is not the oldest of its set
             if now > times[row]:
                 times[row] = now
         times[unknown] = 0
-        for row, v, (key, value) in zip(rows, faded, x.items(), strict=True):
+        for row, v, key, value in zip(rows, faded, x, x.values(), strict=True):
             taken = row if row != unknown else table.take(key, now)
             vx = v * value
-            mean[taken] += vx * w * g
+            mean[taken] += vx * push
             variance[taken] = v - vx * vx * k
         if self.newest_us is None or now > self.newest_us:
             self.newest_us = now
@@ -204,7 +204,7 @@ def _mode(m: float, sw: float, y: bool, t: float) -> tuple[float, float]:
     low, high = (m, m + sw) if y else (m - sw, m)
     mode = m
     for _ in range(_MAX_STEPS):
-        r = _sigmoid(mode)
+        r = sigmoid(mode)
         if y:
             g, bend = 1.0 - r, r * (1.0 - r)
         else:
@@ -224,7 +224,7 @@ def _mode(m: float, sw: float, y: bool, t: float) -> tuple[float, float]:
     return r, g
 
 
-def _sigmoid(m: float) -> float:
+def sigmoid(m: float) -> float:
     """Logistic function of one number, strictly inside (0, 1).
 
     Unlike `scipy.special.expit`, which reaches 1, after which the slope would divide by zero.

@@ -10,15 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import numpy as np
 from msgspec import Meta
-from numpy.typing import NDArray
 from scipy.special import betaincinv
 
-from weighting.checks import check_weights
+from weighting.checks import WEIGHT, check_one
 from weighting.constraints import Positive, check
 
-Array = NDArray[np.float64]
 LEAST = 1e-6
 
 
@@ -55,7 +52,7 @@ class Prior:
     >>> prior = Prior(PriorConfig(initial=0.5))
     >>> prior.get()
     0.5
-    >>> prior.update(np.array([0, 0]), np.array([0.0, 0.0]), np.array([1.0, 1.0]))
+    >>> prior.update(0, 0.0, 1.0)
     >>> prior.get() < 0.5
     True
     """
@@ -84,19 +81,29 @@ class Prior:
         n = self._all_alpha + self._all_beta
         return self._all_alpha / n if n > 0 else self.config.initial
 
-    def update(self, time_us: NDArray[np.int64], a: Array, b: Array) -> None:
-        """Add N samples one after another.
+    def update(self, time_us: int, a: float, b: float) -> None:
+        """Add one sample; one of weight 0 changes nothing.
 
         Args:
-            time_us: (N,) event times.
-            a: (N,) weights of positives, 0 for negatives.
-            b: (N,) weights of negatives, 0 for positives.
+            time_us: its event time.
+            a: its weight if it is positive, else 0.
+            b: its weight if it is negative, else 0.
         """
-        check_weights("positive weight", a)
-        check_weights("negative weight", b)
-        for now, positive, negative in zip(time_us.tolist(), a.tolist(), b.tolist(), strict=True):
-            if positive + negative > 0:
-                self._add(now, positive, negative)
+        if not (0 <= a < math.inf and 0 <= b < math.inf):
+            check_one("positive weight", a, 0 <= a < math.inf, WEIGHT)
+            check_one("negative weight", b, False, WEIGHT)
+        if a + b == 0:
+            return
+        before = time_us if self._time_us is None else self._time_us
+        self._time_us = max(time_us, before)
+        if time_us > before:
+            kept = self._fade(time_us - before)
+            self._alpha, self._beta = kept * self._alpha, kept * self._beta
+        fade = self._fade(before - time_us) if time_us < before else 1.0
+        self._alpha += fade * a
+        self._beta += fade * b
+        self._all_alpha += a
+        self._all_beta += b
 
     def snapshot(self) -> dict[str, Any]:
         """State after the last update, as plain numbers."""
@@ -117,18 +124,6 @@ class Prior:
         known = self._all_alpha + self._all_beta + c.initial_pseudo_count
         pi0 = (self._all_alpha + c.initial_pseudo_count * c.initial) / known
         return self._alpha + c.pseudo_count * pi0, self._beta + c.pseudo_count * (1 - pi0)
-
-    def _add(self, now: int, a: float, b: float) -> None:
-        before = now if self._time_us is None else self._time_us
-        self._time_us = max(now, before)
-        if now > before:
-            kept = self._fade(now - before)
-            self._alpha, self._beta = kept * self._alpha, kept * self._beta
-        fade = self._fade(before - now) if now < before else 1.0
-        self._alpha += fade * a
-        self._beta += fade * b
-        self._all_alpha += a
-        self._all_beta += b
 
     def _fade(self, age_us: int) -> float:
         return math.pow(2.0, -age_us / (1e6 * self.config.half_life_seconds))

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import numpy as np
 from msgspec import Meta
-from numpy.typing import NDArray
 
-from weighting.checks import check_finite, check_labels, check_weights, drop_weightless
+from weighting.checks import FINITE, check_example, check_one
 from weighting.constraints import NotNegative, Positive, check
 
-Array = NDArray[np.float64]
 LARGEST_POSITION = 50
 
 
@@ -46,83 +44,69 @@ class Propensity:
     clicks at the position over the clicks that its items would have got at the first one, with the
     pseudo-count c. Counts fade in event time by 2^(-dt/h); time never runs backwards: an older
     sample counts as faded as it is. All positions from 50 on share one. An unknown position counts
-    as examined.
+    as examined, and teaches nothing.
 
-    >>> Propensity(PropensityConfig()).get([1, 2, None]).tolist()
-    [1.0, 0.5, 1.0]
+    >>> propensity = Propensity(PropensityConfig())
+    >>> propensity.get(1), propensity.get(2), propensity.get(None)
+    (1.0, 0.5, 1.0)
     """
 
     def __init__(self, config: PropensityConfig) -> None:
         """Start at the assumption."""
         self.config = config
         self._time_us: int | None = None
-        self._clicks = np.zeros(LARGEST_POSITION + 1)
-        self._expected = np.zeros(LARGEST_POSITION + 1)
-        self._assumed: Array = np.maximum(np.arange(LARGEST_POSITION + 1), 1.0) ** -config.decline
+        self._clicks = [0.0] * (LARGEST_POSITION + 1)  # at each position; none at 0
+        self._expected = [0.0] * (LARGEST_POSITION + 1)
+        places = range(LARGEST_POSITION + 1)
+        self._assumed: list[float] = [max(k, 1) ** -config.decline for k in places]
 
-    def get(self, positions: Sequence[int | None]) -> Array:
-        """Examination probabilities (N,) of 1-based positions, in (0, 1]."""
-        c = self.config.pseudo_count
-        theta = np.minimum((self._clicks + c * self._assumed) / (self._expected + c), 1.0)
-        theta[:2] = 1.0
-        found: Array = theta[_places(positions)]
-        return found
+    def get(self, position: int | None) -> float:
+        """Examination probability of a 1-based position, in (0, 1]."""
+        if position is None or position <= 1:
+            return 1.0
+        k, c = min(position, LARGEST_POSITION), self.config.pseudo_count
+        theta = (self._clicks[k] + c * self._assumed[k]) / (self._expected[k] + c)
+        return min(theta, 1.0)
 
     def update(
-        self,
-        time_us: NDArray[np.int64],
-        positions: Sequence[int | None],
-        label: Array,
-        weight: Array,
-        expected: Array,
+        self, time_us: int, position: int | None, label: float, weight: float, expected: float
     ) -> None:
-        """Count N samples; their order does not count.
+        """Count one sample; one of weight 0 is not counted at all.
 
         Args:
-            time_us: (N,) event times.
-            positions: N positions, 1-based, None where unknown.
-            label: (N,) labels.
-            weight: (N,) weights; a sample of weight 0 is not counted at all.
-            expected: (N,) r(x), as predicted before the samples were learned.
+            time_us: its event time.
+            position: its 1-based position, None where unknown.
+            label: its label.
+            weight: its weight.
+            expected: r(x), as predicted before the sample was learned.
         """
-        check_labels(label)
-        check_weights("weight", weight)
-        check_finite("expected clicks", expected)
-        places = _places(positions)
-        time_us, places, label, weight, expected = drop_weightless(
-            weight, time_us, places, label, weight, expected
-        )
-        if not len(time_us):
+        check_example(label, weight)
+        check_one("expected clicks", expected, -math.inf < expected < math.inf, FINITE)
+        if weight == 0 or position is None:
             return
-        n = len(self._clicks)
-        newest = int(time_us.max())
-        before = newest if self._time_us is None else self._time_us
-        now = max(newest, before)
-        kept = float(self._fade(np.array([now - before]))[0])
-        counted = weight * self._fade(now - time_us)
-        self._time_us = now
-        self._clicks = kept * self._clicks + np.bincount(places, counted * label, n)
-        self._expected = kept * self._expected + np.bincount(places, counted * expected, n)
+        before = time_us if self._time_us is None else self._time_us
+        self._time_us = max(time_us, before)
+        if time_us > before:
+            kept = self._fade(time_us - before)
+            self._clicks = [kept * clicks for clicks in self._clicks]
+            self._expected = [kept * clicks for clicks in self._expected]
+        counted = weight * self._fade(before - time_us) if time_us < before else weight
+        k = min(max(position, 1), LARGEST_POSITION)
+        self._clicks[k] += counted * label
+        self._expected[k] += counted * expected
 
     def snapshot(self) -> dict[str, Any]:
         """State after the last update, as plain numbers."""
         return {
             "time_us": self._time_us,
-            "clicks": self._clicks.tolist(),
-            "expected": self._expected.tolist(),
+            "clicks": list(self._clicks),
+            "expected": list(self._expected),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Restore the state returned by `snapshot`."""
         self._time_us = state["time_us"]
-        self._clicks = np.array(state["clicks"], dtype=np.float64)
-        self._expected = np.array(state["expected"], dtype=np.float64)
+        self._clicks, self._expected = list(state["clicks"]), list(state["expected"])
 
-    def _fade(self, age_us: NDArray[np.int64]) -> Array:
-        return np.exp2(-age_us / (1e6 * self.config.half_life_seconds))
-
-
-def _places(positions: Sequence[int | None]) -> NDArray[np.intp]:
-    """Index of each position; 0 for an unknown one."""
-    places = [0 if k is None else min(max(k, 1), LARGEST_POSITION) for k in positions]
-    return np.array(places, dtype=np.intp)
+    def _fade(self, age_us: int) -> float:
+        return math.pow(2.0, -age_us / (1e6 * self.config.half_life_seconds))

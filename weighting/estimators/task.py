@@ -8,19 +8,21 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
 
 from weighting.checks import check_labels
 from weighting.delay_correction import delay_correction
 from weighting.estimators.calibration import Calibration, CalibrationConfig
 from weighting.estimators.conditional import Conditional, ConditionalConfig, Prediction
 from weighting.estimators.delayed_positives import DelayedPositiveRate
+from weighting.estimators.logistic import sigmoid
 from weighting.estimators.prior import LEAST, Prior, PriorConfig
 from weighting.features import Document
 from weighting.sample import CopyKind, Sample
 from weighting.tasks import Task
 
 Array = NDArray[np.float64]
+Row = tuple[float, ...]
+"""Estimates of one sample, in the order of the fields of `Estimates`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +62,13 @@ class Estimates:
     pair_memory_logit: Array
     pair_memory_base: Array
 
+    @classmethod
+    def of(cls, rows: Sequence[Row]) -> Estimates:
+        """Put the estimates of N samples into columns."""
+        names = [f.name for f in fields(cls)]
+        columns = np.array(rows, dtype=np.float64).reshape(-1, len(names)).T.copy()
+        return cls(**dict(zip(names, columns, strict=True)))
+
 
 class TaskEstimators:
     """Prior, delayed-positive rate, conditional and calibration of one task.
@@ -87,7 +96,7 @@ class TaskEstimators:
 
     def predict(self, samples: Sequence[Sample]) -> Estimates:
         """Estimates of N samples, all from the state as it is. Pure."""
-        return self._estimates(samples, self.conditional.predict(samples))
+        return Estimates.of(self._rows(samples, self.conditional.predict(samples)))
 
     def pair_memory_logits(self, query: str, documents: Sequence[Document]) -> Array:
         """Calibrated pair-memory logits (N,) of documents, as if each were shown first. Pure."""
@@ -95,10 +104,9 @@ class TaskEstimators:
 
     def pair_memory_base(self) -> float:
         """Calibrated pair-memory logit of a pair of which nothing is known. Pure."""
-        base = np.array([self.conditional.base()], dtype=np.float64)
-        return float(self.calibration.predict(base)[0])
+        return self.calibration.predict(self.conditional.base())
 
-    def learn(self, samples: Sequence[Sample], label: Array) -> Estimates:
+    def learn(self, samples: Sequence[Sample], label: Array) -> tuple[Estimates, Array]:
         """Learn N samples in stream order, each weighted by its delay correction alone.
 
         The scheme's factor belongs to the trained model, not to what it is made from.
@@ -108,15 +116,15 @@ class TaskEstimators:
             label: (N,) their labels, 0 or 1.
 
         Returns:
-            What was estimated of each before its list was learned.
+            What was estimated of each before its list was learned, and its delay correction (N,).
         """
         check_labels(label)
-        parts = [
-            self._learn_list(samples[rows], label[rows])
-            for rows in _lists(samples, self._shown_in_lists)
-        ]
-        columns = (f.name for f in fields(Estimates))
-        return Estimates(**{n: np.concatenate([getattr(p, n) for p in parts]) for n in columns})
+        labels, rows, corrections = label.tolist(), [], []
+        for own in _lists(samples, self._shown_in_lists):
+            found, correction = self._learn_list(samples[own], labels[own])
+            rows += found
+            corrections += correction
+        return Estimates.of(rows), np.array(corrections, dtype=np.float64)
 
     def snapshot(self) -> dict[str, Any]:
         """State after the last `learn`, as plain numbers."""
@@ -134,31 +142,40 @@ class TaskEstimators:
         self.calibration.restore(state["calibration"])
         self.conditional.restore(state["conditional"])
 
-    def _estimates(self, samples: Sequence[Sample], prediction: Prediction) -> Estimates:
-        calibrate = self.calibration.predict
-        final = np.array([s.window_us >= s.attribution_us for s in samples])
-        return Estimates(
-            prior=np.full(len(samples), self.prior.get()),
-            relevance=_probability(calibrate(prediction.first_logit)),
-            p_positive=_probability(calibrate(prediction.logit)),
-            examination=prediction.examination,
-            delayed_positive_rate=np.where(final, 0.0, self.delayed_positive_rate.get()),
-            pair_memory_logit=calibrate(prediction.pair_memory_first_logit),
-            pair_memory_base=calibrate(np.full(len(samples), prediction.pair_memory_base)),
-        )
+    def _rows(self, samples: Sequence[Sample], predictions: Sequence[Prediction]) -> list[Row]:
+        prior, rate = self.prior.get(), self.delayed_positive_rate.get()
+        base, calibrate = self.pair_memory_base(), self.calibration.predict
+        return [
+            (
+                prior,
+                _probability(calibrate(p.first_logit)),
+                _probability(calibrate(p.logit)),
+                p.examination,
+                0.0 if s.window_us >= s.attribution_us else rate,
+                calibrate(p.pair_memory_first_logit),
+                base,
+            )
+            for s, p in zip(samples, predictions, strict=True)
+        ]
 
-    def _learn_list(self, samples: Sequence[Sample], label: Array) -> Estimates:
+    def _learn_list(
+        self, samples: Sequence[Sample], labels: Sequence[float]
+    ) -> tuple[list[Row], list[float]]:
         """Predict the samples of one list, then learn them."""
-        prediction = self.conditional.predict(samples)
-        found = self._estimates(samples, prediction)
-        correction = delay_correction(label, found.p_positive, found.delayed_positive_rate)
-        time_us = np.array([s.emitted_us for s in samples], dtype=np.int64)
-        delayed = np.array([s.copy_kind is CopyKind.LATE_POSITIVE for s in samples])
-        self.prior.update(time_us, correction * label, correction * (1 - label))
-        self.delayed_positive_rate.update(time_us, label, delayed)
-        self.calibration.learn(time_us, prediction.logit, label, correction)
-        self.conditional.learn(prediction, label, correction)
-        return found
+        predictions = self.conditional.predict(samples)
+        rows = self._rows(samples, predictions)
+        corrections = []
+        for s, p, y, row in zip(samples, predictions, labels, rows, strict=True):
+            _, _, p_positive, _, rate, _, _ = row
+            r = delay_correction(y, p_positive, rate)
+            self.prior.update(p.time_us, r * y, r * (1 - y))
+            if y > 0:
+                late = s.copy_kind is CopyKind.LATE_POSITIVE
+                self.delayed_positive_rate.update(p.time_us, y, late)
+            self.calibration.learn_one(p.time_us, p.logit, y, r)
+            corrections.append(r)
+        self.conditional.learn(predictions, labels, corrections)
+        return rows, corrections
 
 
 def _lists(samples: Sequence[Sample], shown_in_lists: bool) -> Iterator[slice]:
@@ -174,6 +191,5 @@ def _lists(samples: Sequence[Sample], shown_in_lists: bool) -> Iterator[slice]:
         yield slice(start, len(samples))
 
 
-def _probability(logit: Array) -> Array:
-    p: Array = np.clip(expit(logit), LEAST, 1 - LEAST)
-    return p
+def _probability(logit: float) -> float:
+    return min(max(sigmoid(logit), LEAST), 1 - LEAST)
