@@ -1,6 +1,6 @@
 """The path of a batch: predict and learn list by list, then weigh. The folder's front door.
 
-Hot path, at most 60 us a sample with the estimators' update (`benchmarks/weigh.py`).
+Hot path, 60 us (idle) to 110 us (busy) a sample with learning (`benchmarks/weigh.py`).
 
 Invariant: every probability inside a weight is read before its sample updates anything. All samples
 of a shown list are predicted from the state before the list, so that no label leaks into the
