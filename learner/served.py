@@ -28,6 +28,7 @@ Array = NDArray[np.float64]
 _LARGEST_RESIDUAL = 2.0
 """Bound in logits: where clicks separate items wholly, a residual's length may double in a step."""
 
+_LARGEST_LOGIT = 30.0
 _CONDITIONAL_DEVIATION = 0.1
 """Of a coefficient around its start, for a task with a parent."""
 
@@ -132,8 +133,12 @@ class ServedScore:
         return np.concatenate([part.predict(task, pairs) for part in self.parts.values()])
 
     def logit(self, task: TaskName, said: Array) -> Array:
-        """Return served logits (N,), as if shown first, of what the parts said (K, N). Pure."""
-        return self.stackers[task].get(said)
+        """Return served logits (N,), as if shown first, of what the parts said (K, N). Pure.
+
+        They are confined to +-30, where a probability in double precision is not yet 0 or 1.
+        """
+        logit: Array = np.clip(self.stackers[task].get(said), -_LARGEST_LOGIT, _LARGEST_LOGIT)
+        return logit
 
     def contributions(self, task: TaskName, said: Array) -> dict[str, Array]:
         """Return what each column adds to the logit (N,), and the intercept. Pure."""

@@ -5,8 +5,8 @@ Legend: N samples of a step (of all processes), n of them our own, D width.
 A step, in this order:
 1. weigh the samples (`Weigher`: list by list, predict and only then let the estimators learn);
 2. score them with the model as it is, and take the gradient of L = 1/N sum w_i loss_i there;
-3. evaluate what would have been served, then let the stackers learn it, and then the parts of the
-   score: what they say was said before anything learned these samples;
+3. task by task, evaluate what would have been served, then let the stacker learn it, and then the
+   parts of the score: what they say was said before anything learned these labels;
 4. move the parameters along the gradient, unless something is not finite;
 5. let the residuals of the queries learn their counts.
 

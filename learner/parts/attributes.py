@@ -89,8 +89,8 @@ class Attributes:
         o = outcomes
         columns = (a.tolist() for a in (o.label, o.weight, o.examination, o.time_us))
         for attributes, y, w, theta, now in zip(pairs.attributes, *columns, strict=True):
-            if attributes:
-                learn_one({_BIAS: 1.0, **self._fields(attributes)}, y > 0, w, theta, now)
+            if x := self._fields(attributes):
+                learn_one({_BIAS: 1.0, **x}, y > 0, w, theta, now)
 
     def _fields(self, attributes: Mapping[str, Attribute]) -> dict[int, float]:
         return dict.fromkeys(attribute_values(attributes), self.config.deviation)

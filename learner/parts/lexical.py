@@ -28,6 +28,7 @@ import numpy as np
 
 from learner.parts.part import Array, Outcomes, Pairs
 from weighting.errors import SnapshotError
+from weighting.query_key import folded
 from weighting.tasks import TaskName
 
 FORMAT = 1
@@ -131,11 +132,12 @@ class Lexical:
         self._frequency = {t: n / 2 for t, n in self._frequency.items() if n >= 1.5}
 
     def _terms(self, text: str) -> Counter[str]:
-        found = self._cached.get(text)
+        head = text[:_NUM_CHARACTERS]
+        found = self._cached.get(head)
         if found is None:
             if len(self._cached) >= _NUM_CACHED:
                 self._cached.clear()
-            found = self._cached[text] = Counter(_WORD.findall(text[:_NUM_CHARACTERS].casefold()))
+            found = self._cached[head] = Counter(_WORD.findall(folded(head)))
         return found
 
     def snapshot(self) -> bytes:

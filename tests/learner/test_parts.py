@@ -112,6 +112,28 @@ def test_a_rare_word_that_both_have_counts_more_than_a_common_one() -> None:
     assert np.isnan(nothing).all(), "no word of it is in the catalogue"
 
 
+@pytest.mark.parametrize("query", ["CAFÉ", "cafe\u0301", "ｃａｆé"])
+def test_words_match_whatever_their_case_width_and_accents_are_written_as(query: str) -> None:
+    lexical = Lexical()
+    lexical.learn(CLICK, pairs(["cup"], texts=["Café cup"]), outcomes([0.0]))
+    match, _ = lexical.predict(CLICK, pairs(["cup"], texts=["Café cup"], query=query))
+    assert match[0] > 0
+
+
+def test_nothing_is_kept_of_a_long_text_beyond_what_is_read() -> None:
+    lexical = Lexical()
+    lexical.learn(CLICK, pairs(["long"], texts=["word " * 1_000_000]), outcomes([0.0]))
+    assert max(map(len, lexical._cached)) <= 2_000
+
+
+def test_an_item_without_an_attribute_value_teaches_no_attribute_model() -> None:
+    attributes = Attributes({CLICK: -2.0, PURCHASE: -2.0})
+    before = attributes.snapshot()
+    empty: list[dict[str, Attribute]] = [{}, {"tags": []}]
+    attributes.learn(CLICK, pairs(["a", "b"], attributes=empty), outcomes([1.0, 1.0]))
+    assert attributes.snapshot() == before
+
+
 def test_an_item_is_counted_once_however_often_it_is_shown() -> None:
     once, often = Lexical(), Lexical()
     for lexical, times in ((once, 1), (often, 9)):

@@ -122,6 +122,12 @@ def test_contributions_add_up_to_the_logit_and_silence_adds_nothing() -> None:
     assert (found[PAIR_MEMORY][1::2] != 0).all()
 
 
+def test_a_logit_stays_where_a_probability_is_neither_0_nor_1() -> None:
+    served, pairs = taught()
+    said = served.ask(CLICK, pairs)
+    assert np.abs(served.logit(CLICK, said * 1e6)).max() == 30
+
+
 def test_parts_of_another_score_are_refused() -> None:
     served, _ = taught()
     parts = served.snapshot_parts()

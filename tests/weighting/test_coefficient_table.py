@@ -11,6 +11,7 @@ from tests.weighting.streams import SECOND, Doc, sample
 from weighting.errors import SnapshotError
 from weighting.estimators.coefficient_table import OWN, CoefficientTable
 from weighting.estimators.conditional import Conditional, ConditionalConfig
+from weighting.estimators.logistic import DiagonalLogistic
 from weighting.features import FieldConfig
 
 BITS = 12
@@ -24,6 +25,21 @@ def filled(hash_bits: int, *, seed: int = 0, load: float = 4.0) -> CoefficientTa
         if table.rows((key,)) == [table.unknown]:
             table.variance[table.take(key, time_us)] = 0.5
     return table
+
+
+@pytest.mark.parametrize("time_us", [50, 100, 150])
+def test_a_row_that_a_sample_uses_is_not_taken_for_another_key_of_it(time_us: int) -> None:
+    """Four keys fill a set of rows; a fifth comes together with one of them, at any time."""
+    model = DiagonalLogistic(hash_bits=4)
+    keys = [4, 8, 12, 16]
+    for key in keys:
+        model.learn_one({key: 1.0}, True, time_us=100)
+    before = [model.logit_one({key: 1.0}) for key in keys]
+    model.learn_one({36: 1.0, 4: 1.0}, False, time_us=time_us)
+    after = [model.logit_one({key: 1.0}) for key in [*keys, 36]]
+    assert 0 < after[0] < before[0], "its own share of the update, and no other's"
+    assert after[-1] < 0
+    assert sum(value == 0 for value in after) == 1, "one of the others made room"
 
 
 def test_a_key_never_learned_passes_for_another_as_rarely_as_stated() -> None:

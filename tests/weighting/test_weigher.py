@@ -258,6 +258,14 @@ def test_a_stream_gives_the_same_bits_under_every_division_into_batches_of_whole
     assert divided.snapshot() == whole.snapshot()
 
 
+def test_samples_without_a_list_are_lists_of_their_own() -> None:
+    both = [msgspec.structs.replace(sample(1, position=1, at=0), list_id="") for _ in range(2)]
+    together, apart = weigher(), weigher()
+    weighted = together.weigh(both)
+    assert [float(apart.weigh([s]).weight[0]) for s in both] == weighted.weight.tolist()
+    assert apart.snapshot() == together.snapshot()
+
+
 def test_samples_of_one_list_are_predicted_from_one_state_and_the_next_list_from_the_next() -> None:
     def shown(list_id: str, label: int, item: str = "SKU-1") -> Sample:
         one = sample(label, item_id=item, position=1, at=0)

@@ -9,7 +9,7 @@ from 2^32 on have rows of their own, which are never replaced.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -72,15 +72,19 @@ class CoefficientTable:
                 found.append(row + 3 if tags[row + 3] == tag else unknown)
         return found
 
-    def take(self, key: int, time_us: int) -> int:
-        """Return a row for a key that has none: an unused one, else that used longest ago."""
+    def take(self, key: int, time_us: int, in_use: Sequence[int] = ()) -> int:
+        """Return a row for a key that has none: an unused one, else that used longest ago.
+
+        Rows `in_use` are spared as long as the key's set has others.
+        """
         tags, row = self._tag, (key & ((1 << self._set_bits) - 1)) << 2
         ways = range(row, row + _WAYS)
         for taken in ways:
             if not tags[taken]:
                 break
         else:
-            taken = min(ways, key=self.time_us.__getitem__)
+            spared = [way for way in ways if way not in in_use]
+            taken = min(spared or ways, key=self.time_us.__getitem__)
         tags[taken] = (key >> self._set_bits) + 1
         self.mean[taken], self.variance[taken], self.time_us[taken] = 0.0, 1.0, time_us
         return taken

@@ -164,15 +164,16 @@ class DiagonalLogistic(base.Classifier):
         h = w * t * r * (1.0 - r) ** 2 / unread if unread else 0.0
         k, push = h / (1.0 + h * s), w * g
         mean, variance, times, unknown = table.mean, table.variance, table.time_us, table.unknown
-        for row in rows:  # before any row is taken: one in use here is not the oldest of its set
+        if unknown in rows:
+            for place, key in enumerate(x):
+                if rows[place] == unknown:
+                    rows[place] = table.take(key, now, rows)
+        for row, v, value in zip(rows, faded, x.values(), strict=True):
+            vx = v * value
+            mean[row] += vx * push
+            variance[row] = v - vx * vx * k
             if now > times[row]:
                 times[row] = now
-        times[unknown] = 0
-        for row, v, key, value in zip(rows, faded, x, x.values(), strict=True):
-            taken = row if row != unknown else table.take(key, now)
-            vx = v * value
-            mean[taken] += vx * push
-            variance[taken] = v - vx * vx * k
         if self.newest_us is None or now > self.newest_us:
             self.newest_us = now
 

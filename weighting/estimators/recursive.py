@@ -1,4 +1,4 @@
-"""Recursive logistic regression of a few inputs, for calibration and stacking.
+"""Recursive logistic regression of a few inputs, for stacking.
 
 Legend: N samples, K inputs. Sums are written out, so that no threaded reduction can change a bit.
 """

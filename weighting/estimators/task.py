@@ -182,7 +182,8 @@ def _lists(samples: Sequence[Sample], shown_in_lists: bool) -> Iterator[slice]:
     """Divide samples into those that one event emitted: a shown list, or a single one."""
     start, before = 0, None
     for i, s in enumerate(samples):
-        own = s.list_id if shown_in_lists and s.copy_kind is CopyKind.FIRST else None
+        listed = shown_in_lists and s.copy_kind is CopyKind.FIRST
+        own = (s.list_id or None) if listed else None
         if i > start and (own is None or own != before):
             yield slice(start, i)
             start = i
