@@ -63,6 +63,11 @@ def check_labels(values: Array) -> None:
     check("label", values, (values >= 0) & (values <= 1), LABEL)
 
 
+def check_probability(factor: str, values: Array) -> None:
+    """Refuse probabilities (N,) that are NaN, or not inside (0, 1)."""
+    check(factor, values, (values > 0) & (values < 1), "a probability in (0, 1)")
+
+
 def check_examination(values: Array) -> None:
     """Refuse examination probabilities (N,) that are NaN or outside [0, 1]."""
     check("examination", values, (values >= 0) & (values <= 1), "a number in [0, 1]")

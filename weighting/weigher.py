@@ -22,24 +22,23 @@ from numpy.typing import NDArray
 
 from weighting.clip import BOUNDS, ClipConfig, bounded, num_clipped
 from weighting.constraints import Share, check
-from weighting.context import Context
+from weighting.context import Context, Places
 from weighting.diagnostics import effective_sample_ratio, normalization_ratio
 from weighting.errors import SnapshotError, WeightError
 from weighting.estimators.calibration import CalibrationConfig
 from weighting.estimators.conditional import ConditionalConfig
 from weighting.estimators.normaliser import Normaliser
 from weighting.estimators.prior import PriorConfig
-from weighting.estimators.task import Estimates, TaskConfig, TaskEstimators
+from weighting.estimators.task import Estimates, TaskConfig, TaskEstimators, shown_lists
 from weighting.features import Document
 from weighting.position_correction import factor_at_position
 from weighting.sample import CopyKind, Sample
 from weighting.schemes.ratio import LEAST_EXPONENT
 from weighting.schemes.registry import DEFAULT, SchemeName, make_scheme
-from weighting.tasks import TASKS, TaskName
+from weighting.tasks import TASKS, Task, TaskName
 from weighting.weighted import Columns, WeightedBatch, scatter, scatter_one
 
 Array = NDArray[np.float64]
-Places = NDArray[np.intp]
 FORMAT = 5
 _ON_DISK = {
     "delayed_positives": "late",
@@ -57,7 +56,12 @@ class WeigherConfig:
     """
 
     scheme: Annotated[
-        SchemeName, Meta(description="ratio: (p(y|x)/p(y))^exponent; uniform: all count 1.")
+        SchemeName,
+        Meta(
+            description="ratio: (p(y|x)/p(y))^exponent. uniform: all count 1. softmax_share: "
+            "a click's share of p(y|x)^exponent in its list. Baselines: class_balanced, focal, "
+            "self_paced."
+        ),
     ] = DEFAULT
     exponent: Annotated[
         float,
@@ -229,8 +233,9 @@ class Weigher:
     ) -> _Group:
         """Weigh one task's n samples by what was estimated of them."""
         relevance, prior, theta = found.relevance, found.prior, found.examination
+        lists = _list_numbers(samples, TASKS[samples[0].task])
         pair = [  # of each label, as if shown first
-            self.scheme.weigh(Context.observed(np.full_like(label, y), relevance, prior))
+            self.scheme.weigh(Context.observed(np.full_like(label, y), relevance, prior, lists))
             for y in (1.0, 0.0)
         ]
         # Bounded first: the bounds then change the target alone, and alike at every position
@@ -338,6 +343,14 @@ def _labels(samples: Sequence[Sample]) -> Array:
         if s.label != 1 and (s.label != 0 or delayed):
             raise _refusal("label", s.label, "1" if delayed else "0 or 1", s, index)
     return np.array([s.label for s in samples], dtype=np.float64)
+
+
+def _list_numbers(samples: Sequence[Sample], task: Task) -> Places:
+    """Number of the shown list (N,) of each sample of a task."""
+    numbers = np.empty(len(samples), dtype=np.intp)
+    for number, own in enumerate(shown_lists(samples, task.parent is None)):
+        numbers[own] = number
+    return numbers
 
 
 def _refusal(factor: str, value: Any, expected: str, s: Sample, index: int) -> WeightError:

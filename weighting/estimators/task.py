@@ -120,7 +120,7 @@ class TaskEstimators:
         """
         check_labels(label)
         labels, rows, corrections = label.tolist(), [], []
-        for own in _lists(samples, self._shown_in_lists):
+        for own in shown_lists(samples, self._shown_in_lists):
             found, correction = self._learn_list(samples[own], labels[own])
             rows += found
             corrections += correction
@@ -178,8 +178,13 @@ class TaskEstimators:
         return rows, corrections
 
 
-def _lists(samples: Sequence[Sample], shown_in_lists: bool) -> Iterator[slice]:
-    """Divide samples into those that one event emitted: a shown list, or a single one."""
+def shown_lists(samples: Sequence[Sample], shown_in_lists: bool) -> Iterator[slice]:
+    """Divide samples of one task into those that one event emitted: a shown list, or a single one.
+
+    Args:
+        samples: in stream order.
+        shown_in_lists: whether the task's samples form lists; a later copy never does.
+    """
     start, before = 0, None
     for i, s in enumerate(samples):
         listed = shown_in_lists and s.copy_kind is CopyKind.FIRST

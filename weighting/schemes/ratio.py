@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from weighting.checks import check
+from weighting.checks import check_probability
 from weighting.context import Context
 
 Array = NDArray[np.float64]
@@ -57,8 +57,8 @@ def ratio(p_y_given_x: Array, p_y: Array, *, exponent: float = 1.0) -> Array:
     [3.0, 0.5]
     """
     check_exponent(exponent)
-    for factor, p in (("p(y|x)", p_y_given_x), ("p(y)", p_y)):
-        check(factor, p, (p > 0) & (p < 1), "a probability in (0, 1)")
+    check_probability("p(y|x)", p_y_given_x)
+    check_probability("p(y)", p_y)
     w: Array = (p_y_given_x / p_y) ** exponent
     return w
 
