@@ -63,6 +63,10 @@ RankFields: TypeAlias = Annotated[
     ),
 ]
 RawScores: TypeAlias = Annotated[bool, Meta(description="Log-odds instead of probabilities.")]
+Explain: TypeAlias = Annotated[
+    bool,
+    Meta(description="Answer with what each part of the score contributed."),
+]
 Truncate: TypeAlias = Annotated[
     bool,
     Meta(description="Must be true: longer texts are cut.", extra_json_schema={"const": True}),
@@ -89,6 +93,17 @@ class RerankRequest(msgspec.Struct, frozen=True, kw_only=True):
     return_documents: bool | None = None
     context: Context | None = None
     objective: OrderBy | None = None
+    explain: Explain | None = None
+
+
+class Explanation(msgspec.Struct, frozen=True, kw_only=True):
+    """What each part of the score adds to a logit; parts with nothing to say add 0.
+
+    `logit` is the sum of the contributions: the log-odds of a click if the document is shown first.
+    """
+
+    logit: float
+    contributions: dict[str, float]
 
 
 class AnsweredDocument(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,6 +119,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     relevance_score: float
     id: str | UnsetType = UNSET
     document: AnsweredDocument | UnsetType = UNSET
+    explanation: Explanation | UnsetType = UNSET
 
 
 class ApiVersion(msgspec.Struct, frozen=True, kw_only=True):
@@ -160,6 +176,7 @@ class ScoreRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     instances: Annotated[list[Instance], _NOT_EMPTY]
     model: str = "champion"
+    explain: Explain = False
 
 
 class PerTask(msgspec.Struct, frozen=True, kw_only=True):
@@ -169,12 +186,13 @@ class PerTask(msgspec.Struct, frozen=True, kw_only=True):
     purchase: float
 
 
-class Prediction(msgspec.Struct, frozen=True, kw_only=True):
+class Prediction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Probabilities of one pair, the priors they stand against, and their ratio p / prior."""
 
     p: PerTask
     prior: PerTask
     weight: PerTask
+    explanation: Explanation | UnsetType = UNSET
 
 
 class ScoreAnswer(msgspec.Struct, frozen=True, kw_only=True):

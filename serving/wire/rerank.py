@@ -15,6 +15,7 @@ from serving.inference.delivery import Answer
 from serving.inference.scoring import Limits
 from serving.service import service_of
 from serving.wire.decoding import check_values, decode, decode_rerank, document, top_n
+from serving.wire.explanation import explanation
 from serving.wire.http import JsonResponse, parsed, scored, while_connected
 from serving.wire.openapi import scoring_route
 from serving.wire.ordering import order, relevance
@@ -121,7 +122,8 @@ async def _cohere(request: Request, read: Cohere, version: str) -> JsonResponse:
 def _results(
     asked: RerankRequest, documents: tuple[Document, ...], most: int | None, answer: Answer
 ) -> list[Result]:
-    values = relevance(answer.scores[0], asked.objective)
+    scores = answer.scores[0]
+    values = relevance(scores, asked.objective)
 
     def result(index: int) -> Result:
         shown = AnsweredDocument(text=documents[index].text) if asked.return_documents else UNSET
@@ -130,6 +132,7 @@ def _results(
             relevance_score=float(values[index]),
             id=documents[index].id or UNSET,
             document=shown,
+            explanation=explanation(scores, index) if asked.explain else UNSET,
         )
 
     return [result(index) for index in order(values, most)]

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
+from msgspec import UNSET
 from starlette.requests import Request
 
 from learner.artifact import Scores, ScoringInput
 from serving.inference.scoring import Limits
 from serving.service import service_of
 from serving.wire.decoding import check_values, decode, document
+from serving.wire.explanation import explanation
 from serving.wire.http import JsonResponse, parsed, scored, while_connected
 from serving.wire.openapi import scoring_route
 from serving.wire.protocol import (
@@ -37,7 +39,7 @@ async def score(request: Request) -> JsonResponse:
     asked, pairs = await parsed(request, partial(_read, service.limits))
     async with while_connected(request):
         answer = await service.scoring.score(asked.model, pairs)
-    predictions = [_prediction(scores) for scores in answer.scores]
+    predictions = [_prediction(scores, explain=asked.explain) for scores in answer.scores]
     return scored(ScoreAnswer(model=answer.model.name, predictions=predictions), answer)
 
 
@@ -53,12 +55,17 @@ def _pair(index: int, instance: Instance) -> ScoringInput:
     return ScoringInput(query=instance.query, documents=(one,))
 
 
-def _prediction(scores: Scores) -> Prediction:
+def _prediction(scores: Scores, *, explain: bool) -> Prediction:
     tasks = PerTask.__struct_fields__
     p = {task: float(scores.probability[task][0]) for task in tasks}
     prior = {task: scores.prior[task] for task in tasks}
     weight = {task: p[task] / prior[task] for task in tasks}
-    return Prediction(p=_per_task(p), prior=_per_task(prior), weight=_per_task(weight))
+    return Prediction(
+        p=_per_task(p),
+        prior=_per_task(prior),
+        weight=_per_task(weight),
+        explanation=explanation(scores, 0) if explain else UNSET,
+    )
 
 
 def _per_task(values: Mapping[str, float]) -> PerTask:

@@ -40,15 +40,24 @@ class FakeScorer:
     """
 
     def __init__(
-        self, version: str, by_text: Mapping[str, float] | None = None, *, purchase: float = 0.5
+        self,
+        version: str,
+        by_text: Mapping[str, float] | None = None,
+        *,
+        purchase: float = 0.5,
+        explains: bool = False,
     ) -> None:
-        """`score` waits for `gate`, where one is set, and `fault` may raise."""
+        """`score` waits for `gate`, where one is set, and `fault` may raise.
+
+        One that `explains` has two parts: half of a logit each.
+        """
         self.version = version
         self.calls: list[list[ScoringInput]] = []
         self.threads: set[int] = set()
         self.gate: threading.Event | None = None
         self.fault: Callable[[Sequence[ScoringInput]], None] = lambda requests: None
         self._by_text, self._purchase = by_text or {}, purchase
+        self._explains = explains
 
     def score(self, requests: Sequence[ScoringInput]) -> list[Scores]:
         self.calls.append(list(requests))
@@ -65,7 +74,13 @@ class FakeScorer:
         purchase: NDArray[np.float64] = np.full_like(click, self._purchase)
         prior = {"click": 0.25, "purchase": 0.125}
         probability = {"click": click, "purchase": purchase}
-        return Scores(probability=probability, score=click.copy(), prior=prior)
+        half = (np.log(click) - np.log1p(-click)) / 2
+        return Scores(
+            probability=probability,
+            score=click.copy(),
+            prior=prior,
+            contributions={"first": half, "second": half} if self._explains else {},
+        )
 
 
 class FakeStore:

@@ -122,6 +122,12 @@ def test_the_same_requests_have_the_same_bits_and_others_beside_them_change_only
     assert scorer.score([one])[0].score[0] == pytest.approx(together[2].score[-1], rel=ROUNDING)
 
 
+def test_what_the_parts_contribute_adds_up_to_the_served_logit() -> None:
+    for scores in live(learned()).score(requests()):
+        total = np.sum(list(scores.contributions.values()), axis=0)
+        np.testing.assert_allclose(expit(total), scores.probability[CLICK], rtol=1e-9)
+
+
 def test_a_request_without_documents_has_no_scores(tmp_path: Path) -> None:
     scorer = Store(tmp_path).load(published(learned(1), tmp_path))
     empty, full = scorer.score([ScoringInput(query="red", documents=()), requests()[0]])

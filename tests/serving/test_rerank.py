@@ -121,6 +121,54 @@ def test_scores_come_with_their_priors_and_their_ratio(client: TestClient) -> No
     }
 
 
+@pytest.fixture
+def explaining(replica: Replica) -> FakeScorer:
+    """Version 3 serves, and can say which of its parts said what."""
+    scorer = FakeScorer("v000003", {"mug": 0.25, "shoe": 0.75}, explains=True)
+    replica.store.publish(3, scorer)
+    replica.watcher.poll()
+    return scorer
+
+
+LOG_3 = pytest.approx(math.log(3))
+
+
+@pytest.mark.usefixtures("explaining")
+def test_a_ranking_is_explained_document_by_document_when_asked(client: TestClient) -> None:
+    body = '{"query":"q","documents":["mug","shoe"],"explain":true}'
+    best, worst = answered(client, "/v2/rerank", body)["results"]
+    half = pytest.approx(math.log(3) / 2)
+    assert best["index"] == 1
+    assert best["explanation"] == {
+        "logit": LOG_3,
+        "contributions": {"first": half, "second": half},
+    }
+    assert worst["explanation"]["logit"] == pytest.approx(-math.log(3))
+
+
+@pytest.mark.usefixtures("explaining")
+def test_a_score_is_explained_when_asked(client: TestClient) -> None:
+    body = '{"instances":[{"query":"q","document":"shoe"}],"explain":true}'
+    (prediction,) = answered(client, "/v1/score", body)["predictions"]
+    assert prediction["explanation"]["logit"] == LOG_3
+    assert sum(prediction["explanation"]["contributions"].values()) == LOG_3
+
+
+@pytest.mark.usefixtures("explaining")
+@pytest.mark.parametrize("asked", ["", ',"explain":false'])
+def test_nothing_is_explained_unasked(client: TestClient, asked: str) -> None:
+    body = f'{{"query":"q","documents":["mug"]{asked}}}'
+    assert "explanation" not in answered(client, "/v2/rerank", body)["results"][0]
+    body = f'{{"instances":[{{"query":"q","document":"shoe"}}]{asked}}}'
+    assert "explanation" not in answered(client, "/v1/score", body)["predictions"][0]
+
+
+@pytest.mark.usefixtures("shoes")
+def test_a_scorer_without_parts_has_no_explanation(client: TestClient) -> None:
+    body = '{"query":"q","documents":["mug"],"explain":true}'
+    assert "explanation" not in answered(client, "/v2/rerank", body)["results"][0]
+
+
 def test_the_scorer_sees_ids_and_attributes(client: TestClient, shoes: FakeScorer) -> None:
     answered(client, "/v2/rerank", COHERE)
     request = shoes.calls[-1][0]
