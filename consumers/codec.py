@@ -172,11 +172,12 @@ def _deletion(kind: Kind, record: Record, position: Position) -> ItemUpdate:
 def _exposure(wire: ExposureWire, record: Record, position: Position) -> Exposure:
     time_us = _time(wire.timestamp)
     query, num_cut = _cut(wire.user_query)
-    candidates, event_id, page = _NOTHING, None, None
+    candidates, event_id, page, scenario = _NOTHING, None, None, ""
     if wire.query_attributes is not None:
-        event_id, page = wire.query_attributes.event_id, wire.query_attributes.page
-        if wire.query_attributes.candidates:
-            candidates = _candidates(wire.query_attributes.candidates)
+        attributes = wire.query_attributes
+        event_id, page, scenario = attributes.event_id, attributes.page, attributes.scenario or ""
+        if attributes.candidates:
+            candidates = _candidates(attributes.candidates)
     identity = _identity(record, event_id, wire.query_id)
     if identity is None:
         identity = f"q\0{wire.query_id}\0{'' if page is None else page}".encode()
@@ -190,6 +191,7 @@ def _exposure(wire: ExposureWire, record: Record, position: Position) -> Exposur
         position,
         identity,
         num_cut,
+        scenario=scenario,
     )
 
 

@@ -56,6 +56,7 @@ class Exposure(msgspec.Struct, frozen=True, gc=False):
         identity: equal for two records of the same event; None when nothing identifies it.
         num_cut_chars: characters cut off the query.
         num_cut_hits: hits after the last in `hits`, which were dropped.
+        scenario: what the list was shown for; "" when nothing says.
     """
 
     query_id: str
@@ -68,6 +69,7 @@ class Exposure(msgspec.Struct, frozen=True, gc=False):
     identity: bytes | None
     num_cut_chars: int = 0
     num_cut_hits: int = 0
+    scenario: str = ""
 
 
 class Click(msgspec.Struct, frozen=True, gc=False):

@@ -42,6 +42,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         label: 0 or 1.
         list_id: exposure (query id) that it was shown in; "" when none is known.
         list_size: candidates in that exposure; 0 when none is known.
+        scenario: what that exposure was shown for, such as search; "" when nothing says.
         query: the query's text.
         item_id: identity of the item; "" when it has none.
         text: the item's text.
@@ -63,6 +64,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     label: int
     list_id: str
     list_size: int
+    scenario: str = ""
     query: str
     item_id: str
     text: str

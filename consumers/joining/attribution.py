@@ -88,6 +88,7 @@ class Attribution:
             described,
             event.time_us,
             {},
+            event.scenario,
         )
         shown = self._open.open_exposure(exposure)
         if self._waiting.num_clicks:
@@ -225,6 +226,7 @@ class Attribution:
             (exposure.position, event.position) if exposure else (event.position,),
             max(exposure.time_us, event.time_us) if exposure else event.time_us,
             None,
+            scenario=exposure.scenario if exposure else "",
         )
         self._open.open_click(click)
         if self._waiting.num_purchases:

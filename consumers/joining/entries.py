@@ -31,6 +31,7 @@ class OpenExposure(msgspec.Struct, array_like=True, eq=False, gc=False):
         list_size: number of items shown.
         described: text and attributes of each hit.
         clicked: index of the hit -> its first click.
+        scenario: what the list was shown for; "" when nothing says.
     """
 
     position: Position
@@ -45,6 +46,7 @@ class OpenExposure(msgspec.Struct, array_like=True, eq=False, gc=False):
     described: tuple[Described, ...]
     time_us: int
     clicked: dict[int, Positive]
+    scenario: str = ""
 
 
 class ShownList(msgspec.Struct, eq=False, gc=False):
@@ -106,6 +108,7 @@ class OpenClick(msgspec.Struct, array_like=True, eq=False, gc=False):
         sources: positions of the records that it was made from.
         newest_us: event time of the newest event in `sources`.
         returned: what was bought was given back after a positive copy had been emitted.
+        scenario: that of the list; "" when none is known.
     """
 
     position: Position
@@ -128,6 +131,7 @@ class OpenClick(msgspec.Struct, array_like=True, eq=False, gc=False):
     newest_us: int
     purchase: Positive | None
     returned: bool = False
+    scenario: str = ""
 
 
 OpenEntry: TypeAlias = ShownList | OpenClick

@@ -47,8 +47,9 @@ def read(record: Record) -> dict[str, Any] | None:
         texts = [candidates.get(hit, {}).get("text", "") for hit in value["query_response_hit_ids"]]
         identity: Any = (value["query_id"], extra.get("event_id") or extra.get("page"))
         kind, hits, item = "exposure", value["query_response_hit_ids"], ""
+        scenario = extra.get("scenario", "")
     else:
-        extra = value["event_attributes"]
+        extra, scenario = value["event_attributes"], ""
         kind, hits, texts, item = value["action_name"], [], [], extra["object"]["object_id"]
         if kind == "purchase" and extra.get("quantity", 1) <= 0:
             kind = "return"
@@ -62,6 +63,7 @@ def read(record: Record) -> dict[str, Any] | None:
         "query": value.get("user_query") or "",
         "hits": hits,
         "texts": texts,
+        "scenario": scenario,
         "item": item,
         "identity": identity,
         "position": Position(record.topic, record.partition, record.offset),
@@ -330,6 +332,7 @@ class _Oracle:
             task=task,
             copy_kind=copy,
             label=int(positive is not None),
+            scenario=exposure["scenario"] if exposure else "",
             query=exposure["query"] if exposure else of["query"],
             item_id=of["hits"][index] if click else of["item"],
             attributes={},

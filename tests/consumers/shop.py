@@ -62,6 +62,7 @@ def writes(
                     user_query="shoes",
                     hits=hits,
                     candidates=inline,
+                    scenario=("search", "recommendation", None)[int(query_id[-1], 16) % 3],
                 ),
             )
         ]

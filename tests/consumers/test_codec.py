@@ -309,6 +309,7 @@ def test_what_is_written_is_what_is_read(
                 hits=hits,
                 candidates=[Candidate(hits[0], text, {"a": 1.5})],
                 page=2,
+                scenario="search",
             )
         ),
     )
@@ -321,6 +322,7 @@ def test_what_is_written_is_what_is_read(
         hits,
     )
     assert shown.candidates == {hits[0]: Candidate(hits[0], text, {"a": 1.5})}
+    assert shown.scenario == "search"
     clicked = decode(
         Kind.CLICK,
         record(

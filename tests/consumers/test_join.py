@@ -210,6 +210,7 @@ def test_a_late_purchase_reaches_the_features_of_its_exposure() -> None:
         user_query="shoes",
         hits=("A",),
         candidates=candidates,
+        scenario="gifts",
     )
     log.append("exposures", 0, value, key=b"c", timestamp_us=START_US)
     click(log, "q", "A", 4)
@@ -228,6 +229,7 @@ def test_a_late_purchase_reaches_the_features_of_its_exposure() -> None:
         "shoes",
         1,
     )
+    assert {each.scenario for each in samples} == {"gifts"}
     assert late.sample_id != first.sample_id
     assert bench.count("join_delay_seconds_sum", event="purchase") == 496
 
