@@ -124,6 +124,7 @@ def _sample(query: int, place: int, label: int) -> Sample:
         label=label,
         list_id=f"list {query}",
         list_size=_LIST,
+        client=0,
         query=f"query {query}",
         item_id=f"{query}-{place}",
         text="an item",

@@ -55,6 +55,7 @@ def samples_of(visit: Visit, number: int) -> Iterator[Sample]:
                 label=int(clicked if task == CLICK else bought),
                 list_id=str(number),
                 list_size=len(visit.shown),
+                client=0,
                 query=visit.query.text,
                 item_id=product.id,
                 text=product.text,

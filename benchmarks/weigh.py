@@ -75,6 +75,7 @@ def _sample(
         label=label,
         list_id=f"q{at_us}",
         list_size=10,
+        client=0,
         query=query,
         item_id=item.id,
         text=item.text,

@@ -104,6 +104,9 @@ class Telemetry:
         self.clipped = series.counter(
             "importance_weight_clipped_total", "Weights that a bound acted on.", "side"
         )
+        self.discounted = series.counter(
+            "samples_discounted_total", "Samples that a cap on repetition discounted.", "cap"
+        )
         self.refused = series.counter(
             "weights_refused_total", "Batches of which a weight was refused.", "reason"
         )
@@ -231,6 +234,8 @@ class Telemetry:
             self.weight.labels(sample.task).observe(weight)
         for side, number in weighted.num_clipped.items():
             self.clipped.labels(side).inc(number)
+        for cap, number in weighted.num_discounted.items():
+            self.discounted.labels(cap).inc(number)
         self.effective_sample.set(weighted.ess_ratio)
         self.exponent.set(weighted.exponent)
         for task, (_, positive) in weighted.normalization_ratio.items():

@@ -273,6 +273,7 @@ class Trainer:
             outcomes = Outcomes(
                 label=weighted.label[own],
                 weight=weighted.correction[own],
+                discount=weighted.discount[own],
                 examination=weighted.examination[own],
                 shown=first,
                 time_us=np.array([s.emitted_us for s in samples], dtype=np.int64),

@@ -7,6 +7,7 @@ epoch (`*_us`), in event time.
 from __future__ import annotations
 
 import enum
+from hashlib import blake2b
 from typing import TypeAlias
 
 import msgspec
@@ -43,6 +44,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         list_id: exposure (query id) that it was shown in; "" when none is known.
         list_size: candidates in that exposure; 0 when none is known.
         scenario: what that exposure was shown for, such as search; "" when nothing says.
+        client: 64-bit hash of the id of the client that it was shown to; 0 when none is known.
         query: the query's text.
         item_id: identity of the item; "" when it has none.
         text: the item's text.
@@ -65,6 +67,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     list_id: str
     list_size: int
     scenario: str = ""
+    client: int
     query: str
     item_id: str
     text: str
@@ -83,6 +86,14 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     def emitted_us(self) -> int:
         """Event time at which this copy was emitted."""
         return self.shown_us + self.elapsed_us
+
+
+def client_hash(client_id: str) -> int:
+    """Return the first 64 bits of BLAKE2b of a client's id, never 0; 0 of no id."""
+    if not client_id:
+        return 0
+    data = client_id.encode("utf-8", "surrogatepass")
+    return int.from_bytes(blake2b(data, digest_size=8).digest(), "little") or 1
 
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True):

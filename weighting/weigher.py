@@ -20,6 +20,7 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
+from weighting.caps import Caps, CapsConfig, num_discounted
 from weighting.clip import BOUNDS, ClipConfig, bounded, num_clipped
 from weighting.constraints import Share, check
 from weighting.context import Context, Places
@@ -39,7 +40,7 @@ from weighting.tasks import TASKS, Task, TaskName
 from weighting.weighted import Columns, WeightedBatch, scatter, scatter_one
 
 Array = NDArray[np.float64]
-FORMAT = 5
+FORMAT = 6
 _ON_DISK = {
     "delayed_positives": "late",
     "initial_pseudo_count": "initial_mass",
@@ -71,6 +72,7 @@ class WeigherConfig:
         ),
     ] = 1.0
     clip: ClipConfig = field(default_factory=ClipConfig)
+    caps: CapsConfig = field(default_factory=CapsConfig)
     denoise: Annotated[
         Share, Meta(description="d: the label learned is (1 - d) y + d p(y=1|x).")
     ] = 0.0
@@ -125,7 +127,7 @@ class Weigher:
         """Start untrained."""
         self.config = config or WeigherConfig()
         self.scheme = make_scheme(self.config)
-        self._estimators, self._normalisers = self._untrained()
+        self._estimators, self._normalisers, self._caps = self._untrained()
 
     def weigh(self, samples: Sequence[Sample]) -> WeightedBatch:
         """Predict, learn and weigh N samples in event order.
@@ -136,17 +138,19 @@ class Weigher:
             WeightError: a task or a label was refused; names the sample's position and the value.
                 Nothing was learned.
         """
-        by_task, groups = _places_by_task(samples), {}
+        by_task, groups, factors = _places_by_task(samples), {}, []
         labels = _labels(samples)  # all that can be refused, before anything learns
         for task, places in by_task.items():
             own = [samples[i] for i in places]
-            learned = self._estimators[task].learn(own, labels[places])
-            groups[task] = self._group(np.array(places), own, labels[places], *learned)
+            factors.append(self._caps[task].learn(own))
+            discount = factors[-1].prod(axis=1)
+            learned = self._estimators[task].learn(own, labels[places], discount)
+            groups[task] = self._group(np.array(places), own, labels[places], discount, *learned)
         scales = {
             task: self._normalisers[task].update(group.correction, group.unscaled)
             for task, group in groups.items()
         }
-        return self._assemble(tuple(samples), groups, scales)
+        return self._assemble(tuple(samples), groups, scales, num_discounted(factors))
 
     def pair_memory_logits(
         self, task: TaskName, query: str, documents: Sequence[Document]
@@ -193,6 +197,7 @@ class Weigher:
             "format": FORMAT,
             "tasks": {task: own.snapshot() for task, own in self._estimators.items()},
             "normalisers": {task: own.snapshot() for task, own in self._normalisers.items()},
+            "caps": {task: own.snapshot() for task, own in self._caps.items()},
         }
         return msgspec.msgpack.encode(state, order="sorted")
 
@@ -202,7 +207,7 @@ class Weigher:
         Raises:
             SnapshotError: it has another format or other settings, or is damaged.
         """
-        estimators, normalisers = self._untrained()
+        estimators, normalisers, caps = self._untrained()
         try:
             state = msgspec.msgpack.decode(data)
             if state["format"] != FORMAT:
@@ -210,24 +215,29 @@ class Weigher:
             for task, own in estimators.items():
                 own.restore(state["tasks"][task])
                 normalisers[task].restore(state["normalisers"][task])
+                caps[task].restore(state["caps"][task])
         except (msgspec.DecodeError, KeyError, TypeError) as error:
             raise SnapshotError("weigher", repr(error), "a weigher's snapshot") from error
-        self._estimators, self._normalisers = estimators, normalisers
+        self._estimators, self._normalisers, self._caps = estimators, normalisers, caps
 
-    def _untrained(self) -> tuple[dict[TaskName, TaskEstimators], dict[TaskName, Normaliser]]:
+    def _untrained(
+        self,
+    ) -> tuple[dict[TaskName, TaskEstimators], dict[TaskName, Normaliser], dict[TaskName, Caps]]:
         c = self.config
         estimators = {
             name: TaskEstimators(task, c.of(name), c.conditional, c.calibration)
             for name, task in TASKS.items()
         }
         clip = c.clip
-        return estimators, {n: Normaliser(clip.normalise, clip.half_life_samples) for n in TASKS}
+        normalisers = {n: Normaliser(clip.normalise, clip.half_life_samples) for n in TASKS}
+        return estimators, normalisers, {name: Caps(task, c.caps) for name, task in TASKS.items()}
 
     def _group(
         self,
         places: Places,
         samples: Sequence[Sample],
         label: Array,
+        discount: Array,
         found: Estimates,
         correction: Array,
     ) -> _Group:
@@ -246,6 +256,7 @@ class Weigher:
             label=label,
             estimates=found,
             context=Context.observed(label, relevance, prior),
+            discount=discount,
             correction=correction,
             factor=np.where(label > 0, *pair),
             raw=correction * factor_at_position(label, relevance, theta, *pair),
@@ -257,6 +268,7 @@ class Weigher:
         samples: tuple[Sample, ...],
         groups: Mapping[TaskName, _Group],
         scales: Mapping[TaskName, Array],
+        discounted: dict[str, int],
     ) -> WeightedBatch:
         """Scale and cap the weights, and put the tasks' columns back into the samples' order."""
         bounds, clipped, parts = self.config.clip, Counter[str](), []
@@ -270,6 +282,7 @@ class Weigher:
         return WeightedBatch(
             samples=samples,
             num_clipped={bound: clipped[bound] for bound in BOUNDS},
+            num_discounted=discounted,
             ess_ratio=effective_sample_ratio(weight),
             exponent=self.scheme.exponent,
             prior={task: float(g.estimates.prior[0]) for task, g in groups.items()},
@@ -295,6 +308,7 @@ class _Group:
     label: Array
     estimates: Estimates
     context: Context
+    discount: Array
     correction: Array
     factor: Array
     raw: Array
@@ -309,6 +323,7 @@ class _Group:
             a=(weight * target).astype(np.float32),
             b=(weight * (1 - target)).astype(np.float32),
             label=self.label,
+            discount=self.discount,
             correction=self.correction,
             raw=self.raw,
             p_y_given_x=self.context.p_y_given_x,

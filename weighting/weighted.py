@@ -27,7 +27,9 @@ class Columns:
         a: f32 (N,) factor of -log f in the loss of a sample.
         b: f32 (N,) factor of -log(1 - f). For hard labels (a, b) = (w y, w (1 - y)).
         label: f64 (N,) observed label, 0 or 1.
-        correction: f64 (N,) delay-correction weight alone, in [0, 1]: the weight under which
+        discount: f64 (N,) share of an example that the sample counts for, in [0, 1]; see
+            `weighting.caps`.
+        correction: f64 (N,) discount x delay correction, in [0, 1]: the weight under which
             estimators and stacker learn.
         raw: f64 (N,) correction x scheme factor, before clipping and normalisation.
         p_y_given_x: f64 (N,) probability of the observed label as if the sample were shown first.
@@ -43,6 +45,7 @@ class Columns:
     a: NDArray[np.float32]
     b: NDArray[np.float32]
     label: Array
+    discount: Array
     correction: Array
     raw: Array
     p_y_given_x: Array
@@ -60,6 +63,7 @@ class WeightedBatch(Columns):
     Attributes:
         samples: as given.
         num_clipped: number of samples that each of the bounds low, high and cap changed.
+        num_discounted: number of samples that each of the caps discounted.
         ess_ratio: effective sample size of `weight` / N.
         exponent: power of p(y|x)/p(y) in the weights.
         prior: per task in the batch, p(y=1).
@@ -69,6 +73,7 @@ class WeightedBatch(Columns):
 
     samples: tuple[Sample, ...]
     num_clipped: dict[str, int]
+    num_discounted: dict[str, int]
     ess_ratio: float
     exponent: float
     prior: dict[TaskName, float]

@@ -121,8 +121,7 @@ class Shoppers:
         """Return the next visit."""
         draw = self._random
         query = self._queries[draw.choice(len(self._queries), p=self._popularity)]
-        score = self._lexical[query.text] + 0.8 * draw.gumbel(size=len(query.products))
-        shown = np.argsort(-score, kind="stable")[: min(NUM_SHOWN, int(query.shown.sum()))]
+        shown = self.shown(query)
         theta = ATTRACTION / np.arange(1, len(shown) + 1)
         genuine = draw.random(len(shown)) < theta * attraction(query.grades[shown])
         accident = ~genuine & (draw.random(len(shown)) < theta * ACCIDENT)
@@ -136,6 +135,12 @@ class Shoppers:
             clicked=clicked,
             bought=clicked & (draw.random(len(shown)) < purchase),
         )
+
+    def shown(self, query: Query) -> NDArray[np.int64]:
+        """Return places (m,) of the products that the shop shows next under a query."""
+        gumbel = self._random.gumbel(size=len(query.products))
+        score = self._lexical[query.text] + 0.8 * gumbel
+        return np.argsort(-score, kind="stable")[: min(NUM_SHOWN, int(query.shown.sum()))]
 
     def true_click(self, query: Query) -> Array:
         """Return the simulation's p(click | query, product, first place), (n,)."""

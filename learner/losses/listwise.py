@@ -15,8 +15,9 @@ from learner.losses.loss import Targets
 class Listwise:
     """Sum of a_i (-log softmax_i), each softmax over the samples of one list.
 
-    A sample's share of its softmax is examination * exp(logit). A list without a positive adds
-    nothing.
+    A sample's share of its softmax is discount * examination * exp(logit): a positive counts for
+    its discount, as if its click had been left out else, and the softmax is of the clicks that
+    remain. A list without a positive adds nothing, nor does a list of one.
     """
 
     whole_lists = True
@@ -25,7 +26,8 @@ class Listwise:
     def __call__(self, logit: Tensor, targets: Targets) -> Tensor:
         """Return the sum over samples (n,)."""
         of = targets.list_id
-        logit = logit + torch.log(targets.examination)
+        remaining = (targets.discount * targets.examination).clamp_min(1e-12)
+        logit = logit + torch.log(remaining)
         lowest = logit.new_full((targets.num_lists,), -torch.inf)
         largest = lowest.scatter_reduce(0, of, logit.detach(), "amax")
         exp = torch.exp(logit - largest[of])

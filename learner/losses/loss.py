@@ -22,6 +22,7 @@ class Targets:
         a: factor of -log f.
         b: factor of -log(1 - f).
         examination: chance that the place of the sample is looked at.
+        discount: share of an example that the sample counts for.
         list_id: int64, number of the list that the sample was shown in.
         num_lists: every `list_id` is below it.
     """
@@ -29,6 +30,7 @@ class Targets:
     a: Tensor
     b: Tensor
     examination: Tensor
+    discount: Tensor
     list_id: Tensor
     num_lists: int
 
@@ -38,6 +40,7 @@ class Targets:
             a=self.a[places],
             b=self.b[places],
             examination=self.examination[places],
+            discount=self.discount[places],
             list_id=self.list_id[places],
             num_lists=self.num_lists,
         )

@@ -97,7 +97,7 @@ class ItemPrior:
         check_weights("weight", outcomes.weight)
         check_examination(outcomes.examination)
         clicks = outcomes.label * outcomes.weight
-        exposure = np.where(outcomes.shown, outcomes.examination, 0.0)
+        exposure = np.where(outcomes.shown, outcomes.discount * outcomes.examination, 0.0)
         known, overall = self._items[task], self._all[task]
         half_life = self.config.half_life_days * _DAY_US
         rows = zip(

@@ -48,7 +48,8 @@ class Outcomes:
 
     Attributes:
         label: (N,) 0 or 1.
-        weight: (N,) delay-correction weights >= 0.
+        weight: (N,) correction weights >= 0: discount x delay correction.
+        discount: (N,) share of an example that each counts for, in [0, 1].
         examination: (N,) probability that the position was examined, in (0, 1].
         shown: (N,) True for first copies: each showing counts once as exposure.
         time_us: (N,) event times.
@@ -56,6 +57,7 @@ class Outcomes:
 
     label: Array
     weight: Array
+    discount: Array
     examination: Array
     shown: NDArray[np.bool_]
     time_us: NDArray[np.int64]

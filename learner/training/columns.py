@@ -44,6 +44,7 @@ class StepColumns:
             a=torch.from_numpy(weighted.a[rows]).float().to(device),
             b=torch.from_numpy(weighted.b[rows]).float().to(device),
             examination=torch.from_numpy(weighted.examination[rows]).float().to(device),
+            discount=torch.from_numpy(weighted.discount[rows]).float().to(device),
             list_id=torch.tensor(list_id, dtype=torch.long, device=device),
             num_lists=len(lists),
         )

@@ -17,8 +17,8 @@ class ItemCount:
 
     Attributes:
         place: of its first sample in the step.
-        clicks: labels, weighted by the delay correction.
-        exposure: examination probabilities of its first copies.
+        clicks: labels, weighted by discount and delay correction.
+        exposure: examination probabilities of its first copies, discounted alike.
     """
 
     place: int
@@ -70,5 +70,6 @@ def query_counts(weighted: WeightedBatch, task: TaskName) -> Mapping[str, QueryC
         counts.time_us = max(counts.time_us, s.emitted_us)
         count = counts.items.setdefault(s.item_id or s.text, ItemCount(place=i))
         count.clicks += float(weighted.correction[i]) * s.label
-        count.exposure += weighted.examination[i] if s.copy_kind is CopyKind.FIRST else 0.0
+        if s.copy_kind is CopyKind.FIRST:
+            count.exposure += float(weighted.discount[i] * weighted.examination[i])
     return found

@@ -5,6 +5,7 @@ It shares only `Sample` with the code that it judges.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -333,6 +334,7 @@ class _Oracle:
             copy_kind=copy,
             label=int(positive is not None),
             scenario=exposure["scenario"] if exposure else "",
+            client=_hash64(of["client"]),
             query=exposure["query"] if exposure else of["query"],
             item_id=of["hits"][index] if click else of["item"],
             attributes={},
@@ -384,6 +386,10 @@ class _Oracle:
     def _find(self, *key: Any) -> list[Event]:
         """Events added under this key, newest first."""
         return self.by_key.get(key, [])[::-1]
+
+
+def _hash64(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 def _may_belong(event: Event, opened: Event) -> bool:

@@ -174,6 +174,7 @@ class PartCase(Case):
         return Outcomes(
             label=one(values["label"]),
             weight=one(values["weight"]),
+            discount=one(1.0),
             examination=one(values["examination"]),
             shown=np.array([i % 3 > 0]),
             time_us=at(i),

@@ -20,6 +20,7 @@ CASES: tuple[Case, ...] = (
     weighting.DiagonalLogisticCase(),
     weighting.ConditionalCase(),
     weighting.TaskEstimatorsCase(),
+    weighting.CapsCase(),
     weighting.WeigherCase(),
     learner.QueryResidualCase(),
     learner.EvaluationCase(),

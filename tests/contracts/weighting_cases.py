@@ -10,6 +10,7 @@ import numpy as np
 
 from tests.contracts.case import FEW, HOUR, Array, Case, at, one
 from tests.weighting.streams import Doc, sample
+from weighting.caps import Caps, CapsConfig
 from weighting.estimators.calibration import Calibration, CalibrationConfig
 from weighting.estimators.coefficient_table import OWN
 from weighting.estimators.conditional import Conditional, ConditionalConfig
@@ -27,6 +28,7 @@ from weighting.tasks import CLICK, TASKS
 from weighting.weigher import Weigher, WeigherConfig
 
 SMALL = ConditionalConfig(fields=FieldConfig(hash_bits=6))
+SMALL_CAPS = CapsConfig(hash_bits=8, client_item=1.0)
 NUM_ROWS = 64 + 1 + 25
 ROW_BYTES = 4 + 4 + 8 + 8 + 8
 
@@ -220,20 +222,40 @@ class TaskEstimatorsCase(Case):
         return self._numbers(model.predict([shown(i)]))
 
     def teach(self, model: TaskEstimators, i: int, values: Mapping[str, float]) -> Array:
-        return self._numbers(model.learn([shown(i)], one(values["label"]))[0])
+        return self._numbers(model.learn([shown(i)], one(values["label"]), one(1.0))[0])
 
     def _numbers(self, found: Estimates) -> Array:
         return np.concatenate([found.p_positive, found.prior, found.delayed_positive_rate])
+
+
+class CapsCase(Case):
+    owner = Caps
+    inputs = ()
+    weightless: ClassVar[Mapping[str, float]] = {}
+    bound = 256 * (4 + 4 + 8 + 8) + FEW
+
+    def make(self) -> Caps:
+        return Caps(TASKS[CLICK], SMALL_CAPS)
+
+    def predict(self, model: Caps, i: int) -> Array:
+        return np.array(model.predict(self._shown(i)))
+
+    def teach(self, model: Caps, i: int, values: Mapping[str, float]) -> Array:
+        found: Array = model.learn([self._shown(i)])[0]
+        return found
+
+    def _shown(self, i: int) -> Sample:
+        return msgspec.structs.replace(shown(i), client=1 + i % 7)
 
 
 class WeigherCase(Case):
     owner = Weigher
     inputs = ("label",)
     weightless: ClassVar[Mapping[str, float]] = {}  # it makes the weights
-    bound = len(TASKS) * TaskEstimatorsCase.bound
+    bound = len(TASKS) * (TaskEstimatorsCase.bound + CapsCase.bound)
 
     def make(self) -> Weigher:
-        return Weigher(WeigherConfig(conditional=SMALL))
+        return Weigher(WeigherConfig(conditional=SMALL, caps=SMALL_CAPS))
 
     def predict(self, model: Weigher, i: int) -> Array:
         s = shown(i)

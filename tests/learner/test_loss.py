@@ -38,6 +38,7 @@ def columns(rows: Samples, dtype: torch.dtype = torch.float64) -> tuple[torch.Te
         a=weight * label,
         b=weight * (1 - label),
         examination=torch.tensor(examination, dtype=dtype),
+        discount=torch.ones(len(z), dtype=dtype),
         list_id=torch.tensor(of, dtype=torch.long),
         num_lists=4,
     )

@@ -55,6 +55,7 @@ def outcomes(label: list[float], *, theta: float = 1.0, at: int = 0) -> Outcomes
     return Outcomes(
         label=np.array(label),
         weight=np.ones(number),
+        discount=np.ones(number),
         examination=np.full(number, theta),
         shown=np.ones(number, dtype=bool),
         time_us=np.full(number, at, dtype=np.int64),

@@ -153,7 +153,12 @@ def test_nothing_between_the_encoder_and_the_loss_comes_back_to_the_host(
     found = scored(own, "red shoe")
     column = torch.ones(len(ITEMS), device="meta")
     targets = Targets(
-        a=column, b=column, examination=column, list_id=column.long(), num_lists=len(ITEMS)
+        a=column,
+        b=column,
+        examination=column,
+        discount=column,
+        list_id=column.long(),
+        num_lists=len(ITEMS),
     )
     total = LOSSES[loss](found.by_task[CLICK], targets)
     total.backward()  # type: ignore[no-untyped-call]

@@ -64,6 +64,7 @@ def outcomes_of(label: NDArray[Any]) -> Outcomes:
     return Outcomes(
         label=label.astype(np.float64),
         weight=np.ones(number),
+        discount=np.ones(number),
         examination=np.full(number, 0.7),
         shown=np.ones(number, dtype=bool),
         time_us=np.arange(number) * SECOND,

@@ -38,6 +38,7 @@ def sample(
     offset: int = 0,
     window: int = 900 * SECOND,
     attribution: int = 7 * DAY,
+    client: int = 0,
 ) -> Sample:
     return Sample(
         sample_id=f"s{offset}",
@@ -46,6 +47,7 @@ def sample(
         label=label,
         list_id="q1",
         list_size=10,
+        client=client,
         query=query,
         item_id=item_id,
         text=text,

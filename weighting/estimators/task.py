@@ -106,22 +106,26 @@ class TaskEstimators:
         """Calibrated pair-memory logit of a pair of which nothing is known. Pure."""
         return self.calibration.predict(self.conditional.base())
 
-    def learn(self, samples: Sequence[Sample], label: Array) -> tuple[Estimates, Array]:
-        """Learn N samples in stream order, each weighted by its delay correction alone.
+    def learn(
+        self, samples: Sequence[Sample], label: Array, discount: Array
+    ) -> tuple[Estimates, Array]:
+        """Learn N samples in stream order, each weighted by its correction alone.
 
         The scheme's factor belongs to the trained model, not to what it is made from.
 
         Args:
             samples: of this task.
             label: (N,) their labels, 0 or 1.
+            discount: (N,) share of an example that each counts for.
 
         Returns:
-            What was estimated of each before its list was learned, and its delay correction (N,).
+            What was estimated of each before its list was learned, and its correction (N,): the
+            discount times the delay correction.
         """
         check_labels(label)
-        labels, rows, corrections = label.tolist(), [], []
+        labels, discounts, rows, corrections = label.tolist(), discount.tolist(), [], []
         for own in shown_lists(samples, self._shown_in_lists):
-            found, correction = self._learn_list(samples[own], labels[own])
+            found, correction = self._learn_list(samples[own], labels[own], discounts[own])
             rows += found
             corrections += correction
         return Estimates.of(rows), np.array(corrections, dtype=np.float64)
@@ -159,19 +163,20 @@ class TaskEstimators:
         ]
 
     def _learn_list(
-        self, samples: Sequence[Sample], labels: Sequence[float]
+        self, samples: Sequence[Sample], labels: Sequence[float], discounts: Sequence[float]
     ) -> tuple[list[Row], list[float]]:
         """Predict the samples of one list, then learn them."""
         predictions = self.conditional.predict(samples)
         rows = self._rows(samples, predictions)
         corrections = []
-        for s, p, y, row in zip(samples, predictions, labels, rows, strict=True):
+        examples = zip(samples, predictions, labels, discounts, rows, strict=True)
+        for s, p, y, d, row in examples:
             _, _, p_positive, _, rate, _, _ = row
-            r = delay_correction(y, p_positive, rate)
+            r = d * delay_correction(y, p_positive, rate)
             self.prior.update(p.time_us, r * y, r * (1 - y))
             if y > 0:
                 late = s.copy_kind is CopyKind.LATE_POSITIVE
-                self.delayed_positive_rate.update(p.time_us, y, late)
+                self.delayed_positive_rate.update(p.time_us, d * y, late)
             self.calibration.learn_one(p.time_us, p.logit, y, r)
             corrections.append(r)
         self.conditional.learn(predictions, labels, corrections)

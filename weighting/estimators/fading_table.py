@@ -1,0 +1,124 @@
+"""Table of fixed size of masses that fade in event time; the least mass makes room for a new key.
+
+A key is a 64-bit hash. Its low bits name a set of four rows, 32 of the others are kept in the row
+that it takes. So an unknown key passes for a known one with probability 2^-30 per look-up at most.
+A mass that grows by repetition outlasts any number of keys that come once.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from weighting.errors import SnapshotError
+
+_WAYS = 4
+_UINT32 = 0xFFFFFFFF
+
+
+class FadingTable:
+    """Mass of each of the latest keys, halved in each half-life of event time.
+
+    Time never runs backwards: what is late counts as if it came now.
+
+    >>> table = FadingTable(hash_bits=8, half_life_seconds=1.0)
+    >>> table.add(7, 3.0, 0)
+    >>> table.get(7, 1_000_000)
+    1.5
+    """
+
+    def __init__(self, *, hash_bits: int, half_life_seconds: float) -> None:
+        """Start empty.
+
+        Args:
+            hash_bits: log2 of the number of rows, from 2 to 32.
+            half_life_seconds: event time after which a mass is half of what it was.
+        """
+        self.hash_bits = hash_bits
+        self._half_life_us = 1e6 * half_life_seconds
+        self._set_mask = (1 << (hash_bits - 2)) - 1
+        self._clear()
+
+    def _clear(self) -> None:
+        number = 1 << self.hash_bits
+        self._tag = array("I", bytes(4 * number))
+        self._mass = array("d", bytes(8 * number))
+        self._time_us = array("q", bytes(8 * number))
+        self._now_us: int | None = None
+
+    def get(self, key: int, time_us: int) -> float:
+        """Mass of a key at a time; 0 of an unknown one. Pure."""
+        row = self._find(key)
+        return self._faded(row, self._present(time_us)) if row >= 0 else 0.0
+
+    def add(self, key: int, mass: float, time_us: int) -> None:
+        """Add to the mass of a key at a time."""
+        now = self._now_us = self._present(time_us)
+        row = self._find(key)
+        if row >= 0:
+            self._mass[row] = self._faded(row, now) + mass
+        else:
+            row = self._least((key & self._set_mask) * _WAYS, now)
+            self._tag[row] = key >> 32 & _UINT32 or 1
+            self._mass[row] = mass
+        self._time_us[row] = now
+
+    def _present(self, time_us: int) -> int:
+        return time_us if self._now_us is None else max(time_us, self._now_us)
+
+    def _find(self, key: int) -> int:
+        """Row of a key, -1 where it has none."""
+        row, tag, tags = (key & self._set_mask) * _WAYS, key >> 32 & _UINT32 or 1, self._tag
+        for way in range(row, row + _WAYS):
+            if tags[way] == tag:
+                return way
+        return -1
+
+    def _least(self, row: int, now: int) -> int:
+        """Row of a set for a new key: an unused one, else the first of the least mass."""
+        ways = range(row, row + _WAYS)
+        for way in ways:
+            if not self._tag[way]:
+                return way
+        return min(ways, key=lambda way: self._faded(way, now))
+
+    def _faded(self, row: int, now: int) -> float:
+        age = now - self._time_us[row]
+        mass = self._mass[row]
+        return mass * 2.0 ** (-age / self._half_life_us) if age else mass
+
+    def snapshot(self) -> dict[str, Any]:
+        """State after the last `add`: rows in use, in order, little-endian."""
+        tag = np.frombuffer(self._tag, np.uint32)
+        used = np.flatnonzero(tag)
+        return {
+            "hash_bits": self.hash_bits,
+            "now_us": self._now_us,
+            "row": used.astype("<u4").tobytes(),
+            "tag": tag[used].astype("<u4").tobytes(),
+            "mass": np.frombuffer(self._mass)[used].astype("<f8").tobytes(),
+            "time_us": np.frombuffer(self._time_us, np.int64)[used].astype("<i8").tobytes(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Restore the state returned by `snapshot`.
+
+        Raises:
+            SnapshotError: it has another size, or its columns do not match.
+        """
+        if state["hash_bits"] != self.hash_bits:
+            raise SnapshotError("hash_bits", state["hash_bits"], self.hash_bits)
+        types = {"row": "<u4", "tag": "<u4", "mass": "<f8", "time_us": "<i8"}
+        columns = {name: np.frombuffer(state[name], dtype=kind) for name, kind in types.items()}
+        lengths = [len(column) for column in columns.values()]
+        row = columns["row"]
+        if len(set(lengths)) > 1 or (len(row) > 0 and int(row.max()) >> self.hash_bits):
+            raise SnapshotError("rows", lengths, "columns of one length, inside the table")
+        self._clear()
+        self._now_us = state["now_us"]
+        np.frombuffer(self._tag, np.uint32)[row] = columns["tag"]
+        np.frombuffer(self._mass)[row] = columns["mass"]
+        np.frombuffer(self._time_us, np.int64)[row] = columns["time_us"]
