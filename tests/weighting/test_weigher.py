@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from scipy.special import logit
 
 from tests.weighting.streams import DAY, SECOND, Doc, events, sample, stream
+from weighting.caps import CapsConfig
 from weighting.clip import ClipConfig
 from weighting.errors import SnapshotError, WeightError
 from weighting.estimators.calibration import CalibrationConfig
@@ -195,7 +196,8 @@ def test_new_vanished_and_strange_features_are_survived() -> None:
 
 
 def test_memory_is_bounded_by_the_hash_space() -> None:
-    tiny = Weigher(WeigherConfig(conditional=ConditionalConfig(fields=FieldConfig(hash_bits=6))))
+    conditional = ConditionalConfig(fields=FieldConfig(hash_bits=6))
+    tiny = Weigher(WeigherConfig(conditional=conditional, caps=CapsConfig(hash_bits=6)))
     run(
         tiny,
         [
