@@ -16,7 +16,7 @@ from weighting.provenance import Audit, Offsets, Poll
 from weighting.sample import Attribute, Sample
 
 #: Format of the snapshots.
-FORMAT = 4
+FORMAT = 5
 
 
 class PartitionState(msgspec.Struct, array_like=True):

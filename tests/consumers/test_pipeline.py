@@ -174,7 +174,7 @@ def test_a_snapshot_of_another_format_is_refused_whatever_its_fields(part: str) 
     parts[part] = msgspec.msgpack.encode([2, "fields", "of that", "format"])
     with pytest.raises(
         SnapshotRefused,
-        match=r"has the format 2, and this release reads 4\. Begin with a new store",
+        match=r"has the format 2, and this release reads 5\. Begin with a new store",
     ):
         Bench(shop(1, 20)).pipeline.restore(parts, bench.pipeline.next_offsets())
 
