@@ -15,6 +15,8 @@ from learner.errors import Corrupt
 
 _FLOAT64 = {"mean", "variance"}
 """Keys of an estimator's state under which bytes are an array of float64."""
+_EXTRA = "/extra"
+"""End of the path under which all bytes are one: further columns of a coefficient table."""
 
 
 def check_tensors(file: str, tensors: Mapping[str, torch.Tensor | NDArray[np.float32]]) -> None:
@@ -46,7 +48,8 @@ def _not_finite(state: Any, path: str) -> Iterator[str]:
     elif isinstance(state, dict):
         for key, value in state.items():
             if isinstance(value, bytes):
-                if key in _FLOAT64 and not np.isfinite(np.frombuffer(value, "<f8")).all():
+                floats = key in _FLOAT64 or path.endswith(_EXTRA)
+                if floats and not np.isfinite(np.frombuffer(value, "<f8")).all():
                     yield f"{path}/{key}"
             else:
                 yield from _not_finite(value, f"{path}/{key}")

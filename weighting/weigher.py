@@ -40,7 +40,7 @@ from weighting.tasks import TASKS, Task, TaskName
 from weighting.weighted import Columns, WeightedBatch, scatter, scatter_one
 
 Array = NDArray[np.float64]
-FORMAT = 6
+FORMAT = 7
 _ON_DISK = {
     "delayed_positives": "late",
     "initial_pseudo_count": "initial_mass",

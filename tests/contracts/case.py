@@ -25,6 +25,7 @@ class Case(ABC):
 
     Attributes:
         owner: the class.
+        name: of the case, where one class has several; by default the class's.
         inputs: inputs that can be NaN, by the name with which they are refused.
         weightless: values of inputs with which an example must not change anything; {} if the
             class takes no weights.
@@ -33,10 +34,14 @@ class Case(ABC):
     """
 
     owner: ClassVar[type]
+    name: str = ""
     inputs: ClassVar[tuple[str, ...]]
     weightless: ClassVar[Mapping[str, float]] = {"weight": 0.0}
     bound: ClassVar[int] = FEW
     num_distinct: ClassVar[int] = 300
+
+    def __str__(self) -> str:
+        return self.name or self.owner.__name__
 
     @abstractmethod
     def make(self) -> Any:

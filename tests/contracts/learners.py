@@ -8,6 +8,7 @@ from __future__ import annotations
 from tests.contracts import learner_cases as learner
 from tests.contracts import weighting_cases as weighting
 from tests.contracts.case import Case
+from weighting.estimators.models import DEFAULT, names
 
 CASES: tuple[Case, ...] = (
     weighting.PriorCase(),
@@ -18,6 +19,7 @@ CASES: tuple[Case, ...] = (
     weighting.RecursiveLogisticCase(),
     weighting.StackerCase(),
     weighting.DiagonalLogisticCase(),
+    *(weighting.ModelCase(name) for name in names() if name != DEFAULT),
     weighting.ConditionalCase(),
     weighting.TaskEstimatorsCase(),
     weighting.CapsCase(),

@@ -19,14 +19,12 @@ ROOT = Path(__file__).parents[2]
 VERBS = {"learn", "learn_one", "update", "weigh", "judge"}
 STATE = {"snapshot", "restore"}
 
-every = pytest.mark.parametrize("case", CASES, ids=lambda case: case.owner.__name__)
-weighted = pytest.mark.parametrize(
-    "case", [case for case in CASES if case.weightless], ids=lambda case: case.owner.__name__
-)
+every = pytest.mark.parametrize("case", CASES, ids=str)
+weighted = pytest.mark.parametrize("case", [case for case in CASES if case.weightless], ids=str)
 each_input = pytest.mark.parametrize(
     ("case", "name"),
     [(case, name) for case in CASES for name in case.inputs],
-    ids=lambda value: value if isinstance(value, str) else value.owner.__name__,
+    ids=str,
 )
 
 

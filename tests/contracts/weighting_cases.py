@@ -12,14 +12,17 @@ from tests.contracts.case import FEW, HOUR, Array, Case, at, one
 from tests.weighting.streams import Doc, sample
 from weighting.caps import Caps, CapsConfig
 from weighting.estimators.calibration import Calibration, CalibrationConfig
+from weighting.estimators.classifier import Classifier
 from weighting.estimators.coefficient_table import OWN
 from weighting.estimators.conditional import Conditional, ConditionalConfig
 from weighting.estimators.delayed_positives import DelayedPositiveRate
 from weighting.estimators.logistic import DiagonalLogistic
+from weighting.estimators.models import make_model
 from weighting.estimators.normaliser import Normaliser
 from weighting.estimators.prior import Prior, PriorConfig
 from weighting.estimators.propensity import Propensity, PropensityConfig
 from weighting.estimators.recursive import RecursiveLogistic
+from weighting.estimators.river_model import RiverModel
 from weighting.estimators.stacker import Stacker
 from weighting.estimators.task import Estimates, TaskConfig, TaskEstimators
 from weighting.features import FieldConfig
@@ -265,3 +268,33 @@ class WeigherCase(Case):
         label = values["label"]
         whole = int(label) if label == label else label
         return model.weigh([msgspec.structs.replace(shown(i), label=whole)]).pair_memory_logit
+
+
+class ModelCase(Case):
+    """A model of river that can stand for p(y|x), by its name; at most three columns of its own."""
+
+    owner = RiverModel
+    inputs = ("field", "label", "weight", "examination")
+    bound = NUM_ROWS * (ROW_BYTES + 3 * 8) + 2 * FEW
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def make(self) -> Classifier:
+        return make_model(self.name, 6, 26, offset=-1.0, half_life_seconds=50 * 3600)
+
+    def example(self, i: int) -> dict[str, float]:
+        return {**super().example(i), "field": 1.0, "examination": 0.7}
+
+    def predict(self, model: Classifier, i: int) -> Array:
+        return one(model.logit_one(self._fields(i, 1.0)))
+
+    def teach(self, model: Classifier, i: int, values: Mapping[str, float]) -> None:
+        label = values["label"]
+        y: Any = bool(label) if label == label else label
+        x = self._fields(i, values["field"])
+        w, t, now = values["weight"], values["examination"], int(at(i)[0])
+        model.learn_one(x, y, w=w, examination=t, time_us=now)
+
+    def _fields(self, i: int, value: float) -> dict[int, float]:
+        return {OWN: 0.5, OWN + 1 + i % 25: value, i: value}

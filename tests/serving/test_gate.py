@@ -172,7 +172,7 @@ def permuted_vocabulary(files: Files) -> Files:
 
 def nan_in_an_estimator(files: Files) -> Files:
     state = msgspec.msgpack.decode(files[layout.ESTIMATORS])
-    logistic = state["tasks"]["click"]["conditional"]["logistic"]
+    logistic = state["tasks"]["click"]["conditional"]["model"]
     mean = np.frombuffer(logistic["table"]["mean"], "<f8").copy()
     mean[-1] = np.nan
     logistic["table"]["mean"] = mean.tobytes()

@@ -134,3 +134,27 @@ def test_what_is_shown_again_and_again_outlives_what_is_shown_once() -> None:
     liked, *others = model.predict_first("often", docs)
     assert liked > max(others) + 0.5
     assert min(others) < max(model.predict_first("never", docs))
+
+
+def test_a_row_taken_over_has_nothing_of_the_key_before_it() -> None:
+    """Neither its coefficient nor a further column; the number of rows in use stays."""
+    table = CoefficientTable(2, 0, ["moment"])
+    for key in (4, 8, 12, 16):
+        row = table.take(key, time_us=key)
+        table.mean[row], table.variance[row], table.extra["moment"][row] = 2.0, 0.5, 3.0
+    assert table.num_taken == 4
+    row = table.take(20, time_us=20)
+    assert (table.mean[row], table.variance[row], table.extra["moment"][row]) == (0.0, 1.0, 0.0)
+    assert table.num_taken == 4
+
+
+def test_a_row_is_kept_by_a_further_column_alone() -> None:
+    """As a coefficient can return to where it started while its moments have not."""
+    table, restored = CoefficientTable(2, 1, ["moment"]), CoefficientTable(2, 1, ["moment"])
+    (row,) = table.rows([OWN])
+    table.extra["moment"][row] = 3.0
+    restored.restore(table.snapshot())
+    assert restored.extra["moment"][row] == 3.0
+    assert restored.snapshot() == table.snapshot()
+    with pytest.raises(SnapshotError, match="columns"):
+        CoefficientTable(2, 1).restore(table.snapshot())

@@ -53,7 +53,7 @@ def test_a_batch_gives_the_numbers_of_the_river_pipeline_one_by_one() -> None:
     for s, x, y, w, found in zip(samples, raw, labels, weights, predictions, strict=True):
         t, now = found.examination, s.emitted_us
         reference.pipeline.learn_one(x, bool(y), w=w, examination=t, time_us=now)
-    assert fast.snapshot()["logistic"] == reference.snapshot()["logistic"]
+    assert fast.snapshot()["model"] == reference.snapshot()["model"]
 
 
 def test_a_clone_of_the_river_pipeline_starts_untrained() -> None:

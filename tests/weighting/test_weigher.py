@@ -157,7 +157,7 @@ def test_a_snapshot_of_other_settings_or_other_bytes_is_refused_and_changes_noth
     ).snapshot()
     older = msgspec.msgpack.encode({**msgspec.msgpack.decode(before), "format": 0})
     short = msgspec.msgpack.decode(before)
-    short["tasks"]["click"]["conditional"]["logistic"]["table"]["mean"] = b""
+    short["tasks"]["click"]["conditional"]["model"]["table"]["mean"] = b""
     for data in (
         other,
         older,

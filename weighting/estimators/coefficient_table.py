@@ -28,18 +28,22 @@ class CoefficientTable:
         mean: of each row.
         variance: of each row.
         time_us: event time of the latest sample of each row.
+        extra: further columns by name; each starts at 0.
         unknown: the row of every key that has none; it stays as each starts.
+        num_taken: number of hashed rows in use.
     """
 
-    def __init__(self, hash_bits: int, num_own: int) -> None:
+    def __init__(self, hash_bits: int, num_own: int, extra: Sequence[str] = ()) -> None:
         """Start with no row in use.
 
         Args:
             hash_bits: log2 of the number of hashed rows, from 2 on.
             num_own: number of keys with rows of their own.
+            extra: names of further columns.
         """
         self.hash_bits = hash_bits
         self.num_own = num_own
+        self._names = tuple(extra)
         self._num_hashed = 1 << hash_bits
         self._set_bits = hash_bits - 2
         self.unknown = self._num_hashed + num_own
@@ -51,6 +55,8 @@ class CoefficientTable:
         self.mean = array("d", bytes(8 * num_rows))
         self.variance = array("d", [1.0]) * num_rows
         self.time_us = array("q", bytes(8 * num_rows))
+        self.extra = {name: array("d", bytes(8 * num_rows)) for name in self._names}
+        self.num_taken = 0
 
     def rows(self, keys: Iterable[int]) -> list[int]:
         """Return the row of each key; `unknown` where it has none. Pure."""
@@ -81,24 +87,32 @@ class CoefficientTable:
         ways = range(row, row + _WAYS)
         for taken in ways:
             if not tags[taken]:
+                self.num_taken += 1
                 break
         else:
             spared = [way for way in ways if way not in in_use]
             taken = min(spared or ways, key=self.time_us.__getitem__)
         tags[taken] = (key >> self._set_bits) + 1
         self.mean[taken], self.variance[taken], self.time_us[taken] = 0.0, 1.0, time_us
+        for column in self.extra.values():
+            column[taken] = 0.0
         return taken
 
     def snapshot(self) -> dict[str, Any]:
         """State after the last sample: rows in use, in order, little-endian.
 
-        Row and the key's upper bits as u32, mean and variance as f64, event time as i64.
+        Row and the key's upper bits as u32, mean, variance and `extra` as f64, event time as i64.
         """
         mean, variance = np.frombuffer(self.mean), np.frombuffer(self.variance)
         tag = np.zeros(self.unknown + 1, dtype=np.uint32)
         tag[: self._num_hashed] = np.frombuffer(self._tag, np.uint32)
-        used = np.flatnonzero((tag > 0) | (mean != 0) | (variance != 1))
+        touched = (tag > 0) | (mean != 0) | (variance != 1)
+        for column in self.extra.values():
+            touched |= np.frombuffer(column) != 0
+        used = np.flatnonzero(touched)
+        extra = {n: np.frombuffer(c)[used].astype("<f8").tobytes() for n, c in self.extra.items()}
         return {
+            **({"extra": extra} if extra else {}),
             "hash_bits": self.hash_bits,
             "num_own": self.num_own,
             "row": used.astype("<u4").tobytes(),
@@ -119,7 +133,11 @@ class CoefficientTable:
                 raise SnapshotError(key, state[key], getattr(self, key))
         types = {"row": "<u4", "tag": "<u4", "mean": "<f8", "variance": "<f8", "time_us": "<i8"}
         columns = {name: np.frombuffer(state[name], dtype=kind) for name, kind in types.items()}
-        lengths = [len(column) for column in columns.values()]
+        found = state.get("extra", {})
+        if set(found) != set(self._names):
+            raise SnapshotError("columns", sorted(found), sorted(self._names))
+        extra = {name: np.frombuffer(found[name], dtype="<f8") for name in self._names}
+        lengths = [len(column) for column in (*columns.values(), *extra.values())]
         row = columns["row"]
         if len(set(lengths)) > 1 or (len(row) > 0 and int(row.max()) >= self.unknown):
             raise SnapshotError("rows", lengths, "columns of one length, inside the table")
@@ -129,3 +147,6 @@ class CoefficientTable:
         np.frombuffer(self.mean)[row] = columns["mean"]
         np.frombuffer(self.variance)[row] = columns["variance"]
         np.frombuffer(self.time_us, np.int64)[row] = columns["time_us"]
+        for name, column in extra.items():
+            np.frombuffer(self.extra[name])[row] = column
+        self.num_taken = int(hashed.sum())

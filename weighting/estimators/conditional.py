@@ -1,8 +1,9 @@
 """p(y|x) from a river pipeline, always predicted before it is learned.
 
-`pipeline` is the reference: `predict_proba_one`, then `learn_one` with the sample's weight and
-examination probability. The methods here take a whole list, hash each sample once instead of
-twice, and give the same numbers. They count in floats: a list is too short for numpy to pay.
+`weighting.conditional.model` names the classifier that ends it. `pipeline` is the reference:
+`predict_proba_one`, then `learn_one` with the sample's weight and examination probability. The
+methods here take a whole list, hash each sample once instead of twice, and give the same numbers.
+They count in floats: a list is too short for numpy to pay.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from river import compose
 
 from weighting.checks import check_example
 from weighting.constraints import Positive, check
-from weighting.estimators.logistic import DiagonalLogistic, sigmoid
+from weighting.errors import SnapshotError
+from weighting.estimators.logistic import sigmoid
+from weighting.estimators.models import DEFAULT, check_model, make_model
 from weighting.estimators.propensity import Propensity, PropensityConfig
 from weighting.features import Document, FieldConfig, Fields
 from weighting.sample import Sample
@@ -31,8 +34,15 @@ _LARGEST_LOGIT = 30.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConditionalConfig:
-    """Inputs of the estimator of p(y|x), and how long it remembers."""
+    """Model and inputs of the estimator of p(y|x), and how long it remembers."""
 
+    model: Annotated[
+        str,
+        Meta(
+            description="bayesian (built in), naive_bayes, or logistic:OPTIMIZER of river,"
+            " such as logistic:adagrad."
+        ),
+    ] = DEFAULT
     fields: FieldConfig = field(default_factory=FieldConfig)
     propensity: PropensityConfig = field(default_factory=PropensityConfig)
     half_life_seconds: Annotated[
@@ -43,6 +53,7 @@ class ConditionalConfig:
     def __post_init__(self) -> None:
         """Check every field."""
         check(self, "conditional")
+        check_model("conditional", self.model)
 
 
 class Prediction(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -83,14 +94,15 @@ class Conditional:
         self._with_position = with_position
         self._fields = Fields(config.fields)
         offset = math.log(initial / (1 - initial))
-        self._model = DiagonalLogistic(
+        self._model = make_model(
+            config.model,
             config.fields.hash_bits,
             self._fields.num_own,
             offset=offset,
             half_life_seconds=config.half_life_seconds,
         )
         self._propensity = Propensity(config.propensity)
-        self.pipeline = compose.Pipeline(("fields", self._fields), ("logistic", self._model))
+        self.pipeline = compose.Pipeline(("fields", self._fields), ("model", self._model))
 
     def predict(self, samples: Sequence[Sample]) -> list[Prediction]:
         """Predict N samples. Pure; all see the same state."""
@@ -152,11 +164,21 @@ class Conditional:
 
     def snapshot(self) -> dict[str, Any]:
         """State after the last sample learned, as plain numbers; the fields have none."""
-        return {"logistic": self._model.snapshot(), "propensity": self._propensity.snapshot()}
+        return {
+            "name": self.config.model,
+            "model": self._model.snapshot(),
+            "propensity": self._propensity.snapshot(),
+        }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Restore the state returned by `snapshot`; refuse one of another table."""
-        self._model.restore(state["logistic"])
+        """Restore the state returned by `snapshot`.
+
+        Raises:
+            SnapshotError: it is of another model or table.
+        """
+        if state["name"] != self.config.model:
+            raise SnapshotError("conditional.model", state["name"], self.config.model)
+        self._model.restore(state["model"])
         self._propensity.restore(state["propensity"])
 
     def _logit(self, x: Mapping[int, float]) -> float:

@@ -156,7 +156,7 @@ class DiagonalLogistic(base.Classifier):
         m, s, faded = self._belief(rows, x.values(), now)
         sw, t = s * w, examination
         if not (w >= 0.0 and 0.0 < t <= 1.0 and sw < _INFINITE and y == y):
-            raise _refusal(s, y, w, t)
+            raise refusal(s, y, w, t)
         if w == 0.0:
             return
         r, g = _mode(m, sw, bool(y), t)
@@ -235,7 +235,7 @@ def sigmoid(m: float) -> float:
     return math.exp(m) / (1.0 + math.exp(m)) if m > -700 else 1e-304
 
 
-def _refusal(s: float, y: base.typing.ClfTarget, w: float, t: float) -> WeightError:
+def refusal(s: float, y: base.typing.ClfTarget, w: float, t: float) -> WeightError:
     """Name the input that cannot be learned."""
     if not 0.0 <= w < math.inf:
         return WeightError("weight", w, "a finite number >= 0", 0)
