@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from learner.errors import Corrupt
 
-_FLOAT64 = {"mean", "variance"}
+_FLOAT64 = {"mean", "variance", "coefficients", "squares"}
 """Keys of an estimator's state under which bytes are an array of float64."""
 _EXTRA = "/extra"
 """End of the path under which all bytes are one: further columns of a coefficient table."""

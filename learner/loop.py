@@ -180,6 +180,9 @@ class _Steps:
             self.telemetry.refused.labels("weight").inc()
             log.error("batch refused", extra={"error": str(error), "num_samples": len(samples)})
             return Signal.IDLE
+        for change in report.changes:
+            facts = msgspec.structs.asdict(change) | {"step": report.step}
+            log.info("another weighting scheme is in force", extra=facts)
         if report.weighted.samples:
             self.telemetry.stepped(report, self.trainer, time.perf_counter() - began)
         return report

@@ -94,7 +94,7 @@ def load_scorer(
         residual,
         interaction=settings.interaction,
         logit_scale=settings.logit_scale,
-        exponent=weigher.scheme.exponent,
+        exponent=weigher.exponent,
     )
     ranker.load_heads(state.heads)
     if fixed is None:
@@ -105,7 +105,7 @@ def load_scorer(
         ranker.starting = fixed.starting
     initial = weigher.config.initial()
     parts = make_parts(width=encoder.width, logit_scale=settings.logit_scale, initial=initial)
-    served = ServedScore(weigher.scheme.invert, parts, initial)
+    served = ServedScore(weigher.invert, parts, initial)
     served.restore(state.stackers, state.parts)
     return ModelScorer(version, ranker, weigher, served, fixed=fixed or _fixed_parts(ranker))
 

@@ -15,6 +15,7 @@ from learner.evaluation import RATIOS, Evaluation
 from learner.store import verdict
 from learner.store.blobs import Disk
 from learner.trainer import StepReport, Trainer
+from weighting.competition import Competition
 from weighting.tasks import TASKS, TaskName
 from weighting.weighted import WeightedBatch
 
@@ -118,6 +119,17 @@ class Telemetry:
             "weight_normalization_ratio", "Mean of p(label|x)/p(label) over first copies.", "label"
         )
         self.exponent = series.gauge("weight_exponent", "Exponent of p(y|x)/p(y).")
+        self.candidate_probability = series.gauge(
+            "weight_candidate_probability_ratio",
+            "Probability that a candidate of the weights loses least, if candidates compete.",
+            "candidate",
+        )
+        self.candidate_in_force = series.gauge(
+            "weight_candidate_in_force", "1: the candidate whose weights are used.", "candidate"
+        )
+        self.candidate_changes = series.counter(
+            "weight_candidate_changes_total", "Changes of the candidate in force."
+        )
         for side in ("low", "high", "cap"):
             self.clipped.labels(side)
         for reason in ("weight", "quarantine"):
@@ -228,6 +240,15 @@ class Telemetry:
             for bound, value in zip(("low", "high"), trainer.weigher.interval(task), strict=True):
                 self.prior_bound.labels(task, bound).set(value)
         self._evaluated(trainer.evaluations)
+        self.candidate_changes.inc(len(report.changes))
+        self._competed(trainer.weigher.competition)
+
+    def _competed(self, competition: Competition | None) -> None:
+        if competition is None:
+            return
+        for number, (name, probability) in enumerate(competition.probabilities().items()):
+            self.candidate_probability.labels(name).set(probability)
+            self.candidate_in_force.labels(name).set(float(number == competition.in_force))
 
     def _weighed(self, weighted: WeightedBatch) -> None:
         for sample, weight in zip(weighted.samples, weighted.weight.tolist(), strict=True):

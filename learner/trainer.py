@@ -8,7 +8,9 @@ A step, in this order:
 3. task by task, evaluate what would have been served, then let the stacker learn it, and then the
    parts of the score: what they say was said before anything learned these labels;
 4. move the parameters along the gradient, unless something is not finite;
-5. let the residuals of the queries learn their counts.
+5. let the residuals of the queries learn their counts;
+6. let the candidates of the weights compete, if there are any: the next step has the weights of
+   the one that is then in force.
 
 The processes of a group take a step together over the samples of all: each scores its own in 2.;
 everything else is learned from all samples by every process, in rank order, so that all hold the
@@ -47,6 +49,7 @@ from learner.training.gradient import GradientPass
 from learner.training.optimizer import Optimizer
 from learner.training.query_counts import query_counts
 from learner.training.scored import Scored
+from weighting.competition import Change
 from weighting.estimators.conditional import shown_logit
 from weighting.sample import CopyKind, Sample
 from weighting.tasks import TASKS, TaskName
@@ -68,6 +71,7 @@ class StepReport:
         gradient_norm: of all that moves, before clipping.
         num_micro_batches: in which each process scored its samples; grows when memory runs out.
         weighted: the samples, of all processes, and how much each counted.
+        changes: of the weighting scheme in force, from the next step on.
     """
 
     step: int
@@ -76,6 +80,7 @@ class StepReport:
     gradient_norm: float
     num_micro_batches: int
     weighted: WeightedBatch
+    changes: tuple[Change, ...]
 
 
 class Trainer:
@@ -139,11 +144,11 @@ class Trainer:
             QueryResidual(encoder.width, config.residual),
             interaction=config.interaction,
             logit_scale=config.logit_scale,
-            exponent=weigher.scheme.exponent,
+            exponent=weigher.exponent,
         )
         initial = weigher.config.initial()
         parts = make_parts(width=encoder.width, logit_scale=config.logit_scale, initial=initial)
-        self.served = ServedScore(weigher.scheme.invert, parts, initial)
+        self.served = ServedScore(weigher.invert, parts, initial)
         self._start_file = layout.model_file(self.ranker.starting.tensors())
         self._optimizer = Optimizer(config, self.ranker, self.process_group)
         self._gradient = GradientPass(
@@ -178,8 +183,10 @@ class Trainer:
         weighted = self.weigher.weigh(samples)  # 1.
         scored = self._gradient.run(weighted, own, step=self.step_number + 1)  # 2.
         finite, loss, norm = _finite(samples, scored), math.nan, math.nan
+        changes: tuple[Change, ...] = ()
         if finite:  # otherwise the estimators, sound without the model, have learned; it does not
-            self._evaluate(weighted, scored, *self._starting_vectors(samples, own))  # 3.
+            queries, items = self._starting_vectors(samples, own)
+            self._evaluate(weighted, scored, queries, items)  # 3.
             loss, norm = scored.loss, self._optimizer.clip(len(samples))
         ok = math.isfinite(loss) and math.isfinite(norm)
         if samples:
@@ -190,6 +197,8 @@ class Trainer:
             self.trained = _counted(self.trained, samples)
         if finite:
             self._learn_residuals(weighted, scored)  # 5.
+            changes = self.weigher.compete(weighted, (queries * items).astype(np.float64))  # 6.
+            self.ranker.exponent = self.weigher.exponent
         self.step_number += 1
         self.num_samples += len(samples)
         return StepReport(
@@ -199,6 +208,7 @@ class Trainer:
             gradient_norm=norm,
             num_micro_batches=self.num_micro_batches,
             weighted=weighted,
+            changes=changes,
         )
 
     def skip(self, samples: Sequence[Sample]) -> None:
@@ -422,6 +432,7 @@ class Trainer:
         ranker.load_heads(scoring.heads)
         ranker.residual.restore(training.residual_counts, scoring.residuals)
         self.weigher.restore(scoring.estimators)
+        ranker.exponent = self.weigher.exponent
         ranker.starting.load(layout.read_start(read))
         self.served.restore(scoring.stackers, scoring.parts)
         for task, own in self.evaluations.items():

@@ -10,10 +10,11 @@ state are the same, to the bit, however the stream is divided into batches of wh
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -21,26 +22,28 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from weighting.caps import Caps, CapsConfig, num_discounted
-from weighting.clip import BOUNDS, ClipConfig, bounded, num_clipped
+from weighting.clip import BOUNDS, ClipConfig, num_clipped
+from weighting.competition import Change, Competition, CompetitionConfig
 from weighting.constraints import Share, check
-from weighting.context import Context, Places
-from weighting.diagnostics import effective_sample_ratio, normalization_ratio
+from weighting.diagnostics import effective_sample_ratio
 from weighting.errors import SnapshotError, WeightError
 from weighting.estimators.calibration import CalibrationConfig
 from weighting.estimators.conditional import ConditionalConfig
 from weighting.estimators.normaliser import Normaliser
 from weighting.estimators.prior import PriorConfig
-from weighting.estimators.task import Estimates, TaskConfig, TaskEstimators, shown_lists
+from weighting.estimators.task import TaskConfig, TaskEstimators
 from weighting.features import Document
-from weighting.position_correction import factor_at_position
+from weighting.group import Group
 from weighting.sample import CopyKind, Sample
 from weighting.schemes.ratio import LEAST_EXPONENT
-from weighting.schemes.registry import DEFAULT, SchemeName, make_scheme
-from weighting.tasks import TASKS, Task, TaskName
-from weighting.weighted import Columns, WeightedBatch, scatter, scatter_one
+from weighting.schemes.registry import DEFAULT, SchemeName, make_scheme, parse_candidates
+from weighting.schemes.scheme import Scheme
+from weighting.tasks import TASKS, TaskName
+from weighting.weighted import WeightedBatch, scatter
 
 Array = NDArray[np.float64]
-FORMAT = 7
+FORMAT = 8
+AUTO = "auto"
 _ON_DISK = {
     "delayed_positives": "late",
     "initial_pseudo_count": "initial_mass",
@@ -65,12 +68,13 @@ class WeigherConfig:
         ),
     ] = DEFAULT
     exponent: Annotated[
-        float,
+        Annotated[float, Meta(gt=LEAST_EXPONENT)] | Literal["auto"],
         Meta(
-            gt=LEAST_EXPONENT,
-            description="b of (p(y|x)/p(y))^b: 0 is off; at -1 all signal is destroyed.",
+            description="b of (p(y|x)/p(y))^b: 0 is off; at -1 all signal is destroyed. auto: "
+            "the candidates of weighting.competition compete."
         ),
     ] = 1.0
+    competition: CompetitionConfig = field(default_factory=CompetitionConfig)
     clip: ClipConfig = field(default_factory=ClipConfig)
     caps: CapsConfig = field(default_factory=CapsConfig)
     denoise: Annotated[
@@ -99,11 +103,19 @@ class WeigherConfig:
         """Return p(y=1) of each task before any sample."""
         return {task: self.of(task).prior.initial for task in TASKS}
 
+    def first_scheme(self) -> Scheme:
+        """Return the scheme that is in force before any sample."""
+        if isinstance(self.exponent, str):
+            return next(iter(parse_candidates(self.competition.candidates).values()))
+        return make_scheme(self.scheme, self.exponent)
+
     def on_disk(self) -> dict[str, Any]:
         """Return the settings under the names that a version's files use for them."""
         plain: dict[str, Any] = _renamed(msgspec.to_builtins(self), _ON_DISK)
         if self.scheme == DEFAULT:  # versions older than the setting have none
             del plain["scheme"]
+        if self.exponent != AUTO:
+            del plain["competition"]
         return plain
 
     @classmethod
@@ -126,8 +138,38 @@ class Weigher:
     def __init__(self, config: WeigherConfig | None = None) -> None:
         """Start untrained."""
         self.config = config or WeigherConfig()
-        self.scheme = make_scheme(self.config)
+        self.competition = self._new_competition()
+        self._schemes: tuple[Scheme, ...] = (self.config.first_scheme(),)
+        if self.competition:
+            self._schemes = tuple(self.competition.candidates.values())
         self._estimators, self._normalisers, self._caps = self._untrained()
+
+    @property
+    def scheme(self) -> Scheme:
+        """The scheme in force."""
+        return self._schemes[self._in_force]
+
+    @property
+    def exponent(self) -> float:
+        """Effective exponent: a trained logit is 1 + exponent times as steep as its inverse."""
+        return self.competition.exponent() if self.competition else self.scheme.exponent
+
+    def invert(self, logit: Array, prior: float) -> Array:
+        """Logits (N,) of p(y=1|x) from logits (N,) of the model trained under the weights. Pure."""
+        invert = self.competition.invert if self.competition else self.scheme.invert
+        return invert(logit, prior)
+
+    def compete(self, batch: WeightedBatch, products: Array) -> tuple[Change, ...]:
+        """Let the candidates be judged on a batch that was weighed, and then learn it.
+
+        Args:
+            batch: N samples, as `weigh` returned them last.
+            products: (N, D) see `Competition.learn`.
+
+        Returns:
+            Changes of the scheme in force; it is the next batch's.
+        """
+        return self.competition.learn(batch, products) if self.competition else ()
 
     def weigh(self, samples: Sequence[Sample]) -> WeightedBatch:
         """Predict, learn and weigh N samples in event order.
@@ -145,9 +187,25 @@ class Weigher:
             factors.append(self._caps[task].learn(own))
             discount = factors[-1].prod(axis=1)
             learned = self._estimators[task].learn(own, labels[places], discount)
-            groups[task] = self._group(np.array(places), own, labels[places], discount, *learned)
+            groups[task] = Group.of(
+                np.array(places),
+                own,
+                labels[places],
+                discount,
+                *learned,
+                schemes=self._schemes,
+                in_force=self._in_force,
+                clip=self.config.clip,
+            )
         scales = {
-            task: self._normalisers[task].update(group.correction, group.unscaled)
+            task: np.stack(
+                [
+                    normaliser.update(group.correction, unscaled)
+                    for normaliser, unscaled in zip(
+                        self._normalisers[task], group.unscaled, strict=True
+                    )
+                ]
+            )
             for task, group in groups.items()
         }
         return self._assemble(tuple(samples), groups, scales, num_discounted(factors))
@@ -189,15 +247,24 @@ class Weigher:
 
     def description(self) -> dict[str, str | float]:
         """Scheme and parameters of the weights, for a version's manifest."""
-        return {**self.scheme.description(), "denoise": self.config.denoise}
+        found = {**self.scheme.description(), "denoise": self.config.denoise}
+        if self.competition:
+            found["effective_exponent"] = self.exponent
+            found["num_changes"] = self.competition.num_changes
+            for name, probability in self.competition.probabilities().items():
+                found[f"probability of {name}"] = probability
+        return found
 
     def snapshot(self) -> bytes:
         """State after the last batch learned, as msgpack; equal state gives equal bytes."""
         state = {
             "format": FORMAT,
             "tasks": {task: own.snapshot() for task, own in self._estimators.items()},
-            "normalisers": {task: own.snapshot() for task, own in self._normalisers.items()},
+            "normalisers": {
+                task: [one.snapshot() for one in own] for task, own in self._normalisers.items()
+            },
             "caps": {task: own.snapshot() for task, own in self._caps.items()},
+            "competition": self.competition.snapshot() if self.competition else None,
         }
         return msgspec.msgpack.encode(state, order="sorted")
 
@@ -208,137 +275,83 @@ class Weigher:
             SnapshotError: it has another format or other settings, or is damaged.
         """
         estimators, normalisers, caps = self._untrained()
+        competition = self._new_competition()
         try:
             state = msgspec.msgpack.decode(data)
             if state["format"] != FORMAT:
                 raise SnapshotError("format", state["format"], FORMAT)
             for task, own in estimators.items():
                 own.restore(state["tasks"][task])
-                normalisers[task].restore(state["normalisers"][task])
                 caps[task].restore(state["caps"][task])
+                kept = state["normalisers"][task]
+                if len(kept) == len(normalisers[task]):  # else other schemes, which begin afresh
+                    for normaliser, each in zip(normalisers[task], kept, strict=True):
+                        normaliser.restore(each)
+            if competition and state["competition"]:
+                competition.restore(state["competition"])
         except (msgspec.DecodeError, KeyError, TypeError) as error:
             raise SnapshotError("weigher", repr(error), "a weigher's snapshot") from error
         self._estimators, self._normalisers, self._caps = estimators, normalisers, caps
+        self.competition = competition
+
+    @property
+    def _in_force(self) -> int:
+        return self.competition.in_force if self.competition else 0
+
+    def _new_competition(self) -> Competition | None:
+        if self.config.exponent != AUTO:
+            return None
+        levels = {task: math.log(p / (1 - p)) for task, p in self.config.initial().items()}
+        return Competition(self.config.competition, levels)
 
     def _untrained(
         self,
-    ) -> tuple[dict[TaskName, TaskEstimators], dict[TaskName, Normaliser], dict[TaskName, Caps]]:
+    ) -> tuple[
+        dict[TaskName, TaskEstimators],
+        dict[TaskName, tuple[Normaliser, ...]],
+        dict[TaskName, Caps],
+    ]:
+        """Return estimators, normalisers of each scheme, and caps, all by task."""
         c = self.config
         estimators = {
             name: TaskEstimators(task, c.of(name), c.conditional, c.calibration)
             for name, task in TASKS.items()
         }
         clip = c.clip
-        normalisers = {n: Normaliser(clip.normalise, clip.half_life_samples) for n in TASKS}
+        normalisers = {
+            task: tuple(Normaliser(clip.normalise, clip.half_life_samples) for _ in self._schemes)
+            for task in TASKS
+        }
         return estimators, normalisers, {name: Caps(task, c.caps) for name, task in TASKS.items()}
-
-    def _group(
-        self,
-        places: Places,
-        samples: Sequence[Sample],
-        label: Array,
-        discount: Array,
-        found: Estimates,
-        correction: Array,
-    ) -> _Group:
-        """Weigh one task's n samples by what was estimated of them."""
-        relevance, prior, theta = found.relevance, found.prior, found.examination
-        lists = _list_numbers(samples, TASKS[samples[0].task])
-        pair = [  # of each label, as if shown first
-            self.scheme.weigh(Context.observed(np.full_like(label, y), relevance, prior, lists))
-            for y in (1.0, 0.0)
-        ]
-        # Bounded first: the bounds then change the target alone, and alike at every position
-        within = [bounded(factor, self.config.clip) for factor in pair]
-        return _Group(
-            places=places,
-            delayed=np.array([s.copy_kind is CopyKind.LATE_POSITIVE for s in samples]),
-            label=label,
-            estimates=found,
-            context=Context.observed(label, relevance, prior),
-            discount=discount,
-            correction=correction,
-            factor=np.where(label > 0, *pair),
-            raw=correction * factor_at_position(label, relevance, theta, *pair),
-            unscaled=correction * factor_at_position(label, relevance, theta, *within),
-        )
 
     def _assemble(
         self,
         samples: tuple[Sample, ...],
-        groups: Mapping[TaskName, _Group],
+        groups: Mapping[TaskName, Group],
         scales: Mapping[TaskName, Array],
         discounted: dict[str, int],
     ) -> WeightedBatch:
         """Scale and cap the weights, and put the tasks' columns back into the samples' order."""
         bounds, clipped, parts = self.config.clip, Counter[str](), []
+        own, weights = self._in_force, np.zeros((len(self._schemes), len(samples)))
         for task, group in groups.items():
             scaled = scales[task] * group.unscaled
-            clipped.update(num_clipped(group.factor, scaled, bounds))
-            weight = np.minimum(scaled, bounds.cap)
-            parts.append((group.places, weight, group.columns(weight, self.config.denoise)))
-        weight = scatter_one(len(samples), [(places, weight) for places, weight, _ in parts])
+            clipped.update(num_clipped(group.factor, scaled[own], bounds))
+            weights[:, group.places] = np.minimum(scaled, bounds.cap)
+            columns = group.columns(weights[own, group.places], self.config.denoise)
+            parts.append((group.places, columns))
         agreement = {task: group.normalization_ratio() for task, group in groups.items()}
         return WeightedBatch(
             samples=samples,
             num_clipped={bound: clipped[bound] for bound in BOUNDS},
             num_discounted=discounted,
-            ess_ratio=effective_sample_ratio(weight),
+            ess_ratio=effective_sample_ratio(weights[own]),
             exponent=self.scheme.exponent,
             prior={task: float(g.estimates.prior[0]) for task, g in groups.items()},
             normalization_ratio={t: found for t, found in agreement.items() if found is not None},
-            **scatter(len(samples), [(places, columns) for places, _, columns in parts]),
+            candidate_weight=weights if self.competition else weights[:0],
+            **scatter(len(samples), parts),
         )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Group:
-    """One task's n samples of a batch, weighed but for the scale.
-
-    Attributes:
-        places: (n,) their indices in the batch.
-        factor: (n,) factors of the scheme as if shown first, unbounded.
-        unscaled: (n,) correction x bounded factor, before normalisation.
-
-    The others are as in `Columns`.
-    """
-
-    places: Places
-    delayed: NDArray[np.bool_]
-    label: Array
-    estimates: Estimates
-    context: Context
-    discount: Array
-    correction: Array
-    factor: Array
-    raw: Array
-    unscaled: Array
-
-    def columns(self, weight: Array, denoise: float) -> Columns:
-        """Columns of the samples under their final weights (n,)."""
-        found = self.estimates
-        target = (1 - denoise) * self.label + denoise * found.p_positive
-        return Columns(
-            weight=weight.astype(np.float32),
-            a=(weight * target).astype(np.float32),
-            b=(weight * (1 - target)).astype(np.float32),
-            label=self.label,
-            discount=self.discount,
-            correction=self.correction,
-            raw=self.raw,
-            p_y_given_x=self.context.p_y_given_x,
-            p_y=self.context.p_y,
-            p_positive=found.p_positive,
-            examination=found.examination,
-            pair_memory_logit=found.pair_memory_logit,
-            pair_memory_base=found.pair_memory_base,
-        )
-
-    def normalization_ratio(self) -> tuple[float, float] | None:
-        """Agreement of estimator and prior over first copies; None without any."""
-        first = ~self.delayed
-        p, prior = self.estimates.p_positive[first], self.estimates.prior[first]
-        return normalization_ratio(p, prior) if len(p) else None
 
 
 def _places_by_task(samples: Sequence[Sample]) -> dict[TaskName, list[int]]:
@@ -358,14 +371,6 @@ def _labels(samples: Sequence[Sample]) -> Array:
         if s.label != 1 and (s.label != 0 or delayed):
             raise _refusal("label", s.label, "1" if delayed else "0 or 1", s, index)
     return np.array([s.label for s in samples], dtype=np.float64)
-
-
-def _list_numbers(samples: Sequence[Sample], task: Task) -> Places:
-    """Number of the shown list (N,) of each sample of a task."""
-    numbers = np.empty(len(samples), dtype=np.intp)
-    for number, own in enumerate(shown_lists(samples, task.parent is None)):
-        numbers[own] = number
-    return numbers
 
 
 def _refusal(factor: str, value: Any, expected: str, s: Sample, index: int) -> WeightError:

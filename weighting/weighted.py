@@ -67,6 +67,8 @@ class WeightedBatch(Columns):
         ess_ratio: effective sample size of `weight` / N.
         exponent: power of p(y|x)/p(y) in the weights.
         prior: per task in the batch, p(y=1).
+        candidate_weight: (E, N) final weights under each candidate, if candidates compete; E is 0
+            otherwise.
         normalization_ratio: per task with first copies, the mean of p(label|x)/p(label) for labels
             0 and 1; 1 where estimator and prior agree.
     """
@@ -77,6 +79,7 @@ class WeightedBatch(Columns):
     ess_ratio: float
     exponent: float
     prior: dict[TaskName, float]
+    candidate_weight: Array
     normalization_ratio: dict[TaskName, tuple[float, float]]
 
 

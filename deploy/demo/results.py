@@ -23,7 +23,7 @@ from weighting.weigher import WeigherConfig
 #: With nothing learned, the served click logit is a cos + constant: the sum over encoder and
 #: zero-shot part of coefficient x scale, the encoder's less the inversion of the weights' exponent.
 _UNTRAINED_SLOPE = LearnerConfig().logit_scale * (
-    ENCODER_START / (1 + WeigherConfig().exponent) + ZERO_SHOT_START
+    ENCODER_START / (1 + WeigherConfig().first_scheme().exponent) + ZERO_SHOT_START
 )
 
 Metrics: TypeAlias = Mapping[tuple[str, frozenset[tuple[str, str]]], float]

@@ -34,6 +34,7 @@ def _entry(version: Version, state: str, reason: str | None) -> ModelEntry:
         created=rfc3339(version.created_us),
         event_time=None if event_time_us is None else rfc3339(event_time_us),
         evaluation=version.evaluation,
+        weighting=version.manifest.get("weighting", {}),
         state=state,
         reason=reason,
     )

@@ -7,7 +7,7 @@ hold numbers or nested values is `Raw`, and decoded in `serving.wire.decoding`.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
@@ -205,13 +205,15 @@ class ScoreAnswer(msgspec.Struct, frozen=True, kw_only=True):
 class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):
     """One published version; `state` is champion, previous, refused or available.
 
-    `reason` says why a version was refused, or rolled back from; else it is null.
+    `weighting` is the scheme of the sample weights in force, with its parameters. `reason` says why
+    a version was refused, or rolled back from; else it is null.
     """
 
     version: str
     created: str
     event_time: str | None
     evaluation: dict[str, float]
+    weighting: dict[str, Any]
     state: str
     reason: str | None
 

@@ -11,11 +11,14 @@ import numpy as np
 from tests.contracts.case import FEW, HOUR, Array, Case, at, one
 from tests.weighting.streams import Doc, sample
 from weighting.caps import Caps, CapsConfig
+from weighting.competition import Competition, CompetitionConfig
 from weighting.estimators.calibration import Calibration, CalibrationConfig
 from weighting.estimators.classifier import Classifier
+from weighting.estimators.choice import Choice
 from weighting.estimators.coefficient_table import OWN
 from weighting.estimators.conditional import Conditional, ConditionalConfig
 from weighting.estimators.delayed_positives import DelayedPositiveRate
+from weighting.estimators.hedge import Hedge
 from weighting.estimators.logistic import DiagonalLogistic
 from weighting.estimators.models import make_model
 from weighting.estimators.normaliser import Normaliser
@@ -24,6 +27,7 @@ from weighting.estimators.propensity import Propensity, PropensityConfig
 from weighting.estimators.recursive import RecursiveLogistic
 from weighting.estimators.river_model import RiverModel
 from weighting.estimators.stacker import Stacker
+from weighting.estimators.stand_in import StandIns
 from weighting.estimators.task import Estimates, TaskConfig, TaskEstimators
 from weighting.features import FieldConfig
 from weighting.sample import Sample
@@ -210,6 +214,95 @@ class ConditionalCase(Case):
         predictions = model.predict([shown(i)])
         model.learn(predictions, [values["label"]], [values["weight"]])
         return one(predictions[0].logit)
+
+
+class HedgeCase(Case):
+    owner = Hedge
+    inputs = ("loss",)
+    weightless: ClassVar[Mapping[str, float]] = {}
+
+    def make(self) -> Hedge:
+        return Hedge(2, rate=0.5, share=0.01)
+
+    def predict(self, model: Hedge, i: int) -> Array:
+        return model.get()
+
+    def teach(self, model: Hedge, i: int, values: Mapping[str, float]) -> None:
+        model.update(np.array([values["loss"], 0.1 * i]))
+
+
+class ChoiceCase(Case):
+    owner = Choice
+    inputs = ("log probability",)
+    weightless: ClassVar[Mapping[str, float]] = {"log probability": -9.0, "weight": 0.0}
+
+    def make(self) -> Choice:
+        return Choice(margin=1.0, min_samples=5)
+
+    def predict(self, model: Choice, i: int) -> Array:
+        return one(model.expert)
+
+    def example(self, i: int) -> dict[str, float]:
+        return {"log probability": -0.1, "weight": 1.0} if i < 10 else super().example(i)
+
+    def teach(self, model: Choice, i: int, values: Mapping[str, float]) -> None:
+        probabilities = np.array([-2.0, values["log probability"]])
+        if values["weight"] == 0:
+            probabilities = np.zeros(2)
+        model.update(probabilities, values["weight"])
+
+
+class StandInsCase(Case):
+    owner = StandIns
+    inputs = ("product", "label", "weight", "examination")
+    bound = 2 * 2 * 6 * 8 + FEW
+
+    def make(self) -> StandIns:
+        return StandIns(2, level=-1.0, half_life_samples=50.0)
+
+    def example(self, i: int) -> dict[str, float]:
+        return {**super().example(i), "product": 0.1 * (i % 7 - 3), "examination": 0.8}
+
+    def products(self, value: float) -> Array:
+        return np.array([[value, 0.1, -0.2, 0.3]])
+
+    def predict(self, model: StandIns, i: int) -> Array:
+        return model.predict(self.products(self.example(i)["product"])).ravel()
+
+    def teach(self, model: StandIns, i: int, values: Mapping[str, float]) -> None:
+        weight = np.array([[values["weight"]], [0.5 * values["weight"]]])
+        label, examination = one(values["label"]), one(values["examination"])
+        model.learn(self.products(values["product"]), label, weight, examination)
+
+
+class CompetitionCase(Case):
+    """Its own weigher weighs the samples, from a state that does not move."""
+
+    owner = Competition
+    inputs = ("product",)
+    weightless: ClassVar[Mapping[str, float]] = {}
+    bound = 2 * 2 * 2 * 6 * 8 + 10 * FEW
+
+    def make(self) -> Competition:
+        config = CompetitionConfig(
+            candidates="uniform, ratio:1", min_samples=3.0, margin=1e-3, share=1e-3
+        )
+        return Competition(config, dict.fromkeys(TASKS, -1.0))
+
+    def example(self, i: int) -> dict[str, float]:
+        return {"product": 0.1 * (i % 7 - 3), "label": float(i % 3 == 0)}
+
+    def predict(self, model: Competition, i: int) -> Array:
+        inverted = model.invert(one(0.1 * i), 0.2)
+        return np.array([*model.probabilities().values(), model.exponent(), *inverted])
+
+    def teach(self, model: Competition, i: int, values: Mapping[str, float]) -> None:
+        config = WeigherConfig(
+            exponent="auto", conditional=SMALL, caps=SMALL_CAPS, competition=model.config
+        )
+        s = msgspec.structs.replace(shown(i), label=int(values["label"]))
+        batch = Weigher(config).weigh([s])
+        model.learn(batch, np.array([[values["product"], 0.1, -0.2, 0.3]]))
 
 
 class TaskEstimatorsCase(Case):

@@ -145,7 +145,7 @@ weighting: {exponent: -2, click: {prior: {half_life: 0s}}, clip: {low: -20}}
 learner: {tuning: top, lr: .inf, dropout: .nan}
 """
     assert problems(file, text, {"STEELYARD_STORE__KEEP": "2"}) == [
-        "steelyard.yaml: weighting.exponent: got -2, expected a number > -0.9.",
+        "steelyard.yaml: weighting.exponent: got -2, expected a number > -0.9 or auto.",
         "steelyard.yaml: weighting.click.prior.half_life: got '0s', expected a number > 0.",
         "steelyard.yaml: weighting.clip.low: got -20, expected a number >= 0.",
         "steelyard.yaml: learner.tuning: got 'top', expected full, frozen or top:N with N >= 1.",

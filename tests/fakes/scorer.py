@@ -28,7 +28,7 @@ def make_version(seq: int, *, event_time_us: int | None = 1_795_471_692_000_000)
         next_offsets=Offsets(),
         evaluation={"auc": 0.75},
         files={},
-        manifest={},
+        manifest={"weighting": {"scheme": "uniform"}},
         path=Path(f"v{seq:06d}"),
     )
 

@@ -77,7 +77,7 @@ def test_a_perfect_model_is_judged_as_by_final_labels_however_late_they_come(del
     samples, logit, bought = purchases(delay)
     own: Trainer = trainer(tuning="frozen")
     own.served = perfect = Perfect(
-        own.weigher.scheme.invert, own.served.parts, own.weigher.config.initial()
+        own.weigher.invert, own.served.parts, own.weigher.config.initial()
     )
     for start in range(0, len(samples), 200):
         perfect.batch = samples[start : start + 200]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -26,8 +27,10 @@ from tests.fakes.disk import Call, Fail, Fault, FaultyDisk, Meanwhile, Plan, no_
 from tests.learner.saving import cut, owner
 from tests.learner.training import batches, same, trainer, weights_of
 from tests.weighting.streams import SECOND
+from weighting.competition import CompetitionConfig
 from weighting.provenance import Offsets
 from weighting.sample import Batch, Sample, Signal
+from weighting.weigher import WeigherConfig
 
 Samples = list[Sample] | Signal
 IDLE = Signal.IDLE
@@ -295,3 +298,30 @@ def test_the_series_tell_what_a_step_saw(tmp_path: Path) -> None:
     assert learner.count("importance_weight_count", label="click") == 20
     prior = learner.trainer.weigher.prior(STREAM[0][0].task)
     assert learner.count("label_prior_ratio", label="click") == prior
+
+
+def test_a_change_of_the_weights_is_logged_and_each_candidate_has_a_series(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    competition = CompetitionConfig(
+        candidates="uniform, ratio:1", margin=0.01, min_samples=20.0, share=0.01
+    )
+    own = trainer(WeigherConfig(exponent="auto", competition=competition))
+    learner = Learner(tmp_path, trainer=own)
+    with caplog.at_level(logging.INFO, "steelyard.learner"):
+        reports = learner.run(*batches(8))
+    changes = [c for report in reports if isinstance(report, StepReport) for c in report.changes]
+    assert changes
+    logged = [r for r in caplog.records if r.message == "another weighting scheme is in force"]
+    assert [(r.__dict__["before"], r.__dict__["after"]) for r in logged] == [
+        (change.before, change.after) for change in changes
+    ]
+    assert learner.count("weight_candidate_changes_total") == len(changes)
+    in_force = {
+        name: learner.count("weight_candidate_in_force", candidate=name)
+        for name in ("uniform", "ratio:1")
+    }
+    assert in_force == {"uniform": 0.0, "ratio:1": 0.0} | {changes[-1].after: 1.0}
+    probability = learner.count("weight_candidate_probability_ratio", candidate="ratio:1")
+    assert probability
+    assert 0 < probability < 1

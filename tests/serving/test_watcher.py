@@ -124,6 +124,7 @@ def test_a_corrupt_version_is_refused_never_loaded_and_the_old_one_stays(
     assert "model.safetensors" in client.get("/info").json()["refused"]["v000002"]
     models = client.get("/v1/models").json()["models"]
     assert [model["state"] for model in models] == ["champion", "refused"]
+    assert [model["weighting"] for model in models] == [{"scheme": "uniform"}] * 2
     replica.store.publish(3)
     replica.watcher.poll()
     assert served(replica) == "v000003"

@@ -38,7 +38,7 @@ def weigher(scheme: SchemeName, **options: float) -> Weigher:
 
 def test_every_name_in_the_settings_has_a_scheme_of_that_name() -> None:
     assert set(SCHEMES) == set(NAMES)
-    described = [make_scheme(WeigherConfig(scheme=name)).description() for name in NAMES]
+    described = [make_scheme(name).description() for name in NAMES]
     assert [description["scheme"] for description in described] == list(NAMES)
 
 
@@ -54,7 +54,7 @@ def test_inversion_gives_back_p_from_the_minimiser_of_the_weighted_risk(
     name: SchemeName, exponent: float, p: float, prior: float
 ) -> None:
     """The minimiser f* of p u1 (-log f) + (1-p) u0 (-log(1-f)) has odds p u1 / ((1-p) u0)."""
-    scheme = make_scheme(WeigherConfig(scheme=name, exponent=exponent))
+    scheme = make_scheme(name, exponent)
     labels = np.array([1.0, 0.0])
     u1, u0 = scheme.weigh(Context.observed(labels, np.array([p, p]), prior))
     minimiser = np.array([logit(p) + np.log(u1 / u0)])
@@ -67,7 +67,7 @@ def test_inversion_gives_back_p_from_the_minimiser_of_the_weighted_risk(
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "uniform"])
 @pytest.mark.parametrize("p", [0.0, 1.0, np.nan])
 def test_a_probability_that_is_none_is_refused_by_name(name: SchemeName, p: float) -> None:
-    labels, scheme = np.ones(1), make_scheme(WeigherConfig(scheme=name))
+    labels, scheme = np.ones(1), make_scheme(name)
     prior = p if name == "class_balanced" else 0.1
     factor = "p(y)" if name == "class_balanced" else "p(y|x)"
     with pytest.raises(WeightError, match=re.escape(f"{factor}: got {p!r}")):
@@ -78,7 +78,7 @@ def test_a_probability_that_is_none_is_refused_by_name(name: SchemeName, p: floa
 def test_weights_are_finite_and_not_negative_to_the_ends_of_probabilities(
     name: SchemeName,
 ) -> None:
-    scheme = make_scheme(WeigherConfig(scheme=name))
+    scheme = make_scheme(name)
     p = np.array([1e-6, 0.5, 1 - 1e-6])
     for y in (0.0, 1.0):
         weights = scheme.weigh(Context.observed(np.full(3, y), p, 1e-6))
@@ -101,7 +101,7 @@ def test_a_share_has_mean_one_over_every_list_and_a_scale_of_p_is_no_matter(
 def test_a_share_is_that_of_the_softmax_over_its_list_alone() -> None:
     p, lists = np.array([0.2, 0.4, 0.4, 0.3]), np.array([0, 0, 0, 1])
     context = Context.observed(np.array([1.0, 1.0, 0.0, 1.0]), p, 0.1, lists)
-    weights = make_scheme(WeigherConfig(scheme="softmax_share", exponent=2.0)).weigh(context)
+    weights = make_scheme("softmax_share", 2.0).weigh(context)
     utilities = 2 * np.log(p[:3])
     expected = 3 * np.exp(utilities) / np.exp(utilities).sum()
     np.testing.assert_allclose(weights, [expected[0], expected[1], 1.0, 1.0])

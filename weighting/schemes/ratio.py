@@ -97,6 +97,10 @@ class ImportanceRatio:
 
     exponent: float
 
+    def __post_init__(self) -> None:
+        """Check the exponent."""
+        check_exponent(self.exponent)
+
     def weigh(self, context: Context) -> Array:
         """Ratios (N,) of the observed labels."""
         return ratio(context.p_y_given_x, context.p_y, exponent=self.exponent)

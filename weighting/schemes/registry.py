@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Literal, Protocol
+from typing import Literal
 
 from weighting.schemes.class_balanced import ClassBalanced
 from weighting.schemes.focal import Focal
@@ -16,35 +16,50 @@ from weighting.schemes.uniform import Uniform
 SchemeName = Literal["ratio", "uniform", "softmax_share", "class_balanced", "focal", "self_paced"]
 DEFAULT: SchemeName = "ratio"
 
-
-class SchemeSettings(Protocol):
-    """The settings that choose a scheme and its parameters."""
-
-    @property
-    def scheme(self) -> SchemeName:
-        """Name of the scheme."""
-
-    @property
-    def exponent(self) -> float:
-        """Exponent b of the importance ratio, or of p in the softmax share."""
-
-
-SCHEMES: Mapping[SchemeName, Callable[[SchemeSettings], Scheme]] = {
-    "ratio": lambda settings: ImportanceRatio(settings.exponent),
-    "uniform": lambda settings: Uniform(),
-    "softmax_share": lambda settings: SoftmaxShare(settings.exponent),
-    "class_balanced": lambda settings: ClassBalanced(),
-    "focal": lambda settings: Focal(),
-    "self_paced": lambda settings: SelfPaced(),
+SCHEMES: Mapping[SchemeName, Callable[[float], Scheme]] = {
+    "ratio": ImportanceRatio,
+    "uniform": lambda exponent: Uniform(),
+    "softmax_share": SoftmaxShare,
+    "class_balanced": lambda exponent: ClassBalanced(),
+    "focal": lambda exponent: Focal(),
+    "self_paced": lambda exponent: SelfPaced(),
 }
+"""name -> its scheme under the setting `weighting.exponent`, which some do not have."""
 
 
-def make_scheme(settings: SchemeSettings) -> Scheme:
-    """Build the scheme that the settings name.
+def make_scheme(name: str, exponent: float = 1.0) -> Scheme:
+    """Build the scheme of a name.
 
     Raises:
-        ValueError: there is no scheme of that name.
+        ValueError: there is no scheme of that name, or it cannot have the exponent.
     """
-    if settings.scheme not in SCHEMES:
-        raise ValueError(f"scheme: got {settings.scheme!r}, expected one of {', '.join(SCHEMES)}")
-    return SCHEMES[settings.scheme](settings)
+    for known, build in SCHEMES.items():
+        if name == known:
+            return build(exponent)
+    raise ValueError(f"scheme: got {name!r}, expected one of {', '.join(SCHEMES)}")
+
+
+def parse_candidates(text: str) -> dict[str, Scheme]:
+    """Build the schemes of a list such as ``uniform, ratio:0.5``, by name.
+
+    Raises:
+        ValueError: it names fewer than two, one twice, or one that there is not; the message is
+            the expectation.
+
+    >>> [scheme.exponent for scheme in parse_candidates("uniform, ratio:0.5").values()]
+    [0.0, 0.5]
+    """
+    names = [part.strip() for part in text.split(",")]
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise ValueError("two or more different candidates")
+    return {name: _candidate(name) for name in names}
+
+
+def _candidate(text: str) -> Scheme:
+    name, _, exponent = text.partition(":")
+    try:
+        return make_scheme(name, float(exponent) if exponent else 1.0)
+    except ValueError as error:
+        raise ValueError(
+            f"scheme or scheme:exponent, of {', '.join(SCHEMES)} (in {text!r}: {error})"
+        ) from error
