@@ -13,8 +13,8 @@ from tests.weighting.streams import Doc, sample
 from weighting.caps import Caps, CapsConfig
 from weighting.competition import Competition, CompetitionConfig
 from weighting.estimators.calibration import Calibration, CalibrationConfig
-from weighting.estimators.classifier import Classifier
 from weighting.estimators.choice import Choice
+from weighting.estimators.classifier import Classifier
 from weighting.estimators.coefficient_table import OWN
 from weighting.estimators.conditional import Conditional, ConditionalConfig
 from weighting.estimators.delayed_positives import DelayedPositiveRate
