@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import msgspec
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from deploy.settings.load import load
 _SMALL = {"learner.model": "random:1x32", "learner.tuning": "frozen"}
 
 
+@cache
 def figures(attack: str, share: float) -> dict[str, dict[str, float]]:
     """Figures of 200 honest lists, and attackers among them; off and on."""
     report = run(load(None, {}, _SMALL), lists=200, share=share, seeds=1, attacks=(attack,))

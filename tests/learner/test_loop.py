@@ -27,6 +27,7 @@ from tests.fakes.disk import Call, Fail, Fault, FaultyDisk, Meanwhile, Plan, no_
 from tests.learner.saving import cut, owner
 from tests.learner.training import batches, same, trainer, weights_of
 from tests.weighting.streams import SECOND
+from weighting.caps import CapsConfig
 from weighting.competition import CompetitionConfig
 from weighting.provenance import Offsets
 from weighting.sample import Batch, Sample, Signal
@@ -283,6 +284,15 @@ def test_a_restart_goes_on_with_the_span_of_event_times_that_it_found(tmp_path: 
     again.run(STREAM[1], IDLE)
     event_time = {"min": 0, "max": STREAM[1][-1].event_time_us}
     assert again.versions()[-1].manifest["event_time"] == event_time
+
+
+def test_a_series_counts_the_samples_that_each_cap_discounted(tmp_path: Path) -> None:
+    capped = WeigherConfig(caps=CapsConfig(long_list=5.0))
+    learner = Learner(tmp_path, trainer=trainer(capped, publish_every_seconds=30.0))
+    (report,) = steps(learner.run(STREAM[0]))
+    assert report.weighted.num_discounted["long_list"] == 20
+    for cap, number in report.weighted.num_discounted.items():
+        assert learner.count("samples_discounted_total", cap=cap) == number
 
 
 def test_the_series_tell_what_a_step_saw(tmp_path: Path) -> None:

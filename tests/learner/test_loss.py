@@ -144,3 +144,28 @@ def test_a_task_takes_its_own_loss_or_the_configured_one() -> None:
         losses = losses_of(TASKS, configured=configured)
         assert losses == {CLICK: LOSSES[configured], PURCHASE: POINTWISE}
     assert [loss.whole_lists for loss in (POINTWISE, LISTWISE)] == [False, True]
+
+
+def test_discounts_do_not_move_what_the_listwise_loss_learns() -> None:
+    """At the true logits the expected gradient is zero, whatever was seen how often before."""
+    logit = torch.tensor([0.3, -0.7, 1.1, 0.0], dtype=torch.float64)
+    examination = torch.tensor([1.0, 0.5, 0.3, 0.2], dtype=torch.float64)
+    discount = torch.tensor([1.0, 0.2, 0.6, 0.0], dtype=torch.float64)
+    chosen = torch.softmax(logit + torch.log(examination), dim=0)
+    for weight, expected in ((discount, True), (torch.ones(4, dtype=torch.float64), False)):
+        z = logit.clone().requires_grad_()
+        total = torch.zeros((), dtype=torch.float64)
+        for i, p in enumerate(chosen.tolist()):
+            clicked = torch.eye(4, dtype=torch.float64)[i]
+            targets = Targets(
+                a=discount * clicked,
+                b=discount * (1 - clicked),
+                examination=examination,
+                discount=weight,
+                list_id=torch.zeros(4, dtype=torch.long),
+                num_lists=1,
+            )
+            total = total + p * LISTWISE(z, targets)
+        total.backward()  # type: ignore[no-untyped-call]
+        assert z.grad is not None
+        assert (z.grad.abs().max().item() < 1e-9) == expected

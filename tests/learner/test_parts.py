@@ -99,6 +99,23 @@ def test_bytes_that_are_no_snapshot_are_refused(part: LearningPart, data: bytes)
         part.restore(data)
 
 
+def test_a_discounted_showing_counts_for_its_discount_with_a_click_and_without() -> None:
+    once, thrice = ItemPrior(), ItemPrior()
+    labels = [1.0, 0.0, 0.0, 1.0]
+    whole = outcomes(labels, theta=0.5)
+    third = replace(whole, weight=np.full(4, 1 / 3), discount=np.full(4, 1 / 3))
+    items = ["a", "a", "b", "b"]
+    once.learn(CLICK, pairs(items), whole)
+    for _ in range(3):
+        thrice.learn(CLICK, pairs(items), third)
+    asked = pairs(["a", "b"])
+    np.testing.assert_allclose(thrice.predict(CLICK, asked), once.predict(CLICK, asked), rtol=1e-12)
+    never = replace(whole, weight=np.zeros(4), discount=np.zeros(4))
+    before = once.snapshot()
+    once.learn(CLICK, pairs(items), never)
+    assert once.snapshot() == before
+
+
 def test_a_rare_word_that_both_have_counts_more_than_a_common_one() -> None:
     lexical = Lexical()
     texts = [f"shoe model {i}" for i in range(50)] + ["shoe gore"]
