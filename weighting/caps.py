@@ -97,30 +97,31 @@ class Caps:
 
     def predict(self, sample: Sample) -> tuple[float, ...]:
         """Factors (5,) of a sample that came now, in the order of `CAPS`. Pure."""
-        s, c, now = sample, self.config, sample.emitted_us
-        return (
-            self._room(_pair(s), c.client_item, s),
-            self._room(_client(s), c.client, s),
-            self._share(s, now),
-            min(1.0, c.long_list / s.list_size) if self._is_listed(s) and c.long_list else 1.0,
-            c.one_item_list if self._is_listed(s) and s.list_size == 1 else 1.0,
-        )
+        s = sample
+        return self._factors(s, _hash(s.item_id or s.text), _bucket(s), *self._before(s))
 
     def learn(self, samples: Sequence[Sample]) -> Array:
         """Count N samples in stream order; return the factors (N, 5) of each before it counted.
 
         A list is counted once for its client, and all its samples have one factor for that.
         """
-        rows = []
+        rows, c, add = [], self.config, self._table.add
         for own in shown_lists(samples, self._shown_in_lists):
             first = samples[own.start]
-            client = self._room(_client(first), self.config.client, first)
+            bucket, (client, total) = _bucket(first), self._before(first)
+            known, counted = first.client != 0, first.copy_kind is CopyKind.FIRST and c.item < 1
             for s in samples[own]:
-                pair, _, *others = self.predict(s)
-                rows.append((pair, client, *others))
-                self._take(_pair(s), pair, self.config.client_item, s)
-                self._show(s)
-            self._take(_client(first), client, self.config.client, first)
+                item = _hash(s.item_id or s.text)
+                factors = self._factors(s, item, bucket, client, total)
+                rows.append(factors)
+                if known and c.client_item and factors[0] > 0:
+                    add(_mixed(item, bucket), factors[0], s.emitted_us)
+                if counted:
+                    add(item, 1.0, s.emitted_us)
+            if known and c.client and client > 0:
+                add(bucket, client, first.emitted_us)
+            if counted:
+                add(_TOTAL, float(own.stop - own.start), first.emitted_us)
         return np.array(rows, dtype=np.float64).reshape(-1, len(CAPS))
 
     def snapshot(self) -> dict[str, Any]:
@@ -131,54 +132,55 @@ class Caps:
         """Restore the state returned by `snapshot`."""
         self._table.restore(state)
 
-    def _is_listed(self, s: Sample) -> bool:
-        return self._shown_in_lists and s.list_size > 0
+    def _before(self, first: Sample) -> tuple[float, float]:
+        """Factor of a list's client, and showings of all items, before the list."""
+        c, now, client, total = self.config, first.emitted_us, 1.0, 0.0
+        if c.client and first.client:
+            client = self._room(_bucket(first), c.client, now)
+        if c.item < 1:
+            total = self._table.get(_TOTAL, now)
+        return client, total
 
-    def _room(self, key: int, most: float, s: Sample) -> float:
+    def _factors(
+        self, s: Sample, item: int, bucket: int, client: float, total: float
+    ) -> tuple[float, ...]:
+        """Factors of a sample, by the hash of its item and what is known of its list."""
+        c, now = self.config, s.emitted_us
+        pair = share = long = alone = 1.0
+        if c.client_item and s.client:
+            pair = self._room(_mixed(item, bucket), c.client_item, now)
+        if c.item < 1:
+            showings = self._table.get(item, now)
+            share = min(1.0, c.item * (total + _FIRST_SHOWINGS) / (showings + 1.0))
+        if self._shown_in_lists and s.list_size > 0:
+            if c.long_list:
+                long = min(1.0, c.long_list / s.list_size)
+            if s.list_size == 1:
+                alone = c.one_item_list
+        return pair, client, share, long, alone
+
+    def _room(self, key: int, most: float, now_us: int) -> float:
         """What is left in a bucket, at most 1."""
-        if not (s.client and most):
-            return 1.0
-        return min(max(most - self._table.get(key, s.emitted_us), 0.0), 1.0)
-
-    def _take(self, key: int, mass: float, most: float, s: Sample) -> None:
-        if s.client and most and mass:
-            self._table.add(key, mass, s.emitted_us)
-
-    def _share(self, s: Sample, now_us: int) -> float:
-        if self.config.item >= 1:
-            return 1.0
-        own, total = self._table.get(_item(s), now_us), self._table.get(_TOTAL, now_us)
-        return min(1.0, self.config.item * (total + _FIRST_SHOWINGS) / (own + 1.0))
-
-    def _show(self, s: Sample) -> None:
-        if self.config.item < 1 and s.copy_kind is CopyKind.FIRST:
-            self._table.add(_item(s), 1.0, s.emitted_us)
-            self._table.add(_TOTAL, 1.0, s.emitted_us)
+        return min(max(most - self._table.get(key, now_us), 0.0), 1.0)
 
 
-def _client(s: Sample) -> int:
-    """Key of the lists of a sample's client."""
-    return _hash("", b"client" + _bucket(s))
+def _bucket(s: Sample) -> int:
+    """Key of the lists of a sample's client; late positives have their own."""
+    return _mixed(s.client, _FIRST if s.copy_kind is CopyKind.FIRST else _LATE)
 
 
-def _pair(s: Sample) -> int:
-    """Key of the showings of a sample's item to its client."""
-    return _hash(s.item_id or s.text, b"pair" + _bucket(s))
-
-
-def _item(s: Sample) -> int:
-    """Key of the showings of a sample's item."""
-    return _hash(s.item_id or s.text, b"item")
-
-
-def _bucket(s: Sample) -> bytes:
-    kind = b"first" if s.copy_kind is CopyKind.FIRST else b"late"
-    return kind + s.client.to_bytes(8, "little")
-
-
-def _hash(text: str, key: bytes) -> int:
+def _hash(text: str) -> int:
     data = text.encode("utf-8", "surrogatepass")
-    return int.from_bytes(blake2b(data, digest_size=8, key=key).digest(), "little")
+    return int.from_bytes(blake2b(data, digest_size=8).digest(), "little")
 
 
-_TOTAL = _hash("", b"total")
+def _mixed(key: int, other: int) -> int:
+    """64-bit hash of two hashes (the finaliser of SplitMix64; Steele et al. 2014)."""
+    z = (key + other * 0x9E3779B97F4A7C15) & _UINT64
+    z = ((z ^ z >> 30) * 0xBF58476D1CE4E5B9) & _UINT64
+    z = ((z ^ z >> 27) * 0x94D049BB133111EB) & _UINT64
+    return z ^ z >> 31
+
+
+_UINT64 = 0xFFFFFFFFFFFFFFFF
+_FIRST, _LATE, _TOTAL = (_mixed(number, 1) for number in range(3))

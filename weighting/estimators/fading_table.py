@@ -16,7 +16,7 @@ import numpy as np
 from weighting.errors import SnapshotError
 
 _WAYS = 4
-_UINT32 = 0xFFFFFFFF
+_BEFORE_ALL_US = -(1 << 62)
 
 
 class FadingTable:
@@ -47,41 +47,41 @@ class FadingTable:
         self._tag = array("I", bytes(4 * number))
         self._mass = array("d", bytes(8 * number))
         self._time_us = array("q", bytes(8 * number))
-        self._now_us: int | None = None
+        self._now_us = _BEFORE_ALL_US
 
     def get(self, key: int, time_us: int) -> float:
         """Mass of a key at a time; 0 of an unknown one. Pure."""
         row = self._find(key)
-        return self._faded(row, self._present(time_us)) if row >= 0 else 0.0
+        return self._faded(row, max(time_us, self._now_us)) if row >= 0 else 0.0
 
     def add(self, key: int, mass: float, time_us: int) -> None:
         """Add to the mass of a key at a time."""
-        now = self._now_us = self._present(time_us)
+        now = self._now_us = max(time_us, self._now_us)
         row = self._find(key)
         if row >= 0:
             self._mass[row] = self._faded(row, now) + mass
         else:
             row = self._least((key & self._set_mask) * _WAYS, now)
-            self._tag[row] = key >> 32 & _UINT32 or 1
+            self._tag[row] = key >> 32 or 1
             self._mass[row] = mass
         self._time_us[row] = now
 
-    def _present(self, time_us: int) -> int:
-        return time_us if self._now_us is None else max(time_us, self._now_us)
-
     def _find(self, key: int) -> int:
         """Row of a key, -1 where it has none."""
-        row, tag, tags = (key & self._set_mask) * _WAYS, key >> 32 & _UINT32 or 1, self._tag
-        for way in range(row, row + _WAYS):
-            if tags[way] == tag:
-                return way
-        return -1
+        row, tag, tags = (key & self._set_mask) * _WAYS, key >> 32 or 1, self._tag
+        if tags[row] == tag:
+            return row
+        if tags[row + 1] == tag:
+            return row + 1
+        if tags[row + 2] == tag:
+            return row + 2
+        return row + 3 if tags[row + 3] == tag else -1
 
     def _least(self, row: int, now: int) -> int:
         """Row of a set for a new key: an unused one, else the first of the least mass."""
-        ways = range(row, row + _WAYS)
+        tags, ways = self._tag, range(row, row + _WAYS)
         for way in ways:
-            if not self._tag[way]:
+            if not tags[way]:
                 return way
         return min(ways, key=lambda way: self._faded(way, now))
 
