@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import msgspec
 
@@ -183,6 +183,9 @@ class _Steps:
         for change in report.changes:
             facts = msgspec.structs.asdict(change) | {"step": report.step}
             log.info("another weighting scheme is in force", extra=facts)
+        for task, drifts in report.weighted.drifts.items():
+            for drift in drifts:
+                log.info("stream changed", extra={"task": task, **asdict(drift)})
         if report.weighted.samples:
             self.telemetry.stepped(report, self.trainer, time.perf_counter() - began)
         return report

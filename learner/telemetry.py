@@ -118,6 +118,16 @@ class Telemetry:
         self.normalization = series.gauge(
             "weight_normalization_ratio", "Mean of p(label|x)/p(label) over first copies.", "label"
         )
+        self.drifts = series.gauge(
+            "drift_changes",
+            "Changes of a task's labels, log loss of p(y|x) or weights since the model's start.",
+            *("label", "figure"),
+        )
+        self.last_drift = series.gauge(
+            "drift_last_change_timestamp_seconds",
+            "Event time of the latest change that this process saw.",
+            *("label", "figure"),
+        )
         self.exponent = series.gauge("weight_exponent", "Exponent of p(y|x)/p(y).")
         self.candidate_probability = series.gauge(
             "weight_candidate_probability_ratio",
@@ -239,6 +249,8 @@ class Telemetry:
             self.prior.labels(task).set(trainer.weigher.prior(task))
             for bound, value in zip(("low", "high"), trainer.weigher.interval(task), strict=True):
                 self.prior_bound.labels(task, bound).set(value)
+            for name, number in trainer.weigher.num_drifts(task).items():
+                self.drifts.labels(task, name).set(number)
         self._evaluated(trainer.evaluations)
         self.candidate_changes.inc(len(report.changes))
         self._competed(trainer.weigher.competition)
@@ -257,6 +269,9 @@ class Telemetry:
             self.clipped.labels(side).inc(number)
         for cap, number in weighted.num_discounted.items():
             self.discounted.labels(cap).inc(number)
+        for task, drifts in weighted.drifts.items():
+            for drift in drifts:
+                self.last_drift.labels(task, drift.series).set(drift.time_us / 1e6)
         self.effective_sample.set(weighted.ess_ratio)
         self.exponent.set(weighted.exponent)
         for task, (_, positive) in weighted.normalization_ratio.items():

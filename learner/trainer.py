@@ -321,12 +321,21 @@ class Trainer:
             )
 
     def evaluation(self) -> dict[str, float]:
-        """Return the figures of the newest part of the stream, as ``task_figure``."""
-        return {
+        """Return the figures of the newest part of the stream, as ``task_figure``.
+
+        And the number of changes that drift detectors found since its start.
+        """
+        figures = {
             f"{task}_{name}": value
             for task, own in self.evaluations.items()
             for name, value in own.latest().items()
         }
+        changes = {
+            f"{task}_changes_of_{name}": float(number)
+            for task in self.evaluations
+            for name, number in self.weigher.num_drifts(task).items()
+        }
+        return {**figures, **changes}
 
     def files(self) -> dict[str, bytes]:
         """Return all files of a version but ingest's part; see `learner.version_layout`."""

@@ -29,6 +29,7 @@ from weighting.diagnostics import effective_sample_ratio
 from weighting.errors import SnapshotError, WeightError
 from weighting.estimators.calibration import CalibrationConfig
 from weighting.estimators.conditional import ConditionalConfig
+from weighting.estimators.drift import Drift, DriftConfig, DriftWatch
 from weighting.estimators.normaliser import Normaliser
 from weighting.estimators.prior import PriorConfig
 from weighting.estimators.task import TaskConfig, TaskEstimators
@@ -42,7 +43,7 @@ from weighting.tasks import TASKS, TaskName
 from weighting.weighted import WeightedBatch, scatter
 
 Array = NDArray[np.float64]
-FORMAT = 8
+FORMAT = 9
 AUTO = "auto"
 _ON_DISK = {
     "delayed_positives": "late",
@@ -82,6 +83,7 @@ class WeigherConfig:
     ] = 0.0
     conditional: ConditionalConfig = field(default_factory=ConditionalConfig)
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
+    drift: DriftConfig = field(default_factory=DriftConfig)
     click: TaskConfig = field(default_factory=TaskConfig)
     purchase: TaskConfig = field(
         default_factory=lambda: TaskConfig(
@@ -143,6 +145,7 @@ class Weigher:
         if self.competition:
             self._schemes = tuple(self.competition.candidates.values())
         self._estimators, self._normalisers, self._caps = self._untrained()
+        self._drift = self._unwatched()
 
     @property
     def scheme(self) -> Scheme:
@@ -208,7 +211,8 @@ class Weigher:
             )
             for task, group in groups.items()
         }
-        return self._assemble(tuple(samples), groups, scales, num_discounted(factors))
+        drifts = {task: self._watch(task, samples, group) for task, group in groups.items()}
+        return self._assemble(tuple(samples), groups, scales, num_discounted(factors), drifts)
 
     def pair_memory_logits(
         self, task: TaskName, query: str, documents: Sequence[Document]
@@ -245,6 +249,10 @@ class Weigher:
         """A and B of logit p = A logit p_estimated + B."""
         return self._estimators[task].calibration.get()
 
+    def num_drifts(self, task: TaskName) -> dict[str, int]:
+        """Number of changes that the drift detectors found, by series."""
+        return self._drift[task].num_changes()
+
     def description(self) -> dict[str, str | float]:
         """Scheme and parameters of the weights, for a version's manifest."""
         found = {**self.scheme.description(), "denoise": self.config.denoise}
@@ -264,6 +272,7 @@ class Weigher:
                 task: [one.snapshot() for one in own] for task, own in self._normalisers.items()
             },
             "caps": {task: own.snapshot() for task, own in self._caps.items()},
+            "drift": {task: own.snapshot() for task, own in self._drift.items()},
             "competition": self.competition.snapshot() if self.competition else None,
         }
         return msgspec.msgpack.encode(state, order="sorted")
@@ -275,7 +284,7 @@ class Weigher:
             SnapshotError: it has another format or other settings, or is damaged.
         """
         estimators, normalisers, caps = self._untrained()
-        competition = self._new_competition()
+        competition, drift = self._new_competition(), self._unwatched()
         try:
             state = msgspec.msgpack.decode(data)
             if state["format"] != FORMAT:
@@ -283,6 +292,7 @@ class Weigher:
             for task, own in estimators.items():
                 own.restore(state["tasks"][task])
                 caps[task].restore(state["caps"][task])
+                drift[task].restore(state["drift"][task])
                 kept = state["normalisers"][task]
                 if len(kept) == len(normalisers[task]):  # else other schemes, which begin afresh
                     for normaliser, each in zip(normalisers[task], kept, strict=True):
@@ -292,7 +302,7 @@ class Weigher:
         except (msgspec.DecodeError, KeyError, TypeError) as error:
             raise SnapshotError("weigher", repr(error), "a weigher's snapshot") from error
         self._estimators, self._normalisers, self._caps = estimators, normalisers, caps
-        self.competition = competition
+        self.competition, self._drift = competition, drift
 
     @property
     def _in_force(self) -> int:
@@ -324,12 +334,26 @@ class Weigher:
         }
         return estimators, normalisers, {name: Caps(task, c.caps) for name, task in TASKS.items()}
 
+    def _unwatched(self) -> dict[TaskName, DriftWatch]:
+        return {task: DriftWatch(self.config.drift) for task in TASKS}
+
+    def _watch(self, task: TaskName, samples: Sequence[Sample], group: Group) -> list[Drift]:
+        """Show one task's samples to its drift detectors; nothing that is learned reads them."""
+        return self._drift[task].update(
+            [samples[i].emitted_us for i in group.places],
+            group.label,
+            group.estimates.p_positive,
+            group.raw,
+            group.correction,
+        )
+
     def _assemble(
         self,
         samples: tuple[Sample, ...],
         groups: Mapping[TaskName, Group],
         scales: Mapping[TaskName, Array],
         discounted: dict[str, int],
+        drifts: dict[TaskName, list[Drift]],
     ) -> WeightedBatch:
         """Scale and cap the weights, and put the tasks' columns back into the samples' order."""
         bounds, clipped, parts = self.config.clip, Counter[str](), []
@@ -345,6 +369,7 @@ class Weigher:
             samples=samples,
             num_clipped={bound: clipped[bound] for bound in BOUNDS},
             num_discounted=discounted,
+            drifts={task: tuple(found) for task, found in drifts.items() if found},
             ess_ratio=effective_sample_ratio(weights[own]),
             exponent=self.scheme.exponent,
             prior={task: float(g.estimates.prior[0]) for task, g in groups.items()},

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from weighting.estimators.drift import Drift
 from weighting.sample import Sample
 from weighting.tasks import TaskName
 
@@ -64,6 +65,7 @@ class WeightedBatch(Columns):
         samples: as given.
         num_clipped: number of samples that each of the bounds low, high and cap changed.
         num_discounted: number of samples that each of the caps discounted.
+        drifts: per task with any, the changes that its drift detectors found.
         ess_ratio: effective sample size of `weight` / N.
         exponent: power of p(y|x)/p(y) in the weights.
         prior: per task in the batch, p(y=1).
@@ -76,6 +78,7 @@ class WeightedBatch(Columns):
     samples: tuple[Sample, ...]
     num_clipped: dict[str, int]
     num_discounted: dict[str, int]
+    drifts: dict[TaskName, tuple[Drift, ...]]
     ess_ratio: float
     exponent: float
     prior: dict[TaskName, float]

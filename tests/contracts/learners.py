@@ -15,6 +15,8 @@ CASES: tuple[Case, ...] = (
     weighting.DelayedPositiveRateCase(),
     weighting.PropensityCase(),
     weighting.NormaliserCase(),
+    weighting.DriftDetectorCase(),
+    weighting.DriftWatchCase(),
     weighting.CalibrationCase(),
     weighting.RecursiveLogisticCase(),
     weighting.StackerCase(),

@@ -18,6 +18,7 @@ from weighting.estimators.classifier import Classifier
 from weighting.estimators.coefficient_table import OWN
 from weighting.estimators.conditional import Conditional, ConditionalConfig
 from weighting.estimators.delayed_positives import DelayedPositiveRate
+from weighting.estimators.drift import DriftConfig, DriftDetector, DriftWatch
 from weighting.estimators.hedge import Hedge
 from weighting.estimators.logistic import DiagonalLogistic
 from weighting.estimators.models import make_model
@@ -391,3 +392,34 @@ class ModelCase(Case):
 
     def _fields(self, i: int, value: float) -> dict[int, float]:
         return {OWN: 0.5, OWN + 1 + i % 25: value, i: value}
+
+
+class DriftDetectorCase(Case):
+    owner = DriftDetector
+    inputs = ("value", "weight")
+
+    def make(self) -> DriftDetector:
+        return DriftDetector(DriftConfig(block_samples=4, threshold=1.0))
+
+    def predict(self, model: DriftDetector, i: int) -> Array:
+        return np.array([model.level(), model.num_changes])
+
+    def teach(self, model: DriftDetector, i: int, values: Mapping[str, float]) -> None:
+        model.update(values["value"], values["weight"])
+
+
+class DriftWatchCase(Case):
+    owner = DriftWatch
+    inputs = ()
+    weightless: ClassVar[Mapping[str, float]] = {}  # a weight of 0 is a weight like another
+    bound = 3 * FEW
+
+    def make(self) -> DriftWatch:
+        return DriftWatch(DriftConfig(block_samples=4, threshold=1.0))
+
+    def predict(self, model: DriftWatch, i: int) -> Array:
+        return np.array([*model.level().values(), *model.num_changes().values()])
+
+    def teach(self, model: DriftWatch, i: int, values: Mapping[str, float]) -> None:
+        label, weight = one(values["label"]), one(values["weight"])
+        model.update([i * HOUR], label, one(0.3), 2 * weight, weight)

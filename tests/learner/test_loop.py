@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,8 +30,10 @@ from tests.learner.training import batches, same, trainer, weights_of
 from tests.weighting.streams import SECOND
 from weighting.caps import CapsConfig
 from weighting.competition import CompetitionConfig
+from weighting.estimators.drift import DriftConfig
 from weighting.provenance import Offsets
 from weighting.sample import Batch, Sample, Signal
+from weighting.tasks import CLICK
 from weighting.weigher import WeigherConfig
 
 Samples = list[Sample] | Signal
@@ -335,3 +338,27 @@ def test_a_change_of_the_weights_is_logged_and_each_candidate_has_a_series(
     probability = learner.count("weight_candidate_probability_ratio", candidate="ratio:1")
     assert probability
     assert 0 < probability < 1
+
+
+def test_a_change_in_the_stream_is_logged_counted_and_in_the_next_version(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    eager = WeigherConfig(drift=DriftConfig(block_samples=1, threshold=0.5))
+    learner = Learner(tmp_path, trainer=trainer(eager, publish_every_seconds=30.0))
+    with caplog.at_level(logging.INFO):
+        reports = steps(learner.run(*STREAM[:8]))
+    learner.publisher.close()
+    found = [change for report in reports for change in report.weighted.drifts.get(CLICK, ())]
+    lines = [vars(line) for line in caplog.records if line.message == "stream changed"]
+    keys = ("series", "time_us", "before", "after")
+    assert found
+    assert [tuple(line[key] for key in keys) for line in lines if line["task"] == CLICK] == [
+        tuple(getattr(change, key) for key in keys) for change in found
+    ]
+    evaluation = learner.versions()[-1].evaluation
+    for name, number in Counter(change.series for change in found).items():
+        labels = {"label": CLICK, "figure": name}
+        last = max(change.time_us for change in found if change.series == name)
+        assert learner.count("drift_changes", **labels) == number
+        assert learner.count("drift_last_change_timestamp_seconds", **labels) == last / SECOND
+        assert evaluation[f"click_changes_of_{name}"] == number
