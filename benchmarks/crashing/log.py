@@ -29,6 +29,8 @@ WRONG_CLOCK = 0.02
 #: Errors of the producer whose clock is wrong; within the window of deduplication.
 CLOCK_ERRORS_SECONDS = (90, -300)
 WRONG_CLIENT = "c-wrong-clock"
+#: With this begin clients, queries and event ids of the last events.
+LAST = "end-"
 PATIENCE_SECONDS = 180.0
 #: Event time after partitions were added in which nothing out of order is written: how late an
 #: event of a new partition is depends on when it was taken over, which no oracle can know.
@@ -217,7 +219,7 @@ class Producer:
         end_us = int(self.newest_us) + 86_400 * SECOND
         last: list[Write] = []
         for number in range(self.num_partitions):
-            last += _last_events(number, self.num_partitions, end_us)
+            last += last_events(number, self.num_partitions, end_us)
         self._write(last)
         self.close()
 
@@ -257,15 +259,15 @@ class Producer:
         self.newest_us = max([self.newest_us, *(write.at_us for write in writes)])
 
 
-def _last_events(partition: int, num_partitions: int, end_us: int) -> Iterator[Write]:
+def last_events(partition: int, num_partitions: int, end_us: int) -> Iterator[Write]:
     """Yield the last events of a partition, of so many clients that event time follows them."""
-    names = (f"end-{n}" for n in range(1000))
+    names = (f"{LAST}{n}" for n in range(1000))
     clients = (n for n in names if partition_of(n.encode(), num_partitions) == partition)
     for client in islice(clients, NUM_CLIENTS):
         common: dict[str, Any] = {"client_id": client, "query_id": client, "time_us": end_us}
         exposure = encode_exposure(**common, user_query="end", hits=["SKU-1"])
         yield Write(0, 0, "exposures", client, exposure, None)
-        click = encode_click(**common, object_id="SKU-1", event_id=f"end-click-{client}")
+        click = encode_click(**common, object_id="SKU-1", event_id=f"{LAST}click-{client}")
         yield Write(0, 0, "clicks", client, click, None)
-        purchase = encode_purchase(**common, object_id="SKU-1", event_id=f"end-buy-{client}")
+        purchase = encode_purchase(**common, object_id="SKU-1", event_id=f"{LAST}buy-{client}")
         yield Write(0, 0, "purchases", client, purchase, None)

@@ -135,7 +135,7 @@ class Run:
         self._report("all kills are done; draining")
         self.producer.finish(self._num_events)
         records = oracle.read_log(self._broker.bootstrap_servers)
-        expected = oracle.expected_samples(records)
+        expected = oracle.number_and_sum(oracle.expected_samples(records))
         self._drain(records, expected[0])
         if code := self._learner.end(PATIENCE_SECONDS):
             log = self._learner.log_tail()
