@@ -1,6 +1,6 @@
 """Speed of `Weigher.weigh`, and of `pair_memory_logits` for 40 documents, on one core.
 
-    python -m benchmarks.weigh [--num-samples N] [--batch-size N] [--repeats N]
+    python -m benchmarks.weigh [--num-samples N] [--batch-size N] [--repeats N] [--model NAME]
 
 Seconds are CPU seconds of this one thread, so that a busy machine does not count. The last line is
 JSON.
@@ -18,10 +18,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from weighting.estimators.conditional import ConditionalConfig
+from weighting.estimators.models import DEFAULT
 from weighting.provenance import Position
 from weighting.sample import Attribute, CopyKind, Sample
 from weighting.tasks import CLICK, PURCHASE, TaskName
-from weighting.weigher import Weigher
+from weighting.weigher import Weigher, WeigherConfig
 
 _WORDS = (
     "red blue shoe shoes lamp desk oak steel small large running garden phone case cotton men"
@@ -99,8 +101,8 @@ def _seconds(run: Callable[[], object]) -> float:
     return time.process_time() - started
 
 
-def _weigh_all(stream: list[Sample], batch_size: int) -> Weigher:
-    weigher = Weigher()
+def _weigh_all(stream: list[Sample], batch_size: int, model: str) -> Weigher:
+    weigher = Weigher(WeigherConfig(conditional=ConditionalConfig(model=model)))
     for i in range(0, len(stream), batch_size):
         weigher.weigh(stream[i : i + batch_size])
     return weigher
@@ -114,13 +116,17 @@ def main() -> None:
     parser.add_argument("--num-samples", type=int, default=40_000)
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--model", default=DEFAULT, help="weighting.conditional.model")
     arguments = parser.parse_args()
     stream, batch_size = samples(arguments.num_samples), arguments.batch_size
+    model = arguments.model
 
-    times = [_seconds(lambda: _weigh_all(stream, batch_size)) for _ in range(arguments.repeats)]
+    times = [
+        _seconds(lambda: _weigh_all(stream, batch_size, model)) for _ in range(arguments.repeats)
+    ]
     rates = [len(stream) / seconds for seconds in times]
 
-    weigher, query = _weigh_all(stream, batch_size), stream[0].query
+    weigher, query = _weigh_all(stream, batch_size, model), stream[0].query
     documents = [Item(id=s.item_id, text=s.text, attributes=s.attributes) for s in stream[:40]]
     asking = [
         _seconds(lambda: weigher.pair_memory_logits(CLICK, query, documents)) for _ in range(200)
@@ -128,6 +134,7 @@ def main() -> None:
     saving = _seconds(weigher.snapshot)
     result = {
         "benchmark": "weigh",
+        "model": model,
         "batch_size": batch_size,
         "num_samples": len(stream),
         "samples_per_second": round(float(np.median(rates))),
