@@ -11,7 +11,9 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
 from learner.artifact import Version
-from learner.evaluation import RATIOS, Evaluation
+from learner.evaluation import Evaluation
+from learner.evaluation_block import SCENARIO
+from learner.rankings import GAINS, RATIOS
 from learner.store import verdict
 from learner.store.blobs import Disk
 from learner.trainer import StepReport, Trainer
@@ -157,6 +159,15 @@ class Telemetry:
             "95 % interval of a figure of the latest samples.",
             *("model", "label", "figure", "bound"),
         )
+        groups = ("model", "label", "scenario", "figure")
+        self.scenario_gain = series.gauge(
+            "prequential_scenario_gain_ratio",
+            "Our order less the shop's in one scenario, of the latest samples.",
+            *groups,
+        )
+        self.scenario_gain_bound = series.gauge(
+            "prequential_scenario_gain_bound_ratio", "95 % interval of that gain.", *groups, "bound"
+        )
         bins = ("model", "label", "bin")
         self.predicted = series.gauge(
             "calibration_predicted_ratio", "Mean prediction in a tenth.", *bins
@@ -279,14 +290,26 @@ class Telemetry:
 
     def _evaluated(self, evaluations: Mapping[TaskName, Evaluation]) -> None:
         for task, evaluation in evaluations.items():
-            latest = evaluation.latest()
+            block = evaluation.latest_block()
+            latest, reliability = block.figures(), block.reliability()
             for name, key in _QUALITY.items():
                 self.quality[name].labels("champion", task).set(latest.get(key, math.nan))
             for figure, bound in product(RATIOS, ("low", "high")):
                 value = latest.get(f"{figure}_{bound}", math.nan)
                 self.quality_bound.labels("champion", task, figure, bound).set(value)
-            bins = zip(*evaluation.calibration(), strict=True)
-            for number, (predicted, observed, _) in enumerate(bins):
+            bins = zip(reliability.predicted, reliability.observed, strict=True)
+            for number, (predicted, observed) in enumerate(bins):
                 labels = ("champion", task, str(number))
                 self.predicted.labels(*labels).set(predicted)
                 self.observed.labels(*labels).set(observed)
+            self._told_apart(task, evaluation.scenarios, block.gains(SCENARIO))
+
+    def _told_apart(
+        self, task: TaskName, known: Sequence[str], gains: Mapping[str, Mapping[str, float]]
+    ) -> None:
+        for scenario, figure in product({*known, *gains}, GAINS):
+            found, of = gains.get(scenario, {}), ("champion", task, scenario, figure)
+            self.scenario_gain.labels(*of).set(found.get(figure, math.nan))
+            for bound in ("low", "high"):
+                value = found.get(f"{figure}_{bound}", math.nan)
+                self.scenario_gain_bound.labels(*of, bound).set(value)

@@ -3,7 +3,8 @@
 Legend: N samples of a step (of all processes), n of them our own, D width.
 
 A step, in this order:
-1. weigh the samples (`Weigher`: list by list, predict and only then let the estimators learn);
+1. ask the pair memory about lists with a click (`ClickedLists`), then weigh the samples
+   (`Weigher`: list by list, predict and only then let the estimators learn);
 2. score them with the model as it is, and take the gradient of L = 1/N sum w_i loss_i there;
 3. task by task, evaluate what would have been served, then let the stacker learn it, and then the
    parts of the score: what they say was said before anything learned these labels;
@@ -20,7 +21,7 @@ same state.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
@@ -37,22 +38,24 @@ from learner.encoder.encoder import Encoder
 from learner.encoder.fit import check_fit
 from learner.encoder.load import load_pretrained
 from learner.encoder.tokens import Texts
-from learner.evaluation import Evaluation, Judged
-from learner.parts.part import Outcomes, Pairs, Vectors
+from learner.evaluation import Evaluation
+from learner.evaluation_block import SCENARIO
+from learner.parts.part import Vectors
 from learner.parts.registry import make_parts
 from learner.process_group import ProcessGroup, SingleProcess
 from learner.ranker import Ranker
 from learner.residual import QueryResidual
 from learner.served import ServedScore, root
+from learner.training.clicked_lists import ClickedLists
 from learner.training.divergence import LossWatch
 from learner.training.gradient import GradientPass
 from learner.training.optimizer import Optimizer
+from learner.training.prequential import Prequential
 from learner.training.query_counts import query_counts
 from learner.training.scored import Scored
 from weighting.competition import Change
-from weighting.estimators.conditional import shown_logit
-from weighting.sample import CopyKind, Sample
-from weighting.tasks import TASKS, TaskName
+from weighting.sample import Sample
+from weighting.tasks import TaskName
 from weighting.weigher import Weigher
 from weighting.weighted import WeightedBatch
 
@@ -123,7 +126,6 @@ class Trainer:
         self.config = config
         self.weigher = weigher
         self.process_group: ProcessGroup = process_group or SingleProcess()
-        self.evaluations = {task: Evaluation() for task in TASKS}
         self.step_number = 0
         self.num_samples = 0
         self.trained = (0, 0)
@@ -149,12 +151,18 @@ class Trainer:
         initial = weigher.config.initial()
         parts = make_parts(width=encoder.width, logit_scale=config.logit_scale, initial=initial)
         self.served = ServedScore(weigher.invert, parts, initial)
+        self._prequential = Prequential()
         self._start_file = layout.model_file(self.ranker.starting.tensors())
         self._optimizer = Optimizer(config, self.ranker, self.process_group)
         self._gradient = GradientPass(
             config, self.ranker, self._optimizer, self.process_group, scoring
         )
         self._frozen_model: bytes | None = None
+
+    @property
+    def evaluations(self) -> Mapping[TaskName, Evaluation]:
+        """Prequential evaluation of each task."""
+        return self._prequential.evaluations
 
     @property
     def num_micro_batches(self) -> int:
@@ -180,13 +188,14 @@ class Trainer:
         """
         arithmetic.use(self.config.threads)
         samples, own = self._gather(samples)
+        clicked = ClickedLists(samples, self.weigher)
         weighted = self.weigher.weigh(samples)  # 1.
         scored = self._gradient.run(weighted, own, step=self.step_number + 1)  # 2.
         finite, loss, norm = _finite(samples, scored), math.nan, math.nan
         changes: tuple[Change, ...] = ()
         if finite:  # otherwise the estimators, sound without the model, have learned; it does not
             queries, items = self._starting_vectors(samples, own)
-            self._evaluate(weighted, scored, queries, items)  # 3.
+            self._prequential.run(self.served, weighted, scored, clicked, queries, items)  # 3.
             loss, norm = scored.loss, self._optimizer.clip(len(samples))
         ok = math.isfinite(loss) and math.isfinite(norm)
         if samples:
@@ -249,59 +258,6 @@ class Trainer:
         queries, items = np.concatenate(pieces, axis=1)
         return queries, items
 
-    def _evaluate(
-        self,
-        weighted: WeightedBatch,
-        scored: Scored,
-        query_vectors: Vectors,
-        item_vectors: Vectors,
-    ) -> None:
-        """Evaluate what would have been served where each sample was shown; then learn it."""
-        tasks = _tasks(weighted.samples)
-        for task, prior in weighted.prior.items():
-            own = np.flatnonzero(tasks == task)
-            samples = [weighted.samples[i] for i in own]
-            first = np.array([s.copy_kind is CopyKind.FIRST for s in samples], dtype=bool)
-            encoder = scored.by_task[task][own].astype(np.float64)
-            base = scored.base[own].astype(np.float64) if task == root() else encoder
-            pairs = Pairs(
-                queries=[s.query for s in samples],
-                items=[s.item_id or s.text for s in samples],
-                texts=[s.text for s in samples],
-                attributes=[s.attributes for s in samples],
-                query_vectors=query_vectors[own],
-                item_vectors=item_vectors[own],
-                given=self.served.given(
-                    task,
-                    encoder=encoder,
-                    base=base,
-                    memory=weighted.pair_memory_logit[own],
-                    memory_base=weighted.pair_memory_base[own],
-                    prior=prior,
-                ),
-            )
-            outcomes = Outcomes(
-                label=weighted.label[own],
-                weight=weighted.correction[own],
-                discount=weighted.discount[own],
-                examination=weighted.examination[own],
-                shown=first,
-                time_us=np.array([s.emitted_us for s in samples], dtype=np.int64),
-            )
-            said, lists = self.served.ask(task, pairs), _lists(task, samples)
-            relevance = self.served.logit(task, said)
-            judged = Judged(
-                logit=shown_logit(relevance, outcomes.examination),
-                relevance=relevance,
-                label=outcomes.label,
-                weight=outcomes.weight,
-                examination=outcomes.examination,
-                position=np.array([s.position or 0 for s in samples], dtype=np.intp),
-                lists=np.where(first, lists, -1),
-            )
-            self.evaluations[task].update(judged)
-            self.served.learn(task, pairs, said, outcomes, lists)
-
     def _learn_residuals(self, weighted: WeightedBatch, scored: Scored) -> None:
         """Let each query's residual learn its weighted clicks and exposures of this step."""
         task = root()
@@ -321,21 +277,20 @@ class Trainer:
             )
 
     def evaluation(self) -> dict[str, float]:
-        """Return the figures of the newest part of the stream, as ``task_figure``.
+        """Return the figures of the newest part of the stream.
 
-        And the number of changes that drift detectors found since its start.
+        They are named ``task_figure``, those of one scenario ``task_scenario_NAME_figure``. And the
+        number of changes that drift detectors found since its start.
         """
-        figures = {
-            f"{task}_{name}": value
-            for task, own in self.evaluations.items()
-            for name, value in own.latest().items()
-        }
-        changes = {
-            f"{task}_changes_of_{name}": float(number)
-            for task in self.evaluations
-            for name, number in self.weigher.num_drifts(task).items()
-        }
-        return {**figures, **changes}
+        found: dict[str, float] = {}
+        for task, own in self.evaluations.items():
+            block = own.latest_block()
+            found |= {f"{task}_{name}": value for name, value in block.figures().items()}
+            for scenario, gains in block.gains(SCENARIO).items():
+                found |= {f"{task}_{SCENARIO}_{scenario}_{n}": v for n, v in gains.items()}
+            drifts = self.weigher.num_drifts(task)
+            found |= {f"{task}_changes_of_{name}": float(n) for name, n in drifts.items()}
+        return found
 
     def files(self) -> dict[str, bytes]:
         """Return all files of a version but ingest's part; see `learner.version_layout`."""
@@ -419,6 +374,8 @@ class Trainer:
         return partial(
             layout.TrainingState,
             evaluations={task: own.snapshot() for task, own in self.evaluations.items()},
+            clicked=self._prequential.clicked.snapshot(),
+            frequency=self._prequential.frequency.snapshot(),
             optimizer={name: _copy(tensor) for name, tensor in state.items()},
             progress=layout.Progress(
                 step=self.step_number,
@@ -446,6 +403,8 @@ class Trainer:
         self.served.restore(scoring.stackers, scoring.parts)
         for task, own in self.evaluations.items():
             own.restore(training.evaluations[task])
+        self._prequential.clicked.restore(training.clicked)
+        self._prequential.frequency.restore(training.frequency)
         self._optimizer.restore(training.optimizer)
         progress = training.progress
         self.step_number = progress.step
@@ -457,21 +416,6 @@ class Trainer:
 
 def _tasks(samples: Sequence[Sample]) -> NDArray[np.object_]:
     return np.array([s.task for s in samples], dtype=object)
-
-
-def _lists(task: TaskName, samples: Sequence[Sample]) -> NDArray[np.intp]:
-    """Return the number of each sample's list; -1 for all of a task whose samples form none.
-
-    A later copy comes without the others of its list, and is one of its own.
-    """
-    if task != root():
-        return np.full(len(samples), -1, dtype=np.intp)
-    numbers: dict[str | int, int] = {}
-    keys = [
-        s.list_id if s.list_id and s.copy_kind is CopyKind.FIRST else place
-        for place, s in enumerate(samples)
-    ]
-    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.intp)
 
 
 def _counted(trained: tuple[int, int], samples: Sequence[Sample]) -> tuple[int, int]:

@@ -14,6 +14,7 @@ start.safetensors    what training moves of the encoder, as it started
 training/            what only the learner reads
     residual.msgpack        counts behind the residuals
     evaluation.msgpack      prequential evaluation of the tasks
+    shown.msgpack           ranks of clicked items, lists per query: for the evaluation
     optimizer.safetensors   state of the optimizer
     progress.json           `Progress`
     NAME.msgpack            ingest's part, named by ingest
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-FORMAT = 2
+FORMAT = 3
 MODEL = "model.safetensors"
 FROZEN, MOVING = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
 MODEL_INDEX = "model.safetensors.index.json"
@@ -53,6 +54,7 @@ PARTS = "parts.msgpack"
 START = "start.safetensors"
 RESIDUAL_COUNTS = "training/residual.msgpack"
 EVALUATIONS = "training/evaluation.msgpack"
+SHOWN = "training/shown.msgpack"
 OPTIMIZER = "training/optimizer.safetensors"
 PROGRESS = "training/progress.json"
 
@@ -135,12 +137,16 @@ class TrainingState:
     Attributes:
         residual_counts: snapshot of the counts behind the residuals.
         evaluations: snapshot of each task's evaluation.
+        clicked: snapshot of the ranks of clicked items.
+        frequency: snapshot of the lists per query.
         optimizer: state tensors of the optimizer.
         progress: how far training has come.
     """
 
     residual_counts: bytes
     evaluations: Mapping[str, bytes]
+    clicked: bytes
+    frequency: bytes
     optimizer: Mapping[str, torch.Tensor]
     progress: Progress
 
@@ -189,6 +195,7 @@ def training_files(state: TrainingState) -> dict[str, bytes]:
     return {
         RESIDUAL_COUNTS: state.residual_counts,
         EVALUATIONS: msgspec.msgpack.encode(state.evaluations, order="sorted"),
+        SHOWN: msgspec.msgpack.encode([state.clicked, state.frequency]),
         OPTIMIZER: blobs.tensors_to_bytes(state.optimizer),
         PROGRESS: msgspec.json.encode(state.progress, order="sorted"),
     }
@@ -265,9 +272,12 @@ def read_scoring(read: Read) -> ScoringState:
 
 def read_training(read: Read) -> TrainingState:
     """Decode what `training_files` wrote."""
+    clicked, frequency = msgspec.msgpack.decode(read(SHOWN), type=tuple[bytes, bytes])
     return TrainingState(
         residual_counts=read(RESIDUAL_COUNTS),
         evaluations=msgspec.msgpack.decode(read(EVALUATIONS), type=dict[str, bytes]),
+        clicked=clicked,
+        frequency=frequency,
         optimizer=blobs.tensors_from_bytes(read(OPTIMIZER)),
         progress=msgspec.json.decode(read(PROGRESS), type=Progress),
     )

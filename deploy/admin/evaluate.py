@@ -9,7 +9,8 @@ from deploy.errors import UsageError
 from deploy.process.terminal import Output, table
 from deploy.settings.units import format_time, parse_time
 from learner.artifact import Store, Version
-from learner.evaluation import RATIOS, Evaluation
+from learner.evaluation import Evaluation
+from learner.rankings import RATIOS
 from learner.version_layout import EVALUATIONS
 
 

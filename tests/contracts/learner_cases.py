@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import msgspec
 import numpy as np
 
-from learner.evaluation import MAX_BLOCKS, Evaluation, Judged
+from learner.evaluation import MAX_BLOCKS, Evaluation
+from learner.judged import Judged
 from learner.parts.attributes import Attributes, AttributesConfig
 from learner.parts.item_prior import ItemPrior, ItemPriorConfig
 from learner.parts.lexical import Lexical, LexicalConfig
@@ -18,6 +19,7 @@ from learner.parts.prototype import Prototype, PrototypeConfig
 from learner.parts.registry import make_parts
 from learner.parts.stateless import PAIR_MEMORY, RESIDUAL
 from learner.position_baseline import PositionBaseline
+from learner.query_frequency import NUM_PLACES, QueryFrequency
 from learner.request import ENCODER
 from learner.residual import QueryResidual, ResidualConfig
 from learner.served import ServedScore
@@ -118,6 +120,22 @@ class PositionBaselineCase(Case):
 
     def teach(self, model: PositionBaseline, i: int, values: Mapping[str, float]) -> None:
         model.learn(np.array([i % 60]), one(values["label"]), one(values["weight"]))
+
+
+class QueryFrequencyCase(Case):
+    owner = QueryFrequency
+    inputs = ()
+    weightless: ClassVar[Mapping[str, float]] = {}
+    bound = FEW + 12 * NUM_PLACES
+
+    def make(self) -> QueryFrequency:
+        return QueryFrequency()
+
+    def predict(self, model: QueryFrequency, i: int) -> Array:
+        return one(float(model.get(f"query {i % 7}")))
+
+    def teach(self, model: QueryFrequency, i: int, values: Mapping[str, float]) -> Array:
+        return one(float(model.learn(f"query {i % 7}")))
 
 
 class LossWatchCase(Case):

@@ -33,6 +33,7 @@ CASES: tuple[Case, ...] = (
     learner.QueryResidualCase(),
     learner.EvaluationCase(),
     learner.PositionBaselineCase(),
+    learner.QueryFrequencyCase(),
     learner.LossWatchCase(),
     learner.LexicalCase(),
     learner.ItemPriorCase(),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from learner.evaluation import Evaluation, Judged
+from learner.evaluation import Evaluation
+from learner.judged import NUM_KEPT, Details, Judged
 
 Array = NDArray[np.float64]
 LIST_SIZE = 8
@@ -49,8 +51,13 @@ class Shop:
         logit: Array | None = None,
         chunk: int = 40,
         into: Evaluation | None = None,
+        scenario: Sequence[str] = (),
+        num_earlier: Sequence[int] = (),
     ) -> Evaluation:
-        """Evaluate scores (L, 8), and logits where shown; by default theta sigma(score)'s."""
+        """Evaluate scores (L, 8), and logits where shown; by default theta sigma(score)'s.
+
+        With scenario and earlier lists of the query of each list, or without details.
+        """
         p = self.theta * expit(score).clip(1e-9, 1 - 1e-9)
         shown = np.log(p / (1 - p)) if logit is None else logit
         evaluation = Evaluation() if into is None else into
@@ -67,6 +74,7 @@ class Shop:
                     examination=np.tile(self.theta, number),
                     position=np.tile(place, number),
                     lists=np.repeat(np.arange(number), LIST_SIZE),
+                    details=details_of(scenario[rows], num_earlier[rows]) if scenario else None,
                 )
             )
         return evaluation
@@ -77,6 +85,18 @@ class Shop:
         by_score = np.take_along_axis(self.relevance, np.argsort(-score, axis=1), axis=1)
         best = -np.sort(-self.relevance, axis=1)
         return float((by_score @ discount).sum() / (best @ discount).sum())
+
+
+def details_of(scenario: Sequence[str], num_earlier: Sequence[int]) -> Details:
+    """Details of the samples of lists of 8 items; all weights are 1."""
+    number = LIST_SIZE * len(scenario)
+    return Details(
+        scenario=np.repeat(np.array(scenario, dtype=object), LIST_SIZE),
+        num_earlier=np.repeat(np.array(num_earlier, dtype=np.intp), LIST_SIZE),
+        importance=np.ones(number),
+        time_us=np.arange(number, dtype=np.int64),
+        kept=np.zeros((number, NUM_KEPT)),
+    )
 
 
 def shop(num_lists: int, *, seed: int = 0, sorting: float = 0.0) -> Shop:

@@ -79,7 +79,8 @@ def test_a_calibrated_score_has_no_calibration_error_and_a_shifted_one_has() -> 
     good, bad = evaluated(logit, label).get(), evaluated(logit + 1, label).get()
     assert good["calibration_error"] < 0.02 < bad["calibration_error"]
     assert good["predicted_to_observed"] == pytest.approx(1, abs=0.05)
-    predicted, observed, number = evaluated(logit, label, chunk=77).calibration()
+    found = evaluated(logit, label, chunk=77).latest_block().reliability()
+    predicted, observed, number = found.predicted, found.observed, found.number
     np.testing.assert_allclose(predicted[number > 200], observed[number > 200], atol=0.1)
 
 
@@ -128,5 +129,5 @@ def test_a_restored_evaluation_has_the_same_bytes_and_goes_on_in_the_same_way(
 
 
 def test_a_snapshot_of_another_format_is_refused() -> None:
-    with pytest.raises(ValueError, match="evaluation snapshot: got format 2, expected 3"):
+    with pytest.raises(ValueError, match="evaluation snapshot: got format 2, expected 4"):
         Evaluation().restore(b"\x81\xa6format\x02")

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from learner.evaluation import Evaluation, Judged
+from learner.evaluation import Evaluation
+from learner.judged import Judged
 from learner.list_metrics import gains, list_sums
 from learner.ratio_sums import NORMAL, ratio, ratio_sums
 from tests.learner.judging import LIST_SIZE, shop
@@ -147,11 +148,19 @@ def test_a_list_is_judged_whole_whatever_the_size_of_an_update() -> None:
 
 
 def test_late_copies_and_lists_of_one_item_have_no_order() -> None:
-    columns = {"logit": np.zeros(40), "relevance": np.arange(40.0), "weight": np.ones(40)}
-    clicked = {"label": np.tile([1.0, 0.0], 20), "examination": np.ones(40)}
     position = np.ones(40, dtype=np.intp)
     for lists in (np.arange(40), np.full(40, -1)):
         evaluation = Evaluation()
-        evaluation.update(Judged(**columns, **clicked, position=position, lists=lists))
+        evaluation.update(
+            Judged(
+                logit=np.zeros(40),
+                relevance=np.arange(40.0),
+                weight=np.ones(40),
+                label=np.tile([1.0, 0.0], 20),
+                examination=np.ones(40),
+                position=position,
+                lists=lists,
+            )
+        )
         assert evaluation.get()["num_lists"] == 0
         assert "within_list_auc" not in evaluation.get()

@@ -76,7 +76,8 @@ def test_what_is_evaluated_on_a_list_does_not_depend_on_its_labels(kind: dict[st
         for batch in known:
             own.step(batch)
         weighted = own.step(last).weighted
-        predicted, _, number = own.evaluations[CLICK].calibration()
+        found = own.evaluations[CLICK].latest_block().reliability()
+        predicted, number = found.predicted, found.number
         memory = weighted.pair_memory_logit
         return own, [predicted, number, weighted.p_positive, memory]
 

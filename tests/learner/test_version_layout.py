@@ -49,7 +49,7 @@ def test_a_version_of_another_format_is_refused_by_name() -> None:
     written = files()
     settings = msgspec.json.decode(written["heads.json"]) | {"format": 1}
     old = {**written, "heads.json": msgspec.json.encode(settings)}
-    with pytest.raises(Corrupt, match=r"heads\.json: expected format 2, found format 1"):
+    with pytest.raises(Corrupt, match=r"heads\.json: expected format 3, found format 1"):
         layout.read_scoring(reader(old))
 
 
