@@ -40,6 +40,7 @@ from learner.encoder.load import load_pretrained
 from learner.encoder.tokens import Texts
 from learner.evaluation import Evaluation
 from learner.evaluation_block import SCENARIO
+from learner.model_card import model_card
 from learner.parts.part import Vectors
 from learner.parts.registry import make_parts
 from learner.process_group import ProcessGroup, SingleProcess
@@ -309,7 +310,7 @@ class Trainer:
         residual = ranker.residual.copy()
         estimators, stackers = self.weigher.snapshot(), self.served.snapshot()
         parts = self.served.snapshot_parts()
-        trained = self._training_state()
+        trained, weighting = self._training_state(), self.weigher.description()
 
         def encode() -> dict[str, bytes]:
             encoder = self._model_files(model, moving)
@@ -323,12 +324,20 @@ class Trainer:
                 stackers=stackers,
                 parts=parts,
             )
+            training = trained(residual_counts=residual.encoded())
+            progress = training.progress
             return {
                 **self._hugging_face,
                 **encoder,
                 layout.START: self._start_file,
                 **layout.scoring_files(state),
-                **layout.training_files(trained(residual_counts=residual.encoded())),
+                **layout.training_files(training),
+                layout.CARD: model_card(
+                    training.evaluations,
+                    step=progress.step,
+                    num_samples=progress.num_samples,
+                    weighting=weighting,
+                ),
             }
 
         return encode

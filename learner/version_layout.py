@@ -11,6 +11,7 @@ estimator.msgpack    estimators of the weigher
 stackers.msgpack     stackers of the tasks
 parts.msgpack        parts of the served score
 start.safetensors    what training moves of the encoder, as it started
+README.md            model card, with the evaluation
 training/            what only the learner reads
     residual.msgpack        counts behind the residuals
     evaluation.msgpack      prequential evaluation of the tasks
@@ -55,6 +56,7 @@ START = "start.safetensors"
 RESIDUAL_COUNTS = "training/residual.msgpack"
 EVALUATIONS = "training/evaluation.msgpack"
 SHOWN = "training/shown.msgpack"
+CARD = "README.md"
 OPTIMIZER = "training/optimizer.safetensors"
 PROGRESS = "training/progress.json"
 

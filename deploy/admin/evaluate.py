@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 
 from deploy.admin.checkpoints import find
+from deploy.admin.evaluation_report import render
 from deploy.errors import UsageError
 from deploy.process.terminal import Output, table
 from deploy.settings.units import format_time, parse_time
 from learner.artifact import Store, Version
 from learner.evaluation import Evaluation
+from learner.evaluation_block import FREQUENCY, SCENARIO
 from learner.rankings import RATIOS
 from learner.version_layout import EVALUATIONS
 
 
-def evaluate(store: Store, name: str, since: str | None, out: Output) -> int:
+def evaluate(
+    store: Store, name: str, since: str | None, out: Output, *, report: Path | None = None
+) -> int:
     """Write the figures of each task, of all samples or of those after another version.
 
     Args:
@@ -22,10 +28,11 @@ def evaluate(store: Store, name: str, since: str | None, out: Output) -> int:
         name: of the version, or its alias.
         since: a version that it continues, or a time in ISO 8601; None: the whole stream.
         out: takes them.
+        report: file of a page with charts, written if it is given.
 
     Raises:
-        UsageError: the version does not continue `since`, none was made by that time, or the
-            state of one has another format.
+        UsageError: the version does not continue `since`, none was made by that time, the state
+            of one has another format, or the report cannot be written.
         VersionMissing: there is no such version.
     """
     version = find(store, name)
@@ -33,9 +40,12 @@ def evaluate(store: Store, name: str, since: str | None, out: Output) -> int:
     if before is not None and before.name == version.name:
         raise UsageError(f"--since: {version.name} has no samples after itself")
     first = {} if before is None else _evaluations(store, before)
-    figures = {
-        task: evaluation.since(first[task]) if task in first else evaluation.get()
-        for task, evaluation in _evaluations(store, version).items()
+    evaluations = _evaluations(store, version)
+    blocks = {task: own.block(first.get(task)) for task, own in evaluations.items()}
+    figures = {task: block.figures() for task, block in blocks.items()}
+    groups = {
+        task: {dimension: block.gains(dimension) for dimension in (SCENARIO, FREQUENCY)}
+        for task, block in blocks.items()
     }
     begin = None if before is None else before.name
     span = "all samples" if before is None else f"samples after {before.name}"
@@ -43,8 +53,22 @@ def evaluate(store: Store, name: str, since: str | None, out: Output) -> int:
     for task, found in figures.items():
         lines += ["", f"{task}: {found['num_samples']:,.0f} samples"]
         lines += table(("FIGURE", "VALUE", "95 % INTERVAL"), _rows(found))
-    out.give({"version": version.name, "since": begin, "tasks": figures}, lines)
+        gains = _gain_rows(groups[task])
+        lines += ["", *table(("LISTS", "NDCG GAIN", "95 % INTERVAL"), gains)] if gains else []
+    out.give({"version": version.name, "since": begin, "tasks": figures, "gains": groups}, lines)
+    if report is not None:
+        after = {task: own.block().num_samples for task, own in first.items()}
+        parts = {task: own.blocks(after.get(task, 0)) for task, own in evaluations.items()}
+        _write(report, render(version, span, blocks, parts, store.readable()[::-1]))
+        out.aside().text([f"report: {report}"])
     return 0
+
+
+def _write(report: Path, page: str) -> None:
+    try:
+        report.write_text(page, encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise UsageError(f"--report: {report}: {error.strerror or error}") from error
 
 
 def _evaluations(store: Store, version: Version) -> dict[str, Evaluation]:
@@ -74,6 +98,20 @@ def _ancestor(store: Store, version: Version, since: str) -> Version:
         f"--since: the oldest version that is kept was made at "
         f"{format_time(lineage[-1].created_us)}, after {format_time(time_us)}"
     )
+
+
+def _gain_rows(
+    groups: dict[str, dict[str, dict[str, float]]],
+) -> list[tuple[str, str, str]]:
+    return [
+        (
+            f"{dimension} {name}",
+            f"{gains['ndcg_gain']:+.4f}",
+            f"{gains['ndcg_gain_low']:.4f} to {gains['ndcg_gain_high']:.4f}",
+        )
+        for dimension, found in groups.items()
+        for name, gains in found.items()
+    ]
 
 
 def _rows(found: dict[str, float]) -> list[tuple[str, str, str]]:

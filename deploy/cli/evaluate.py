@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -21,6 +22,10 @@ def evaluate(
             help="Leave out what came up to this version, or to the last one made by this time.",
         ),
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a page with charts, which needs nothing beside."),
+    ] = None,
     *,
     options: Options,
 ) -> None:
@@ -30,4 +35,5 @@ def evaluate(
     """
     from deploy.admin import evaluate as admin
 
-    raise typer.Exit(admin.evaluate(options.store(), version, since, options.output()))
+    found = admin.evaluate(options.store(), version, since, options.output(), report=report)
+    raise typer.Exit(found)

@@ -39,7 +39,11 @@ def test_what_is_read_is_what_was_written() -> None:
     again = {**layout.scoring_files(scoring), **layout.training_files(training)}
     assert again == {name: written[name] for name in again}
     hugging_face = {"config.json", "tokenizer.json", "tokenizer_config.json"}
-    assert written.keys() == again.keys() | hugging_face | {layout.MODEL, layout.START}
+    assert written.keys() == again.keys() | hugging_face | {
+        layout.MODEL,
+        layout.START,
+        layout.CARD,
+    }
     assert written[layout.MODEL] == layout.model_file(layout.read_model(reader(written)))
     assert scoring.residuals.dtype == np.float32
     assert len(scoring.queries) == len(scoring.residuals) > 0

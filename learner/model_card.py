@@ -1,0 +1,101 @@
+"""Model card of a version: what it is, and how good its scores were before it learned from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from learner.evaluation import Evaluation
+from learner.evaluation_block import FREQUENCIES, FREQUENCY, SCENARIO, Block
+from learner.rankings import GAINS, RATIOS
+
+_FIGURES = (*RATIOS, "auc", "log_loss", "predicted_to_observed", "calibration_error")
+_SPECIAL = str.maketrans({c: f"\\{c}" for c in "\\`*_{}[]()<>#|!&~"})
+
+
+def model_card(
+    evaluations: Mapping[str, bytes],
+    *,
+    step: int,
+    num_samples: int,
+    weighting: Mapping[str, str | float],
+) -> bytes:
+    """Return the card as Markdown; equal state gives equal bytes.
+
+    Args:
+        evaluations: task -> snapshot of its evaluation.
+        step: number of steps taken.
+        num_samples: in all steps.
+        weighting: scheme and parameters of the weights.
+    """
+    lines = [
+        "---",
+        "pipeline_tag: text-ranking",
+        "tags: [ranking, incremental-learning]",
+        "---",
+        "",
+        "# Ranking model, one version of a stream",
+        "",
+        "Scores a query and an item by the probabilities of a click and of a purchase after it. "
+        "Encoder and tokenizer are in the files that transformers reads; the whole score is served "
+        "by Steelyard.",
+        "",
+        f"Learned in {step:,} steps from {num_samples:,} samples. "
+        f"Weights: {', '.join(f'{k} {_text(str(v))}' for k, v in sorted(weighting.items()))}.",
+        "",
+        "## Evaluation",
+        "",
+        "Every sample was scored before it was learned. `shown_` is the order in which the shop "
+        "showed the items, `_gain` ours less the shop's; both are corrected for position. Values "
+        "in brackets are 95 % intervals.",
+    ]
+    for task, snapshot in sorted(evaluations.items()):
+        evaluation = Evaluation()
+        evaluation.restore(snapshot)
+        lines += _task(task, evaluation)
+    return ("\n".join(lines) + "\n").encode("utf-8", "replace")
+
+
+def _task(task: str, evaluation: Evaluation) -> Iterator[str]:
+    whole, latest = evaluation.block(), evaluation.latest_block()
+    yield from ("", f"### {_text(task)}", "")
+    if not whole.num_samples:
+        yield "No samples yet."
+        return
+    first, second = whole.figures(), latest.figures()
+    yield from _table(
+        ("figure", f"all {whole.num_samples:,} samples", f"latest {latest.num_samples:,}"),
+        [(f"`{n}`", _value(first, n), _value(second, n)) for n in _FIGURES if n in first],
+    )
+    for heading, dimension, order in (
+        ("scenario", SCENARIO, ()),
+        ("lists of the query before", FREQUENCY, FREQUENCIES),
+    ):
+        yield from _gains(whole, heading, dimension, order)
+
+
+def _gains(block: Block, heading: str, dimension: str, order: Sequence[str]) -> Iterator[str]:
+    gains = block.gains(dimension)
+    names = [name for name in order if name in gains] or list(gains)
+    if names:
+        yield ""
+        rows = [(_text(name), *(_value(gains[name], each) for each in GAINS)) for name in names]
+        yield from _table((heading, *(f"`{each}`" for each in GAINS)), rows)
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    yield f"| {' | '.join(header)} |"
+    yield "|" + "---|" * len(header)
+    for row in rows:
+        yield f"| {' | '.join(row)} |"
+
+
+def _value(figures: Mapping[str, float], name: str) -> str:
+    if name not in figures:
+        return ""
+    value, low, high = (figures.get(f"{name}{end}") for end in ("", "_low", "_high"))
+    return f"{value:.4f}" if low is None else f"{value:.4f} [{low:.4f}, {high:.4f}]"
+
+
+def _text(text: str) -> str:
+    """Return a text that Markdown shows as it is, on one line."""
+    return " ".join(text.split()).translate(_SPECIAL)

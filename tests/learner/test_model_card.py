@@ -1,0 +1,48 @@
+"""The model card of a version: the figures of its evaluation, and no markup of the data's."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from learner import version_layout as layout
+from learner.evaluation import Evaluation
+from learner.model_card import model_card
+from tests.learner.judging import shop
+from tests.learner.training import batches, trainer
+
+
+def card(*scenarios: str, number: int = 300) -> tuple[str, dict[str, float]]:
+    shown = shop(number)
+    names = [scenarios[i % len(scenarios)] for i in range(number)]
+    evaluation = shown.judge(np.log(shown.relevance), scenario=names, num_earlier=[0] * number)
+    states = {"click": evaluation.snapshot(), "purchase": Evaluation().snapshot()}
+    written = model_card(states, step=7, num_samples=2400, weighting={"scheme": "ratio"})
+    return written.decode(), evaluation.get()
+
+
+def test_the_card_has_the_figures_of_the_evaluation_with_their_intervals() -> None:
+    text, figures = card("search", "gifts")
+    low, high = figures["ndcg_gain_low"], figures["ndcg_gain_high"]
+    value = f"{figures['ndcg_gain']:.4f} [{low:.4f}, {high:.4f}]"
+    assert f"| `ndcg_gain` | {value} |" in text
+    assert "7 steps from 2,400 samples" in text
+    assert text.startswith("---\npipeline_tag: text-ranking\n")
+    for name in ("search", "gifts", "0"):
+        assert f"\n| {name} | " in text
+    assert text.count("No samples yet.") == 1
+
+
+def test_a_scenario_cannot_write_markup_into_the_card() -> None:
+    text, _ = card("a|b\n# <img src=x>[c](d)", "search")
+    (row,) = [line for line in text.splitlines() if "img" in line]
+    assert row.startswith(r"| a\|b \# \<img src=x\>\[c\]\(d\) | ")
+
+
+def test_every_version_has_a_card_and_equal_state_the_same() -> None:
+    written = []
+    for _ in range(2):
+        own = trainer(tuning="frozen")
+        own.step(batches(1)[0])
+        written.append(own.files()[layout.CARD])
+    assert written[0] == written[1]
+    assert b"1 steps" in written[0]
