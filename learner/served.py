@@ -11,6 +11,7 @@ to it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import TypeAlias
 
 import numpy as np
@@ -167,10 +168,12 @@ class ServedScore:
         for name in ("query", "item"):
             vectors = getattr(pairs, f"{name}_vectors").sum(axis=-1)
             check_finite(f"{name} vector", vectors.astype(np.float64))
+        contributed = self.contributions(task, said)
         columns = outcomes.label, outcomes.weight, outcomes.examination
         self.stackers[task].learn(said, *columns, lists)
         for part in self._learning.values():
-            part.learn(task, pairs, outcomes)
+            own = np.sum([contributed[name] for name in part.columns], axis=0)
+            part.learn(task, pairs, replace(outcomes, logit=outcomes.logit - own))
 
     def snapshot(self) -> dict[TaskName, bytes]:
         """Return the state of each stacker."""

@@ -2,10 +2,10 @@
 
 Legend: N queries, D width.
 
-With m and C the mean and the covariance of the queries, and c the mean variance of a direction, a
-vector x becomes A (x - m) of length 1, A' A = (C + c I)^-1: the metric of linear discriminant
-analysis (Fisher 1936), with C shrunk half-way to a sphere. A product of two such vectors is a
-cosine.
+With m and C the mean and the covariance of the queries, and c ten times the mean variance of a
+direction, a vector x becomes A (x - m) of length 1, A' A = (C + c I)^-1: the metric of linear
+discriminant analysis (Fisher 1936), with C shrunk ten elevenths of the way to a sphere. A product
+of two such vectors is a cosine.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ import torch
 from learner.parts.part import Vectors
 from weighting.checks import check_finite
 from weighting.errors import SnapshotError
+
+_SHRINKAGE = 10.0
+"""c, in mean variances of a direction."""
 
 _LEAST_VARIANCE = 1e-5
 """Below it, sums in single precision know nothing of directions."""
@@ -79,7 +82,7 @@ class QueryMetric:
         if not variance > _LEAST_VARIANCE:
             return torch.zeros(width), torch.eye(width)
         eye = torch.eye(width, dtype=torch.float64)
-        lower = torch.linalg.cholesky(covariance / variance + eye)
+        lower = torch.linalg.cholesky(covariance / variance + _SHRINKAGE * eye)
         inverse = torch.linalg.solve_triangular(lower, eye, upper=False)
         return mean.float(), inverse.float()
 

@@ -53,6 +53,8 @@ class Outcomes:
         examination: (N,) probability that the position was examined, in (0, 1].
         shown: (N,) True for first copies: each showing counts once as exposure.
         time_us: (N,) event times.
+        logit: (N,) what the served score said before it learned them; to a part, without what the
+            part itself contributed.
     """
 
     label: Array
@@ -61,6 +63,7 @@ class Outcomes:
     examination: Array
     shown: NDArray[np.bool_]
     time_us: NDArray[np.int64]
+    logit: Array
 
 
 class Part(Protocol):

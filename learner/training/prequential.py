@@ -89,6 +89,8 @@ class Prequential:
                 prior=prior,
             )
             asked = pairs(own, given)
+            said, lists = served.ask(task, asked), _lists(task, samples)
+            relevance = served.logit(task, said)
             outcomes = Outcomes(
                 label=weighted.label[own],
                 weight=weighted.correction[own],
@@ -96,9 +98,8 @@ class Prequential:
                 examination=weighted.examination[own],
                 shown=first,
                 time_us=np.array([s.emitted_us for s in samples], dtype=np.int64),
+                logit=relevance,
             )
-            said, lists = served.ask(task, asked), _lists(task, samples)
-            relevance = served.logit(task, said)
             lists_judged = np.where(first, lists, -1)
             num_earlier, kept = self._history(task, samples, lists_judged)
             if task == root() and clicked.can_be_served(scored.by_task):

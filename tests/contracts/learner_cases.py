@@ -196,6 +196,7 @@ class PartCase(Case):
             examination=one(values["examination"]),
             shown=np.array([i % 3 > 0]),
             time_us=at(i),
+            logit=one(-2.2),
         )
 
     def predict(self, model: Any, i: int) -> Array:
@@ -267,7 +268,8 @@ class QueryMetricCase(Case):
 
 class PrototypeCase(PartCase):
     owner = Prototype
-    bound = len(TASKS) * 60 * 40 + FEW
+    inputs = ("label", "weight", "query vector")
+    bound = 60 * 40 + FEW
 
     def make(self) -> Prototype:
         return Prototype(2, 8.0, PrototypeConfig(max_items=60))

@@ -21,7 +21,7 @@ from tests.learner.training import batches, trainer, weights_of
 from tests.weighting.streams import DAY
 from weighting.errors import SnapshotError
 from weighting.sample import Attribute
-from weighting.tasks import CLICK, PURCHASE
+from weighting.tasks import CLICK, PURCHASE, TaskName
 
 Vector = NDArray[np.float32]
 EAST, NORTH = np.eye(2, dtype=np.float32)
@@ -59,6 +59,7 @@ def outcomes(label: list[float], *, theta: float = 1.0, at: int = 0) -> Outcomes
         examination=np.full(number, theta),
         shown=np.ones(number, dtype=bool),
         time_us=np.full(number, at, dtype=np.int64),
+        logit=np.full(number, -2.2),
     )
 
 
@@ -208,6 +209,19 @@ def test_a_rate_fades_in_event_time_and_a_late_record_turns_nothing_back() -> No
     assert after(300) < 0 < after(0)
 
 
+def test_an_item_shown_where_it_does_not_belong_is_no_bad_item() -> None:
+    """Two items of one kind; one is also shown 900 times where the other parts expect nothing."""
+    prior = ItemPrior()
+    here, there = np.log(0.4 / 0.6), np.log(0.01 / 0.99)
+    fitting = replace(outcomes([0.4] * 200), logit=np.full(200, here))
+    prior.learn(CLICK, pairs(["shown well"] * 100 + ["shown anywhere"] * 100), fitting)
+    foreign = replace(outcomes([0.01] * 900), logit=np.full(900, there))
+    prior.learn(CLICK, pairs(["shown anywhere"] * 900), foreign)
+    well, anywhere = prior.predict(CLICK, pairs(["shown well", "shown anywhere"]))[0]
+    assert well == pytest.approx(0, abs=1e-12)
+    assert anywhere == pytest.approx(0, abs=1e-12)
+
+
 def test_the_rate_of_a_purchase_is_another_than_that_of_a_click() -> None:
     prior = ItemPrior()
     prior.learn(CLICK, pairs(["a"] * 10 + ["b"] * 10), outcomes([1.0] * 10 + [0.0] * 10))
@@ -228,13 +242,14 @@ def test_a_prototype_carries_an_item_to_queries_like_those_that_found_it() -> No
     assert away < found / 2, "its text is no longer all that it stands for"
 
 
-def test_a_click_far_down_says_more_about_a_prototype_up_to_a_bound() -> None:
-    def said(theta: float) -> float:
-        prototype = Prototype(WIDTH, SCALE, PrototypeConfig(largest_weight=3.0))
-        prototype.learn(CLICK, pairs(["a"]), outcomes([1.0], theta=theta))
-        return float(prototype.predict(CLICK, pairs(["a"]))[0, 0])
+def test_a_purchase_moves_a_prototype_of_both_tasks_further_than_a_click() -> None:
+    def said(task: TaskName, asked: TaskName) -> float:
+        prototype = Prototype(WIDTH, SCALE)
+        prototype.learn(task, pairs(["a"]), outcomes([1.0]))
+        return float(prototype.predict(asked, pairs(["a"]))[0, 0])
 
-    assert 0 < said(1.0) < said(0.5) < said(0.2) == said(0.01)
+    assert 0 < said(CLICK, CLICK) == said(CLICK, PURCHASE)
+    assert said(CLICK, CLICK) < said(PURCHASE, PURCHASE) == said(PURCHASE, CLICK)
 
 
 def test_the_item_without_a_click_for_longest_gives_its_place_to_a_new_one() -> None:
@@ -251,17 +266,17 @@ def test_the_item_without_a_click_for_longest_gives_its_place_to_a_new_one() -> 
 
 
 def test_what_all_queries_share_tells_no_two_items_apart() -> None:
-    """Queries vary most in three directions that have nothing to do with what is wanted."""
-    draw, width, number = np.random.default_rng(0), 8, 300
-    wanted = draw.choice([-1.0, 1.0], number)
+    """All queries have a direction in common; 49 of 50 want the upper of two items."""
+    draw, width, number = np.random.default_rng(0), 8, 1200
+    wanted = np.where(draw.random(number) < 0.98, 1.0, -1.0)
     queries = np.zeros((number, width), dtype=np.float32)
-    queries[:, :3] = draw.normal(1.0, 0.5, (number, 3))
-    queries[:, 3] = 0.1 * wanted
+    queries[:, 0] = draw.normal(1.0, 0.2, number)
+    queries[:, 3] = 0.2 * wanted + draw.normal(0.0, 0.1, number)
     queries /= np.linalg.norm(queries, axis=1, keepdims=True)
 
     def right(*, with_metric: bool) -> float:
-        """Share of 100 queries for which the right one of two items is ahead."""
-        prototype = Prototype(width, SCALE, PrototypeConfig(pseudo_queries=0.01))
+        """Share for which the right item is ahead, mean of those that want each."""
+        prototype = Prototype(width, SCALE)
         metric = prototype._metric if with_metric else QueryMetric(width, most=1e5)
 
         def shown(i: int) -> Pairs:
@@ -277,9 +292,10 @@ def test_what_all_queries_share_tells_no_two_items_apart() -> None:
             prototype.learn(CLICK, shown(i), outcomes(liked))
         prototype._metric = metric
         said = [prototype.predict(CLICK, shown(i))[0] for i in range(200, number)]
-        return float(
-            np.mean([(a > b) == (w > 0) for (a, b), w in zip(said, wanted[200:], strict=True)])
+        is_right = np.array(
+            [(a > b) == (w > 0) for (a, b), w in zip(said, wanted[200:], strict=True)]
         )
+        return float(np.mean([is_right[wanted[200:] == w].mean() for w in (-1, 1)]))
 
     assert right(with_metric=True) > right(with_metric=False) + 0.1
 

@@ -68,6 +68,7 @@ def outcomes_of(label: NDArray[Any]) -> Outcomes:
         examination=np.full(number, 0.7),
         shown=np.ones(number, dtype=bool),
         time_us=np.arange(number) * SECOND,
+        logit=np.zeros(len(label)),
     )
 
 
