@@ -79,6 +79,7 @@ def check_agreement(
     """Refuse another order than the serving version's, of the scores or of the encoder's share.
 
     The encoder is looked at by itself: one that is broken can be outvoted in the requests at hand.
+    One that the new version gives no weight at all can do no harm.
 
     Args:
         kind: of the requests, for the reason.
@@ -91,7 +92,8 @@ def check_agreement(
     """
     pairs = list(zip([one.scores for one in replayed], scores, strict=True))
     views = {"scores": [(_logit(old.score), _logit(new.score)) for old, new in pairs]}
-    if all(ENCODER in old.contributions and ENCODER in new.contributions for old, new in pairs):
+    known = all(ENCODER in s.contributions for pair in pairs for s in pair)
+    if known and any(new.contributions[ENCODER].any() for _, new in pairs):
         name = f"{ENCODER}'s contributions"
         views[name] = [(o.contributions[ENCODER], n.contributions[ENCODER]) for o, n in pairs]
     for what, view in views.items():

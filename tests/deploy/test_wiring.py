@@ -7,7 +7,7 @@ from dataclasses import replace
 from deploy.roles.wiring import config_sha256
 from deploy.settings.tree import Settings
 
-DEFAULTS = "124a4bce910698c66f01b685a0206bc265a59b96c40fca3a7fd25c1936df03c8"
+DEFAULTS = "a507762118ce3cac039d1d2856b5992e085ae68a65aab13798400ea639c7d6da"
 """Of the defaults, under the names that the settings have on disk."""
 
 

@@ -15,8 +15,10 @@ from learner.trainer import Trainer
 from tests.learner.judging import judged
 from tests.learner.training import trainer
 from tests.weighting.streams import SECOND, sample
+from weighting.caps import CapsConfig
 from weighting.sample import Sample
 from weighting.tasks import PURCHASE
+from weighting.weigher import WeigherConfig
 
 Array = NDArray[np.float64]
 PROBABILITY = {"mug": 0.03, "lamp": 0.1, "hose": 0.25, "jacket": 0.5}
@@ -75,7 +77,8 @@ class Perfect(ServedScore):
 @pytest.mark.parametrize("delay", DELAYS)
 def test_a_perfect_model_is_judged_as_by_final_labels_however_late_they_come(delay: str) -> None:
     samples, logit, bought = purchases(delay)
-    own: Trainer = trainer(tuning="frozen")
+    # Four items are a quarter of the showings each, which no shop's are.
+    own: Trainer = trainer(WeigherConfig(caps=CapsConfig(item=1.0)), tuning="frozen")
     own.served = perfect = Perfect(
         own.weigher.invert, own.served.parts, own.weigher.config.initial()
     )
