@@ -50,8 +50,8 @@ class LearnerConfig:
     loss: Annotated[
         Literal["pointwise", "listwise"],
         Meta(description="Loss of each sample, or of an exposure's candidates together."),
-    ] = "pointwise"
-    lr: Annotated[Positive, Meta(lt=1, description="Learning rate.")] = 1e-5
+    ] = "listwise"
+    lr: Annotated[Positive, Meta(lt=1, description="Learning rate.")] = 1e-4
     reference_batch_size: Annotated[
         Count,
         Meta(

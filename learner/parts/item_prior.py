@@ -140,4 +140,3 @@ class ItemPrior:
                 self._items[task] = OrderedDict((item, _Clicks(*clicks)) for item, clicks in rows)
         except (msgspec.DecodeError, KeyError, TypeError, ValueError) as error:
             raise SnapshotError("item prior", repr(error), "an item prior's snapshot") from error
-

@@ -7,7 +7,7 @@ from dataclasses import replace
 from deploy.roles.wiring import config_sha256
 from deploy.settings.tree import Settings
 
-DEFAULTS = "a507762118ce3cac039d1d2856b5992e085ae68a65aab13798400ea639c7d6da"
+DEFAULTS = "aad2ff1dd4b59f9f43c90b84068993f3dd87de2b16f8ceb2fa0e9349852a7435"
 """Of the defaults, under the names that the settings have on disk."""
 
 
