@@ -29,6 +29,9 @@ Array = NDArray[np.float64]
 _LARGEST_RESIDUAL = 2.0
 """Bound in logits: where clicks separate items wholly, a residual's length may double in a step."""
 
+_OF_A_PAIR = dict.fromkeys((RESIDUAL, PAIR_MEMORY))
+"""Columns that know a pair by itself: what they explain may be the item's doing."""
+
 _LARGEST_LOGIT = 30.0
 _CONDITIONAL_DEVIATION = 0.1
 """Of a coefficient around its start, for a task with a parent."""
@@ -172,7 +175,7 @@ class ServedScore:
         columns = outcomes.label, outcomes.weight, outcomes.examination
         self.stackers[task].learn(said, *columns, lists)
         for part in self._learning.values():
-            own = np.sum([contributed[name] for name in part.columns], axis=0)
+            own = np.sum([contributed[name] for name in {**part.columns, **_OF_A_PAIR}], axis=0)
             part.learn(task, pairs, replace(outcomes, logit=outcomes.logit - own))
 
     def snapshot(self) -> dict[TaskName, bytes]:

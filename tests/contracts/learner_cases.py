@@ -268,8 +268,7 @@ class QueryMetricCase(Case):
 
 class PrototypeCase(PartCase):
     owner = Prototype
-    inputs = ("label", "weight", "query vector")
-    bound = 60 * 40 + FEW
+    bound = len(TASKS) * 60 * 40 + FEW
 
     def make(self) -> Prototype:
         return Prototype(2, 8.0, PrototypeConfig(max_items=60))

@@ -257,7 +257,7 @@ def test_show_says_where_each_value_came_from(tmp_path: Path) -> None:
     assert shown["learner.batch_size"] == {"value": 7, "origin": str(file)}
     assert shown["learner.seed"] == {"value": 9, "origin": "STEELYARD_LEARNER__SEED"}
     assert shown["learner.threads"] == {"value": 2, "origin": "command line"}
-    assert shown["learner.lr"] == {"value": 1e-05, "origin": "default"}
+    assert shown["learner.lr"] == {"value": 1e-4, "origin": "default"}
     lines = CliRunner().invoke(app, arguments, env=env).stdout.splitlines()
     assert [line.split() for line in lines if line.startswith("join.grace")] == [
         ["join.grace:", "5m", "#", str(file)]

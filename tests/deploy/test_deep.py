@@ -130,7 +130,7 @@ def test_a_log_that_was_changed_is_not_learned(store: Store, shop: Shop) -> None
 @pytest.mark.parametrize(
     ("settings", "why"),
     [
-        (replace(SETTINGS, learner=replace(SETTINGS.learner, lr=1e-4)), "under other settings"),
+        (replace(SETTINGS, learner=replace(SETTINGS.learner, lr=2e-4)), "under other settings"),
         (replace(SETTINGS, learner=replace(SETTINGS.learner, threads=8)), "under other settings"),
     ],
 )

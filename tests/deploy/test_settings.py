@@ -354,7 +354,7 @@ def test_the_json_schema_has_the_bounds_and_the_help_texts() -> None:
         "exclusiveMinimum": 0,
         "exclusiveMaximum": 1,
         "description": "Learning rate.",
-        "default": 1e-05,
+        "default": 1e-4,
     }
     port = sections["serving"]["properties"]["port"]
     assert (port["minimum"], port["maximum"]) == (0, 65535)

@@ -118,7 +118,7 @@ def test_a_command_given_while_nobody_learns_is_taken_at_the_next_start_also_und
 ) -> None:
     store = Store(root)
     before = store.versions()[-1]
-    settings = shop.at(root, lr=1e-4)
+    settings = shop.at(root, lr=2e-4)
     command_id = give(settings, version=early(store).name, mode="anew")
 
     def each(report: StepReport, trainer: Trainer) -> None:
@@ -327,7 +327,7 @@ def test_steps_under_other_settings_are_not_done_again_unless_asked_and_then_eac
         LearnRole(
             replace(settings, learner=replace(settings.learner, publish_every_seconds=3600.0))
         ).run(each)
-    other = replace(settings, learner=replace(settings.learner, lr=1e-4))
+    other = replace(settings, learner=replace(settings.learner, lr=2 * settings.learner.lr))
     with pytest.raises(Unsafe, match="--accept-config"):
         LearnRole(other).run()
     with pytest.raises(Killed):  # and again, before there is a checkpoint under them

@@ -242,14 +242,28 @@ def test_a_prototype_carries_an_item_to_queries_like_those_that_found_it() -> No
     assert away < found / 2, "its text is no longer all that it stands for"
 
 
-def test_a_purchase_moves_a_prototype_of_both_tasks_further_than_a_click() -> None:
-    def said(task: TaskName, asked: TaskName) -> float:
+def test_a_click_far_down_says_more_about_a_prototype_up_to_a_bound() -> None:
+    def said(theta: float) -> float:
+        prototype = Prototype(WIDTH, SCALE, PrototypeConfig(largest_weight=3.0))
+        prototype.learn(CLICK, pairs(["a"]), outcomes([1.0], theta=theta))
+        return float(prototype.predict(CLICK, pairs(["a"]))[0, 0])
+
+    assert 0 < said(1.0) < said(0.5) < said(0.2) == said(0.01)
+
+
+def test_a_purchase_moves_the_prototype_of_clicks_further_than_a_click() -> None:
+    def said(task: TaskName) -> float:
         prototype = Prototype(WIDTH, SCALE)
         prototype.learn(task, pairs(["a"]), outcomes([1.0]))
-        return float(prototype.predict(asked, pairs(["a"]))[0, 0])
+        return float(prototype.predict(CLICK, pairs(["a"]))[0, 0])
 
-    assert 0 < said(CLICK, CLICK) == said(CLICK, PURCHASE)
-    assert said(CLICK, CLICK) < said(PURCHASE, PURCHASE) == said(PURCHASE, CLICK)
+    assert 0 < said(CLICK) < said(PURCHASE)
+
+
+def test_a_click_says_nothing_to_the_prototype_of_purchases() -> None:
+    prototype = Prototype(WIDTH, SCALE)
+    prototype.learn(CLICK, pairs(["a"]), outcomes([1.0]))
+    assert np.isnan(prototype.predict(PURCHASE, pairs(["a"]))).all()
 
 
 def test_the_item_without_a_click_for_longest_gives_its_place_to_a_new_one() -> None:
