@@ -51,6 +51,7 @@ def learner(
     **changes: Any,
 ) -> Trainer:
     # Small steps: AdamW makes a whole one of a gradient that is little more than rounding
+    changes = {"loss": "pointwise", **changes}  # whose samples can be divided in any way
     small = config(model="random:1x32", lr=1e-4, head_lr=1e-3, **changes)
     return Trainer(small, Weigher(), group, scoring=scoring)
 
