@@ -139,7 +139,7 @@ print((resident() - held) / (cache.num_bytes - counted))
     done = subprocess.run(
         [sys.executable, "-c", program], check=True, capture_output=True, text=True
     )
-    assert 0.5 < float(done.stdout) < 1.15
+    assert 0.5 < float(done.stdout) < 1.5
 
 
 def test_frozen_and_top_and_full_agree_within_half_precision() -> None:
