@@ -24,7 +24,13 @@ WORDS = ("red", "blue", "shoe", "lamp", "wool", "steel", "small", "grand", "oak"
 
 def config(**changes: Any) -> LearnerConfig:
     """Settings of a two-layer BERT that moves fast enough to be seen moving."""
-    small = {"model": "random:2x64", "tuning": "full", "lr": 1e-3, "max_tokens": 24}
+    small = {
+        "model": "random:2x64",
+        "tuning": "full",
+        "loss": "pointwise",
+        "lr": 1e-3,
+        "max_tokens": 24,
+    }
     return LearnerConfig(**{**small, **changes})
 
 

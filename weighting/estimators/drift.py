@@ -185,9 +185,13 @@ class DriftWatch:
             p_positive: (N,) p(y=1|x) where shown, predicted before the label was learned.
             weight: (N,) weights w, without the scale.
             correction: (N,) delay corrections: what a sample counts in the mean label and loss.
+                One that counts for nothing is not seen at all.
         """
+        seen = np.flatnonzero(correction).tolist()
+        times_us = [times_us[i] for i in seen]
+        label, p_positive, weight = label[seen], p_positive[seen], weight[seen]
         loss = -np.log(np.where(label > 0, p_positive, 1 - p_positive))
-        counted, once = correction.tolist(), [1.0] * len(label)
+        counted, once = correction[seen].tolist(), [1.0] * len(seen)
         columns = {"label": (label, counted), "log_loss": (loss, counted), "weight": (weight, once)}
         found = []
         for name, (values, masses) in columns.items():
