@@ -3,8 +3,8 @@
 Legend: N pairs.
 
 Item i has c_i positive labels, and e_i = sum theta sigma(z) is what the other parts of the score
-expected of its showings, theta the examination probability and z their sum in logits. Both fade in
-event time with one half-life.
+expected of its showings, but for those that know the pair itself; theta is the examination
+probability and z their sum in logits. Both fade in event time with one half-life.
 
     value = log (c_i + k) / (e_i + k),
 

@@ -54,7 +54,7 @@ class Outcomes:
         shown: (N,) True for first copies: each showing counts once as exposure.
         time_us: (N,) event times.
         logit: (N,) what the served score said before it learned them; to a part, without what the
-            part itself contributed.
+            part itself, the query residual and the pair memory contributed.
     """
 
     label: Array

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from learner.parts.part import Outcomes, Pairs
+from learner.parts.part import Outcomes, Pairs, Part
 from learner.parts.registry import make_parts
 from learner.parts.stateless import PAIR_MEMORY, RESIDUAL
 from learner.request import ENCODER
@@ -169,3 +171,33 @@ def test_the_evaluation_s_score_is_the_scorer_s(task: TaskName) -> None:
     if task == CLICK:
         assert np.isfinite(said).any(axis=1).all(), "every part has something to say by now"
     np.testing.assert_array_equal(scores.probability[task], expit(own.served.logit(task, said)))
+
+
+def test_a_part_is_told_what_those_said_that_know_neither_it_nor_the_pair() -> None:
+    class Listener:
+        columns: Mapping[str, float] = {"listener": 0.5}
+
+        def predict(self, task: TaskName, pairs: Pairs) -> NDArray[np.float64]:
+            return np.full((1, len(pairs.items)), 7.0)
+
+        def learn(self, task: TaskName, pairs: Pairs, outcomes: Outcomes) -> None:
+            self.told = outcomes.logit
+
+        def snapshot(self) -> bytes:
+            return b""
+
+        def restore(self, data: bytes) -> None:
+            pass
+
+    initial, listener = WeigherConfig().initial(), Listener()
+    parts: dict[str, Part] = make_parts(width=4, logit_scale=8.0, initial=initial)
+    parts["listener"] = listener
+    served = ServedScore(ImportanceRatio(1.0).invert, parts, initial)
+    pairs = pairs_of(40)
+    said = served.ask(CLICK, pairs)
+    contributed = served.contributions(CLICK, said)
+    silent = {"listener", RESIDUAL, PAIR_MEMORY}
+    expected = sum(own for name, own in contributed.items() if name not in silent)
+    outcomes = replace(outcomes_of(np.zeros(len(pairs.items))), logit=served.logit(CLICK, said))
+    served.learn(CLICK, pairs, said, outcomes, np.zeros(len(pairs.items), dtype=np.intp))
+    np.testing.assert_allclose(listener.told, expected, atol=1e-12)
