@@ -4,7 +4,6 @@
 
 PYTHON ?= python3
 SECONDS ?= 90
-WORKERS ?= logical
 BIN := .venv/bin
 READY := .venv/.ready
 
@@ -23,10 +22,10 @@ $(READY): constraints.txt pyproject.toml
 demo: setup  ## Broker, shop, learner and server on this machine for SECONDS=90; ends by itself
 	$(BIN)/steelyard demo --seconds $(SECONDS)
 
-test: setup  ## All tests but the long ones, in one process per core, 4 at most, or in WORKERS=2
-	$(BIN)/python -m pytest -m "not long" -n $(WORKERS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+test: setup  ## All tests but the long ones
+	$(BIN)/python -m pytest -m "not long"
 
-test-long: setup  ## All tests, one after the other
+test-long: setup  ## All tests
 	$(BIN)/python -m pytest
 
 check: setup  ## What a change must pass beside its tests: lint, format, types, layering, frozen surface

@@ -218,10 +218,10 @@ class ModelScorer:
             given = self._served.given(
                 task,
                 encoder=encoder[task],
-                base=encoder[_BASE] if task == root() else encoder[task],
+                base=encoder[_BASE],
                 memory=weigher.pair_memory_logits(task, request.query, documents),
                 memory_base=weigher.pair_memory_base(task),
-                prior=prior[task],
+                prior=prior,
             )
             pairs = Pairs(
                 queries=[request.query] * len(documents),

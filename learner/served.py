@@ -2,10 +2,12 @@
 
 Legend: N documents or samples, K columns of all parts.
 
-For each task, logit p = Stacker(what the parts say), as if the item were shown first. `invert`
-undoes the importance weights that the encoder was trained under. Ranking sorts by the probability
-of the last task: the product of the conditional probabilities from the task without a parent down
-to it.
+For each task, logit p = Stacker(columns), as if the item were shown first. Of a click the columns
+are what the parts say. Of what follows a click, whose samples are few and alike, they are the logit
+of the click itself, by the parts that know more than this pair; the encoder's own logit of the
+task; and the pair memory. `invert` undoes the importance weights that the encoder was trained
+under. Ranking sorts by the probability of the last task: the product of the conditional
+probabilities from the task without a parent down to it.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from learner.parts.part import LearningPart, Outcomes, Pairs, Part
-from learner.parts.stateless import PAIR_MEMORY, RESIDUAL
+from learner.parts.stateless import OWN_ENCODER, PAIR_MEMORY, RESIDUAL
 from learner.request import ENCODER
 from weighting.checks import check_finite
 from weighting.errors import SnapshotError
@@ -91,16 +93,11 @@ class ServedScore:
         self.stackers = {task: self._stacker(task, own) for task, own in TASKS.items()}
 
     def _stacker(self, name: TaskName, task: Task) -> Stacker:
-        """Return the untrained stacker of a task.
-
-        The samples of a task with a parent are what its parent's positives left over: few, and
-        alike. There the parts begin at nothing, but for the calibrated pair memory, and move only
-        as far as such samples can tell.
-        """
+        """Return the untrained stacker of a task."""
         starts = {name: a for part in self.parts.values() for name, a in part.columns.items()}
         config = StackerConfig()
         if task.parent is not None:
-            starts = {**dict.fromkeys(starts, 0.0), PAIR_MEMORY: 1.0}
+            starts = {root(): 0.0, OWN_ENCODER: 0.0, PAIR_MEMORY: 1.0}
             config = StackerConfig(deviation=_CONDITIONAL_DEVIATION)
         return Stacker(starts, intercept=self._level[name], config=config)
 
@@ -112,32 +109,45 @@ class ServedScore:
         base: Array,
         memory: Array,
         memory_base: Array | float,
-        prior: float,
+        prior: Mapping[TaskName, float],
     ) -> dict[str, Array]:
         """Return what owners of other state say of N pairs, less what they say of any pair. Pure.
 
         Args:
             task: name of the task.
             encoder: (N,) logits of the encoder as it was trained, with the query's residual.
-            base: (N,) the same without the residual.
+            base: (N,) those of the root without the residual.
             memory: (N,) logits of the memorisation model as if shown first.
             memory_base: its logit of a pair of which it knows nothing.
-            prior: p(y=1) of the task, as used in the importance weights.
+            prior: p(y=1) of the task and of the root, as used in the importance weights.
         """
-        inverted = self.invert(base, prior)
-        residual = self.invert(encoder, prior) - inverted
-        return {
-            ENCODER: inverted - self._level[task],
-            RESIDUAL: _or_silent(np.clip(residual, -_LARGEST_RESIDUAL, _LARGEST_RESIDUAL)),
+        general = self.invert(base, prior[root()])
+        own = self.invert(encoder, prior[task])
+        given = {
+            ENCODER: general - self._level[root()],
             PAIR_MEMORY: _or_silent(memory - memory_base),
         }
+        if task != root():
+            return {
+                **given,
+                RESIDUAL: np.full(len(own), np.nan),
+                OWN_ENCODER: own - self._level[task],
+            }
+        residual = np.clip(own - general, -_LARGEST_RESIDUAL, _LARGEST_RESIDUAL)
+        return {**given, RESIDUAL: _or_silent(residual)}
 
     def ask(self, task: TaskName, pairs: Pairs) -> Array:
-        """Return what each part says of N pairs (K, N), NaN for silence. Pure."""
-        return np.concatenate([part.predict(task, pairs) for part in self.parts.values()])
+        """Return the columns of N pairs (K, N), NaN for silence. Pure."""
+        said = np.concatenate([part.predict(pairs) for part in self.parts.values()])
+        if task == root():
+            return said
+        columns = self.stackers[root()].names
+        said[[columns.index(name) for name in _OF_A_PAIR]] = np.nan
+        click = self.logit(root(), said) - self._level[root()]
+        return np.stack([click, pairs.given[OWN_ENCODER], pairs.given[PAIR_MEMORY]])
 
     def logit(self, task: TaskName, said: Array) -> Array:
-        """Return served logits (N,), as if shown first, of what the parts said (K, N). Pure.
+        """Return served logits (N,), as if shown first, of the columns (K, N). Pure.
 
         They are confined to +-30, where a probability in double precision is not yet 0 or 1.
         """
@@ -175,8 +185,11 @@ class ServedScore:
         columns = outcomes.label, outcomes.weight, outcomes.examination
         self.stackers[task].learn(said, *columns, lists)
         for part in self._learning.values():
-            own = np.sum([contributed[name] for name in {**part.columns, **_OF_A_PAIR}], axis=0)
-            part.learn(task, pairs, replace(outcomes, logit=outcomes.logit - own))
+            if task == root():
+                own = np.sum([contributed[n] for n in {**part.columns, **_OF_A_PAIR}], axis=0)
+                part.learn(task, pairs, replace(outcomes, logit=outcomes.logit - own))
+            else:
+                part.learn(task, pairs, outcomes)
 
     def snapshot(self) -> dict[TaskName, bytes]:
         """Return the state of each stacker."""

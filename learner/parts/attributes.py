@@ -25,7 +25,7 @@ from weighting.features import attribute_values
 from weighting.sample import Attribute
 from weighting.tasks import TASKS, TaskName
 
-FORMAT = 1
+FORMAT = 2
 _BIAS = 1 << 32  # behind the hashes
 _DAY_SECONDS = 86_400.0
 
@@ -50,25 +50,20 @@ class Attributes:
 
     columns: Mapping[str, float] = {"attributes": 0.5}
 
-    def __init__(self, initial: Mapping[TaskName, float], config: AttributesConfig | None = None):
+    def __init__(self, initial: float, config: AttributesConfig | None = None):
         """Start with no effect known.
 
         Args:
-            initial: task -> logit of p(y=1) before any sample.
+            initial: logit of p(click) before any sample.
             config: the settings.
         """
         self.config = c = config or AttributesConfig()
         half_life = c.half_life_days * _DAY_SECONDS
-        self._models = {
-            task: DiagonalLogistic(
-                c.hash_bits, 1, offset=initial[task], half_life_seconds=half_life
-            )
-            for task in TASKS
-        }
+        self._model = DiagonalLogistic(c.hash_bits, 1, offset=initial, half_life_seconds=half_life)
 
-    def predict(self, task: TaskName, pairs: Pairs) -> Array:
+    def predict(self, pairs: Pairs) -> Array:
         """Return the sums of effects (1, N), NaN where none is known. Pure."""
-        model = self._models[task]
+        model = self._model
         xs = [self._fields(attributes) for attributes in pairs.attributes]
         heard = [any(model.known(key) for key in x) for x in xs]
         logits = [model.logit_one(x) for x in xs]
@@ -77,15 +72,17 @@ class Attributes:
         return found[None, :]
 
     def learn(self, task: TaskName, pairs: Pairs, outcomes: Outcomes) -> None:
-        """Learn N pairs one after another.
+        """Learn N showings one after another.
 
         Raises:
             WeightError: a label, weight or examination probability is NaN or out of range.
         """
+        if TASKS[task].parent is not None:
+            return
         check_labels(outcomes.label)
         check_weights("weight", outcomes.weight)
         check_examination(outcomes.examination)
-        learn_one = self._models[task].learn_one
+        learn_one = self._model.learn_one
         o = outcomes
         columns = (a.tolist() for a in (o.label, o.weight, o.examination, o.time_us))
         for attributes, y, w, theta, now in zip(pairs.attributes, *columns, strict=True):
@@ -97,8 +94,8 @@ class Attributes:
 
     def snapshot(self) -> bytes:
         """Return all effects as msgpack."""
-        tasks = {task: model.snapshot() for task, model in self._models.items()}
-        return msgspec.msgpack.encode({"format": FORMAT, "tasks": tasks}, order="sorted")
+        state = {"format": FORMAT, "model": self._model.snapshot()}
+        return msgspec.msgpack.encode(state, order="sorted")
 
     def restore(self, data: bytes) -> None:
         """Restore the state returned by `snapshot`.
@@ -110,7 +107,6 @@ class Attributes:
             state: Mapping[str, Any] = msgspec.msgpack.decode(data)
             if state["format"] != FORMAT:
                 raise SnapshotError("format", state["format"], FORMAT)
-            for task, model in self._models.items():
-                model.restore(state["tasks"][task])
+            self._model.restore(state["model"])
         except (msgspec.DecodeError, KeyError, TypeError, ValueError) as error:
             raise SnapshotError("attributes", repr(error), "an attributes' snapshot") from error

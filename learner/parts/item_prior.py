@@ -1,8 +1,8 @@
-"""Prior of an item: its positive labels over all queries, beside those that were to be expected.
+"""Prior of an item: its clicks over all queries, beside those that were to be expected.
 
 Legend: N pairs.
 
-Item i has c_i positive labels, and e_i = sum theta sigma(z) is what the other parts of the score
+Item i has c_i clicks, and e_i = sum theta sigma(z) is what the other parts of the score
 expected of its showings, but for those that know the pair itself; theta is the examination
 probability and z their sum in logits. Both fade in event time with one half-life.
 
@@ -30,7 +30,7 @@ from weighting.checks import check_examination, check_finite, check_labels, chec
 from weighting.errors import SnapshotError
 from weighting.tasks import TASKS, TaskName
 
-FORMAT = 2
+FORMAT = 3
 _DAY_US = 86_400_000_000
 
 
@@ -41,7 +41,7 @@ class ItemPriorConfig:
     Attributes:
         pseudo_clicks: k, expected clicks that the rest of the score is worth.
         half_life_days: of clicks observed and expected, in event time.
-        max_items: per task; the item that was not shown for longest is forgotten first.
+        max_items: the item that was not shown for longest is forgotten first.
     """
 
     pseudo_clicks: float = 2.0
@@ -76,23 +76,25 @@ class ItemPrior:
     def __init__(self, config: ItemPriorConfig | None = None) -> None:
         """Start without items."""
         self.config = config or ItemPriorConfig()
-        self._items: dict[TaskName, OrderedDict[str, _Clicks]] = {t: OrderedDict() for t in TASKS}
+        self._items: OrderedDict[str, _Clicks] = OrderedDict()
 
-    def predict(self, task: TaskName, pairs: Pairs) -> Array:
+    def predict(self, pairs: Pairs) -> Array:
         """Return the log ratios (1, N). Pure."""
-        known, k = self._items[task], self.config.pseudo_clicks
-        rows = [known.get(item) for item in pairs.items]
+        k = self.config.pseudo_clicks
+        rows = [self._items.get(item) for item in pairs.items]
         numbers = [(np.nan, np.nan) if r is None else (r.observed, r.expected) for r in rows]
         observed, expected = np.array(numbers, dtype=np.float64).reshape(-1, 2).T
         found: Array = np.log((observed + k) / (expected + k))
         return found[None, :]
 
     def learn(self, task: TaskName, pairs: Pairs, outcomes: Outcomes) -> None:
-        """Count N pairs.
+        """Count N showings.
 
         Raises:
             WeightError: a label, weight, examination probability or logit is NaN or out of range.
         """
+        if TASKS[task].parent is not None:
+            return
         check_labels(outcomes.label)
         check_weights("weight", outcomes.weight)
         check_examination(outcomes.examination)
@@ -100,7 +102,7 @@ class ItemPrior:
         observed = outcomes.label * outcomes.weight
         clicks = outcomes.discount * outcomes.examination * expit(outcomes.logit)
         expected = np.where(outcomes.shown, clicks, 0.0)
-        known, half_life_us = self._items[task], self.config.half_life_days * _DAY_US
+        known, half_life_us = self._items, self.config.half_life_days * _DAY_US
         columns = observed.tolist(), expected.tolist(), outcomes.time_us.tolist()
         for item, c, e, at in zip(pairs.items, *columns, strict=True):
             if not (c or e):
@@ -115,14 +117,9 @@ class ItemPrior:
 
     def snapshot(self) -> bytes:
         """Return all counts as msgpack, the item shown longest ago first."""
-        tasks = {
-            task: {
-                "items": list(known),
-                "clicks": [(c.observed, c.expected, c.time_us) for c in known.values()],
-            }
-            for task, known in self._items.items()
-        }
-        return msgspec.msgpack.encode({"format": FORMAT, "tasks": tasks})
+        clicks = [(c.observed, c.expected, c.time_us) for c in self._items.values()]
+        state = {"format": FORMAT, "items": list(self._items), "clicks": clicks}
+        return msgspec.msgpack.encode(state)
 
     def restore(self, data: bytes) -> None:
         """Restore the state returned by `snapshot`.
@@ -134,9 +131,7 @@ class ItemPrior:
             state: Mapping[str, Any] = msgspec.msgpack.decode(data)
             if state["format"] != FORMAT:
                 raise SnapshotError("format", state["format"], FORMAT)
-            for task in TASKS:
-                own = state["tasks"][task]
-                rows = zip(own["items"], own["clicks"], strict=True)
-                self._items[task] = OrderedDict((item, _Clicks(*clicks)) for item, clicks in rows)
+            rows = zip(state["items"], state["clicks"], strict=True)
+            self._items = OrderedDict((item, _Clicks(*clicks)) for item, clicks in rows)
         except (msgspec.DecodeError, KeyError, TypeError, ValueError) as error:
             raise SnapshotError("item prior", repr(error), "an item prior's snapshot") from error

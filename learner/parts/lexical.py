@@ -1,16 +1,18 @@
-"""Lexical match of query and text, with statistics of the catalogue learned from its items.
+"""Lexical match of query and item, with statistics of the catalogue learned from its items.
 
 Legend: N pairs.
 
-Two values, both in [0, 1], so that they compare across queries of any length. t are terms, idf(t)
+Three values, all in [0, 1], so that they compare across queries of any length. t are terms, idf(t)
 is BM25's log(1 + (n - df + .5) / (df + .5)) over the n items seen:
 
     match    = sum over t in query of idf(t) tf (k + 1) / (tf + k (1 - b + b |text| / mean))
                / ((k + 1) sum over t in query of idf(t))
+    whole    = the same of the text with the item's attributes behind it, in statistics of their own
     coverage = sum over t in text and query of idf(t) / sum over t in text of idf(t)
 
 `match` is BM25 (Robertson & Zaragoza 2009) over its largest value, `coverage` its mirror image: how
-much of the text was asked for. A term of the query that no item has counts in neither sum.
+much of the text was asked for. `whole` finds the brand, the colour or the actor that no text names.
+A term of the query that no item has counts in no sum.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -29,9 +31,10 @@ import numpy as np
 from learner.parts.part import Array, Outcomes, Pairs
 from weighting.errors import SnapshotError
 from weighting.query_key import folded
+from weighting.sample import Attribute
 from weighting.tasks import TaskName
 
-FORMAT = 1
+FORMAT = 2
 _WORD = re.compile(r"\w+")
 _NUM_CHARACTERS = 2_000
 _NUM_CACHED = 16_384
@@ -45,91 +48,125 @@ class LexicalConfig:
     Attributes:
         max_items: items remembered as counted; beyond it, the older half is forgotten and all
             counts are halved.
-        max_terms: terms with a count; beyond it, all counts are halved and the rarest dropped.
+        max_terms: terms with a count, of texts and of whole items each; beyond it, all counts are
+            halved and the rarest dropped.
     """
 
     max_items: int = 200_000
     max_terms: int = 200_000
 
 
+class _Statistics:
+    """How many of the documents have each term, and how long they are."""
+
+    def __init__(self) -> None:
+        self._frequency: dict[str, float] = {}
+        self._num_documents = 0.0
+        self._num_words = 0.0
+
+    def idf(self, term: str) -> float:
+        df = self._frequency.get(term, 0.0)
+        return math.log1p((max(self._num_documents - df, 0.0) + 0.5) / (df + 0.5))
+
+    def idfs(self, query: Counter[str]) -> dict[str, float]:
+        """Return the idf of those terms of a query that some document has."""
+        return {t: self.idf(t) for t in query if t in self._frequency}
+
+    def match(self, asked: Mapping[str, float], document: Counter[str]) -> float:
+        """Return BM25 over its largest value, of the idfs of a query, NaN if there are none."""
+        if not asked:
+            return math.nan
+        mean = self._num_words / self._num_documents
+        norm = _K * (1 - _B + _B * document.total() / mean)
+        gains = (
+            idf * document[t] * (_K + 1) / (document[t] + norm)
+            for t, idf in asked.items()
+            if t in document
+        )
+        return sum(gains) / ((_K + 1) * sum(asked.values()))
+
+    def coverage(self, asked: Mapping[str, float], document: Counter[str]) -> float:
+        """Return the share of a document's idf that was asked for, NaN if nothing was."""
+        if not asked:
+            return math.nan
+        mass = sum(self.idf(t) for t in document)
+        return sum(idf for t, idf in asked.items() if t in document) / mass if mass > 0 else 0.0
+
+    def count(self, document: Counter[str], *, max_terms: int) -> None:
+        self._num_documents += 1
+        self._num_words += document.total()
+        for term in document:
+            self._frequency[term] = self._frequency.get(term, 0.0) + 1
+        while len(self._frequency) > max_terms:
+            self.halve()
+
+    def halve(self) -> None:
+        """Let each document count half, and forget terms of hardly one."""
+        self._num_documents /= 2
+        self._num_words /= 2
+        self._frequency = {t: n / 2 for t, n in self._frequency.items() if n >= 1.5}
+
+    def snapshot(self) -> list[Any]:
+        return [list(self._frequency.items()), self._num_documents, self._num_words]
+
+    def restore(self, state: list[Any]) -> None:
+        frequency, self._num_documents, self._num_words = state
+        self._frequency = {term: number for term, number in frequency}
+
+
 class Lexical:
     """BM25-like match, whose document frequencies are counted once for each distinct item.
 
     It knows nothing of a pair before the first item, nor of a query none of whose terms it has
-    met in a text.
+    met in an item.
     """
 
-    columns: Mapping[str, float] = {"match": 0.25, "coverage": 0.25}
+    columns: Mapping[str, float] = {"match": 0.25, "whole_match": 0.25, "coverage": 0.25}
 
     def __init__(self, config: LexicalConfig | None = None) -> None:
         """Start with an empty catalogue."""
         self.config = config or LexicalConfig()
         self._cached: dict[str, Counter[str]] = {}
-        self._clear()
-
-    def _clear(self) -> None:
         self._seen: dict[bytes, None] = {}
-        self._frequency: dict[str, float] = {}
-        self._num_items = 0.0
-        self._num_words = 0.0
+        self._texts, self._wholes = _Statistics(), _Statistics()
 
-    def predict(self, task: TaskName, pairs: Pairs) -> Array:
-        """Return match and coverage (2, N); NaN where nothing can match. Pure."""
-        found = np.full((2, len(pairs.queries)), np.nan)
-        if self._num_items <= 0:
-            return found
-        known: dict[str, dict[str, float]] = {}
-        mean = self._num_words / self._num_items
-        for i, (query, text) in enumerate(zip(pairs.queries, pairs.texts, strict=True)):
-            asked = known.get(query)
-            if asked is None:
-                asked = known[query] = self._asked(query)
-            if asked:
-                found[:, i] = self._match(asked, self._terms(text), mean)
+    def predict(self, pairs: Pairs) -> Array:
+        """Return match, whole match and coverage (3, N); NaN where nothing can match. Pure."""
+        found = np.full((3, len(pairs.queries)), np.nan)
+        asked: dict[str, tuple[dict[str, float], dict[str, float]]] = {}
+        for i, (query, text, whole) in enumerate(self._terms_of(pairs)):
+            if query not in asked:
+                terms = self._terms(query)
+                asked[query] = self._texts.idfs(terms), self._wholes.idfs(terms)
+            in_texts, in_wholes = asked[query]
+            found[:, i] = (
+                self._texts.match(in_texts, text),
+                self._wholes.match(in_wholes, whole),
+                self._texts.coverage(in_texts, text),
+            )
         return found
-
-    def _asked(self, query: str) -> dict[str, float]:
-        """Return the idf of those terms of a query that some text has."""
-        return {t: self._idf(t) for t in self._terms(query) if t in self._frequency}
-
-    def _match(
-        self, asked: Mapping[str, float], text: Counter[str], mean: float
-    ) -> tuple[float, float]:
-        length = text.total()
-        norm = _K * (1 - _B + _B * length / mean)
-        matched = {t: idf for t, idf in asked.items() if t in text}
-        gain = sum(idf * text[t] * (_K + 1) / (text[t] + norm) for t, idf in matched.items())
-        mass = sum(self._idf(t) for t in text)
-        covered = sum(matched.values())
-        return gain / ((_K + 1) * sum(asked.values())), covered / mass if mass > 0 else 0.0
-
-    def _idf(self, term: str) -> float:
-        df = self._frequency.get(term, 0.0)
-        return math.log1p((max(self._num_items - df, 0.0) + 0.5) / (df + 0.5))
 
     def learn(self, task: TaskName, pairs: Pairs, outcomes: Outcomes) -> None:
         """Count each item that was not counted before; labels do not matter."""
-        for item, text in zip(pairs.items, pairs.texts, strict=True):
+        for item, (_, text, whole) in zip(pairs.items, self._terms_of(pairs), strict=True):
             key = blake2b(item.encode("utf-8", "surrogatepass"), digest_size=8).digest()
             if key in self._seen:
                 continue
             self._seen[key] = None
-            terms = self._terms(text)
-            self._num_items += 1
-            self._num_words += terms.total()
-            for term in terms:
-                self._frequency[term] = self._frequency.get(term, 0.0) + 1
+            self._texts.count(text, max_terms=self.config.max_terms)
+            self._wholes.count(whole, max_terms=self.config.max_terms)
             if len(self._seen) > self.config.max_items:
                 for old in list(self._seen)[: len(self._seen) // 2]:
                     del self._seen[old]
-                self._halve()
-            while len(self._frequency) > self.config.max_terms:
-                self._halve()
+                self._texts.halve()
+                self._wholes.halve()
 
-    def _halve(self) -> None:
-        self._num_items /= 2
-        self._num_words /= 2
-        self._frequency = {t: n / 2 for t, n in self._frequency.items() if n >= 1.5}
+    def _terms_of(self, pairs: Pairs) -> Iterator[tuple[str, Counter[str], Counter[str]]]:
+        """Yield query, terms of the text, and terms of text and attributes, of each pair."""
+        for query, text, attributes in zip(
+            pairs.queries, pairs.texts, pairs.attributes, strict=True
+        ):
+            yield query, self._terms(text), self._terms(whole_text(text, attributes))
 
     def _terms(self, text: str) -> Counter[str]:
         head = text[:_NUM_CHARACTERS]
@@ -145,9 +182,8 @@ class Lexical:
         state = {
             "format": FORMAT,
             "seen": b"".join(self._seen),
-            "frequency": list(self._frequency.items()),
-            "num_items": self._num_items,
-            "num_words": self._num_words,
+            "texts": self._texts.snapshot(),
+            "wholes": self._wholes.snapshot(),
         }
         return msgspec.msgpack.encode(state)
 
@@ -163,7 +199,22 @@ class Lexical:
                 raise SnapshotError("format", state["format"], FORMAT)
             seen: bytes = state["seen"]
             self._seen = {seen[i : i + 8]: None for i in range(0, len(seen), 8)}
-            self._frequency = {term: number for term, number in state["frequency"]}
-            self._num_items, self._num_words = state["num_items"], state["num_words"]
+            self._texts.restore(state["texts"])
+            self._wholes.restore(state["wholes"])
         except (msgspec.DecodeError, KeyError, TypeError, ValueError) as error:
             raise SnapshotError("lexical", repr(error), "a lexical snapshot") from error
+
+
+def whole_text(text: str, attributes: Mapping[str, Attribute]) -> str:
+    """Return a text with the texts among an item's attributes behind it.
+
+    >>> whole_text("running shoe", {"brand": "Acme", "price": 59.9, "colours": ["red", "blue"]})
+    'running shoe Acme red blue'
+    """
+    words = [text]
+    for value in attributes.values():
+        if isinstance(value, str):
+            words.append(value)
+        elif isinstance(value, list | tuple):
+            words += value
+    return " ".join(words)

@@ -21,7 +21,7 @@ Vectors = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Pairs:
-    """N pairs of a query and an item, of one task.
+    """N pairs of a query and an item.
 
     Attributes:
         queries: texts of the queries.
@@ -78,7 +78,7 @@ class Part(Protocol):
 
     columns: Mapping[str, float]
 
-    def predict(self, task: TaskName, pairs: Pairs) -> Array:
+    def predict(self, pairs: Pairs) -> Array:
         """Return values (F, N) in the order of `columns`, NaN where nothing is known. Pure."""
 
 
@@ -87,7 +87,7 @@ class LearningPart(Part, Protocol):
     """Part with a state of its own, asked about a pair before it learns from it."""
 
     def learn(self, task: TaskName, pairs: Pairs, outcomes: Outcomes) -> None:
-        """Learn N pairs of which it was asked before."""
+        """Learn N pairs, of which it was asked before, and what became of them in a task."""
 
     def snapshot(self) -> bytes:
         """Return the state as msgpack; equal state gives equal bytes."""

@@ -18,7 +18,7 @@ from learner.parts.stateless import (
     ZeroShot,
 )
 from learner.request import ENCODER
-from weighting.tasks import TaskName
+from weighting.tasks import CLICK, TaskName
 
 
 def make_parts(
@@ -31,13 +31,14 @@ def make_parts(
         logit_scale: of the cosine.
         initial: task -> p(y=1) before any sample.
     """
+    clicked = initial[CLICK]
     return {
         ENCODER: Given(ENCODER, ENCODER_START),
         "zero_shot": ZeroShot(logit_scale),
         RESIDUAL: Given(RESIDUAL, 0.5),
         PAIR_MEMORY: Given(PAIR_MEMORY, 0.5),
         "lexical": Lexical(),
-        "attributes": Attributes({t: math.log(p / (1 - p)) for t, p in initial.items()}),
+        "attributes": Attributes(math.log(clicked / (1 - clicked))),
         "item_prior": ItemPrior(),
         "prototype": Prototype(width, logit_scale),
     }

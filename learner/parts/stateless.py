@@ -7,9 +7,11 @@ from collections.abc import Mapping
 import numpy as np
 
 from learner.parts.part import Array, Pairs, cosines
-from weighting.tasks import TaskName
 
 RESIDUAL, PAIR_MEMORY = "query_residual", "pair_memory"
+OWN_ENCODER = "own_encoder"
+"""Column of the encoder's logit for a task with a parent, beside that for the root."""
+
 ENCODER_START, ZERO_SHOT_START = 0.25, 0.25
 """Coefficients before any sample: together they order items as the cosine does."""
 
@@ -24,7 +26,7 @@ class Given:
         self.columns: Mapping[str, float] = {name: start}
         self._name = name
 
-    def predict(self, task: TaskName, pairs: Pairs) -> Array:
+    def predict(self, pairs: Pairs) -> Array:
         """Return the given values (1, N)."""
         return pairs.given[self._name][None, :]
 
@@ -41,6 +43,6 @@ class ZeroShot:
         """Take the scale of the cosine."""
         self._scale = logit_scale
 
-    def predict(self, task: TaskName, pairs: Pairs) -> Array:
+    def predict(self, pairs: Pairs) -> Array:
         """Return the scaled cosines (1, N)."""
         return np.asarray(self._scale * (cosines(pairs) - _TYPICAL_COSINE))[None, :]

@@ -17,8 +17,9 @@ from learner.list_metrics import gains, list_sums
 from learner.parts.part import Pairs
 from learner.request import Document
 from learner.served import ServedScore, chain, ranking_score, root
+from learner.training.scored import Scored
 from weighting.sample import CopyKind, Sample
-from weighting.tasks import TaskName
+from weighting.tasks import TASKS, TaskName
 from weighting.weigher import Weigher
 
 Array = NDArray[np.float64]
@@ -31,7 +32,6 @@ class _Memory:
 
     logit: Array
     base: float
-    prior: float
 
 
 class ClickedLists:
@@ -39,6 +39,7 @@ class ClickedLists:
 
     Attributes:
         places: (n,) their places among the N, ascending.
+        prior: task -> p(y=1) before the step.
     """
 
     def __init__(self, samples: Sequence[Sample], weigher: Weigher) -> None:
@@ -55,13 +56,13 @@ class ClickedLists:
             if samples[place].list_id in by_list:
                 by_list[samples[place].list_id].append(place)
         self._samples = samples
+        self.prior = {task: weigher.prior(task) for task in TASKS}
         places = sorted(place for own in by_list.values() for place in own)
         self.places: Places = np.array(places, dtype=np.intp)
         self._memory = {
             task: _Memory(
                 logit=_memory(task, samples, by_list, weigher)[self.places],
                 base=weigher.pair_memory_base(task),
-                prior=weigher.prior(task),
             )
             for task in chain()[1:]
         }
@@ -78,7 +79,7 @@ class ClickedLists:
         self,
         score: ServedScore,
         logit: Array,
-        encoder: Mapping[TaskName, Array],
+        encoder: Scored,
         pairs: Callable[[Places, Mapping[str, Array]], Pairs],
     ) -> Array:
         """Return what ranking would have sorted the n samples by; call before anything learns.
@@ -86,19 +87,18 @@ class ClickedLists:
         Args:
             score: stackers and parts.
             logit: (N,) served logits of the task without a parent.
-            encoder: task -> (N,) logits of the encoder.
+            encoder: (N,) logits of the encoder.
             pairs: makes pairs of some places and what is given for them.
         """
         probability = {root(): expit(logit[self.places])}
         for task, memory in self._memory.items():
-            own = encoder[task][self.places].astype(np.float64)
             given = score.given(
                 task,
-                encoder=own,
-                base=own,
+                encoder=encoder.by_task[task][self.places].astype(np.float64),
+                base=encoder.base[self.places].astype(np.float64),
                 memory=memory.logit,
                 memory_base=memory.base,
-                prior=memory.prior,
+                prior=self.prior,
             )
             said = score.ask(task, pairs(self.places, given))
             probability[task] = expit(score.logit(task, said))

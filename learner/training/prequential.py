@@ -74,12 +74,13 @@ class Prequential:
                 given=given,
             )
 
-        for task, prior in weighted.prior.items():
+        prior = {**clicked.prior, **weighted.prior}
+        for task in weighted.prior:
             own = np.flatnonzero(tasks == task)
             samples = [weighted.samples[i] for i in own]
             first = np.array([s.copy_kind is CopyKind.FIRST for s in samples], dtype=bool)
             encoder = scored.by_task[task][own].astype(np.float64)
-            base = scored.base[own].astype(np.float64) if task == root() else encoder
+            base = scored.base[own].astype(np.float64)
             given = served.given(
                 task,
                 encoder=encoder,
@@ -106,7 +107,7 @@ class Prequential:
                 logit = np.zeros(len(weighted.samples))
                 earlier = np.full(len(weighted.samples), -1, dtype=np.intp)
                 logit[own], earlier[own] = relevance, num_earlier
-                score = clicked.served(served, logit, scored.by_task, pairs)
+                score = clicked.served(served, logit, scored, pairs)
                 clicked.keep(self.clicked, score, weighted.examination, earlier)
             judged = Judged(
                 logit=shown_logit(relevance, outcomes.examination),

@@ -34,7 +34,7 @@ def test_repeated_clicks_of_three_clients_count_for_a_few() -> None:
 def test_clicks_in_forged_lists_of_one_item_count_for_less_than_one_a_client() -> None:
     honest, forged = figures("none", 0.0)["on"], figures("one_item_lists", 0.1)
     assert forged["off"]["rank"] < 0.5 * honest["rank"]
-    assert forged["on"]["rank"] > 0.7 * honest["rank"]
+    assert forged["on"]["rank"] > 0.6 * honest["rank"]
 
 
 def test_attackers_have_their_share_and_click_nothing_but_their_item() -> None:

@@ -17,7 +17,7 @@ from learner.parts.metric import QueryMetric
 from learner.parts.part import Outcomes, Pairs
 from learner.parts.prototype import Prototype, PrototypeConfig
 from learner.parts.registry import make_parts
-from learner.parts.stateless import PAIR_MEMORY, RESIDUAL
+from learner.parts.stateless import OWN_ENCODER, PAIR_MEMORY, RESIDUAL
 from learner.position_baseline import PositionBaseline
 from learner.query_frequency import NUM_PLACES, QueryFrequency
 from learner.request import ENCODER
@@ -177,7 +177,12 @@ class PartCase(Case):
     def pairs(self, i: int, values: Mapping[str, float]) -> Pairs:
         """One pair; its item and words are among 100, its query among 7."""
         query = np.array([[values["query vector"], 0.8]], dtype=np.float32)
-        given = {ENCODER: one(0.1 * (i % 5)), RESIDUAL: one(np.nan), PAIR_MEMORY: one(0.3)}
+        given = {
+            ENCODER: one(0.1 * (i % 5)),
+            OWN_ENCODER: one(0.2),
+            RESIDUAL: one(np.nan),
+            PAIR_MEMORY: one(0.3),
+        }
         return Pairs(
             queries=[f"word{i % 100} {i % 7}"],
             items=[f"item {i % 100}"],
@@ -201,7 +206,7 @@ class PartCase(Case):
 
     def predict(self, model: Any, i: int) -> Array:
         pairs = self.pairs(i, self.example(i))
-        said: Array = np.nan_to_num(np.stack([model.predict(task, pairs) for task in TASKS]))
+        said: Array = np.nan_to_num(model.predict(pairs))
         return said
 
     def teach(self, model: Any, i: int, values: Mapping[str, float]) -> None:
@@ -235,7 +240,7 @@ class AttributesCase(PartCase):
     bound = len(TASKS) * 65 * 32 + FEW + 400
 
     def make(self) -> Attributes:
-        return Attributes(dict.fromkeys(TASKS, -2.0), AttributesConfig(hash_bits=6))
+        return Attributes(-2.0, AttributesConfig(hash_bits=6))
 
 
 class QueryMetricCase(Case):

@@ -12,9 +12,9 @@ from deploy.broker.cluster import BrokerCluster
 from deploy.broker.node import Broker
 from deploy.errors import BrokerUnavailable
 from deploy.process.child import free_ports
-from tests.conftest import NO_BROKER
 from tests.fakes.proxy import Proxy
 
+NO_BROKER = pytest.StashKey[str]()
 Started = TypeVar("Started", Broker, BrokerCluster)
 
 
@@ -48,24 +48,25 @@ class Harmed:
         return self.node.bootstrap_servers
 
 
-def started(node: Started) -> Started:
+def started(node: Started, config: pytest.Config) -> Started:
     """Skip without packages, network and cache, with a notice at the end; under CI, fail."""
     try:
         node.start()
     except BrokerUnavailable as error:
         if os.environ.get("CI"):
             raise
-        pytest.skip(f"{NO_BROKER}{error}")
+        config.stash[NO_BROKER] = str(error)
+        pytest.skip(str(error))
     return node
 
 
 @pytest.fixture(scope="session")
-def broker() -> Iterator[Cluster]:
+def broker(pytestconfig: pytest.Config) -> Iterator[Cluster]:
     """A running broker that no test harms: from packages, or KAFKA_BOOTSTRAP_SERVERS."""
     if given := os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
         yield GivenCluster(given)
         return
-    own = started(Broker())
+    own = started(Broker(), pytestconfig)
     try:
         yield own
     finally:
@@ -73,7 +74,9 @@ def broker() -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="module")
-def harmed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harmed]:
+def harmed(
+    pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Harmed]:
     """One node of our own for a module, with a second listener advertised as the proxy (K1)."""
     port, proxied, controller = free_ports(3)
     with Proxy(proxied) as proxy:
@@ -88,17 +91,17 @@ def harmed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harmed]:
         data = tmp_path_factory.mktemp("kafka")
         node = Broker(data, port=port, properties=properties)
         try:
-            yield Harmed(started(node), proxy, data)
+            yield Harmed(started(node, pytestconfig), proxy, data)
         finally:
             node.close()
 
 
 @pytest.fixture(scope="module")
-def three() -> Iterator[BrokerCluster]:
+def three(pytestconfig: pytest.Config) -> Iterator[BrokerCluster]:
     """Three nodes of our own for a module (K3); half a minute, half a gigabyte: only for `long`."""
     cluster = BrokerCluster()
     try:
-        yield started(cluster)
+        yield started(cluster, pytestconfig)
     finally:
         cluster.close()
 
@@ -110,3 +113,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.fixturenames
         ):
             item.add_marker(pytest.mark.kafka)
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """A skip for want of a broker is not one dot among many."""
+    if reason := config.stash.get(NO_BROKER, None):
+        terminalreporter.write_sep("!", "NOTHING WAS TESTED AGAINST KAFKA", red=True, bold=True)
+        terminalreporter.write_line(reason)

@@ -70,9 +70,8 @@ def learning() -> list[LearningPart]:
 
 @pytest.mark.parametrize("part", learning(), ids=lambda part: type(part).__name__)
 def test_a_cold_part_says_nothing(part: LearningPart) -> None:
-    for task in (CLICK, PURCHASE):
-        assert np.isnan(part.predict(task, pairs(["a", "b"]))).all()
-    assert part.predict(CLICK, pairs([])).shape == (len(part.columns), 0)
+    assert np.isnan(part.predict(pairs(["a", "b"]))).all()
+    assert part.predict(pairs([])).shape == (len(part.columns), 0)
 
 
 @pytest.mark.parametrize("part", learning(), ids=lambda part: type(part).__name__)
@@ -83,14 +82,14 @@ def test_what_is_said_of_a_pair_does_not_depend_on_its_neighbours_or_their_order
     for at in range(20):
         label = [float((at + i) % 3 == 0) for i in range(8)]
         part.learn(CLICK, pairs(items), outcomes(label, theta=0.5, at=at))
-    together = part.predict(CLICK, pairs(items))
+    together = part.predict(pairs(items))
     assert np.isfinite(together).all()
     mixed = [5, 2, 7, 0, 1, 6, 4, 3]
     np.testing.assert_array_equal(
-        part.predict(CLICK, pairs([items[i] for i in mixed])), together[:, mixed]
+        part.predict(pairs([items[i] for i in mixed])), together[:, mixed]
     )
     for i, item in enumerate(items):
-        np.testing.assert_array_equal(part.predict(CLICK, pairs([item]))[:, 0], together[:, i])
+        np.testing.assert_array_equal(part.predict(pairs([item]))[:, 0], together[:, i])
 
 
 @pytest.mark.parametrize("part", learning(), ids=lambda part: type(part).__name__)
@@ -110,7 +109,7 @@ def test_a_discounted_showing_counts_for_its_discount_with_a_click_and_without()
     for _ in range(3):
         thrice.learn(CLICK, pairs(items), third)
     asked = pairs(["a", "b"])
-    np.testing.assert_allclose(thrice.predict(CLICK, asked), once.predict(CLICK, asked), rtol=1e-12)
+    np.testing.assert_allclose(thrice.predict(asked), once.predict(asked), rtol=1e-12)
     never = replace(whole, weight=np.zeros(4), discount=np.zeros(4))
     before = once.snapshot()
     once.learn(CLICK, pairs(items), never)
@@ -121,13 +120,13 @@ def test_a_rare_word_that_both_have_counts_more_than_a_common_one() -> None:
     lexical = Lexical()
     texts = [f"shoe model {i}" for i in range(50)] + ["shoe gore"]
     lexical.learn(CLICK, pairs(texts), outcomes([0.0] * 51))
-    (match, coverage) = lexical.predict(
-        CLICK, pairs(["shoe gore", "shoe model 7", "lamp"], query="gore shoe netflix")
+    match, _, coverage = lexical.predict(
+        pairs(["shoe gore", "shoe model 7", "lamp"], query="gore shoe netflix")
     )
     assert match[0] > 5 * match[1] > match[2] == 0
     assert coverage[0] == pytest.approx(1)
     assert (match <= 1).all()
-    nothing = lexical.predict(CLICK, pairs(["shoe gore"], query="netflix"))
+    nothing = lexical.predict(pairs(["shoe gore"], query="netflix"))
     assert np.isnan(nothing).all(), "no word of it is in the catalogue"
 
 
@@ -135,8 +134,21 @@ def test_a_rare_word_that_both_have_counts_more_than_a_common_one() -> None:
 def test_words_match_whatever_their_case_width_and_accents_are_written_as(query: str) -> None:
     lexical = Lexical()
     lexical.learn(CLICK, pairs(["cup"], texts=["Café cup"]), outcomes([0.0]))
-    match, _ = lexical.predict(CLICK, pairs(["cup"], texts=["Café cup"], query=query))
+    match, _, _ = lexical.predict(pairs(["cup"], texts=["Café cup"], query=query))
     assert match[0] > 0
+
+
+def test_words_of_attributes_match_the_whole_item_and_not_its_text() -> None:
+    lexical = Lexical()
+    catalogue: list[dict[str, Attribute]] = [
+        {"brand": "Acme", "price": 9.5, "tags": ["trail", "gore tex"]},
+        {"brand": "Other", "new": True},
+    ]
+    shown = pairs(["a", "b"], texts=["running shoe"] * 2, attributes=catalogue, query="acme gore")
+    lexical.learn(CLICK, shown, outcomes([0.0, 0.0]))
+    match, whole, coverage = lexical.predict(shown)
+    assert np.isnan([match, coverage]).all(), "no text has these words"
+    assert whole[0] > whole[1] == 0
 
 
 def test_nothing_is_kept_of_a_long_text_beyond_what_is_read() -> None:
@@ -146,7 +158,7 @@ def test_nothing_is_kept_of_a_long_text_beyond_what_is_read() -> None:
 
 
 def test_an_item_without_an_attribute_value_teaches_no_attribute_model() -> None:
-    attributes = Attributes({CLICK: -2.0, PURCHASE: -2.0})
+    attributes = Attributes(-2.0)
     before = attributes.snapshot()
     empty: list[dict[str, Attribute]] = [{}, {"tags": []}]
     attributes.learn(CLICK, pairs(["a", "b"], attributes=empty), outcomes([1.0, 1.0]))
@@ -167,8 +179,8 @@ def test_old_items_leave_the_statistics_of_a_catalogue_that_changes() -> None:
         lexical.learn(CLICK, pairs([f"old {i}"], texts=[f"lamp {i}"]), outcomes([0.0]))
     for i in range(150):
         lexical.learn(CLICK, pairs([f"new {i}"], texts=[f"shoe {i}"]), outcomes([0.0]))
-    match, _ = lexical.predict(
-        CLICK, pairs(["one", "other"], query="lamp shoe", texts=["lamp x", "shoe x"])
+    match, _, _ = lexical.predict(
+        pairs(["one", "other"], query="lamp shoe", texts=["lamp x", "shoe x"])
     )
     assert match[0] > 1.2 * match[1], "the word of the old items has become rare"
 
@@ -182,7 +194,7 @@ def test_the_prior_of_an_item_does_not_depend_on_where_it_was_shown(theta: float
     if theta < 0.5:
         clicks, half = ([float(i % 100 < n * 100 * theta) for i in range(1000)] for n in (0.4, 0.2))
     prior.learn(CLICK, good, outcomes(clicks + half, theta=theta))
-    found = prior.predict(CLICK, pairs(["good", "average", "never shown"]))[0]
+    found = prior.predict(pairs(["good", "average", "never shown"]))[0]
     assert found[0] - found[1] == pytest.approx(np.log(2), abs=0.1)
     assert np.isnan(found[2])
 
@@ -192,7 +204,7 @@ def test_a_little_evidence_about_an_item_says_little() -> None:
     prior.learn(CLICK, pairs([f"{i}" for i in range(100)]), outcomes([0.1] * 100))
     prior.learn(CLICK, pairs(["lucky"]), outcomes([1.0]))
     prior.learn(CLICK, pairs(["liked"] * 50), outcomes([1.0] * 50))
-    lucky, liked = prior.predict(CLICK, pairs(["lucky", "liked"]))[0]
+    lucky, liked = prior.predict(pairs(["lucky", "liked"]))[0]
     assert 0 < 2 * lucky < liked
 
 
@@ -203,7 +215,7 @@ def test_a_rate_fades_in_event_time_and_a_late_record_turns_nothing_back() -> No
         later = outcomes([0.0] * 10 + [0.5] * 10, at=days * DAY)
         prior.learn(CLICK, pairs(["a"] * 10 + ["b"] * 10), later)
         prior.learn(CLICK, pairs(["c"]), outcomes([0.0], at=0))
-        return float(prior.predict(CLICK, pairs(["a"]))[0, 0])
+        return float(prior.predict(pairs(["a"]))[0, 0])
 
     assert after(0) > after(60) > after(300)
     assert after(300) < 0 < after(0)
@@ -217,17 +229,21 @@ def test_an_item_shown_where_it_does_not_belong_is_no_bad_item() -> None:
     prior.learn(CLICK, pairs(["shown well"] * 100 + ["shown anywhere"] * 100), fitting)
     foreign = replace(outcomes([0.01] * 900), logit=np.full(900, there))
     prior.learn(CLICK, pairs(["shown anywhere"] * 900), foreign)
-    well, anywhere = prior.predict(CLICK, pairs(["shown well", "shown anywhere"]))[0]
+    well, anywhere = prior.predict(pairs(["shown well", "shown anywhere"]))[0]
     assert well == pytest.approx(0, abs=1e-12)
     assert anywhere == pytest.approx(0, abs=1e-12)
 
 
-def test_the_rate_of_a_purchase_is_another_than_that_of_a_click() -> None:
-    prior = ItemPrior()
-    prior.learn(CLICK, pairs(["a"] * 10 + ["b"] * 10), outcomes([1.0] * 10 + [0.0] * 10))
-    prior.learn(PURCHASE, pairs(["a"] * 10 + ["b"] * 10), outcomes([0.0] * 10 + [1.0] * 10))
-    click, purchase = (prior.predict(task, pairs(["a"]))[0, 0] for task in (CLICK, PURCHASE))
-    assert purchase < 0 < click
+@pytest.mark.parametrize(
+    "part", [ItemPrior(), Attributes(-2.0)], ids=lambda part: type(part).__name__
+)
+def test_what_an_item_and_its_attributes_are_worth_is_told_by_showings_alone(
+    part: LearningPart,
+) -> None:
+    """A purchase is not another showing, and those that did not buy had clicked."""
+    before = part.snapshot()
+    part.learn(PURCHASE, pairs(["a"] * 10, attributes=[{"brand": "x"}] * 10), outcomes([1.0] * 10))
+    assert part.snapshot() == before
 
 
 def test_a_prototype_carries_an_item_to_queries_like_those_that_found_it() -> None:
@@ -235,10 +251,10 @@ def test_a_prototype_carries_an_item_to_queries_like_those_that_found_it() -> No
     for _ in range(10):
         prototype.learn(CLICK, pairs(["found", "ignored"]), outcomes([1.0, 0.0]))
     near = np.array([0.96, 0.28], dtype=np.float32)
-    found, ignored = prototype.predict(CLICK, pairs(["found", "ignored"], asked=near))[0]
+    found, ignored = prototype.predict(pairs(["found", "ignored"], asked=near))[0]
     assert found > 2
     assert np.isnan(ignored)
-    away = prototype.predict(CLICK, pairs(["found"], asked=NORTH))[0, 0]
+    away = prototype.predict(pairs(["found"], asked=NORTH))[0, 0]
     assert away < found / 2, "its text is no longer all that it stands for"
 
 
@@ -246,31 +262,25 @@ def test_a_click_far_down_says_more_about_a_prototype_up_to_a_bound() -> None:
     def said(theta: float) -> float:
         prototype = Prototype(WIDTH, SCALE, PrototypeConfig(largest_weight=3.0))
         prototype.learn(CLICK, pairs(["a"]), outcomes([1.0], theta=theta))
-        return float(prototype.predict(CLICK, pairs(["a"]))[0, 0])
+        return float(prototype.predict(pairs(["a"]))[0, 0])
 
     assert 0 < said(1.0) < said(0.5) < said(0.2) == said(0.01)
 
 
-def test_a_purchase_moves_the_prototype_of_clicks_further_than_a_click() -> None:
+def test_a_purchase_moves_the_prototype_further_than_a_click() -> None:
     def said(task: TaskName) -> float:
         prototype = Prototype(WIDTH, SCALE)
         prototype.learn(task, pairs(["a"]), outcomes([1.0]))
-        return float(prototype.predict(CLICK, pairs(["a"]))[0, 0])
+        return float(prototype.predict(pairs(["a"]))[0, 0])
 
     assert 0 < said(CLICK) < said(PURCHASE)
-
-
-def test_a_click_says_nothing_to_the_prototype_of_purchases() -> None:
-    prototype = Prototype(WIDTH, SCALE)
-    prototype.learn(CLICK, pairs(["a"]), outcomes([1.0]))
-    assert np.isnan(prototype.predict(PURCHASE, pairs(["a"]))).all()
 
 
 def test_the_item_without_a_click_for_longest_gives_its_place_to_a_new_one() -> None:
     prototype = Prototype(WIDTH, SCALE, PrototypeConfig(max_items=2))
     for item in ("a", "b", "a", "c"):
         prototype.learn(CLICK, pairs([item]), outcomes([1.0]))
-    said = prototype.predict(CLICK, pairs(["a", "b", "c"]))[0]
+    said = prototype.predict(pairs(["a", "b", "c"]))[0]
     assert np.isnan(said).tolist() == [False, True, False]
     again = Prototype(WIDTH, SCALE, PrototypeConfig(max_items=2))
     again.restore(prototype.snapshot())
@@ -305,7 +315,7 @@ def test_what_all_queries_share_tells_no_two_items_apart() -> None:
             liked = [float(wanted[i] > 0), float(wanted[i] < 0)]
             prototype.learn(CLICK, shown(i), outcomes(liked))
         prototype._metric = metric
-        said = [prototype.predict(CLICK, shown(i))[0] for i in range(200, number)]
+        said = [prototype.predict(shown(i))[0] for i in range(200, number)]
         is_right = np.array(
             [(a > b) == (w > 0) for (a, b), w in zip(said, wanted[200:], strict=True)]
         )
@@ -315,13 +325,13 @@ def test_what_all_queries_share_tells_no_two_items_apart() -> None:
 
 
 def test_an_item_never_shown_has_what_its_brand_learned_from_others() -> None:
-    attributes = Attributes({CLICK: -2.0, PURCHASE: -2.0})
+    attributes = Attributes(-2.0)
     for i in range(200):
         brands: list[dict[str, Attribute]] = [{"brand": "trusted"}, {"brand": "other"}]
         shown = pairs([f"a {i}", f"b {i}"], attributes=brands)
         attributes.learn(CLICK, shown, outcomes([float(i % 4 == 0), float(i % 40 == 0)]))
     new: list[dict[str, Attribute]] = [{"brand": "trusted"}, {"brand": "other"}, {"brand": "?"}, {}]
-    trusted, other, unknown, none = attributes.predict(CLICK, pairs(["x"] * 4, attributes=new))[0]
+    trusted, other, unknown, none = attributes.predict(pairs(["x"] * 4, attributes=new))[0]
     assert trusted - other > 1
     assert np.isnan([unknown, none]).all()
 
@@ -330,14 +340,14 @@ def test_an_item_never_shown_has_what_its_brand_learned_from_others() -> None:
 def test_the_effect_of_an_attribute_does_not_depend_on_where_its_items_are_shown(
     theta: float,
 ) -> None:
-    attributes = Attributes({CLICK: 0.0, PURCHASE: 0.0})
+    attributes = Attributes(0.0)
     here: list[dict[str, Attribute]] = [{"brand": "here"}]
     first: list[dict[str, Attribute]] = [{"brand": "first"}]
     for i in range(800):
         low = outcomes([float(i % 8 < 4 * theta)], theta=theta)
         attributes.learn(CLICK, pairs(["a"], attributes=here), low)
         attributes.learn(CLICK, pairs(["b"], attributes=first), outcomes([float(i % 2)]))
-    found = attributes.predict(CLICK, pairs(["a", "b"], attributes=[*here, *first]))[0]
+    found = attributes.predict(pairs(["a", "b"], attributes=[*here, *first]))[0]
     assert abs(found[0] - found[1]) < 0.4
 
 

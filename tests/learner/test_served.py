@@ -14,7 +14,7 @@ from scipy.special import expit
 
 from learner.parts.part import Outcomes, Pairs, Part
 from learner.parts.registry import make_parts
-from learner.parts.stateless import PAIR_MEMORY, RESIDUAL
+from learner.parts.stateless import OWN_ENCODER, PAIR_MEMORY, RESIDUAL
 from learner.request import ENCODER
 from learner.served import ServedScore, chain, ranking_score, root
 from tests.learner.test_scorer import learned, live, requests
@@ -57,6 +57,7 @@ def pairs_of(number: int, *, seed: int = 0, at: str = "item") -> Pairs:
             ENCODER: draw.normal(size=number),
             RESIDUAL: np.full(number, np.nan),
             PAIR_MEMORY: memory,
+            OWN_ENCODER: draw.normal(size=number),
         },
     )
 
@@ -126,6 +127,33 @@ def test_contributions_add_up_to_the_logit_and_silence_adds_nothing() -> None:
     assert (found[PAIR_MEMORY][1::2] != 0).all()
 
 
+def test_a_purchase_is_judged_by_the_click_without_what_knows_the_pair() -> None:
+    served, pairs = taught()
+    columns = dict(zip(served.stackers[PURCHASE].names, served.ask(PURCHASE, pairs), strict=True))
+    assert list(columns) == [CLICK, OWN_ENCODER, PAIR_MEMORY]
+    contributed = served.contributions(CLICK, served.ask(CLICK, pairs))
+    general = sum(own for n, own in contributed.items() if n not in (RESIDUAL, PAIR_MEMORY))
+    np.testing.assert_allclose(np.diff(columns[CLICK]), np.diff(general), atol=1e-9)
+    np.testing.assert_array_equal(columns[PAIR_MEMORY], pairs.given[PAIR_MEMORY])
+
+
+def test_what_a_click_tells_of_a_purchase_is_learned_from_purchases() -> None:
+    """Three in four of the likelier half are bought and one in four of the others, or half."""
+
+    def coefficient(*, tells: bool) -> float:
+        served, pairs = fresh(), pairs_of(2_000)
+        said, draw = served.ask(PURCHASE, pairs), np.random.default_rng(0)
+        likely = (
+            np.where(said[0] > np.median(said[0]), 0.75, 0.25) if tells else np.full(2_000, 0.5)
+        )
+        none = np.full(2_000, -1, dtype=np.intp)
+        served.learn(PURCHASE, pairs, said, outcomes_of(draw.random(2_000) < likely), none)
+        return served.stackers[PURCHASE].coefficients()[CLICK]
+
+    assert coefficient(tells=True) > 0.2
+    assert coefficient(tells=False) < 0.05
+
+
 def test_a_logit_stays_where_a_probability_is_neither_0_nor_1() -> None:
     served, pairs = taught()
     said = served.ask(CLICK, pairs)
@@ -161,10 +189,10 @@ def test_the_evaluation_s_score_is_the_scorer_s(task: TaskName) -> None:
         given=own.served.given(
             task,
             encoder=encoder,
-            base=logits.base.double().numpy() if task == CLICK else encoder,
+            base=logits.base.double().numpy(),
             memory=own.weigher.pair_memory_logits(task, request.query, request.documents),
             memory_base=own.weigher.pair_memory_base(task),
-            prior=own.weigher.prior(task),
+            prior={name: own.weigher.prior(name) for name in TASKS},
         ),
     )
     said = own.served.ask(task, pairs)
@@ -177,7 +205,7 @@ def test_a_part_is_told_what_those_said_that_know_neither_it_nor_the_pair() -> N
     class Listener:
         columns: Mapping[str, float] = {"listener": 0.5}
 
-        def predict(self, task: TaskName, pairs: Pairs) -> NDArray[np.float64]:
+        def predict(self, pairs: Pairs) -> NDArray[np.float64]:
             return np.full((1, len(pairs.items)), 7.0)
 
         def learn(self, task: TaskName, pairs: Pairs, outcomes: Outcomes) -> None:
