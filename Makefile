@@ -4,6 +4,7 @@
 
 PYTHON ?= python3
 SECONDS ?= 90
+WORKERS ?= logical
 BIN := .venv/bin
 READY := .venv/.ready
 
@@ -22,10 +23,10 @@ $(READY): constraints.txt pyproject.toml
 demo: setup  ## Broker, shop, learner and server on this machine for SECONDS=90; ends by itself
 	$(BIN)/steelyard demo --seconds $(SECONDS)
 
-test: setup  ## All tests but the long ones
-	$(BIN)/python -m pytest -m "not long"
+test: setup  ## All tests but the long ones, in one process per core, 4 at most, or in WORKERS=2
+	$(BIN)/python -m pytest -m "not long" -n $(WORKERS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-test-long: setup  ## All tests
+test-long: setup  ## All tests, one after the other
 	$(BIN)/python -m pytest
 
 check: setup  ## What a change must pass beside its tests: lint, format, types, layering, frozen surface

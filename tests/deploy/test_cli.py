@@ -175,6 +175,8 @@ def test_the_doctor_exits_1_on_a_cross_and_speaks_json(tmp_path: Path) -> None:
         f"store.root={tmp_path}",
         "--set",
         "serving.port=0",
+        "--set",
+        "kafka.connect_timeout=1s",
         "--json",
     )
     assert done.returncode == 1

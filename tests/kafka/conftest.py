@@ -12,9 +12,9 @@ from deploy.broker.cluster import BrokerCluster
 from deploy.broker.node import Broker
 from deploy.errors import BrokerUnavailable
 from deploy.process.child import free_ports
+from tests.conftest import NO_BROKER
 from tests.fakes.proxy import Proxy
 
-NO_BROKER = pytest.StashKey[str]()
 Started = TypeVar("Started", Broker, BrokerCluster)
 
 
@@ -48,25 +48,24 @@ class Harmed:
         return self.node.bootstrap_servers
 
 
-def started(node: Started, config: pytest.Config) -> Started:
+def started(node: Started) -> Started:
     """Skip without packages, network and cache, with a notice at the end; under CI, fail."""
     try:
         node.start()
     except BrokerUnavailable as error:
         if os.environ.get("CI"):
             raise
-        config.stash[NO_BROKER] = str(error)
-        pytest.skip(str(error))
+        pytest.skip(f"{NO_BROKER}{error}")
     return node
 
 
 @pytest.fixture(scope="session")
-def broker(pytestconfig: pytest.Config) -> Iterator[Cluster]:
+def broker() -> Iterator[Cluster]:
     """A running broker that no test harms: from packages, or KAFKA_BOOTSTRAP_SERVERS."""
     if given := os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
         yield GivenCluster(given)
         return
-    own = started(Broker(), pytestconfig)
+    own = started(Broker())
     try:
         yield own
     finally:
@@ -74,9 +73,7 @@ def broker(pytestconfig: pytest.Config) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="module")
-def harmed(
-    pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Harmed]:
+def harmed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harmed]:
     """One node of our own for a module, with a second listener advertised as the proxy (K1)."""
     port, proxied, controller = free_ports(3)
     with Proxy(proxied) as proxy:
@@ -91,17 +88,17 @@ def harmed(
         data = tmp_path_factory.mktemp("kafka")
         node = Broker(data, port=port, properties=properties)
         try:
-            yield Harmed(started(node, pytestconfig), proxy, data)
+            yield Harmed(started(node), proxy, data)
         finally:
             node.close()
 
 
 @pytest.fixture(scope="module")
-def three(pytestconfig: pytest.Config) -> Iterator[BrokerCluster]:
+def three() -> Iterator[BrokerCluster]:
     """Three nodes of our own for a module (K3); half a minute, half a gigabyte: only for `long`."""
     cluster = BrokerCluster()
     try:
-        yield started(cluster, pytestconfig)
+        yield started(cluster)
     finally:
         cluster.close()
 
@@ -113,12 +110,3 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.fixturenames
         ):
             item.add_marker(pytest.mark.kafka)
-
-
-def pytest_terminal_summary(
-    terminalreporter: pytest.TerminalReporter, config: pytest.Config
-) -> None:
-    """A skip for want of a broker is not one dot among many."""
-    if reason := config.stash.get(NO_BROKER, None):
-        terminalreporter.write_sep("!", "NOTHING WAS TESTED AGAINST KAFKA", red=True, bold=True)
-        terminalreporter.write_line(reason)

@@ -131,7 +131,8 @@ class Shop:
     def at(self, root: Path, **learner: Any) -> Settings:
         """Settings of a store of its own."""
         settings = replace(self.settings, learner=replace(self.settings.learner, **learner))
-        kafka = replace(self.settings.kafka, group_id=f"group-{root.parent.name}-{root.name}")
+        topic = self.settings.kafka.topics.exposures  # of this shop alone, whoever shares a broker
+        kafka = replace(self.settings.kafka, group_id=f"{topic}-{root.parent.name}-{root.name}")
         return replace(settings, store=StoreConfig(root=root, keep=100), kafka=kafka)
 
     def trained(self, without: str | None = None) -> LearnedSamples:

@@ -12,7 +12,9 @@ import pytest
 from river.drift import PageHinkley
 
 from tests.weighting.streams import SECOND, events, sample
+from weighting.estimators.conditional import ConditionalConfig
 from weighting.estimators.drift import Drift, DriftConfig, DriftDetector, DriftWatch
+from weighting.features import FieldConfig
 from weighting.tasks import CLICK
 from weighting.weigher import Weigher, WeigherConfig
 
@@ -135,7 +137,10 @@ def test_what_is_learned_and_weighed_does_not_know_of_the_detectors() -> None:
 
 
 def test_a_restored_weigher_finds_the_same_changes() -> None:
-    config = WeigherConfig(drift=DriftConfig(block_samples=10, threshold=2.0))
+    config = WeigherConfig(
+        drift=DriftConfig(block_samples=10, threshold=2.0),
+        conditional=ConditionalConfig(fields=FieldConfig(hash_bits=10)),  # a small snapshot
+    )
     lists = [
         [
             sample(int((10 * i + k) % (8 if i < 120 else 2) == 0), position=k + 1, at=i * SECOND)
