@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from weighting.caps import Caps, CapsConfig, num_discounted
 from weighting.clip import BOUNDS, ClipConfig, num_clipped
 from weighting.competition import Change, Competition, CompetitionConfig
-from weighting.constraints import Share, check
+from weighting.constraints import SettingError, Share, check
 from weighting.diagnostics import effective_sample_ratio
 from weighting.errors import SnapshotError, WeightError
 from weighting.estimators.calibration import CalibrationConfig
@@ -71,10 +71,10 @@ class WeigherConfig:
     exponent: Annotated[
         Annotated[float, Meta(gt=LEAST_EXPONENT)] | Literal["auto"],
         Meta(
-            description="b of (p(y|x)/p(y))^b: 0 is off; at -1 all signal is destroyed. auto: "
-            "the candidates of weighting.competition compete."
+            description="b of (p(y|x)/p(y))^b: 0 is off, 1 the ratio itself; at -1 all signal is "
+            "destroyed. auto: the candidates of weighting.competition compete."
         ),
-    ] = 1.0
+    ] = 0.0
     competition: CompetitionConfig = field(default_factory=CompetitionConfig)
     clip: ClipConfig = field(default_factory=ClipConfig)
     caps: CapsConfig = field(default_factory=CapsConfig)
@@ -93,8 +93,11 @@ class WeigherConfig:
     )
 
     def __post_init__(self) -> None:
-        """Check every field."""
+        """Check every field, and that the exponent leaves something of the scheme."""
         check(self, "weighting")
+        if self.scheme == "softmax_share" and self.exponent == 0:
+            expected = "not 0 for scheme softmax_share, whose weights would all be 1 (1: the share)"
+            raise SettingError("weighting", "exponent", self.exponent, expected, None)
 
     def of(self, task: TaskName) -> TaskConfig:
         """Return the settings of one task: the field of its name."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 from deploy.roles.wiring import config_sha256
 from deploy.settings.tree import Settings
 
-DEFAULTS = "aad2ff1dd4b59f9f43c90b84068993f3dd87de2b16f8ceb2fa0e9349852a7435"
+DEFAULTS = "add030315eb941b0b38418b931bc4a1067c885013e0f5f55494a8097e0c90a35"
 """Of the defaults, under the names that the settings have on disk."""
 
 

@@ -91,7 +91,7 @@ def test_the_first_candidate_is_in_force_at_first_and_weighs_as_it_would_alone()
 
 def test_every_candidate_has_the_weights_that_it_would_have_alone() -> None:
     own = weigher(CompetitionConfig(candidates="uniform, ratio:1, softmax_share"))
-    alone = [Weigher(WeigherConfig(scheme=name, conditional=SMALL)) for name in NAMES]
+    alone = [Weigher(WeigherConfig(scheme=name, exponent=1.0, conditional=SMALL)) for name in NAMES]
     for shown, _ in lists(30):
         batch = own.weigh(shown)
         for weight, each in zip(batch.candidate_weight, alone, strict=True):

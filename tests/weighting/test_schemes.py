@@ -15,6 +15,7 @@ from scipy.special import logit
 
 from tests.weighting.streams import SECOND, sample, stream
 from weighting.clip import ClipConfig
+from weighting.constraints import SettingError
 from weighting.context import Context
 from weighting.errors import WeightError
 from weighting.estimators.conditional import ConditionalConfig
@@ -107,9 +108,14 @@ def test_a_share_is_that_of_the_softmax_over_its_list_alone() -> None:
     np.testing.assert_allclose(weights, [expected[0], expected[1], 1.0, 1.0])
 
 
+def test_a_share_of_which_the_exponent_leaves_nothing_is_refused() -> None:
+    with pytest.raises(SettingError, match=r"weighting\.exponent.*softmax_share.*1: the share"):
+        WeigherConfig(scheme="softmax_share", exponent=0.0)
+
+
 def test_a_click_is_weighed_by_what_was_shown_beside_it() -> None:
     """Two items of one list, one of which has been clicked often: its click counts for more."""
-    shares = weigher("softmax_share")
+    shares = weigher("softmax_share", exponent=1.0)
     for number in range(60):
         shares.weigh(_pair(number, 1, 0))
     batch = shares.weigh([*_pair(60, 1, 1), *_pair(61, 0, 0)])

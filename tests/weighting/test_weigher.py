@@ -298,7 +298,7 @@ def test_a_label_that_was_final_when_it_was_first_emitted_has_no_delay_correctio
 
 
 def test_the_ratio_is_p_given_x_over_p_of_a_positive_label_or_one_shown_first() -> None:
-    trained = weigher(clip=ClipConfig(normalise="raw", low=0, high=1e9, cap=1e9))
+    trained = weigher(exponent=1.0, clip=ClipConfig(normalise="raw", low=0, high=1e9, cap=1e9))
     for batch in run(trained, stream(400)):
         first = (batch.label > 0) | (batch.examination == 1)
         ratio = batch.correction * batch.p_y_given_x / batch.p_y
