@@ -69,6 +69,15 @@ class LearnerConfig:
         ),
     ] = 320_000.0
     batch_size: Annotated[Count, Meta(description="Least number of samples of a step.")] = 320
+    compute_share: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=1,
+            description="Share of the samples that the encoder is given; below 1, the lists are "
+            "drawn by what they can teach, and weighted back.",
+        ),
+    ] = 1.0
     max_step_tokens: Annotated[
         Count,
         Meta(description="Most tokens in memory at once; a larger step has several micro-batches."),
@@ -124,6 +133,8 @@ class LearnerConfig:
         plain["interaction"] = INTERACTION_ON_DISK[self.interaction]
         if self.max_step_tokens == _MAX_STEP_TOKENS:
             del plain["max_step_tokens"]
+        if self.compute_share == 1.0:
+            del plain["compute_share"]
         del plain["step_timeout_seconds"]  # decides nothing that is learned
         return plain
 

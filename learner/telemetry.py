@@ -107,6 +107,9 @@ class Telemetry:
         self.clipped = series.counter(
             "importance_weight_clipped_total", "Weights that a bound acted on.", "side"
         )
+        self.left_out = series.counter(
+            "samples_left_out_total", "Samples that the encoder was not given: compute_share."
+        )
         self.discounted = series.counter(
             "samples_discounted_total", "Samples that a cap on repetition discounted.", "cap"
         )
@@ -249,6 +252,7 @@ class Telemetry:
         weighted = report.weighted
         self.steps.labels(report.result).inc()
         self.samples.inc(len(weighted.samples))
+        self.left_out.inc(report.num_left_out)
         self.step_duration.labels("step").observe(seconds)
         self.loss.set(report.loss)
         self.gradient_norm.set(report.gradient_norm)

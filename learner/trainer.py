@@ -3,8 +3,9 @@
 Legend: N samples of a step (of all processes), n of them our own, D width.
 
 A step, in this order:
-1. ask the pair memory about lists with a click (`ClickedLists`), then weigh the samples
-   (`Weigher`: list by list, predict and only then let the estimators learn);
+1. ask the pair memory about lists with a click (`ClickedLists`), weigh the samples (`Weigher`:
+   list by list, predict and only then let the estimators learn), and draw those that the encoder is
+   given, if not all (`ListSampler`);
 2. score them with the model as it is, and take the gradient of L = 1/N sum w_i loss_i there;
 3. task by task, evaluate what would have been served, then let the stacker learn it, and then the
    parts of the score: what they say was said before anything learned these labels;
@@ -40,6 +41,7 @@ from learner.encoder.load import load_pretrained
 from learner.encoder.tokens import Texts
 from learner.evaluation import Evaluation
 from learner.evaluation_block import SCENARIO
+from learner.losses.registry import losses_of
 from learner.model_card import model_card
 from learner.parts.part import Vectors
 from learner.parts.registry import make_parts
@@ -50,13 +52,14 @@ from learner.served import ServedScore, root
 from learner.training.clicked_lists import ClickedLists
 from learner.training.divergence import LossWatch
 from learner.training.gradient import GradientPass
+from learner.training.list_sampler import ListSampler
 from learner.training.optimizer import Optimizer
 from learner.training.prequential import Prequential
 from learner.training.query_counts import query_counts
 from learner.training.scored import Scored
 from weighting.competition import Change
 from weighting.sample import Sample
-from weighting.tasks import TaskName
+from weighting.tasks import TASKS, TaskName
 from weighting.weigher import Weigher
 from weighting.weighted import WeightedBatch
 
@@ -74,6 +77,7 @@ class StepReport:
         loss: L before the step.
         gradient_norm: of all that moves, before clipping.
         num_micro_batches: in which each process scored its samples; grows when memory runs out.
+        num_left_out: samples that the encoder was not given (`learner.compute_share`).
         weighted: the samples, of all processes, and how much each counted.
         changes: of the weighting scheme in force, from the next step on.
     """
@@ -83,6 +87,7 @@ class StepReport:
     loss: float
     gradient_norm: float
     num_micro_batches: int
+    num_left_out: int
     weighted: WeightedBatch
     changes: tuple[Change, ...]
 
@@ -158,6 +163,10 @@ class Trainer:
         self._gradient = GradientPass(
             config, self.ranker, self._optimizer, self.process_group, scoring
         )
+        losses = losses_of(TASKS, configured=config.loss)
+        self._sampler = ListSampler(
+            config.compute_share, whole_lists={t: loss.whole_lists for t, loss in losses.items()}
+        )
         self._frozen_model: bytes | None = None
 
     @property
@@ -191,12 +200,16 @@ class Trainer:
         samples, own = self._gather(samples)
         clicked = ClickedLists(samples, self.weigher)
         weighted = self.weigher.weigh(samples)  # 1.
-        scored = self._gradient.run(weighted, own, step=self.step_number + 1)  # 2.
-        finite, loss, norm = _finite(samples, scored), math.nan, math.nan
+        factor = self._sampler.draw(weighted)
+        scored = self._gradient.run(weighted, own, step=self.step_number + 1, factor=factor)  # 2.
+        finite, loss, norm = _finite(samples, scored, factor > 0), math.nan, math.nan
         changes: tuple[Change, ...] = ()
         if finite:  # otherwise the estimators, sound without the model, have learned; it does not
             queries, items = self._starting_vectors(samples, own)
-            self._prequential.run(self.served, weighted, scored, clicked, queries, items)  # 3.
+            clicked.restrict(factor > 0)
+            self._prequential.run(
+                self.served, weighted, scored, clicked, queries, items, factor
+            )  # 3.
             loss, norm = scored.loss, self._optimizer.clip(len(samples))
         ok = math.isfinite(loss) and math.isfinite(norm)
         if samples:
@@ -206,7 +219,7 @@ class Trainer:
             self._optimizer.step(len(samples))  # 4.
             self.trained = _counted(self.trained, samples)
         if finite:
-            self._learn_residuals(weighted, scored)  # 5.
+            self._learn_residuals(weighted, scored, factor)  # 5.
             changes = self.weigher.compete(weighted, (queries * items).astype(np.float64))  # 6.
             self.ranker.exponent = self.weigher.exponent
         self.step_number += 1
@@ -217,6 +230,7 @@ class Trainer:
             loss=loss,
             gradient_norm=norm,
             num_micro_batches=self.num_micro_batches,
+            num_left_out=int((factor == 0).sum()),
             weighted=weighted,
             changes=changes,
         )
@@ -259,12 +273,14 @@ class Trainer:
         queries, items = np.concatenate(pieces, axis=1)
         return queries, items
 
-    def _learn_residuals(self, weighted: WeightedBatch, scored: Scored) -> None:
+    def _learn_residuals(
+        self, weighted: WeightedBatch, scored: Scored, factor: NDArray[np.float64]
+    ) -> None:
         """Let each query's residual learn its weighted clicks and exposures of this step."""
         task = root()
         prior = weighted.prior.get(task, self.weigher.prior(task))
         base = self.served.invert(scored.base.astype(np.float64), prior)
-        for query, counts in query_counts(weighted, task).items():
+        for query, counts in query_counts(weighted, task, factor).items():
             rows = counts.places
             self.ranker.residual.learn(
                 query,
@@ -392,6 +408,7 @@ class Trainer:
                 trained=self.trained,
                 num_micro_batches=self.num_micro_batches,
                 losses=msgspec.structs.replace(self._losses),
+                sampler_log_level=self._sampler.log_level,
             ),
         )
 
@@ -421,6 +438,7 @@ class Trainer:
         self.trained = progress.trained
         self.num_micro_batches = progress.num_micro_batches
         self._losses = progress.losses
+        self._sampler.log_level = progress.sampler_log_level
 
 
 def _tasks(samples: Sequence[Sample]) -> NDArray[np.object_]:
@@ -438,11 +456,12 @@ def _counted(trained: tuple[int, int], samples: Sequence[Sample]) -> tuple[int, 
     return number + len(samples), sum64 % (1 << 64)
 
 
-def _finite(samples: Sequence[Sample], scored: Scored) -> bool:
-    """Check that every sample's logit of its own task is a number."""
+def _finite(samples: Sequence[Sample], scored: Scored, drawn: NDArray[np.bool_]) -> bool:
+    """Check that every drawn sample's logit of its own task is a number."""
     tasks = _tasks(samples)
     return all(
-        bool(np.isfinite(logits[tasks == task]).all()) for task, logits in scored.by_task.items()
+        bool(np.isfinite(logits[(tasks == task) & drawn]).all())
+        for task, logits in scored.by_task.items()
     )
 
 

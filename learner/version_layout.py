@@ -99,6 +99,7 @@ class Progress(msgspec.Struct, kw_only=True):
         trained: number of samples trained on, and the sum of their hashes.
         num_micro_batches: of a step.
         losses: recent losses.
+        sampler_log_level: of the lists that the encoder is given.
     """
 
     format: int = FORMAT
@@ -107,6 +108,7 @@ class Progress(msgspec.Struct, kw_only=True):
     trained: tuple[int, int] = (0, 0)
     num_micro_batches: int = 1
     losses: LossWatch = msgspec.field(default_factory=LossWatch)
+    sampler_log_level: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -6,7 +6,7 @@ Legend: N samples of a step, n of them in lists with a click.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,6 +65,14 @@ class ClickedLists:
                 base=weigher.pair_memory_base(task),
             )
             for task in chain()[1:]
+        }
+
+    def restrict(self, drawn: NDArray[np.bool_]) -> None:
+        """Leave out what the encoder was not given; `drawn` (N,) says what it was."""
+        left = drawn[self.places]
+        self.places = self.places[left]
+        self._memory = {
+            task: replace(memory, logit=memory.logit[left]) for task, memory in self._memory.items()
         }
 
     def can_be_served(self, encoder: Mapping[TaskName, Array]) -> bool:

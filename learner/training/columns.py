@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from learner.losses.loss import Targets
 from weighting.tasks import TASKS, TaskName
@@ -29,20 +30,40 @@ class Selection(NamedTuple):
 
 
 class StepColumns:
-    """Targets of n samples on the device, and each sample's task on the host."""
+    """Targets of n samples on the device, and each sample's task on the host.
 
-    def __init__(self, weighted: WeightedBatch, own: range, device: torch.device) -> None:
-        """Copy the columns of the places `own` of a weighted batch."""
+    Attributes:
+        samples: n of them.
+        drawn: places of those to be scored.
+    """
+
+    def __init__(
+        self,
+        weighted: WeightedBatch,
+        own: range,
+        device: torch.device,
+        factor: NDArray[np.float64],
+    ) -> None:
+        """Copy the columns of the places `own` of a weighted batch.
+
+        Args:
+            weighted: N samples.
+            own: places of ours.
+            device: of the loss.
+            factor: (N,) by which each loss counts; a sample of 0 is not to be scored.
+        """
         self.samples = weighted.samples[own.start : own.stop]
         rows = slice(own.start, own.stop)
+        counts = factor[rows]
+        self.drawn = np.flatnonzero(counts > 0).tolist()
         numbers = {task: number for number, task in enumerate(TASKS)}
         self._task = np.array([numbers[s.task] for s in self.samples], dtype=np.int64)
         lists = {name: i for i, name in enumerate(dict.fromkeys(s.list_id for s in self.samples))}
         list_id = [lists[s.list_id] for s in self.samples]
         self._device = device
         self._targets = Targets(
-            a=torch.from_numpy(weighted.a[rows]).float().to(device),
-            b=torch.from_numpy(weighted.b[rows]).float().to(device),
+            a=torch.from_numpy(weighted.a[rows] * counts).float().to(device),
+            b=torch.from_numpy(weighted.b[rows] * counts).float().to(device),
             examination=torch.from_numpy(weighted.examination[rows]).float().to(device),
             discount=torch.from_numpy(weighted.discount[rows]).float().to(device),
             list_id=torch.tensor(list_id, dtype=torch.long, device=device),

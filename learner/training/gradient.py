@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from learner.config import LearnerConfig
 from learner.errors import OutOfMemory
@@ -62,17 +64,25 @@ class GradientPass:
         self._losses = losses_of(TASKS, configured=config.loss)
         self._whole_lists = {task for task, loss in self._losses.items() if loss.whole_lists}
 
-    def run(self, weighted: WeightedBatch, own: range, *, step: int) -> Scored:
+    def run(
+        self, weighted: WeightedBatch, own: range, *, step: int, factor: NDArray[np.float64]
+    ) -> Scored:
         """Score our own samples with their gradient, then collect the other processes' scores.
 
         When memory runs out on one process, all score again in as many micro-batches as it needs:
         a step is a function of that number, for replay.
 
+        Args:
+            weighted: N samples with their weights.
+            own: places of ours.
+            step: number of the step.
+            factor: (N,) by which each loss counts; samples of 0 are not scored.
+
         Raises:
             OutOfMemory: not even the smallest micro-batch fits the device.
             RankLost: another process is gone.
         """
-        columns = StepColumns(weighted, own, self._ranker.encoder.device)
+        columns = StepColumns(weighted, own, self._ranker.encoder.device, factor)
         while True:
             shares = [self._score(columns, num_total=len(weighted.samples), step=step)]
             if self._process_group.world > 1:
@@ -96,26 +106,27 @@ class GradientPass:
     def _score(self, columns: StepColumns, *, num_total: int, step: int) -> Scored:
         """Score our own samples; again in twice as many micro-batches while memory runs out."""
         while True:
-            parts = self._micro_batches(columns.samples)
+            parts = self._micro_batches(columns)
             try:
                 return self._accumulate(columns, parts, num_total=num_total, step=step)
             except torch.OutOfMemoryError as error:
-                if self.num_micro_batches >= len(columns.samples):
+                if self.num_micro_batches >= len(columns.drawn):
                     most = max(len(part) for part in parts)
                     device = self._config.device
                     raise OutOfMemory(step=step, device=device, num_samples=most) from error
             self.num_micro_batches *= 2
 
-    def _micro_batches(self, samples: Sequence[Sample]) -> list[list[int]]:
-        """Divide samples by the memory that ran out before, and by the bound on tokens.
+    def _micro_batches(self, columns: StepColumns) -> list[list[int]]:
+        """Divide the drawn samples by the memory that ran out before, and by the bound on tokens.
 
         Memory of the host is never seen to run out: the system ends the process.
         """
         lists = self._whole_lists
+        samples = [columns.samples[i] for i in columns.drawn]
         parts = micro_batches(samples, self.num_micro_batches, whole_lists=lists)
         budget, num_tokens = self._config.max_step_tokens, self._num_tokens
         return [
-            places
+            [columns.drawn[i] for i in places]
             for part in parts
             for places in within_tokens(samples, part, budget, num_tokens, whole_lists=lists)
         ]
@@ -131,7 +142,7 @@ class GradientPass:
         torch.manual_seed(self._config.seed + step - 1 + self._process_group.rank * _RANK_SEED)
         self._ranker.train(self._config.dropout > 0)
         self._optimizer.zero_grad()
-        collected = Collected(self._ranker.encoder.width)
+        collected = Collected(self._ranker.encoder.width, len(columns.samples))
         for part in parts:
             self._scoring(len(part))
             samples = [columns.samples[i] for i in part]

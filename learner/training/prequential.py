@@ -49,6 +49,7 @@ class Prequential:
         clicked: ClickedLists,
         query_vectors: Vectors,
         item_vectors: Vectors,
+        factor: Array,
     ) -> None:
         """Evaluate what would have been served where each sample was shown; then learn it.
 
@@ -59,6 +60,8 @@ class Prequential:
             clicked: of the same samples, made before anything learned them.
             query_vectors: (N, D) vectors of the queries by the starting encoder.
             item_vectors: (N, D) vectors of the items by the starting encoder.
+            factor: (N,) by which a scored sample counts. Those of 0 have no score of the encoder:
+                they are not evaluated, and the stacker does not learn them; the parts do.
         """
         tasks = np.array([s.task for s in weighted.samples], dtype=object)
 
@@ -101,6 +104,7 @@ class Prequential:
                 time_us=np.array([s.emitted_us for s in samples], dtype=np.int64),
                 logit=relevance,
             )
+            drawn = factor[own] > 0
             lists_judged = np.where(first, lists, -1)
             num_earlier, kept = self._history(task, samples, lists_judged)
             if task == root() and clicked.can_be_served(scored.by_task):
@@ -113,7 +117,7 @@ class Prequential:
                 logit=shown_logit(relevance, outcomes.examination),
                 relevance=relevance,
                 label=outcomes.label,
-                weight=outcomes.weight,
+                weight=outcomes.weight * factor[own],
                 examination=outcomes.examination,
                 position=np.array([s.position or 0 for s in samples], dtype=np.intp),
                 lists=lists_judged,
@@ -125,8 +129,8 @@ class Prequential:
                     kept=kept,
                 ),
             )
-            self.evaluations[task].update(judged)
-            served.learn(task, asked, said, outcomes, lists)
+            self.evaluations[task].update(judged[drawn])
+            served.learn(task, asked, said, outcomes, lists, factor[own])
 
     def _history(
         self, task: TaskName, samples: Sequence[Sample], lists: Places

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 from weighting.query_key import query_key
 from weighting.sample import CopyKind
 from weighting.tasks import TaskName
@@ -56,20 +59,27 @@ class QueryCounts:
         return [count.exposure for count in self.items.values()]
 
 
-def query_counts(weighted: WeightedBatch, task: TaskName) -> Mapping[str, QueryCounts]:
+def query_counts(
+    weighted: WeightedBatch, task: TaskName, factor: NDArray[np.float64]
+) -> Mapping[str, QueryCounts]:
     """Count the samples of a task by key of the query and item.
 
     An item without an id goes by its text.
+
+    Args:
+        weighted: N samples with their weights.
+        task: whose samples count.
+        factor: (N,) by which each counts.
     """
     found: dict[str, QueryCounts] = {}
     for i, s in enumerate(weighted.samples):
-        if s.task != task:
+        if s.task != task or not factor[i]:
             continue
         counts = found.setdefault(query_key(s.query), QueryCounts())
         counts.lists[s.list_id or s.sample_id] = None
         counts.time_us = max(counts.time_us, s.emitted_us)
         count = counts.items.setdefault(s.item_id or s.text, ItemCount(place=i))
-        count.clicks += float(weighted.correction[i]) * s.label
+        count.clicks += float(weighted.correction[i] * factor[i]) * s.label
         if s.copy_kind is CopyKind.FIRST:
-            count.exposure += float(weighted.discount[i] * weighted.examination[i])
+            count.exposure += float(weighted.discount[i] * weighted.examination[i] * factor[i])
     return found

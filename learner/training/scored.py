@@ -19,7 +19,7 @@ Column: TypeAlias = np.ndarray[Any, Any]
 
 
 class Scored(msgspec.Struct, kw_only=True, frozen=True, eq=False):
-    """Logits, vectors and loss of n samples; columns are float32.
+    """Logits, vectors and loss of n samples; columns are float32, NaN of samples not drawn.
 
     Attributes:
         loss: the samples' part of L.
@@ -69,9 +69,10 @@ def concatenated(shares: Sequence[Scored], *, width: int, has_gradient: Sequence
 class Collected:
     """Losses and logits of micro-batches, held on the device until `read`."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, num_samples: int) -> None:
         """Start empty, for vectors of this width."""
         self._width = width
+        self._num_samples = num_samples
         self._losses: list[torch.Tensor] = []
         self._rows: list[torch.Tensor] = []
         self._places: list[int] = []
@@ -92,7 +93,7 @@ class Collected:
             flat = [rows.flatten() for rows in self._rows]
             packed = torch.cat([torch.stack(self._losses), *flat]).cpu().numpy()
         losses, scores = np.split(packed, [len(self._losses)])
-        table = np.empty((len(self._places), num_columns), dtype=np.float32)
+        table = np.full((self._num_samples, num_columns), np.nan, dtype=np.float32)
         table[self._places] = scores.reshape(-1, num_columns)
         columns = [np.ascontiguousarray(table[:, k]) for k in range(len(TASKS) + 1)]
         return Scored(

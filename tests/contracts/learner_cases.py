@@ -297,7 +297,9 @@ class ServedScoreCase(PartCase):
         pairs = self.pairs(i, values)
         for task in TASKS:
             lists = np.full(1, -1, dtype=np.intp)
-            model.learn(task, pairs, model.ask(task, pairs), self.outcomes(i, values), lists)
+            model.learn(
+                task, pairs, model.ask(task, pairs), self.outcomes(i, values), lists, np.ones(1)
+            )
 
     def state(self, model: ServedScore) -> bytes:
         return msgspec.msgpack.encode((model.snapshot(), model.snapshot_parts()))

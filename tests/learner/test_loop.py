@@ -289,6 +289,12 @@ def test_a_restart_goes_on_with_the_span_of_event_times_that_it_found(tmp_path: 
     assert again.versions()[-1].manifest["event_time"] == event_time
 
 
+def test_a_series_counts_the_samples_that_the_encoder_was_not_given(tmp_path: Path) -> None:
+    learner = Learner(tmp_path, trainer=trainer(loss="listwise", compute_share=0.2))
+    left_out = sum(report.num_left_out for report in steps(learner.run(*STREAM)))
+    assert 0 < left_out == learner.count("samples_left_out_total")
+
+
 def test_a_series_counts_the_samples_that_each_cap_discounted(tmp_path: Path) -> None:
     capped = WeigherConfig(caps=CapsConfig(long_list=5.0))
     learner = Learner(tmp_path, trainer=trainer(capped, publish_every_seconds=30.0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+import numpy as np
 import pytest
 
 from learner.training.query_counts import query_counts
@@ -25,7 +26,7 @@ def test_clicks_and_exposure_of_a_repeated_showing_are_discounted_alike() -> Non
         for n in range(4)
     ]
     weighted = weigher.weigh([s for own in lists for s in own])
-    (counts,) = query_counts(weighted, CLICK).values()
+    (counts,) = query_counts(weighted, CLICK, np.ones(len(weighted.samples))).values()
     assert counts.clicks == [1.5, 0.0]
     assert counts.exposure[0] == 1.5
     assert counts.exposure[1] == pytest.approx(

@@ -87,7 +87,9 @@ def taught(exponent: float = 1.0) -> tuple[ServedScore, Pairs]:
     outcomes = outcomes_of((pairs.given[ENCODER] > 0).astype(np.float64))
     lists = np.arange(400) // 10
     for task in TASKS:
-        served.learn(task, pairs, served.ask(task, pairs), outcomes, lists)
+        served.learn(
+            task, pairs, served.ask(task, pairs), outcomes, lists, np.ones(len(pairs.items))
+        )
     return served, pairs_of(60, seed=1)
 
 
@@ -101,7 +103,7 @@ def test_a_restored_score_is_the_same_score_and_learns_on_the_same() -> None:
         np.testing.assert_array_equal(said, expected)
         np.testing.assert_array_equal(again.logit(task, said), served.logit(task, expected))
         for own in (served, again):
-            own.learn(task, pairs, said, outcomes, lists)
+            own.learn(task, pairs, said, outcomes, lists, np.ones(len(pairs.items)))
     assert again.snapshot() == served.snapshot()
     assert again.snapshot_parts() == served.snapshot_parts()
 
@@ -147,7 +149,9 @@ def test_what_a_click_tells_of_a_purchase_is_learned_from_purchases() -> None:
             np.where(said[0] > np.median(said[0]), 0.75, 0.25) if tells else np.full(2_000, 0.5)
         )
         none = np.full(2_000, -1, dtype=np.intp)
-        served.learn(PURCHASE, pairs, said, outcomes_of(draw.random(2_000) < likely), none)
+        served.learn(
+            PURCHASE, pairs, said, outcomes_of(draw.random(2_000) < likely), none, np.ones(2_000)
+        )
         return served.stackers[PURCHASE].coefficients()[CLICK]
 
     assert coefficient(tells=True) > 0.2
@@ -227,5 +231,7 @@ def test_a_part_is_told_what_those_said_that_know_neither_it_nor_the_pair() -> N
     silent = {"listener", RESIDUAL, PAIR_MEMORY}
     expected = sum(own for name, own in contributed.items() if name not in silent)
     outcomes = replace(outcomes_of(np.zeros(len(pairs.items))), logit=served.logit(CLICK, said))
-    served.learn(CLICK, pairs, said, outcomes, np.zeros(len(pairs.items), dtype=np.intp))
+    served.learn(
+        CLICK, pairs, said, outcomes, np.zeros(len(pairs.items), dtype=np.intp), np.ones(40)
+    )
     np.testing.assert_allclose(listener.told, expected, atol=1e-12)
