@@ -24,7 +24,7 @@ demo: setup  ## Broker, shop, learner and server on this machine for SECONDS=90;
 	$(BIN)/steelyard demo --seconds $(SECONDS)
 
 test: setup  ## All tests but the long ones, in one process per core, 4 at most, or in WORKERS=2
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m "not long" -n $(WORKERS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "not long" -n $(WORKERS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-long: setup  ## All tests, one after the other
 	$(BIN)/python -m pytest
