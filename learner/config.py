@@ -74,8 +74,8 @@ class LearnerConfig:
         Meta(
             gt=0,
             le=1,
-            description="Share of the samples that the encoder is given; below 1, the lists are "
-            "drawn by what they can teach, and weighted back.",
+            description="Largest share of the samples that the encoder is given; below 1, lists "
+            "are drawn by what they can teach, and weighted back.",
         ),
     ] = 1.0
     max_step_tokens: Annotated[

@@ -23,6 +23,7 @@ class Details:
         scenario: (N,) texts, what their lists were shown for; "" where nothing says.
         num_earlier: (N,) lists of the same query before; negative where unknown.
         importance: (N,) weights in the loss.
+        factor: (N,) by which their lists count in ratios.
         time_us: (N,) event times.
         kept: (N, 5) rows of `learner.clicked_ranks.ClickedRanks`: where a positive ranked in the
             list that showed it; 0 for samples that are judged by their own list, or not at all.
@@ -31,6 +32,7 @@ class Details:
     scenario: NDArray[np.object_]
     num_earlier: NDArray[np.intp]
     importance: Array
+    factor: Array
     time_us: NDArray[np.int64]
     kept: Array
 

@@ -11,7 +11,7 @@ the delay correction of a positive copy is 1, so no purchase counts less for bei
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,8 +59,12 @@ class Rankings:
 def rankings(judged: Judged) -> Rankings:
     """Return the terms of the samples' lists, or of purchases, each a list of one item."""
     if judged.details is not None and judged.details.kept[:, 0].any():
-        return _of_purchases(judged.details.kept)
-    return _of_lists(judged)
+        found = _of_purchases(judged.details.kept)
+    else:
+        found = _of_lists(judged)
+    if judged.details is None:
+        return found
+    return replace(found, terms=found.terms * judged.details.factor[found.rows])
 
 
 def _of_lists(judged: Judged) -> Rankings:

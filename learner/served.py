@@ -165,7 +165,6 @@ class ServedScore:
         said: Array,
         outcomes: Outcomes,
         lists: NDArray[np.intp],
-        factor: Array,
     ) -> None:
         """Let a stacker and then the parts learn N samples.
 
@@ -175,7 +174,6 @@ class ServedScore:
             said: (K, N) what `ask` returned before anything learned them.
             outcomes: their labels.
             lists: (N,) number of the list of each, negative for none.
-            factor: (N,) by which each counts for the stacker: 0 of what has no encoder's score.
 
         Raises:
             WeightError: an input is NaN or out of range; nothing was learned.
@@ -184,7 +182,7 @@ class ServedScore:
             vectors = getattr(pairs, f"{name}_vectors").sum(axis=-1)
             check_finite(f"{name} vector", vectors.astype(np.float64))
         contributed = self.contributions(task, said)
-        columns = outcomes.label, outcomes.weight * factor, outcomes.examination
+        columns = outcomes.label, outcomes.weight * outcomes.factor, outcomes.examination
         self.stackers[task].learn(said, *columns, lists)
         for part in self._learning.values():
             if task == root():

@@ -165,7 +165,9 @@ class Trainer:
         )
         losses = losses_of(TASKS, configured=config.loss)
         self._sampler = ListSampler(
-            config.compute_share, whole_lists={t: loss.whole_lists for t, loss in losses.items()}
+            config.compute_share,
+            seed=config.seed,
+            whole_lists={t: loss.whole_lists for t, loss in losses.items()},
         )
         self._frozen_model: bytes | None = None
 

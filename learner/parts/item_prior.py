@@ -99,8 +99,9 @@ class ItemPrior:
         check_weights("weight", outcomes.weight)
         check_examination(outcomes.examination)
         check_finite("logit", outcomes.logit)
-        observed = outcomes.label * outcomes.weight
-        clicks = outcomes.discount * outcomes.examination * expit(outcomes.logit)
+        observed = outcomes.label * outcomes.weight * outcomes.factor
+        seen = outcomes.discount * outcomes.factor * outcomes.examination
+        clicks = seen * expit(outcomes.logit)
         expected = np.where(outcomes.shown, clicks, 0.0)
         known, half_life_us = self._items, self.config.half_life_days * _DAY_US
         columns = observed.tolist(), expected.tolist(), outcomes.time_us.tolist()

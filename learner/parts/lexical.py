@@ -37,7 +37,7 @@ from weighting.tasks import TaskName
 FORMAT = 2
 _WORD = re.compile(r"\w+")
 _NUM_CHARACTERS = 2_000
-_NUM_CACHED = 16_384
+_CACHED_CHARACTERS = 8_000_000
 _K, _B = 1.2, 0.75
 
 
@@ -46,8 +46,8 @@ class LexicalConfig:
     """Bounds of the statistics.
 
     Attributes:
-        max_items: items remembered as counted; beyond it, the older half is forgotten and all
-            counts are halved.
+        max_items: items remembered as counted, by text and with attributes each; beyond it, the
+            older half is forgotten and all counts are halved.
         max_terms: terms with a count, of texts and of whole items each; beyond it, all counts are
             halved and the rarest dropped.
     """
@@ -57,9 +57,11 @@ class LexicalConfig:
 
 
 class _Statistics:
-    """How many of the documents have each term, and how long they are."""
+    """How many of the documents have each term, and how long they are; each is counted once."""
 
-    def __init__(self) -> None:
+    def __init__(self, config: LexicalConfig) -> None:
+        self._config = config
+        self._seen: dict[bytes, None] = {}
         self._frequency: dict[str, float] = {}
         self._num_documents = 0.0
         self._num_words = 0.0
@@ -92,25 +94,36 @@ class _Statistics:
         mass = sum(self.idf(t) for t in document)
         return sum(idf for t, idf in asked.items() if t in document) / mass if mass > 0 else 0.0
 
-    def count(self, document: Counter[str], *, max_terms: int) -> None:
+    def count(self, name: str, document: Counter[str]) -> None:
+        """Count a document, unless one of this name was counted before."""
+        key = blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        if key in self._seen:
+            return
+        self._seen[key] = None
         self._num_documents += 1
         self._num_words += document.total()
         for term in document:
             self._frequency[term] = self._frequency.get(term, 0.0) + 1
-        while len(self._frequency) > max_terms:
-            self.halve()
+        if len(self._seen) > self._config.max_items:
+            for old in list(self._seen)[: len(self._seen) // 2]:
+                del self._seen[old]
+            self._halve()
+        while len(self._frequency) > self._config.max_terms:
+            self._halve()
 
-    def halve(self) -> None:
+    def _halve(self) -> None:
         """Let each document count half, and forget terms of hardly one."""
         self._num_documents /= 2
         self._num_words /= 2
         self._frequency = {t: n / 2 for t, n in self._frequency.items() if n >= 1.5}
 
     def snapshot(self) -> list[Any]:
-        return [list(self._frequency.items()), self._num_documents, self._num_words]
+        seen, frequency = b"".join(self._seen), list(self._frequency.items())
+        return [seen, frequency, self._num_documents, self._num_words]
 
     def restore(self, state: list[Any]) -> None:
-        frequency, self._num_documents, self._num_words = state
+        seen, frequency, self._num_documents, self._num_words = state
+        self._seen = {seen[i : i + 8]: None for i in range(0, len(seen), 8)}
         self._frequency = {term: number for term, number in frequency}
 
 
@@ -127,8 +140,8 @@ class Lexical:
         """Start with an empty catalogue."""
         self.config = config or LexicalConfig()
         self._cached: dict[str, Counter[str]] = {}
-        self._seen: dict[bytes, None] = {}
-        self._texts, self._wholes = _Statistics(), _Statistics()
+        self._num_cached = 0  # characters
+        self._texts, self._wholes = _Statistics(self.config), _Statistics(self.config)
 
     def predict(self, pairs: Pairs) -> Array:
         """Return match, whole match and coverage (3, N); NaN where nothing can match. Pure."""
@@ -136,7 +149,7 @@ class Lexical:
         asked: dict[str, tuple[dict[str, float], dict[str, float]]] = {}
         for i, (query, text, whole) in enumerate(self._terms_of(pairs)):
             if query not in asked:
-                terms = self._terms(query)
+                terms = self._terms(query[:_NUM_CHARACTERS])
                 asked[query] = self._texts.idfs(terms), self._wholes.idfs(terms)
             in_texts, in_wholes = asked[query]
             found[:, i] = (
@@ -147,41 +160,35 @@ class Lexical:
         return found
 
     def learn(self, task: TaskName, pairs: Pairs, outcomes: Outcomes) -> None:
-        """Count each item that was not counted before; labels do not matter."""
-        for item, (_, text, whole) in zip(pairs.items, self._terms_of(pairs), strict=True):
-            key = blake2b(item.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-            if key in self._seen:
-                continue
-            self._seen[key] = None
-            self._texts.count(text, max_terms=self.config.max_terms)
-            self._wholes.count(whole, max_terms=self.config.max_terms)
-            if len(self._seen) > self.config.max_items:
-                for old in list(self._seen)[: len(self._seen) // 2]:
-                    del self._seen[old]
-                self._texts.halve()
-                self._wholes.halve()
+        """Count each item, and each item with other attributes, once; labels do not matter."""
+        for item, attributes, (_, text, whole) in zip(
+            pairs.items, pairs.attributes, self._terms_of(pairs), strict=True
+        ):
+            self._texts.count(item, text)
+            self._wholes.count(f"{item}\n{words_of(attributes)}", whole)
 
     def _terms_of(self, pairs: Pairs) -> Iterator[tuple[str, Counter[str], Counter[str]]]:
         """Yield query, terms of the text, and terms of text and attributes, of each pair."""
         for query, text, attributes in zip(
             pairs.queries, pairs.texts, pairs.attributes, strict=True
         ):
-            yield query, self._terms(text), self._terms(whole_text(text, attributes))
+            head, words = text[:_NUM_CHARACTERS], words_of(attributes)
+            yield query, self._terms(head), self._terms(f"{head} {words}" if words else head)
 
     def _terms(self, text: str) -> Counter[str]:
-        head = text[:_NUM_CHARACTERS]
-        found = self._cached.get(head)
+        found = self._cached.get(text)
         if found is None:
-            if len(self._cached) >= _NUM_CACHED:
+            self._num_cached += len(text)
+            if self._num_cached > _CACHED_CHARACTERS:
                 self._cached.clear()
-            found = self._cached[head] = Counter(_WORD.findall(folded(head)))
+                self._num_cached = len(text)
+            found = self._cached[text] = Counter(_WORD.findall(folded(text)))
         return found
 
     def snapshot(self) -> bytes:
         """Return the statistics as msgpack."""
         state = {
             "format": FORMAT,
-            "seen": b"".join(self._seen),
             "texts": self._texts.snapshot(),
             "wholes": self._wholes.snapshot(),
         }
@@ -197,24 +204,22 @@ class Lexical:
             state: Mapping[str, Any] = msgspec.msgpack.decode(data)
             if state["format"] != FORMAT:
                 raise SnapshotError("format", state["format"], FORMAT)
-            seen: bytes = state["seen"]
-            self._seen = {seen[i : i + 8]: None for i in range(0, len(seen), 8)}
             self._texts.restore(state["texts"])
             self._wholes.restore(state["wholes"])
         except (msgspec.DecodeError, KeyError, TypeError, ValueError) as error:
             raise SnapshotError("lexical", repr(error), "a lexical snapshot") from error
 
 
-def whole_text(text: str, attributes: Mapping[str, Attribute]) -> str:
-    """Return a text with the texts among an item's attributes behind it.
+def words_of(attributes: Mapping[str, Attribute]) -> str:
+    """Return the first texts among an item's attributes, as far as they are read.
 
-    >>> whole_text("running shoe", {"brand": "Acme", "price": 59.9, "colours": ["red", "blue"]})
-    'running shoe Acme red blue'
+    >>> words_of({"brand": "Acme", "price": 59.9, "colours": ["red", "blue"]})
+    'Acme red blue'
     """
-    words = [text]
+    words: list[str] = []
     for value in attributes.values():
         if isinstance(value, str):
             words.append(value)
         elif isinstance(value, list | tuple):
             words += value
-    return " ".join(words)
+    return " ".join(words)[:_NUM_CHARACTERS]

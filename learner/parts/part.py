@@ -50,6 +50,8 @@ class Outcomes:
         label: (N,) 0 or 1.
         weight: (N,) correction weights >= 0: discount x delay correction.
         discount: (N,) share of an example that each counts for, in [0, 1].
+        factor: (N,) by which a sample counts to what needs the encoder's score: 1, or 1 / pi if it
+            was drawn with probability pi, 0 if it has none.
         examination: (N,) probability that the position was examined, in (0, 1].
         shown: (N,) True for first copies: each showing counts once as exposure.
         time_us: (N,) event times.
@@ -60,6 +62,7 @@ class Outcomes:
     label: Array
     weight: Array
     discount: Array
+    factor: Array
     examination: Array
     shown: NDArray[np.bool_]
     time_us: NDArray[np.int64]

@@ -101,7 +101,12 @@ class AdamW:
         }
 
     def restore(self, state: Mapping[torch.nn.Parameter, Mapping[str, Tensor]]) -> None:
-        """Restore the state returned by `state`."""
+        """Restore the state returned by `state`.
+
+        What has moments has had a gradient: a step in which it has none moves it all the same.
+        """
+        for parameter in state:
+            parameter.grad = torch.zeros_like(parameter)
         self._moments = {
             parameter: _Moments(
                 first=fields["exp_avg"].to(parameter.device, copy=True),

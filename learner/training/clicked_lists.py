@@ -113,7 +113,12 @@ class ClickedLists:
         return ranking_score(probability)
 
     def keep(
-        self, into: ClickedRanks, score: Array, examination: Array, num_earlier: Places
+        self,
+        into: ClickedRanks,
+        score: Array,
+        examination: Array,
+        factor: Array,
+        num_earlier: Places,
     ) -> None:
         """Keep where the clicked items ranked.
 
@@ -121,6 +126,7 @@ class ClickedLists:
             into: takes them.
             score: (n,) of `served`.
             examination: (N,) probabilities.
+            factor: (N,) by which a sample counts.
             num_earlier: (N,) lists of the same query before.
         """
         samples = [self._samples[place] for place in self.places]
@@ -137,14 +143,13 @@ class ClickedLists:
                     continue
                 alone = np.array([float(each == place) for each in own])
                 ours, theirs = (_ranks(order, alone) for order in (score[own], np.array(shown)))
-                theta = examination[[self.places[place]]]
+                at = self.places[place]
+                gain = factor[at] * float(gains(np.ones(1), examination[[at]])[0])
                 into.keep(
                     s.list_id,
                     s.item_id or s.text,
-                    Ranks(
-                        float(gains(np.ones(1), theta)[0]), ours[0], theirs[0], ours[1], theirs[1]
-                    ),
-                    num_earlier=int(num_earlier[self.places[place]]),
+                    Ranks(gain, ours[0], theirs[0], ours[1], theirs[1]),
+                    num_earlier=int(num_earlier[at]),
                     final_us=s.shown_us + s.window_us + 2 * s.attribution_us,
                     time_us=s.emitted_us,
                 )

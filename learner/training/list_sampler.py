@@ -10,8 +10,9 @@ loss in its logits is about
 A list is drawn with probability pi = level g, at least a quarter of the share that is asked for and
 at most 1, and counts 1 / pi: sums over lists stay unbiased (Horvitz & Thompson 1952), and what a
 list can teach decides how often it is computed (Katharopoulos & Fleuret 2018). The level moves so
-that the share of samples is kept. A draw depends on the list's name alone: the same in any replay,
-for all copies of its samples.
+that the share of samples is kept; where few lists can teach anything, all of these are drawn, and
+less than the share is used. A draw depends on the seed and the list's name alone: the same in any
+replay, for all copies of its samples. Who knows the seed can choose names that are drawn.
 """
 
 from __future__ import annotations
@@ -33,7 +34,10 @@ _LEAST = 0.25
 _RATE = 0.002
 """Step of log level per sample, in units of the share's relative error."""
 
-_LARGEST_LOG_LEVEL = 50.0
+_LARGEST_CHANCE, _LARGEST_FALL = 2.0, 0.5
+"""Of level g, beyond which log level falls, by so much at most: it does not run away."""
+
+_LARGEST_LOG_LEVEL = 20.0
 
 
 class ListSampler:
@@ -43,14 +47,18 @@ class ListSampler:
         log_level: all that it remembers.
     """
 
-    def __init__(self, share: float, *, whole_lists: Mapping[TaskName, bool]) -> None:
+    def __init__(
+        self, share: float, *, seed: int = 0, whole_lists: Mapping[TaskName, bool]
+    ) -> None:
         """Start with the level that would fit gradients of 1.
 
         Args:
             share: of the samples, in (0, 1]; 1 takes all of them.
+            seed: of the draws.
             whole_lists: task -> whether its loss compares the items of a list.
         """
         self._share = share
+        self._key = str(seed).encode()[:64]
         self._whole_lists = whole_lists
         self.log_level = math.log(share)
 
@@ -61,13 +69,21 @@ class ListSampler:
             return factor
         gradient = self._gradients(weighted).tolist()
         for name, places in _lists(weighted.samples).items():
-            chance = math.exp(self.log_level) * sum(gradient[i] for i in places)
-            chance = min(max(chance, _LEAST * self._share), 1.0)
-            factor[places] = 1 / chance if _uniform(name) < chance else 0.0
-            error = len(places) * (1 - chance / self._share)
-            moved = self.log_level + _RATE * error
-            self.log_level = min(max(moved, -_LARGEST_LOG_LEVEL), _LARGEST_LOG_LEVEL)
+            wanted = math.exp(self.log_level) * sum(gradient[i] for i in places)
+            chance = min(max(wanted, _LEAST * self._share), 1.0)
+            factor[places] = 1 / chance if self._uniform(name) < chance else 0.0
+            self.log_level += _RATE * len(places) * (1 - chance / self._share)
+            if wanted > _LARGEST_CHANCE:
+                self.log_level -= min(math.log(wanted / _LARGEST_CHANCE), _LARGEST_FALL)
+            bounded = max(self.log_level, -_LARGEST_LOG_LEVEL)
+            self.log_level = min(bounded, _LARGEST_LOG_LEVEL)
         return factor
+
+    def _uniform(self, name: str) -> float:
+        """Return a number in [0, 1) that looks random."""
+        data = name.encode("utf-8", "surrogatepass")
+        digest = blake2b(data, digest_size=7, key=self._key).digest()
+        return int.from_bytes(digest, "little") / (1 << 56)
 
     def _gradients(self, weighted: WeightedBatch) -> NDArray[np.float64]:
         """Return each sample's part of g (N,)."""
@@ -83,9 +99,3 @@ def _lists(samples: Sequence[Sample]) -> dict[str, list[int]]:
     for place, s in enumerate(samples):
         found.setdefault(f"{s.task}/{s.list_id or s.sample_id}", []).append(place)
     return found
-
-
-def _uniform(name: str) -> float:
-    """Return a number in [0, 1) that looks random."""
-    data = name.encode("utf-8", "surrogatepass")
-    return int.from_bytes(blake2b(data, digest_size=7).digest(), "little") / (1 << 56)

@@ -61,7 +61,8 @@ class Prequential:
             query_vectors: (N, D) vectors of the queries by the starting encoder.
             item_vectors: (N, D) vectors of the items by the starting encoder.
             factor: (N,) by which a scored sample counts. Those of 0 have no score of the encoder:
-                they are not evaluated, and the stacker does not learn them; the parts do.
+                they are not evaluated, and stacker and item prior do not learn them; the other
+                parts do.
         """
         tasks = np.array([s.task for s in weighted.samples], dtype=object)
 
@@ -99,6 +100,7 @@ class Prequential:
                 label=weighted.label[own],
                 weight=weighted.correction[own],
                 discount=weighted.discount[own],
+                factor=factor[own],
                 examination=weighted.examination[own],
                 shown=first,
                 time_us=np.array([s.emitted_us for s in samples], dtype=np.int64),
@@ -112,7 +114,7 @@ class Prequential:
                 earlier = np.full(len(weighted.samples), -1, dtype=np.intp)
                 logit[own], earlier[own] = relevance, num_earlier
                 score = clicked.served(served, logit, scored, pairs)
-                clicked.keep(self.clicked, score, weighted.examination, earlier)
+                clicked.keep(self.clicked, score, weighted.examination, factor, earlier)
             judged = Judged(
                 logit=shown_logit(relevance, outcomes.examination),
                 relevance=relevance,
@@ -125,12 +127,13 @@ class Prequential:
                     scenario=np.array([s.scenario for s in samples], dtype=object),
                     num_earlier=num_earlier,
                     importance=weighted.weight[own].astype(np.float64),
+                    factor=factor[own],
                     time_us=outcomes.time_us,
                     kept=kept,
                 ),
             )
             self.evaluations[task].update(judged[drawn])
-            served.learn(task, asked, said, outcomes, lists, factor[own])
+            served.learn(task, asked, said, outcomes, lists)
 
     def _history(
         self, task: TaskName, samples: Sequence[Sample], lists: Places

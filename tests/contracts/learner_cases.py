@@ -198,6 +198,7 @@ class PartCase(Case):
             label=one(values["label"]),
             weight=one(values["weight"]),
             discount=one(1.0),
+            factor=one(1.0),
             examination=one(values["examination"]),
             shown=np.array([i % 3 > 0]),
             time_us=at(i),
@@ -228,7 +229,7 @@ class ItemPriorCase(PartCase):
     owner = ItemPrior
     inputs = ("label", "weight", "examination")
     weightless: ClassVar[Mapping[str, float]] = {"weight": 0.0, "examination": 0.0}
-    bound = len(TASKS) * 60 * 40 + FEW
+    bound = 60 * 40 + FEW
 
     def make(self) -> ItemPrior:
         return ItemPrior(ItemPriorConfig(max_items=60))
@@ -237,7 +238,7 @@ class ItemPriorCase(PartCase):
 class AttributesCase(PartCase):
     owner = Attributes
     inputs = ("label", "weight", "examination")
-    bound = len(TASKS) * 65 * 32 + FEW + 400
+    bound = 65 * 32 + FEW + 400
 
     def make(self) -> Attributes:
         return Attributes(-2.0, AttributesConfig(hash_bits=6))
@@ -273,7 +274,7 @@ class QueryMetricCase(Case):
 
 class PrototypeCase(PartCase):
     owner = Prototype
-    bound = len(TASKS) * 60 * 40 + FEW
+    bound = 60 * 40 + FEW
 
     def make(self) -> Prototype:
         return Prototype(2, 8.0, PrototypeConfig(max_items=60))
@@ -297,9 +298,7 @@ class ServedScoreCase(PartCase):
         pairs = self.pairs(i, values)
         for task in TASKS:
             lists = np.full(1, -1, dtype=np.intp)
-            model.learn(
-                task, pairs, model.ask(task, pairs), self.outcomes(i, values), lists, np.ones(1)
-            )
+            model.learn(task, pairs, model.ask(task, pairs), self.outcomes(i, values), lists)
 
     def state(self, model: ServedScore) -> bytes:
         return msgspec.msgpack.encode((model.snapshot(), model.snapshot_parts()))

@@ -1,5 +1,6 @@
 """Brokers for these tests: one for all, one per module to be harmed, three nodes for leaders."""
 
+import gc
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -46,6 +47,13 @@ class Harmed:
     @property
     def bootstrap_servers(self) -> str:
         return self.node.bootstrap_servers
+
+
+@pytest.fixture(scope="module", autouse=True)
+def dropped_sockets() -> Iterator[None]:
+    """Collect them before tests that are not of Kafka run in the same process."""
+    yield
+    gc.collect()
 
 
 def started(node: Started) -> Started:
@@ -104,9 +112,10 @@ def three() -> Iterator[BrokerCluster]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whatever asks for a broker bears the mark `kafka`."""
+    """Mark what asks for a broker; it does not fail for sockets that kafka-python dropped."""
     for item in items:
         if isinstance(item, pytest.Function) and {"broker", "harmed", "three"} & set(
             item.fixturenames
         ):
             item.add_marker(pytest.mark.kafka)
+            item.add_marker(pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from threading import Event, Thread
 from typing import Any
 
@@ -33,17 +32,6 @@ from tests.fakes.proxy import Fault
 from tests.kafka.conftest import Cluster, Harmed
 from tests.kafka.reading import all_samples, assert_each_once, shop_on, small, source_of
 from weighting.sample import Signal
-
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:unclosed <socket:ResourceWarning"
-)  # the client leaves refused attempts to the collector
-
-
-@pytest.fixture(autouse=True)
-def closed_sockets() -> Iterator[None]:
-    """Collect what the client library forgot, within the test that it belongs to."""
-    yield
-    gc.collect()
 
 
 def until(

@@ -94,6 +94,7 @@ def details_of(scenario: Sequence[str], num_earlier: Sequence[int]) -> Details:
         scenario=np.repeat(np.array(scenario, dtype=object), LIST_SIZE),
         num_earlier=np.repeat(np.array(num_earlier, dtype=np.intp), LIST_SIZE),
         importance=np.ones(number),
+        factor=np.ones(number),
         time_us=np.arange(number, dtype=np.int64),
         kept=np.zeros((number, NUM_KEPT)),
     )

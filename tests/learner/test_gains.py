@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgspec
 import numpy as np
 import pytest
@@ -10,10 +12,11 @@ from numpy.typing import NDArray
 from learner.artifact import Document, ScoringInput
 from learner.evaluation import MAX_SCENARIOS, OTHER, Evaluation
 from learner.evaluation_block import FREQUENCY, SCENARIO, WEIGHT_EDGES
-from learner.rankings import GAINS, RATIOS
+from learner.judged import Judged
+from learner.rankings import GAINS, RATIOS, rankings
 from learner.scorer import ModelScorer
 from learner.trainer import Trainer
-from tests.learner.judging import Array, Shop, shop
+from tests.learner.judging import LIST_SIZE, Array, Shop, details_of, shop
 from tests.learner.training import batches, lists, trainer
 from weighting.sample import Sample
 from weighting.tasks import CLICK, PURCHASE
@@ -31,6 +34,26 @@ def told_apart(shown: Shop, score: Array) -> Evaluation:
 
 def only(shown: Shop, keep: NDArray[np.bool_]) -> Shop:
     return Shop(shown.relevance[keep], shown.theta, shown.clicked[keep])
+
+
+def test_a_list_that_counts_three_times_is_three_lists() -> None:
+    shown = shop(40)
+    number, ones = LIST_SIZE * 40, np.ones(LIST_SIZE * 40)
+    found = Judged(
+        logit=np.log(shown.relevance).ravel(),
+        relevance=np.random.default_rng(1).normal(size=number),
+        label=shown.clicked.ravel(),
+        weight=ones,
+        examination=np.tile(shown.theta, 40),
+        position=np.tile(np.arange(1, LIST_SIZE + 1), 40),
+        lists=np.repeat(np.arange(40), LIST_SIZE),
+        details=details_of(["search"] * 40, [0] * 40),
+    )
+    assert found.details is not None
+    thrice = replace(found, details=replace(found.details, factor=3 * ones))
+    once = rankings(found)
+    assert once.terms.any()
+    np.testing.assert_allclose(rankings(thrice).terms, 3 * once.terms)
 
 
 def test_gains_of_a_group_are_those_of_its_lists_alone() -> None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from learner.training.list_sampler import ListSampler
 from learner.version_layout import PROGRESS
 from tests.learner.training import batches, lists, reader, trainer, weights_of
+from weighting.sample import CopyKind
 from weighting.tasks import CLICK, PURCHASE, TASKS
 from weighting.weigher import Weigher, WeigherConfig
 from weighting.weighted import WeightedBatch
@@ -47,12 +48,50 @@ def test_what_is_drawn_counts_for_what_is_not(share: float) -> None:
 
 def test_lists_are_drawn_whole_and_the_same_for_copies_that_come_later() -> None:
     weigher, sampler = Weigher(WeigherConfig()), ListSampler(0.3, whole_lists=COMPARES)
-    samples = lists(200)
+    samples = [s for s in lists(200) if s.task == CLICK]
     factor = sampler.draw(weigher.weigh(samples))
-    by_list: dict[tuple[str, str], set[float]] = {}
+    by_list: dict[str, set[float]] = {}
     for s, own in zip(samples, factor.tolist(), strict=True):
-        by_list.setdefault((s.task, s.list_id), set()).add(own)
+        by_list.setdefault(s.list_id, set()).add(own)
     assert all(len(own) == 1 for own in by_list.values())
+    changes = {"label": 1, "copy_kind": CopyKind.LATE_POSITIVE}
+    first = [s for s in samples if s.position == 1]
+    late = [msgspec.structs.replace(s, sample_id=f"late {s.sample_id}", **changes) for s in first]
+    again = sampler.draw(weigher.weigh(late))
+    certain = [
+        0.3 * 0.25 > ListSampler(0.3, whole_lists=COMPARES)._uniform(f"click/{s.list_id}")
+        for s in late
+    ]
+    assert any(certain)
+    for s, own, always in zip(late, again.tolist(), certain, strict=True):
+        if always:
+            assert own > 0, "drawn at any probability"
+            assert by_list[s.list_id] != {0.0}
+
+
+def test_where_few_lists_can_teach_they_are_drawn_and_the_level_comes_back() -> None:
+    """One list in twenty has a click, later each has."""
+    sampler, weigher = ListSampler(0.3, whole_lists=COMPARES), Weigher(WeigherConfig())
+    samples = [s for s in lists(2_000) if s.task == CLICK]
+    rare = [
+        msgspec.structs.replace(s, label=s.label if int(s.list_id[5:]) % 20 == 0 else 0)
+        for s in samples
+    ]
+    given = sampler.draw(weigher.weigh(rare)) > 0
+    clicked = np.array([int(s.list_id[5:]) % 20 == 0 for s in rare], dtype=bool)
+    assert given[clicked][-200:].all()
+    assert given.mean() < 0.3
+    after = [
+        sampler.draw(weigher.weigh([s for s in lists(100, seed=i, start=9_000 + 100 * i)])) > 0
+        for i in range(12)
+    ]
+    assert np.mean(np.concatenate(after[-4:])) == pytest.approx(0.3, rel=0.25)
+
+
+def test_another_seed_draws_other_lists() -> None:
+    (weighted,) = stream(1)
+    one, other = (ListSampler(0.5, seed=s, whole_lists=COMPARES).draw(weighted) for s in (0, 1))
+    assert ((one > 0) != (other > 0)).any()
 
 
 def test_a_list_with_a_surprising_click_is_drawn_more_often_than_one_without_a_click() -> None:
@@ -102,6 +141,24 @@ def test_a_restored_learner_draws_and_learns_on_the_same() -> None:
         own.step(samples)
         again.step(samples)
     assert again.files()[PROGRESS] == own.files()[PROGRESS]
+    for name, value in weights_of(own).items():
+        assert value.equal(weights_of(again)[name]), name
+
+
+def test_a_step_of_nothing_drawn_is_the_same_after_a_restore() -> None:
+    """Momentum moves the parameters in it, whether they have had a gradient since or not."""
+    own = trainer(loss="listwise", compute_share=0.2)
+    for samples in batches(8):
+        own.step(samples)
+    again = trainer(loss="listwise", compute_share=0.2)
+    again.restore(reader(own.files()))
+    uniform = own._sampler._uniform
+    numbers = [n for n in range(500, 900) if uniform(f"{CLICK}/list-{n}") > 0.99]
+    unlikely = [[s for s in lists(1, start=n) if s.task == CLICK] for n in numbers]
+    for samples in [*unlikely[:2], *batches(6, seed=70)]:
+        one, other = own.step(samples), again.step(samples)
+        assert one.num_left_out == len(samples) or samples not in unlikely
+        assert one.loss == other.loss
     for name, value in weights_of(own).items():
         assert value.equal(weights_of(again)[name]), name
 

@@ -56,6 +56,7 @@ def outcomes(label: list[float], *, theta: float = 1.0, at: int = 0) -> Outcomes
         label=np.array(label),
         weight=np.ones(number),
         discount=np.ones(number),
+        factor=np.ones(number),
         examination=np.full(number, theta),
         shown=np.ones(number, dtype=bool),
         time_us=np.full(number, at, dtype=np.int64),
@@ -151,10 +152,29 @@ def test_words_of_attributes_match_the_whole_item_and_not_its_text() -> None:
     assert whole[0] > whole[1] == 0
 
 
+def test_attributes_that_come_later_or_behind_a_long_text_are_found_too() -> None:
+    lexical, long = Lexical(), "shoe " * 1_000
+    bare: list[dict[str, Attribute]] = [{}, {}]
+    branded: list[dict[str, Attribute]] = [{"brand": "Acme"}, {}]
+    lexical.learn(CLICK, pairs(["a", "b"], texts=[long] * 2, attributes=bare), outcomes([0.0] * 2))
+    shown = pairs(["a", "b"], texts=[long] * 2, attributes=branded, query="acme")
+    lexical.learn(CLICK, shown, outcomes([0.0, 0.0]))
+    _, whole, _ = lexical.predict(shown)
+    assert whole[0] > whole[1] == 0
+
+
+def test_a_showing_without_the_encoder_s_score_is_no_evidence_for_the_item_prior() -> None:
+    prior = ItemPrior()
+    before = prior.snapshot()
+    left_out = replace(outcomes([1.0, 0.0]), factor=np.zeros(2))
+    prior.learn(CLICK, pairs(["a", "b"]), left_out)
+    assert prior.snapshot() == before
+
+
 def test_nothing_is_kept_of_a_long_text_beyond_what_is_read() -> None:
     lexical = Lexical()
     lexical.learn(CLICK, pairs(["long"], texts=["word " * 1_000_000]), outcomes([0.0]))
-    assert max(map(len, lexical._cached)) <= 2_000
+    assert max(map(len, lexical._cached)) <= 4_001
 
 
 def test_an_item_without_an_attribute_value_teaches_no_attribute_model() -> None:

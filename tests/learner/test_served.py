@@ -68,6 +68,7 @@ def outcomes_of(label: NDArray[Any]) -> Outcomes:
         label=label.astype(np.float64),
         weight=np.ones(number),
         discount=np.ones(number),
+        factor=np.ones(number),
         examination=np.full(number, 0.7),
         shown=np.ones(number, dtype=bool),
         time_us=np.arange(number) * SECOND,
@@ -88,7 +89,11 @@ def taught(exponent: float = 1.0) -> tuple[ServedScore, Pairs]:
     lists = np.arange(400) // 10
     for task in TASKS:
         served.learn(
-            task, pairs, served.ask(task, pairs), outcomes, lists, np.ones(len(pairs.items))
+            task,
+            pairs,
+            served.ask(task, pairs),
+            outcomes,
+            lists,
         )
     return served, pairs_of(60, seed=1)
 
@@ -103,7 +108,7 @@ def test_a_restored_score_is_the_same_score_and_learns_on_the_same() -> None:
         np.testing.assert_array_equal(said, expected)
         np.testing.assert_array_equal(again.logit(task, said), served.logit(task, expected))
         for own in (served, again):
-            own.learn(task, pairs, said, outcomes, lists, np.ones(len(pairs.items)))
+            own.learn(task, pairs, said, outcomes, lists)
     assert again.snapshot() == served.snapshot()
     assert again.snapshot_parts() == served.snapshot_parts()
 
@@ -149,9 +154,7 @@ def test_what_a_click_tells_of_a_purchase_is_learned_from_purchases() -> None:
             np.where(said[0] > np.median(said[0]), 0.75, 0.25) if tells else np.full(2_000, 0.5)
         )
         none = np.full(2_000, -1, dtype=np.intp)
-        served.learn(
-            PURCHASE, pairs, said, outcomes_of(draw.random(2_000) < likely), none, np.ones(2_000)
-        )
+        served.learn(PURCHASE, pairs, said, outcomes_of(draw.random(2_000) < likely), none)
         return served.stackers[PURCHASE].coefficients()[CLICK]
 
     assert coefficient(tells=True) > 0.2
@@ -231,7 +234,5 @@ def test_a_part_is_told_what_those_said_that_know_neither_it_nor_the_pair() -> N
     silent = {"listener", RESIDUAL, PAIR_MEMORY}
     expected = sum(own for name, own in contributed.items() if name not in silent)
     outcomes = replace(outcomes_of(np.zeros(len(pairs.items))), logit=served.logit(CLICK, said))
-    served.learn(
-        CLICK, pairs, said, outcomes, np.zeros(len(pairs.items), dtype=np.intp), np.ones(40)
-    )
+    served.learn(CLICK, pairs, said, outcomes, np.zeros(len(pairs.items), dtype=np.intp))
     np.testing.assert_allclose(listener.told, expected, atol=1e-12)
