@@ -52,8 +52,12 @@ class Tolerance:
 
     @property
     def agreement(self) -> float:
-        """Least correlation at these news."""
-        return self.min_agreement * (1 - self.news) if self.news < 1 else -1.0
+        """Least correlation at these news.
+
+        It falls with the square of what both know: a query's first residuals turn the order of
+        documents that were nearly alike.
+        """
+        return self.min_agreement * (1 - self.news) ** 2 if self.news < 1 else -1.0
 
     @property
     def shift(self) -> float:

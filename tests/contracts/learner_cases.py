@@ -219,7 +219,7 @@ class LexicalCase(PartCase):
     owner = Lexical
     inputs = ()
     weightless: ClassVar[Mapping[str, float]] = {}
-    bound = 60 * 8 + 120 * 20 + FEW
+    bound = 2 * (60 * 8 + 120 * 20) + FEW  # statistics of texts, and of texts with attributes
 
     def make(self) -> Lexical:
         return Lexical(LexicalConfig(max_items=60, max_terms=120))
