@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from learner.trainer import Trainer
 from learner.training.list_sampler import ListSampler
 from learner.version_layout import PROGRESS
 from tests.learner.training import batches, lists, reader, trainer, weights_of
@@ -131,12 +132,17 @@ def test_what_is_left_out_is_neither_evaluated_nor_a_reason_to_refuse_the_step()
     assert all(np.isfinite(list(own.evaluation().values())))
 
 
-def test_a_restored_learner_draws_and_learns_on_the_same() -> None:
-    own = trainer(loss="listwise", compute_share=0.4)
+def learned_and_restored(share: float) -> tuple[Trainer, Trainer]:
+    """A learner after eight steps, and another that was restored from its files."""
+    own, again = (trainer(loss="listwise", compute_share=share) for _ in range(2))
     for samples in batches(8):
         own.step(samples)
-    again = trainer(loss="listwise", compute_share=0.4)
     again.restore(reader(own.files()))
+    return own, again
+
+
+def test_a_restored_learner_draws_and_learns_on_the_same() -> None:
+    own, again = learned_and_restored(0.4)
     for samples in batches(6, seed=50):
         own.step(samples)
         again.step(samples)
@@ -147,11 +153,7 @@ def test_a_restored_learner_draws_and_learns_on_the_same() -> None:
 
 def test_a_step_of_nothing_drawn_is_the_same_after_a_restore() -> None:
     """Momentum moves the parameters in it, whether they have had a gradient since or not."""
-    own = trainer(loss="listwise", compute_share=0.2)
-    for samples in batches(8):
-        own.step(samples)
-    again = trainer(loss="listwise", compute_share=0.2)
-    again.restore(reader(own.files()))
+    own, again = learned_and_restored(0.2)
     uniform = own._sampler._uniform
     numbers = [n for n in range(500, 900) if uniform(f"{CLICK}/list-{n}") > 0.99]
     unlikely = [[s for s in lists(1, start=n) if s.task == CLICK] for n in numbers]
