@@ -5,7 +5,8 @@
 The server (`deploy.roles.serve`, uvicorn on loopback) runs in a process of its own, with a scorer
 that sleeps per document, so that its capacity is known: 1, 5, 25, 100 and 500 requests of ten
 documents per second. A second process sends requests at Poisson times, open loop, at 0.8, 1.2, 3
-and 10 times the capacity. Small capacities run side by side, since they hardly use a processor.
+and 10 times the capacity. The loads of a small capacity run side by side, since they hardly use a
+processor.
 Where there are two processors, servers and generators have one each.
 
 The last line on standard output is one JSON object; for each load, the worst over the capacities:
@@ -29,15 +30,15 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
 LOADS = (0.8, 1.2, 3.0, 10.0)
 #: Capacity -> seconds of each load.
 SECONDS = {1: 60.0, 5: 40.0, 25: 25.0, 100: 12.0, 500: 10.0}
-#: These use so little of a processor that all of their loads run at the same time.
-TOGETHER = (1, 5, 25)
+#: Up to this capacity, the loads use so little of a processor that all run at the same time.
+TOGETHER = 25
 
 
 def serve(stack: ExitStack, capacity: float) -> str:
@@ -66,21 +67,20 @@ def pin(pid: int, index: int) -> None:
         os.sched_setaffinity(pid, {processors[index]})
 
 
-def measure(capacities: Iterable[int], loads: Sequence[float]) -> list[dict[str, Any]]:
-    """Run the loads of some capacities at the same time, on a server each."""
-    runs = [(capacity, factor) for capacity in capacities for factor in loads]
+def measure(capacity: int, loads: Sequence[float]) -> list[dict[str, Any]]:
+    """Run loads of one capacity at the same time, on a server each."""
     with ExitStack() as stack:
-        urls = [serve(stack, capacity) for capacity, _ in runs]
+        urls = [serve(stack, capacity) for _ in loads]
         for url in urls:
             _warm(url)
         generators = [
             load(url, capacity * factor, SECONDS[capacity])
-            for url, (capacity, factor) in zip(urls, runs, strict=True)
+            for url, factor in zip(urls, loads, strict=True)
         ]
         reports = [json.loads(generator.communicate()[0]) for generator in generators]
     return [
         {"capacity": capacity, "load": factor, **report}
-        for (capacity, factor), report in zip(runs, reports, strict=True)
+        for factor, report in zip(loads, reports, strict=True)
     ]
 
 
@@ -131,12 +131,9 @@ def main() -> None:
     arguments = parser.parse_args()
     capacities = arguments.capacity or list(SECONDS)
     results: list[dict[str, Any]] = []
-    groups: list[tuple[list[int], tuple[float, ...]]] = [
-        ([c for c in capacities if c in TOGETHER], LOADS)
-    ]
-    groups += [([c], (factor,)) for c in capacities if c not in TOGETHER for factor in LOADS]
-    for group, loads in groups:
-        for found in measure(group, loads):
+    for capacity in capacities:
+        groups = [LOADS] if capacity <= TOGETHER else [(factor,) for factor in LOADS]
+        for found in (found for loads in groups for found in measure(capacity, loads)):
             results.append(found)
             if not arguments.json:
                 print(_line(found), flush=True)

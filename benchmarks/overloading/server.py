@@ -14,13 +14,14 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 from benchmarks.overloading.load import NUM_DOCUMENTS
 from deploy.roles.serve import ServingRole
 from deploy.settings.config import ServingConfig
 from deploy.settings.tree import Settings
-from learner.artifact import Scores, ScoringInput
+from learner.artifact import Document, Scores, ScoringInput
 from learner.config import StoreConfig
 from tests.fakes.scorer import FakeScorer, FakeStore
 
@@ -34,9 +35,13 @@ class PacedScorer(FakeScorer):
         self._seconds_per_document = 1.0 / (capacity * NUM_DOCUMENTS)
 
     def score(self, requests: Sequence[ScoringInput]) -> list[Scores]:
-        """Sleep, then score; unlike a fake for tests, remember nothing."""
+        """Sleep, then score; unlike a fake for tests, remember nothing, and calculate nothing."""
         time.sleep(sum(len(r.documents) for r in requests) * self._seconds_per_document)
-        return [self._scores(request) for request in requests]
+        return [self._same(len(request.documents)) for request in requests]
+
+    @cache  # noqa: B019  # one scorer per process
+    def _same(self, num_documents: int) -> Scores:
+        return self._scores(ScoringInput(query="", documents=(Document(text=""),) * num_documents))
 
 
 def main() -> None:

@@ -90,7 +90,8 @@ class _BoundedProtocol(HttpToolsProtocol):
             super().connection_lost(exc)
 
     def on_message_begin(self) -> None:
-        super().on_message_begin()
+        # what a refusal needs; uvicorn's scope is built of it when the request is let in
+        self.url, self.headers, self.expect_100_continue = b"", [], False
         self._begun, self._read, self._dropped = True, False, False
         if self._alone():
             self._phase(self._all.config.header_seconds, idle=True)
@@ -100,6 +101,10 @@ class _BoundedProtocol(HttpToolsProtocol):
         if self.transport.is_closing() or (self._alone() and self._refuse()):
             self._dropped = True
         else:
+            url, headers, expects = self.url, self.headers, self.expect_100_continue
+            super().on_message_begin()
+            self.url, self.expect_100_continue = url, expects
+            self.scope["headers"] = self.headers = headers
             super().on_headers_complete()
 
     def _refuse(self) -> bool:

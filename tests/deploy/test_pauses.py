@@ -19,7 +19,7 @@ class Node:
 
 
 def test_what_is_loaded_is_not_looked_through_again() -> None:
-    loaded = Node()
+    loaded, threshold = Node(), gc.get_threshold()
     assert any(each is loaded for each in gc.get_objects())
     try:
         exempt_what_is_loaded()
@@ -27,8 +27,10 @@ def test_what_is_loaded_is_not_looked_through_again() -> None:
         watched = gc.get_objects()
         assert not any(each is loaded for each in watched)
         assert any(each is fresh for each in watched)
+        assert gc.get_threshold()[0] > threshold[0]
     finally:
         gc.unfreeze()
+        gc.set_threshold(*threshold)
 
 
 def test_a_thread_waits_for_the_interpreter_no_longer_than_a_millisecond() -> None:
@@ -41,7 +43,7 @@ def test_a_thread_waits_for_the_interpreter_no_longer_than_a_millisecond() -> No
 
 
 def test_a_server_keeps_its_pauses_short(tmp_path: Path) -> None:
-    before = sys.getswitchinterval()
+    before, threshold = sys.getswitchinterval(), gc.get_threshold()
     gc.unfreeze()
     try:
         with serving(tmp_path, ConnectionConfig()):
@@ -49,4 +51,5 @@ def test_a_server_keeps_its_pauses_short(tmp_path: Path) -> None:
             assert sys.getswitchinterval() <= 0.001
     finally:
         gc.unfreeze()
+        gc.set_threshold(*threshold)
         sys.setswitchinterval(before)
