@@ -30,6 +30,7 @@ from learner.store.blobs import Digest, Disk
 from learner.store.journal.records import JournalRange
 from learner.store.manifest import CHECKPOINT, TRAINING, ResumePoint, RunState
 from weighting.provenance import Offsets
+from weighting.sample import client_hash
 
 __all__ = [
     "ENCODER",
@@ -45,6 +46,7 @@ __all__ = [
     "Version",
     "VersionMissing",
     "Warmable",
+    "client_hash",
 ]
 
 #: So many kinds of versions share what training never moves, beside those in use.

@@ -29,10 +29,17 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ScoringInput(msgspec.Struct, frozen=True, kw_only=True):
-    """A query and the documents to score against it."""
+    """A query and the documents to score against it.
+
+    Attributes:
+        query: its text.
+        documents: the candidates.
+        client: `client_hash` of the id of the client that asks; 0 when none is known.
+    """
 
     query: str
     documents: tuple[Document, ...]
+    client: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

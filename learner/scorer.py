@@ -225,6 +225,7 @@ class ModelScorer:
             )
             pairs = Pairs(
                 queries=[request.query] * len(documents),
+                clients=[request.client] * len(documents),
                 items=[d.id or d.text for d in documents],
                 texts=[d.text for d in documents],
                 attributes=[d.attributes for d in documents],

@@ -4,9 +4,9 @@ Legend: N documents or samples, K columns of all parts.
 
 For each task, logit p = Stacker(columns), as if the item were shown first. Of a click the columns
 are what the parts say. Of what follows a click, whose samples are few and alike, they are the logit
-of the click itself, by the parts that know more than this pair; the encoder's own logit of the
-task; and the pair memory. `invert` undoes the importance weights that the encoder was trained
-under. Ranking sorts by the probability of the last task: the product of the conditional
+of the click itself, by the parts that know neither this pair nor its client; the encoder's own
+logit of the task; and the pair memory. `invert` undoes the importance weights that the encoder was
+trained under. Ranking sorts by the probability of the last task: the product of the conditional
 probabilities from the task without a parent down to it.
 """
 
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from learner.parts.part import LearningPart, Outcomes, Pairs, Part
-from learner.parts.stateless import OWN_ENCODER, PAIR_MEMORY, RESIDUAL
+from learner.parts.stateless import CLIENT_COLUMNS, OWN_ENCODER, PAIR_MEMORY, RESIDUAL
 from learner.request import ENCODER
 from weighting.checks import check_finite
 from weighting.errors import SnapshotError
@@ -33,6 +33,9 @@ _LARGEST_RESIDUAL = 2.0
 
 _OF_A_PAIR = dict.fromkeys((RESIDUAL, PAIR_MEMORY))
 """Columns that know a pair by itself: what they explain may be the item's doing."""
+
+_OF_THE_CLICK = (*_OF_A_PAIR, *CLIENT_COLUMNS)
+"""Columns that the click itself has moved by the time that a purchase is told by it."""
 
 _LARGEST_LOGIT = 30.0
 _CONDITIONAL_DEVIATION = 0.1
@@ -142,7 +145,7 @@ class ServedScore:
         if task == root():
             return said
         columns = self.stackers[root()].names
-        said[[columns.index(name) for name in _OF_A_PAIR]] = np.nan
+        said[[columns.index(name) for name in _OF_THE_CLICK]] = np.nan
         click = self.logit(root(), said) - self._level[root()]
         return np.stack([click, pairs.given[OWN_ENCODER], pairs.given[PAIR_MEMORY]])
 
@@ -186,7 +189,9 @@ class ServedScore:
         self.stackers[task].learn(said, *columns, lists)
         for part in self._learning.values():
             if task == root():
-                own = np.sum([contributed[n] for n in {**part.columns, **_OF_A_PAIR}], axis=0)
+                # What a pair's own columns explain may be the item's doing, never the client's
+                of_a_pair = {} if CLIENT_COLUMNS[0] in part.columns else _OF_A_PAIR
+                own = np.sum([contributed[n] for n in {**part.columns, **of_a_pair}], axis=0)
                 part.learn(task, pairs, replace(outcomes, logit=outcomes.logit - own))
             else:
                 part.learn(task, pairs, outcomes)

@@ -25,6 +25,7 @@ class Pairs:
 
     Attributes:
         queries: texts of the queries.
+        clients: 64-bit hash of the client of each query; 0 when none is known.
         items: identity of each item: its id, or its text if it has none.
         texts: texts of the items.
         attributes: named properties of the items.
@@ -34,6 +35,7 @@ class Pairs:
     """
 
     queries: Sequence[str]
+    clients: Sequence[int]
     items: Sequence[str]
     texts: Sequence[str]
     attributes: Sequence[Mapping[str, Attribute]]
@@ -56,7 +58,8 @@ class Outcomes:
         shown: (N,) True for first copies: each showing counts once as exposure.
         time_us: (N,) event times.
         logit: (N,) what the served score said before it learned them; to a part, without what the
-            part itself, the query residual and the pair memory contributed.
+            part itself contributed, and, but for what is about the client, without what the query
+            residual and the pair memory did.
     """
 
     label: Array

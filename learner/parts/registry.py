@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 
 from learner.parts.attributes import Attributes
+from learner.parts.client_affinity import ClientAffinity
 from learner.parts.item_prior import ItemPrior
 from learner.parts.lexical import Lexical
 from learner.parts.part import Part
@@ -41,4 +42,5 @@ def make_parts(
         "attributes": Attributes(math.log(clicked / (1 - clicked))),
         "item_prior": ItemPrior(),
         "prototype": Prototype(width, logit_scale),
+        "client_affinity": ClientAffinity(width),
     }

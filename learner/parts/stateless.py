@@ -9,6 +9,9 @@ import numpy as np
 from learner.parts.part import Array, Pairs, cosines
 
 RESIDUAL, PAIR_MEMORY = "query_residual", "pair_memory"
+CLIENT_COLUMNS = ("client_text", "client_attributes")
+"""Columns of the client's affinity, `learner.parts.client_affinity`."""
+
 OWN_ENCODER = "own_encoder"
 """Column of the encoder's logit for a task with a parent, beside that for the root."""
 

@@ -70,6 +70,7 @@ class Prequential:
             samples = [weighted.samples[i] for i in places]
             return Pairs(
                 queries=[s.query for s in samples],
+                clients=[s.client for s in samples],
                 items=[s.item_id or s.text for s in samples],
                 texts=[s.text for s in samples],
                 attributes=[s.attributes for s in samples],

@@ -19,6 +19,7 @@ from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from typing import Annotated
 
+import msgspec
 from msgspec import Meta
 
 from learner.artifact import Scores, ScoringInput
@@ -350,7 +351,7 @@ def _shortened(request: ScoringInput, scores: Scores) -> Replayed:
     """Return the first documents of a request and their scores."""
     n = MAX_RECENT_DOCUMENTS
     return Replayed(
-        request=ScoringInput(query=request.query, documents=request.documents[:n]),
+        request=msgspec.structs.replace(request, documents=request.documents[:n]),
         scores=Scores(
             probability={task: values[:n] for task, values in scores.probability.items()},
             score=scores.score[:n],

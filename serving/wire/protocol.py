@@ -47,7 +47,14 @@ TopN: TypeAlias = Annotated[
         },
     ),
 ]
-ClientId: TypeAlias = Annotated[str, Meta(max_length=100)]
+ClientId: TypeAlias = Annotated[
+    str,
+    Meta(
+        max_length=100,
+        description="The visitor's id, as in the events: documents like those that it chose before "
+        "rank higher. Of the id only a hash is kept.",
+    ),
+]
 QueryId: TypeAlias = Annotated[
     str, Meta(max_length=100, description="The answer's `id`, when given.")
 ]

@@ -10,7 +10,7 @@ import numpy as np
 from msgspec import UNSET
 from starlette.requests import Request
 
-from learner.artifact import Document, ScoringInput
+from learner.artifact import Document, ScoringInput, client_hash
 from serving.inference.delivery import Answer
 from serving.inference.scoring import Limits
 from serving.service import service_of
@@ -22,6 +22,7 @@ from serving.wire.ordering import order, relevance
 from serving.wire.protocol import (
     AnsweredDocument,
     ApiVersion,
+    Context,
     RerankAnswer,
     RerankMeta,
     RerankRequest,
@@ -93,17 +94,18 @@ def _with_documents(limits: Limits, asked: RerankRequest) -> Cohere:
 
 
 async def _scores(
-    request: Request, query: str, documents: tuple[Document, ...], model: str
+    request: Request, query: str, documents: tuple[Document, ...], model: str, client: int = 0
 ) -> Answer:
-    inputs = (ScoringInput(query=query, documents=documents),)
+    inputs = (ScoringInput(query=query, documents=documents, client=client),)
     async with while_connected(request):
         return await service_of(request).scoring.score(model, inputs)
 
 
 async def _cohere(request: Request, read: Cohere, version: str) -> JsonResponse:
     (asked, documents, most), service = read, service_of(request)
-    answer = await _scores(request, asked.query, documents, asked.model or "champion")
-    query_id = asked.context.query_id if asked.context else None
+    context = asked.context or Context()
+    client = client_hash(context.client_id or "")
+    answer = await _scores(request, asked.query, documents, asked.model or "champion", client)
     meta = RerankMeta(
         api_version=ApiVersion(version=version),
         model_event_time=answer.model.event_time,
@@ -111,7 +113,7 @@ async def _cohere(request: Request, read: Cohere, version: str) -> JsonResponse:
         ranker="model",
     )
     content = RerankAnswer(
-        id=query_id or service.new_id(),
+        id=context.query_id or service.new_id(),
         model=answer.model.name,
         results=_results(asked, documents, most, answer),
         meta=meta,

@@ -11,6 +11,7 @@ import numpy as np
 from learner.evaluation import MAX_BLOCKS, Evaluation
 from learner.judged import Judged
 from learner.parts.attributes import Attributes, AttributesConfig
+from learner.parts.client_affinity import ClientAffinity, ClientAffinityConfig
 from learner.parts.item_prior import ItemPrior, ItemPriorConfig
 from learner.parts.lexical import Lexical, LexicalConfig
 from learner.parts.metric import QueryMetric
@@ -25,6 +26,7 @@ from learner.residual import QueryResidual, ResidualConfig
 from learner.served import ServedScore
 from learner.training.divergence import LossWatch
 from tests.contracts.case import FEW, Array, Case, at, one
+from weighting.sample import client_hash
 from weighting.schemes.ratio import ImportanceRatio
 from weighting.tasks import TASKS
 
@@ -172,7 +174,9 @@ class PartCase(Case):
     inputs: ClassVar[tuple[str, ...]] = ("label", "weight", "examination", "query vector")
 
     def example(self, i: int) -> dict[str, float]:
-        return {"label": float(i % 2), "weight": 0.5, "examination": 0.8, "query vector": 0.6}
+        return {"label": float(i % 2), "weight": 0.5, "examination": 0.8, **self.vectors}
+
+    vectors: ClassVar[Mapping[str, float]] = {"query vector": 0.6, "item vector": 1.0}
 
     def pairs(self, i: int, values: Mapping[str, float]) -> Pairs:
         """One pair; its item and words are among 100, its query among 7."""
@@ -185,11 +189,12 @@ class PartCase(Case):
         }
         return Pairs(
             queries=[f"word{i % 100} {i % 7}"],
+            clients=[client_hash(f"client {i % 100}")],
             items=[f"item {i % 100}"],
             texts=[f"word{i % 100} other{i % 100}"],
             attributes=[{"brand": f"brand {i % 100}", "price": float(i % 7)}],
             query_vectors=query,
-            item_vectors=np.array([[0.0, 1.0]], dtype=np.float32),
+            item_vectors=np.array([[0.1 * (i % 7), values["item vector"]]], dtype=np.float32),
             given=given,
         )
 
@@ -280,9 +285,19 @@ class PrototypeCase(PartCase):
         return Prototype(2, 8.0, PrototypeConfig(max_items=60))
 
 
+class ClientAffinityCase(PartCase):
+    owner = ClientAffinity
+    inputs = ("label", "weight", "examination", "item vector")
+    weightless: ClassVar[Mapping[str, float]] = {"weight": 0.0, "examination": 0.0}
+    bound = 16 * (49 * 4 + 20) + 98 * 9 + 2 * FEW
+
+    def make(self) -> ClientAffinity:
+        return ClientAffinity(2, ClientAffinityConfig(hash_bits=4))
+
+
 class ServedScoreCase(PartCase):
     owner = ServedScore
-    inputs = ("label", "weight", "examination", "query vector")
+    inputs = ("label", "weight", "examination", "query vector", "item vector")
     weightless: ClassVar[Mapping[str, float]] = {}  # an item without weight still has words
     bound = 100_000
 

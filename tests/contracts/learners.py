@@ -40,5 +40,6 @@ CASES: tuple[Case, ...] = (
     learner.QueryMetricCase(),
     learner.PrototypeCase(),
     learner.AttributesCase(),
+    learner.ClientAffinityCase(),
     learner.ServedScoreCase(),
 )

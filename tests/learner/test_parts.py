@@ -36,11 +36,13 @@ def pairs(
     asked: Vector = EAST,
     texts: list[str] | None = None,
     attributes: list[dict[str, Attribute]] | None = None,
+    client: int = 77,
 ) -> Pairs:
-    """Items under one query; each text's vector points north, the query's is given."""
+    """Items under one client's query; each text's vector points north, the query's is given."""
     number = len(items)
     return Pairs(
         queries=[query] * number,
+        clients=[client] * number,
         items=items,
         texts=texts or items,
         attributes=attributes or [{"kind": "shoe"}] * number,

@@ -9,17 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from msgspec.structs import replace as replace_field
 from numpy.typing import NDArray
 from scipy.special import expit
 
 from learner.parts.part import Outcomes, Pairs, Part
 from learner.parts.registry import make_parts
-from learner.parts.stateless import OWN_ENCODER, PAIR_MEMORY, RESIDUAL
+from learner.parts.stateless import CLIENT_COLUMNS, OWN_ENCODER, PAIR_MEMORY, RESIDUAL
 from learner.request import ENCODER
 from learner.served import ServedScore, chain, ranking_score, root
 from tests.learner.test_scorer import learned, live, requests
+from tests.learner.training import batches
 from tests.weighting.streams import SECOND
 from weighting.errors import SnapshotError
+from weighting.sample import client_hash
 from weighting.schemes.ratio import ImportanceRatio
 from weighting.tasks import CLICK, PURCHASE, TASKS, Task, TaskName
 from weighting.weigher import WeigherConfig
@@ -48,6 +51,7 @@ def pairs_of(number: int, *, seed: int = 0, at: str = "item") -> Pairs:
     memory[::2] = np.nan
     return Pairs(
         queries=[f"red {i % 5}" for i in range(number)],
+        clients=[i % 3 for i in range(number)],
         items=[f"{at} {i % 20}" for i in range(number)],
         texts=[f"red {i % 20} thing" for i in range(number)],
         attributes=[{"brand": f"brand {i % 4}"} for i in range(number)],
@@ -139,7 +143,8 @@ def test_a_purchase_is_judged_by_the_click_without_what_knows_the_pair() -> None
     columns = dict(zip(served.stackers[PURCHASE].names, served.ask(PURCHASE, pairs), strict=True))
     assert list(columns) == [CLICK, OWN_ENCODER, PAIR_MEMORY]
     contributed = served.contributions(CLICK, served.ask(CLICK, pairs))
-    general = sum(own for n, own in contributed.items() if n not in (RESIDUAL, PAIR_MEMORY))
+    known = {RESIDUAL, PAIR_MEMORY, *CLIENT_COLUMNS}
+    general = sum(own for n, own in contributed.items() if n not in known)
     np.testing.assert_allclose(np.diff(columns[CLICK]), np.diff(general), atol=1e-9)
     np.testing.assert_array_equal(columns[PAIR_MEMORY], pairs.given[PAIR_MEMORY])
 
@@ -178,8 +183,11 @@ def test_parts_of_another_score_are_refused() -> None:
 @pytest.mark.parametrize("task", TASKS)
 def test_the_evaluation_s_score_is_the_scorer_s(task: TaskName) -> None:
     """Bit for bit what a server says is what the trainer would evaluate now."""
-    own = learned(3)
-    request = requests(3)[2]  # of the stream
+    own = learned(0)
+    for batch in batches(3):
+        own.step([replace_field(s, client=client_hash("ann")) for s in batch])
+    client = client_hash("ann")
+    request = replace_field(requests(3)[2], client=client)  # of the stream
     scores = live(own).score([request])[0]
     queries = [request.query] * len(request.documents)
     texts = [d.text for d in request.documents]
@@ -188,6 +196,7 @@ def test_the_evaluation_s_score_is_the_scorer_s(task: TaskName) -> None:
     encoder = logits.by_task[task].double().numpy()
     pairs = Pairs(
         queries=queries,
+        clients=[client] * len(queries),
         items=[d.id or d.text for d in request.documents],
         texts=texts,
         attributes=[d.attributes for d in request.documents],

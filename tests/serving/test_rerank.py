@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from learner.artifact import Document
+from learner.artifact import Document, client_hash
 from serving.wire.ordering import order
 from tests.fakes.scorer import FakeScorer
 from tests.serving.conftest import Replica
@@ -178,6 +178,41 @@ def test_the_scorer_sees_ids_and_attributes(client: TestClient, shoes: FakeScore
         Document(text="shoe", id="SKU-0007", attributes={"price": 59.9, "tags": ["a"]}),
         Document(text="sock", id="12"),
     )
+
+
+@pytest.mark.parametrize("path", ["/v2/rerank", "/v1/rerank", "/rerank"])
+@pytest.mark.parametrize(
+    ("context", "client_id"),
+    [
+        (',"context":{"client_id":"c-9f2b"}', "c-9f2b"),
+        (',"context":{"client_id":""}', ""),
+        (',"context":{"query_id":"q"}', ""),
+        (',"context":null', ""),
+        ("", ""),
+    ],
+)
+def test_the_scorer_sees_a_hash_of_the_client_as_events_have_it(
+    client: TestClient, shoes: FakeScorer, path: str, context: str, client_id: str
+) -> None:
+    answered(client, path, f'{{"query":"q","documents":["mug"]{context}}}')
+    (request,) = shoes.calls[-1]
+    assert request.client == client_hash(client_id)
+    assert (request.client == 0) == (not client_id)
+
+
+def test_pairs_and_plain_texts_have_no_client(client: TestClient, shoes: FakeScorer) -> None:
+    answered(client, "/rerank", '{"query":"q","texts":["mug"]}')
+    answered(client, "/v1/score", '{"instances":[{"query":"q","document":"mug"}]}')
+    assert [request.client for call in shoes.calls[-2:] for request in call] == [0, 0]
+
+
+def test_a_request_is_kept_with_its_client_for_the_next_version(
+    client: TestClient, replica: Replica
+) -> None:
+    answered(client, "/v2/rerank", COHERE)
+    assert replica.slot.current is not None
+    (kept,) = replica.batcher.replayed(replica.slot.current)
+    assert kept.request.client == client_hash("c-9f2b")
 
 
 def test_the_texts_of_a_list_are_an_attribute_and_what_is_nested_is_none(

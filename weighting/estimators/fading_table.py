@@ -51,23 +51,38 @@ class FadingTable:
 
     def get(self, key: int, time_us: int) -> float:
         """Mass of a key at a time; 0 of an unknown one. Pure."""
-        row = self._find(key)
+        row = self.find(key)
         return self._faded(row, max(time_us, self._now_us)) if row >= 0 else 0.0
 
-    def add(self, key: int, mass: float, time_us: int) -> None:
-        """Add to the mass of a key at a time."""
+    def add(self, key: int, mass: float, time_us: int) -> tuple[int, float]:
+        """Add to the mass of a key at a time.
+
+        Returns:
+            Its row, and the share that is left there of what the key had before; 0 if it is new.
+        """
         now = self._now_us = max(time_us, self._now_us)
-        row = self._find(key)
+        row, left = self.find(key), 0.0
         if row >= 0:
-            self._mass[row] = self._faded(row, now) + mass
+            left = self.left(row)
+            self._mass[row] = left * self._mass[row] + mass
         else:
             row = self._least((key & self._set_mask) * _WAYS, now)
             self._tag[row] = key >> 32 or 1
             self._mass[row] = mass
         self._time_us[row] = now
+        return row, left
 
-    def _find(self, key: int) -> int:
-        """Row of a key, -1 where it has none."""
+    def mass(self, row: int) -> float:
+        """Mass of a row when something was last added to it."""
+        return self._mass[row]
+
+    def left(self, row: int) -> float:
+        """Share of a row's mass that is left at the newest time of all."""
+        age = self._now_us - self._time_us[row]
+        return 2.0 ** (-age / self._half_life_us) if age else 1.0
+
+    def find(self, key: int) -> int:
+        """Row of a key, -1 where it has none. Pure."""
         row, tag, tags = (key & self._set_mask) * _WAYS, key >> 32 or 1, self._tag
         if tags[row] == tag:
             return row
