@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from learner.evaluation import Evaluation
 from learner.evaluation_block import FREQUENCIES, FREQUENCY, SCENARIO, Block
 from learner.rankings import GAINS, RATIOS
+from weighting.estimators.attribute_choice import Coefficients
 
 _FIGURES = (*RATIOS, "auc", "log_loss", "predicted_to_observed", "calibration_error")
 _SPECIAL = str.maketrans({c: f"\\{c}" for c in "\\`*_{}[]()<>#|!&~"})
@@ -18,6 +19,7 @@ def model_card(
     step: int,
     num_samples: int,
     weighting: Mapping[str, str | float],
+    attributes: Mapping[str, Coefficients],
 ) -> bytes:
     """Return the card as Markdown; equal state gives equal bytes.
 
@@ -26,6 +28,7 @@ def model_card(
         step: number of steps taken.
         num_samples: in all steps.
         weighting: scheme and parameters of the weights.
+        attributes: how much each counts.
     """
     lines = [
         "---",
@@ -52,6 +55,7 @@ def model_card(
         evaluation = Evaluation()
         evaluation.restore(snapshot)
         lines += _task(task, evaluation)
+    lines += _attributes(attributes)
     return ("\n".join(lines) + "\n").encode("utf-8", "replace")
 
 
@@ -71,6 +75,23 @@ def _task(task: str, evaluation: Evaluation) -> Iterator[str]:
         ("lists of the query before", FREQUENCY, FREQUENCIES),
     ):
         yield from _gains(whole, heading, dimension, order)
+
+
+def _attributes(attributes: Mapping[str, Coefficients]) -> Iterator[str]:
+    if not attributes:
+        return
+    yield from ("", "## Attributes", "")
+    yield (
+        "How much each counts in what is clicked: the coefficients of a conditional logit on the "
+        "log lift of the item's value under any query, and under the words of the query beyond "
+        "that. 0 is nothing, 1 all that the lift says."
+    )
+    yield ""
+    rows = [
+        (_text(name), *(f"{v:.2f} [{low:.2f}, {high:.2f}]" for v, low, high in of.values()))
+        for name, of in ((name, found.intervals()) for name, found in attributes.items())
+    ]
+    yield from _table(("attribute", *next(iter(attributes.values())).intervals()), rows)
 
 
 def _gains(block: Block, heading: str, dimension: str, order: Sequence[str]) -> Iterator[str]:

@@ -104,7 +104,7 @@ def load_scorer(
     else:
         ranker.starting = fixed.starting
     initial = weigher.config.initial()
-    parts = make_parts(width=encoder.width, logit_scale=settings.logit_scale, initial=initial)
+    parts = make_parts(width=encoder.width, logit_scale=settings.logit_scale)
     served = ServedScore(weigher.invert, parts, initial)
     served.restore(state.stackers, state.parts)
     return ModelScorer(version, ranker, weigher, served, fixed=fixed or _fixed_parts(ranker))

@@ -19,11 +19,13 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from learner.parts.attributes import Attributes
 from learner.parts.part import LearningPart, Outcomes, Pairs, Part
 from learner.parts.stateless import CLIENT_COLUMNS, OWN_ENCODER, PAIR_MEMORY, RESIDUAL
 from learner.request import ENCODER
 from weighting.checks import check_finite
 from weighting.errors import SnapshotError
+from weighting.estimators.attribute_choice import Coefficients
 from weighting.estimators.stacker import Stacker, StackerConfig
 from weighting.tasks import TASKS, Task, TaskName
 
@@ -161,14 +163,12 @@ class ServedScore:
         """Return what each column adds to the logit (N,), and the intercept. Pure."""
         return self.stackers[task].contributions(said)
 
-    def learn(
-        self,
-        task: TaskName,
-        pairs: Pairs,
-        said: Array,
-        outcomes: Outcomes,
-        lists: NDArray[np.intp],
-    ) -> None:
+    def attribute_coefficients(self) -> dict[str, Coefficients]:
+        """Return how much each attribute counts in what is clicked."""
+        (part,) = [part for part in self.parts.values() if isinstance(part, Attributes)]
+        return part.coefficients()
+
+    def learn(self, task: TaskName, pairs: Pairs, said: Array, outcomes: Outcomes) -> None:
         """Let a stacker and then the parts learn N samples.
 
         Args:
@@ -176,7 +176,6 @@ class ServedScore:
             pairs: the samples' pairs.
             said: (K, N) what `ask` returned before anything learned them.
             outcomes: their labels.
-            lists: (N,) number of the list of each, negative for none.
 
         Raises:
             WeightError: an input is NaN or out of range; nothing was learned.
@@ -186,7 +185,7 @@ class ServedScore:
             check_finite(f"{name} vector", vectors.astype(np.float64))
         contributed = self.contributions(task, said)
         columns = outcomes.label, outcomes.weight * outcomes.factor, outcomes.examination
-        self.stackers[task].learn(said, *columns, lists)
+        self.stackers[task].learn(said, *columns, outcomes.lists)
         for part in self._learning.values():
             if task == root():
                 # What a pair's own columns explain may be the item's doing, never the client's

@@ -43,6 +43,7 @@ from learner.evaluation import Evaluation
 from learner.evaluation_block import SCENARIO
 from learner.losses.registry import losses_of
 from learner.model_card import model_card
+from learner.parts.attributes import figures
 from learner.parts.part import Vectors
 from learner.parts.registry import make_parts
 from learner.process_group import ProcessGroup, SingleProcess
@@ -155,7 +156,7 @@ class Trainer:
             exponent=weigher.exponent,
         )
         initial = weigher.config.initial()
-        parts = make_parts(width=encoder.width, logit_scale=config.logit_scale, initial=initial)
+        parts = make_parts(width=encoder.width, logit_scale=config.logit_scale)
         self.served = ServedScore(weigher.invert, parts, initial)
         self._prequential = Prequential()
         self._start_file = layout.model_file(self.ranker.starting.tensors())
@@ -299,9 +300,10 @@ class Trainer:
         """Return the figures of the newest part of the stream.
 
         They are named ``task_figure``, those of one scenario ``task_scenario_NAME_figure``. And the
-        number of changes that drift detectors found since its start.
+        number of changes that drift detectors found since its start, and how much each attribute
+        counts.
         """
-        found: dict[str, float] = {}
+        found = figures(self.served.attribute_coefficients())
         for task, own in self.evaluations.items():
             block = own.latest_block()
             found |= {f"{task}_{name}": value for name, value in block.figures().items()}
@@ -329,6 +331,7 @@ class Trainer:
         estimators, stackers = self.weigher.snapshot(), self.served.snapshot()
         parts = self.served.snapshot_parts()
         trained, weighting = self._training_state(), self.weigher.description()
+        attributes = self.served.attribute_coefficients()
 
         def encode() -> dict[str, bytes]:
             encoder = self._model_files(model, moving)
@@ -355,6 +358,7 @@ class Trainer:
                     step=progress.step,
                     num_samples=progress.num_samples,
                     weighting=weighting,
+                    attributes=attributes,
                 ),
             }
 

@@ -36,7 +36,7 @@ _WITHOUT_SIZE = (str, bool)  # `str | bool` would be built at each call
 _NUM_OVERLAPS = 25  # words of the query, words of it in the text: 0 to 4 each
 
 # Salts keep the hashes of one field apart from those of another.
-_ITEM, _ATTRIBUTE, _QUERY_CATEGORY, _PAIR = 1, 2, 3, 4
+_ITEM, _ATTRIBUTE, _QUERY_CATEGORY, _PAIR, _QUERY_WORD = 1, 2, 3, 4, 5
 
 
 class Document(Protocol):
@@ -163,10 +163,19 @@ class Fields(base.Transformer):
         return words
 
 
-def attribute_values(attributes: Mapping[str, Attribute]) -> Iterator[int]:
-    """Yield a 32-bit hash of each attribute value, each text of a list being one."""
-    for _, value in _values(attributes):
-        yield crc32(value, _ATTRIBUTE) * _MIX & _UINT32
+def attribute_values(attributes: Mapping[str, Attribute]) -> Iterator[tuple[str, int]]:
+    """Yield name and a 32-bit hash of each attribute value, each text of a list being one."""
+    for name, value in _values(attributes):
+        yield name, crc32(value, _ATTRIBUTE) * _MIX & _UINT32
+
+
+def query_words(query: str, most: int) -> list[int]:
+    """Return 32-bit hashes of the first different words of a query, at most `most`, never 0."""
+    words = dict.fromkeys(_WORD.findall(query_key(query)))
+    return [
+        crc32(word.encode("utf-8", "surrogatepass"), _QUERY_WORD) * _MIX & _UINT32 or 1
+        for word in list(words)[:most]
+    ]
 
 
 def _values(attributes: Mapping[str, Attribute]) -> Iterator[tuple[str, bytes]]:

@@ -14,8 +14,12 @@ from deploy.settings.units import format_time, parse_time
 from learner.artifact import Store, Version
 from learner.evaluation import Evaluation
 from learner.evaluation_block import FREQUENCY, SCENARIO
+from learner.parts.attributes import coefficients_of
 from learner.rankings import RATIOS
 from learner.version_layout import EVALUATIONS
+from weighting.estimators.attribute_choice import Coefficients
+
+_ATTRIBUTE_HEADER = ("ATTRIBUTE", "LIFT UNDER", "COUNTS", "95 % INTERVAL")
 
 
 def evaluate(
@@ -55,7 +59,16 @@ def evaluate(
         lines += table(("FIGURE", "VALUE", "95 % INTERVAL"), _rows(found))
         gains = _gain_rows(groups[task])
         lines += ["", *table(("LISTS", "NDCG GAIN", "95 % INTERVAL"), gains)] if gains else []
-    out.give({"version": version.name, "since": begin, "tasks": figures, "gains": groups}, lines)
+    attributes = coefficients_of(version.evaluation)
+    lines += ["", *table(_ATTRIBUTE_HEADER, _attribute_rows(attributes))] if attributes else []
+    result = {
+        "version": version.name,
+        "since": begin,
+        "tasks": figures,
+        "gains": groups,
+        "attributes": {name: own._asdict() for name, own in attributes.items()},
+    }
+    out.give(result, lines)
     if report is not None:
         after = {task: own.block().num_samples for task, own in first.items()}
         parts = {task: own.blocks(after.get(task, 0)) for task, own in evaluations.items()}
@@ -111,6 +124,14 @@ def _gain_rows(
         )
         for dimension, found in groups.items()
         for name, gains in found.items()
+    ]
+
+
+def _attribute_rows(attributes: dict[str, Coefficients]) -> list[tuple[str, ...]]:
+    return [
+        (name, of, f"{value:+.2f}", f"{low:.2f} to {high:.2f}")
+        for name, found in attributes.items()
+        for of, (value, low, high) in found.intervals().items()
     ]
 
 

@@ -15,7 +15,9 @@ from deploy.admin.charts import Estimate
 from deploy.settings.units import format_time
 from learner.artifact import Version
 from learner.evaluation_block import FREQUENCIES, FREQUENCY, SCENARIO, WEIGHT_EDGES, Block, total
+from learner.parts.attributes import coefficients_of
 from learner.rankings import GAINS
+from weighting.estimators.attribute_choice import Coefficients
 
 _MOST_PARTS = 24
 _GAIN = GAINS[0]
@@ -62,6 +64,7 @@ def render(
         f"intervals are 95&nbsp;%.</p>"
     ]
     body += [_task(task, block, parts[task]) for task, block in whole.items()]
+    body += _attributes(coefficients_of(version.evaluation))
     body.append(_versions(versions))
     title = escape(f"Evaluation of {version.name}")
     return (
@@ -108,6 +111,22 @@ def _task(task: str, block: Block, parts: Sequence[Block]) -> str:
     rows_of = [(name, f"{value:.4f}") for name, value in sorted(figures.items())]
     body.append(_table(("figure", "value"), rows_of))
     return "".join(body)
+
+
+def _attributes(attributes: Mapping[str, Coefficients]) -> list[str]:
+    rows = [
+        Estimate(name=f"{name}, {of}", value=value, low=low, high=high)
+        for name, found in attributes.items()
+        for of, (value, low, high) in found.intervals().items()
+    ]
+    if not rows:
+        return []
+    return _section(
+        "Attributes",
+        "How much each attribute counts in what is clicked: coefficients of the lift of its value "
+        "under any query, and under the words of the query beyond that.",
+        charts.side_by_side(rows, label="attributes"),
+    )
 
 
 def _headline(figures: Mapping[str, float]) -> str:

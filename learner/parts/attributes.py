@@ -1,100 +1,72 @@
-"""Attributes of an item: what its brand, colour or price say of it under any query.
+"""Attributes of an item: what its brand, colour or price are worth under a query.
 
-Legend: N pairs.
-
-p(click) = theta sigma(bias + sum over the item's attribute values of their effects), learned by a
-diagonal Bayesian logistic regression: the main effects of an attribute-weighted choice model
-(McFadden 1974). The value of a pair is the sum of effects. It carries over to items that were never
-shown, which have their brand from others.
+The part around `weighting.estimators.attribute_choice`. It carries over to items that were never
+shown, which have their brand from others, and to queries never seen, which have their words from
+others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 import numpy as np
 
 from learner.parts.part import Array, Outcomes, Pairs
-from weighting.checks import check_examination, check_labels, check_weights
 from weighting.errors import SnapshotError
-from weighting.estimators.logistic import DiagonalLogistic
-from weighting.features import attribute_values
-from weighting.sample import Attribute
+from weighting.estimators.attribute_choice import (
+    AttributeChoice,
+    AttributeChoiceConfig,
+    Coefficients,
+)
 from weighting.tasks import TASKS, TaskName
 
-FORMAT = 2
-_BIAS = 1 << 32  # behind the hashes
-_DAY_SECONDS = 86_400.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttributesConfig:
-    """Size of the table, and how far effects may go.
-
-    Attributes:
-        hash_bits: log2 of the number of hashed attribute values.
-        deviation: standard deviation of an effect before any sample, in logits.
-        half_life_days: of what is known of an effect, in event time.
-    """
-
-    hash_bits: int = 16
-    deviation: float = 0.5
-    half_life_days: float = 30.0
+FORMAT = 3
+_FIGURE = "attribute_{field}:{name}"
 
 
 class Attributes:
-    """Sum of the effects of an item's attribute values; silent where none was met before."""
+    """Utility of an item's attributes; silent where no value of it was met before."""
 
-    columns: Mapping[str, float] = {"attributes": 0.5}
+    columns: Mapping[str, float] = {"attributes": 1.0}
 
-    def __init__(self, initial: float, config: AttributesConfig | None = None):
-        """Start with no effect known.
+    def __init__(self, config: AttributeChoiceConfig | None = None) -> None:
+        """Start with nothing known."""
+        self._choice = AttributeChoice(config)
 
-        Args:
-            initial: logit of p(click) before any sample.
-            config: the settings.
-        """
-        self.config = c = config or AttributesConfig()
-        half_life = c.half_life_days * _DAY_SECONDS
-        self._model = DiagonalLogistic(c.hash_bits, 1, offset=initial, half_life_seconds=half_life)
+    def coefficients(self) -> dict[str, Coefficients]:
+        """Return how much each attribute counts, with standard errors."""
+        return self._choice.coefficients()
 
     def predict(self, pairs: Pairs) -> Array:
-        """Return the sums of effects (1, N), NaN where none is known. Pure."""
-        model = self._model
-        xs = [self._fields(attributes) for attributes in pairs.attributes]
-        heard = [any(model.known(key) for key in x) for x in xs]
-        logits = [model.logit_one(x) for x in xs]
-        effects = np.array(logits, dtype=np.float64) - model.offset
-        found = np.where(np.array(heard, dtype=bool), effects, np.nan)
-        return found[None, :]
+        """Return the utilities (1, N), NaN where none is known. Pure."""
+        return self._choice.predict(pairs.queries, pairs.attributes)[None, :]
 
     def learn(self, task: TaskName, pairs: Pairs, outcomes: Outcomes) -> None:
-        """Learn N showings one after another.
+        """Learn N showings, against what the rest of the score said of them.
 
         Raises:
-            WeightError: a label, weight or examination probability is NaN or out of range.
+            WeightError: a label, weight, examination probability or logit is NaN or out of range.
         """
         if TASKS[task].parent is not None:
             return
-        check_labels(outcomes.label)
-        check_weights("weight", outcomes.weight)
-        check_examination(outcomes.examination)
-        learn_one = self._model.learn_one
         o = outcomes
-        columns = (a.tolist() for a in (o.label, o.weight, o.examination, o.time_us))
-        for attributes, y, w, theta, now in zip(pairs.attributes, *columns, strict=True):
-            if x := self._fields(attributes):
-                learn_one({_BIAS: 1.0, **x}, y > 0, w, theta, now)
-
-    def _fields(self, attributes: Mapping[str, Attribute]) -> dict[int, float]:
-        return dict.fromkeys(attribute_values(attributes), self.config.deviation)
+        self._choice.learn(
+            pairs.queries,
+            pairs.attributes,
+            label=o.label,
+            weight=o.weight * o.factor,
+            exposure=np.where(o.shown, o.discount * o.factor, 0.0),
+            examination=o.examination,
+            logit=o.logit,
+            lists=o.lists,
+            time_us=o.time_us,
+        )
 
     def snapshot(self) -> bytes:
-        """Return all effects as msgpack."""
-        state = {"format": FORMAT, "model": self._model.snapshot()}
+        """Return all that was learned as msgpack."""
+        state = {"format": FORMAT, "choice": self._choice.snapshot()}
         return msgspec.msgpack.encode(state, order="sorted")
 
     def restore(self, data: bytes) -> None:
@@ -107,6 +79,35 @@ class Attributes:
             state: Mapping[str, Any] = msgspec.msgpack.decode(data)
             if state["format"] != FORMAT:
                 raise SnapshotError("format", state["format"], FORMAT)
-            self._model.restore(state["model"])
+            self._choice.restore(state["choice"])
         except (msgspec.DecodeError, KeyError, TypeError, ValueError) as error:
             raise SnapshotError("attributes", repr(error), "an attributes' snapshot") from error
+
+
+def figures(coefficients: Mapping[str, Coefficients]) -> dict[str, float]:
+    """Return all numbers by the names that a version's manifest has for them."""
+    return {
+        _FIGURE.format(field=field, name=name): value
+        for name, found in coefficients.items()
+        for field, value in found._asdict().items()
+    }
+
+
+def coefficients_of(evaluation: Mapping[str, float]) -> dict[str, Coefficients]:
+    """Return the coefficients among the figures of a manifest, by attribute.
+
+    >>> found = {"brand": Coefficients(0.8, 0.1, 0.2, 0.1)}
+    >>> coefficients_of({"click_auc": 0.7, **figures(found)}) == found
+    True
+    """
+    first = _FIGURE.format(field=Coefficients._fields[0], name="")
+    names = [name.removeprefix(first) for name in evaluation if name.startswith(first)]
+    keys = {
+        name: [_FIGURE.format(field=field, name=name) for field in Coefficients._fields]
+        for name in names
+    }
+    return {
+        name: Coefficients(*(evaluation[key] for key in own))
+        for name, own in sorted(keys.items())
+        if all(key in evaluation for key in own)
+    }

@@ -222,7 +222,7 @@ def _projected(vectors: Vectors, signs: torch.Tensor) -> Array:
 def _values(item: str, attributes: Mapping[str, Attribute]) -> list[int]:
     """Return hashes of an item's attribute values, and of itself."""
     own = item.encode("utf-8", "surrogatepass")
-    return [_ITEM + crc32(own), *(_ATTRIBUTE + value for value in attribute_values(attributes))]
+    return [_ITEM + crc32(own), *(_ATTRIBUTE + value for _, value in attribute_values(attributes))]
 
 
 def _sketched(values: Sequence[Sequence[int]]) -> Array:

@@ -56,6 +56,7 @@ class Outcomes:
             was drawn with probability pi, 0 if it has none.
         examination: (N,) probability that the position was examined, in (0, 1].
         shown: (N,) True for first copies: each showing counts once as exposure.
+        lists: (N,) number of the list that each was shown in, negative for none.
         time_us: (N,) event times.
         logit: (N,) what the served score said before it learned them; to a part, without what the
             part itself contributed, and, but for what is about the client, without what the query
@@ -68,6 +69,7 @@ class Outcomes:
     factor: Array
     examination: Array
     shown: NDArray[np.bool_]
+    lists: NDArray[np.intp]
     time_us: NDArray[np.int64]
     logit: Array
 

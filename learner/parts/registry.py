@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-
 from learner.parts.attributes import Attributes
 from learner.parts.client_affinity import ClientAffinity
 from learner.parts.item_prior import ItemPrior
@@ -19,27 +16,22 @@ from learner.parts.stateless import (
     ZeroShot,
 )
 from learner.request import ENCODER
-from weighting.tasks import CLICK, TaskName
 
 
-def make_parts(
-    *, width: int, logit_scale: float, initial: Mapping[TaskName, float]
-) -> dict[str, Part]:
+def make_parts(*, width: int, logit_scale: float) -> dict[str, Part]:
     """Return untrained parts by name.
 
     Args:
         width: of the encoder's vectors.
         logit_scale: of the cosine.
-        initial: task -> p(y=1) before any sample.
     """
-    clicked = initial[CLICK]
     return {
         ENCODER: Given(ENCODER, ENCODER_START),
         "zero_shot": ZeroShot(logit_scale),
         RESIDUAL: Given(RESIDUAL, 0.5),
         PAIR_MEMORY: Given(PAIR_MEMORY, 0.5),
         "lexical": Lexical(),
-        "attributes": Attributes(math.log(clicked / (1 - clicked))),
+        "attributes": Attributes(),
         "item_prior": ItemPrior(),
         "prototype": Prototype(width, logit_scale),
         "client_affinity": ClientAffinity(width),

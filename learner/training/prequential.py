@@ -61,8 +61,8 @@ class Prequential:
             query_vectors: (N, D) vectors of the queries by the starting encoder.
             item_vectors: (N, D) vectors of the items by the starting encoder.
             factor: (N,) by which a scored sample counts. Those of 0 have no score of the encoder:
-                they are not evaluated, and stacker and item prior do not learn them; the other
-                parts do.
+                they are not evaluated, and stacker, item prior and attributes do not learn
+                them; the other parts do.
         """
         tasks = np.array([s.task for s in weighted.samples], dtype=object)
 
@@ -104,6 +104,7 @@ class Prequential:
                 factor=factor[own],
                 examination=weighted.examination[own],
                 shown=first,
+                lists=lists,
                 time_us=np.array([s.emitted_us for s in samples], dtype=np.int64),
                 logit=relevance,
             )
@@ -134,7 +135,7 @@ class Prequential:
                 ),
             )
             self.evaluations[task].update(judged[drawn])
-            served.learn(task, asked, said, outcomes, lists)
+            served.learn(task, asked, said, outcomes)
 
     def _history(
         self, task: TaskName, samples: Sequence[Sample], lists: Places

@@ -10,7 +10,7 @@ import numpy as np
 
 from learner.evaluation import MAX_BLOCKS, Evaluation
 from learner.judged import Judged
-from learner.parts.attributes import Attributes, AttributesConfig
+from learner.parts.attributes import Attributes
 from learner.parts.client_affinity import ClientAffinity, ClientAffinityConfig
 from learner.parts.item_prior import ItemPrior, ItemPriorConfig
 from learner.parts.lexical import Lexical, LexicalConfig
@@ -26,6 +26,7 @@ from learner.residual import QueryResidual, ResidualConfig
 from learner.served import ServedScore
 from learner.training.divergence import LossWatch
 from tests.contracts.case import FEW, Array, Case, at, one
+from weighting.estimators.attribute_choice import AttributeChoiceConfig
 from weighting.sample import client_hash
 from weighting.schemes.ratio import ImportanceRatio
 from weighting.tasks import TASKS
@@ -206,6 +207,7 @@ class PartCase(Case):
             factor=one(1.0),
             examination=one(values["examination"]),
             shown=np.array([i % 3 > 0]),
+            lists=np.array([-1]),
             time_us=at(i),
             logit=one(-2.2),
         )
@@ -243,10 +245,11 @@ class ItemPriorCase(PartCase):
 class AttributesCase(PartCase):
     owner = Attributes
     inputs = ("label", "weight", "examination")
-    bound = 65 * 32 + FEW + 400
+    weightless: ClassVar[Mapping[str, float]] = {"weight": 0.0, "examination": 0.0}
+    bound = 64 * 32 + 9 * 33 * 34 + 4 * FEW  # rows, and what is known of 33 coefficients
 
     def make(self) -> Attributes:
-        return Attributes(-2.0, AttributesConfig(hash_bits=6))
+        return Attributes(AttributeChoiceConfig(hash_bits=6))
 
 
 class QueryMetricCase(Case):
@@ -302,7 +305,7 @@ class ServedScoreCase(PartCase):
     bound = 100_000
 
     def make(self) -> ServedScore:
-        parts = make_parts(width=2, logit_scale=8.0, initial=dict.fromkeys(TASKS, 0.1))
+        parts = make_parts(width=2, logit_scale=8.0)
         return ServedScore(ImportanceRatio(1.0).invert, parts, dict.fromkeys(TASKS, 0.1))
 
     def predict(self, model: ServedScore, i: int) -> Array:
@@ -312,8 +315,7 @@ class ServedScoreCase(PartCase):
     def teach(self, model: ServedScore, i: int, values: Mapping[str, float]) -> None:
         pairs = self.pairs(i, values)
         for task in TASKS:
-            lists = np.full(1, -1, dtype=np.intp)
-            model.learn(task, pairs, model.ask(task, pairs), self.outcomes(i, values), lists)
+            model.learn(task, pairs, model.ask(task, pairs), self.outcomes(i, values))
 
     def state(self, model: ServedScore) -> bytes:
         return msgspec.msgpack.encode((model.snapshot(), model.snapshot_parts()))

@@ -19,6 +19,8 @@ CASES: tuple[Case, ...] = (
     weighting.DriftWatchCase(),
     weighting.CalibrationCase(),
     weighting.RecursiveLogisticCase(),
+    weighting.ConditionalLogitCase(),
+    weighting.AttributeChoiceCase(),
     weighting.StackerCase(),
     weighting.DiagonalLogisticCase(),
     *(weighting.ModelCase(name) for name in names() if name != DEFAULT),

@@ -12,11 +12,13 @@ from tests.contracts.case import FEW, HOUR, Array, Case, at, one
 from tests.weighting.streams import Doc, sample
 from weighting.caps import Caps, CapsConfig
 from weighting.competition import Competition, CompetitionConfig
+from weighting.estimators.attribute_choice import AttributeChoice, AttributeChoiceConfig
 from weighting.estimators.calibration import Calibration, CalibrationConfig
 from weighting.estimators.choice import Choice
 from weighting.estimators.classifier import Classifier
 from weighting.estimators.coefficient_table import OWN
 from weighting.estimators.conditional import Conditional, ConditionalConfig
+from weighting.estimators.conditional_logit import ConditionalLogit
 from weighting.estimators.delayed_positives import DelayedPositiveRate
 from weighting.estimators.drift import DriftConfig, DriftDetector, DriftWatch
 from weighting.estimators.hedge import Hedge
@@ -31,7 +33,7 @@ from weighting.estimators.stacker import Stacker
 from weighting.estimators.stand_in import StandIns
 from weighting.estimators.task import Estimates, TaskConfig, TaskEstimators
 from weighting.features import FieldConfig
-from weighting.sample import Sample
+from weighting.sample import Attribute, Sample
 from weighting.tasks import CLICK, TASKS
 from weighting.weigher import Weigher, WeigherConfig
 
@@ -148,6 +150,63 @@ class RecursiveLogisticCase(Case):
     def teach(self, model: RecursiveLogistic, i: int, values: Mapping[str, float]) -> None:
         x, z, y, w = (one(values[name]) for name in self.inputs)
         model.learn((x, z), y, w)
+
+
+class ConditionalLogitCase(Case):
+    owner = ConditionalLogit
+    inputs = ("input 0", "input 1", "choice", "offset")
+    weightless: ClassVar[Mapping[str, float]] = {"choice": 0.0}
+
+    def make(self) -> ConditionalLogit:
+        return ConditionalLogit(mean=[0.5, 0.5], precision=[4.0, 4.0])
+
+    def example(self, i: int) -> dict[str, float]:
+        return {**super().example(i), "choice": 0.8}
+
+    def predict(self, model: ConditionalLogit, i: int) -> Array:
+        values = self.example(i)
+        inputs = np.array([[values[name], 0.3] for name in ("input 0", "input 1")])
+        return model.probabilities(inputs, np.zeros(2), np.zeros(2, dtype=np.intp))
+
+    def teach(self, model: ConditionalLogit, i: int, values: Mapping[str, float]) -> None:
+        inputs = np.array([[values[name], 0.3] for name in ("input 0", "input 1")])
+        offset, lists = np.array([values["offset"], 0.0]), np.zeros(2, dtype=np.intp)
+        model.learn(inputs, np.array([values["choice"], 0.0]), offset, lists, keep=0.99)
+
+
+class AttributeChoiceCase(Case):
+    owner = AttributeChoice
+    inputs = ("label", "weight", "exposure", "examination", "logit")
+    weightless: ClassVar[Mapping[str, float]] = {"weight": 0.0, "exposure": 0.0}
+    bound = 64 * 32 + 9 * 33 * 34 + 4 * FEW  # rows, and what is known of 33 coefficients
+
+    def make(self) -> AttributeChoice:
+        return AttributeChoice(AttributeChoiceConfig(hash_bits=6))
+
+    def example(self, i: int) -> dict[str, float]:
+        values = {"label": float(i % 3 == 0), "weight": 0.9, "exposure": 0.8}
+        return {**values, "examination": 0.7, "logit": 0.1 * (i % 5) - 2}
+
+    def predict(self, model: AttributeChoice, i: int) -> Array:
+        found: Array = np.nan_to_num(model.predict(*self._list(i)))
+        return found
+
+    def teach(self, model: AttributeChoice, i: int, values: Mapping[str, float]) -> None:
+        model.learn(
+            *self._list(i),
+            label=np.array([values["label"], 0.0]),
+            weight=np.full(2, values["weight"]),
+            exposure=np.full(2, values["exposure"]),
+            examination=np.full(2, values["examination"]),
+            logit=np.array([values["logit"], -2.0]),
+            lists=np.zeros(2, dtype=np.intp),
+            time_us=np.full(2, int(at(i)[0])),
+        )
+
+    def _list(self, i: int) -> tuple[list[str], list[dict[str, Attribute]]]:
+        """Two items; brands, names of attributes and words are many, so that rows change hands."""
+        brands = [{"brand": f"brand {j % 60}", f"name {i % 30}": "x"} for j in (i, i + 7)]
+        return [f"word{i % 70} shoe"] * 2, [dict(own) for own in brands]
 
 
 class StackerCase(Case):

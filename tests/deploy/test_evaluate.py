@@ -13,6 +13,7 @@ from deploy.errors import UsageError
 from deploy.settings.units import format_time
 from learner.artifact import Store
 from learner.evaluation import Evaluation
+from learner.parts.attributes import figures
 from learner.rankings import RATIOS
 from learner.store.checkpoint import Checkpointer
 from learner.version_layout import EVALUATIONS
@@ -20,6 +21,7 @@ from tests.fakes.disk import FaultyDisk
 from tests.fakes.paper import Paper
 from tests.learner.judging import Array, Shop, shop
 from tests.learner.saving import cut, files, owner, start
+from weighting.estimators.attribute_choice import Coefficients
 
 SEEDS = (0, 1, 2)
 
@@ -88,3 +90,19 @@ def test_a_state_of_another_format_is_refused_by_version(tmp_path: Path) -> None
     learner.announce(learner.save({**files(1), EVALUATIONS: state}, cut(1)))
     with pytest.raises(UsageError, match=r"v000002: evaluation snapshot: got format 2"):
         evaluate(Store(tmp_path), "@announced", None, Paper().output())
+
+
+def test_it_says_how_much_each_attribute_counts(tmp_path: Path) -> None:
+    learner, paper, report = owner(tmp_path), Paper(), tmp_path / "report.html"
+    state = msgspec.msgpack.encode({"click": Evaluation().snapshot()})
+    counts = {"brand": Coefficients(0.8, 0.1, -0.05, 0.25), "error:a": Coefficients(0, 1, 0, 1)}
+    metadata = cut(1, evaluation={"click_log_loss": 0.25, **figures(counts)})
+    learner.announce(learner.save({**files(1), EVALUATIONS: state}, metadata))
+    store = Store(tmp_path)
+    assert evaluate(store, "@announced", None, paper.output(), report=report) == 0
+    assert "brand      any query   +0.80   0.60 to 1.00" in paper.text
+    assert "brand      its words   -0.05   -0.54 to 0.44" in paper.text
+    assert "brand, any query: +0.8000 (+0.6040 to +0.9960)" in report.read_text(encoding="utf-8")
+    paper = Paper()
+    evaluate(store, "@announced", None, paper.output(as_json=True))
+    assert paper.objects[-1]["attributes"] == {n: c._asdict() for n, c in counts.items()}

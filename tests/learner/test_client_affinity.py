@@ -90,7 +90,7 @@ def taught(shop: Shop, *, lists: int, seed: int) -> ServedScore:
             examination=theta,
             logit=served.logit(CLICK, said),
         )
-        served.learn(CLICK, asked, said, told, np.zeros(LIST_SIZE, dtype=np.intp))
+        served.learn(CLICK, asked, said, told)
     return served
 
 

@@ -9,14 +9,19 @@ from learner.evaluation import Evaluation
 from learner.model_card import model_card
 from tests.learner.judging import shop
 from tests.learner.training import batches, trainer
+from weighting.estimators.attribute_choice import Coefficients
 
 
-def card(*scenarios: str, number: int = 300) -> tuple[str, dict[str, float]]:
+def card(
+    *scenarios: str, number: int = 300, attributes: dict[str, Coefficients] | None = None
+) -> tuple[str, dict[str, float]]:
     shown = shop(number)
     names = [scenarios[i % len(scenarios)] for i in range(number)]
     evaluation = shown.judge(np.log(shown.relevance), scenario=names, num_earlier=[0] * number)
     states = {"click": evaluation.snapshot(), "purchase": Evaluation().snapshot()}
-    written = model_card(states, step=7, num_samples=2400, weighting={"scheme": "ratio"})
+    written = model_card(
+        states, step=7, num_samples=2400, weighting={"scheme": "ratio"}, attributes=attributes or {}
+    )
     return written.decode(), evaluation.get()
 
 
@@ -36,6 +41,13 @@ def test_a_scenario_cannot_write_markup_into_the_card() -> None:
     text, _ = card("a|b\n# <img src=x>[c](d)", "search")
     (row,) = [line for line in text.splitlines() if "img" in line]
     assert row.startswith(r"| a\|b \# \<img src=x\>\[c\]\(d\) | ")
+
+
+def test_the_card_says_how_much_each_attribute_counts_with_intervals() -> None:
+    found = {"brand|x": Coefficients(0.8, 0.1, -0.05, 0.25)}
+    text, _ = card("search", attributes=found)
+    assert "| brand\\|x | 0.80 [0.60, 1.00] | -0.05 [-0.54, 0.44] |" in text
+    assert "## Attributes" not in card("search")[0]
 
 
 def test_every_version_has_a_card_and_equal_state_the_same() -> None:

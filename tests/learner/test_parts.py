@@ -61,13 +61,14 @@ def outcomes(label: list[float], *, theta: float = 1.0, at: int = 0) -> Outcomes
         factor=np.ones(number),
         examination=np.full(number, theta),
         shown=np.ones(number, dtype=bool),
+        lists=np.zeros(number, dtype=np.intp),
         time_us=np.full(number, at, dtype=np.int64),
         logit=np.full(number, -2.2),
     )
 
 
 def learning() -> list[LearningPart]:
-    parts = make_parts(width=WIDTH, logit_scale=SCALE, initial=INITIAL).values()
+    parts = make_parts(width=WIDTH, logit_scale=SCALE).values()
     return [part for part in parts if isinstance(part, LearningPart)]
 
 
@@ -165,12 +166,31 @@ def test_attributes_that_come_later_or_behind_a_long_text_are_found_too() -> Non
     assert whole[0] > whole[1] == 0
 
 
-def test_a_showing_without_the_encoder_s_score_is_no_evidence_for_the_item_prior() -> None:
-    prior = ItemPrior()
-    before = prior.snapshot()
+@pytest.mark.parametrize("part", [ItemPrior(), Attributes()], ids=lambda part: type(part).__name__)
+def test_a_showing_without_the_encoder_s_score_is_no_evidence(
+    part: ItemPrior | Attributes,
+) -> None:
+    before = part.snapshot()
     left_out = replace(outcomes([1.0, 0.0]), factor=np.zeros(2))
-    prior.learn(CLICK, pairs(["a", "b"]), left_out)
-    assert prior.snapshot() == before
+    part.learn(CLICK, pairs(["a", "b"]), left_out)
+    later = replace(outcomes([0.0, 0.0]), shown=np.zeros(2, dtype=bool))
+    part.learn(CLICK, pairs(["a", "b"]), later)
+    assert part.snapshot() == before
+
+
+def test_a_brand_shown_where_it_does_not_belong_is_no_bad_brand() -> None:
+    """Both are clicked as the rest of the score expects, which is seldom for one of them."""
+    attributes = Attributes()
+    brands: list[dict[str, Attribute]] = [{"brand": "fit"}, {"brand": "misplaced"}]
+    for i in range(200):
+        own = replace(
+            outcomes([float(i % 2), float(i % 20 == 0)]),
+            logit=np.array([0.0, np.log(0.05 / 0.95)]),
+            lists=np.array([-1, -1]),
+        )
+        attributes.learn(CLICK, pairs(["a", "b"], attributes=brands), own)
+    fit, misplaced = attributes.predict(pairs(["a", "b"], attributes=brands))[0]
+    assert abs(fit - misplaced) < 0.1
 
 
 def test_nothing_is_kept_of_a_long_text_beyond_what_is_read() -> None:
@@ -180,7 +200,7 @@ def test_nothing_is_kept_of_a_long_text_beyond_what_is_read() -> None:
 
 
 def test_an_item_without_an_attribute_value_teaches_no_attribute_model() -> None:
-    attributes = Attributes(-2.0)
+    attributes = Attributes()
     before = attributes.snapshot()
     empty: list[dict[str, Attribute]] = [{}, {"tags": []}]
     attributes.learn(CLICK, pairs(["a", "b"], attributes=empty), outcomes([1.0, 1.0]))
@@ -256,9 +276,7 @@ def test_an_item_shown_where_it_does_not_belong_is_no_bad_item() -> None:
     assert anywhere == pytest.approx(0, abs=1e-12)
 
 
-@pytest.mark.parametrize(
-    "part", [ItemPrior(), Attributes(-2.0)], ids=lambda part: type(part).__name__
-)
+@pytest.mark.parametrize("part", [ItemPrior(), Attributes()], ids=lambda part: type(part).__name__)
 def test_what_an_item_and_its_attributes_are_worth_is_told_by_showings_alone(
     part: LearningPart,
 ) -> None:
@@ -347,7 +365,7 @@ def test_what_all_queries_share_tells_no_two_items_apart() -> None:
 
 
 def test_an_item_never_shown_has_what_its_brand_learned_from_others() -> None:
-    attributes = Attributes(-2.0)
+    attributes = Attributes()
     for i in range(200):
         brands: list[dict[str, Attribute]] = [{"brand": "trusted"}, {"brand": "other"}]
         shown = pairs([f"a {i}", f"b {i}"], attributes=brands)
@@ -356,13 +374,16 @@ def test_an_item_never_shown_has_what_its_brand_learned_from_others() -> None:
     trusted, other, unknown, none = attributes.predict(pairs(["x"] * 4, attributes=new))[0]
     assert trusted - other > 1
     assert np.isnan([unknown, none]).all()
+    counts = attributes.coefficients()["brand"]
+    assert counts.alone > 0.5
+    assert counts.alone_error < 0.4, "learned from the two of a list, where one was chosen"
 
 
 @pytest.mark.parametrize("theta", [1.0, 0.25])
 def test_the_effect_of_an_attribute_does_not_depend_on_where_its_items_are_shown(
     theta: float,
 ) -> None:
-    attributes = Attributes(0.0)
+    attributes = Attributes()
     here: list[dict[str, Attribute]] = [{"brand": "here"}]
     first: list[dict[str, Attribute]] = [{"brand": "first"}]
     for i in range(800):

@@ -75,6 +75,7 @@ def outcomes_of(label: NDArray[Any]) -> Outcomes:
         factor=np.ones(number),
         examination=np.full(number, 0.7),
         shown=np.ones(number, dtype=bool),
+        lists=np.arange(number) // 10,
         time_us=np.arange(number) * SECOND,
         logit=np.zeros(len(label)),
     )
@@ -82,7 +83,7 @@ def outcomes_of(label: NDArray[Any]) -> Outcomes:
 
 def fresh(exponent: float = 1.0) -> ServedScore:
     initial = WeigherConfig().initial()
-    parts = make_parts(width=4, logit_scale=8.0, initial=initial)
+    parts = make_parts(width=4, logit_scale=8.0)
     return ServedScore(ImportanceRatio(exponent).invert, parts, initial)
 
 
@@ -90,15 +91,8 @@ def taught(exponent: float = 1.0) -> tuple[ServedScore, Pairs]:
     """A score that learned that the encoder is right, and pairs to ask about."""
     served, pairs = fresh(exponent), pairs_of(400)
     outcomes = outcomes_of((pairs.given[ENCODER] > 0).astype(np.float64))
-    lists = np.arange(400) // 10
     for task in TASKS:
-        served.learn(
-            task,
-            pairs,
-            served.ask(task, pairs),
-            outcomes,
-            lists,
-        )
+        served.learn(task, pairs, served.ask(task, pairs), outcomes)
     return served, pairs_of(60, seed=1)
 
 
@@ -106,13 +100,13 @@ def test_a_restored_score_is_the_same_score_and_learns_on_the_same() -> None:
     served, pairs = taught()
     again = fresh()
     again.restore(served.snapshot(), served.snapshot_parts())
-    outcomes, lists = outcomes_of(np.arange(60) % 2.0), np.arange(60) // 10
+    outcomes = outcomes_of(np.arange(60) % 2.0)
     for task in TASKS:
         said, expected = again.ask(task, pairs), served.ask(task, pairs)
         np.testing.assert_array_equal(said, expected)
         np.testing.assert_array_equal(again.logit(task, said), served.logit(task, expected))
         for own in (served, again):
-            own.learn(task, pairs, said, outcomes, lists)
+            own.learn(task, pairs, said, outcomes)
     assert again.snapshot() == served.snapshot()
     assert again.snapshot_parts() == served.snapshot_parts()
 
@@ -158,8 +152,9 @@ def test_what_a_click_tells_of_a_purchase_is_learned_from_purchases() -> None:
         likely = (
             np.where(said[0] > np.median(said[0]), 0.75, 0.25) if tells else np.full(2_000, 0.5)
         )
+        outcomes = outcomes_of(draw.random(2_000) < likely)
         none = np.full(2_000, -1, dtype=np.intp)
-        served.learn(PURCHASE, pairs, said, outcomes_of(draw.random(2_000) < likely), none)
+        served.learn(PURCHASE, pairs, said, replace(outcomes, lists=none))
         return served.stackers[PURCHASE].coefficients()[CLICK]
 
     assert coefficient(tells=True) > 0.2
@@ -234,7 +229,7 @@ def test_a_part_is_told_what_those_said_that_know_neither_it_nor_the_pair() -> N
             pass
 
     initial, listener = WeigherConfig().initial(), Listener()
-    parts: dict[str, Part] = make_parts(width=4, logit_scale=8.0, initial=initial)
+    parts: dict[str, Part] = make_parts(width=4, logit_scale=8.0)
     parts["listener"] = listener
     served = ServedScore(ImportanceRatio(1.0).invert, parts, initial)
     pairs = pairs_of(40)
@@ -243,5 +238,5 @@ def test_a_part_is_told_what_those_said_that_know_neither_it_nor_the_pair() -> N
     silent = {"listener", RESIDUAL, PAIR_MEMORY}
     expected = sum(own for name, own in contributed.items() if name not in silent)
     outcomes = replace(outcomes_of(np.zeros(len(pairs.items))), logit=served.logit(CLICK, said))
-    served.learn(CLICK, pairs, said, outcomes, np.zeros(len(pairs.items), dtype=np.intp))
+    served.learn(CLICK, pairs, said, outcomes)
     np.testing.assert_allclose(listener.told, expected, atol=1e-12)
