@@ -21,6 +21,7 @@ class Context:
         p_y_given_x: (N,) probability of the observed label.
         p_y: (N,) prior of the observed label.
         prior: (N,) p(y=1).
+        choice: (N,) chance that each is the one chosen from its list, by its attributes.
         lists: (N,) number of the shown list of each.
     """
 
@@ -29,6 +30,7 @@ class Context:
     p_y_given_x: Array
     p_y: Array
     prior: Array
+    choice: Array
     lists: Places
 
     @classmethod
@@ -38,14 +40,17 @@ class Context:
         p_positive: Array,
         prior: Array | float,
         lists: Places | None = None,
+        choice: Array | None = None,
     ) -> Context:
         """Build the context of labels (N,) from p(y=1|x) (N,) and p(y=1), one or (N,).
 
-        Without the numbers of their lists (N,), each sample is a list of its own.
+        Without the numbers of their lists (N,), each sample is a list of its own. Without chances
+        of the choice (N,), all items of a list have the same.
         """
         positive = label > 0
         return cls(
             prior=np.broadcast_to(np.asarray(prior, dtype=np.float64), label.shape),
+            choice=np.full(label.shape, 0.5) if choice is None else choice,
             lists=np.arange(len(label)) if lists is None else lists,
             label=label,
             p_positive=p_positive,

@@ -62,7 +62,8 @@ class Group:
         relevance, prior, theta = found.relevance, found.prior, found.examination
         lists = _list_numbers(samples, TASKS[samples[0].task])
         shown_first = [
-            Context.observed(np.full_like(label, y), relevance, prior, lists) for y in (1.0, 0.0)
+            Context.observed(np.full_like(label, y), relevance, prior, lists, found.choice)
+            for y in (1.0, 0.0)
         ]
         pairs = [[scheme.weigh(each) for each in shown_first] for scheme in schemes]
         # Bounded first: the bounds then change the target alone, and alike at every position

@@ -37,13 +37,19 @@ from weighting.features import Document
 from weighting.group import Group
 from weighting.sample import CopyKind, Sample
 from weighting.schemes.ratio import LEAST_EXPONENT
-from weighting.schemes.registry import DEFAULT, SchemeName, make_scheme, parse_candidates
+from weighting.schemes.registry import (
+    DEFAULT,
+    SchemeName,
+    by_attributes,
+    make_scheme,
+    parse_candidates,
+)
 from weighting.schemes.scheme import Scheme
 from weighting.tasks import TASKS, TaskName
 from weighting.weighted import WeightedBatch, scatter
 
 Array = NDArray[np.float64]
-FORMAT = 9
+FORMAT = 10
 AUTO = "auto"
 _ON_DISK = {
     "delayed_positives": "late",
@@ -64,8 +70,8 @@ class WeigherConfig:
         SchemeName,
         Meta(
             description="ratio: (p(y|x)/p(y))^exponent. uniform: all count 1. softmax_share: "
-            "a click's share of p(y|x)^exponent in its list. Baselines: class_balanced, focal, "
-            "self_paced."
+            "a click's share of p(y|x)^exponent in its list. attribute_share: its share of the "
+            "choice by attributes. Baselines: class_balanced, focal, self_paced."
         ),
     ] = DEFAULT
     exponent: Annotated[
@@ -95,8 +101,10 @@ class WeigherConfig:
     def __post_init__(self) -> None:
         """Check every field, and that the exponent leaves something of the scheme."""
         check(self, "weighting")
-        if self.scheme == "softmax_share" and self.exponent == 0:
-            expected = "not 0 for scheme softmax_share, whose weights would all be 1 (1: the share)"
+        if self.scheme.endswith("_share") and self.exponent == 0:
+            expected = (
+                f"not 0 for scheme {self.scheme}, whose weights would all be 1 (1: the share)"
+            )
             raise SettingError("weighting", "exponent", self.exponent, expected, None)
 
     def of(self, task: TaskName) -> TaskConfig:
@@ -327,7 +335,13 @@ class Weigher:
         """Return estimators, normalisers of each scheme, and caps, all by task."""
         c = self.config
         estimators = {
-            name: TaskEstimators(task, c.of(name), c.conditional, c.calibration)
+            name: TaskEstimators(
+                task,
+                c.of(name),
+                c.conditional,
+                c.calibration,
+                with_choice=by_attributes(self._schemes),
+            )
             for name, task in TASKS.items()
         }
         clip = c.clip

@@ -25,6 +25,7 @@ from weighting.schemes.class_balanced import class_weights
 from weighting.schemes.focal import Focal
 from weighting.schemes.registry import SCHEMES, SchemeName, make_scheme
 from weighting.schemes.softmax_share import share
+from weighting.tasks import CLICK
 from weighting.weigher import Weigher, WeigherConfig
 
 NAMES = get_args(SchemeName)
@@ -70,9 +71,9 @@ def test_inversion_gives_back_p_from_the_minimiser_of_the_weighted_risk(
 def test_a_probability_that_is_none_is_refused_by_name(name: SchemeName, p: float) -> None:
     labels, scheme = np.ones(1), make_scheme(name)
     prior = p if name == "class_balanced" else 0.1
-    factor = "p(y)" if name == "class_balanced" else "p(y|x)"
+    factor = {"class_balanced": "p(y)", "attribute_share": "choice"}.get(name, "p(y|x)")
     with pytest.raises(WeightError, match=re.escape(f"{factor}: got {p!r}")):
-        scheme.weigh(Context.observed(labels, np.array([p]), prior))
+        scheme.weigh(Context.observed(labels, np.array([p]), prior, choice=np.array([p])))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -108,9 +109,52 @@ def test_a_share_is_that_of_the_softmax_over_its_list_alone() -> None:
     np.testing.assert_allclose(weights, [expected[0], expected[1], 1.0, 1.0])
 
 
-def test_a_share_of_which_the_exponent_leaves_nothing_is_refused() -> None:
-    with pytest.raises(SettingError, match=r"weighting\.exponent.*softmax_share.*1: the share"):
-        WeigherConfig(scheme="softmax_share", exponent=0.0)
+@pytest.mark.parametrize("scheme", ["softmax_share", "attribute_share"])
+def test_a_share_of_which_the_exponent_leaves_nothing_is_refused(scheme: SchemeName) -> None:
+    with pytest.raises(SettingError, match=rf"weighting\.exponent.*{scheme}.*1: the share"):
+        WeigherConfig(scheme=scheme, exponent=0.0)
+
+
+def test_an_attribute_share_over_the_list_it_was_chosen_from_is_k_times_its_chance() -> None:
+    choice, lists = np.array([0.2, 0.5, 0.3, 0.9, 0.1, 0.5]), np.array([0, 0, 0, 1, 1, 2])
+    context = Context.observed(np.ones(6), np.full(6, 0.3), 0.1, lists, choice)
+    scheme = make_scheme("attribute_share", 1.0)
+    size = np.array([3, 3, 3, 2, 2, 1])
+    np.testing.assert_allclose(scheme.weigh(context)[:5], (size * choice)[:5], rtol=1e-14)
+    assert scheme.weigh(context)[5] == 1
+    assert scheme.description()["scheme"] == "attribute_share"
+    negative = Context.observed(np.zeros(6), np.full(6, 0.3), 0.1, lists, choice)
+    np.testing.assert_array_equal(scheme.weigh(negative), np.ones(6))
+
+
+def test_a_click_is_weighed_by_what_its_attributes_say_beside_the_others() -> None:
+    """Where the brand decides, a click on it counts for more, of an item never shown before."""
+    shares = weigher("attribute_share", exponent=1.0)
+    plain = weigher("softmax_share", exponent=1.0)
+    for own in (shares, plain):
+        for number in range(80):
+            own.weigh(_branded(number, 1, 0))
+    batch = shares.weigh([*_branded(80, 1, 1), *_branded(81, 0, 0)])
+    choice = shares._estimators[CLICK].choice
+    assert choice is not None
+    assert choice.predict([""], [{"brand": "brand 1"}])[0] < -0.3, "shown, and never clicked"
+    known, other = batch.raw[:2]
+    assert known > 1.2 > 0.8 > other
+    assert known + other == pytest.approx(2)
+    np.testing.assert_allclose(batch.raw[2:], batch.correction[2:])
+    assert plain._estimators[CLICK].choice is None, "nobody asks for it"
+    resumed = weigher("attribute_share", exponent=1.0)
+    resumed.restore(shares.snapshot())
+    again, there = resumed.weigh(_branded(82, 1, 1)), shares.weigh(_branded(82, 1, 1))
+    assert again.raw.tobytes() == there.raw.tobytes()
+    assert resumed.snapshot() == shares.snapshot()
+
+
+def test_a_weigher_that_did_not_ask_for_the_choice_before_begins_it_afresh() -> None:
+    plain, shares = (weigher(name, exponent=1.0) for name in ("ratio", "attribute_share"))
+    plain.weigh(_branded(0, 1, 0))
+    shares.restore(plain.snapshot())
+    np.testing.assert_allclose(shares.weigh(_branded(1, 1, 0)).raw[0], 1.0)
 
 
 def test_a_click_is_weighed_by_what_was_shown_beside_it() -> None:
@@ -123,6 +167,16 @@ def test_a_click_is_weighed_by_what_was_shown_beside_it() -> None:
     assert known > 1 > other
     assert known + other == pytest.approx(2)
     np.testing.assert_allclose(batch.raw[2:], batch.correction[2:])
+
+
+def _branded(number: int, *labels: int) -> list[Sample]:
+    """Two new items, whose brands are always the same."""
+    return [
+        msgspec.structs.replace(
+            s, item_id=f"SKU-{number}-{i}", attributes={"brand": f"brand {i}"}, text=f"{number} {i}"
+        )
+        for i, s in enumerate(_pair(number, *labels))
+    ]
 
 
 def _pair(number: int, *labels: int) -> list[Sample]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from weighting.checks import check_labels
 from weighting.delay_correction import delay_correction
+from weighting.estimators.attribute_choice import AttributeChoice
 from weighting.estimators.calibration import Calibration, CalibrationConfig
 from weighting.estimators.conditional import Conditional, ConditionalConfig, Prediction
 from weighting.estimators.delayed_positives import DelayedPositiveRate
@@ -21,6 +23,7 @@ from weighting.sample import CopyKind, Sample
 from weighting.tasks import Task
 
 Array = NDArray[np.float64]
+_LEAST_CHANCE = 1e-12
 Row = tuple[float, ...]
 """Estimates of one sample, in the order of the fields of `Estimates`."""
 
@@ -52,6 +55,7 @@ class Estimates:
         delayed_positive_rate: (N,) S; 0 where the first copy was final.
         pair_memory_logit: (N,) calibrated pair-memory logit as if shown first.
         pair_memory_base: (N,) the same of a pair of which nothing is known.
+        choice: (N,) chance that the item is the one chosen from its list, by its attributes.
     """
 
     prior: Array
@@ -61,6 +65,7 @@ class Estimates:
     delayed_positive_rate: Array
     pair_memory_logit: Array
     pair_memory_base: Array
+    choice: Array
 
     @classmethod
     def of(cls, rows: Sequence[Row]) -> Estimates:
@@ -84,8 +89,10 @@ class TaskEstimators:
         config: TaskConfig,
         conditional: ConditionalConfig,
         calibration: CalibrationConfig,
+        *,
+        with_choice: bool = False,
     ) -> None:
-        """Start untrained."""
+        """Start untrained; `with_choice` if the choice by attributes is asked for."""
         self._shown_in_lists = task.parent is None
         self.prior = Prior(config.prior)
         self.delayed_positive_rate = DelayedPositiveRate(config.delayed_positives)
@@ -93,10 +100,14 @@ class TaskEstimators:
         self.conditional = Conditional(
             conditional, initial=config.prior.initial, with_position=task.position_matters
         )
+        self.choice = AttributeChoice() if with_choice and self._shown_in_lists else None
 
     def predict(self, samples: Sequence[Sample]) -> Estimates:
         """Estimates of N samples, all from the state as it is. Pure."""
-        return Estimates.of(self._rows(samples, self.conditional.predict(samples)))
+        predictions, rows = self.conditional.predict(samples), []
+        for own in shown_lists(samples, self._shown_in_lists):
+            rows += self._rows(samples[own], predictions[own])
+        return Estimates.of(rows)
 
     def pair_memory_logits(self, query: str, documents: Sequence[Document]) -> Array:
         """Calibrated pair-memory logits (N,) of documents, as if each were shown first. Pure."""
@@ -137,6 +148,7 @@ class TaskEstimators:
             "late": self.delayed_positive_rate.snapshot(),
             "calibration": self.calibration.snapshot(),
             "conditional": self.conditional.snapshot(),
+            "choice": self.choice.snapshot() if self.choice else None,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -145,8 +157,11 @@ class TaskEstimators:
         self.delayed_positive_rate.restore(state["late"])
         self.calibration.restore(state["calibration"])
         self.conditional.restore(state["conditional"])
+        if self.choice and state["choice"]:  # else it was not asked for before, and begins afresh
+            self.choice.restore(state["choice"])
 
     def _rows(self, samples: Sequence[Sample], predictions: Sequence[Prediction]) -> list[Row]:
+        """Estimates of the samples of one list."""
         prior, rate = self.prior.get(), self.delayed_positive_rate.get()
         base, calibrate = self.pair_memory_base(), self.calibration.predict
         return [
@@ -158,8 +173,9 @@ class TaskEstimators:
                 0.0 if s.window_us >= s.attribution_us else rate,
                 calibrate(p.pair_memory_first_logit),
                 base,
+                choice,
             )
-            for s, p in zip(samples, predictions, strict=True)
+            for s, p, choice in zip(samples, predictions, self._choices(samples), strict=True)
         ]
 
     def _learn_list(
@@ -171,7 +187,7 @@ class TaskEstimators:
         corrections = []
         examples = zip(samples, predictions, labels, discounts, rows, strict=True)
         for s, p, y, d, row in examples:
-            _, _, p_positive, _, rate, _, _ = row
+            p_positive, rate = row[2], row[4]
             r = d * delay_correction(y, p_positive, rate)
             self.prior.update(p.time_us, r * y, r * (1 - y))
             if y > 0:
@@ -180,7 +196,45 @@ class TaskEstimators:
             self.calibration.learn_one(p.time_us, p.logit, y, r)
             corrections.append(r)
         self.conditional.learn(predictions, labels, corrections)
+        if self.choice:
+            self._learn_choice(samples, predictions, rows, (labels, corrections, discounts))
         return rows, corrections
+
+    def _choices(self, samples: Sequence[Sample]) -> list[float]:
+        """Chance of each of a list's samples to be the one chosen; all the same without a model."""
+        number = len(samples)
+        if self.choice is None or number == 1:
+            return [1 / (number + 1)] * number  # inside (0, 1), as of lists of one
+        attributes = [s.attributes for s in samples]
+        p = self.choice.probabilities(
+            [s.query for s in samples], attributes, np.zeros(number, dtype=np.intp)
+        )
+        chances: list[float] = np.clip(p, _LEAST_CHANCE, 1 - _LEAST_CHANCE).tolist()
+        return chances
+
+    def _learn_choice(
+        self,
+        samples: Sequence[Sample],
+        predictions: Sequence[Prediction],
+        rows: Sequence[Row],
+        columns: tuple[Sequence[float], Sequence[float], Sequence[float]],
+    ) -> None:
+        """Let the choice by attributes learn one list, against p(y): labels, weights, discounts."""
+        assert self.choice
+        label, weight, discount = (np.array(column, dtype=np.float64) for column in columns)
+        first = np.array([s.copy_kind is CopyKind.FIRST for s in samples])
+        prior = rows[0][0]
+        self.choice.learn(
+            [s.query for s in samples],
+            [s.attributes for s in samples],
+            label=label,
+            weight=weight,
+            exposure=np.where(first, discount, 0.0),
+            examination=np.array([p.examination for p in predictions]),
+            logit=np.full(len(samples), math.log(prior / (1 - prior))),
+            lists=np.zeros(len(samples), dtype=np.intp),
+            time_us=np.array([p.time_us for p in predictions], dtype=np.int64),
+        )
 
 
 def shown_lists(samples: Sequence[Sample], shown_in_lists: bool) -> Iterator[slice]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
 from weighting.schemes.class_balanced import ClassBalanced
@@ -13,13 +13,22 @@ from weighting.schemes.self_paced import SelfPaced
 from weighting.schemes.softmax_share import SoftmaxShare
 from weighting.schemes.uniform import Uniform
 
-SchemeName = Literal["ratio", "uniform", "softmax_share", "class_balanced", "focal", "self_paced"]
+SchemeName = Literal[
+    "ratio",
+    "uniform",
+    "softmax_share",
+    "attribute_share",
+    "class_balanced",
+    "focal",
+    "self_paced",
+]
 DEFAULT: SchemeName = "ratio"
 
 SCHEMES: Mapping[SchemeName, Callable[[float], Scheme]] = {
     "ratio": ImportanceRatio,
     "uniform": lambda exponent: Uniform(),
     "softmax_share": SoftmaxShare,
+    "attribute_share": lambda exponent: SoftmaxShare(exponent, by_attributes=True),
     "class_balanced": lambda exponent: ClassBalanced(),
     "focal": lambda exponent: Focal(),
     "self_paced": lambda exponent: SelfPaced(),
@@ -37,6 +46,11 @@ def make_scheme(name: str, exponent: float = 1.0) -> Scheme:
         if name == known:
             return build(exponent)
     raise ValueError(f"scheme: got {name!r}, expected one of {', '.join(SCHEMES)}")
+
+
+def by_attributes(schemes: Iterable[Scheme]) -> bool:
+    """Return whether one of them asks for the choice by attributes."""
+    return any(isinstance(s, SoftmaxShare) and s.by_attributes for s in schemes)
 
 
 def parse_candidates(text: str) -> dict[str, Scheme]:

@@ -1,4 +1,4 @@
-"""Softmax share: w = p_ij / sum of p_ij' over the list's candidates, for positives.
+"""Softmax shares: w = p_ij / sum of p_ij' over the list's candidates, for positives.
 
 The chance that item j of K is the one chosen for query i, under the multinomial choice model
 (McFadden 1974) with the utilities b log p_ij: softmax_j(b log p_ij) = p_ij^b / sum_j' p_ij'^b. It
@@ -6,7 +6,12 @@ says how much a click tells this item from what stood beside it. Times K it has 
 list, whatever b. A negative counts 1: the share of an item that was passed over would make the
 hardest negatives the heaviest.
 
-Legend: N samples; p_ij = p(y=1|x) as if shown first, from the online estimator.
+p_ij is p(y=1|x) as if shown first, from the online estimator; or, of the attribute share, the
+chance that the item is chosen from the list by its attributes
+(`weighting.estimators.attribute_choice`), which sums to 1 over the list, so that with b = 1 the
+weight is K p_ij itself.
+
+Legend: N samples.
 """
 
 from __future__ import annotations
@@ -48,9 +53,11 @@ class SoftmaxShare:
 
     Attributes:
         strength: b > 0, the inverse of the softmax's temperature.
+        by_attributes: whether p_ij is the choice by attributes.
     """
 
     strength: float
+    by_attributes: bool = False
 
     def __post_init__(self) -> None:
         """Check the strength."""
@@ -63,7 +70,11 @@ class SoftmaxShare:
 
     def weigh(self, context: Context) -> Array:
         """K times the share (N,) of positives; 1 for negatives."""
-        shares = share(context.p_positive, context.lists, exponent=self.strength)
+        p = context.p_positive
+        if self.by_attributes:
+            p = context.choice
+            check_probability("choice", p)
+        shares = share(p, context.lists, exponent=self.strength)
         return np.where(context.label > 0, shares, 1.0)
 
     def invert(self, logit: Array, prior: float) -> Array:
@@ -72,4 +83,5 @@ class SoftmaxShare:
 
     def description(self) -> Mapping[str, str | float]:
         """Name and strength, for a version's manifest."""
-        return {"scheme": "softmax_share", "exponent": self.strength}
+        name = "attribute_share" if self.by_attributes else "softmax_share"
+        return {"scheme": name, "exponent": self.strength}
