@@ -261,6 +261,26 @@ def test_a_taste_fades_in_event_time_and_a_late_record_turns_nothing_back() -> N
     assert after(300) < 0.05
 
 
+def test_a_client_whose_taste_changes_is_followed() -> None:
+    affinity = two_tastes(half_life_days=30.0)
+    later = outcomes([1.0, 0.0], at=300 * DAY)
+    for client, brand in ((ANN, "y"), (BOB, "x")):
+        chosen(affinity, client=client, brand=brand, times=2, told=later)
+    assert liking(affinity, ANN) < -0.1
+
+
+def test_a_new_client_has_nothing_of_the_one_whose_room_it_takes() -> None:
+    affinity = ClientAffinity(2, ClientAffinityConfig(hash_bits=2))
+    for number in range(4):
+        chosen(affinity, client=client_hash(f"old {number}"), brand="x", times=9)
+    later = outcomes([1.0, 0.0], at=3_000 * DAY)
+    new = {client_hash(f"new {number}"): "xxyy"[number] for number in range(4)}
+    for client, brand in new.items():
+        chosen(affinity, client=client, brand=brand, told=later)
+    for client, brand in new.items():
+        assert (liking(affinity, client) > 0) == (brand == "x")
+
+
 def test_a_purchase_adds_to_what_the_click_said() -> None:
     affinity = two_tastes()
     before = liking(affinity)

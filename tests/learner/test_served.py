@@ -212,12 +212,18 @@ def test_the_evaluation_s_score_is_the_scorer_s(task: TaskName) -> None:
     np.testing.assert_array_equal(scores.probability[task], expit(own.served.logit(task, said)))
 
 
-def test_a_part_is_told_what_those_said_that_know_neither_it_nor_the_pair() -> None:
+@pytest.mark.parametrize("about_client", [False, True])
+def test_a_part_is_told_what_those_said_that_know_neither_it_nor_the_pair(
+    *, about_client: bool
+) -> None:
+    """One about the client is told what is known of the pair, too."""
+    names = CLIENT_COLUMNS if about_client else ("listener",)
+
     class Listener:
-        columns: Mapping[str, float] = {"listener": 0.5}
+        columns: Mapping[str, float] = dict.fromkeys(names, 0.5)
 
         def predict(self, pairs: Pairs) -> NDArray[np.float64]:
-            return np.full((1, len(pairs.items)), 7.0)
+            return np.full((len(names), len(pairs.items)), 7.0)
 
         def learn(self, task: TaskName, pairs: Pairs, outcomes: Outcomes) -> None:
             self.told = outcomes.logit
@@ -230,12 +236,12 @@ def test_a_part_is_told_what_those_said_that_know_neither_it_nor_the_pair() -> N
 
     initial, listener = WeigherConfig().initial(), Listener()
     parts: dict[str, Part] = make_parts(width=4, logit_scale=8.0)
-    parts["listener"] = listener
+    parts["client_affinity" if about_client else "listener"] = listener
     served = ServedScore(ImportanceRatio(1.0).invert, parts, initial)
     pairs = pairs_of(40)
     said = served.ask(CLICK, pairs)
     contributed = served.contributions(CLICK, said)
-    silent = {"listener", RESIDUAL, PAIR_MEMORY}
+    silent = {*names} if about_client else {*names, RESIDUAL, PAIR_MEMORY}
     expected = sum(own for name, own in contributed.items() if name not in silent)
     outcomes = replace(outcomes_of(np.zeros(len(pairs.items))), logit=served.logit(CLICK, said))
     served.learn(CLICK, pairs, said, outcomes)
