@@ -154,13 +154,16 @@ class ClientAffinity:
             return
         x = self._vectors(pairs, used)
         more = (observed - expected)[used, None] * x
-        mass = (observed + expected)[used].tolist()
-        for i, place in enumerate(used.tolist()):
-            now = int(outcomes.time_us[place])
-            row, kept = self._table.add(pairs.clients[place], mass[i], now)
-            self._profiles[row] = kept * self._profiles[row] + more[i]
-            _, kept = self._everyone.add(0, mass[i], now)
-            self._shared = kept * self._shared + more[i]
+        clients = [pairs.clients[place] for place in used.tolist()]
+        times = outcomes.time_us[used].tolist()
+        starts = _starts(list(zip(clients, times, strict=True)))
+        sums = np.add.reduceat(more, starts)
+        masses = np.add.reduceat((observed + expected)[used], starts).tolist()
+        for start, total, mass in zip(starts, sums, masses, strict=True):
+            row, kept = self._table.add(clients[start], mass, times[start])
+            self._profiles[row] = kept * self._profiles[row] + total
+            _, kept = self._everyone.add(0, mass, times[start])
+            self._shared = kept * self._shared + total
         if is_click:
             self._shown = self._shown + x[outcomes.shown[used]].sum(axis=0)
             if self._shown[_WIDTH] > self.config.max_showings:
@@ -212,6 +215,15 @@ class ClientAffinity:
             self._shared, self._shown = sums
         except (msgspec.DecodeError, KeyError, TypeError, ValueError) as error:
             raise SnapshotError("client", repr(error), "a client affinity's snapshot") from error
+
+
+def _starts(keys: Sequence[tuple[int, int]]) -> list[int]:
+    """Return where runs of equal keys begin: the showings of a list.
+
+    >>> _starts([(7, 1), (7, 1), (7, 2), (9, 2)])
+    [0, 2, 3]
+    """
+    return [i for i, key in enumerate(keys) if i == 0 or key != keys[i - 1]]
 
 
 def _projected(vectors: Vectors, signs: torch.Tensor) -> Array:
