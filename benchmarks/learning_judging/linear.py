@@ -23,6 +23,7 @@ from benchmarks.learning_data.dataset import Dataset, Item
 from benchmarks.learning_judging.item_rates import ItemRates
 from benchmarks.learning_judging.listwise_fit import fit
 from deploy.demo.world import BM25
+from learner.parts.lexical import words_of
 
 Array = NDArray[np.float64]
 Cosines = Callable[[str, Sequence[str]], Array]
@@ -108,12 +109,8 @@ def own_text(item: Item) -> str:
 
 
 def whole_text(item: Item) -> str:
-    """Return the text with every textual attribute behind it."""
-    words = [item.text]
-    for value in item.attributes.values():
-        if isinstance(value, str | list):
-            words += [value] if isinstance(value, str) else value
-    return " ".join(words)
+    """Return the text with its textual attributes behind it, as the product's own part has it."""
+    return f"{item.text} {words_of(item.attributes)}".rstrip()
 
 
 def _number(item: Item, name: str) -> float:

@@ -127,9 +127,14 @@ def test_only_what_is_drawn_is_encoded_with_a_gradient() -> None:
 
 def test_what_is_left_out_is_neither_evaluated_nor_a_reason_to_refuse_the_step() -> None:
     own = trainer(loss="listwise", compute_share=0.3)
-    reports = [own.step(samples) for samples in batches(40)]
+    steps = batches(40)
+    reports = [own.step(samples) for samples in steps]
     assert {report.result for report in reports} == {"ok"}
-    assert all(np.isfinite(list(own.evaluation().values())))
+    found = own.evaluation()
+    assert all(np.isfinite(list(found.values())))
+    num_left_out = sum(report.num_left_out for report in reports)
+    num_drawn = sum(len(samples) for samples in steps) - num_left_out
+    assert 0 < num_drawn == sum(found[f"{task}_num_samples"] for task in TASKS)
 
 
 def learned_and_restored(share: float) -> tuple[Trainer, Trainer]:
