@@ -7,6 +7,7 @@ import numpy as np
 from learner import version_layout as layout
 from learner.evaluation import Evaluation
 from learner.model_card import model_card
+from learner.parts.attributes import coefficients_of
 from tests.learner.judging import shop
 from tests.learner.training import batches, trainer
 from weighting.estimators.attribute_choice import Coefficients
@@ -58,3 +59,14 @@ def test_every_version_has_a_card_and_equal_state_the_same() -> None:
         written.append(own.files()[layout.CARD])
     assert written[0] == written[1]
     assert b"1 steps" in written[0]
+
+
+def test_a_version_says_what_its_attributes_count() -> None:
+    own = trainer(tuning="frozen")
+    own.step(batches(1)[0])
+    text = own.files()[layout.CARD].decode()
+    found = coefficients_of(own.evaluation())
+    assert found == own.served.attribute_coefficients()
+    assert found
+    for name in found:
+        assert f"\n| {name} | " in text
