@@ -14,10 +14,10 @@ Judged by NDCG@10 of all candidates by the client's own grades, over all queries
 stream and for new ones.
 
 The product's samples, weigher, trainer and served score run with the default model, its encoder
-frozen. `without` is a request without a client, `with` the same with it, `blind` a model that
-learned the same stream without clients, asked with them; `gain` is with less without, `cost`
-without less blind, paired, with 95 % intervals over clients. The last line on standard output is
-one JSON object.
+frozen, and no caps on clients. `without` is a request without a client, `with` the same with it,
+`blind` one to a model that learned the same stream without clients; `gain` is with less without,
+`cost` without less blind, paired, with 95 % intervals over clients. The last line on standard
+output is one JSON object.
 """
 
 from __future__ import annotations
@@ -61,7 +61,12 @@ from weighting.weigher import Weigher
 Array = NDArray[np.float64]
 STREAMS = ("taste", "no_taste", "guests")
 _LISTS_PER_STEP = 32
-_SETTINGS = {"learner.tuning": "frozen"}
+_SETTINGS = {
+    "learner.tuning": "frozen",
+    # A blind stream has no caps, so the others have none either
+    "weighting.caps.client": "0",
+    "weighting.caps.client_item": "0",
+}
 _GUEST = "guest"
 _NUM_BESIDE = 9
 _JUDGED = 0.2

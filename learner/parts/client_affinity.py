@@ -18,7 +18,8 @@ and u the mean vector of what is shown, the value of a pair is
 one Newton step from 0 towards the mode of weights of the client under Normal(0, d^2), with the
 information of m_c clicks spread evenly over B directions. What the rest of the score knows of an
 item is in e, and what all clients have in common is subtracted, so the value is about this client.
-It is 0 for one that does as all do, and for an id that all share.
+It is 0 for one that does as all do. An id with more than its share of all, m_c > h (m + 1000), is
+shared by many: nothing is said of it.
 """
 
 from __future__ import annotations
@@ -49,6 +50,9 @@ _NUM_SHORT = 24
 _NUM_BLOCKS = len(CLIENT_COLUMNS)
 _WIDTH = _NUM_BLOCKS * _NUM_SHORT
 _DAY_SECONDS = 86_400.0
+_FIRST_CLICKS = 1000.0
+"""Of all clients, before which one's share says nothing."""
+
 _TEXT, _ATTRIBUTE, _ITEM = (salt << 32 for salt in (1, 2, 3))
 
 
@@ -59,6 +63,7 @@ class ClientAffinityConfig:
     Attributes:
         deviation: d, standard deviation of a client's effects before any sample, in logits.
         purchase_worth: by which what was bought, and expected to be, counts beside clicks.
+        largest_share: h, of all clicks observed and expected, that may be one client's.
         half_life_days: of all sums, in event time.
         hash_bits: log2 of the number of clients; the one with the least behind it makes room.
         max_showings: showings behind u beyond which its sums are halved.
@@ -66,13 +71,14 @@ class ClientAffinityConfig:
 
     deviation: float = 0.5
     purchase_worth: float = 2.0
+    largest_share: float = 0.1
     half_life_days: float = 30.0
     hash_bits: int = 17
     max_showings: float = 100_000.0
 
 
 class ClientAffinity:
-    """Affinity of a client to texts and to attributes; silent about a client without history."""
+    """Affinity of a client to texts and attributes; silent where it has no history of its own."""
 
     columns: Mapping[str, float] = dict.fromkeys(CLIENT_COLUMNS, 0.5)
 
@@ -113,7 +119,13 @@ class ClientAffinity:
         return found
 
     def _row(self, client: int) -> int:
-        return self._table.find(client) if client else -1
+        """Return the row of a client with a profile of its own, -1 of any other."""
+        row = self._table.find(client) if client else -1
+        if row < 0:
+            return row
+        total = self._everyone.left(0) * self._everyone.mass(0)
+        most = self.config.largest_share * (total + _FIRST_CLICKS)
+        return row if self._table.left(row) * self._table.mass(row) <= most else -1
 
     def _mean(self) -> Array:
         """Return u."""
