@@ -24,7 +24,6 @@ from serving.middleware import (
     RequestIdMiddleware,
     TelemetryMiddleware,
     TrailingSlashMiddleware,
-    TurnMiddleware,
     cors,
 )
 from serving.request_id import new_id
@@ -72,7 +71,6 @@ def create(
     limits = limits or Limits()
     scoring = Scoring(slot, batcher, wall_clock=wall_clock)
     middleware = [
-        Middleware(TurnMiddleware, turns=batcher.turns),
         *cors(cors_config or CorsConfig()),
         Middleware(RequestIdMiddleware, new_id=new_id),
         Middleware(TelemetryMiddleware, slot=slot, telemetry=telemetry, clock=time.monotonic),

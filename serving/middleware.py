@@ -15,21 +15,6 @@ from serving.errors import BodyTooLarge
 from serving.inference.slot import NO_VERSION, Slot
 from serving.request_id import request_id
 from serving.telemetry import Telemetry
-from serving.turns import Turns
-
-
-class TurnMiddleware:
-    """Let one request begin per iteration of the event loop."""
-
-    def __init__(self, app: ASGIApp, *, turns: Turns) -> None:
-        """Wrap `app`."""
-        self._app, self._turns = app, turns
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection."""
-        if scope["type"] == "http":
-            await self._turns.wait()
-        await self._app(scope, receive, send)
 
 
 class RequestIdMiddleware:

@@ -185,7 +185,11 @@ def _values(attributes: Mapping[str, Attribute]) -> Iterator[tuple[str, bytes]]:
         names = sorted(attributes)[:_NUM_ATTRIBUTES]
     for name in names:
         given = attributes[name]
-        levels = given[:_NUM_ELEMENTS] if isinstance(given, list) else (_level(given),)
+        levels: Iterable[object] = (
+            dict.fromkeys(given[:_NUM_ELEMENTS])  # a text that is there twice counts once
+            if isinstance(given, list)
+            else (_level(given),)
+        )
         for level in levels:
             yield name, f"{name}={level}".encode("utf-8", "surrogatepass")
 

@@ -310,7 +310,9 @@ class Weigher:
                         normaliser.restore(each)
             if competition and state["competition"]:
                 competition.restore(state["competition"])
-        except (msgspec.DecodeError, KeyError, TypeError) as error:
+        except SnapshotError:
+            raise
+        except (msgspec.DecodeError, KeyError, TypeError, ValueError) as error:
             raise SnapshotError("weigher", repr(error), "a weigher's snapshot") from error
         self._estimators, self._normalisers, self._caps = estimators, normalisers, caps
         self.competition, self._drift = competition, drift

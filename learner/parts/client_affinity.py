@@ -239,8 +239,11 @@ def _starts(keys: Sequence[tuple[int, int]]) -> list[int]:
 
 
 def _projected(vectors: Vectors, signs: torch.Tensor) -> Array:
-    """Return vectors (n, D) times a matrix (D, B); torch's product, equal for any n."""
-    return (torch.from_numpy(vectors) @ signs).double().numpy()
+    """Return vectors (n, D) times a matrix (D, B), each row the same bits for any n."""
+    number = len(vectors)
+    # A product of one row has a kernel of its own, which adds in another order
+    rows = np.repeat(vectors, 2, axis=0) if number == 1 else vectors
+    return (torch.from_numpy(rows) @ signs)[:number].double().numpy()
 
 
 def _values(item: str, attributes: Mapping[str, Attribute]) -> list[int]:

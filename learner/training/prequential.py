@@ -61,8 +61,8 @@ class Prequential:
             query_vectors: (N, D) vectors of the queries by the starting encoder.
             item_vectors: (N, D) vectors of the items by the starting encoder.
             factor: (N,) by which a scored sample counts. Those of 0 have no score of the encoder:
-                they are not evaluated, and stacker, item prior and attributes do not learn
-                them; the other parts do.
+                they are not evaluated, and stacker, item prior, attributes and client affinity do
+                not learn them; the other parts do.
         """
         tasks = np.array([s.task for s in weighted.samples], dtype=object)
 

@@ -31,7 +31,6 @@ from serving.inference.slot import LoadedModel
 from serving.rollout.comparison import Replayed
 from serving.rollout.gate import check_finite, check_shape
 from serving.telemetry import Telemetry
-from serving.turns import Turns
 from weighting.constraints import Count, NotNegative, Positive, check
 
 log = logging.getLogger("steelyard.serving")
@@ -74,12 +73,7 @@ class BatcherConfig:
 
 
 class Batcher:
-    """One inference thread in front of the scorer that each request was admitted with.
-
-    Attributes:
-        config: the settings.
-        turns: of the event loop, in which answers are given.
-    """
+    """One inference thread in front of the scorer that each request was admitted with."""
 
     def __init__(
         self,
@@ -90,7 +84,6 @@ class Batcher:
     ) -> None:
         """Take the collaborators; `start` starts the thread. `clock` is monotonic, in seconds."""
         self.config = config
-        self.turns = Turns()
         self._telemetry, self._clock = telemetry, clock
         self._line: Line[Work] = Line(
             Pace(),
@@ -105,7 +98,7 @@ class Batcher:
         self._in_flight = 0
         self._standing: Overloaded | None = None
         self._stands_until = 0.0
-        self._delivery = Delivery(lambda: self._count(-1), self.turns)
+        self._delivery = Delivery(lambda: self._count(-1))
         self._recent: tuple[tuple[LoadedModel, Replayed], ...] = ()
 
     def start(self) -> None:

@@ -1,18 +1,17 @@
-"""Delivery of scores to the event loop, each answer in a turn of its own."""
+"""Delivery of scores to the event loop, one request per iteration, so that none is held up."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TypeAlias
 
 from learner.artifact import Scores, ScoringInput
 from serving.errors import ServingError
 from serving.inference.slot import LoadedModel
-from serving.turns import Turns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,31 +46,32 @@ Settled: TypeAlias = tuple[Work, Answer | ServingError | None]
 
 
 class Delivery:
-    """Outcomes on their way from the inference thread to the futures that wait for them.
+    """Outcomes on their way from the inference thread to the futures that wait for them."""
 
-    Each leads to an answer that is written, in a turn of its own.
-    """
-
-    def __init__(self, settled: Callable[[], None], turns: Turns) -> None:
-        """Take `settled`, called on the event loop for each work, and the loop's turns."""
-        self._settled, self._turns = settled, turns
+    def __init__(self, settled: Callable[[], None]) -> None:
+        """Take `settled`, called on the event loop for each work."""
+        self._settled = settled
 
     def send(self, outcomes: Sequence[Settled]) -> None:
         """Hand outcomes over; from any thread."""
-        by_loop: dict[asyncio.AbstractEventLoop, list[Settled]] = {}
+        by_loop: dict[asyncio.AbstractEventLoop, deque[Settled]] = {}
         for work, outcome in outcomes:
-            by_loop.setdefault(work.future.get_loop(), []).append((work, outcome))
+            by_loop.setdefault(work.future.get_loop(), deque()).append((work, outcome))
         for loop, own in by_loop.items():
             with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits any more
-                loop.call_soon_threadsafe(self._arrive, own)
+                loop.call_soon_threadsafe(self._settle, own)
 
-    def _arrive(self, outcomes: Sequence[Settled]) -> None:
-        for work, outcome in outcomes:
-            self._turns.take(partial(self._settle, work, outcome))
+    def _settle(self, outcomes: deque[Settled]) -> None:
+        """Settle the first, and the others in later iterations of the event loop.
 
-    def _settle(self, work: Work, outcome: Answer | ServingError | None) -> None:
+        Each leads to an answer that is written. A whole batch of them in one iteration would hold
+        up all that arrives meanwhile.
+        """
+        work, outcome = outcomes.popleft()
         self._settled()
         if not work.gone and isinstance(outcome, Answer):
             work.future.set_result(outcome)
         elif not work.gone and isinstance(outcome, ServingError):
             work.future.set_exception(outcome)
+        if outcomes:
+            work.future.get_loop().call_soon(self._settle, outcomes)

@@ -27,7 +27,7 @@ _FIXED_COSTS = 8
 _SIZE_RATE = 0.05
 #: Time for which room is kept for a request whose headers were let in: its body should be here by
 #: then.
-_EXPECTED_SECONDS = 0.05
+_EXPECTED_SECONDS = 0.02
 
 
 class Work(Protocol):

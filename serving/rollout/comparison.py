@@ -111,13 +111,19 @@ def check_agreement(
 
 
 def _correlation(pairs: Sequence[tuple[Array, Array]]) -> float:
-    """Return the correlation inside requests, pooled; 1 where the old values tell nothing apart."""
+    """Return the correlation inside requests, pooled; 1 where the old values tell nothing apart.
+
+    Where the new values spread further it counts up to twice: what they add may be what was learned
+    since, as of a query of which little was known.
+    """
     old, new = ([_centred(pair[side]) for pair in pairs] for side in (0, 1))
     told = [i for i, values in enumerate(old) if len(values) > 1 and values.std() > _LEAST_SPREAD]
     if not told:
         return 1.0
     x, y = np.concatenate([old[i] for i in told]), np.concatenate([new[i] for i in told])
-    return float(x @ y / np.sqrt(max((x @ x) * (y @ y), 1e-24)))
+    spread = np.sqrt(np.array([x @ x, y @ y]))
+    more = float(np.clip(spread[1] / max(spread[0], 1e-12), 1.0, 2.0))
+    return more * float(x @ y / max(spread.prod(), 1e-12))
 
 
 def check_distribution(

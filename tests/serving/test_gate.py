@@ -263,6 +263,16 @@ def test_a_manifest_with_a_bad_evaluation_is_refused_whatever_the_weights(tmp_pa
     )
 
 
+def test_the_name_of_an_attribute_is_no_task() -> None:
+    margins = Margins(auc=0.1, entropy=0.2, calibration=0.7)
+
+    def figures(alpha: float) -> dict[str, float]:
+        ends = {"num_samples": 5000.0, "positive_ratio": 0.1, "auc": alpha}
+        return {f"attribute_alone:fit_{end}": value for end, value in ends.items()}
+
+    check_evaluation(figures(0.1), figures(0.9), margins)
+
+
 def with_interval(name: str, value: float, error: float) -> dict[str, float]:
     return {name: value, f"{name}_low": value - 1.96 * error, f"{name}_high": value + 1.96 * error}
 

@@ -243,5 +243,5 @@ def test_room_is_not_kept_for_long_for_a_body_that_does_not_come() -> None:
     line.finish()
     line.expect(0.0)
     assert line.full(0.0)
-    assert not line.full(0.05)
+    assert not line.full(0.02)
     assert line.num_expected == 0

@@ -321,6 +321,44 @@ def test_an_attribute_unused_for_a_half_life_keeps_its_place_if_it_comes_again()
     assert list(model.coefficients()) == ["a"], "whoever cannot be written has no name"
 
 
+def test_attributes_of_the_same_list_keep_their_places_whatever_name_comes_first() -> None:
+    model = AttributeChoice(AttributeChoiceConfig(max_attributes=3, half_life_days=1.0))
+    for at, names in ((0, ["a", "b", "c"]), (3 * DAY, ["new", "a", "b", "c"])):
+        own: list[dict[str, Attribute]] = [dict.fromkeys(names, "x"), dict.fromkeys(names, "y")]
+        lists = np.zeros(2, np.intp)
+        learn(model, ["q"] * 2, own, [1.0, 0.0], [1.0] * 2, lists=lists, at=at)
+    assert list(model.coefficients()) == ["a", "b", "c"]
+
+
+def test_a_text_that_an_attribute_has_twice_counts_once() -> None:
+    said = []
+    for times in (1, 16):
+        model = AttributeChoice()
+        own: list[dict[str, Attribute]] = [{"tags": ["new"] * times}, {"tags": ["old"]}]
+        learn(model, ["q"] * 2, own, [1.0, 0.0], [1.0] * 2, lists=np.zeros(2, np.intp), at=0)
+        said.append(model.predict(["q"] * 2, own).tolist())
+    assert said[0] == said[1]
+
+
+def test_new_keys_of_one_call_take_rows_as_if_they_came_one_by_one() -> None:
+    draw = np.random.default_rng(3)
+    together, alone = (CountTable(hash_bits=4, half_life_seconds=1.0) for _ in range(2))
+    for at in range(30):
+        keys = np.unique(draw.integers(1 << 40, 1 << 60, 12, dtype=np.uint64))
+        observed, expected = draw.uniform(size=(2, len(keys)))
+        together.add(keys, observed, expected, at * 100_000)
+        for i in range(len(keys)):
+            one = slice(i, i + 1)
+            alone.add(keys[one], observed[one], expected[one], at * 100_000)
+    assert together.snapshot() == alone.snapshot()
+
+
+def test_a_snapshot_that_is_not_finite_is_refused() -> None:
+    state = ConditionalLogit(mean=[0.0], precision=[1.0]).snapshot()
+    with pytest.raises(SnapshotError, match="coefficients"):
+        ConditionalLogit(mean=[0.0], precision=[1.0]).restore({**state, "mean": [float("nan")]})
+
+
 def test_information_fades_by_the_time_between_choices_not_by_showings() -> None:
     """Lists without a choice in between leave the fading to the next choice."""
     own: list[dict[str, Attribute]] = [{"brand": name} for name in BRANDS]

@@ -180,7 +180,7 @@ class AttributeChoice:
         lists: Places,
         time_us: NDArray[np.int64],
     ) -> None:
-        """Learn N pairs; order within the call does not count.
+        """Learn N pairs; of their order, only which new attributes are kept depends.
 
         Args:
             queries: their texts.
@@ -246,6 +246,9 @@ class AttributeChoice:
         now_us: int | None = None,
     ) -> _Values:
         """Look up the values of N pairs; with a time, new attributes take slots."""
+        if now_us is not None:  # before any makes room for a new one
+            for name in self._slots.keys() & {name for own in attributes for name in own}:
+                self._seen_us[self._slots[name]] = now_us
         words: dict[str, list[int]] = {}
         most, slots = self.config.max_words, self._slots
         pair, slot, value, under = [], [], [], []

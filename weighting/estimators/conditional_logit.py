@@ -132,6 +132,8 @@ class ConditionalLogit:
         precision = np.array(state["precision"], dtype=np.float64)
         if mean.shape != self._start_mean.shape or precision.shape != self._start.shape:
             raise SnapshotError("inputs", mean.shape, self._start_mean.shape)
+        if not (np.isfinite(mean).all() and np.isfinite(precision).all()):
+            raise SnapshotError("coefficients", "NaN or infinity", "numbers")
         self.mean, self._precision = mean, precision
 
 

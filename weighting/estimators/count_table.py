@@ -69,11 +69,9 @@ class CountTable:
         self._observed[old] = keep * self._observed[old] + observed[row >= 0]
         self._expected[old] = keep * self._expected[old] + expected[row >= 0]
         self._time_us[old] = self.newest_us
-        for place in np.flatnonzero(row < 0).tolist():
-            taken = self._least(keys[place])
-            self._tag[taken] = _tags(keys[place : place + 1])[0]
-            self._observed[taken], self._expected[taken] = observed[place], expected[place]
-            self._time_us[taken] = self.newest_us
+        new = np.flatnonzero(row < 0)
+        if len(new):
+            self._put(keys[new], observed[new], expected[new], self.newest_us)
 
     def _find(self, keys: Keys) -> NDArray[np.intp]:
         """Row of each key (n,), -1 where it has none."""
@@ -86,11 +84,23 @@ class CountTable:
         sets = keys & np.uint64((1 << (self.hash_bits - 2)) - 1)
         return sets.astype(np.intp) * len(_WAYS)
 
-    def _least(self, key: np.uint64) -> int:
-        """Row of a set for a new key: an unused one, else the first of the least expected."""
-        rows = int(self._first(np.array([key]))[0]) + _WAYS
+    def _put(self, keys: Keys, observed: Array, expected: Array, now_us: int) -> None:
+        """Give new keys rows, one after the other: an unused one of the set, else the least one."""
+        first = self._first(keys)
+        rows = first[:, None] + _WAYS
         mass = np.where(self._tag[rows] > 0, self._keep(rows) * self._expected[rows], -1.0)
-        return int(rows[mass.argmin()])
+        masses: dict[int, list[float]] = {}  # of each set, with what this call put there
+        holder: dict[int, int] = {}  # row -> place of the key that has it at the end
+        columns = zip(first.tolist(), mass.tolist(), expected.tolist(), strict=True)
+        for place, (of_set, found, own) in enumerate(columns):
+            known = masses.setdefault(of_set, found)
+            way = known.index(min(known))
+            known[way] = own
+            holder[of_set + way] = place
+        taken, places = np.array(list(holder)), np.array(list(holder.values()))
+        self._tag[taken] = _tags(keys)[places]
+        self._observed[taken], self._expected[taken] = observed[places], expected[places]
+        self._time_us[taken] = now_us
 
     def _keep(self, row: NDArray[np.intp]) -> Array:
         age = np.maximum((self.newest_us or 0) - self._time_us[row], 0)
