@@ -9,6 +9,9 @@ and 10 times the capacity. The loads of a small capacity run side by side, since
 processor.
 Where there are two processors, servers and generators have one each.
 
+Then clients that ask again at once, whether answered or refused, in a closed loop at the largest
+capacity: how much of it they are answered is a line of its own, without a target.
+
 The last line on standard output is one JSON object; for each load, the worst over the capacities:
 
 - `goodput_ratio`: answers per second over the capacity; 0.8 or more is the target.
@@ -39,6 +42,8 @@ LOADS = (0.8, 1.2, 3.0, 10.0)
 SECONDS = {1: 60.0, 5: 40.0, 25: 25.0, 100: 12.0, 500: 10.0}
 #: Up to this capacity, the loads use so little of a processor that all run at the same time.
 TOGETHER = 25
+#: Clients that ask again at once, and for how long.
+RETRYING, RETRYING_SECONDS = 300, 10.0
 
 
 def serve(stack: ExitStack, capacity: float) -> str:
@@ -51,13 +56,25 @@ def serve(stack: ExitStack, capacity: float) -> str:
     return process.stdout.readline().strip()
 
 
-def load(url: str, rate: float, seconds: float) -> subprocess.Popen[str]:
-    """Start a load generator; its report is its standard output."""
-    options = ["--url", url, "--rate", str(rate), "--seconds", str(seconds)]
-    command = [sys.executable, "-m", "benchmarks.overloading.load", *options]
+def load(url: str, seconds: float, **options: float) -> subprocess.Popen[str]:
+    """Start a load generator, with a `rate` or `connections`; its report is its standard output."""
+    chosen = {"url": url, "seconds": seconds, **options}
+    words = [word for name, value in chosen.items() for word in (f"--{name}", str(value))]
+    command = [sys.executable, "-m", "benchmarks.overloading.load", *words]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     pin(process.pid, 1)
     return process
+
+
+def retrying(capacity: int) -> str:
+    """Run clients that ask again at once; return what became of their requests."""
+    with ExitStack() as stack:
+        url = serve(stack, capacity)
+        _warm(url)
+        found = json.loads(load(url, RETRYING_SECONDS, connections=RETRYING).communicate()[0])
+    rate, refused = found["answered_per_second"], found["refused"] / RETRYING_SECONDS
+    answered = f"{RETRYING} clients that ask again at once: answered {rate:.1f}/s of {capacity}"
+    return f"{answered}, refused {refused:.0f}/s, others {found['others']}"
 
 
 def pin(pid: int, index: int) -> None:
@@ -74,7 +91,7 @@ def measure(capacity: int, loads: Sequence[float]) -> list[dict[str, Any]]:
         for url in urls:
             _warm(url)
         generators = [
-            load(url, capacity * factor, SECONDS[capacity])
+            load(url, SECONDS[capacity], rate=capacity * factor)
             for url, factor in zip(urls, loads, strict=True)
         ]
         reports = [json.loads(generator.communicate()[0]) for generator in generators]
@@ -102,7 +119,7 @@ def summary(results: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
 
 def _warm(url: str) -> None:
     """Wait until the server answers; its first requests are not counted."""
-    load(url, 5.0, 1.0).communicate()
+    load(url, 1.0, rate=5.0).communicate()
 
 
 def _end(process: subprocess.Popen[str]) -> None:
@@ -137,6 +154,8 @@ def main() -> None:
             results.append(found)
             if not arguments.json:
                 print(_line(found), flush=True)
+    if not arguments.json:
+        print(retrying(capacities[-1]), flush=True)
     print(json.dumps(summary(results)))
 
 

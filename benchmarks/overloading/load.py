@@ -1,6 +1,10 @@
 """Open-loop load: requests at Poisson times, whatever became of those before them.
 
     python -m benchmarks.overloading.load --url URL --rate R --seconds S [--seed N]
+    python -m benchmarks.overloading.load --url URL --connections N --seconds S
+
+With `--connections` the loop is closed: so many clients, each of which asks again as soon as it is
+answered or refused.
 
 One thread on epoll, about 30 us per request. Every request has a connection to itself while it is
 under way: a free one is reused, else a new one is opened, so that no arrival waits for an answer
@@ -93,6 +97,21 @@ class Load:
             if due >= end:
                 self._give_up()
 
+    def run_closed(self, num_connections: int, seconds: float) -> None:
+        """Ask again on each connection at once, for so many seconds."""
+        begin = time.perf_counter()
+        for _ in range(num_connections):
+            self._send()
+        while self._busy:
+            for number, _ in self._poll.poll(0.1):
+                if number in self._busy:
+                    self._receive(self._busy[number], begin)
+            if time.perf_counter() - begin < seconds:
+                while self._free:
+                    self._send()
+            else:
+                self._give_up()
+
     def _send(self) -> None:
         if not self._free and len(self._busy) >= MAX_CONNECTIONS:
             self.results.fail("not sent")
@@ -168,12 +187,17 @@ def main() -> None:
     """Run the load, print what was measured."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--url", required=True)
-    parser.add_argument("--rate", type=float, required=True)
+    kind = parser.add_mutually_exclusive_group(required=True)
+    kind.add_argument("--rate", type=float, help="requests per second, at Poisson times")
+    kind.add_argument("--connections", type=int, help="clients that ask again at once")
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     load = Load(arguments.url)
-    load.run(arguments.rate, arguments.seconds, arguments.seed)
+    if arguments.connections:
+        load.run_closed(arguments.connections, arguments.seconds)
+    else:
+        load.run(arguments.rate, arguments.seconds, arguments.seed)
     found, seconds = load.results, arguments.seconds
     report = {
         "answered_per_second": sum(at <= seconds for at in found.answered_at) / seconds,
