@@ -33,9 +33,13 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from http import HTTPStatus
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 LOADS = (0.8, 1.2, 3.0, 10.0)
 #: Capacity -> seconds of each load.
@@ -118,7 +122,21 @@ def summary(results: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
 
 
 def _warm(url: str) -> None:
-    """Wait until the server answers; its first requests are not counted."""
+    """Wait until the server has a version; its first requests are not counted.
+
+    Raises:
+        TimeoutError: it has none.
+    """
+    for _ in range(300):
+        try:
+            urlopen(f"{url}/readyz").close()
+            break
+        except HTTPError as error:
+            if error.code != HTTPStatus.SERVICE_UNAVAILABLE:
+                raise
+        time.sleep(0.1)
+    else:
+        raise TimeoutError(f"{url} has no version")
     load(url, 1.0, rate=5.0).communicate()
 
 
