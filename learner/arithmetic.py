@@ -6,6 +6,8 @@ What would break that, and what is done about it:
   the work: torch's deterministic algorithms.
 - Matrix products choose a kernel by the number of rows, and kernels add up in different orders, so
   that a text's vector would depend on its neighbours in the batch: MKL's strict reproducibility.
+- It does not hold for a single row, nor for up to three on processors that are not Intel's:
+  `product` adds rows. (The encoder multiplies eight tokens or more, see `encoder.padding`.)
 - The number of threads belongs to a thread, not to the process, and torch takes all cores by
   default: whoever trains calls `use` first, in the thread that trains.
 
@@ -26,6 +28,9 @@ from learner.errors import ThreadsRefused
 os.environ["MKL_CBWR"] = "AUTO,STRICT"
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
+#: Products of fewer rows may have kernels of their own.
+_LEAST_ROWS = 8
+
 
 def use(threads: int) -> None:
     """Calculate deterministically from here on, with so many threads in the calling thread."""
@@ -33,6 +38,15 @@ def use(threads: int) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
+
+
+def product(rows: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+    """Return rows (n, D) times a matrix (D, K); a row's bits are the same for any n."""
+    number = len(rows)
+    if number >= _LEAST_ROWS:
+        return rows @ matrix
+    missing = rows.new_zeros(_LEAST_ROWS - number, rows.shape[1])
+    return (torch.cat([rows, missing]) @ matrix)[:number]
 
 
 def check_environment(threads: int) -> None:

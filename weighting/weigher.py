@@ -26,7 +26,7 @@ from weighting.clip import BOUNDS, ClipConfig, num_clipped
 from weighting.competition import Change, Competition, CompetitionConfig
 from weighting.constraints import SettingError, Share, check
 from weighting.diagnostics import effective_sample_ratio
-from weighting.errors import SnapshotError, WeightError
+from weighting.errors import WeightError
 from weighting.estimators.calibration import CalibrationConfig
 from weighting.estimators.conditional import ConditionalConfig
 from weighting.estimators.drift import Drift, DriftConfig, DriftWatch
@@ -45,6 +45,7 @@ from weighting.schemes.registry import (
     parse_candidates,
 )
 from weighting.schemes.scheme import Scheme
+from weighting.snapshot import opened
 from weighting.tasks import TASKS, TaskName
 from weighting.weighted import WeightedBatch, scatter
 
@@ -296,10 +297,7 @@ class Weigher:
         """
         estimators, normalisers, caps = self._untrained()
         competition, drift = self._new_competition(), self._unwatched()
-        try:
-            state = msgspec.msgpack.decode(data)
-            if state["format"] != FORMAT:
-                raise SnapshotError("format", state["format"], FORMAT)
+        with opened(data, "weigher", format=FORMAT) as state:
             for task, own in estimators.items():
                 own.restore(state["tasks"][task])
                 caps[task].restore(state["caps"][task])
@@ -310,10 +308,6 @@ class Weigher:
                         normaliser.restore(each)
             if competition and state["competition"]:
                 competition.restore(state["competition"])
-        except SnapshotError:
-            raise
-        except (msgspec.DecodeError, KeyError, TypeError, ValueError) as error:
-            raise SnapshotError("weigher", repr(error), "a weigher's snapshot") from error
         self._estimators, self._normalisers, self._caps = estimators, normalisers, caps
         self.competition, self._drift = competition, drift
 

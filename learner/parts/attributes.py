@@ -8,18 +8,17 @@ others.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import msgspec
 import numpy as np
 
 from learner.parts.part import Array, Outcomes, Pairs
-from weighting.errors import SnapshotError
 from weighting.estimators.attribute_choice import (
     AttributeChoice,
     AttributeChoiceConfig,
     Coefficients,
 )
+from weighting.snapshot import opened
 from weighting.tasks import TASKS, TaskName
 
 FORMAT = 3
@@ -75,13 +74,8 @@ class Attributes:
         Raises:
             SnapshotError: the bytes are not such a snapshot.
         """
-        try:
-            state: Mapping[str, Any] = msgspec.msgpack.decode(data)
-            if state["format"] != FORMAT:
-                raise SnapshotError("format", state["format"], FORMAT)
+        with opened(data, "choice by attributes", format=FORMAT) as state:
             self._choice.restore(state["choice"])
-        except (msgspec.DecodeError, KeyError, TypeError, ValueError) as error:
-            raise SnapshotError("attributes", repr(error), "an attributes' snapshot") from error
 
 
 def figures(coefficients: Mapping[str, Coefficients]) -> dict[str, float]:

@@ -26,7 +26,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 from zlib import crc32
 
 import msgspec
@@ -35,13 +34,15 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from learner.parts.part import Array, Outcomes, Pairs, Vectors
+from learner import arithmetic
+from learner.parts.part import Array, Outcomes, Pairs
 from learner.parts.stateless import CLIENT_COLUMNS
 from weighting.checks import check_examination, check_finite, check_labels, check_weights
 from weighting.errors import SnapshotError
 from weighting.estimators.fading_table import FadingTable
 from weighting.features import attribute_values
 from weighting.sample import Attribute
+from weighting.snapshot import opened
 from weighting.tasks import TASKS, TaskName
 
 FORMAT = 1
@@ -183,7 +184,8 @@ class ClientAffinity:
 
     def _vectors(self, pairs: Pairs, places: NDArray[np.intp]) -> Array:
         """Return short vectors of texts and attributes, and 1, of n places: (n, 2 B + 1)."""
-        texts = _projected(pairs.item_vectors[places], self._map)
+        vectors = torch.from_numpy(pairs.item_vectors[places])
+        texts = arithmetic.product(vectors, self._map).double().numpy()
         own = [(pairs.items[i], pairs.attributes[i]) for i in places.tolist()]
         attributes = _sketched([_values(*pair) for pair in own])
         return np.hstack([texts, attributes, np.ones((len(places), 1))])
@@ -209,11 +211,7 @@ class ClientAffinity:
         Raises:
             SnapshotError: the bytes are not such a snapshot, or of another width.
         """
-        try:
-            state: Mapping[str, Any] = msgspec.msgpack.decode(data)
-            if (state["format"], state["width"]) != (FORMAT, self.width):
-                found = f"{state['format']}, width {state['width']}"
-                raise SnapshotError("format", found, f"{FORMAT}, width {self.width}")
+        with opened(data, "client affinity", format=FORMAT, width=self.width) as state:
             used = np.frombuffer(state["table"]["row"], dtype="<u4")
             profiles = np.frombuffer(state["profiles"], dtype="<f4").reshape(-1, _WIDTH + 1)
             sums = np.array([state["shared"], state["shown"]], dtype=np.float64)
@@ -225,8 +223,6 @@ class ClientAffinity:
             self._everyone.restore(state["everyone"])
             self._profiles[used] = profiles
             self._shared, self._shown = sums
-        except (msgspec.DecodeError, KeyError, TypeError, ValueError) as error:
-            raise SnapshotError("client", repr(error), "a client affinity's snapshot") from error
 
 
 def _starts(keys: Sequence[tuple[int, int]]) -> list[int]:
@@ -236,14 +232,6 @@ def _starts(keys: Sequence[tuple[int, int]]) -> list[int]:
     [0, 2, 3]
     """
     return [i for i, key in enumerate(keys) if i == 0 or key != keys[i - 1]]
-
-
-def _projected(vectors: Vectors, signs: torch.Tensor) -> Array:
-    """Return vectors (n, D) times a matrix (D, B), each row the same bits for any n."""
-    number = len(vectors)
-    # A product of one row has a kernel of its own, which adds in another order
-    rows = np.repeat(vectors, 2, axis=0) if number == 1 else vectors
-    return (torch.from_numpy(rows) @ signs)[:number].double().numpy()
 
 
 def _values(item: str, attributes: Mapping[str, Attribute]) -> list[int]:

@@ -19,7 +19,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -27,7 +26,7 @@ from scipy.special import expit
 
 from learner.parts.part import Array, Outcomes, Pairs
 from weighting.checks import check_examination, check_finite, check_labels, check_weights
-from weighting.errors import SnapshotError
+from weighting.snapshot import opened
 from weighting.tasks import TASKS, TaskName
 
 FORMAT = 3
@@ -128,11 +127,6 @@ class ItemPrior:
         Raises:
             SnapshotError: the bytes are not such a snapshot.
         """
-        try:
-            state: Mapping[str, Any] = msgspec.msgpack.decode(data)
-            if state["format"] != FORMAT:
-                raise SnapshotError("format", state["format"], FORMAT)
+        with opened(data, "item prior", format=FORMAT) as state:
             rows = zip(state["items"], state["clicks"], strict=True)
             self._items = OrderedDict((item, _Clicks(*clicks)) for item, clicks in rows)
-        except (msgspec.DecodeError, KeyError, TypeError, ValueError) as error:
-            raise SnapshotError("item prior", repr(error), "an item prior's snapshot") from error

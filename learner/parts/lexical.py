@@ -29,9 +29,9 @@ import msgspec
 import numpy as np
 
 from learner.parts.part import Array, Outcomes, Pairs
-from weighting.errors import SnapshotError
 from weighting.query_key import folded
 from weighting.sample import Attribute
+from weighting.snapshot import opened
 from weighting.tasks import TaskName
 
 FORMAT = 2
@@ -200,14 +200,9 @@ class Lexical:
         Raises:
             SnapshotError: the bytes are not such a snapshot.
         """
-        try:
-            state: Mapping[str, Any] = msgspec.msgpack.decode(data)
-            if state["format"] != FORMAT:
-                raise SnapshotError("format", state["format"], FORMAT)
+        with opened(data, "lexical match", format=FORMAT) as state:
             self._texts.restore(state["texts"])
             self._wholes.restore(state["wholes"])
-        except (msgspec.DecodeError, KeyError, TypeError, ValueError) as error:
-            raise SnapshotError("lexical", repr(error), "a lexical snapshot") from error
 
 
 def words_of(attributes: Mapping[str, Attribute]) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from learner import arithmetic
 from learner.parts.part import Vectors
 from weighting.checks import check_finite
 from weighting.errors import SnapshotError
@@ -72,7 +73,7 @@ class QueryMetric:
         if self._map is None:
             self._map = self._mean_and_map()
         mean, a = self._map
-        return unit(((torch.from_numpy(vectors) - mean) @ a.T).numpy())
+        return unit(arithmetic.product(torch.from_numpy(vectors) - mean, a.T).numpy())
 
     def _mean_and_map(self) -> tuple[torch.Tensor, torch.Tensor]:
         width = len(self._sum)

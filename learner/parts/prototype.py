@@ -21,7 +21,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -30,6 +29,7 @@ from learner.parts.metric import QueryMetric, unit
 from learner.parts.part import Array, Outcomes, Pairs, Vectors
 from weighting.checks import check_examination, check_finite, check_labels, check_weights
 from weighting.errors import SnapshotError
+from weighting.snapshot import opened
 from weighting.tasks import TASKS, TaskName
 
 FORMAT = 4
@@ -160,11 +160,7 @@ class Prototype:
         Raises:
             SnapshotError: the bytes are not such a snapshot, or of another width.
         """
-        try:
-            state: Mapping[str, Any] = msgspec.msgpack.decode(data)
-            if (state["format"], state["width"]) != (FORMAT, self.width):
-                found = f"{state['format']}, width {state['width']}"
-                raise SnapshotError("format", found, f"{FORMAT}, width {self.width}")
+        with opened(data, "prototype", format=FORMAT, width=self.width) as state:
             self._metric.restore(state["metric"])
             items, sums = state["items"], np.frombuffer(state["sums"], dtype="<f4")
             sums = sums.reshape(-1, self.width)
@@ -173,5 +169,3 @@ class Prototype:
             self._rows = OrderedDict((item, i) for i, item in enumerate(items))
             self._sums = sums.astype(np.float32)
             self._weights = np.array(state["weights"], dtype=np.float64)
-        except (msgspec.DecodeError, KeyError, TypeError, ValueError) as error:
-            raise SnapshotError("prototype", repr(error), "a prototype's snapshot") from error

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,6 +15,7 @@ from learner import arithmetic
 from learner.artifact import Document, Scorer, ScoringInput, Store
 from learner.config import LearnerConfig
 from learner.errors import ThreadsRefused
+from learner.parts.metric import QueryMetric, unit
 from learner.trainer import Trainer
 from tests.learner.resumed import digests
 from tests.learner.training import lists, published, reader, text, trainer
@@ -102,6 +104,33 @@ def test_a_server_in_the_process_changes_no_bit_of_a_step(tmp_path: Path) -> Non
 def test_the_fingerprint_has_the_threads_of_the_thread_that_trains(threads: int) -> None:
     wide(threads)
     assert arithmetic.fingerprint()["threads"] == threads
+
+
+@pytest.mark.parametrize("width", [24, 384])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_row_of_a_product_has_the_same_bits_beside_any_others(
+    width: int, transposed: bool
+) -> None:
+    draw = torch.Generator().manual_seed(1)
+    rows = torch.randn(40, 384, generator=draw)
+    shape = (width, 384) if transposed else (384, width)
+    matrix = torch.randn(shape, generator=draw)
+    matrix = matrix.T if transposed else matrix
+    together = arithmetic.product(rows, matrix)
+    for number in range(1, 20):
+        for start in (0, 3, 17):
+            few = arithmetic.product(rows[start : start + number], matrix)
+            assert torch.equal(few, together[start : start + number]), (start, number)
+
+
+def test_a_query_in_its_metric_has_the_same_bits_beside_any_others() -> None:
+    draw = np.random.default_rng(1)
+    vectors = unit(draw.normal(size=(40, 384)).astype(np.float32))
+    metric = QueryMetric(384, most=1000.0)
+    metric.learn(vectors)
+    together = metric.unit(vectors)
+    for number in range(1, 10):
+        np.testing.assert_array_equal(metric.unit(vectors[:number]), together[:number])
 
 
 def test_the_fingerprint_tells_kernels_apart(monkeypatch: pytest.MonkeyPatch) -> None:

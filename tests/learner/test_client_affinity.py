@@ -7,12 +7,11 @@ from dataclasses import dataclass, replace
 import msgspec
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 from scipy.special import expit
 
 from learner.artifact import ScoringInput
-from learner.parts.client_affinity import ClientAffinity, ClientAffinityConfig, _projected
+from learner.parts.client_affinity import ClientAffinity, ClientAffinityConfig
 from learner.parts.part import Outcomes, Pairs, Part
 from learner.parts.stateless import CLIENT_COLUMNS, OWN_ENCODER, PAIR_MEMORY, RESIDUAL, Given
 from learner.request import ENCODER
@@ -391,12 +390,3 @@ def test_what_is_known_of_clients_is_restored_and_holds_no_id() -> None:
     (expected,), (found,) = live(own).score([request]), live(again).score([request])
     for name, column in columns(expected).items():
         np.testing.assert_array_equal(columns(found)[name], column)
-
-
-def test_the_short_vector_of_a_text_has_the_same_bits_alone_and_beside_others() -> None:
-    draw = np.random.default_rng(1)
-    signs = torch.from_numpy(draw.choice([-1.0, 1.0], (384, 24)).astype(np.float32))
-    vectors = draw.normal(size=(9, 384)).astype(np.float32)
-    together = _projected(vectors, signs)
-    for i in range(len(vectors)):
-        assert _projected(vectors[i : i + 1], signs).tobytes() == together[i : i + 1].tobytes()

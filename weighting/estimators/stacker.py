@@ -25,6 +25,7 @@ from weighting.checks import (
 from weighting.constraints import Positive, check
 from weighting.errors import SnapshotError
 from weighting.estimators.recursive import RecursiveLogistic
+from weighting.snapshot import opened
 
 Array = NDArray[np.float64]
 Places = NDArray[np.intp]
@@ -200,18 +201,13 @@ class Stacker:
         Raises:
             SnapshotError: the bytes are not such a snapshot, or of other parts.
         """
-        try:
-            state = msgspec.msgpack.decode(data)
-            if state["format"] != FORMAT:
-                raise SnapshotError("format", state["format"], FORMAT)
+        with opened(data, "stacker", format=FORMAT) as state:
             if tuple(state["names"]) != self.names:
                 raise SnapshotError("parts", state["names"], list(self.names))
             self._within.restore(state["within"])
             self._level.restore(state["level"])
             pivot, self._num_samples = state["pivot"]
             self._pivot = np.array(pivot, dtype=np.float64)
-        except (msgspec.DecodeError, KeyError, TypeError) as error:
-            raise SnapshotError("stacker", repr(error), "a stacker's snapshot") from error
 
 
 def _spoken(parts: Array) -> list[Array]:
