@@ -27,10 +27,11 @@ from scipy.special import expit
 
 from benchmarks.importance_streams import KINDS, Stream
 from weighting.competition import CompetitionConfig
+from weighting.config import WeigherConfig
 from weighting.estimators.stand_in import StandIns
 from weighting.schemes.registry import parse_candidates
 from weighting.tasks import CLICK
-from weighting.weigher import Weigher, WeigherConfig
+from weighting.weigher import Weigher
 
 Array = NDArray[np.float64]
 SCHEMES = (

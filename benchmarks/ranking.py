@@ -30,11 +30,12 @@ from learner.request import Document, ScoringInput
 from learner.residual import ResidualConfig
 from learner.scorer import ModelScorer
 from learner.trainer import Trainer
+from weighting.config import WeigherConfig
 from weighting.estimators.conditional import ConditionalConfig
 from weighting.features import FieldConfig
 from weighting.sample import CopyKind, Sample
 from weighting.tasks import CLICK, PURCHASE
-from weighting.weigher import Weigher, WeigherConfig
+from weighting.weigher import Weigher
 
 _SECOND = 1_000_000
 _LISTS_PER_STEP = 32

@@ -15,7 +15,8 @@ from learner.store.checkpoint import Checkpointer
 from learner.trainer import Trainer
 from tests.learner.saving import cut, start
 from tests.learner.training import batches
-from weighting.weigher import Weigher, WeigherConfig
+from weighting.config import WeigherConfig
+from weighting.weigher import Weigher
 
 NUM_VERSIONS = 40
 

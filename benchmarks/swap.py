@@ -34,7 +34,8 @@ from learner.store.checkpoint import Checkpointer
 from learner.trainer import Trainer
 from tests.learner.saving import cut, start
 from tests.learner.training import batches
-from weighting.weigher import Weigher, WeigherConfig
+from weighting.config import WeigherConfig
+from weighting.weigher import Weigher
 
 RATE = 5.0
 SECONDS_BETWEEN = 6.0

@@ -18,12 +18,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from weighting.config import WeigherConfig
 from weighting.estimators.conditional import ConditionalConfig
 from weighting.estimators.models import DEFAULT
 from weighting.provenance import Position
 from weighting.sample import Attribute, CopyKind, Sample
 from weighting.tasks import CLICK, PURCHASE, TaskName
-from weighting.weigher import Weigher, WeigherConfig
+from weighting.weigher import Weigher
 
 _WORDS = (
     "red blue shoe shoes lamp desk oak steel small large running garden phone case cotton men"

@@ -30,8 +30,9 @@ from learner.ranker import PairLogits, Ranker
 from learner.request import Scores, ScoringInput
 from learner.residual import QueryResidual
 from learner.served import Array, ServedScore, ranking_score, root
+from weighting.config import WeigherConfig
 from weighting.tasks import TASKS, TaskName
-from weighting.weigher import Weigher, WeigherConfig
+from weighting.weigher import Weigher
 
 _BASE = ""
 

@@ -16,6 +16,7 @@ GOLDEN = ROOT / "tests" / "surface"
 
 DOOR_MODULES = (
     "weighting/sample.py",
+    "weighting/config.py",
     "weighting/weigher.py",
     "weighting/weighted.py",
     "consumers/pipeline.py",

@@ -13,36 +13,26 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import msgspec
 import numpy as np
-from msgspec import Meta
 from numpy.typing import NDArray
 
-from weighting.caps import Caps, CapsConfig, num_discounted
-from weighting.clip import BOUNDS, ClipConfig, num_clipped
-from weighting.competition import Change, Competition, CompetitionConfig
-from weighting.constraints import SettingError, Share, check
+from weighting.caps import Caps, num_discounted
+from weighting.clip import BOUNDS, num_clipped
+from weighting.competition import Change, Competition
+from weighting.config import AUTO, WeigherConfig
 from weighting.diagnostics import effective_sample_ratio
 from weighting.errors import WeightError
-from weighting.estimators.calibration import CalibrationConfig
-from weighting.estimators.conditional import ConditionalConfig
-from weighting.estimators.drift import Drift, DriftConfig, DriftWatch
+from weighting.estimators.drift import Drift, DriftWatch
 from weighting.estimators.normaliser import Normaliser
-from weighting.estimators.prior import PriorConfig
-from weighting.estimators.task import TaskConfig, TaskEstimators
+from weighting.estimators.task import TaskEstimators
 from weighting.features import Document
 from weighting.group import Group
 from weighting.sample import CopyKind, Sample
-from weighting.schemes.ratio import LEAST_EXPONENT
 from weighting.schemes.registry import (
-    DEFAULT,
-    SchemeName,
     by_attributes,
-    make_scheme,
-    parse_candidates,
 )
 from weighting.schemes.scheme import Scheme
 from weighting.snapshot import opened
@@ -51,92 +41,6 @@ from weighting.weighted import WeightedBatch, scatter
 
 Array = NDArray[np.float64]
 FORMAT = 10
-AUTO = "auto"
-_ON_DISK = {
-    "delayed_positives": "late",
-    "initial_pseudo_count": "initial_mass",
-    "pseudo_count": "mass",
-}
-"""Field of a config -> its name in a version's files, which outlive a renaming."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WeigherConfig:
-    """Scheme, bounds and estimators of the weights.
-
-    Two thirds of a shop's purchases came later than 15 minutes after the click.
-    """
-
-    scheme: Annotated[
-        SchemeName,
-        Meta(
-            description="ratio: (p(y|x)/p(y))^exponent. uniform: all count 1. softmax_share: "
-            "a click's share of p(y|x)^exponent in its list. attribute_share: its share of the "
-            "choice by attributes. Baselines: class_balanced, focal, self_paced."
-        ),
-    ] = DEFAULT
-    exponent: Annotated[
-        Annotated[float, Meta(gt=LEAST_EXPONENT)] | Literal["auto"],
-        Meta(
-            description="b of (p(y|x)/p(y))^b: 0 is off, 1 the ratio itself; at -1 all signal is "
-            "destroyed. auto: the candidates of weighting.competition compete."
-        ),
-    ] = 0.0
-    competition: CompetitionConfig = field(default_factory=CompetitionConfig)
-    clip: ClipConfig = field(default_factory=ClipConfig)
-    caps: CapsConfig = field(default_factory=CapsConfig)
-    denoise: Annotated[
-        Share, Meta(description="d: the label learned is (1 - d) y + d p(y=1|x).")
-    ] = 0.0
-    conditional: ConditionalConfig = field(default_factory=ConditionalConfig)
-    calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
-    drift: DriftConfig = field(default_factory=DriftConfig)
-    click: TaskConfig = field(default_factory=TaskConfig)
-    purchase: TaskConfig = field(
-        default_factory=lambda: TaskConfig(
-            prior=PriorConfig(initial=0.05),
-            delayed_positives=PriorConfig(initial=0.65, initial_pseudo_count=20.0),
-        )
-    )
-
-    def __post_init__(self) -> None:
-        """Check every field, and that the exponent leaves something of the scheme."""
-        check(self, "weighting")
-        if self.scheme.endswith("_share") and self.exponent == 0:
-            expected = (
-                f"not 0 for scheme {self.scheme}, whose weights would all be 1 (1: the share)"
-            )
-            raise SettingError("weighting", "exponent", self.exponent, expected, None)
-
-    def of(self, task: TaskName) -> TaskConfig:
-        """Return the settings of one task: the field of its name."""
-        found: TaskConfig = getattr(self, task)
-        return found
-
-    def initial(self) -> dict[TaskName, float]:
-        """Return p(y=1) of each task before any sample."""
-        return {task: self.of(task).prior.initial for task in TASKS}
-
-    def first_scheme(self) -> Scheme:
-        """Return the scheme that is in force before any sample."""
-        if isinstance(self.exponent, str):
-            return next(iter(parse_candidates(self.competition.candidates).values()))
-        return make_scheme(self.scheme, self.exponent)
-
-    def on_disk(self) -> dict[str, Any]:
-        """Return the settings under the names that a version's files use for them."""
-        plain: dict[str, Any] = _renamed(msgspec.to_builtins(self), _ON_DISK)
-        if self.scheme == DEFAULT:  # versions older than the setting have none
-            del plain["scheme"]
-        if self.exponent != AUTO:
-            del plain["competition"]
-        return plain
-
-    @classmethod
-    def from_disk(cls, plain: Mapping[str, Any]) -> WeigherConfig:
-        """Return the settings that `on_disk` wrote."""
-        names = {written: name for name, written in _ON_DISK.items()}
-        return msgspec.convert(_renamed(plain, names), cls)
 
 
 class Weigher:
@@ -414,10 +318,3 @@ def _labels(samples: Sequence[Sample]) -> Array:
 def _refusal(factor: str, value: Any, expected: str, s: Sample, index: int) -> WeightError:
     """Refuse a sample by the position of its newest record."""
     return WeightError(factor, value, expected, s.positions[-1] if s.positions else index)
-
-
-def _renamed(plain: Any, names: Mapping[str, str]) -> Any:
-    """A tree of mappings with some of its keys renamed."""
-    if not isinstance(plain, Mapping):
-        return plain
-    return {names.get(key, key): _renamed(value, names) for key, value in plain.items()}

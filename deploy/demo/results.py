@@ -18,7 +18,7 @@ from learner.config import LearnerConfig
 from learner.evaluation import Evaluation
 from learner.parts.stateless import ENCODER_START, ZERO_SHOT_START
 from learner.version_layout import EVALUATIONS
-from weighting.weigher import WeigherConfig
+from weighting.config import WeigherConfig
 
 #: With nothing learned, the served click logit is a cos + constant: the sum over encoder and
 #: zero-shot part of coefficient x scale, the encoder's less the inversion of the weights' exponent.

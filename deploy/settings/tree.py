@@ -9,7 +9,7 @@ from consumers.joining.join import JoinConfig
 from deploy.process.observability import ObservabilityConfig
 from deploy.settings.config import LogConfig, ServingConfig
 from learner.config import LearnerConfig, StoreConfig
-from weighting.weigher import WeigherConfig
+from weighting.config import WeigherConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

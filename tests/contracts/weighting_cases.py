@@ -12,6 +12,7 @@ from tests.contracts.case import FEW, HOUR, Array, Case, at, one
 from tests.weighting.streams import Doc, sample
 from weighting.caps import Caps, CapsConfig
 from weighting.competition import Competition, CompetitionConfig
+from weighting.config import WeigherConfig
 from weighting.estimators.attribute_choice import AttributeChoice, AttributeChoiceConfig
 from weighting.estimators.calibration import Calibration, CalibrationConfig
 from weighting.estimators.choice import Choice
@@ -35,7 +36,7 @@ from weighting.estimators.task import Estimates, TaskConfig, TaskEstimators
 from weighting.features import FieldConfig
 from weighting.sample import Attribute, Sample
 from weighting.tasks import CLICK, TASKS
-from weighting.weigher import Weigher, WeigherConfig
+from weighting.weigher import Weigher
 
 SMALL = ConditionalConfig(fields=FieldConfig(hash_bits=6))
 SMALL_CAPS = CapsConfig(hash_bits=8, client_item=1.0)

@@ -12,7 +12,7 @@ from learner.scorer import ModelScorer
 from learner.trainer import Trainer
 from tests.learner.training import batches, published, reader, trainer
 from weighting.competition import CompetitionConfig
-from weighting.weigher import WeigherConfig
+from weighting.config import WeigherConfig
 
 #: Changes soon and often: what is tested is that nothing goes wrong when it does.
 WEIGHTING = WeigherConfig(

@@ -16,9 +16,9 @@ from tests.learner.judging import judged
 from tests.learner.training import trainer
 from tests.weighting.streams import SECOND, sample
 from weighting.caps import CapsConfig
+from weighting.config import WeigherConfig
 from weighting.sample import Sample
 from weighting.tasks import PURCHASE
-from weighting.weigher import WeigherConfig
 
 Array = NDArray[np.float64]
 PROBABILITY = {"mug": 0.03, "lamp": 0.1, "hose": 0.25, "jacket": 0.5}

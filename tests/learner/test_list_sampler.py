@@ -11,9 +11,10 @@ from learner.trainer import Trainer
 from learner.training.list_sampler import ListSampler
 from learner.version_layout import PROGRESS
 from tests.learner.training import batches, lists, reader, trainer, weights_of
+from weighting.config import WeigherConfig
 from weighting.sample import CopyKind
 from weighting.tasks import CLICK, PURCHASE, TASKS
-from weighting.weigher import Weigher, WeigherConfig
+from weighting.weigher import Weigher
 from weighting.weighted import WeightedBatch
 
 COMPARES = {CLICK: True, PURCHASE: False}

@@ -30,11 +30,11 @@ from tests.learner.training import batches, same, trainer, weights_of
 from tests.weighting.streams import SECOND
 from weighting.caps import CapsConfig
 from weighting.competition import CompetitionConfig
+from weighting.config import WeigherConfig
 from weighting.estimators.drift import DriftConfig
 from weighting.provenance import Offsets
 from weighting.sample import Batch, Sample, Signal
 from weighting.tasks import CLICK
-from weighting.weigher import WeigherConfig
 
 Samples = list[Sample] | Signal
 IDLE = Signal.IDLE

@@ -9,8 +9,9 @@ import pytest
 from learner.training.query_counts import query_counts
 from tests.weighting.streams import sample
 from weighting.caps import CapsConfig
+from weighting.config import WeigherConfig
 from weighting.tasks import CLICK
-from weighting.weigher import Weigher, WeigherConfig
+from weighting.weigher import Weigher
 
 
 def test_clicks_and_exposure_of_a_repeated_showing_are_discounted_alike() -> None:

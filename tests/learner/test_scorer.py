@@ -22,9 +22,9 @@ from learner.store.blobs import Disk
 from learner.trainer import Trainer
 from tests.learner.saving import cut, owner
 from tests.learner.training import WORDS, batches, published, text, trainer
+from weighting.config import WeigherConfig
 from weighting.sample import Attribute
 from weighting.tasks import CLICK, PURCHASE
-from weighting.weigher import WeigherConfig
 
 KINDS: list[dict[str, Any]] = [
     {"tuning": "full"},

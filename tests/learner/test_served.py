@@ -21,11 +21,11 @@ from learner.served import ServedScore, chain, ranking_score, root
 from tests.learner.test_scorer import learned, live, requests
 from tests.learner.training import batches
 from tests.weighting.streams import SECOND
+from weighting.config import WeigherConfig
 from weighting.errors import SnapshotError
 from weighting.sample import client_hash
 from weighting.schemes.ratio import ImportanceRatio
 from weighting.tasks import CLICK, PURCHASE, TASKS, Task, TaskName
-from weighting.weigher import WeigherConfig
 
 SUPPORT = {
     name: Task(name=name, parent=parent, window="", loss="pointwise", position_matters=False)

@@ -12,8 +12,8 @@ import torch
 from learner.training.adamw import AdamW, Group
 from learner.training.optimizer import Optimizer
 from tests.learner.training import lists, trainer, weights_of
+from weighting.config import WeigherConfig
 from weighting.tasks import CLICK
-from weighting.weigher import WeigherConfig
 
 CUTS = [(1,), (32,), (320,), (960,), (1, 32, 640, 8)]
 NUM_SAMPLES = 5760

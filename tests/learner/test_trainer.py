@@ -24,10 +24,11 @@ from learner.training.divergence import LossWatch
 from tests.learner import training
 from tests.learner.training import batches, config, flipped, lists, reader, trainer, weights_of
 from weighting.clip import ClipConfig
+from weighting.config import WeigherConfig
 from weighting.errors import WeightError
 from weighting.sample import CopyKind, Sample
 from weighting.tasks import CLICK, PURCHASE
-from weighting.weigher import Weigher, WeigherConfig
+from weighting.weigher import Weigher
 from weighting.weighted import WeightedBatch
 
 KINDS: list[dict[str, Any]] = [

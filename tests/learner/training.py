@@ -15,9 +15,10 @@ from learner.config import LearnerConfig
 from learner.trainer import Trainer
 from tests.learner.saving import cut, owner
 from tests.weighting.streams import SECOND, sample
+from weighting.config import WeigherConfig
 from weighting.sample import Sample
 from weighting.tasks import PURCHASE
-from weighting.weigher import Weigher, WeigherConfig
+from weighting.weigher import Weigher
 
 WORDS = ("red", "blue", "shoe", "lamp", "wool", "steel", "small", "grand", "oak", "silk")
 

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from tests.weighting.streams import DAY, SECOND, sample
 from weighting.caps import CAPS, Caps, CapsConfig
+from weighting.config import WeigherConfig
 from weighting.estimators.fading_table import FadingTable
 from weighting.sample import Sample, client_hash
 from weighting.tasks import CLICK, PURCHASE, TASKS
-from weighting.weigher import Weigher, WeigherConfig
+from weighting.weigher import Weigher
 from weighting.weighted import COLUMNS
 
 SMALL = 10

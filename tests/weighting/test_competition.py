@@ -13,6 +13,7 @@ from scipy.special import expit
 
 from tests.weighting.streams import SECOND, sample, stream
 from weighting.competition import Change, CompetitionConfig, corrected_loss
+from weighting.config import WeigherConfig
 from weighting.constraints import SettingError
 from weighting.delay_correction import delay_correction
 from weighting.estimators.conditional import ConditionalConfig
@@ -22,7 +23,7 @@ from weighting.features import FieldConfig
 from weighting.sample import Sample
 from weighting.schemes.registry import SchemeName, parse_candidates
 from weighting.tasks import CLICK
-from weighting.weigher import Weigher, WeigherConfig
+from weighting.weigher import Weigher
 from weighting.weighted import COLUMNS, WeightedBatch
 
 Array = NDArray[np.float64]

@@ -14,13 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.weighting.streams import DAY, ClickLog, Doc, sample, stream
+from weighting.config import WeigherConfig
 from weighting.estimators.conditional import Conditional, ConditionalConfig
 from weighting.estimators.logistic import DiagonalLogistic, sigmoid
 from weighting.estimators.propensity import Propensity, PropensityConfig
 from weighting.features import FieldConfig, Fields
 from weighting.sample import Attribute, Sample
 from weighting.tasks import CLICK
-from weighting.weigher import Weigher, WeigherConfig
+from weighting.weigher import Weigher
 
 SMALL = ConditionalConfig(fields=FieldConfig(hash_bits=14))
 

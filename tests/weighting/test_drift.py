@@ -12,11 +12,12 @@ import pytest
 from river.drift import PageHinkley
 
 from tests.weighting.streams import SECOND, events, sample
+from weighting.config import WeigherConfig
 from weighting.estimators.conditional import ConditionalConfig
 from weighting.estimators.drift import Drift, DriftConfig, DriftDetector, DriftWatch
 from weighting.features import FieldConfig
 from weighting.tasks import CLICK
-from weighting.weigher import Weigher, WeigherConfig
+from weighting.weigher import Weigher
 
 EAGER = DriftConfig(block_samples=5, threshold=1.0)
 NEVER = DriftConfig(block_samples=5, threshold=1e9)

@@ -12,6 +12,7 @@ import pytest
 from river import compose, linear_model, naive_bayes
 
 from tests.weighting.streams import DAY, Doc, events, sample, stream
+from weighting.config import WeigherConfig
 from weighting.constraints import SettingError
 from weighting.errors import SnapshotError
 from weighting.estimators.classifier import Classifier
@@ -22,7 +23,7 @@ from weighting.estimators.models import REFUSED, make_model, names
 from weighting.estimators.river_logistic import OPTIMIZERS, RiverLogistic
 from weighting.features import FieldConfig, Fields
 from weighting.sample import Sample
-from weighting.weigher import Weigher, WeigherConfig
+from weighting.weigher import Weigher
 
 SMALL = ConditionalConfig(fields=FieldConfig(hash_bits=14))
 DENSE = {"adam", "rmsprop", "nesterov"}  # river's step writes keys that the sample does not have

@@ -11,13 +11,14 @@ from scipy.special import expit, logit
 
 from tests.weighting.streams import sample
 from weighting.clip import ClipConfig
+from weighting.config import WeigherConfig
 from weighting.context import Context
 from weighting.estimators.conditional import ConditionalConfig
 from weighting.estimators.propensity import PropensityConfig
 from weighting.features import FieldConfig
 from weighting.position_correction import factor_at_position
 from weighting.schemes.ratio import invert, ratio
-from weighting.weigher import Weigher, WeigherConfig
+from weighting.weigher import Weigher
 
 Array = NDArray[np.float64]
 PLACES = np.array([1.0, 2, 3, 5, 10, 50])

@@ -15,6 +15,7 @@ from scipy.special import logit
 
 from tests.weighting.streams import SECOND, sample, stream
 from weighting.clip import ClipConfig
+from weighting.config import WeigherConfig
 from weighting.constraints import SettingError
 from weighting.context import Context
 from weighting.errors import WeightError
@@ -26,7 +27,7 @@ from weighting.schemes.focal import Focal
 from weighting.schemes.registry import SCHEMES, SchemeName, make_scheme
 from weighting.schemes.softmax_share import share
 from weighting.tasks import CLICK
-from weighting.weigher import Weigher, WeigherConfig
+from weighting.weigher import Weigher
 
 NAMES = get_args(SchemeName)
 SMALL = ConditionalConfig(fields=FieldConfig(hash_bits=12))

@@ -6,13 +6,14 @@ import msgspec
 import pytest
 
 from tests.weighting.streams import sample
+from weighting.config import WeigherConfig
 from weighting.errors import WeightError
 from weighting.estimators.conditional import ConditionalConfig
 from weighting.estimators.task import TaskConfig
 from weighting.features import FieldConfig
 from weighting.provenance import Position
 from weighting.tasks import TASKS
-from weighting.weigher import Weigher, WeigherConfig
+from weighting.weigher import Weigher
 
 SMALL = ConditionalConfig(fields=FieldConfig(hash_bits=12))
 

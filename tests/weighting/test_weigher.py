@@ -16,6 +16,7 @@ from scipy.special import logit
 from tests.weighting.streams import DAY, SECOND, Doc, events, sample, stream
 from weighting.caps import CapsConfig
 from weighting.clip import ClipConfig
+from weighting.config import WeigherConfig
 from weighting.errors import SnapshotError, WeightError
 from weighting.estimators.calibration import CalibrationConfig
 from weighting.estimators.conditional import ConditionalConfig
@@ -23,7 +24,7 @@ from weighting.features import FieldConfig
 from weighting.provenance import Position
 from weighting.sample import Sample
 from weighting.tasks import CLICK, PURCHASE
-from weighting.weigher import Weigher, WeigherConfig
+from weighting.weigher import Weigher
 from weighting.weighted import COLUMNS, WeightedBatch
 
 SMALL = ConditionalConfig(fields=FieldConfig(hash_bits=12))
