@@ -1,4 +1,4 @@
-"""Attributes of an item: what its brand, colour or price are worth under a query.
+"""Attributes of an item: what brand, colour or price are worth, by a choice model.
 
 The part around `weighting.estimators.attribute_choice`. It carries over to items that were never
 shown, which have their brand from others, and to queries never seen, which have their words from

@@ -1,4 +1,6 @@
-"""Softmax shares: w = p_ij / sum of p_ij' over the list's candidates, for positives.
+"""Shares of a click in its list: `softmax_share` by p(y|x), `attribute_share` by attributes.
+
+For positives, w = p_ij / sum of p_ij' over the list's candidates.
 
 The chance that item j of K is the one chosen for query i, under the multinomial choice model
 (McFadden 1974) with the utilities b log p_ij: softmax_j(b log p_ij) = p_ij^b / sum_j' p_ij'^b. It
