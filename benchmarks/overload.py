@@ -74,7 +74,7 @@ def retrying(capacity: int) -> str:
     """Run clients that ask again at once; return what became of their requests."""
     with ExitStack() as stack:
         url = serve(stack, capacity)
-        _warm(url)
+        warm(url)
         found = json.loads(load(url, RETRYING_SECONDS, connections=RETRYING).communicate()[0])
     rate, refused = found["answered_per_second"], found["refused"] / RETRYING_SECONDS
     answered = f"{RETRYING} clients that ask again at once: answered {rate:.1f}/s of {capacity}"
@@ -93,7 +93,7 @@ def measure(capacity: int, loads: Sequence[float]) -> list[dict[str, Any]]:
     with ExitStack() as stack:
         urls = [serve(stack, capacity) for _ in loads]
         for url in urls:
-            _warm(url)
+            warm(url)
         generators = [
             load(url, SECONDS[capacity], rate=capacity * factor)
             for url, factor in zip(urls, loads, strict=True)
@@ -121,7 +121,7 @@ def summary(results: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
     return summed
 
 
-def _warm(url: str) -> None:
+def warm(url: str) -> None:
     """Wait until the server has a version; its first requests are not counted.
 
     Raises:
