@@ -211,6 +211,8 @@ class ServedScore:
         """
         if parts.keys() != self._learning.keys():
             raise SnapshotError("parts", sorted(parts), sorted(self._learning))
+        if stackers.keys() != self.stackers.keys():
+            raise SnapshotError("stackers", sorted(stackers), sorted(self.stackers))
         for task, stacker in self.stackers.items():
             stacker.restore(stackers[task])
         for name, part in self._learning.items():

@@ -7,8 +7,24 @@ from contextlib import contextmanager
 from typing import Any
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from weighting.errors import SnapshotError
+
+
+def numbers(found: object, shape: tuple[int, ...], of: str) -> NDArray[np.float64]:
+    """Return an entry of a snapshot as an array of this shape.
+
+    Raises:
+        SnapshotError: it has another shape, or an element that is no finite number.
+    """
+    array = np.array(found, dtype=np.float64)  # of None, NaN
+    if array.shape != shape:
+        raise SnapshotError(of, f"shape {array.shape}", f"shape {shape}")
+    if not np.isfinite(array).all():
+        raise SnapshotError(of, "NaN or infinity", "numbers")
+    return array
 
 
 @contextmanager
@@ -35,5 +51,5 @@ def opened(data: bytes, of: str, **expected: object) -> Iterator[Mapping[str, An
         yield state
     except SnapshotError:
         raise
-    except (msgspec.DecodeError, KeyError, TypeError, ValueError) as error:
+    except (msgspec.DecodeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise SnapshotError(of, repr(error), f"the snapshot of a {of}") from error

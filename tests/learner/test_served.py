@@ -175,6 +175,14 @@ def test_parts_of_another_score_are_refused() -> None:
         fresh().restore(served.snapshot(), parts)
 
 
+def test_stackers_of_other_tasks_are_refused() -> None:
+    served, _ = taught()
+    stackers = served.snapshot()
+    del stackers[PURCHASE]
+    with pytest.raises(SnapshotError, match="stackers"):
+        fresh().restore(stackers, served.snapshot_parts())
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_the_evaluation_s_score_is_the_scorer_s(task: TaskName) -> None:
     """Bit for bit what a server says is what the trainer would evaluate now."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 import numpy as np
 import pytest
@@ -186,12 +188,31 @@ def test_a_restored_stacker_goes_on_with_the_same_bits() -> None:
         msgspec.msgpack.encode({"format": 0}),
         msgspec.msgpack.encode({"format": 2}),
         msgspec.msgpack.encode(7),
+        b"\x91" * 5000 + b"\x00",
         Stacker({"another": 1.0}).snapshot(),
     ],
 )
 def test_bytes_that_are_no_stacker_are_refused(data: bytes) -> None:
     with pytest.raises(SnapshotError, match="snapshot"):
         fresh().restore(data)
+
+
+@pytest.mark.parametrize("value", [None, math.nan, math.inf, "x", [1.0]])
+@pytest.mark.parametrize("place", ["within mean", "level mean", "level precision", "pivot"])
+def test_a_snapshot_with_what_is_no_number_is_refused(place: str, value: object) -> None:
+    state = msgspec.msgpack.decode(trained(fresh(), 64, 1.0, 0.5, -0.5).snapshot())
+    name, _, field = place.partition(" ")
+    numbers = state[name][field] if field else state[name][0]
+    numbers[0] = value
+    with pytest.raises(SnapshotError):
+        fresh().restore(msgspec.msgpack.encode(state))
+
+
+def test_a_snapshot_with_too_few_numbers_is_refused() -> None:
+    state = msgspec.msgpack.decode(trained(fresh(), 64, 1.0, 0.5, -0.5).snapshot())
+    del state["pivot"][0][0]
+    with pytest.raises(SnapshotError, match="pivot"):
+        fresh().restore(msgspec.msgpack.encode(state))
 
 
 @pytest.mark.parametrize("values", [{"deviation": 0.0}, {"half_life_samples": -1.0}])

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weighting.checks import check_finite, check_weights
-from weighting.errors import SnapshotError
+from weighting.snapshot import numbers
 
 Array = NDArray[np.float64]
 Places = NDArray[np.intp]
@@ -126,15 +126,11 @@ class ConditionalLogit:
         """Restore the state returned by `snapshot`.
 
         Raises:
-            SnapshotError: it has another number of inputs.
+            SnapshotError: it has another number of inputs, or what is no number.
         """
-        mean = np.array(state["mean"], dtype=np.float64)
-        precision = np.array(state["precision"], dtype=np.float64)
-        if mean.shape != self._start_mean.shape or precision.shape != self._start.shape:
-            raise SnapshotError("inputs", mean.shape, self._start_mean.shape)
-        if not (np.isfinite(mean).all() and np.isfinite(precision).all()):
-            raise SnapshotError("coefficients", "NaN or infinity", "numbers")
-        self.mean, self._precision = mean, precision
+        mean = numbers(state["mean"], self._start_mean.shape, "coefficients")
+        self._precision = numbers(state["precision"], self._start.shape, "precision")
+        self.mean = mean
 
 
 class _Posterior:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from weighting.checks import check_examination, check_finite, check_labels, check_weights
+from weighting.snapshot import numbers
 
 Array = NDArray[np.float64]
 _MAX_STEPS = 25
@@ -101,9 +102,14 @@ class RecursiveLogistic:
         return {"mean": self.mean.tolist(), "precision": self._precision.tolist()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Restore the state returned by `snapshot`."""
-        self.mean = np.array(state["mean"], dtype=np.float64)
-        self._precision = np.array(state["precision"], dtype=np.float64)
+        """Restore the state returned by `snapshot`.
+
+        Raises:
+            SnapshotError: it has another number of inputs, or what is no number.
+        """
+        mean = numbers(state["mean"], self.mean.shape, "coefficients")
+        self._precision = numbers(state["precision"], self._precision.shape, "precision")
+        self.mean = mean
 
     def _free_step(self, theta: Array, gradient: Array, H: Array) -> Array:
         """Newton step of the coefficients that are not pushed against a bound."""

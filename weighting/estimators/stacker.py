@@ -25,7 +25,7 @@ from weighting.checks import (
 from weighting.constraints import Positive, check
 from weighting.errors import SnapshotError
 from weighting.estimators.recursive import RecursiveLogistic
-from weighting.snapshot import opened
+from weighting.snapshot import numbers, opened
 
 Array = NDArray[np.float64]
 Places = NDArray[np.intp]
@@ -207,7 +207,7 @@ class Stacker:
             self._within.restore(state["within"])
             self._level.restore(state["level"])
             pivot, self._num_samples = state["pivot"]
-            self._pivot = np.array(pivot, dtype=np.float64)
+            self._pivot = numbers(pivot, self._pivot.shape, "pivot")
 
 
 def _spoken(parts: Array) -> list[Array]:
