@@ -31,9 +31,7 @@ from weighting.estimators.task import TaskEstimators
 from weighting.features import Document
 from weighting.group import Group
 from weighting.sample import CopyKind, Sample
-from weighting.schemes.registry import (
-    by_attributes,
-)
+from weighting.schemes.registry import by_attributes
 from weighting.schemes.scheme import Scheme
 from weighting.snapshot import opened
 from weighting.tasks import TASKS, TaskName
