@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from learner.encoder.padding import same_padded_length
+from learner.encoder.packing import passes_for
+from learner.encoder.passes import Passes
 from learner.encoder.pooling import POOLINGS
 from learner.encoder.prefix_cache import PrefixCache
 from learner.encoder.tokens import Ids
@@ -40,6 +41,7 @@ class Encoder(nn.Module):
         tuning: str,
         pooling: str = "mean",
         cache: PrefixCache | None = None,
+        passes: Passes | None = None,
         dropout: float = 0.0,
     ) -> None:
         """Take a model and freeze what its tuning leaves alone.
@@ -49,6 +51,7 @@ class Encoder(nn.Module):
             tuning: ``full``, ``top:N`` or ``frozen``; see `learner.tuning`.
             pooling: a key of `learner.encoder.pooling.POOLINGS`.
             cache: outputs of the frozen part; one of its own by default.
+            passes: over texts of different lengths; by default the best that the model allows.
             dropout: share of activations dropped in training.
 
         Raises:
@@ -57,7 +60,8 @@ class Encoder(nn.Module):
         super().__init__()
         self.model = model
         self.pooling = pooling
-        self.tuning = registry.named(tuning, model, POOLINGS[pooling])
+        self.passes = passes_for(model.eval()) if passes is None else passes
+        self.tuning = registry.named(tuning, model, POOLINGS[pooling], self.passes)
         self.cache = PrefixCache() if cache is None else cache
         self.width = int(model.config.hidden_size)
         self._prefix_digest: str | None = None
@@ -86,7 +90,7 @@ class Encoder(nn.Module):
         """
         with torch.no_grad():
             ours = self(texts)
-            whole = FullTuning(self.model, POOLINGS[self.pooling])
+            whole = FullTuning(self.model, POOLINGS[self.pooling], self.passes)
             own = torch.cat([whole.finish(whole.prefix([ids])) for ids in texts])
         cosine = float((ours * own).sum(-1).min())
         if not cosine > _LEAST_COSINE:
@@ -125,14 +129,14 @@ class Encoder(nn.Module):
             return torch.zeros(0, self.width, device=self.device)
         order: list[int] = []
         vectors = []
-        for places in same_padded_length([len(ids) for ids in texts]):
+        for places in self.passes.divide([len(ids) for ids in texts]):
             vectors.append(self._vectors([texts[i] for i in places]))
             order += places
         back = torch.from_numpy(np.argsort(order)).to(self.device)
         return torch.cat(vectors).index_select(0, back)
 
     def _vectors(self, texts: Sequence[Ids]) -> Tensor:
-        """Return unit vectors (n, D) of texts that pad to one length."""
+        """Return unit vectors (n, D) of the texts of a pass."""
         if self.tuning.keeps_prefix:
             prefixes = self.cache.through(texts, self.tuning.prefix)
         else:

@@ -8,9 +8,12 @@ Invariant: the padded length of a text depends on its own number of tokens alone
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from learner.encoder.passes import Block, hidden_of
 
 LENGTH_STEP = 8
 """Texts are padded to a multiple of this."""
@@ -18,14 +21,38 @@ MAX_ROWS = 64
 """Texts in one forward pass."""
 
 
-def same_padded_length(lengths: Sequence[int]) -> Iterable[list[int]]:
-    """Yield the places of texts that pad to one length, at most `MAX_ROWS` together."""
-    groups: dict[int, list[int]] = {}
-    for place, length in enumerate(lengths):
-        groups.setdefault(padded_length(length), []).append(place)
-    for _, places in sorted(groups.items()):
-        for start in range(0, len(places), MAX_ROWS):
-            yield places[start : start + MAX_ROWS]
+class Padded:
+    """Passes over texts that pad to one length; any model allows them."""
+
+    def divide(self, lengths: Sequence[int]) -> Iterable[list[int]]:
+        """Yield the places of texts that pad to one length, at most `MAX_ROWS` together."""
+        groups: dict[int, list[int]] = {}
+        for place, length in enumerate(lengths):
+            groups.setdefault(padded_length(length), []).append(place)
+        for _, places in sorted(groups.items()):
+            for start in range(0, len(places), MAX_ROWS):
+                yield places[start : start + MAX_ROWS]
+
+    def run(self, model: Any, rows: Sequence[Tensor], *, layer: int = -1) -> list[Block]:
+        """Run a model over texts that pad to one length; see `Passes`."""
+        device = next(model.parameters()).device
+        if rows[0].is_floating_point():
+            hidden, mask = pad(rows)
+            given = {"inputs_embeds": hidden, "attention_mask": _of_layers(model, mask)}
+        else:
+            ids, mask = pad(rows, value=int(model.config.pad_token_id or 0))
+            mask = mask.to(device)
+            given = {"input_ids": ids.to(device), "attention_mask": mask}
+        output = model(**given, output_hidden_states=layer != -1)
+        return [Block(hidden_of(output, layer), mask, [len(row) for row in rows])]
+
+
+def _of_layers(model: Any, mask: Tensor) -> Tensor:
+    """Return a mask (n, T) as the layers take it."""
+    fused = getattr(model.config, "_attn_implementation", None) == "sdpa"
+    if fused and not getattr(model.config, "is_decoder", False):
+        return mask[:, None, None, :].bool()  # given a mask of positions, it would read its values
+    return mask
 
 
 def pad(rows: Sequence[Tensor], *, value: int = 0) -> tuple[Tensor, Tensor]:

@@ -39,6 +39,7 @@ class StartingEncoder:
             tuning=encoder.tuning.name,
             pooling=encoder.pooling,
             cache=encoder.cache,
+            passes=encoder.passes,
         )
         self._copy.requires_grad_(False)
         self._kept = PrefixCache(max_bytes=_KEPT_BYTES)

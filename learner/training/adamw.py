@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
 _BETA1, _BETA2 = 0.9, 0.999
 _EPSILON = 1e-8
+_PIECE = 1 << 15
+"""Numbers of a parameter that are moved at once on a CPU: all tensors of it fit a core's cache."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +34,18 @@ class _Moments:
     first: Tensor
     second: Tensor
     num_samples: int = 0
+
+
+class _Factors(NamedTuple):
+    """k, and by how much m and v have left their start."""
+
+    k: float
+    start1: float
+    start2: float
+
+
+_Tensors: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
+"""p, g, m and v, as the formula names them."""
 
 
 class AdamW:
@@ -68,26 +83,33 @@ class AdamW:
     def step(self, num_samples: int) -> None:
         """Take the step of N samples, of which the gradients are the mean."""
         for group in self._groups:
-            for parameter in group.parameters:
-                if parameter.grad is not None:
-                    self._step(parameter, parameter.grad, group, num_samples)
+            moving = [p for p in group.parameters if p.grad is not None]
+            for own in self._of_one_age(moving, num_samples):
+                for tensors in _together([self._tensors(p) for p in own]):
+                    _move(tensors, group, self._factors(own[0], num_samples))
 
-    def _step(self, p: torch.nn.Parameter, g: Tensor, group: Group, num_samples: int) -> None:
-        own = self._moments.get(p)
-        if own is None:
-            own = _Moments(first=torch.zeros_like(p), second=torch.zeros_like(p))
-            self._moments[p] = own
-        own.num_samples += num_samples
-        k, steps = num_samples / self._reference, own.num_samples / self._reference
-        start1, start2 = 1 - _BETA1**steps, 1 - _BETA2**steps
-        own.first.lerp_(g, 1 - _BETA1**k)
-        moment = (g * g).mul_(k).addcmul_(own.first, own.first, value=(1 - k) / start1**2)
-        if k > 1:
-            moment = torch.maximum(moment, g * g)
-        own.second.lerp_(moment, 1 - _BETA2**k)
-        scale = (own.second / start2).sqrt_().add_(_EPSILON)
-        p.mul_((1 - group.lr * group.weight_decay) ** k)
-        p.addcdiv_(own.first, scale, value=-k * group.lr / start1)
+    def _of_one_age(
+        self, moving: Sequence[torch.nn.Parameter], num_samples: int
+    ) -> Iterable[list[torch.nn.Parameter]]:
+        """Count the samples; yield the parameters that have had equally many."""
+        by_age: dict[int, list[torch.nn.Parameter]] = {}
+        for p in moving:
+            own = self._moments.get(p)
+            if own is None:
+                own = _Moments(first=torch.zeros_like(p), second=torch.zeros_like(p))
+                self._moments[p] = own
+            own.num_samples += num_samples
+            by_age.setdefault(own.num_samples, []).append(p)
+        return by_age.values()
+
+    def _tensors(self, p: torch.nn.Parameter) -> _Tensors:
+        own = self._moments[p]
+        assert p.grad is not None
+        return p, p.grad, own.first, own.second
+
+    def _factors(self, p: torch.nn.Parameter, num_samples: int) -> _Factors:
+        k, steps = num_samples / self._reference, self._moments[p].num_samples / self._reference
+        return _Factors(k, 1 - _BETA1**steps, 1 - _BETA2**steps)
 
     def state(self) -> dict[torch.nn.Parameter, dict[str, Tensor]]:
         """Return each parameter's state on the host, by field; moments are not copied."""
@@ -115,3 +137,37 @@ class AdamW:
             )
             for parameter, fields in state.items()
         }
+
+
+def _move(tensors: Sequence[_Tensors], group: Group, factors: _Factors) -> None:
+    """Move parameters by the formula of `AdamW`."""
+    p, g, m, v = (list(column) for column in zip(*tensors, strict=True))
+    k, start1, start2 = factors
+    torch._foreach_lerp_(m, g, 1 - _BETA1**k)
+    squares = torch._foreach_mul(g, g)
+    moment = torch._foreach_mul(squares, k)
+    torch._foreach_addcmul_(moment, m, m, value=(1 - k) / start1**2)
+    if k > 1:
+        torch._foreach_maximum_(moment, squares)
+    torch._foreach_lerp_(v, moment, 1 - _BETA2**k)
+    scale = torch._foreach_div(v, start2)
+    torch._foreach_sqrt_(scale)
+    torch._foreach_add_(scale, _EPSILON)
+    torch._foreach_mul_(p, (1 - group.lr * group.weight_decay) ** k)
+    torch._foreach_addcdiv_(p, m, scale, value=-k * group.lr / start1)
+
+
+def _together(tensors: Sequence[_Tensors]) -> Iterable[Sequence[_Tensors]]:
+    """Yield what to calculate with at once: on a device all, on a CPU what fits its cache."""
+    whole = [own for own in tensors if own[0].device.type != "cpu" or not _contiguous(own)]
+    if whole:
+        yield whole
+    for own in tensors:
+        if own[0].device.type == "cpu" and _contiguous(own):
+            pieces = (torch.split(tensor.view(-1), _PIECE) for tensor in own)
+            for p, g, m, v in zip(*pieces, strict=True):
+                yield [(p, g, m, v)]
+
+
+def _contiguous(tensors: _Tensors) -> bool:
+    return all(tensor.is_contiguous() for tensor in tensors)

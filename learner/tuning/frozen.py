@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from learner.encoder.passes import Passes, pooled
 from learner.encoder.pooling import Pool
 from learner.encoder.tokens import Ids
-from learner.tuning.tuning import frozen, id_rows, in_half_precision, padded_ids
+from learner.tuning.tuning import frozen, id_rows, in_half_precision
 
 
 class FrozenTuning:
@@ -19,10 +20,11 @@ class FrozenTuning:
     name = "frozen"
     keeps_prefix = True
 
-    def __init__(self, model: Any, pool: Pool) -> None:
+    def __init__(self, model: Any, pool: Pool, passes: Passes) -> None:
         """Take the encoder."""
         self._model = model
         self._pool = pool
+        self._passes = passes
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         """Return none."""
@@ -30,10 +32,9 @@ class FrozenTuning:
 
     def prefix(self, texts: Sequence[Ids]) -> list[Tensor]:
         """Return the vector (D,) of each text, in half precision."""
-        ids, mask = padded_ids(self._model, id_rows(texts))
         with frozen(self._model):
-            output = self._model(input_ids=ids, attention_mask=mask)
-            return in_half_precision(self._pool(output.last_hidden_state, mask))
+            blocks = self._passes.run(self._model, id_rows(texts))
+            return in_half_precision(pooled(blocks, self._pool))
 
     def finish(self, prefixes: Sequence[Tensor]) -> Tensor:
         """Normalise again, since half precision has rounded."""

@@ -7,9 +7,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from learner.encoder.passes import Passes, pooled
 from learner.encoder.pooling import Pool
 from learner.encoder.tokens import Ids
-from learner.tuning.tuning import id_rows, padded_ids
+from learner.tuning.tuning import id_rows
 
 
 class FullTuning:
@@ -18,10 +19,11 @@ class FullTuning:
     name = "full"
     keeps_prefix = False
 
-    def __init__(self, model: Any, pool: Pool) -> None:
+    def __init__(self, model: Any, pool: Pool, passes: Passes) -> None:
         """Take the encoder."""
         self._model = model
         self._pool = pool
+        self._passes = passes
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         """Return all parameters."""
@@ -33,6 +35,4 @@ class FullTuning:
 
     def finish(self, prefixes: Sequence[Tensor]) -> Tensor:
         """Run the whole encoder."""
-        ids, mask = padded_ids(self._model, prefixes)
-        output = self._model(input_ids=ids, attention_mask=mask)
-        return self._pool(output.last_hidden_state, mask)
+        return pooled(self._passes.run(self._model, prefixes), self._pool)

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from learner.encoder.padding import pad
+from learner.encoder.passes import Passes, pooled, texts_of
 from learner.encoder.pooling import Pool
 from learner.encoder.tokens import Ids
 from learner.errors import TuningUnsupported
-from learner.tuning.tuning import frozen, id_rows, in_half_precision, padded_ids
+from learner.tuning.tuning import frozen, id_rows, in_half_precision
 
 
 class TopLayersTuning:
@@ -21,7 +21,7 @@ class TopLayersTuning:
 
     keeps_prefix = True
 
-    def __init__(self, model: Any, pool: Pool, num_layers: int) -> None:
+    def __init__(self, model: Any, pool: Pool, passes: Passes, num_layers: int) -> None:
         """Find the last `num_layers` layers.
 
         Raises:
@@ -30,6 +30,7 @@ class TopLayersTuning:
         self.name = f"top:{num_layers}"
         self._model = model
         self._pool = pool
+        self._passes = passes
         layers = getattr(getattr(model, "encoder", None), "layer", None)
         if not isinstance(layers, nn.ModuleList):
             raise TuningUnsupported(
@@ -41,9 +42,6 @@ class TopLayersTuning:
                 f"learner.tuning: got {self.name}, the encoder has {len(layers)} layers"
             )
         self._top = layers[len(layers) - num_layers :]
-        attention = getattr(model.config, "_attn_implementation", None)
-        is_decoder = getattr(model.config, "is_decoder", False)
-        self._takes_whole_mask = attention == "sdpa" and not is_decoder
         self._upper = _upper_part(model, self._top, whole=num_layers == len(layers))
 
     def trainable_parameters(self) -> list[nn.Parameter]:
@@ -52,23 +50,14 @@ class TopLayersTuning:
 
     def prefix(self, texts: Sequence[Ids]) -> list[Tensor]:
         """Return hidden states (T, D) per text, in half precision, padding removed."""
-        rows = id_rows(texts)
-        ids, mask = padded_ids(self._model, rows)
         with frozen(self._model):
-            output = self._model(input_ids=ids, attention_mask=mask, output_hidden_states=True)
-        states = output.hidden_states
-        hidden = states[len(states) - 1 - len(self._top)]
-        return in_half_precision(hidden[i, : len(row)] for i, row in enumerate(rows))
+            blocks = self._passes.run(self._model, id_rows(texts), layer=-1 - len(self._top))
+        return in_half_precision(texts_of(blocks))
 
     def finish(self, prefixes: Sequence[Tensor]) -> Tensor:
         """Run the last N layers."""
-        hidden, mask = pad([prefix.float() for prefix in prefixes])
-        if self._takes_whole_mask:  # with a mask of positions it would look at its values first
-            mask_of_layers = mask[:, None, None, :].bool()
-        else:
-            mask_of_layers = mask
-        output = self._upper(inputs_embeds=hidden, attention_mask=mask_of_layers)
-        return self._pool(output.last_hidden_state, mask)
+        blocks = self._passes.run(self._upper, [prefix.float() for prefix in prefixes])
+        return pooled(blocks, self._pool)
 
 
 class _Given(nn.Module):

@@ -12,7 +12,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from learner.encoder.padding import pad
 from learner.encoder.tokens import Ids
 
 
@@ -31,7 +30,7 @@ class Tuning(Protocol):
         """Return the parameters that training moves, in the encoder's order."""
 
     def prefix(self, texts: Sequence[Ids]) -> list[Tensor]:
-        """Return the frozen part's output for n texts that pad to one length."""
+        """Return the frozen part's output for the n texts of a pass."""
 
     def finish(self, prefixes: Sequence[Tensor]) -> Tensor:
         """Return unit vectors (n, D) from prefixes.
@@ -49,13 +48,6 @@ def device_of(model: Any) -> torch.device:
 def id_rows(texts: Sequence[Ids]) -> list[Tensor]:
     """Return each text's token ids (T,) as a tensor on the host."""
     return [torch.from_numpy(ids) for ids in texts]
-
-
-def padded_ids(model: Any, rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Return padded token ids and their mask, (n, T) each, on the model's device."""
-    ids, mask = pad(rows, value=int(model.config.pad_token_id or 0))
-    device = device_of(model)
-    return ids.to(device), mask.to(device)
 
 
 def in_half_precision(tensors: Iterable[Tensor]) -> list[Tensor]:

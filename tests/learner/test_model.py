@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import shutil
 import subprocess
@@ -139,7 +140,7 @@ print((resident() - held) / (cache.num_bytes - counted))
     done = subprocess.run(
         [sys.executable, "-c", program], check=True, capture_output=True, text=True
     )
-    assert 0.5 < float(done.stdout) < 1.5
+    assert 0.5 < float(done.stdout) < 2.5  # eight rows if they stayed; allocators round up
 
 
 def test_frozen_and_top_and_full_agree_within_half_precision() -> None:
@@ -185,9 +186,11 @@ def test_a_tuning_that_there_is_not_is_refused_by_name() -> None:
 def test_the_pooling_is_the_first_token_or_the_mean_over_the_real_ones() -> None:
     for pooling in ("cls", "mean"):
         encoder, tokenizer = tiny(pooling=pooling)
+        model = copy.deepcopy(encoder.model)
+        model.set_attn_implementation("sdpa")
         ids = torch.as_tensor(Texts(tokenizer, max_tokens=64).ids("red shoes"))[None]
         with torch.no_grad():
-            hidden = encoder.model(input_ids=ids).last_hidden_state[0]  # no padding at all
+            hidden = model(input_ids=ids).last_hidden_state[0]  # no padding at all
         plain = hidden[0] if pooling == "cls" else hidden.mean(0)
         np.testing.assert_allclose(
             vectors(encoder, tokenizer, ["red shoes"])[0], plain / plain.norm(), atol=1e-6

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from learner.training import adamw
 from learner.training.adamw import AdamW, Group
 from learner.training.optimizer import Optimizer
 from tests.learner.training import lists, trainer, weights_of
@@ -149,3 +150,22 @@ def test_the_bound_of_the_gradient_is_that_of_the_reference_size() -> None:
         )
         assert norm > 1
         assert left**0.5 == pytest.approx(bound, rel=1e-4)
+
+
+def test_a_parameter_moves_alike_whole_and_in_pieces() -> None:
+    """On a CPU a parameter is moved in pieces; one that does not lie in a row is moved whole."""
+    shape = (300, 257)
+    start, *gradients = torch.randn(6, *shape, generator=torch.Generator().manual_seed(0))
+    pieces = torch.nn.Parameter(start.clone())
+    whole = torch.nn.Parameter(start.t().contiguous().t())
+    assert start.numel() > 2 * adamw._PIECE
+    assert not whole.is_contiguous()
+    optimizers = [
+        AdamW([Group(parameters=[p], lr=0.01, weight_decay=0.1)], 64) for p in (pieces, whole)
+    ]
+    for size, gradient in zip((64, 17, 640, 1, 64), gradients, strict=True):
+        for parameter, optimizer in zip((pieces, whole), optimizers, strict=True):
+            parameter.grad = gradient.clone()
+            optimizer.step(size)
+    torch.testing.assert_close(pieces, whole, rtol=1e-6, atol=1e-7)
+    assert not torch.allclose(pieces, start)

@@ -1,0 +1,1 @@
+"""Contenders of the update benchmark: one model, one loss, the same batches."""

@@ -1,0 +1,240 @@
+"""Texts of different lengths as one row of tokens, without padding.
+
+Legend: n texts, t tokens of one text, T of all, H heads, d width of a head, D width.
+
+All that a layer does token by token, which is all but its attention, sees one matrix of T rows.
+Attention goes text by text: on a GPU by one kernel that is told where texts end, elsewhere by one
+call for each run of texts of equal length.
+
+Invariant: a text's attention sees that text alone, and products have `_LEAST_TOKENS` rows or more.
+So on a CPU a vector does not depend on what is packed with it (see `learner.arithmetic`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, groupby
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+
+from learner.encoder.padding import Padded
+from learner.encoder.passes import Block, Passes, hidden_of, texts_of
+
+ATTENTION = "steelyard_packed"
+"""Name of the attention, as transformers knows it."""
+MAX_TOKENS = 4_096
+"""Tokens of a pass, unless one text has more."""
+_LEAST_TOKENS = 8
+_PROBE_LENGTHS = (2, 7, 7, 5)
+_TOLERANCE = {torch.float32: 1e-3}
+_COARSE = 1e-2
+_UNKNOWN = ("position_bias", "sliding_window", "softcap", "s_aux")
+"""What models give to their attention that packed texts do not have."""
+
+
+class CannotPack(Exception):
+    """The model needs something of its attention that packed texts do not have."""
+
+
+class Run(NamedTuple):
+    """Texts of equal length, one after the other.
+
+    Attributes:
+        start: place of the first token.
+        number: of texts.
+        length: tokens of each.
+    """
+
+    start: int
+    number: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layout:
+    """Where the n texts of a pass lie.
+
+    Attributes:
+        runs: of all texts, in order.
+        offsets: (n + 1,) int32 on the device: where each text begins, and T.
+        longest: number of tokens of the longest text.
+    """
+
+    runs: tuple[Run, ...]
+    offsets: Tensor
+    longest: int
+
+    @classmethod
+    def of(cls, lengths: Sequence[int], device: torch.device) -> Layout:
+        """Lay out texts of these lengths."""
+        runs, start = [], 0
+        for length, same in groupby(lengths):
+            number = len(list(same))
+            runs.append(Run(start, number, length))
+            start += number * length
+        offsets = torch.tensor(list(accumulate(lengths, initial=0)), dtype=torch.int32)
+        return cls(tuple(runs), offsets.to(device), max(lengths))
+
+
+class Packed:
+    """Passes over texts of any lengths, of at most `MAX_TOKENS` tokens."""
+
+    def __init__(self, model: Any) -> None:
+        """Let a model's attention go text by text from here on."""
+        model.config._attn_implementation = ATTENTION
+        self._first_position = _first_position(model)
+
+    def divide(self, lengths: Sequence[int]) -> Iterable[list[int]]:
+        """Yield the places of the texts of each pass, by length."""
+        part: list[int] = []
+        num_tokens = 0
+        for place in sorted(range(len(lengths)), key=lengths.__getitem__):
+            if part and num_tokens + lengths[place] > MAX_TOKENS:
+                yield part
+                part, num_tokens = [], 0
+            part.append(place)
+            num_tokens += lengths[place]
+        if part:
+            yield part
+
+    def run(self, model: Any, rows: Sequence[Tensor], *, layer: int = -1) -> list[Block]:
+        """Run a model over texts of any lengths; see `Passes`."""
+        device = next(model.parameters()).device
+        lengths = [len(row) for row in rows]
+        if missing := max(0, _LEAST_TOKENS - sum(lengths)):
+            rows = [*rows, rows[0].new_zeros(missing, *rows[0].shape[1:])]
+        num_tokens = [len(row) for row in rows]
+        positions = torch.cat([torch.arange(number) for number in num_tokens])
+        name = "inputs_embeds" if rows[0].is_floating_point() else "input_ids"
+        output = model(
+            **{name: torch.cat(list(rows))[None].to(device)},
+            position_ids=(positions + self._first_position)[None].to(device),
+            packed=Layout.of(num_tokens, device),
+            output_hidden_states=layer != -1,
+        )
+        hidden = hidden_of(output, layer)[0]
+        return _gathered(hidden, lengths) if hidden.is_cuda else _by_length(hidden, lengths)
+
+
+def passes_for(model: Any) -> Passes:
+    """Return packed passes where a model gives the same states under them, else padded ones."""
+    padded = Padded()
+    own = getattr(model.config, "_attn_implementation", None)
+    if own not in ("sdpa", ATTENTION):
+        return padded
+    model.config._attn_implementation = "sdpa"
+    ids = [_probe(model, length, seed) for seed, length in enumerate(_PROBE_LENGTHS)]
+    with torch.no_grad():
+        alone = [states for row in ids for states in texts_of(padded.run(model, [row]))]
+        packed = Packed(model)
+        try:
+            together = list(texts_of(packed.run(model, ids)))
+        except (CannotPack, TypeError):  # an argument that it does not take
+            together = []
+    if len(together) == len(alone) and all(map(_agree, alone, together)):
+        return packed
+    model.config._attn_implementation = "sdpa"
+    return padded
+
+
+def attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    packed: Layout | None = None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    is_causal: bool | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """Attention of each text to itself, as transformers calls it.
+
+    Args:
+        module: that asks; a decoder's says that it is causal.
+        query: (1, H, T, d); key and value may have fewer heads.
+        key: as `query`.
+        value: as `query`.
+        attention_mask: none, as there is no padding.
+        packed: where the texts lie.
+        scaling: of the products; 1 / sqrt(d) by default.
+        dropout: share of attention dropped.
+        is_causal: whether a token sees only those before it; by default as `module` says.
+        others: refused if they would change the result.
+
+    Returns:
+        (1, T, H, d), and no weights.
+    """
+    if packed is None or attention_mask is not None or any(others.get(n) for n in _UNKNOWN):
+        raise CannotPack("attention of packed texts: where they lie was not given, or a mask was")
+    causal = getattr(module, "is_causal", False) if is_causal is None else is_causal
+    few_heads = key.shape[1] != query.shape[1]
+    outputs = []
+    for run in packed.runs:
+        tokens = slice(run.start, run.start + run.number * run.length)
+        q, k, v = (_texts(states[0, :, tokens], run) for states in (query, key, value))
+        own = scaled_dot_product_attention(
+            q, k, v, dropout_p=dropout, is_causal=causal, scale=scaling, enable_gqa=few_heads
+        )
+        outputs.append(own.transpose(1, 2).flatten(0, 1))
+    return torch.cat(outputs)[None], None
+
+
+AttentionInterface.register(ATTENTION, attention)
+
+
+def _texts(states: Tensor, run: Run) -> Tensor:
+    """Return the states (H, T, d) of a run as (n, H, t, d)."""
+    heads, _, width = states.shape
+    return states.reshape(heads, run.number, run.length, width).transpose(0, 1)
+
+
+def _by_length(hidden: Tensor, lengths: Sequence[int]) -> list[Block]:
+    """Return a view of the states (T, D) for each run of texts of equal length."""
+    blocks, start = [], 0
+    for length, same in groupby(lengths):
+        own = list(same)
+        end = start + length * len(own)
+        states = hidden[start:end].view(len(own), length, -1)
+        mask = torch.ones(states.shape[:2], dtype=torch.long, device=hidden.device)
+        blocks.append(Block(states, mask, own))
+        start = end
+    return blocks
+
+
+def _gathered(hidden: Tensor, lengths: Sequence[int]) -> list[Block]:
+    """Return one block of all texts, with padding: few kernels for many lengths."""
+    device = hidden.device
+    counts = torch.tensor(lengths)
+    starts = counts.cumsum(0) - counts
+    steps = torch.arange(max(lengths))[None, :]
+    mask = steps < counts[:, None]
+    places = (starts[:, None] + steps).where(mask, starts[:, None]).to(device)
+    states = hidden.index_select(0, places.flatten()).view(*places.shape, -1)
+    return [Block(states, mask.long().to(device), lengths)]
+
+
+def _first_position(model: Any) -> int:
+    """Return the position of a first token; RoBERTa counts from its padding on."""
+    table: Any = getattr(model, "embeddings", None)
+    counts_itself = hasattr(table, "create_position_ids_from_input_ids")
+    return int(table.padding_idx) + 1 if counts_itself else 0
+
+
+def _probe(model: Any, length: int, seed: int) -> Tensor:
+    """Return token ids of an invented text, none of them padding."""
+    vocabulary, padding = int(model.config.vocab_size), model.config.pad_token_id
+    ids = (torch.arange(length) * 37 + 11 + 101 * seed) % vocabulary
+    return torch.where(ids == (-1 if padding is None else padding), (ids + 1) % vocabulary, ids)
+
+
+def _agree(alone: Tensor, together: Tensor) -> bool:
+    tolerance = _COARSE if alone.is_cuda else _TOLERANCE.get(alone.dtype, _COARSE)
+    return bool((alone - together).abs().max() <= tolerance * alone.abs().max())
