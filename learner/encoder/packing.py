@@ -45,12 +45,10 @@ class Run(NamedTuple):
     """Texts of equal length, one after the other.
 
     Attributes:
-        start: place of the first token.
         number: of texts.
         length: tokens of each.
     """
 
-    start: int
     number: int
     length: int
 
@@ -72,13 +70,9 @@ class Layout:
     @classmethod
     def of(cls, lengths: Sequence[int], device: torch.device) -> Layout:
         """Lay out texts of these lengths."""
-        runs, start = [], 0
-        for length, same in groupby(lengths):
-            number = len(list(same))
-            runs.append(Run(start, number, length))
-            start += number * length
+        runs = tuple(Run(len(list(same)), length) for length, same in groupby(lengths))
         offsets = torch.tensor(list(accumulate(lengths, initial=0)), dtype=torch.int32)
-        return cls(tuple(runs), offsets.to(device), max(lengths))
+        return cls(runs, offsets.to(device), max(lengths))
 
 
 class Packed:
@@ -177,9 +171,10 @@ def attention(
     causal = getattr(module, "is_causal", False) if is_causal is None else is_causal
     few_heads = key.shape[1] != query.shape[1]
     outputs = []
-    for run in packed.runs:
-        tokens = slice(run.start, run.start + run.number * run.length)
-        q, k, v = (_texts(states[0, :, tokens], run) for states in (query, key, value))
+    sizes = [run.number * run.length for run in packed.runs]
+    parts = [torch.split(states[0], sizes, dim=1) for states in (query, key, value)]
+    for run, *own_parts in zip(packed.runs, *parts, strict=True):
+        q, k, v = (_texts(states, run) for states in own_parts)
         own = scaled_dot_product_attention(
             q, k, v, dropout_p=dropout, is_causal=causal, scale=scaling, enable_gqa=few_heads
         )
@@ -198,14 +193,14 @@ def _texts(states: Tensor, run: Run) -> Tensor:
 
 def _by_length(hidden: Tensor, lengths: Sequence[int]) -> list[Block]:
     """Return a view of the states (T, D) for each run of texts of equal length."""
-    blocks, start = [], 0
-    for length, same in groupby(lengths):
-        own = list(same)
-        end = start + length * len(own)
-        states = hidden[start:end].view(len(own), length, -1)
+    same = [list(own) for _, own in groupby(lengths)]
+    sizes = [len(own) * own[0] for own in same]
+    parts = torch.split(hidden, [*sizes, len(hidden) - sum(sizes)])
+    blocks = []
+    for own, part in zip(same, parts, strict=False):  # what is left stands for no text
+        states = part.view(len(own), own[0], -1)
         mask = torch.ones(states.shape[:2], dtype=torch.long, device=hidden.device)
         blocks.append(Block(states, mask, own))
-        start = end
     return blocks
 
 

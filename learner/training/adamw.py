@@ -5,6 +5,7 @@ Legend: N samples of a step, B of a reference step, k = N / B; g the mean gradie
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
@@ -74,15 +75,17 @@ class AdamW:
         return [p for group in self._groups for p in group.parameters]
 
     def zero_grad(self) -> None:
-        """Set gradients to zero; a parameter that never had one keeps none."""
+        """Drop all gradients; a parameter that had one before and gets none moves all the same."""
         for parameter in self.parameters():
-            if parameter.grad is not None:
-                parameter.grad.zero_()
+            parameter.grad = None
 
     @torch.no_grad()
     def step(self, num_samples: int) -> None:
         """Take the step of N samples, of which the gradients are the mean."""
         for group in self._groups:
+            for p in self._moments.keys() & set(group.parameters):
+                if p.grad is None:
+                    p.grad = torch.zeros_like(p)
             moving = [p for p in group.parameters if p.grad is not None]
             for own in self._of_one_age(moving, num_samples):
                 for tensors in _together([self._tensors(p) for p in own]):
@@ -123,12 +126,7 @@ class AdamW:
         }
 
     def restore(self, state: Mapping[torch.nn.Parameter, Mapping[str, Tensor]]) -> None:
-        """Restore the state returned by `state`.
-
-        What has moments has had a gradient: a step in which it has none moves it all the same.
-        """
-        for parameter in state:
-            parameter.grad = torch.zeros_like(parameter)
+        """Restore the state returned by `state`."""
         self._moments = {
             parameter: _Moments(
                 first=fields["exp_avg"].to(parameter.device, copy=True),
@@ -144,17 +142,19 @@ def _move(tensors: Sequence[_Tensors], group: Group, factors: _Factors) -> None:
     p, g, m, v = (list(column) for column in zip(*tensors, strict=True))
     k, start1, start2 = factors
     torch._foreach_lerp_(m, g, 1 - _BETA1**k)
-    squares = torch._foreach_mul(g, g)
-    moment = torch._foreach_mul(squares, k)
-    torch._foreach_addcmul_(moment, m, m, value=(1 - k) / start1**2)
-    if k > 1:
-        torch._foreach_maximum_(moment, squares)
-    torch._foreach_lerp_(v, moment, 1 - _BETA2**k)
-    scale = torch._foreach_div(v, start2)
-    torch._foreach_sqrt_(scale)
-    torch._foreach_add_(scale, _EPSILON)
-    torch._foreach_mul_(p, (1 - group.lr * group.weight_decay) ** k)
-    torch._foreach_addcdiv_(p, m, scale, value=-k * group.lr / start1)
+    s = torch._foreach_mul(g, g)
+    if k != 1:
+        squares = torch._foreach_mul(s, 1.0) if k > 1 else []
+        torch._foreach_mul_(s, k)
+        torch._foreach_addcmul_(s, m, m, value=(1 - k) / start1**2)
+        if k > 1:
+            torch._foreach_maximum_(s, squares)
+    torch._foreach_lerp_(v, s, 1 - _BETA2**k)
+    scale = torch._foreach_sqrt(v)  # of v before its correction, so that eps is as much smaller
+    torch._foreach_add_(scale, _EPSILON * math.sqrt(start2))
+    if group.weight_decay:
+        torch._foreach_mul_(p, (1 - group.lr * group.weight_decay) ** k)
+    torch._foreach_addcdiv_(p, m, scale, value=-k * group.lr * math.sqrt(start2) / start1)
 
 
 def _together(tensors: Sequence[_Tensors]) -> Iterable[Sequence[_Tensors]]:
