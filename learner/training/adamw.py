@@ -144,11 +144,11 @@ def _move(tensors: Sequence[_Tensors], group: Group, factors: _Factors) -> None:
     torch._foreach_lerp_(m, g, 1 - _BETA1**k)
     s = torch._foreach_mul(g, g)
     if k != 1:
-        squares = torch._foreach_mul(s, 1.0) if k > 1 else []
-        torch._foreach_mul_(s, k)
+        squares = s
+        s = torch._foreach_mul(squares, k)
         torch._foreach_addcmul_(s, m, m, value=(1 - k) / start1**2)
         if k > 1:
-            torch._foreach_maximum_(s, squares)
+            torch._foreach_maximum_(s, list(squares))
     torch._foreach_lerp_(v, s, 1 - _BETA2**k)
     scale = torch._foreach_sqrt(v)  # of v before its correction, so that eps is as much smaller
     torch._foreach_add_(scale, _EPSILON * math.sqrt(start2))
