@@ -321,6 +321,12 @@ class Pipeline:
         self._reporting.snapshotted(sum(map(len, parts.values())))
         return {**parts, f"rank-{self._rank}": state.encode(self._rank_state())}
 
+    def begin(self, next_offsets: Mapping[TopicPartition, int]) -> None:
+        """Start without state at these offsets; partitions without one at their beginning."""
+        assert not self._opened, "begin comes before reading"
+        self._restored = Offsets(next_offsets)
+        self._reader.move((tp, o) for tp, o in self._restored.items() if tp in self._partitions)
+
     def restore(
         self,
         parts: Mapping[str, bytes],

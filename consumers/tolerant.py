@@ -156,7 +156,7 @@ def _is_foreign(raw: Mapping[str, Any]) -> bool:
 
 def _foreign(wire: type[msgspec.Struct], raw: Mapping[str, Any]) -> ForeignWire:
     """Return what is read of an action other than ours; the items topic has no event time."""
-    time = None if wire is ItemWire else _instant(raw.get("timestamp"))
+    time = None if wire is ItemWire else instant(raw.get("timestamp"))
     return ForeignWire(as_id(raw.get("client_id")) or "", time)
 
 
@@ -439,7 +439,7 @@ def _attribute(value: Any) -> Attribute | None:
     return _text(value)
 
 
-def _instant(value: Any) -> datetime | None:
+def instant(value: Any) -> datetime | None:
     """Return a time that can be read in one way only.
 
     ISO 8601 with an offset, and numbers of seconds, milliseconds, microseconds or nanoseconds since
@@ -503,7 +503,7 @@ _MENDS: dict[str, Callable[[Any], Any]] = {
     "object_id": as_id,
     "event_id": _key,
     "page": _key,
-    "timestamp": _instant,
+    "timestamp": instant,
     "user_query": _text,
     "query_response_hit_ids": _hits,
     "text": _text,

@@ -7,6 +7,7 @@ DeployError
 ├── SettingsError             wrong keys, values or variables, all of them
 ├── PortTaken                 a port to listen on is in use
 ├── StoreAbsent               the store of the settings is not there
+├── TableRefused              a file of rows cannot be used; names row, column, found, expected
 ├── Unsafe                    an operator's command was refused: nothing was written
 └── UsageError                a command was called with what it cannot use
 """
@@ -78,6 +79,12 @@ class StoreAbsent(DeployError):
         """Take the folder, and where the settings come from."""
         remedy = "name the settings of the learner with --config FILE or STEELYARD_CONFIG"
         super().__init__(f"store.root: there is no store in {root} ({source}): {remedy}")
+
+
+class TableRefused(DeployError):
+    """File of rows that cannot be used; names row and column, what was found and expected."""
+
+    exit_code = 2
 
 
 class Unsafe(DeployError):

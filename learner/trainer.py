@@ -199,11 +199,28 @@ class Trainer:
             OutOfMemory: not even the smallest micro-batch fits the device.
             RankLost: another process is gone.
         """
+        return self.counted_step(samples)
+
+    def counted_step(
+        self, samples: Sequence[Sample], counts: NDArray[np.float64] | None = None
+    ) -> StepReport:
+        """Take a step in which samples count differently.
+
+        Args:
+            samples: as of `step`.
+            counts: (N,) what each counts, above 0, in everything but the estimators; 1 by
+                default. For one process.
+
+        Raises:
+            As `step`.
+        """
         arithmetic.use(self.config.threads)
         samples, own = self._gather(samples)
         clicked = ClickedLists(samples, self.weigher)
         weighted = self.weigher.weigh(samples)  # 1.
         factor = self._sampler.draw(weighted)
+        if counts is not None:
+            factor = factor * counts
         scored = self._gradient.run(weighted, own, step=self.step_number + 1, factor=factor)  # 2.
         finite, loss, norm = _finite(samples, scored, factor > 0), math.nan, math.nan
         changes: tuple[Change, ...] = ()
@@ -237,6 +254,44 @@ class Trainer:
             weighted=weighted,
             changes=changes,
         )
+
+    def repeat(
+        self, weighted: WeightedBatch, counts: NDArray[np.float64] | None = None
+    ) -> float | None:
+        """Move the encoder once more along N samples that a step has weighed; for one process.
+
+        Only steps 2 and 4, under the weights of then: what counts has counted them. The loss is of
+        logits without the queries' residuals, which know these labels.
+
+        Args:
+            weighted: as the report of that step has it.
+            counts: (N,) as that step took them.
+
+        Returns:
+            L before the step; None: a score or the gradient was not finite, and nothing moved.
+
+        Raises:
+            OutOfMemory: not even the smallest micro-batch fits the device.
+        """
+        assert self.process_group.world == 1, "other processes have samples of their own"
+        arithmetic.use(self.config.threads)
+        num = len(weighted.samples)
+        factor = np.ones(num) if counts is None else counts
+        self.step_number += 1
+        scored = self._gradient.run(
+            weighted, range(num), step=self.step_number, factor=factor, residuals=False
+        )
+        if not _finite(weighted.samples, scored, factor > 0):
+            return None
+        norm = self._optimizer.clip(num)
+        if not (math.isfinite(scored.loss) and math.isfinite(norm)):
+            return None
+        self._optimizer.step(num)
+        return scored.loss
+
+    def expect_other_data(self) -> None:
+        """Learn the usual loss anew: what comes next is no spike because it is another stream."""
+        self._losses = LossWatch()
 
     def skip(self, samples: Sequence[Sample]) -> None:
         """Count a step in quarantine; nothing is learned from it.

@@ -38,13 +38,20 @@ from tests.serving.conftest import Replica
 ROOT = Path(__file__).parents[1]
 PAGES = (
     *("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "BENCHMARKS.md", "LOG.md"),
-    *("docs/benchmark.md", "docs/producers.md", "docs/replay.md", "docs/runbooks.md"),
+    *(
+        "docs/benchmark.md",
+        "docs/fit.md",
+        "docs/producers.md",
+        "docs/replay.md",
+        "docs/runbooks.md",
+    ),
 )
 TODAY = (
     "README.md",
     "ARCHITECTURE.md",
     "CONTRIBUTING.md",
     "docs/benchmark.md",
+    "docs/fit.md",
     "docs/producers.md",
     "docs/replay.md",
     "docs/runbooks.md",

@@ -28,6 +28,7 @@ _SHOWN = (
     "step",
     "samples",
     "offsets",
+    "fit",
     "journal",
     "timeline",
     "watermark",

@@ -21,6 +21,7 @@ from deploy.cli import (
     doctor,
     evaluate,
     events,
+    fit,
     offsets,
     replay,
     roles,
@@ -45,6 +46,7 @@ for _command in (
     doctor.doctor,
     verify.verify,
     evaluate.evaluate,
+    fit.fit,
 ):
     app.command()(_command)
 app.add_typer(events.app, name="events")

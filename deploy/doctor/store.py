@@ -57,7 +57,7 @@ def examine_store(config: StoreConfig) -> Iterator[CheckResult]:
     if not root.is_dir():
         yield _missing(root)
         return
-    why = _unfit(root)
+    why = unfit(root)
     if why:
         remedy = "set store.root to a folder of yours on a local POSIX file system"
         yield CheckResult.fail(STORE, f"{root}: {why}", remedy)
@@ -78,8 +78,8 @@ def _missing(root: Path) -> CheckResult:
     return CheckResult.fail(STORE, text, remedy)
 
 
-def _unfit(root: Path) -> str | None:
-    """Do there what a checkpoint does; return what fails."""
+def unfit(root: Path) -> str | None:
+    """Do in a folder what a checkpoint does; return what fails, None if all works."""
     doing = "making a folder"
     try:
         folder = Path(tempfile.mkdtemp(prefix=".doctor-", dir=root))

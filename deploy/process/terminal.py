@@ -84,14 +84,16 @@ class Output:
             yield lambda more: bar.advance(task, more)
 
     def _lines(self, what: str, total: int) -> Callable[[int], None]:
-        done, reported = 0, self.clock()
+        done, began = 0, self.clock()
+        reported = began
 
         def advance(more: int) -> None:
             nonlocal done, reported
             done += more
             if (now := self.clock()) - reported >= _LINE_EVERY_SECONDS:
                 reported = now
-                self.report(f"{what}: {done:,} of {total:,}")
+                left = (now - began) * max(total - done, 0) / done if done else 0.0
+                self.report(f"{what}: {done:,} of {total:,}, about {left:,.0f} s left")
 
         return advance
 

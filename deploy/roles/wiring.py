@@ -92,7 +92,8 @@ def restore(
         read: returns a file of a version by its path, or raises `Corrupt`.
         trainer: made from the same settings.
         pipeline: one that has read nothing yet.
-        next_offsets: those of the version, or those that an operator moved them to.
+        next_offsets: those of the version, or those that an operator moved them to. Where it
+            has none, the log is read from its beginning.
         num_ranks: number of ranks that share the partitions now.
 
     Raises:
@@ -101,6 +102,9 @@ def restore(
     trainer.restore(lambda path: read(version, path))
     paths = layout.ingest_paths(version.files)
     parts = {name: read(version, path) for name, path in paths.items()}
+    if not parts:  # fit on a file (`deploy.fitting`): the log is read as by a new learner
+        pipeline.begin(next_offsets)
+        return
     num_saved = sum(name.startswith("rank-") for name in parts)
     pipeline.restore(parts, next_offsets, same_ranks=num_saved == num_ranks)
 

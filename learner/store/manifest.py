@@ -84,6 +84,26 @@ class LearnedSamples(msgspec.Struct, frozen=True, kw_only=True):
     sum64: _COUNT = 0
 
 
+class FitSource(msgspec.Struct, frozen=True, kw_only=True):
+    """Origin of a version that was learned from a file, before any record of a log.
+
+    Attributes:
+        file: its name, without folders.
+        sha256: of its bytes.
+        rows: learned.
+        epochs: taken.
+        best_epoch: whose state this is.
+        figures: on queries or times held back.
+    """
+
+    file: str
+    sha256: str
+    rows: _COUNT
+    epochs: _COUNT
+    best_epoch: _COUNT
+    figures: dict[str, float] = {}
+
+
 class Reset(msgspec.Struct, frozen=True, kw_only=True, rename={"command": "order"}):
     """Offsets that an operator moved.
 
@@ -197,6 +217,7 @@ class CheckpointMetadata(msgspec.Struct, frozen=True, kw_only=True, rename=_DISK
         inputs: topic -> as it was read.
         learned: the samples that the model contains.
         samples_per_second: measured rate of learning, 0 where it is not known.
+        fit: file that the state was learned from, if no log was; else left out on disk.
     """
 
     step: _COUNT
@@ -214,6 +235,7 @@ class CheckpointMetadata(msgspec.Struct, frozen=True, kw_only=True, rename=_DISK
     inputs: dict[str, Input] = {}
     learned: LearnedSamples = LearnedSamples()
     samples_per_second: float = 0.0
+    fit: FitSource | None = None
 
     @property
     def next_offsets(self) -> Offsets:

@@ -39,6 +39,8 @@ def encode(manifest: Manifest) -> bytes:
     fields = msgspec.to_builtins(manifest, str_keys=True)
     fields["audit"] = _each_audit(fields["audit"], _audit_to_object)
     fields |= fields.pop("run_state")
+    if fields["fit"] is None:
+        del fields["fit"]
     try:
         _convert(fields)
     except msgspec.ValidationError as error:

@@ -35,6 +35,7 @@ class StepColumns:
     Attributes:
         samples: n of them.
         drawn: places of those to be scored.
+        residuals: whether their losses are of logits with the queries' residuals.
     """
 
     def __init__(
@@ -43,6 +44,8 @@ class StepColumns:
         own: range,
         device: torch.device,
         factor: NDArray[np.float64],
+        *,
+        residuals: bool = True,
     ) -> None:
         """Copy the columns of the places `own` of a weighted batch.
 
@@ -51,7 +54,9 @@ class StepColumns:
             own: places of ours.
             device: of the loss.
             factor: (N,) by which each loss counts; a sample of 0 is not to be scored.
+            residuals: see the attribute.
         """
+        self.residuals = residuals
         self.samples = weighted.samples[own.start : own.stop]
         rows = slice(own.start, own.stop)
         counts = factor[rows]

@@ -6,6 +6,7 @@ Legend: N samples of a step (of all processes), n of them our own.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -65,7 +66,13 @@ class GradientPass:
         self._whole_lists = {task for task, loss in self._losses.items() if loss.whole_lists}
 
     def run(
-        self, weighted: WeightedBatch, own: range, *, step: int, factor: NDArray[np.float64]
+        self,
+        weighted: WeightedBatch,
+        own: range,
+        *,
+        step: int,
+        factor: NDArray[np.float64],
+        residuals: bool = True,
     ) -> Scored:
         """Score our own samples with their gradient, then collect the other processes' scores.
 
@@ -77,12 +84,14 @@ class GradientPass:
             own: places of ours.
             step: number of the step.
             factor: (N,) by which each loss counts; samples of 0 are not scored.
+            residuals: whether the loss is of logits with the queries' residuals.
 
         Raises:
             OutOfMemory: not even the smallest micro-batch fits the device.
             RankLost: another process is gone.
         """
-        columns = StepColumns(weighted, own, self._ranker.encoder.device, factor)
+        device = self._ranker.encoder.device
+        columns = StepColumns(weighted, own, device, factor, residuals=residuals)
         while True:
             shares = [self._score(columns, num_total=len(weighted.samples), step=step)]
             if self._process_group.world > 1:
@@ -148,6 +157,8 @@ class GradientPass:
             samples = [columns.samples[i] for i in part]
             selected = columns.select(part)
             logits = self._ranker([s.query for s in samples], [s.text for s in samples])
+            if not columns.residuals:
+                logits = replace(logits, by_task={**logits.by_task, root(): logits.base})
             loss = self._loss(selected, logits) / num_total
             loss.backward()  # type: ignore[no-untyped-call]
             collected.add(loss, logits, part)

@@ -1,0 +1,136 @@
+"""The version that comes of a file: the first of a store, and where a learner starts from.
+
+It contains no record of a log, so it has no offsets and no state of ingest: the learner that
+resumes from it reads its topics from the beginning, as one that resumes from nothing. It is
+written as any checkpoint is (`learner.store.checkpoint`), at the very end: whoever is killed before
+that has not touched the store.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from deploy.doctor.store import unfit
+from deploy.errors import Unsafe
+from deploy.fitting.epochs import Fitted
+from deploy.roles import wiring
+from deploy.settings.tree import Settings
+from learner.artifact import Store, Version
+from learner.process_group import SingleProcess
+from learner.store.blobs import Disk
+from learner.store.checkpoint import Checkpointer
+from learner.store.journal.writer import Journal
+from learner.store.manifest import CheckpointMetadata, EventTimeRange, FitSource, LearnedSamples
+from learner.store.recovery.plan import RecoveryPlan
+
+
+def refuse_used(root: Path) -> None:
+    """Refuse a store that somebody has learned in, or that cannot be written to.
+
+    Raises:
+        Unsafe: says what to do.
+    """
+    found = Store(root)
+    versions = found.readable()
+    if versions:
+        raise Unsafe(
+            f"{root}: the store has versions already, the newest is {versions[-1].name}. A fit "
+            "makes the first version of a store and never adds to what a learner has learned. "
+            "Name a new folder with --set store.root=DIR, and start the learner with the same "
+            "store.root afterwards."
+        )
+    claims = _claims(root)
+    if claims:
+        raise Unsafe(
+            f"{root}: a learner has claimed the store ({claims[-1]}), and has not made a version "
+            "yet. If none is running, remove the folder; else name another one with --set "
+            "store.root=DIR."
+        )
+    existing = next(path for path in (root, *root.absolute().parents) if path.exists())
+    why = unfit(existing) if existing == root else None
+    if existing != root and not os.access(existing, os.W_OK | os.X_OK):
+        why = f"cannot be made in {existing}"
+    if why:
+        raise Unsafe(f"{root}: {why}. Set store.root to a folder of yours: --set store.root=DIR")
+
+
+def _claims(root: Path) -> list[str]:
+    """Return owner numbers with what they say of themselves, oldest first."""
+    folder = root / "epoch"
+    if not folder.is_dir():
+        return []
+    files = sorted(path for path in folder.iterdir() if path.name.isdecimal())
+    return [f"{path.name}: {path.read_text('utf-8', 'replace').strip()}" for path in files]
+
+
+def write(
+    settings: Settings,
+    fitted: Fitted,
+    source: FitSource,
+    *,
+    clock: Callable[[], float],
+    disk: Disk | None = None,
+) -> Version:
+    """Claim the store, make the version durable and announce it.
+
+    Raises:
+        Unsafe: a learner has begun in the store meanwhile; nothing was written.
+        StoreFailed: it could not be made durable.
+        Fenced: a learner claimed the store at this moment.
+    """
+    root, disk = settings.store.root, disk or Disk()
+    refuse_used(root)
+    checkpointer, journal = Checkpointer(root, disk, clock), Journal(root, disk)
+    metadata = _metadata(settings, fitted, source)
+
+    def plan(newest: Version | None) -> RecoveryPlan | None:
+        if newest is not None:
+            raise Unsafe(f"{root}: a learner has begun in the store while the file was learned")
+        return None
+
+    try:
+        initial = replace(metadata, step=0, samples=0, event_time=None, evaluation={}, fit=None)
+        initial = replace(initial, learned=LearnedSamples())
+        acquired = checkpointer.acquire(journal, initial=initial, recovery_plan=plan)
+        metadata = replace(metadata, journal=acquired.journal)
+        version = checkpointer.save(fitted.trainer.files(), metadata)
+        checkpointer.announce(version)
+    finally:
+        journal.close()
+    return version
+
+
+def _metadata(settings: Settings, fitted: Fitted, source: FitSource) -> CheckpointMetadata:
+    trainer = fitted.trainer
+    first_us, last_us = fitted.event_times_us
+    num, sum64 = trainer.trained
+    evaluation = trainer.evaluation().items()
+    return CheckpointMetadata(
+        step=trainer.step_number,
+        samples=trainer.num_samples,
+        offsets={},
+        event_time=EventTimeRange(min=first_us, max=last_us),
+        watermark_us=None,
+        weighting=trainer.weigher.description(),
+        evaluation={name: value for name, value in evaluation if math.isfinite(value)},
+        fresh_events=(),
+        config_sha256=wiring.config_sha256(settings),
+        fingerprint=wiring.fingerprint(settings, SingleProcess()),
+        learned=LearnedSamples(num=num, sum64=sum64),
+        fit=source,
+    )
+
+
+def figures_of(fitted: Fitted) -> Mapping[str, float]:
+    """Return the figures that the manifest keeps: on test, else on dev."""
+    found: dict[str, float] = {}
+    for name, own in (("test", fitted.test), ("dev", fitted.best.dev)):
+        if own is not None:
+            plain = own.plain().items()
+            found |= {f"{name}_{k}": float(v) for k, v in plain if v is not None}
+    return found

@@ -1,0 +1,233 @@
+"""Rows of a Parquet, CSV or JSONL file, one after another, with their numbers.
+
+Rows are numbered from 1, without the header. Only a few of them are in memory at once. Values of a
+CSV file are texts; an empty one is None, as is a key that a JSON object lacks.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from deploy.errors import TableRefused
+
+Row = tuple[int, Mapping[str, Any]]
+
+_DELIMITERS = ",;\t|"
+_FORMATS = {
+    ".parquet": "parquet",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+}
+_ROWS_LOOKED_AT = 1000  # for the keys of a JSONL file
+_ROWS_AT_ONCE = 4096
+_MAX_LINE_BYTES = 16 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """A file of rows whose header has been read.
+
+    Attributes:
+        path: of the file.
+        columns: names, in the order of the file.
+        delimiter: of a CSV file, else "".
+    """
+
+    path: Path
+    columns: tuple[str, ...]
+    delimiter: str = ""
+
+    def rows(self, wanted: Sequence[str]) -> Iterator[Row]:
+        """Yield each row's number and its values, at least those of the wanted columns.
+
+        Raises:
+            TableRefused: the file is damaged; names the row.
+        """
+        kind = format_of(self.path)
+        if kind == "parquet":
+            return _parquet_rows(self.path, wanted)
+        if kind == "jsonl":
+            return _jsonl_rows(self.path)
+        return _csv_rows(self.path, self.delimiter, self.columns)
+
+
+def format_of(path: Path) -> str:
+    """Return parquet, csv or jsonl.
+
+    Raises:
+        TableRefused: the ending is of none of them.
+    """
+    found = _FORMATS.get(path.suffix.lower())
+    if found is None:
+        endings = ", ".join(_FORMATS)
+        raise TableRefused(f"{path}: the name ends in {path.suffix!r}, expected one of {endings}")
+    return found
+
+
+def open_table(path: Path, *, delimiter: str | None = None) -> Table:
+    """Read the names of the columns.
+
+    Args:
+        path: of the file; its ending says the format.
+        delimiter: of a CSV file; by default the one of ``, ; tab |`` that the header has most of.
+
+    Raises:
+        TableRefused: there is no such file, no row, or no header that can be used.
+    """
+    kind = format_of(path)
+    with _read(path):
+        if path.stat().st_size == 0:
+            raise TableRefused(f"{path}: the file is empty")
+        if kind == "parquet":
+            return Table(path=path, columns=tuple(_parquet(path).schema_arrow.names))
+        if kind == "jsonl":
+            first = itertools.islice(_jsonl_rows(path), _ROWS_LOOKED_AT)
+            names = dict.fromkeys(name for _, row in first for name in row)
+            return Table(path=path, columns=_checked(path, tuple(names)))
+        if delimiter is not None and len(delimiter) != 1:
+            raise TableRefused(f"--delimiter: got {delimiter!r}, expected one character")
+        header, delimiter = _csv_header(path, delimiter)
+        return Table(path=path, columns=_checked(path, header), delimiter=delimiter)
+
+
+def _checked(path: Path, columns: tuple[str, ...]) -> tuple[str, ...]:
+    if not columns:
+        raise TableRefused(f"{path}: no row")
+    twice = [name for name in dict.fromkeys(columns) if columns.count(name) > 1]
+    if twice:
+        raise TableRefused(
+            f"{path}: column {twice[0]!r} is there {columns.count(twice[0])} times, expected once"
+        )
+    return columns
+
+
+@contextmanager
+def _read(path: Path) -> Iterator[None]:
+    """Say what is wrong with a file that cannot be read."""
+    try:
+        yield
+    except OSError as error:
+        raise TableRefused(f"{path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        byte = error.object[error.start]
+        raise TableRefused(
+            f"{path}: found byte 0x{byte:02x}, expected text in UTF-8. Convert it, for example: "
+            f"iconv -f WINDOWS-1252 -t UTF-8 {path.name}"
+        ) from error
+
+
+# --- CSV ----------------------------------------------------------------------------------------
+
+
+def _csv_header(path: Path, delimiter: str | None) -> tuple[tuple[str, ...], str]:
+    with path.open(encoding="utf-8-sig", newline="") as stream:
+        line = stream.readline(_MAX_LINE_BYTES)
+    if delimiter is None:
+        delimiter = max(_DELIMITERS, key=line.count)  # the first of equals
+    header = next(csv.reader(io.StringIO(line), delimiter=delimiter), [])
+    return tuple(name.strip() for name in header), delimiter
+
+
+def _csv_rows(path: Path, delimiter: str, columns: Sequence[str]) -> Iterator[Row]:
+    with _read(path), path.open(encoding="utf-8-sig", newline="") as stream:
+        reader = csv.reader(stream, delimiter=delimiter, strict=True)
+        number = 0
+        try:
+            for values in itertools.islice(reader, 1, None):
+                if not values:
+                    continue  # an empty line
+                number += 1
+                if len(values) != len(columns):
+                    raise TableRefused(
+                        f"{path}: row {number} (line {reader.line_num}): found {len(values)} "
+                        f"fields, expected {len(columns)} as in the header (delimiter "
+                        f"{delimiter!r})"
+                    )
+                pairs = zip(columns, values, strict=True)
+                yield number, {name: value if value != "" else None for name, value in pairs}
+        except csv.Error as error:
+            raise TableRefused(
+                f"{path}: row {number + 1} (line {reader.line_num}): {error}. Is a quote left open?"
+            ) from error
+
+
+# --- JSONL --------------------------------------------------------------------------------------
+
+
+def _jsonl_rows(path: Path) -> Iterator[Row]:
+    with _read(path), path.open("rb") as stream:
+        number = 0
+        for line_number, line in enumerate(iter(lambda: stream.readline(_MAX_LINE_BYTES), b""), 1):
+            text = line.removeprefix(b"\xef\xbb\xbf") if line_number == 1 else line
+            if not text.strip():
+                continue
+            number += 1
+            try:
+                row = msgspec.json.decode(text)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+                raise TableRefused(
+                    f"{path}: row {number} (line {line_number}): {error}; expected one JSON object "
+                    "a line"
+                ) from error
+            if not isinstance(row, dict):
+                raise TableRefused(
+                    f"{path}: row {number} (line {line_number}): found {type(row).__name__}, "
+                    "expected a JSON object"
+                )
+            yield number, row
+
+
+# --- Parquet ------------------------------------------------------------------------------------
+
+
+def _parquet(path: Path) -> Any:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise TableRefused(
+            f"{path}: reading Parquet needs a package that is not installed: "
+            'pip install "steelyard[parquet]"'
+        ) from error
+    try:
+        return pyarrow.parquet.ParquetFile(path)
+    except pyarrow.ArrowException as error:
+        cause = str(error).partition("\n")[0]
+        raise TableRefused(f"{path}: {cause}; expected a Parquet file") from error
+
+
+def _parquet_rows(path: Path, wanted: Sequence[str]) -> Iterator[Row]:
+    with _read(path):
+        file = _parquet(path)
+        import pyarrow
+
+        number = 0
+        try:
+            for batch in file.iter_batches(_ROWS_AT_ONCE, columns=list(wanted)):
+                for row in _microseconds(batch, pyarrow).to_pylist():
+                    number += 1
+                    yield number, row
+        except pyarrow.ArrowException as error:
+            cause = str(error).partition("\n")[0]
+            raise TableRefused(f"{path}: after row {number}: {cause}") from error
+
+
+def _microseconds(batch: Any, pyarrow: Any) -> Any:
+    """Return a batch whose times Python can hold; nanoseconds are cut off."""
+    fields = []
+    for field in batch.schema:
+        if pyarrow.types.is_timestamp(field.type) and field.type.unit == "ns":
+            field = field.with_type(pyarrow.timestamp("us", tz=field.type.tz))
+        fields.append(field)
+    return pyarrow.Table.from_batches([batch]).cast(pyarrow.schema(fields), safe=False)

@@ -1,0 +1,195 @@
+"""Values of a row, checked: texts, numbers, flags and times; and rows that are left out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from consumers.tolerant import instant
+from deploy.errors import TableRefused
+
+MAX_CHARS = 100_000
+_FIRST_ROWS = 3
+_TRUE, _FALSE = {"1", "true", "yes", "y", "t"}, {"0", "false", "no", "n", "f"}
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Wrong(ValueError):
+    """Value that cannot be used.
+
+    Attributes:
+        column: where it is.
+        found: the value, shortened.
+        expected: in words.
+    """
+
+    def __init__(self, column: str, found: Any, expected: str) -> None:
+        """Take the place, the value and the expectation."""
+        text = repr(found)
+        self.column = column
+        self.found = text if len(text) <= 60 else f"{text[:57]}..."
+        self.expected = expected
+        super().__init__(f"column {column!r}: found {self.found}, expected {expected}")
+
+
+def text_of(value: Any, column: str, *, empty: bool = False) -> str:
+    """Return a text without space around it; numbers and ids become their decimal text.
+
+    Raises:
+        Wrong: it is empty, longer than 100,000 characters, or no text.
+    """
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        value = ""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise Wrong(column, value, "a text")
+    text = str(value).strip()
+    if len(text) > MAX_CHARS:
+        found = f"{text[:20]}... ({len(text)} characters)"
+        raise Wrong(column, found, f"at most {MAX_CHARS:,} characters")
+    if not text and not empty:
+        raise Wrong(column, value, "a text that is not empty")
+    return text
+
+
+def number_of(value: Any, column: str, *, low: float, high: float) -> float:
+    """Return a number within bounds, both included.
+
+    Raises:
+        Wrong: it is none, or outside.
+    """
+    expected = f"a number from {low:g} to {high:g}" if high < math.inf else f"a number >= {low:g}"
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise Wrong(column, value, expected) from None
+    if not low <= number <= high or math.isinf(number):  # NaN is not within them either
+        raise Wrong(column, value, expected)
+    return number
+
+
+def whole_of(value: Any, column: str, *, low: int) -> int:
+    """Return a whole number of at least `low`.
+
+    Raises:
+        Wrong: it is none.
+    """
+    expected = f"a whole number >= {low}"
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise Wrong(column, value, expected) from None
+    if not number.is_integer() or number < low or number > 2**53:
+        raise Wrong(column, value, expected)
+    return int(number)
+
+
+def flag_of(value: Any, column: str) -> bool | None:
+    """Return whether something happened; None where nothing is said.
+
+    Raises:
+        Wrong: neither yes nor no.
+    """
+    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
+        return None
+    word = str(value).strip().lower().removesuffix(".0")
+    if word in _TRUE:
+        return True
+    if word in _FALSE:
+        return False
+    raise Wrong(column, value, "true or false, or 1 or 0")
+
+
+def time_of(value: Any, column: str, *, zone: ZoneInfo | None, pattern: str | None = None) -> int:
+    """Return a time in microseconds since 1970.
+
+    Args:
+        value: a time of Parquet, a text, or a number since 1970 in seconds, milliseconds,
+            microseconds or nanoseconds, as many digits as that has in the years 2001 to 2286.
+        column: for the error.
+        zone: of times that name no offset; None: they are refused.
+        pattern: of texts, as for `datetime.strptime`; ISO 8601 by default.
+
+    Raises:
+        Wrong: it cannot be read in one way only, or no clock of the zone ever showed it.
+    """
+    if isinstance(value, datetime):
+        found: datetime | None = value
+    elif pattern is not None and isinstance(value, str):
+        try:
+            found = datetime.strptime(value.strip(), pattern)  # noqa: DTZ007 - the zone follows
+        except ValueError:
+            raise Wrong(column, value, f"a time like {pattern}") from None
+    else:
+        found = instant(value) or _without_offset(value)
+    if found is None:
+        raise Wrong(column, value, "ISO 8601 with an offset, or a number since 1970 (s, ms, us)")
+    if found.tzinfo is None:
+        if zone is None:
+            raise Wrong(column, value, "a time with an offset (Z or +01:00), or --timezone NAME")
+        found = found.replace(tzinfo=zone)
+        if found.astimezone(UTC).astimezone(zone).replace(tzinfo=None) != found.replace(
+            tzinfo=None
+        ):
+            raise Wrong(column, value, f"a time that clocks of {zone.key} showed")
+    delta = found.astimezone(UTC) - _EPOCH
+    return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
+
+
+def _without_offset(value: Any) -> datetime | None:
+    """Return an ISO 8601 time without an offset; a date alone says no time."""
+    if not isinstance(value, str) or len(value.strip()) <= len("2026-01-01"):
+        return None
+    try:
+        return datetime.fromisoformat(value.strip())
+    except ValueError:
+        return None
+
+
+@dataclass(slots=True)
+class LeftOut:
+    """Rows that are not used: for each reason, how many, and the numbers of the first.
+
+    Attributes:
+        name: of the file.
+        skip: whether wrong values are left out too; else the first one ends the reading.
+        counts: reason -> number of rows.
+        first: reason -> the first rows.
+    """
+
+    name: str
+    skip: bool
+    counts: dict[str, int] = field(default_factory=dict)
+    first: dict[str, list[int]] = field(default_factory=dict)
+
+    def add(self, row: int, reason: str) -> None:
+        """Count a row."""
+        self.counts[reason] = self.counts.get(reason, 0) + 1
+        rows = self.first.setdefault(reason, [])
+        if len(rows) < _FIRST_ROWS:
+            rows.append(row)
+
+    def refuse(self, row: int, error: Wrong) -> None:
+        """Count a row with a wrong value, if such rows are to be left out.
+
+        Raises:
+            TableRefused: they are not.
+        """
+        if not self.skip:
+            raise TableRefused(
+                f"{self.name}: row {row}, {error}. Correct it, or leave such rows out with "
+                "--skip-invalid."
+            )
+        self.add(row, f"column {error.column!r}: expected {error.expected}")
+
+    def lines(self) -> Iterable[str]:
+        """Return one line per reason."""
+        for reason, number in self.counts.items():
+            rows = ", ".join(map(str, self.first[reason]))
+            more = ", ..." if number > len(self.first[reason]) else ""
+            yield f"left out: {number:,} rows: {reason} (row {rows}{more})"
