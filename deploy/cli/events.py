@@ -1,4 +1,4 @@
-"""Commands on events: validate, send, tail, dead letters, schema."""
+"""Commands on events: validate, send, import, tail, dead letters, schema."""
 
 from __future__ import annotations
 
@@ -53,6 +53,53 @@ def send(
     pace = Throttle(parse(rate, "--rate")).wait
     with event_file.open_lines(file) as lines, events.writing(kafka, topic) as sink:
         raise typer.Exit(events.send(sink, lines, file, topic, kafka.topics, output, pace=pace))
+
+
+@app.command(name="import")
+@takes(*KAFKA, *JSON)
+def import_(
+    history: Annotated[
+        Path, typer.Argument(metavar="HISTORY", help="CSV, Parquet or JSONL: a shop's past.")
+    ],
+    mapping: Annotated[
+        Path, typer.Option(metavar="FILE", help="YAML: which column is what, and its times.")
+    ],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print counts, first events and rows left out.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write one NDJSON file for each kind.")
+    ] = None,
+    send: Annotated[
+        bool, typer.Option("--send", help="Send to the topics, which must be empty.")
+    ] = False,
+    skip_invalid: Annotated[
+        bool, typer.Option("--skip-invalid", help="Leave out and count rows with wrong values.")
+    ] = False,
+    *,
+    options: Options,
+) -> None:
+    """Turn the rows of a history into events, in order of time.
+
+    Ids of events follow from the rows, so the same history gives the same events.
+    """
+    from deploy.admin import events as writing
+    from deploy.admin.history import command
+
+    command.chosen(out, to_kafka=send, dry_run=dry_run)
+    found, left_out = command.events_of(history, mapping, skip_invalid=skip_invalid or dry_run)
+    output = options.output()
+    if dry_run:
+        raise typer.Exit(command.show(found, left_out, output))
+    if out is not None:
+        raise typer.Exit(command.write(found, left_out, out, output))
+    kafka = options.told_settings().kafka
+    from consumers.kafka.admin import KafkaAdmin
+
+    topics = kafka.topics
+    with KafkaAdmin(kafka) as admin, writing.writing(kafka, *topics.kinds()) as sink:
+        ends = admin.end_offsets(topics.kinds())
+        raise typer.Exit(command.send(found, left_out, sink, topics, ends, output))
 
 
 @app.command()

@@ -1,0 +1,1 @@
+"""A shop's past as events: mapping, conversion, and where they are written."""
