@@ -22,8 +22,11 @@ _MAX_STEP_TOKENS = 32_768
 Tuning = Annotated[
     str,
     Meta(
-        pattern=r"^(full|frozen|top:[1-9][0-9]*)$(?!\n)",
-        extra={"expected": "full, frozen or top:N with N >= 1"},
+        pattern=r"^(full|frozen|top:[1-9][0-9]*|(lora:[1-9][0-9]*|ia3)(@top:[1-9][0-9]*)?)$(?!\n)",
+        extra={
+            "expected": "full, frozen, top:N, lora:R or ia3, the last two with or without @top:N, "
+            "where N, R >= 1"
+        },
     ),
 ]
 
@@ -41,7 +44,10 @@ class LearnerConfig:
     ] = "minilm-l6"
     tuning: Annotated[
         Tuning,
-        Meta(description="Trained part: full, top:N (last N layers) or frozen (heads only)."),
+        Meta(
+            description="Trained part: full, top:N (last N layers), frozen (heads only), or an "
+            "adapter: lora:R (rank R), ia3, of the last N layers alone with @top:N."
+        ),
     ] = "top:1"
     interaction: Annotated[
         Literal["bi_encoder", "cross_encoder"],

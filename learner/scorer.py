@@ -80,7 +80,9 @@ def load_scorer(
     settings, tensors = state.settings, layout.read_model(read, moving_only=fixed is not None)
     _check_finite(version, state, tensors)
     encoder = Encoder(
-        load_saved(path, tensors) if fixed is None else with_others(fixed.model, tensors),
+        load_saved(path, tensors, tuning=settings.tuning)
+        if fixed is None
+        else with_others(fixed.model, tensors),
         tuning=settings.tuning,
         pooling=settings.pooling,
         cache=fixed.cache if fixed else None,

@@ -50,6 +50,7 @@ from learner.process_group import ProcessGroup, SingleProcess
 from learner.ranker import Ranker
 from learner.residual import QueryResidual
 from learner.served import ServedScore, root
+from learner.store import blobs
 from learner.training.clicked_lists import ClickedLists
 from learner.training.divergence import LossWatch
 from learner.training.gradient import GradientPass
@@ -58,6 +59,7 @@ from learner.training.optimizer import Optimizer
 from learner.training.prequential import Prequential
 from learner.training.query_counts import query_counts
 from learner.training.scored import Scored
+from learner.tuning import adapters
 from weighting.competition import Change
 from weighting.sample import Sample
 from weighting.tasks import TASKS, TaskName
@@ -143,6 +145,7 @@ class Trainer:
             tuning=config.tuning,
             pooling=pretrained.pooling,
             dropout=config.dropout,
+            seed=config.seed,
         )
         self._hugging_face = layout.hugging_face_files(pretrained.model, pretrained.tokenizer)
         texts = Texts(pretrained.tokenizer, max_tokens=config.max_tokens)
@@ -379,7 +382,7 @@ class Trainer:
         """
         ranker = self.ranker
         moving = set(self._moving_names())
-        parameters = ranker.encoder.model.state_dict(keep_vars=True)
+        parameters = self._encoder_state()
         model = {name: _copy(p) if name in moving else p.detach() for name, p in parameters.items()}
         heads = {name: _copy(p) for name, p in ranker.heads().items()}
         residual = ranker.residual.copy()
@@ -429,16 +432,28 @@ class Trainer:
             self._frozen_model = layout.model_file(frozen)
         if not moving:
             return {layout.MODEL: self._frozen_model}
+        if adapters.has_adapter(self.ranker.encoder.model):
+            base = blobs.digest(self._frozen_model).sha256
+            return {
+                layout.MODEL: self._frozen_model,
+                layout.ADAPTER: layout.model_file(moving),
+                layout.ADAPTER_CONFIG: adapters.config_file(self.ranker.encoder.model, base=base),
+            }
         return {
             layout.FROZEN: self._frozen_model,
             layout.MOVING: layout.model_file(moving),
             layout.MODEL_INDEX: layout.model_index(frozen, moving),
         }
 
+    def _encoder_state(self) -> dict[str, torch.nn.Parameter]:
+        """Return the encoder's parameters by their names on disk."""
+        own = self.ranker.encoder.model.state_dict(keep_vars=True)
+        return {adapters.name_on_disk(name): parameter for name, parameter in own.items()}
+
     def _moving_names(self) -> list[str]:
-        """Return the names of the encoder's parameters that training moves."""
+        """Return the names on disk of the encoder's parameters that training moves."""
         moving = {id(p) for p in self._optimizer.parameters()}
-        named = self.ranker.encoder.model.state_dict(keep_vars=True)
+        named = self._encoder_state()
         return [name for name, parameter in named.items() if id(parameter) in moving]
 
     def _scoring_settings(self, encoder: Iterable[str]) -> layout.ScoringSettings:
@@ -451,7 +466,7 @@ class Trainer:
             prefix=ranker.encoder.prefix_digest(),
             logit_scale=ranker.logit_scale,
             tuning=ranker.encoder.tuning.name,
-            model_files=tuple(name for name in encoder if name != layout.MODEL_INDEX),
+            model_files=tuple(name for name in encoder if name.endswith(".safetensors")),
         )
 
     def _training_state(self) -> Callable[..., layout.TrainingState]:
@@ -480,7 +495,7 @@ class Trainer:
             read: gives a file by its path in the version.
         """
         ranker = self.ranker
-        ranker.encoder.model.load_state_dict(layout.read_model(read))
+        adapters.load(ranker.encoder.model, layout.read_model(read))
         scoring, training = layout.read_scoring(read), layout.read_training(read)
         ranker.load_heads(scoring.heads)
         ranker.residual.restore(training.residual_counts, scoring.residuals)

