@@ -20,6 +20,7 @@ def model_card(
     num_samples: int,
     weighting: Mapping[str, str | float],
     attributes: Mapping[str, Coefficients],
+    adapter: Mapping[str, str | int] | None = None,
 ) -> bytes:
     """Return the card as Markdown; equal state gives equal bytes.
 
@@ -29,6 +30,8 @@ def model_card(
         num_samples: in all steps.
         weighting: scheme and parameters of the weights.
         attributes: how much each counts.
+        adapter: its tuning, its number of parameters and the digest of its base, where the encoder
+            is one.
     """
     lines = [
         "---",
@@ -44,6 +47,7 @@ def model_card(
         "",
         f"Learned in {step:,} steps from {num_samples:,} samples. "
         f"Weights: {', '.join(f'{k} {_text(str(v))}' for k, v in sorted(weighting.items()))}.",
+        *_adapter(adapter or {}),
         "",
         "## Evaluation",
         "",
@@ -75,6 +79,16 @@ def _task(task: str, evaluation: Evaluation) -> Iterator[str]:
         ("lists of the query before", FREQUENCY, FREQUENCIES),
     ):
         yield from _gains(whole, heading, dimension, order)
+
+
+def _adapter(adapter: Mapping[str, str | int]) -> Iterator[str]:
+    if adapter:
+        yield ""
+        yield (
+            f"Encoder: adapter {_text(str(adapter['tuning']))}, {adapter['parameters']:,} "
+            "parameters in `adapter_model.safetensors`; its base never moves: `model.safetensors`, "
+            f"sha256 `{adapter['base_sha256']}`."
+        )
 
 
 def _attributes(attributes: Mapping[str, Coefficients]) -> Iterator[str]:

@@ -39,6 +39,7 @@ from learner.encoder.encoder import Encoder
 from learner.encoder.fit import check_fit
 from learner.encoder.load import load_pretrained
 from learner.encoder.tokens import Texts
+from learner.errors import TuningUnsupported
 from learner.evaluation import Evaluation
 from learner.evaluation_block import SCENARIO
 from learner.losses.registry import losses_of
@@ -174,6 +175,7 @@ class Trainer:
             whole_lists={t: loss.whole_lists for t, loss in losses.items()},
         )
         self._frozen_model: bytes | None = None
+        self._base: str | None = None  # sha256 of the file beside an adapter
 
     @property
     def evaluations(self) -> Mapping[TaskName, Evaluation]:
@@ -417,6 +419,7 @@ class Trainer:
                     num_samples=progress.num_samples,
                     weighting=weighting,
                     attributes=attributes,
+                    adapter=self._adapter(),
                 ),
             }
 
@@ -433,17 +436,28 @@ class Trainer:
         if not moving:
             return {layout.MODEL: self._frozen_model}
         if adapters.has_adapter(self.ranker.encoder.model):
-            base = blobs.digest(self._frozen_model).sha256
+            if self._base is None:
+                self._base = blobs.digest(self._frozen_model).sha256
             return {
                 layout.MODEL: self._frozen_model,
                 layout.ADAPTER: layout.model_file(moving),
-                layout.ADAPTER_CONFIG: adapters.config_file(self.ranker.encoder.model, base=base),
+                layout.ADAPTER_CONFIG: adapters.config_file(
+                    self.ranker.encoder.model, base=self._base
+                ),
             }
         return {
             layout.FROZEN: self._frozen_model,
             layout.MOVING: layout.model_file(moving),
             layout.MODEL_INDEX: layout.model_index(frozen, moving),
         }
+
+    def _adapter(self) -> Mapping[str, str | int]:
+        """Describe the adapter of the versions, nothing where the encoder has none."""
+        if self._base is None:
+            return {}
+        encoder = self.ranker.encoder
+        number = sum(parameter.numel() for parameter in encoder.trainable_parameters())
+        return {"tuning": encoder.tuning.name, "parameters": number, "base_sha256": self._base}
 
     def _encoder_state(self) -> dict[str, torch.nn.Parameter]:
         """Return the encoder's parameters by their names on disk."""
@@ -493,10 +507,18 @@ class Trainer:
 
         Args:
             read: gives a file by its path in the version.
+
+        Raises:
+            TuningUnsupported: it was learned under another tuning; nothing was restored.
         """
         ranker = self.ranker
-        adapters.load(ranker.encoder.model, layout.read_model(read))
         scoring, training = layout.read_scoring(read), layout.read_training(read)
+        if (found := scoring.settings.tuning) != ranker.encoder.tuning.name:
+            raise TuningUnsupported(
+                f"learner.tuning: got {ranker.encoder.tuning.name}, the version to go on from was "
+                f"learned with {found}. Set learner.tuning: {found}, or name a new store.root."
+            )
+        adapters.load(ranker.encoder.model, layout.read_model(read))
         ranker.load_heads(scoring.heads)
         ranker.residual.restore(training.residual_counts, scoring.residuals)
         self.weigher.restore(scoring.estimators)

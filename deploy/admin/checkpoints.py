@@ -7,10 +7,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import msgspec
+
 from deploy.admin import lineage
 from deploy.errors import Unsafe, UsageError
 from deploy.process.terminal import Output, table
 from deploy.settings.units import format_time
+from learner import version_layout as layout
 from learner.artifact import Corrupt, Store, Version
 from learner.errors import StoreFailed
 from learner.store.blobs import Disk
@@ -97,8 +100,11 @@ def show(store: Store, name: str, out: Output, *, path: bool = False) -> int:
     keys = [key for key in (*_SHOWN, *_GUARANTEES) if key in manifest]
     lines = [f"{key}: {_text(manifest[key])}" for key in keys]
     lines += [f"evaluation.{key}: {value:.6g}" for key, value in sorted(version.evaluation.items())]
+    base = _base(version)
+    lines += [f"base: {base['file']}, sha256 {base['sha256']}"] if base else []
     lines += [f"aliases: {' '.join(aliases) or 'none'}", f"path: {version.path}"]
-    out.give(manifest | {"path": str(version.path), "aliases": aliases}, lines)
+    facts = {"base": base, "path": str(version.path), "aliases": aliases}
+    out.give(manifest | facts, lines)
     return 0
 
 
@@ -272,6 +278,14 @@ def _move(store: Store, version: Version, out: Output, *, alias: str, yes: bool)
         lines.append(stays if pinned else follows)
     out.give({"aliases": after, "before": before}, lines)
     return 0
+
+
+def _base(version: Version) -> dict[str, str | int] | None:
+    """Return file, digest and size of what training never moves beside a part that it does."""
+    name = layout.base_file(version.files)
+    if name is None:
+        return None
+    return {"file": name, **msgspec.structs.asdict(version.files[name])}
 
 
 def _names(store: Store) -> dict[str, list[str]]:

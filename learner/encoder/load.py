@@ -130,11 +130,9 @@ def load_saved(folder: Path, tensors: Mapping[str, Tensor], *, tuning: str) -> A
     """
     config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
     model = AutoModel.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
-    base, adapter = adapters.split(tensors)
-    model.load_state_dict(base, assign=True)
     if wanted := adapters.recipe(tuning):
         adapters.add(model, wanted)
-        adapters.load(model, adapter, assign=True, strict=False)
+    adapters.load(model, tensors, assign=True)
     return model.float()
 
 
@@ -142,7 +140,7 @@ def with_others(model: Any, tensors: Mapping[str, Tensor]) -> Any:
     """Return a copy of a model with these parameters; it shares all others with the original."""
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     copied = copy.deepcopy(model, shared)
-    adapters.load(copied, tensors, assign=True, strict=False)
+    adapters.load(copied, tensors, assign=True, others=True)
     return copied
 
 

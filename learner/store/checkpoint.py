@@ -49,7 +49,7 @@ from learner.store.recovery.decision import Choice, choose, recover
 from learner.store.recovery.plan import RecoveryPlan
 from learner.store.recovery.point import RecoveryPoint, begin
 from learner.store.retention import Retention
-from learner.store.version_files import VersionFiles, check_paths
+from learner.store.version_files import Known, VersionFiles, check_paths
 
 
 class Checkpointer:
@@ -76,6 +76,7 @@ class Checkpointer:
         self._next_seq = 0
         self._parent: Version | None = None
         self._shared: Version | None = None  # the checkpoint before the parent
+        self._known: Known = {}
         self._journal: Journal | None = None
         self._run_state = RunState()
         self._retention = Retention(
@@ -225,7 +226,7 @@ class Checkpointer:
         _check_place(metadata, run_state)
         seq = self._next_seq
         folder = self._root / manifest.folder_name(self._ownership.token, seq)
-        written = VersionFiles(self._disk, folder, self._shared)
+        written = VersionFiles(self._disk, folder, self._shared, self._known)
         try:
             with self._ownership.step("C4", folder):
                 digests = written.write(files)

@@ -1,9 +1,9 @@
 """Files of a version, written durably or shared with an earlier one.
 
-A file of at least 1 MiB that the checkpoint before the last holds with the same digest, such as the
-frozen part of an encoder, is not written again: it gets a second name by `link`. So there are two
-copies of it on disk however many versions are kept, and what damages one copy damages every other
-version (each one's digest tells).
+A file of at least 64 KiB that the checkpoint before the last holds with the same digest, such as
+the frozen part of an encoder, is not written again: it gets a second name by `link`. So there are
+two copies of it on disk however many versions are kept, and what damages one copy damages every
+other version (each one's digest tells).
 """
 
 from __future__ import annotations
@@ -11,14 +11,17 @@ from __future__ import annotations
 import contextlib
 import errno
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from learner.artifact import Version
 from learner.store import blobs, manifest
 from learner.store.blobs import Digest, Disk
 
-_SHARED_BYTES = 1 << 20
+_SHARED_BYTES = 64 << 10
+
+Known = dict[str, tuple[bytes, Digest]]
+"""Path -> bytes that versions share, and their digest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +32,13 @@ class VersionFiles:
         disk: the file system, or a test's.
         folder: of the version; nothing names it yet.
         shared: the version whose large files may be shared.
+        known: what earlier versions shared: while it is the same object, it is not hashed again.
     """
 
     disk: Disk
     folder: Path
     shared: Version | None
+    known: Known = field(default_factory=dict)
 
     def write(self, files: Mapping[str, bytes]) -> dict[str, Digest]:
         """Write or link each file (C4); return the digests.
@@ -85,8 +90,13 @@ class VersionFiles:
         """Return the digest of a large file that the shared version has too."""
         if self.shared is None or len(data) < _SHARED_BYTES or path not in self.shared.files:
             return None
-        meant = blobs.digest(data)
-        return meant if self.shared.files[path] == meant else None
+        before, meant = self.known.pop(path, (None, None))
+        if meant is None or before is not data:
+            meant = blobs.digest(data)
+        if self.shared.files[path] != meant:
+            return None
+        self.known[path] = (data, meant)
+        return meant
 
 
 def check_paths(paths: Iterable[str]) -> None:

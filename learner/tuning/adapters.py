@@ -208,17 +208,20 @@ def name_on_disk(name: str) -> str:
     return name.replace(".base_layer.", ".")
 
 
-def split(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return the tensors of files, by their names, apart: the encoder's, and an adapter's."""
-    own = {name: tensor for name, tensor in tensors.items() if name.startswith(_ON_DISK)}
-    return {name: tensor for name, tensor in tensors.items() if name not in own}, own
+def load(
+    model: Any, tensors: Mapping[str, Tensor], *, assign: bool = False, others: bool = False
+) -> None:
+    """Load the tensors of files into an encoder.
 
-
-def load(model: Any, tensors: Mapping[str, Tensor], *, assign: bool = False, **how: Any) -> None:
-    """Load tensors of files into an encoder; options as of torch's ``load_state_dict``."""
+    Args:
+        model: with its adapter, if it has one.
+        tensors: by their names on disk.
+        assign: make them the parameters, instead of copying their values.
+        others: whether the encoder may have parameters beside them, which stay.
+    """
     names = {name_on_disk(name): name for name in model.state_dict()}
     renamed = {names.get(name, name): tensor for name, tensor in tensors.items()}
-    model.load_state_dict(renamed, assign=assign, **how)
+    model.load_state_dict(renamed, assign=assign, strict=not others)
 
 
 def config_file(model: Any, *, base: str) -> bytes:
