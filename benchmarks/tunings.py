@@ -6,9 +6,9 @@
 Each learns the same lists, and is judged on the same queries that are kept for choosing: NDCG@10 of
 the encoder alone and of the served score, with the difference to the first one named and its
 bootstrap interval over queries. Then it publishes six versions, a step apart. Of the last four:
-what a version adds to the disk, how long the learner halts, and how long it takes after that, in the
-background, until the version is durable and announced. Speed is in samples per CPU second, which
-other work on the machine changes less. The last line on standard output is one JSON object.
+what a version adds to the disk, how long the learner halts, and how long it takes after that, in
+the background, until the version is durable and announced. Speed is in samples per CPU second,
+which other work on the machine changes less. The last line on standard output is one JSON object.
 """
 
 from __future__ import annotations

@@ -176,6 +176,21 @@ def test_a_version_is_shown_as_its_manifest_has_it(tmp_path: Path) -> None:
     assert paper.written[-1] == str(version.path)
 
 
+def test_a_version_names_the_file_that_its_learner_never_changes(tmp_path: Path) -> None:
+    checkpointer, paper = owner(tmp_path), Paper()
+    plain = checkpointer.save(files(1), cut(1))
+    adapter = checkpointer.save({**files(2), "adapter_model.safetensors": b"small"}, cut(2))
+    checkpoints.show(Store(tmp_path), adapter.name, paper.output())
+    digest = adapter.files["model.safetensors"]
+    assert f"base: model.safetensors, sha256 {digest.sha256}" in paper.written
+    paper = Paper()
+    checkpoints.show(Store(tmp_path), adapter.name, paper.output(as_json=True))
+    base = {"file": "model.safetensors", "sha256": digest.sha256, "size": digest.size}
+    assert paper.objects[-1]["base"] == base
+    checkpoints.show(Store(tmp_path), plain.name, paper.output(as_json=True))
+    assert paper.objects[-1]["base"] is None
+
+
 def test_what_lies_between_two_versions_is_reported(tmp_path: Path) -> None:
     saved(tmp_path, 1, 4)
     paper = Paper()

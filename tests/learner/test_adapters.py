@@ -50,6 +50,9 @@ FAMILIES: dict[str, PretrainedConfig] = {
 }
 UNKNOWN = {("lora:2", "longformer"), ("lora:2", "xlnet"), ("ia3", "longformer"), ("ia3", "xlnet")}
 
+FAST: dict[str, Any] = {"lr": 0.1, "reference_batch_size": 8}
+"""Settings under which few steps move an adapter far."""
+
 
 def learned(tuning: str, number: int = 2, **changes: Any) -> Trainer:
     own = trainer(tuning=tuning, **changes)
@@ -78,7 +81,7 @@ def test_in_every_family_an_adapter_starts_as_its_base_and_is_served_as_learned_
 @pytest.mark.parametrize("tuning", ADAPTERS)
 def test_exactly_the_adapter_moves_and_the_starting_encoder_stays_the_base(tuning: str) -> None:
     whole = "top:1" if "@" in tuning else "full"
-    own, base = trainer(tuning=tuning, lr=0.1), trainer(tuning=whole)
+    own, base = trainer(tuning=tuning, **FAST), trainer(tuning=whole)
     before, start = weights_of(own), encoded(base)
     np.testing.assert_array_equal(encoded(own), start)
     for batch in batches(2):
@@ -90,7 +93,7 @@ def test_exactly_the_adapter_moves_and_the_starting_encoder_stays_the_base(tunin
     assert {name for name in moved if name.startswith("encoder.")} == of_adapter
     if "@" in tuning:
         assert all(".layer.1." in name for name in of_adapter)
-    assert np.abs(encoded(own) - start).max() > 4 * tolerance
+    assert np.abs(encoded(own) - start).max() > 4e-3
     ids = [own.ranker.texts.ids(text) for text in TEXTS]
     np.testing.assert_array_equal(own.ranker.starting.vectors(ids), start)
 
@@ -153,11 +156,12 @@ def hidden(model: Any, own: Trainer) -> list[np.ndarray[Any, Any]]:
     return found
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 @pytest.mark.parametrize("tuning", ADAPTERS)
 def test_the_folder_of_a_version_opens_with_transformers_and_its_adapter_with_peft(
     tmp_path: Path, tuning: str
 ) -> None:
-    own = learned(tuning, lr=0.1)
+    own = learned(tuning, **FAST)
     folder = published(own, tmp_path / "store").path
     tolerance = 2e-3 if "@" in tuning else 1e-5
     whole = AutoModel.from_pretrained(folder, local_files_only=True)
@@ -167,7 +171,7 @@ def test_the_folder_of_a_version_opens_with_transformers_and_its_adapter_with_pe
     for name in (layout.ADAPTER, layout.ADAPTER_CONFIG):
         shutil.copy(folder / name, beside)
     base = load_pretrained("random:2x64").model
-    assert np.abs(np.stack(hidden(base, own)) - encoded(own)).max() > 4 * tolerance
+    assert np.abs(np.stack(hidden(base, own)) - encoded(own)).max() > 4e-3
     with_adapter = peft.PeftModel.from_pretrained(base, str(beside))
     np.testing.assert_allclose(hidden(with_adapter, own), encoded(own), atol=tolerance)
     merged = with_adapter.merge_and_unload()

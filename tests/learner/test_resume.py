@@ -17,7 +17,7 @@ KINDS = [
     Kind(tuning=tuning, dropout=dropout)
     for tuning in ("frozen", "top:1", "full")
     for dropout in (0.0, 0.1)
-]
+] + [Kind(tuning=tuning, dropout=0.1) for tuning in ("lora:2", "ia3@top:1")]
 STOPS = (1, 17, 32)
 
 
@@ -85,7 +85,11 @@ def test_without_the_state_of_the_random_numbers_the_bytes_are_others_under_drop
         progress.write_bytes(msgspec.json.encode({**fields, "step": 0}))
     for job, found in zip(jobs, resumed(jobs, tmp_path), strict=True):
         models = [
-            [digest for file, digest in sorted(run.items()) if file.startswith("model")]
+            [
+                digest
+                for file, digest in sorted(run.items())
+                if file.startswith(("model", "adapter"))
+            ]
             for run in (found, history[job])
         ]
         differs = models[0] != models[1]

@@ -136,7 +136,7 @@ def test_a_request_without_documents_has_no_scores(tmp_path: Path) -> None:
     assert scorer.score([]) == []
 
 
-@pytest.mark.parametrize("tuning", ["full", "top:1", "frozen"])
+@pytest.mark.parametrize("tuning", ["full", "top:1", "frozen", "lora:2", "ia3@top:1"])
 def test_versions_of_one_store_keep_apart_what_they_share(tmp_path: Path, tuning: str) -> None:
     own, checkpointer = trainer(tuning=tuning), owner(tmp_path)
     versions = []
@@ -218,8 +218,14 @@ def test_the_door_to_the_store_opens_without_torch() -> None:
     assert done.stdout == "[]\n"
 
 
-def test_the_next_version_shares_what_never_moves_and_reads_only_the_rest(tmp_path: Path) -> None:
-    own, writer = learned(2, tuning="top:1"), owner(tmp_path)
+@pytest.mark.parametrize(
+    ("tuning", "still", "moving"),
+    [("top:1", layout.FROZEN, layout.MOVING), ("lora:2", layout.MODEL, layout.ADAPTER)],
+)
+def test_the_next_version_shares_what_never_moves_and_reads_only_the_rest(
+    tmp_path: Path, tuning: str, still: str, moving: str
+) -> None:
+    own, writer = learned(2, tuning=tuning), owner(tmp_path)
     first = writer.save(own.files(), cut(1))
     for batch in batches(4)[2:]:
         own.step(batch)
@@ -234,11 +240,11 @@ def test_the_next_version_shares_what_never_moves_and_reads_only_the_rest(tmp_pa
     together = Store(tmp_path, disk=Watched())
     before = together.load(first)
     scores = before.score(requests())
-    assert layout.FROZEN in opened
+    assert still in opened
     opened.clear()
     after = together.load(second)
-    assert layout.FROZEN not in opened
-    assert layout.MOVING in opened
+    assert still not in opened
+    assert moving in opened
     for one, expected in zip(
         after.score(requests()), Store(tmp_path).load(second).score(requests()), strict=True
     ):

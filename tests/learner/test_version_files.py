@@ -9,6 +9,7 @@ import pytest
 
 from learner.artifact import Store, Version
 from learner.errors import Corrupt, StoreFailed
+from learner.store import blobs
 from learner.store.blobs import Disk
 from learner.store.checkpoint import Checkpointer
 from tests.fakes.disk import Call, Fail, Fault, FaultyDisk, Plan
@@ -93,6 +94,34 @@ def test_a_file_that_cannot_be_shared_is_written(tmp_path: Path) -> None:
         version = checkpointer.save(frozen(2), cut(2))
         assert inode(version, "model.safetensors") != inode(first, "model.safetensors")
         Store(tmp_path).verify(version)
+
+
+def test_what_does_not_change_is_hashed_until_it_is_shared_and_never_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[int] = []
+    real = blobs.digest
+
+    def counted(data: bytes) -> blobs.Digest:
+        hashed.append(len(data))
+        return real(data)
+
+    monkeypatch.setattr(blobs, "digest", counted)
+    checkpointer, versions = owner(tmp_path), []
+    for step in range(1, 7):
+        versions.append(checkpointer.save(frozen(step), cut(step)))
+    assert hashed.count(len(LARGE)) == 3
+    equal = bytes(bytearray(LARGE))  # the same bytes in another place
+    versions.append(checkpointer.save({**frozen(7), "model.safetensors": equal}, cut(7)))
+    assert hashed.count(len(LARGE)) == 4
+    other = LARGE[::-1]
+    for step in (8, 9, 10):
+        versions.append(checkpointer.save({**frozen(step), "model.safetensors": other}, cut(step)))
+    for version in versions:
+        Store(tmp_path).verify(version)
+    found = {v.files["model.safetensors"] for v in versions[:7]}, versions[-1].files
+    assert found[0] == {real(LARGE)}
+    assert found[1]["model.safetensors"] == real(other)
 
 
 def test_a_pruned_version_leaves_the_files_that_others_share(tmp_path: Path) -> None:

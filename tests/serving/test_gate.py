@@ -109,6 +109,7 @@ KINDS: list[dict[str, Any]] = [
     {"tuning": "top:1"},
     {"tuning": "frozen"},
     {"tuning": "full"},
+    {"tuning": "lora:4", "lr": 1e-2},
     {"tuning": "top:1", "interaction": "cross_encoder"},
     {"tuning": "top:1", "lr": 1e-5, "model": "minilm-l6:2"},
 ]
