@@ -27,6 +27,7 @@ from learner.publish import IngestState
 from learner.store.blobs import Disk
 from learner.store.manifest import RunState
 from learner.trainer import Trainer
+from learner.tuning import adapters
 from weighting.provenance import Offsets, TopicPartition
 
 _Observe = Callable[
@@ -147,9 +148,13 @@ def fingerprint(
     settings: Settings, group: ProcessGroup
 ) -> dict[str, str | int | float | bool | None]:
     """Return everything that bit-identical recovery depends on, in the thread that trains."""
+    of_adapters = ("peft",) if adapters.recipe(settings.learner.tuning) else ()
     libraries = {
         name: installed(name)
-        for name in ("torch", "numpy", "river", "transformers", "kafka-python", "msgspec")
+        for name in (
+            *("torch", "numpy", "river", "transformers", "kafka-python", "msgspec"),
+            *of_adapters,
+        )
     }
     return {
         **libraries,

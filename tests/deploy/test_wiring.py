@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from deploy.roles.wiring import config_sha256
+from deploy.roles.wiring import config_sha256, fingerprint
 from deploy.settings.tree import Settings
+from learner.process_group import SingleProcess
 
 DEFAULTS = "add030315eb941b0b38418b931bc4a1067c885013e0f5f55494a8097e0c90a35"
 """Of the defaults, under the names that the settings have on disk."""
@@ -32,3 +33,14 @@ def test_what_changes_no_bit_of_learning_is_left_out() -> None:
     settings = Settings()
     learner = replace(settings.learner, publish_every_seconds=1.0, flush_seconds=9.0)
     assert config_sha256(replace(settings, learner=learner)) == DEFAULTS
+
+
+def test_the_fingerprint_names_peft_where_an_adapter_is_learned() -> None:
+    settings = Settings()
+    names = {
+        tuning: fingerprint(
+            replace(settings, learner=replace(settings.learner, tuning=tuning)), SingleProcess()
+        ).keys()
+        for tuning in ("top:1", "lora:8", "ia3@top:1")
+    }
+    assert names["lora:8"] == names["ia3@top:1"] == names["top:1"] | {"peft"}
