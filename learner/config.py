@@ -54,8 +54,11 @@ class LearnerConfig:
         Meta(description="Encode query and item apart, or read them together."),
     ] = "bi_encoder"
     loss: Annotated[
-        Literal["pointwise", "listwise"],
-        Meta(description="Loss of each sample, or of an exposure's candidates together."),
+        Literal["pointwise", "squared_error", "pairwise", "listwise"],
+        Meta(
+            description="Loss of clicks. Of each sample: pointwise (cross-entropy) or "
+            "squared_error; of the candidates of an exposure: pairwise or listwise."
+        ),
     ] = "listwise"
     lr: Annotated[Positive, Meta(lt=1, description="Learning rate.")] = 1e-4
     reference_batch_size: Annotated[

@@ -9,11 +9,18 @@ from collections.abc import Mapping
 
 from learner.losses.listwise import Listwise
 from learner.losses.loss import Loss
+from learner.losses.pairwise import Pairwise
 from learner.losses.pointwise import Pointwise
+from learner.losses.squared_error import SquaredError
 from weighting.tasks import Task, TaskName
 
 POINTWISE = Pointwise()
-LOSSES: Mapping[str, Loss] = {"pointwise": POINTWISE, "listwise": Listwise()}
+LOSSES: Mapping[str, Loss] = {
+    "pointwise": POINTWISE,
+    "squared_error": SquaredError(),
+    "pairwise": Pairwise(),
+    "listwise": Listwise(),
+}
 """Value of `LearnerConfig.loss` -> loss."""
 CONFIGURED = "configured"
 """Loss of a task that leaves the choice to the settings."""

@@ -29,6 +29,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "full": {"tuning": "full"},
     "top": {"tuning": "top:1"},
     "listwise": {"tuning": "full", "loss": "listwise"},
+    "pairwise": {"tuning": "full", "loss": "pairwise"},
     "cross": {"tuning": "full", "interaction": "cross_encoder"},
     "dropout": {"tuning": "full", "dropout": 0.1},
 }

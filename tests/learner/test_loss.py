@@ -10,17 +10,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learner.losses.loss import Targets
+from learner.losses.loss import Loss, Targets
 from learner.losses.registry import LOSSES, losses_of
 from weighting.tasks import CLICK, PURCHASE, TASKS
 
 POINTWISE, LISTWISE = LOSSES["pointwise"], LOSSES["listwise"]
+SQUARED, PAIRWISE = LOSSES["squared_error"], LOSSES["pairwise"]
 Samples = list[tuple[float, float, int, float, int]]
 """Logit, weight, label, examination probability, list."""
 samples = st.lists(
     st.tuples(
         st.floats(-8, 8),
-        st.floats(0, 5),
+        st.one_of(st.just(0.0), st.floats(0.01, 5)),
         st.integers(0, 1),
         st.sampled_from([1.0, 0.5, 0.1, 0.03]),
         st.integers(0, 3),
@@ -67,7 +68,49 @@ def plain_listwise(rows: Samples) -> float:
     return total
 
 
-@settings(deadline=None)
+def plain_squared(rows: Samples) -> float:
+    total = 0.0
+    for z, w, y, examination, _ in rows:
+        total += w * (y - examination / (1 + math.exp(-z))) ** 2
+    return total
+
+
+def plain_pairwise(rows: Samples) -> float:
+    total = 0.0
+    for z, w, y, examination, of in rows:
+        left = [(e, other) for other, v, x, e, at in rows if at == of and v > 0 and not x]
+        for e, other in left if y else ():
+            ours, theirs = examination * math.exp(z), e * math.exp(other)
+            total += w / len(left) * -math.log(ours / (ours + theirs))
+    return total
+
+
+PLAIN = {
+    "pointwise": plain_pointwise,
+    "squared_error": plain_squared,
+    "pairwise": plain_pairwise,
+    "listwise": plain_listwise,
+}
+"""The formulas, spelled out."""
+
+
+@settings(deadline=None, max_examples=30)
+@given(samples)
+def test_the_squared_error_is_that_of_each_sample_s_probability(rows: Samples) -> None:
+    expected = pytest.approx(plain_squared(rows), rel=1e-6, abs=1e-9)
+    assert SQUARED(*columns(rows)).item() == expected
+
+
+@settings(deadline=None, max_examples=30)
+@given(samples)
+def test_the_pairwise_loss_is_the_mean_over_what_was_not_clicked_beside_each_click(
+    rows: Samples,
+) -> None:
+    expected = pytest.approx(plain_pairwise(rows), rel=1e-6, abs=1e-9)
+    assert PAIRWISE(*columns(rows)).item() == expected
+
+
+@settings(deadline=None, max_examples=30)
 @given(samples)
 def test_the_pointwise_loss_is_the_sum_of_each_sample_s_own_weighted_cross_entropy(
     rows: Samples,
@@ -78,7 +121,7 @@ def test_the_pointwise_loss_is_the_sum_of_each_sample_s_own_weighted_cross_entro
         assert found == pytest.approx(expected, rel=tolerance, abs=tolerance)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 @given(samples)
 def test_the_listwise_loss_is_the_weighted_cross_entropy_of_each_list_s_softmax(
     rows: Samples,
@@ -87,19 +130,20 @@ def test_the_listwise_loss_is_the_weighted_cross_entropy_of_each_list_s_softmax(
     assert found == pytest.approx(plain_listwise(rows), rel=1e-4, abs=1e-4)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=15)
 @given(samples)
 def test_the_gradients_are_those_of_the_formulas(rows: Samples) -> None:
     z, targets = columns(rows)
     z.requires_grad_()
     assert torch.autograd.gradcheck(lambda logit: POINTWISE(logit, targets), (z,))
-    z, targets = columns(rows, torch.float32)
-    z.requires_grad_()
-    LISTWISE(z, targets).backward()  # type: ignore[no-untyped-call]
-    assert z.grad is not None
-    for i in range(len(rows)):
-        up, down = (plain_listwise(moved(rows, i, h)) for h in (1e-5, -1e-5))
-        assert z.grad[i].item() == pytest.approx((up - down) / 2e-5, rel=1e-2, abs=1e-3)
+    for name, plain in PLAIN.items():
+        z, targets = columns(rows, torch.float32)
+        z.requires_grad_()
+        LOSSES[name](z, targets).backward()  # type: ignore[no-untyped-call]
+        assert z.grad is not None
+        for i in range(len(rows)):
+            up, down = (plain(moved(rows, i, h)) for h in (1e-5, -1e-5))
+            assert z.grad[i].item() == pytest.approx((up - down) / 2e-5, rel=1e-2, abs=1e-3), name
 
 
 def moved(rows: Samples, place: int, by: float) -> Samples:
@@ -107,18 +151,45 @@ def moved(rows: Samples, place: int, by: float) -> Samples:
     return [(z + (by if i == place else 0.0), *rest) for i, (z, *rest) in enumerate(rows)]  # type: ignore[misc]
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 @given(samples, st.integers(0, 2**32 - 1))
 def test_the_order_of_a_step_s_samples_does_not_count(rows: Samples, seed: int) -> None:
     place = torch.from_numpy(np.random.default_rng(seed).permutation(len(rows)))
-    for loss, dtype, tolerance in (
-        (POINTWISE, torch.float64, 1e-9),
-        (LISTWISE, torch.float32, 1e-4),
-    ):
-        z, targets = columns(rows, dtype)
+    for loss in LOSSES.values():
+        z, targets = columns(rows)
         shuffled = loss(z[place], targets.at(place)).item()
         expected = loss(z, targets).item()
-        assert shuffled == pytest.approx(expected, rel=tolerance, abs=tolerance)
+        assert shuffled == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+@settings(deadline=None, max_examples=30)
+@given(samples)
+def test_twice_the_weights_are_twice_the_loss(rows: Samples) -> None:
+    twice: Samples = [(z, 2 * w, y, e, of) for z, w, y, e, of in rows]
+    for loss in LOSSES.values():
+        expected = pytest.approx(2 * loss(*columns(rows)).item(), rel=1e-9, abs=1e-12)
+        assert loss(*columns(twice)).item() == expected
+
+
+@settings(deadline=None, max_examples=30)
+@given(samples, st.data())
+def test_a_sample_that_counts_nothing_is_as_good_as_absent(
+    rows: Samples, data: st.DataObject
+) -> None:
+    """Its weight and its discount are 0: the softmax of a list is of what its discounts leave."""
+    out = data.draw(st.integers(0, len(rows) - 1))
+    z, targets = columns(
+        [(*row[:1], 0.0 if i == out else row[1], *row[2:]) for i, row in enumerate(rows)]
+    )  # type: ignore[misc]
+    targets.discount[out] = 0.0
+    others = torch.tensor([i for i in range(len(rows)) if i != out], dtype=torch.long)
+    for name, loss in LOSSES.items():
+        muted = z.clone().requires_grad_()
+        found = loss(muted, targets)
+        expected = loss(z[others], targets.at(others)).item()
+        assert found.item() == pytest.approx(expected, rel=1e-6, abs=1e-6), name
+        (gradient,) = torch.autograd.grad(found, muted)
+        assert abs(gradient[out].item()) < 1e-6, name
 
 
 def test_extreme_logits_lose_a_finite_amount_and_push_back() -> None:
@@ -134,19 +205,45 @@ def test_extreme_logits_lose_a_finite_amount_and_push_back() -> None:
 
 def test_a_list_without_a_positive_and_no_sample_at_all_add_nothing() -> None:
     rows: Samples = [(1.0, 2.0, 0, 1.0, 0), (3.0, 2.0, 0, 0.5, 0)]
-    assert LISTWISE(*columns(rows, torch.float32)).item() == 0
-    assert LISTWISE(*no_samples()).item() == 0
-    assert POINTWISE(*no_samples()).item() == 0
+    for loss in LOSSES.values():
+        assert loss(*no_samples()).item() == 0
+        if not loss.learns_bias:
+            assert loss(*columns(rows, torch.float32)).item() == 0
+
+
+@settings(deadline=None, max_examples=30)
+@given(samples, st.floats(-3, 3))
+def test_a_loss_that_compares_items_does_not_learn_the_bias(rows: Samples, by: float) -> None:
+    for name, loss in LOSSES.items():
+        z, targets = columns(rows)
+        bias = torch.tensor(by, dtype=torch.float64, requires_grad=True)
+        (gradient,) = torch.autograd.grad(loss(z + bias, targets), bias)
+        expected = loss.learns_bias and any(w > 0 for _, w, _, _, _ in rows)
+        assert (abs(gradient.item()) > 1e-9) <= expected, name
+
+
+def test_what_is_badly_wrong_pulls_less_under_the_squared_error_and_more_under_cross_entropy() -> (
+    None
+):
+    def pull(loss: Loss, z: float) -> float:
+        logit, targets = columns([(z, 1.0, 1, 1.0, 0)])
+        logit.requires_grad_()
+        (gradient,) = torch.autograd.grad(loss(logit, targets), logit)
+        return -gradient.item()
+
+    assert pull(SQUARED, -6.0) < pull(SQUARED, -1.0)
+    assert pull(POINTWISE, -6.0) > pull(POINTWISE, -1.0)
 
 
 def test_a_task_takes_its_own_loss_or_the_configured_one() -> None:
     for configured in LOSSES:
         losses = losses_of(TASKS, configured=configured)
         assert losses == {CLICK: LOSSES[configured], PURCHASE: POINTWISE}
-    assert [loss.whole_lists for loss in (POINTWISE, LISTWISE)] == [False, True]
+    assert {name for name, loss in LOSSES.items() if loss.whole_lists} == {"pairwise", "listwise"}
 
 
-def test_discounts_do_not_move_what_the_listwise_loss_learns() -> None:
+@pytest.mark.parametrize("loss", [PAIRWISE, LISTWISE], ids=["pairwise", "listwise"])
+def test_discounts_and_places_do_not_move_what_a_loss_of_lists_learns(loss: Loss) -> None:
     """At the true logits the expected gradient is zero, whatever was seen how often before."""
     logit = torch.tensor([0.3, -0.7, 1.1, 0.0], dtype=torch.float64)
     examination = torch.tensor([1.0, 0.5, 0.3, 0.2], dtype=torch.float64)
@@ -165,7 +262,7 @@ def test_discounts_do_not_move_what_the_listwise_loss_learns() -> None:
                 list_id=torch.zeros(4, dtype=torch.long),
                 num_lists=1,
             )
-            total = total + p * LISTWISE(z, targets)
+            total = total + p * loss(z, targets)
         total.backward()  # type: ignore[no-untyped-call]
         assert z.grad is not None
         assert (z.grad.abs().max().item() < 1e-9) == expected
