@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
+from learner.losses.task_weights import TaskWeights
 from learner.residual import ResidualConfig
 from weighting.constraints import Count, NotNegative, NotNegativeInt, Positive, Text, check
 
@@ -17,7 +18,8 @@ _ON_DISK = {
     "max_grad_norm": "max_gradient_norm",
 }
 INTERACTION_ON_DISK = {"bi_encoder": "towers", "cross_encoder": "cross"}
-_MAX_STEP_TOKENS = 32_768
+_YOUNGER = frozenset({"max_step_tokens", "compute_share", "label_smoothing", "task_weights"})
+"""Settings that are left out of digests and versions at their defaults."""
 
 Tuning = Annotated[
     str,
@@ -60,6 +62,13 @@ class LearnerConfig:
             "squared_error; of the candidates of an exposure: pairwise or listwise."
         ),
     ] = "listwise"
+    label_smoothing: Annotated[
+        NotNegative,
+        Meta(
+            lt=1,
+            description="Share of each label that is what is expected without knowing the item.",
+        ),
+    ] = 0.0
     lr: Annotated[Positive, Meta(lt=1, description="Learning rate.")] = 1e-4
     reference_batch_size: Annotated[
         Count,
@@ -90,7 +99,7 @@ class LearnerConfig:
     max_step_tokens: Annotated[
         Count,
         Meta(description="Most tokens in memory at once; a larger step has several micro-batches."),
-    ] = _MAX_STEP_TOKENS
+    ] = 32_768
     max_tokens: Annotated[
         int, Meta(ge=4, description="Longest text in tokens; longer ones are truncated.")
     ] = 64
@@ -127,6 +136,7 @@ class LearnerConfig:
         bool, Meta(description="Allow fetching a named model from a model hub.")
     ] = False
     residual: ResidualConfig = field(default_factory=ResidualConfig)
+    task_weights: TaskWeights = field(default_factory=TaskWeights)
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -140,10 +150,12 @@ class LearnerConfig:
         """
         plain = {_ON_DISK.get(name, name): value for name, value in asdict(self).items()}
         plain["interaction"] = INTERACTION_ON_DISK[self.interaction]
-        if self.max_step_tokens == _MAX_STEP_TOKENS:
-            del plain["max_step_tokens"]
-        if self.compute_share == 1.0:
-            del plain["compute_share"]
+        for entry in fields(self):
+            default = entry.default
+            if entry.default_factory is not MISSING:
+                default = entry.default_factory()
+            if entry.name in _YOUNGER and getattr(self, entry.name) == default:
+                del plain[entry.name]
         del plain["step_timeout_seconds"]  # decides nothing that is learned
         return plain
 

@@ -23,16 +23,20 @@ class Targets:
         b: factor of -log(1 - f).
         examination: chance that the place of the sample is looked at.
         discount: share of an example that the sample counts for.
+        prior: p(y=1) of the sample's task, as if shown first.
         list_id: int64, number of the list that the sample was shown in.
         num_lists: every `list_id` is below it.
+        longest_list: no list has more samples.
     """
 
     a: Tensor
     b: Tensor
     examination: Tensor
     discount: Tensor
+    prior: Tensor
     list_id: Tensor
     num_lists: int
+    longest_list: int
 
     def at(self, places: Tensor) -> Targets:
         """Select rows."""
@@ -41,8 +45,10 @@ class Targets:
             b=self.b[places],
             examination=self.examination[places],
             discount=self.discount[places],
+            prior=self.prior[places],
             list_id=self.list_id[places],
             num_lists=self.num_lists,
+            longest_list=self.longest_list,
         )
 
 

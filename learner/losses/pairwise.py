@@ -3,7 +3,7 @@
 RankNet's cross-entropy of pairs (Burges et al., ICML 2005, eq. 3), with the weight of the click and
 the examination probability of both places.
 
-Legend: n samples, P pairs.
+Legend: n samples, K of the longest list.
 """
 
 from __future__ import annotations
@@ -30,15 +30,19 @@ class Pairwise:
 
     def __call__(self, logit: Tensor, targets: Targets) -> Tensor:
         """Return the sum over samples (n,)."""
+        n, order = len(logit), torch.argsort(targets.list_id, stable=True)
+        a, of, left = targets.a[order], targets.list_id[order], (targets.b > 0)[order].to(logit)
         remaining = (targets.discount * targets.examination).clamp_min(1e-12)
-        logit = logit + torch.log(remaining)
-        clicked = torch.nonzero(targets.a > 0).flatten()
-        same_list = targets.list_id[clicked, None] == targets.list_id
-        against = same_list & (targets.b > 0)
-        against[torch.arange(len(clicked), device=logit.device), clicked] = False
-        click, other = torch.nonzero(against, as_tuple=True)  # (P,) each
-        first = clicked.index_select(0, click)
+        s = (logit + torch.log(remaining)).index_select(0, order)
+        others = logit.new_zeros(targets.num_lists).index_add(0, of, left)[of] - left
+        share = a / others.clamp_min(1)
+        # Lists lie together: each sample meets the K - 1 after it, both ways, (n, K - 1)
+        after = torch.arange(1, max(targets.longest_list, 1), device=logit.device)
+        place = torch.arange(n, device=logit.device)[:, None] + after
+        after = place.clamp_max(n - 1)
+        pair = (place < n) & (of[:, None] == of[after])
         # Not by indexing: its backward pass adds up in any order
-        margin = logit.index_select(0, first) - logit.index_select(0, other)
-        share = targets.a[first] / against.sum(1)[click]
-        return (share * softplus(-margin)).sum()
+        margin = s[:, None] - s.index_select(0, after.flatten()).view(after.shape)
+        earlier = share[:, None] * left[after] * softplus(-margin)
+        later = share[after] * left[:, None] * softplus(margin)
+        return (pair * (earlier + later)).sum()

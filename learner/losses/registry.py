@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from learner.losses.label_smoothing import LabelSmoothing
 from learner.losses.listwise import Listwise
 from learner.losses.loss import Loss
 from learner.losses.pairwise import Pairwise
@@ -26,9 +27,20 @@ CONFIGURED = "configured"
 """Loss of a task that leaves the choice to the settings."""
 
 
-def losses_of(tasks: Mapping[TaskName, Task], *, configured: str) -> dict[TaskName, Loss]:
-    """Return each task's loss: its own, or the configured one."""
-    return {
+def losses_of(
+    tasks: Mapping[TaskName, Task], *, configured: str, label_smoothing: float = 0.0
+) -> dict[TaskName, Loss]:
+    """Return each task's loss: its own, or the configured one.
+
+    Args:
+        tasks: by name.
+        configured: loss of those that leave it to the settings.
+        label_smoothing: share of every label that is smoothed.
+    """
+    plain = {
         name: LOSSES[configured if task.loss == CONFIGURED else task.loss]
         for name, task in tasks.items()
     }
+    if not label_smoothing:
+        return plain
+    return {name: LabelSmoothing(loss, label_smoothing) for name, loss in plain.items()}

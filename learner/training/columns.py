@@ -5,6 +5,7 @@ Legend: n own samples of a step.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -65,14 +66,18 @@ class StepColumns:
         self._task = np.array([numbers[s.task] for s in self.samples], dtype=np.int64)
         lists = {name: i for i, name in enumerate(dict.fromkeys(s.list_id for s in self.samples))}
         list_id = [lists[s.list_id] for s in self.samples]
+        sizes = Counter((s.task, s.list_id) for s in self.samples)
+        label, p_y = weighted.label[rows], weighted.p_y[rows]
         self._device = device
         self._targets = Targets(
             a=torch.from_numpy(weighted.a[rows] * counts).float().to(device),
             b=torch.from_numpy(weighted.b[rows] * counts).float().to(device),
             examination=torch.from_numpy(weighted.examination[rows]).float().to(device),
             discount=torch.from_numpy(weighted.discount[rows]).float().to(device),
+            prior=torch.from_numpy(np.where(label > 0, p_y, 1 - p_y)).float().to(device),
             list_id=torch.tensor(list_id, dtype=torch.long, device=device),
             num_lists=len(lists),
+            longest_list=max(sizes.values(), default=0),
         )
 
     def select(self, part: Sequence[int]) -> dict[TaskName, Selection]:

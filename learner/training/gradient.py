@@ -62,7 +62,9 @@ class GradientPass:
         self._optimizer = optimizer
         self._process_group = process_group
         self._scoring = scoring
-        self._losses = losses_of(TASKS, configured=config.loss)
+        self._losses = losses_of(
+            TASKS, configured=config.loss, label_smoothing=config.label_smoothing
+        )
         self._whole_lists = {task for task, loss in self._losses.items() if loss.whole_lists}
 
     def run(
@@ -168,7 +170,7 @@ class GradientPass:
         )
 
     def _loss(self, selected: Mapping[TaskName, Selection], logits: PairLogits) -> torch.Tensor:
-        """Add up the losses of all tasks over a micro-batch.
+        """Add up the losses of all tasks over a micro-batch, each by its weight.
 
         Where the loss of a task compares items only, its bias alone learns the pointwise loss too,
         of the logit without the query's residual: that is fitted to what this level leaves over.
@@ -176,9 +178,11 @@ class GradientPass:
         total = torch.zeros((), device=self._ranker.encoder.device)
         for task, (rows, targets) in selected.items():
             loss, logit = self._losses[task], logits.by_task[task][rows]
-            total = total + loss(logit, targets)
+            factor = self._config.task_weights.of(task)
+            total = total + factor * loss(logit, targets)
             if not loss.learns_bias:
                 bias = self._ranker.bias_of(task)
                 level = logits.base[rows] if task == root() else logit
-                total = total + POINTWISE(level.detach() + (bias - bias.detach()), targets)
+                apart = POINTWISE(level.detach() + (bias - bias.detach()), targets)
+                total = total + factor * apart
         return total

@@ -7,6 +7,7 @@ from dataclasses import replace
 from deploy.roles.wiring import config_sha256, fingerprint
 from deploy.settings.tree import Settings
 from learner.process_group import SingleProcess
+from learner.losses.task_weights import TaskWeights
 
 DEFAULTS = "add030315eb941b0b38418b931bc4a1067c885013e0f5f55494a8097e0c90a35"
 """Of the defaults, under the names that the settings have on disk."""
@@ -24,6 +25,9 @@ def test_another_value_is_another_configuration() -> None:
         replace(settings, learner=replace(learner, l2_sp_samples=1.0)),
         replace(settings, learner=replace(learner, interaction="cross_encoder")),
         replace(settings, learner=replace(learner, residual=residual)),
+        replace(settings, learner=replace(learner, loss="pairwise")),
+        replace(settings, learner=replace(learner, label_smoothing=0.1)),
+        replace(settings, learner=replace(learner, task_weights=TaskWeights(purchase=2.0))),
         replace(settings, weighting=replace(settings.weighting, scheme="uniform")),
     ]
     assert len({DEFAULTS, *map(config_sha256, others)}) == 1 + len(others)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -10,12 +12,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from learner.losses.label_smoothing import LabelSmoothing
 from learner.losses.loss import Loss, Targets
 from learner.losses.registry import LOSSES, losses_of
+from learner.losses.task_weights import TaskWeights
 from weighting.tasks import CLICK, PURCHASE, TASKS
 
 POINTWISE, LISTWISE = LOSSES["pointwise"], LOSSES["listwise"]
 SQUARED, PAIRWISE = LOSSES["squared_error"], LOSSES["pairwise"]
+PRIOR = 0.3
 Samples = list[tuple[float, float, int, float, int]]
 """Logit, weight, label, examination probability, list."""
 samples = st.lists(
@@ -40,8 +45,10 @@ def columns(rows: Samples, dtype: torch.dtype = torch.float64) -> tuple[torch.Te
         b=weight * (1 - label),
         examination=torch.tensor(examination, dtype=dtype),
         discount=torch.ones(len(z), dtype=dtype),
+        prior=torch.full((len(z),), PRIOR, dtype=dtype),
         list_id=torch.tensor(of, dtype=torch.long),
         num_lists=4,
+        longest_list=max(Counter(of).values()),
     )
     return torch.tensor(z, dtype=dtype), targets
 
@@ -259,10 +266,67 @@ def test_discounts_and_places_do_not_move_what_a_loss_of_lists_learns(loss: Loss
                 b=discount * (1 - clicked),
                 examination=examination,
                 discount=weight,
+                prior=weight,
                 list_id=torch.zeros(4, dtype=torch.long),
                 num_lists=1,
+                longest_list=4,
             )
             total = total + p * loss(z, targets)
         total.backward()  # type: ignore[no-untyped-call]
         assert z.grad is not None
         assert (z.grad.abs().max().item() < 1e-9) == expected
+
+
+def plain_smoothed(name: str, rows: Samples, share: float) -> float:
+    """The formula with each label replaced by its expectation, spelled out."""
+    if name in ("pointwise", "squared_error"):
+        soft = 0.0
+        for z, w, _, examination, of in rows:
+            for label, chance in ((1, PRIOR * examination), (0, 1 - PRIOR * examination)):
+                soft += chance * PLAIN[name]([(z, w, label, examination, of)])
+    else:
+        soft = 0.0
+        for listed in range(4):
+            own = [row for row in rows if row[4] == listed]
+            counting = [row for row in own if row[1] > 0]
+            clicks = sum(w * y for _, w, y, _, _ in own)
+            total = sum(e for _, _, _, e, _ in counting)
+            for chosen in counting:
+                one: Samples = [
+                    (
+                        z,
+                        (clicks * e / total if row is chosen else float(w > 0)),
+                        int(row is chosen),
+                        e,
+                        of,
+                    )
+                    for row in own
+                    for z, w, _, e, of in [row]
+                ]
+                soft += PLAIN[name](one) if clicks else 0.0
+    return (1 - share) * PLAIN[name](rows) + share * soft
+
+
+@settings(deadline=None, max_examples=30)
+@given(samples, st.sampled_from([0.05, 0.3]))
+def test_a_smoothed_loss_is_that_of_the_labels_and_of_what_was_expected_of_them(
+    rows: Samples, share: float
+) -> None:
+    for name, loss in LOSSES.items():
+        found = LabelSmoothing(loss, share)(*columns(rows)).item()
+        assert found == pytest.approx(plain_smoothed(name, rows, share), rel=1e-6, abs=1e-9), name
+
+
+def test_labels_are_smoothed_only_where_it_is_asked_for() -> None:
+    for configured in LOSSES:
+        smoothed = losses_of(TASKS, configured=configured, label_smoothing=0.1)
+        for task, plain in losses_of(TASKS, configured=configured).items():
+            assert isinstance(smoothed[task], LabelSmoothing)
+            assert smoothed[task].whole_lists == plain.whole_lists
+            assert smoothed[task].learns_bias == plain.learns_bias
+            assert not isinstance(plain, LabelSmoothing)
+
+
+def test_every_task_has_a_weight_and_today_s_sum_is_the_default() -> None:
+    assert {entry.name for entry in fields(TaskWeights)} == set(TASKS)
+    assert all(TaskWeights().of(task) == 1.0 for task in TASKS)

@@ -157,8 +157,10 @@ def test_nothing_between_the_encoder_and_the_loss_comes_back_to_the_host(
         b=column,
         examination=column,
         discount=column,
+        prior=column,
         list_id=column.long(),
         num_lists=len(ITEMS),
+        longest_list=len(ITEMS),
     )
     total = LOSSES[loss](found.by_task[CLICK], targets)
     total.backward()  # type: ignore[no-untyped-call]

@@ -18,6 +18,7 @@ from transformers import AutoModel
 from learner import version_layout as layout
 from learner.errors import Diverged, OutOfMemory
 from learner.losses.registry import LOSSES
+from learner.losses.task_weights import TaskWeights
 from learner.residual import ResidualConfig
 from learner.trainer import StepReport, Trainer
 from learner.training.divergence import LossWatch
@@ -35,6 +36,7 @@ KINDS: list[dict[str, Any]] = [
     {"tuning": "full"},
     {"tuning": "top:1"},
     {"tuning": "full", "loss": "listwise"},
+    {"tuning": "full", "loss": "pairwise", "label_smoothing": 0.1},
     {"tuning": "full", "interaction": "cross_encoder"},
     {"tuning": "full", "dropout": 0.3},
     {"tuning": "top:1", "dropout": 0.3},
@@ -223,13 +225,47 @@ def test_a_sample_of_weight_zero_moves_no_parameter() -> None:
     assert training.same(weights_of(nothing), before)
 
 
-def test_a_batch_of_purchases_alone_is_learned_under_either_loss() -> None:
+def test_a_batch_of_purchases_alone_is_learned_under_every_loss() -> None:
     bought = [s for s in lists(20) if s.task == PURCHASE]
-    for loss in ("pointwise", "listwise"):
+    for loss in LOSSES:
         own = trainer(loss=loss)
         report = own.step(bought)
         assert report.result == "ok"
         assert report.gradient_norm > 0
+
+
+def test_the_weight_of_a_task_is_what_its_loss_counts_in_the_sum() -> None:
+    batch = lists(6)
+
+    def loss(click: float, purchase: float) -> float:
+        weights = TaskWeights(click=click, purchase=purchase)
+        return trainer(loss="listwise", task_weights=weights).step(batch).loss
+
+    clicks, purchases = loss(1.0, 0.0), loss(0.0, 1.0)
+    assert clicks > 0
+    assert purchases > 0
+    assert loss(1.0, 1.0) == trainer(loss="listwise").step(batch).loss
+    assert loss(3.0, 0.5) == pytest.approx(3 * clicks + 0.5 * purchases, rel=1e-5)
+
+
+def test_a_task_of_weight_zero_moves_nothing() -> None:
+    own = trainer(task_weights=TaskWeights(purchase=0.0), weight_decay=0.0)
+    before = weights_of(own)
+    own.step([s for s in lists(20) if s.task == PURCHASE])
+    assert training.same(weights_of(own), before)
+    own.step(lists(20))
+    moved = {name for name, p in weights_of(own).items() if not torch.equal(p, before[name])}
+    assert "bias" in moved
+    assert not moved & {"purchase_scale", "purchase_bias"}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss_learns_a_stream_smoothed_or_not(loss: str) -> None:
+    batch = lists(4)
+    for share in (0.0, 0.1):
+        own = trainer(loss=loss, label_smoothing=share)
+        losses = [own.step(batch).loss for _ in range(3)]
+        assert losses[2] < losses[0]
 
 
 def with_click_rate(rate: float, *, num_lists: int, seed: int = 0) -> list[Sample]:
@@ -244,8 +280,8 @@ def with_click_rate(rate: float, *, num_lists: int, seed: int = 0) -> list[Sampl
     ]
 
 
-@pytest.mark.parametrize("loss", ["pointwise", "listwise"])
-def test_predicted_probabilities_are_near_the_click_rate_under_either_loss(loss: str) -> None:
+@pytest.mark.parametrize("loss", ["pointwise", "squared_error", "listwise"])
+def test_predicted_probabilities_are_near_the_click_rate_under_every_loss(loss: str) -> None:
     own = trainer(
         WeigherConfig(exponent=0.0),
         loss=loss,
@@ -461,7 +497,7 @@ def test_a_step_that_ran_out_of_memory_is_the_same_step_in_more_parts_and_the_ne
     num_too_many = len([number for number in asked if number > 6])
     assert 2**num_too_many == tight.num_micro_batches  # what was found out once is kept
     for name, parameter in weights_of(tight).items():
-        if name == "bias" and kind.get("loss") == "listwise":
+        if name == "bias" and kind.get("loss") in ("listwise", "pairwise"):
             continue  # a softmax does not depend on it
         torch.testing.assert_close(parameter, weights_of(ample)[name], atol=1e-4, rtol=1e-3)
     again = trainer(**kind)
