@@ -10,7 +10,15 @@ from msgspec import Meta
 
 from learner.losses.task_weights import TaskWeights
 from learner.residual import ResidualConfig
-from weighting.constraints import Count, NotNegative, NotNegativeInt, Positive, Text, check
+from weighting.constraints import (
+    Count,
+    NotNegative,
+    NotNegativeInt,
+    Positive,
+    SettingError,
+    Text,
+    check,
+)
 
 _ON_DISK = {
     "batch_size": "batch",
@@ -18,7 +26,18 @@ _ON_DISK = {
     "max_grad_norm": "max_gradient_norm",
 }
 INTERACTION_ON_DISK = {"bi_encoder": "towers", "cross_encoder": "cross"}
-_YOUNGER = frozenset({"max_step_tokens", "compute_share", "label_smoothing", "task_weights"})
+_YOUNGER = frozenset(
+    {
+        "max_step_tokens",
+        "compute_share",
+        "label_smoothing",
+        "task_weights",
+        "optimizer",
+        "momentum",
+        "schedule",
+        "warm_up_samples",
+    }
+)
 """Settings that are left out of digests and versions at their defaults."""
 
 Tuning = Annotated[
@@ -69,6 +88,24 @@ class LearnerConfig:
             description="Share of each label that is what is expected without knowing the item.",
         ),
     ] = 0.0
+    optimizer: Annotated[
+        Literal["adamw", "sgd"],
+        Meta(description="AdamW, or SGD with momentum, whose learning rates are another size."),
+    ] = "adamw"
+    momentum: Annotated[
+        NotNegative, Meta(lt=1, description="Momentum of sgd, over steps of the reference size.")
+    ] = 0.9
+    schedule: Annotated[
+        Literal["constant", "inverse_sqrt"],
+        Meta(
+            description="Learning rates after the warm-up: constant, or falling with the inverse "
+            "square root of the samples, without an end."
+        ),
+    ] = "constant"
+    warm_up_samples: Annotated[
+        NotNegativeInt,
+        Meta(description="Samples over which learning rates rise from 0; at least 1 to fall."),
+    ] = 0
     lr: Annotated[Positive, Meta(lt=1, description="Learning rate.")] = 1e-4
     reference_batch_size: Annotated[
         Count,
@@ -141,6 +178,9 @@ class LearnerConfig:
     def __post_init__(self) -> None:
         """Check every field."""
         check(self, "learner")
+        if self.schedule == "inverse_sqrt" and not self.warm_up_samples:
+            bound = ("schedule", self.schedule)
+            raise SettingError("learner", "warm_up_samples", 0, "a whole number >= 1 with", bound)
 
     def on_disk(self) -> dict[str, Any]:
         """Return the settings under the names that digests and versions use for them.

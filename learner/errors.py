@@ -6,6 +6,7 @@ LearnerError
 ├── ModelUnsupported    an encoder that does not fit the settings; names both (exit 2)
 ├── DeviceMissing       a device that torch cannot use here; names those that it can (exit 2)
 ├── TuningUnsupported   an encoder whose layers cannot be tuned that way
+├── OptimizerChanged    a checkpoint of another optimiser than learner.optimizer (exit 2)
 ├── ThreadsRefused      the environment takes threads away that learner.threads gives (exit 2)
 ├── Diverged            training went wrong: go back to a checkpoint before the steps named
 ├── OutOfMemory         a micro-batch that cannot be split further does not fit the device
@@ -59,6 +60,20 @@ class DeviceMissing(LearnerError):
 
 class TuningUnsupported(LearnerError):
     """Encoder that cannot be tuned as configured; the message says what the setting allows."""
+
+
+class OptimizerChanged(LearnerError):
+    """State of another optimiser than the one configured."""
+
+    exit_code = 2
+
+    def __init__(self, configured: str, found: str) -> None:
+        """Name both, and what to do."""
+        super().__init__(
+            f"learner.optimizer: got {configured}, but the checkpoint holds the state of {found}, "
+            f"which {configured} cannot go on from. Set learner.optimizer: {found}, or begin with "
+            "a new store."
+        )
 
 
 class ThreadsRefused(LearnerError):

@@ -19,9 +19,9 @@ _PIECE = 1 << 15
 """Numbers of a parameter that are moved at once on a CPU: all tensors of it fit a core's cache."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Group:
-    """Parameters with one learning rate, that of a step of B samples."""
+    """Parameters with one learning rate, that of a step of B samples; a schedule may change it."""
 
     parameters: Sequence[torch.nn.Parameter]
     lr: float

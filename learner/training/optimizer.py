@@ -1,4 +1,4 @@
-"""AdamW with clipped gradients and L2-SP, each per sample."""
+"""The chosen optimiser with clipped gradients, a schedule and L2-SP, each per sample."""
 
 from __future__ import annotations
 
@@ -9,9 +9,16 @@ from collections.abc import Mapping
 import torch
 
 from learner.config import LearnerConfig
+from learner.errors import OptimizerChanged
 from learner.process_group import ProcessGroup
 from learner.ranker import Ranker
 from learner.training.adamw import AdamW, Group
+from learner.training.schedule import Schedule
+from learner.training.sgd import SGD
+
+_NUM_SAMPLES = "schedule|num_samples"
+_FIELD = {"adamw": "exp_avg", "sgd": "momentum"}
+"""Optimiser -> a field that each of its parameters has."""
 
 
 class Optimizer:
@@ -30,19 +37,26 @@ class Optimizer:
         encoder = list(ranker.encoder.trainable_parameters())
         heads = list(ranker.heads().values())
         self._start = [p.detach().clone() for p in encoder]
-        groups = [
-            Group(parameters=encoder, lr=config.lr, weight_decay=config.weight_decay),
-            Group(parameters=heads, lr=config.head_lr),
-        ]
-        self._adamw = AdamW(groups, config.reference_batch_size)
+        self._encoder = Group(parameters=encoder, lr=config.lr, weight_decay=config.weight_decay)
+        self._heads = Group(parameters=heads, lr=config.head_lr)
+        self._schedule = Schedule(
+            inverse_sqrt=config.schedule == "inverse_sqrt", warm_up_samples=config.warm_up_samples
+        )
+        self._num_samples = 0
+        groups, reference = (self._encoder, self._heads), config.reference_batch_size
+        self._rule: AdamW | SGD
+        if config.optimizer == "sgd":
+            self._rule = SGD(groups, reference, momentum=config.momentum)
+        else:
+            self._rule = AdamW(groups, reference)
 
     def parameters(self) -> list[torch.nn.Parameter]:
         """Return every parameter that moves, always in one order."""
-        return self._adamw.parameters()
+        return self._rule.parameters()
 
     def zero_grad(self) -> None:
         """Set gradients to zero; a parameter that never had one keeps none."""
-        self._adamw.zero_grad()
+        self._rule.zero_grad()
 
     def clip(self, num_samples: int) -> float:
         """Sum the gradients of all processes and clip them; return the norm before clipping.
@@ -60,7 +74,7 @@ class Optimizer:
         return float(norm)
 
     def step(self, num_samples: int) -> None:
-        """Take one AdamW step, then let the distance to the start fade: exp(-N / memory).
+        """Take one step, then let the distance to the start fade: exp(-N / memory).
 
         L2-SP (Li et al., ICML 2018) is decoupled from gradient and learning rate, as AdamW's decay
         is from the gradient.
@@ -68,7 +82,11 @@ class Optimizer:
         Args:
             num_samples: N of the step, of all processes.
         """
-        self._adamw.step(num_samples)
+        factor = self._schedule.mean(self._num_samples, num_samples)
+        self._encoder.lr = factor * self._config.lr
+        self._heads.lr = factor * self._config.head_lr
+        self._num_samples += num_samples
+        self._rule.step(num_samples)
         self._ranker.constrain()
         memory = self._config.l2_sp_samples
         if not memory:
@@ -80,23 +98,45 @@ class Optimizer:
                 parameter.lerp_(start, faded)
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Return AdamW's state on the host, as ``parameter|field`` -> tensor."""
+        """Return the optimiser's state on the host, as ``parameter|field`` -> tensor.
+
+        A schedule adds the number of samples stepped over.
+        """
         names = {parameter: name for name, parameter in self._named().items()}
-        state = {names[parameter]: fields for parameter, fields in self._adamw.state().items()}
-        return {
+        state = {names[parameter]: fields for parameter, fields in self._rule.state().items()}
+        tensors = {
             f"{name}|{field}": tensor
             for name, fields in sorted(state.items())
             for field, tensor in sorted(fields.items())
         }
+        if not self._schedule.constant:
+            tensors[_NUM_SAMPLES] = torch.tensor(self._num_samples, dtype=torch.int64)
+        return tensors
 
     def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Restore the state returned by `state`."""
+        """Restore the state returned by `state`.
+
+        A schedule that is new to it starts at its first sample.
+
+        Raises:
+            OptimizerChanged: it is that of another optimiser.
+        """
+        tensors = dict(tensors)
+        num_samples = tensors.pop(_NUM_SAMPLES, torch.zeros((), dtype=torch.int64))
+        self._num_samples = 0 if self._schedule.constant else int(num_samples)
+        self._check(tensors)
         named = self._named()
         state: defaultdict[torch.nn.Parameter, dict[str, torch.Tensor]] = defaultdict(dict)
         for key, tensor in tensors.items():
             name, _, field = key.partition("|")
             state[named[name]][field] = tensor
-        self._adamw.restore(state)
+        self._rule.restore(state)
+
+    def _check(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        written = {key.partition("|")[2] for key in tensors}
+        for name, field in _FIELD.items():
+            if name != self._config.optimizer and field in written:
+                raise OptimizerChanged(self._config.optimizer, name)
 
     def _named(self) -> dict[str, torch.nn.Parameter]:
         return {name: p for name, p in self._ranker.named_parameters() if p.requires_grad}

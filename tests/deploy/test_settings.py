@@ -22,6 +22,7 @@ from deploy.settings.render import describe, json_schema, starter
 from deploy.settings.tree import Settings
 from deploy.settings.yaml import parse
 from learner.config import LearnerConfig
+from learner.losses.registry import LOSSES
 from weighting.clip import ClipConfig
 from weighting.constraints import SettingError
 
@@ -212,6 +213,14 @@ def test_a_former_value_names_the_present_one(file: Path) -> None:
             "learner.tuning: got 'top:1\\n', expected full, frozen, top:N, lora:R or ia3",
         ),
         ({"interaction": "towers"}, "got 'towers', expected bi_encoder or cross_encoder"),
+        ({"momentum": 1.0}, "learner.momentum: got 1.0, expected a number >= 0 and < 1"),
+        ({"optimizer": "adam"}, "learner.optimizer: got 'adam', expected adamw or sgd"),
+        ({"label_smoothing": 1.0}, "learner.label_smoothing: got 1.0, expected a number >= 0 and"),
+        (
+            {"schedule": "inverse_sqrt"},
+            "learner.warm_up_samples: got 0, expected a whole number >= 1 with "
+            "schedule='inverse_sqrt'",
+        ),
         ({"model": ""}, "learner.model: got '', expected a text that is not empty"),
     ],
 )
@@ -222,6 +231,15 @@ def test_a_config_refuses_a_wrong_value_when_it_is_made(
         LearnerConfig(**changes)
     with pytest.raises(ValueError, match=re.escape(refusal)):
         dataclasses.replace(LearnerConfig(), **changes)
+
+
+def test_a_schedule_without_its_warm_up_and_a_task_without_a_weight_are_named(file: Path) -> None:
+    text = "learner: {schedule: inverse_sqrt, task_weights: {click: -1}}"
+    assert problems(file, text) == [
+        "steelyard.yaml: learner.task_weights.click: got -1, expected a number >= 0.",
+        "steelyard.yaml: learner.warm_up_samples: got 0, expected a whole number >= 1 with "
+        "schedule=inverse_sqrt.",
+    ]
 
 
 def test_configs_refuse_contradicting_values_when_they_are_made() -> None:
@@ -365,7 +383,7 @@ def test_the_json_schema_has_the_bounds_and_the_help_texts() -> None:
     }
     port = sections["serving"]["properties"]["port"]
     assert (port["minimum"], port["maximum"]) == (0, 65535)
-    assert sections["learner"]["properties"]["loss"]["enum"] == ["listwise", "pointwise"]
+    assert sections["learner"]["properties"]["loss"]["enum"] == sorted(LOSSES)
 
 
 def test_every_key_has_a_help_text() -> None:

@@ -27,6 +27,10 @@ def test_another_value_is_another_configuration() -> None:
         replace(settings, learner=replace(learner, residual=residual)),
         replace(settings, learner=replace(learner, loss="pairwise")),
         replace(settings, learner=replace(learner, label_smoothing=0.1)),
+        replace(settings, learner=replace(learner, optimizer="sgd")),
+        replace(settings, learner=replace(learner, momentum=0.5)),
+        replace(settings, learner=replace(learner, warm_up_samples=7)),
+        replace(settings, learner=replace(learner, warm_up_samples=7, schedule="inverse_sqrt")),
         replace(settings, learner=replace(learner, task_weights=TaskWeights(purchase=2.0))),
         replace(settings, weighting=replace(settings.weighting, scheme="uniform")),
     ]

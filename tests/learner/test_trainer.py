@@ -41,6 +41,13 @@ KINDS: list[dict[str, Any]] = [
     {"tuning": "full", "dropout": 0.3},
     {"tuning": "top:1", "dropout": 0.3},
     {"tuning": "frozen"},
+    {
+        "tuning": "full",
+        "optimizer": "sgd",
+        "lr": 0.1,
+        "schedule": "inverse_sqrt",
+        "warm_up_samples": 50,
+    },
 ]
 
 

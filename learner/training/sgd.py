@@ -1,0 +1,82 @@
+"""SGD with momentum whose steps are measured in samples, as those of `adamw` are.
+
+Legend: N samples of a step, B of a reference step, k = N / B; g the mean gradient of the step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from learner.training.adamw import Group
+
+
+class SGD:
+    """SGD with momentum mu, in which a step of N samples is k steps of B with the same gradient.
+
+        v <- mu v + g,    p <- p - lr v
+
+    is one step of B. k of them with g held, summed up, are
+
+        p <- p - lr (s v + (k - s) / (1 - mu) g),    s = mu (1 - mu^k) / (1 - mu)
+        v <- mu^k v + (1 - mu^k) / (1 - mu) g
+
+    also for k that is no whole number: a step of N samples and one of M with the same g are that of
+    N + M. Weight decay is L2, a part of g, so it is coupled with the momentum as in torch, and not
+    as AdamW's. At N = B this is `torch.optim.SGD`. Learning rates are another size than AdamW's,
+    which divides a gradient by its own size.
+    """
+
+    def __init__(
+        self, groups: Iterable[Group], reference_batch_size: int, *, momentum: float
+    ) -> None:
+        """Start at rest; `reference_batch_size` is B, `momentum` mu in [0, 1)."""
+        self._groups = list(groups)
+        self._reference = reference_batch_size
+        self._momentum = momentum
+        self._velocity: dict[torch.nn.Parameter, Tensor] = {}
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """Return every parameter, always in one order."""
+        return [p for group in self._groups for p in group.parameters]
+
+    def zero_grad(self) -> None:
+        """Set gradients to zero; a parameter that never had one keeps none."""
+        for parameter in self.parameters():
+            if parameter.grad is not None:
+                parameter.grad.zero_()
+
+    @torch.no_grad()
+    def step(self, num_samples: int) -> None:
+        """Take the step of N samples, of which the gradients are the mean."""
+        mu, k = self._momentum, num_samples / self._reference
+        kept = mu**k
+        gained = (1 - kept) / (1 - mu)
+        for group in self._groups:
+            for p in group.parameters:
+                if p.grad is None:
+                    continue
+                if p not in self._velocity:
+                    self._velocity[p] = torch.zeros_like(p)
+                v = self._velocity[p]
+                g = p.grad.add(p, alpha=group.weight_decay)
+                p.add_(v, alpha=-group.lr * mu * gained)
+                p.add_(g, alpha=-group.lr * (k - mu * gained) / (1 - mu))
+                v.mul_(kept).add_(g, alpha=gained)
+
+    def state(self) -> dict[torch.nn.Parameter, dict[str, Tensor]]:
+        """Return each parameter's state on the host, by field; nothing is copied."""
+        return {p: {"momentum": v.detach().cpu()} for p, v in self._velocity.items()}
+
+    def restore(self, state: Mapping[torch.nn.Parameter, Mapping[str, Tensor]]) -> None:
+        """Restore the state returned by `state`.
+
+        What has momentum has had a gradient: a step in which it has none moves it all the same.
+        """
+        for parameter in state:
+            parameter.grad = torch.zeros_like(parameter)
+        self._velocity = {
+            p: fields["momentum"].to(p.device, copy=True) for p, fields in state.items()
+        }
