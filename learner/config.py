@@ -25,6 +25,7 @@ _ON_DISK = {
     "logit_scale": "scale",
     "max_grad_norm": "max_gradient_norm",
 }
+IN_BATCH = "in_batch_softmax"
 INTERACTION_ON_DISK = {"bi_encoder": "towers", "cross_encoder": "cross"}
 _YOUNGER = frozenset(
     {
@@ -75,10 +76,11 @@ class LearnerConfig:
         Meta(description="Encode query and item apart, or read them together."),
     ] = "bi_encoder"
     loss: Annotated[
-        Literal["pointwise", "squared_error", "pairwise", "listwise"],
+        Literal["pointwise", "squared_error", "pairwise", "listwise", "in_batch_softmax"],
         Meta(
             description="Loss of clicks. Of each sample: pointwise (cross-entropy) or "
-            "squared_error; of the candidates of an exposure: pairwise or listwise."
+            "squared_error; of the candidates of an exposure: pairwise or listwise; of each click "
+            "against clicks of other lists: in_batch_softmax, with logQ correction."
         ),
     ] = "listwise"
     label_smoothing: Annotated[
@@ -178,6 +180,13 @@ class LearnerConfig:
     def __post_init__(self) -> None:
         """Check every field."""
         check(self, "learner")
+        if self.loss == IN_BATCH and self.interaction == "cross_encoder":
+            bound = ("interaction", self.interaction)
+            expected = "pointwise, squared_error, pairwise or listwise with"
+            raise SettingError("learner", "loss", self.loss, expected, bound)
+        if self.loss == IN_BATCH and self.label_smoothing:
+            bound = ("loss", self.loss)
+            raise SettingError("learner", "label_smoothing", self.label_smoothing, "0 with", bound)
         if self.schedule == "inverse_sqrt" and not self.warm_up_samples:
             bound = ("schedule", self.schedule)
             raise SettingError("learner", "warm_up_samples", 0, "a whole number >= 1 with", bound)

@@ -37,11 +37,18 @@ class PairLogits:
         by_task: task -> (N,) logit, as if the item were shown first.
         base: (N,) logit of the task without a parent, without the query's residual.
         items: (N, D) vectors of the items.
+        queries: (N, D) whose products with the items are the logits of the task without a parent,
+            less its bias. A cross-encoder's logits are none.
     """
 
     by_task: Mapping[TaskName, Tensor]
     base: Tensor
     items: Tensor
+    queries: Tensor
+
+    def across(self, rows: Tensor) -> Tensor:
+        """Return logits (n, n) of each query with each item of n pairs, less the bias."""
+        return self.queries.index_select(0, rows) @ self.items.index_select(0, rows).T
 
 
 class Ranker(nn.Module):
@@ -126,8 +133,10 @@ class Ranker(nn.Module):
             added = self._read_together(self.cross, queries, items)
             by_task = {name: by_task[name] + added[:, k] for k, name in enumerate(TASKS)}
             base = by_task[root()]
-        by_task[root()] = base + (1 + self.exponent) * (self._residuals(queries) * v).sum(-1)
-        return PairLogits(by_task=by_task, base=base, items=v)
+        residual = self._residuals(queries)
+        by_task[root()] = base + (1 + self.exponent) * (residual * v).sum(-1)
+        whole = self.logit_scale * u + (1 + self.exponent) * residual
+        return PairLogits(by_task=by_task, base=base, items=v, queries=whole)
 
     def starting_vectors(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return unit vectors (N, D) of texts by the starting encoder, on the host."""

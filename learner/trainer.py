@@ -485,12 +485,13 @@ class Trainer:
 
     def _training_state(self) -> Callable[..., layout.TrainingState]:
         """Copy what only training needs; the counts behind the residuals are given later."""
-        state = self._optimizer.state()
+        state, items = self._optimizer.state(), self._gradient.frequency
         return partial(
             layout.TrainingState,
             evaluations={task: own.snapshot() for task, own in self.evaluations.items()},
             clicked=self._prequential.clicked.snapshot(),
             frequency=self._prequential.frequency.snapshot(),
+            items=items.snapshot() if items is not None else b"",
             optimizer={name: _copy(tensor) for name, tensor in state.items()},
             progress=layout.Progress(
                 step=self.step_number,
@@ -529,6 +530,8 @@ class Trainer:
             own.restore(training.evaluations[task])
         self._prequential.clicked.restore(training.clicked)
         self._prequential.frequency.restore(training.frequency)
+        if self._gradient.frequency is not None:
+            self._gradient.frequency.restore(training.items)
         self._optimizer.restore(training.optimizer)
         progress = training.progress
         self.step_number = progress.step

@@ -17,7 +17,8 @@ README.md            model card, with the evaluation
 training/            what only the learner reads
     residual.msgpack        counts behind the residuals
     evaluation.msgpack      prequential evaluation of the tasks
-    shown.msgpack           ranks of clicked items, lists per query: for the evaluation
+    shown.msgpack           ranks of clicked items, lists per query: for the evaluation; frequencies
+                            of clicked items, where the loss takes negatives from other lists
     optimizer.safetensors   state of the optimizer
     progress.json           `Progress`
     NAME.msgpack            ingest's part, named by ingest
@@ -146,6 +147,7 @@ class TrainingState:
         evaluations: snapshot of each task's evaluation.
         clicked: snapshot of the ranks of clicked items.
         frequency: snapshot of the lists per query.
+        items: snapshot of the frequencies of clicked items; empty where the loss asks for none.
         optimizer: state tensors of the optimizer.
         progress: how far training has come.
     """
@@ -154,6 +156,7 @@ class TrainingState:
     evaluations: Mapping[str, bytes]
     clicked: bytes
     frequency: bytes
+    items: bytes
     optimizer: Mapping[str, torch.Tensor]
     progress: Progress
 
@@ -199,10 +202,11 @@ def scoring_files(state: ScoringState) -> dict[str, bytes]:
 
 def training_files(state: TrainingState) -> dict[str, bytes]:
     """Encode what only training needs."""
+    shown = [state.clicked, state.frequency, state.items or None]
     return {
         RESIDUAL_COUNTS: state.residual_counts,
         EVALUATIONS: msgspec.msgpack.encode(state.evaluations, order="sorted"),
-        SHOWN: msgspec.msgpack.encode([state.clicked, state.frequency]),
+        SHOWN: msgspec.msgpack.encode([part for part in shown if part is not None]),
         OPTIMIZER: blobs.tensors_to_bytes(state.optimizer),
         PROGRESS: msgspec.json.encode(state.progress, order="sorted"),
     }
@@ -291,12 +295,13 @@ def read_scoring(read: Read) -> ScoringState:
 
 def read_training(read: Read) -> TrainingState:
     """Decode what `training_files` wrote."""
-    clicked, frequency = msgspec.msgpack.decode(read(SHOWN), type=tuple[bytes, bytes])
+    clicked, frequency, *items = msgspec.msgpack.decode(read(SHOWN), type=list[bytes])
     return TrainingState(
         residual_counts=read(RESIDUAL_COUNTS),
         evaluations=msgspec.msgpack.decode(read(EVALUATIONS), type=dict[str, bytes]),
         clicked=clicked,
         frequency=frequency,
+        items=items[0] if items else b"",
         optimizer=blobs.tensors_from_bytes(read(OPTIMIZER)),
         progress=msgspec.json.decode(read(PROGRESS), type=Progress),
     )

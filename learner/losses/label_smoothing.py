@@ -25,9 +25,10 @@ class LabelSmoothing:
     """
 
     def __init__(self, loss: Loss, share: float) -> None:
-        """Take the loss; `share` is e in [0, 1)."""
+        """Take the loss, not one across lists; `share` is e in [0, 1)."""
         self.whole_lists = loss.whole_lists
         self.learns_bias = loss.learns_bias
+        self.across_lists: bool = loss.across_lists
         self._loss = loss
         self._share = share
 

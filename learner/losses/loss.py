@@ -9,9 +9,23 @@ For a hard label y with weight w that is (w y, w (1 - y)).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
+
+
+class Sampled(NamedTuple):
+    """Columns (n,) by which a sample's item is a negative of other lists.
+
+    Attributes:
+        query_id: int64, number of the query.
+        item_id: int64, number of the item.
+        log_frequency: log of how often a click is on the item.
+    """
+
+    query_id: Tensor
+    item_id: Tensor
+    log_frequency: Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -27,6 +41,7 @@ class Targets:
         list_id: int64, number of the list that the sample was shown in.
         num_lists: every `list_id` is below it.
         longest_list: no list has more samples.
+        sampled: where a loss compares lists with each other.
     """
 
     a: Tensor
@@ -37,6 +52,7 @@ class Targets:
     list_id: Tensor
     num_lists: int
     longest_list: int
+    sampled: Sampled | None = None
 
     def at(self, places: Tensor) -> Targets:
         """Select rows."""
@@ -49,6 +65,7 @@ class Targets:
             list_id=self.list_id[places],
             num_lists=self.num_lists,
             longest_list=self.longest_list,
+            sampled=self.sampled and Sampled(*(column[places] for column in self.sampled)),
         )
 
 
@@ -59,10 +76,15 @@ class Loss(Protocol):
         whole_lists: whether all samples of a list must be in one micro-batch.
         learns_bias: whether it changes when all logits of a list rise alike. Where it does not,
             the bias of a task has a pointwise loss of its own.
+        across_lists: whether it compares the lists of a micro-batch with each other. It is given
+            the logits (n, n) of each query with each item, without what is added to all, in place
+            of (n,), and `Targets.sampled`; and it depends on how a step is divided into
+            micro-batches.
     """
 
     whole_lists: bool
     learns_bias: bool
+    across_lists: bool
 
     def __call__(self, logit: Tensor, targets: Targets) -> Tensor:
         """Return the sum over n samples, as a scalar; the caller divides by N."""

@@ -27,6 +27,7 @@ class Pairwise:
 
     whole_lists = True
     learns_bias = False
+    across_lists = False
 
     def __call__(self, logit: Tensor, targets: Targets) -> Tensor:
         """Return the sum over samples (n,)."""

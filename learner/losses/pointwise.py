@@ -18,6 +18,7 @@ class Pointwise:
 
     whole_lists = False
     learns_bias = True
+    across_lists = False
 
     def __call__(self, logit: Tensor, targets: Targets) -> Tensor:
         """Return the sum over samples (n,)."""

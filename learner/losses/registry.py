@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from learner.losses.in_batch_softmax import InBatchSoftmax
 from learner.losses.label_smoothing import LabelSmoothing
 from learner.losses.listwise import Listwise
 from learner.losses.loss import Loss
@@ -21,6 +22,7 @@ LOSSES: Mapping[str, Loss] = {
     "squared_error": SquaredError(),
     "pairwise": Pairwise(),
     "listwise": Listwise(),
+    "in_batch_softmax": InBatchSoftmax(),
 }
 """Value of `LearnerConfig.loss` -> loss."""
 CONFIGURED = "configured"

@@ -13,7 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from learner.losses.loss import Targets
+from learner.losses.loss import Sampled, Targets
+from learner.training.item_frequency import ItemFrequency
+from weighting.query_key import query_key
+from weighting.sample import Sample
 from weighting.tasks import TASKS, TaskName
 from weighting.weighted import WeightedBatch
 
@@ -45,6 +48,7 @@ class StepColumns:
         own: range,
         device: torch.device,
         factor: NDArray[np.float64],
+        frequency: ItemFrequency | None = None,
         *,
         residuals: bool = True,
     ) -> None:
@@ -55,6 +59,7 @@ class StepColumns:
             own: places of ours.
             device: of the loss.
             factor: (N,) by which each loss counts; a sample of 0 is not to be scored.
+            frequency: of the items, where a loss compares lists with each other.
             residuals: see the attribute.
         """
         self.residuals = residuals
@@ -78,6 +83,7 @@ class StepColumns:
             list_id=torch.tensor(list_id, dtype=torch.long, device=device),
             num_lists=len(lists),
             longest_list=max(sizes.values(), default=0),
+            sampled=None if frequency is None else _sampled(self.samples, frequency, device),
         )
 
     def select(self, part: Sequence[int]) -> dict[TaskName, Selection]:
@@ -93,3 +99,20 @@ class StepColumns:
             targets = self._targets.at(torch.from_numpy(places[rows]).to(self._device))
             found[task] = Selection(torch.from_numpy(rows).to(self._device), targets)
         return found
+
+
+def item_name(sample: Sample) -> str:
+    """Return what an item is told from others by: its id, or its text without one."""
+    return sample.item_id or sample.text
+
+
+def _sampled(samples: Sequence[Sample], frequency: ItemFrequency, device: torch.device) -> Sampled:
+    items, queries = [item_name(s) for s in samples], [query_key(s.query) for s in samples]
+    logs = torch.from_numpy(frequency.log_frequency(items)).float()
+    return Sampled(_numbers(queries, device), _numbers(items, device), logs.to(device))
+
+
+def _numbers(names: Sequence[str], device: torch.device) -> torch.Tensor:
+    """Return equal numbers for equal names."""
+    places = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return torch.tensor([places[name] for name in names], dtype=torch.long, device=device)

@@ -19,7 +19,8 @@ from learner.process_group import ProcessGroup
 from learner.ranker import PairLogits, Ranker
 from learner.served import root
 from learner.training import scored as scores
-from learner.training.columns import Selection, StepColumns
+from learner.training.columns import Selection, StepColumns, item_name
+from learner.training.item_frequency import ItemFrequency
 from learner.training.micro_batches import micro_batches, within_tokens
 from learner.training.optimizer import Optimizer
 from learner.training.scored import Collected, Scored
@@ -36,6 +37,7 @@ class GradientPass:
 
     Attributes:
         num_micro_batches: grows when memory runs out, and stays.
+        frequency: of clicked items, where a loss compares lists with each other.
     """
 
     def __init__(
@@ -65,6 +67,8 @@ class GradientPass:
         self._losses = losses_of(
             TASKS, configured=config.loss, label_smoothing=config.label_smoothing
         )
+        across = any(loss.across_lists for loss in self._losses.values())
+        self.frequency = ItemFrequency() if across else None
         self._whole_lists = {task for task, loss in self._losses.items() if loss.whole_lists}
 
     def run(
@@ -93,7 +97,7 @@ class GradientPass:
             RankLost: another process is gone.
         """
         device = self._ranker.encoder.device
-        columns = StepColumns(weighted, own, device, factor, residuals=residuals)
+        columns = StepColumns(weighted, own, device, factor, self.frequency, residuals=residuals)
         while True:
             shares = [self._score(columns, num_total=len(weighted.samples), step=step)]
             if self._process_group.world > 1:
@@ -103,6 +107,9 @@ class GradientPass:
             self.num_micro_batches = max(share.num_micro_batches for share in shares)
             if all(share.num_micro_batches == self.num_micro_batches for share in shares):
                 break
+        if self.frequency is not None:  # as it was before the step, for each of its micro-batches
+            clicks = zip(weighted.samples, weighted.a.tolist(), strict=True)
+            self.frequency.learn([item_name(s) for s, a in clicks if a > 0 and s.task == root()])
         return shares[0] if self._process_group.world == 1 else self._joined(shares)
 
     def _joined(self, shares: Sequence[Scored]) -> Scored:
@@ -179,7 +186,8 @@ class GradientPass:
         for task, (rows, targets) in selected.items():
             loss, logit = self._losses[task], logits.by_task[task][rows]
             factor = self._config.task_weights.of(task)
-            total = total + factor * loss(logit, targets)
+            given = logits.across(rows) if loss.across_lists else logit
+            total = total + factor * loss(given, targets)
             if not loss.learns_bias:
                 bias = self._ranker.bias_of(task)
                 level = logits.base[rows] if task == root() else logit

@@ -215,6 +215,15 @@ def test_a_former_value_names_the_present_one(file: Path) -> None:
         ({"interaction": "towers"}, "got 'towers', expected bi_encoder or cross_encoder"),
         ({"momentum": 1.0}, "learner.momentum: got 1.0, expected a number >= 0 and < 1"),
         ({"optimizer": "adam"}, "learner.optimizer: got 'adam', expected adamw or sgd"),
+        (
+            {"loss": "in_batch_softmax", "interaction": "cross_encoder"},
+            "learner.loss: got 'in_batch_softmax', expected pointwise, squared_error, pairwise or "
+            "listwise with interaction='cross_encoder'",
+        ),
+        (
+            {"loss": "in_batch_softmax", "label_smoothing": 0.1},
+            "learner.label_smoothing: got 0.1, expected 0 with loss='in_batch_softmax'",
+        ),
         ({"label_smoothing": 1.0}, "learner.label_smoothing: got 1.0, expected a number >= 0 and"),
         (
             {"schedule": "inverse_sqrt"},

@@ -20,6 +20,8 @@ from weighting.tasks import CLICK, PURCHASE, TASKS
 
 POINTWISE, LISTWISE = LOSSES["pointwise"], LOSSES["listwise"]
 SQUARED, PAIRWISE = LOSSES["squared_error"], LOSSES["pairwise"]
+SHOWN = {name: loss for name, loss in LOSSES.items() if not loss.across_lists}
+"""Losses of what was shown; for the others see `test_in_batch_softmax`."""
 PRIOR = 0.3
 Samples = list[tuple[float, float, int, float, int]]
 """Logit, weight, label, examination probability, list."""
@@ -162,7 +164,7 @@ def moved(rows: Samples, place: int, by: float) -> Samples:
 @given(samples, st.integers(0, 2**32 - 1))
 def test_the_order_of_a_step_s_samples_does_not_count(rows: Samples, seed: int) -> None:
     place = torch.from_numpy(np.random.default_rng(seed).permutation(len(rows)))
-    for loss in LOSSES.values():
+    for loss in SHOWN.values():
         z, targets = columns(rows)
         shuffled = loss(z[place], targets.at(place)).item()
         expected = loss(z, targets).item()
@@ -173,7 +175,7 @@ def test_the_order_of_a_step_s_samples_does_not_count(rows: Samples, seed: int) 
 @given(samples)
 def test_twice_the_weights_are_twice_the_loss(rows: Samples) -> None:
     twice: Samples = [(z, 2 * w, y, e, of) for z, w, y, e, of in rows]
-    for loss in LOSSES.values():
+    for loss in SHOWN.values():
         expected = pytest.approx(2 * loss(*columns(rows)).item(), rel=1e-9, abs=1e-12)
         assert loss(*columns(twice)).item() == expected
 
@@ -190,7 +192,7 @@ def test_a_sample_that_counts_nothing_is_as_good_as_absent(
     )  # type: ignore[misc]
     targets.discount[out] = 0.0
     others = torch.tensor([i for i in range(len(rows)) if i != out], dtype=torch.long)
-    for name, loss in LOSSES.items():
+    for name, loss in SHOWN.items():
         muted = z.clone().requires_grad_()
         found = loss(muted, targets)
         expected = loss(z[others], targets.at(others)).item()
@@ -212,7 +214,7 @@ def test_extreme_logits_lose_a_finite_amount_and_push_back() -> None:
 
 def test_a_list_without_a_positive_and_no_sample_at_all_add_nothing() -> None:
     rows: Samples = [(1.0, 2.0, 0, 1.0, 0), (3.0, 2.0, 0, 0.5, 0)]
-    for loss in LOSSES.values():
+    for loss in SHOWN.values():
         assert loss(*no_samples()).item() == 0
         if not loss.learns_bias:
             assert loss(*columns(rows, torch.float32)).item() == 0
@@ -221,7 +223,7 @@ def test_a_list_without_a_positive_and_no_sample_at_all_add_nothing() -> None:
 @settings(deadline=None, max_examples=30)
 @given(samples, st.floats(-3, 3))
 def test_a_loss_that_compares_items_does_not_learn_the_bias(rows: Samples, by: float) -> None:
-    for name, loss in LOSSES.items():
+    for name, loss in SHOWN.items():
         z, targets = columns(rows)
         bias = torch.tensor(by, dtype=torch.float64, requires_grad=True)
         (gradient,) = torch.autograd.grad(loss(z + bias, targets), bias)
@@ -246,7 +248,11 @@ def test_a_task_takes_its_own_loss_or_the_configured_one() -> None:
     for configured in LOSSES:
         losses = losses_of(TASKS, configured=configured)
         assert losses == {CLICK: LOSSES[configured], PURCHASE: POINTWISE}
-    assert {name for name, loss in LOSSES.items() if loss.whole_lists} == {"pairwise", "listwise"}
+    assert {name for name, loss in LOSSES.items() if loss.whole_lists} == {
+        "pairwise",
+        "listwise",
+        "in_batch_softmax",
+    }
 
 
 @pytest.mark.parametrize("loss", [PAIRWISE, LISTWISE], ids=["pairwise", "listwise"])
@@ -312,13 +318,13 @@ def plain_smoothed(name: str, rows: Samples, share: float) -> float:
 def test_a_smoothed_loss_is_that_of_the_labels_and_of_what_was_expected_of_them(
     rows: Samples, share: float
 ) -> None:
-    for name, loss in LOSSES.items():
+    for name, loss in SHOWN.items():
         found = LabelSmoothing(loss, share)(*columns(rows)).item()
         assert found == pytest.approx(plain_smoothed(name, rows, share), rel=1e-6, abs=1e-9), name
 
 
 def test_labels_are_smoothed_only_where_it_is_asked_for() -> None:
-    for configured in LOSSES:
+    for configured in SHOWN:
         smoothed = losses_of(TASKS, configured=configured, label_smoothing=0.1)
         for task, plain in losses_of(TASKS, configured=configured).items():
             assert isinstance(smoothed[task], LabelSmoothing)

@@ -38,7 +38,7 @@ def test_every_scenario_ends_on_the_same_bytes_on_every_rank(found: Found) -> No
                 assert other[name] == found[0][name], name
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "dropout"])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("dropout", "in batch")])
 def test_the_parameters_are_those_of_one_rank_on_all_samples(found: Found, kind: str) -> None:
     ended, expected = found[0][kind], alone(kind, len(found), len(found))
     # A softmax does not depend on the bias: its gradient is rounding, of which AdamW makes steps
