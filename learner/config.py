@@ -37,6 +37,8 @@ _YOUNGER = frozenset(
         "momentum",
         "schedule",
         "warm_up_samples",
+        "adversarial_steps",
+        "adversarial_radius",
     }
 )
 """Settings that are left out of digests and versions at their defaults."""
@@ -118,6 +120,19 @@ class LearnerConfig:
     ] = 320
     weight_decay: Annotated[NotNegative, Meta(description="Decoupled weight decay.")] = 0.01
     dropout: Annotated[NotNegative, Meta(lt=1, description="Share of activations dropped.")] = 0.0
+    adversarial_steps: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=10,
+            description="Steps by which tokens are moved to do harm, for half of the gradient: 1 "
+            "is FGM, more are PGD; each costs a pass.",
+        ),
+    ] = 0
+    adversarial_radius: Annotated[
+        Positive,
+        Meta(le=1, description="Farthest that a token is moved, as a share of its length."),
+    ] = 0.05
     l2_sp_samples: Annotated[
         NotNegative,
         Meta(
@@ -187,6 +202,9 @@ class LearnerConfig:
         if self.loss == IN_BATCH and self.label_smoothing:
             bound = ("loss", self.loss)
             raise SettingError("learner", "label_smoothing", self.label_smoothing, "0 with", bound)
+        if self.adversarial_steps and self.tuning == "frozen":
+            bound, steps = ("tuning", self.tuning), self.adversarial_steps
+            raise SettingError("learner", "adversarial_steps", steps, "0 with", bound)
         if self.schedule == "inverse_sqrt" and not self.warm_up_samples:
             bound = ("schedule", self.schedule)
             raise SettingError("learner", "warm_up_samples", 0, "a whole number >= 1 with", bound)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from learner.process_group import ProcessGroup
 from learner.ranker import PairLogits, Ranker
 from learner.served import root
 from learner.training import scored as scores
+from learner.training.adversarial import Adversarial
 from learner.training.columns import Selection, StepColumns, item_name
 from learner.training.item_frequency import ItemFrequency
 from learner.training.micro_batches import micro_batches, within_tokens
@@ -67,6 +69,12 @@ class GradientPass:
         self._losses = losses_of(
             TASKS, configured=config.loss, label_smoothing=config.label_smoothing
         )
+        entrance = ranker.encoder.tuning.entrance
+        self._adversarial = None
+        if config.adversarial_steps and entrance is not None:
+            self._adversarial = Adversarial(
+                entrance, steps=config.adversarial_steps, radius=config.adversarial_radius
+            )
         across = any(loss.across_lists for loss in self._losses.values())
         self.frequency = ItemFrequency() if across else None
         self._whole_lists = {task for task, loss in self._losses.items() if loss.whole_lists}
@@ -162,19 +170,28 @@ class GradientPass:
         self._optimizer.zero_grad()
         collected = Collected(self._ranker.encoder.width, len(columns.samples))
         for part in parts:
-            self._scoring(len(part))
-            samples = [columns.samples[i] for i in part]
-            selected = columns.select(part)
-            logits = self._ranker([s.query for s in samples], [s.text for s in samples])
-            if not columns.residuals:
-                logits = replace(logits, by_task={**logits.by_task, root(): logits.base})
-            loss = self._loss(selected, logits) / num_total
-            loss.backward()  # type: ignore[no-untyped-call]
+            score = partial(self._score_samples, columns, part, num_total)
+            if self._adversarial is None:
+                loss, logits = score()
+                loss.backward()  # type: ignore[no-untyped-call]
+            else:
+                loss, logits = self._adversarial.backward(score)
             collected.add(loss, logits, part)
         return collected.read(
             num_micro_batches=self.num_micro_batches,
             has_gradient=[p.grad is not None for p in self._optimizer.parameters()],
         )
+
+    def _score_samples(
+        self, columns: StepColumns, part: Sequence[int], num_total: int
+    ) -> tuple[torch.Tensor, PairLogits]:
+        """Return a micro-batch's part of L, and its logits."""
+        self._scoring(len(part))
+        samples = [columns.samples[i] for i in part]
+        logits = self._ranker([s.query for s in samples], [s.text for s in samples])
+        if not columns.residuals:
+            logits = replace(logits, by_task={**logits.by_task, root(): logits.base})
+        return self._loss(columns.select(part), logits) / num_total, logits
 
     def _loss(self, selected: Mapping[TaskName, Selection], logits: PairLogits) -> torch.Tensor:
         """Add up the losses of all tasks over a micro-batch, each by its weight.

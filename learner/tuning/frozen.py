@@ -30,6 +30,11 @@ class FrozenTuning:
         """Return none."""
         return []
 
+    @property
+    def entrance(self) -> None:
+        """Return none."""
+        return None
+
     def prefix(self, texts: Sequence[Ids]) -> list[Tensor]:
         """Return the vector (D,) of each text, in half precision."""
         with frozen(self._model):

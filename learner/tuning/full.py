@@ -29,6 +29,12 @@ class FullTuning:
         """Return all parameters."""
         return list(self._model.parameters())
 
+    @property
+    def entrance(self) -> nn.Module:
+        """Return the table of token embeddings."""
+        table: nn.Module = self._model.get_input_embeddings()
+        return table
+
     def prefix(self, texts: Sequence[Ids]) -> list[Tensor]:
         """Return token ids (T,) per text."""
         return id_rows(texts)

@@ -48,6 +48,12 @@ class TopLayersTuning:
         """Return the parameters of the last N layers."""
         return list(self._top.parameters())
 
+    @property
+    def entrance(self) -> nn.Module:
+        """Return what hands the hidden states to the last N layers."""
+        given: nn.Module = self._upper._modules["embeddings"]
+        return given
+
     def prefix(self, texts: Sequence[Ids]) -> list[Tensor]:
         """Return hidden states (T, D) per text, in half precision, padding removed."""
         with frozen(self._model):

@@ -29,6 +29,13 @@ class Tuning(Protocol):
     def trainable_parameters(self) -> list[nn.Parameter]:
         """Return the parameters that training moves, in the encoder's order."""
 
+    @property
+    def entrance(self) -> nn.Module | None:
+        """Return the module whose output goes into the lowest layer that moves.
+
+        None where none moves.
+        """
+
     def prefix(self, texts: Sequence[Ids]) -> list[Tensor]:
         """Return the frozen part's output for the n texts of a pass."""
 

@@ -216,6 +216,10 @@ def test_a_former_value_names_the_present_one(file: Path) -> None:
         ({"momentum": 1.0}, "learner.momentum: got 1.0, expected a number >= 0 and < 1"),
         ({"optimizer": "adam"}, "learner.optimizer: got 'adam', expected adamw or sgd"),
         (
+            {"adversarial_steps": 1, "tuning": "frozen"},
+            "learner.adversarial_steps: got 1, expected 0 with tuning='frozen'",
+        ),
+        (
             {"loss": "in_batch_softmax", "interaction": "cross_encoder"},
             "learner.loss: got 'in_batch_softmax', expected pointwise, squared_error, pairwise or "
             "listwise with interaction='cross_encoder'",
