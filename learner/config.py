@@ -195,19 +195,22 @@ class LearnerConfig:
     def __post_init__(self) -> None:
         """Check every field."""
         check(self, "learner")
-        if self.loss == IN_BATCH and self.interaction == "cross_encoder":
-            bound = ("interaction", self.interaction)
-            expected = "pointwise, squared_error, pairwise or listwise with"
-            raise SettingError("learner", "loss", self.loss, expected, bound)
-        if self.loss == IN_BATCH and self.label_smoothing:
-            bound = ("loss", self.loss)
-            raise SettingError("learner", "label_smoothing", self.label_smoothing, "0 with", bound)
+        if self.loss == IN_BATCH:
+            if self.interaction == "cross_encoder":
+                self._refuse(
+                    "loss", "pointwise, squared_error, pairwise or listwise", "interaction"
+                )
+            if self.label_smoothing:
+                self._refuse("label_smoothing", "0", "loss")
         if self.adversarial_steps and self.tuning == "frozen":
-            bound, steps = ("tuning", self.tuning), self.adversarial_steps
-            raise SettingError("learner", "adversarial_steps", steps, "0 with", bound)
+            self._refuse("adversarial_steps", "0", "tuning")
         if self.schedule == "inverse_sqrt" and not self.warm_up_samples:
-            bound = ("schedule", self.schedule)
-            raise SettingError("learner", "warm_up_samples", 0, "a whole number >= 1 with", bound)
+            self._refuse("warm_up_samples", "a whole number >= 1", "schedule")
+
+    def _refuse(self, name: str, expected: str, other: str) -> None:
+        """Refuse a field's value for what another one is."""
+        value, bound = getattr(self, name), (other, getattr(self, other))
+        raise SettingError("learner", name, value, f"{expected} with", bound)
 
     def on_disk(self) -> dict[str, Any]:
         """Return the settings under the names that digests and versions use for them.

@@ -62,7 +62,8 @@ class Adversarial:
         radius = self._radius * x.norm(dim=-1, keepdim=True)
         step = min(1.0, 2.5 / self._steps) * radius
         d = d + step * g / g.norm(dim=-1, keepdim=True).clamp_min(1e-30)
-        return d * (radius / d.norm(dim=-1, keepdim=True).clamp_min(1e-30)).clamp_max(1.0)
+        back: Tensor = (radius / d.norm(dim=-1, keepdim=True).clamp_min(1e-30)).clamp_max(1.0)
+        return d * back
 
     @contextmanager
     def _watched(self, moves: Sequence[Tensor] | None = None) -> Iterator[list[Tensor]]:

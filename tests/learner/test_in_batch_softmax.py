@@ -91,7 +91,7 @@ def test_a_sample_of_weight_zero_or_without_a_click_is_as_good_as_absent(
     out = data.draw(st.integers(0, len(rows) - 1))
     for w, y in ((0.0, 1), (2.0, 0)):
         muted = [(w, y, *row[2:]) if i == out else row for i, row in enumerate(rows)]
-        z, targets = columns(muted, 1)  # type: ignore[arg-type]
+        z, targets = columns(muted, 1)
         others = torch.tensor([i for i in range(len(rows)) if i != out], dtype=torch.long)
         found = LOSS(z.requires_grad_(), targets)
         expected = LOSS(z[others][:, others], targets.at(others))

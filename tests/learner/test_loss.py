@@ -189,7 +189,7 @@ def test_a_sample_that_counts_nothing_is_as_good_as_absent(
     out = data.draw(st.integers(0, len(rows) - 1))
     z, targets = columns(
         [(*row[:1], 0.0 if i == out else row[1], *row[2:]) for i, row in enumerate(rows)]
-    )  # type: ignore[misc]
+    )
     targets.discount[out] = 0.0
     others = torch.tensor([i for i in range(len(rows)) if i != out], dtype=torch.long)
     for name, loss in SHOWN.items():
