@@ -29,7 +29,6 @@ KINDS: dict[str, dict[str, Any]] = {
     "full": {"tuning": "full"},
     "top": {"tuning": "top:1"},
     "listwise": {"tuning": "full", "loss": "listwise"},
-    "pairwise": {"tuning": "full", "loss": "pairwise"},
     "in batch": {"tuning": "full", "loss": "in_batch_softmax"},
     "cross": {"tuning": "full", "interaction": "cross_encoder"},
     "dropout": {"tuning": "full", "dropout": 0.1},
