@@ -160,9 +160,10 @@ def test_a_learner_counts_its_clicks_and_no_other_loss_keeps_any() -> None:
     again = trainer(loss="in_batch_softmax")
     again.restore(reader(own.files()))
     assert again.files() == own.files()
+    assert again._gradient.frequency is not None
+    assert again._gradient.frequency.snapshot() == expected.snapshot()
     assert plain_one._gradient.frequency is None
     again.restore(reader(plain_one.files()))  # its clicks were not counted
-    assert again._gradient.frequency is not None
     assert again._gradient.frequency.snapshot() == ItemFrequency().snapshot()
 
 
