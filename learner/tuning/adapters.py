@@ -1,7 +1,9 @@
 """Adapters, by the library peft: few parameters that move, beside an encoder that does not.
 
 - ``lora:R``: LoRA (Hu et al., ICLR 2022). Two linear maps of each layer's attention, those that
-  make queries and values, give W x + 2 B A x, where A is random, of rank R, and B starts at zero.
+  make queries and values, give W x + 2 B A x, where A is random, of rank R, and B starts at zero. A
+  rank of 1 is refused: a product with one vector adds up in an order that depends on the number of
+  rows, so a text's bits would depend on what is beside it (`learner.arithmetic`).
 - ``ia3``: IA3 (Liu et al., NeurIPS 2022). Keys, values and what enters an output layer are
   multiplied by vectors that start at one.
 
@@ -28,7 +30,7 @@ from learner.errors import TuningUnsupported
 from learner.tuning.full import FullTuning
 from learner.tuning.top_layers import TopLayersTuning
 
-_NAME = re.compile(r"(?:lora:([1-9]\d*)|ia3)(?:@top:([1-9]\d*))?")
+_NAME = re.compile(r"(?:lora:([2-9]|[1-9]\d+)|ia3)(?:@top:([1-9]\d*))?")
 _OWN = re.compile(r"\.(lora_A|lora_B|ia3_l)\.default\b")
 _ON_DISK = "base_model.model."
 

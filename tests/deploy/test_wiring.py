@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from deploy.roles.wiring import config_sha256, fingerprint
 from deploy.settings.tree import Settings
-from learner.process_group import SingleProcess
 from learner.losses.task_weights import TaskWeights
+from learner.process_group import SingleProcess
 
 DEFAULTS = "add030315eb941b0b38418b931bc4a1067c885013e0f5f55494a8097e0c90a35"
 """Of the defaults, under the names that the settings have on disk."""

@@ -202,7 +202,9 @@ def test_an_encoder_with_an_adapter_is_no_model_to_start_from(tmp_path: Path) ->
         trainer(model=str(folder), tuning="top:1")
 
 
-@pytest.mark.parametrize("tuning", ["lora:0", "lora", "lora:8@", "lora:8@top:0", "ia3:4", "ia3@1"])
+@pytest.mark.parametrize(
+    "tuning", ["lora:0", "lora:1", "lora", "lora:8@", "lora:8@top:0", "ia3:4", "ia3@1"]
+)
 def test_an_adapter_that_there_is_not_is_refused(tuning: str) -> None:
     with pytest.raises(ValueError, match=r"learner\.tuning: got .*expected full.* lora:R or ia3"):
         trainer(tuning=tuning)
@@ -224,7 +226,7 @@ def test_without_peft_the_setting_names_what_to_install(monkeypatch: pytest.Monk
     assert learned("top:1").step_number == 2
 
 
-@pytest.mark.parametrize("tuning", ["lora:8", "lora:1", "ia3", "lora:8@top:1"])
+@pytest.mark.parametrize("tuning", ["lora:8", "lora:2", "ia3", "lora:8@top:1"])
 def test_neither_padding_nor_what_is_beside_it_changes_a_vector(tuning: str) -> None:
     arithmetic.use(1)
     model, _, pooling = load_pretrained("minilm-l6:2")
