@@ -15,8 +15,8 @@ from torch import Tensor
 
 _BETA1, _BETA2 = 0.9, 0.999
 _EPSILON = 1e-8
-_PIECE = 1 << 15
-"""Numbers of a parameter that are moved at once on a CPU: all tensors of it fit a core's cache."""
+_PIECE = 1 << 17
+"""Numbers of a parameter that are moved at once on a CPU, so that its tensors stay in a cache."""
 
 
 @dataclass(slots=True, kw_only=True)
