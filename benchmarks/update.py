@@ -5,10 +5,10 @@
 The default encoder with a linear head, every parameter moving; texts of log-normal length, mean
 40 tokens and at most 128, 32 a step; AdamW, gradients clipped at 1, L = 1/N sum w_i loss_i. Peers
 are the Trainer of transformers, padded to the longest text of a batch and with its mode that
-groups by length, and deep-river. Each runs in a process of its own, one after the other, round by
-round; the ratio of a round is that of real tokens per CPU second, and its median over the rounds is
-reported. Steelyard and the padded Trainer take the same steps: their losses must agree within
-.001, or the run is void.
+groups by length, and deep-river, all in float32; Steelyard in bfloat16 stands beside. Each runs in
+a process of its own, one after the other, round by round; the ratio of a round is that of real
+tokens per CPU second, and its median over the rounds is reported. Steelyard and the padded Trainer
+take the same steps: their losses must agree within .001, or the run is void.
 
 The last line on standard output is one JSON object; 1 is as fast as the peer.
 """
@@ -39,7 +39,7 @@ class Contender:
         """Start it; it prepares on its own."""
         self.name = name
         environment = dict(os.environ)
-        if name != "steelyard":
+        if not name.startswith("steelyard"):
             environment["PYTHONPATH"] = os.pathsep.join([str(peers), str(Path.cwd())])
         command = [sys.executable, "-m", "benchmarks.updating.contender", name]
         self.process = subprocess.Popen(
@@ -84,6 +84,8 @@ def main() -> None:
     for name in NAMES[1:]:
         ratios = [a / b for a, b in zip(rates["steelyard"], rates[name], strict=True)]
         key = f"ratio_to_{name}"
+        if name.endswith("bfloat16"):
+            ratios, key = [1 / ratio for ratio in ratios], "bfloat16_to_float32"
         result[key] = round(statistics.median(ratios), 3)
         result[f"{key}_range"] = [round(min(ratios), 3), round(max(ratios), 3)]
     result["tokens_per_cpu_second"] = {n: round(statistics.median(r)) for n, r in rates.items()}

@@ -64,17 +64,22 @@ def check_environment(threads: int) -> None:
         raise ThreadsRefused(threads, "OMP_THREAD_LIMIT", f"allows {limit} in the whole process")
 
 
-def fingerprint() -> dict[str, str | int]:
+def fingerprint(precision: str = "float32") -> dict[str, str | int]:
     """Return what the calling thread's results depend on, beside versions and settings.
 
     Keys: ``threads``; ``cpu``, the instruction set of torch's kernels; ``arithmetic``, a digest of
-    what a few kernels give: another library or processor adds up in another order.
+    what a few kernels give: another library or processor adds up in another order. Under
+    ``bfloat16``, ``arithmetic_bfloat16`` as well.
     """
-    return {
+    found: dict[str, str | int] = {
         "threads": torch.get_num_threads(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "arithmetic": _digest_of_kernels(),
     }
+    if precision == "bfloat16":
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found["arithmetic_bfloat16"] = _digest_of_kernels()
+    return found
 
 
 def _digest_of_kernels() -> str:
@@ -91,5 +96,5 @@ def _digest_of_kernels() -> str:
     )
     digest = hashlib.blake2b(digest_size=8)
     for tensor in found:
-        digest.update(tensor.numpy().tobytes())
+        digest.update(tensor.float().numpy().tobytes())
     return digest.hexdigest()

@@ -86,6 +86,7 @@ def load_scorer(
         tuning=settings.tuning,
         pooling=settings.pooling,
         cache=fixed.cache if fixed else None,
+        precision=settings.precision or layout.FLOAT32,
     )
     residual = QueryResidual(encoder.width)
     residual.load_vectors(state.queries, state.residuals)

@@ -145,6 +145,7 @@ class Trainer:
             pretrained.model.to(config.device),
             tuning=config.tuning,
             pooling=pretrained.pooling,
+            precision=config.precision,
             dropout=config.dropout,
             seed=config.seed,
         )
@@ -480,6 +481,7 @@ class Trainer:
             prefix=ranker.encoder.prefix_digest(),
             logit_scale=ranker.logit_scale,
             tuning=ranker.encoder.tuning.name,
+            precision=ranker.encoder.precision,
             model_files=tuple(name for name in encoder if name.endswith(".safetensors")),
         )
 

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FORMAT = 3
+FLOAT32 = "float32"
 MODEL = "model.safetensors"
 FROZEN, MOVING = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
 MODEL_INDEX = "model.safetensors.index.json"
@@ -80,6 +81,7 @@ class ScoringSettings(msgspec.Struct, kw_only=True):
         logit_scale: of the cosine.
         tuning: of the encoder.
         model_files: files that hold the encoder's parameters.
+        precision: of the encoder's products, left out where it is float32.
     """
 
     format: int = FORMAT
@@ -91,6 +93,7 @@ class ScoringSettings(msgspec.Struct, kw_only=True):
     logit_scale: float = msgspec.field(name="scale")
     tuning: str
     model_files: tuple[str, ...] = (MODEL,)
+    precision: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class Progress(msgspec.Struct, kw_only=True):
@@ -189,6 +192,8 @@ def scoring_files(state: ScoringState) -> dict[str, bytes]:
     """Encode what scoring needs beside the encoder."""
     interaction = INTERACTION_ON_DISK[state.settings.interaction]
     settings = msgspec.structs.replace(state.settings, interaction=interaction)
+    if settings.precision == FLOAT32:
+        settings.precision = msgspec.UNSET
     return {
         HEADS_SETTINGS: msgspec.json.encode(settings, order="sorted"),
         HEADS: blobs.tensors_to_bytes(state.heads),

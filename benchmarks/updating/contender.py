@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks.updating.texts import texts
 
-NAMES = ("steelyard", "hf_trainer", "length_grouped", "deep_river")
+NAMES = ("steelyard", "hf_trainer", "length_grouped", "deep_river", "steelyard_bfloat16")
 
 
 class Clock:
@@ -61,10 +61,11 @@ def main() -> None:
 
 
 def _make(name: str, batch_size: int, threads: int, clock: Clock) -> Any:
-    if name == "steelyard":
+    if name.startswith("steelyard"):
         from benchmarks.updating.steelyard import Steelyard
 
-        return Steelyard(batch_size, threads)
+        lowered = name.endswith("bfloat16")
+        return Steelyard(batch_size, threads, precision="bfloat16" if lowered else "float32")
     if name == "deep_river":
         from benchmarks.updating.deep_river import DeepRiver
 

@@ -18,10 +18,10 @@ from learner.training.adamw import AdamW, Group
 class Steelyard:
     """Packed passes, and AdamW whose steps are measured in samples."""
 
-    def __init__(self, batch_size: int, threads: int) -> None:
+    def __init__(self, batch_size: int, threads: int, *, precision: str = "float32") -> None:
         """Start at the pretrained encoder, all of which moves."""
         arithmetic.use(threads)
-        self._encoder = Encoder(plain.pretrained(), tuning="full")
+        self._encoder = Encoder(plain.pretrained(), tuning="full", precision=precision)
         self._head = plain.head(self._encoder.width)
         moving = [*self._encoder.trainable_parameters(), *self._head.parameters()]
         self._moving = [p for p in moving if not self._is_unused(p)]

@@ -159,7 +159,7 @@ def fingerprint(
     return {
         **libraries,
         "python": platform.python_version(),
-        **arithmetic.fingerprint(),
+        **arithmetic.fingerprint(settings.learner.precision),
         "device": settings.learner.device,
         "world_size": group.world,
     }

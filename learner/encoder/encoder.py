@@ -42,6 +42,7 @@ class Encoder(nn.Module):
         pooling: str = "mean",
         cache: PrefixCache | None = None,
         passes: Passes | None = None,
+        precision: str = "float32",
         dropout: float = 0.0,
         seed: int = 0,
     ) -> None:
@@ -53,6 +54,7 @@ class Encoder(nn.Module):
             pooling: a key of `learner.encoder.pooling.POOLINGS`.
             cache: outputs of the frozen part; one of its own by default.
             passes: over texts of different lengths; by default the best that the model allows.
+            precision: of products, ``float32`` or ``bfloat16``; vectors are float32 in either.
             dropout: share of activations dropped in training.
             seed: of an adapter's first values.
 
@@ -62,6 +64,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.model = model
         self.pooling = pooling
+        self.precision = precision
         self.passes = passes_for(model.eval()) if passes is None else passes
         self.tuning = registry.named(tuning, model, POOLINGS[pooling], self.passes, seed=seed)
         self.cache = PrefixCache() if cache is None else cache
@@ -90,10 +93,11 @@ class Encoder(nn.Module):
         Raises:
             TuningUnsupported: they differ by more than half precision explains.
         """
+        whole = FullTuning(self.model, POOLINGS[self.pooling], self.passes)
         with torch.no_grad():
             ours = self(texts)
-            whole = FullTuning(self.model, POOLINGS[self.pooling], self.passes)
-            own = torch.cat([whole.finish(whole.prefix([ids])) for ids in texts])
+            with self._lowered():
+                own = torch.cat([whole.finish(whole.prefix([ids])) for ids in texts])
         cosine = float((ours * own).sum(-1).min())
         if not cosine > _LEAST_COSINE:
             raise TuningUnsupported(
@@ -114,6 +118,8 @@ class Encoder(nn.Module):
     def _digest_frozen(self) -> str:
         moving = {id(p) for p in self.trainable_parameters()}
         digest = hashlib.sha256(f"{self.tuning.name} {self.pooling}".encode())
+        if self.precision != "float32":
+            digest.update(self.precision.encode())
         digest.update(self.model.config.to_json_string().encode())
         for name, parameter in sorted(self.model.named_parameters()):
             if id(parameter) not in moving:
@@ -131,11 +137,17 @@ class Encoder(nn.Module):
             return torch.zeros(0, self.width, device=self.device)
         order: list[int] = []
         vectors = []
-        for places in self.passes.divide([len(ids) for ids in texts]):
-            vectors.append(self._vectors([texts[i] for i in places]))
-            order += places
+        with self._lowered():
+            for places in self.passes.divide([len(ids) for ids in texts]):
+                vectors.append(self._vectors([texts[i] for i in places]))
+                order += places
         back = torch.from_numpy(np.argsort(order)).to(self.device)
         return torch.cat(vectors).index_select(0, back)
+
+    def _lowered(self) -> torch.autocast:
+        """Let products be of the encoder's precision; nothing changes under float32."""
+        lower = self.precision == "bfloat16"
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=lower)
 
     def _vectors(self, texts: Sequence[Ids]) -> Tensor:
         """Return unit vectors (n, D) of the texts of a pass."""

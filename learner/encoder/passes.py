@@ -60,6 +60,6 @@ def texts_of(blocks: Sequence[Block]) -> Iterable[Tensor]:
 
 
 def hidden_of(output: Any, layer: int) -> Tensor:
-    """Return the hidden states of a layer from what a model returned."""
+    """Return the hidden states of a layer, in single precision, from what a model returned."""
     found: Tensor = output.last_hidden_state if layer == -1 else output.hidden_states[layer]
-    return found
+    return found.float()

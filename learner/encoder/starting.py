@@ -40,6 +40,7 @@ class StartingEncoder:
             pooling=encoder.pooling,
             cache=encoder.cache,
             passes=encoder.passes,
+            precision=encoder.precision,
         )
         self._copy.requires_grad_(False)
         self._kept = PrefixCache(max_bytes=_KEPT_BYTES)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from learner.errors import Corrupt
 
-_BUCKETS = 1 << 16
+NUM_BUCKETS = 1 << 16
 _LEAST_RATE = 0.01
 
 
@@ -44,9 +44,9 @@ class ItemFrequency:
     def __init__(self) -> None:
         """Start without a click."""
         self._total = 0
-        self._last = np.zeros(_BUCKETS, dtype=np.int64)
-        self._number = np.zeros(_BUCKETS, dtype=np.int64)
-        self._gap = np.zeros(_BUCKETS)
+        self._last = np.zeros(NUM_BUCKETS, dtype=np.int64)
+        self._number = np.zeros(NUM_BUCKETS, dtype=np.int64)
+        self._gap = np.zeros(NUM_BUCKETS)
 
     def log_frequency(self, items: Sequence[str]) -> NDArray[np.float64]:
         """Return log q (n,) of n items."""
@@ -99,4 +99,4 @@ class ItemFrequency:
 
 def _bucket(item: str) -> int:
     digest = blake2b(item.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "little") % _BUCKETS
+    return int.from_bytes(digest, "little") % NUM_BUCKETS

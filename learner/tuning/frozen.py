@@ -43,4 +43,4 @@ class FrozenTuning:
 
     def finish(self, prefixes: Sequence[Tensor]) -> Tensor:
         """Normalise again, since half precision has rounded."""
-        return nn.functional.normalize(torch.stack(list(prefixes)).float(), dim=-1)
+        return nn.functional.normalize(torch.stack([prefix.float() for prefix in prefixes]), dim=-1)

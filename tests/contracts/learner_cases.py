@@ -25,6 +25,7 @@ from learner.request import ENCODER
 from learner.residual import QueryResidual, ResidualConfig
 from learner.served import ServedScore
 from learner.training.divergence import LossWatch
+from learner.training.item_frequency import NUM_BUCKETS, ItemFrequency
 from tests.contracts.case import FEW, Array, Case, at, one
 from weighting.estimators.attribute_choice import AttributeChoiceConfig
 from weighting.sample import client_hash
@@ -139,6 +140,24 @@ class QueryFrequencyCase(Case):
 
     def teach(self, model: QueryFrequency, i: int, values: Mapping[str, float]) -> Array:
         return one(float(model.learn(f"query {i % 7}")))
+
+
+class ItemFrequencyCase(Case):
+    owner = ItemFrequency
+    inputs = ()
+    weightless: ClassVar[Mapping[str, float]] = {}
+    bound = FEW + 32 * NUM_BUCKETS
+
+    def make(self) -> ItemFrequency:
+        return ItemFrequency()
+
+    def predict(self, model: ItemFrequency, i: int) -> Array:
+        return model.log_frequency([f"item {i % 7}"])
+
+    def teach(self, model: ItemFrequency, i: int, values: Mapping[str, float]) -> Array:
+        before = self.predict(model, i)
+        model.learn([f"item {i % 7}"])
+        return before
 
 
 class LossWatchCase(Case):

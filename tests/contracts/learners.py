@@ -36,6 +36,7 @@ CASES: tuple[Case, ...] = (
     learner.EvaluationCase(),
     learner.PositionBaselineCase(),
     learner.QueryFrequencyCase(),
+    learner.ItemFrequencyCase(),
     learner.LossWatchCase(),
     learner.LexicalCase(),
     learner.ItemPriorCase(),

@@ -21,6 +21,7 @@ NUM_STEPS = 40
 class Kind(msgspec.Struct, frozen=True, kw_only=True):
     tuning: str
     dropout: float
+    precision: str = "float32"
 
 
 class Job(Kind, frozen=True, kw_only=True):
@@ -39,7 +40,13 @@ class Job(Kind, frozen=True, kw_only=True):
 
 
 def learner(kind: Kind, threads: int) -> Trainer:
-    return trainer(model="random:2x32", tuning=kind.tuning, dropout=kind.dropout, threads=threads)
+    return trainer(
+        model="random:2x32",
+        tuning=kind.tuning,
+        dropout=kind.dropout,
+        precision=kind.precision,
+        threads=threads,
+    )
 
 
 def stream() -> list[list[Sample]]:
