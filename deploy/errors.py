@@ -9,9 +9,11 @@ DeployError
 ├── StoreAbsent               the store of the settings is not there
 ├── TableRefused              a file of rows cannot be used; names row, column, found, expected
 ├── Unsafe                    an operator's command was refused: nothing was written
-└── UsageError                a command was called with what it cannot use
+├── UsageError                a command was called with what it cannot use
+└── WriteFailed               a command's folder could not be written
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -102,3 +104,15 @@ class UsageError(DeployError):
     """Wrong use of a command; the message names it and what would do."""
 
     exit_code = 2
+
+
+class WriteFailed(DeployError):
+    """The folder that a command writes could not be written; nothing is left of it."""
+
+    def __init__(self, path: Path, cause: OSError) -> None:
+        """Name the folder and the system's answer."""
+        reason = os.strerror(cause.errno) if cause.errno else str(cause)
+        super().__init__(
+            f"{path} cannot be written ({reason}); nothing of it was kept. "
+            "Check free space and mode, or name another folder."
+        )

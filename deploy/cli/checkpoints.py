@@ -1,7 +1,8 @@
-"""Commands on checkpoints: list, show, diff, promote, rollback, prune, verify."""
+"""Commands on checkpoints: list, show, diff, promote, rollback, prune, verify, export."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -117,3 +118,22 @@ def verify(
     from deploy.admin import checkpoints
 
     raise typer.Exit(checkpoints.verify(options.store(), version, options.output()))
+
+
+@app.command()
+@takes(*SETTINGS, *JSON)
+def export(
+    version: VersionName,
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A new or empty folder.", show_default=False)
+    ],
+    *,
+    options: Options,
+) -> None:
+    """Write a version's encoder as a folder of sentence-transformers.
+
+    The encoder alone: the whole score is served by Steelyard only.
+    """
+    from deploy.admin import export
+
+    raise typer.Exit(export.export(options.store(), version, folder, options.output()))

@@ -51,7 +51,7 @@ POOLINGS: Mapping[str, Pool] = {
 }
 """Name, as sentence-transformers and a version's ``heads.json`` write it -> pooling."""
 
-_FLAGS = {
+POOLING_FLAGS = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
     "pooling_mode_mean_tokens": "mean",
@@ -59,7 +59,7 @@ _FLAGS = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
-"""Keys that sentence-transformers wrote before 6.0 -> mode."""
+"""Keys that sentence-transformers wrote before 6.0, and still reads -> mode."""
 _WITHOUT_EFFECT = {"transformer", "normalize", "dropout"}
 """Modules beside the pooling that change no unit vector."""
 
@@ -94,7 +94,7 @@ def pooling_of(name: str, read: Callable[[str], bytes | None]) -> str:
 def _mode(name: str, path: str, declared: Mapping[str, Any]) -> str:
     written = declared.get("pooling_mode")
     if written is None:
-        written = [mode for flag, mode in _FLAGS.items() if declared.get(flag)] or ["mean"]
+        written = [mode for flag, mode in POOLING_FLAGS.items() if declared.get(flag)] or ["mean"]
     modes = [written] if isinstance(written, str) else list(written)
     # A factor of the square root of the length is gone in a unit vector
     mode = " with ".join("mean" if mode == "mean_sqrt_len_tokens" else mode for mode in modes)

@@ -293,14 +293,17 @@ def _reading(
         raise Corrupt(relative, expected=expected, found=_DAMAGE[error.errno]) from error
 
 
-def tensors_to_bytes(tensors: Mapping[str, torch.Tensor]) -> bytes:
+def tensors_to_bytes(
+    tensors: Mapping[str, torch.Tensor], *, metadata: Mapping[str, str] | None = None
+) -> bytes:
     """Encode tensors as a safetensors file, the same bytes for the same tensors.
 
-    They may have any shapes and dtypes, are contiguous and share no storage.
+    They may have any shapes and dtypes, are contiguous and share no storage. `metadata` goes into
+    the file's header.
     """
     import safetensors.torch
 
-    return safetensors.torch.save(dict(tensors))
+    return safetensors.torch.save(dict(tensors), dict(metadata) if metadata else None)
 
 
 def tensors_from_bytes(data: bytes) -> dict[str, torch.Tensor]:

@@ -281,6 +281,7 @@ STORE_COMMANDS = [
     "checkpoints list",
     "checkpoints show @champion",
     "checkpoints verify v000001",
+    "checkpoints export v000001 out",
     "checkpoints rollback --yes",
     "checkpoints prune --keep 5 --yes",
     "offsets describe",

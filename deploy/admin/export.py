@@ -1,0 +1,86 @@
+"""Operator command that writes a version's encoder as a folder for other tools."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from deploy.admin.checkpoints import find
+from deploy.errors import Unsafe, UsageError, WriteFailed
+from deploy.process.terminal import Output
+from learner.artifact import Store
+from learner.store import blobs
+from learner.store.blobs import Disk
+
+
+def export(store: Store, name: str, folder: Path, out: Output, *, disk: Disk | None = None) -> int:
+    """Write a version's encoder into a new or empty folder: all of it, or nothing.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        Unsafe: the folder holds something.
+        UsageError: the folder is a file, or inside the store.
+        Corrupt: the version is damaged.
+        ModelUnsupported: its encoder has no vectors of single texts.
+        WriteFailed: the folder could not be written; nothing is left of it.
+    """
+    version = find(store, name)
+    target = folder.resolve()
+    _check_free(target, store)
+    from learner.export import export_encoder  # loads torch
+
+    exported = export_encoder(store, version)
+    _write(target, exported.files, disk or Disk())
+    digests = {path: blobs.digest(data) for path, data in sorted(exported.files.items())}
+    num_bytes = sum(digest.size for digest in digests.values())
+    facts = {
+        "version": version.name,
+        "manifest_sha256": version.manifest["self"],
+        "path": str(target),
+        "files": {path: digest.sha256 for path, digest in digests.items()},
+        "bytes": num_bytes,
+        "encoder_only": True,
+        "residuals_left_out": exported.num_residuals,
+    }
+    lines = [
+        f"{version.name} -> {target}: {len(digests)} files, {num_bytes:,} bytes",
+        f"the encoder alone: residuals of queries ({exported.num_residuals:,}), heads, estimators "
+        "and the other parts of the score are not in it",
+    ]
+    out.give(facts, lines)
+    return 0
+
+
+def _check_free(target: Path, store: Store) -> None:
+    if target.is_relative_to(store.root.resolve()):
+        raise UsageError(f"{target} is inside the store {store.root}: name a folder outside of it")
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise UsageError(f"{target} is a file, expected a new or empty folder")
+    if next(target.iterdir(), None) is not None:
+        raise Unsafe(f"{target} is not empty: nothing written. Name a new or empty folder.")
+
+
+def _write(target: Path, files: Mapping[str, bytes], disk: Disk) -> None:
+    """Write all files into a folder beside the target, durably, then give it the name."""
+    temporary = target.with_name(f".{target.name}.{disk.token()}.tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        disk.mkdir(temporary)
+        for path, data in files.items():
+            file = temporary / path
+            if not file.parent.exists():
+                disk.mkdir(file.parent)
+            blobs.write_new(disk, file, data)
+        for written in {(temporary / path).parent for path in files} | {temporary}:
+            disk.fsync_folder(written)
+        disk.rename(temporary, target)  # over an empty folder; one that was filled is an error
+        disk.fsync_folder(target.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            blobs.remove_tree(disk, temporary)
+        raise WriteFailed(target, error) from error

@@ -1,0 +1,158 @@
+"""Export of a version's encoder as a folder that sentence-transformers and transformers load."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from learner import version_layout as layout
+from learner.artifact import Store, Version
+from learner.encoder.load import load_saved
+from learner.encoder.pooling import POOLING_FLAGS
+from learner.errors import ModelUnsupported
+from learner.finite import check_tensors
+from learner.store import blobs
+
+_MODULES = (("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize"))
+_PADDING = ("pad_token", "eos_token", "sep_token", "unk_token", "bos_token", "cls_token")
+"""Special tokens that can stand behind a shorter text; attention never sees them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ExportedEncoder:
+    """An encoder as files, and what of the version's score is not among them.
+
+    Attributes:
+        files: path inside the folder -> bytes.
+        num_residuals: queries whose residual stays behind.
+    """
+
+    files: Mapping[str, bytes]
+    num_residuals: int
+
+
+def export_encoder(store: Store, version: Version) -> ExportedEncoder:
+    """Return a version's encoder as the files of a sentence-transformers folder.
+
+    Their vectors are those of the whole encoder in single precision. What is served under the
+    tunings ``top:N`` and ``frozen`` was rounded to half precision below the layers that move.
+
+    Args:
+        store: where the version is.
+        version: its digests are checked on the bytes that are used.
+
+    Raises:
+        Corrupt: a file is not what the manifest says, or a number of it is not finite.
+        ModelUnsupported: the encoder has no vectors of single texts, or nothing to pad with.
+    """
+    store.verify(version)
+
+    def read(path: str) -> bytes:
+        return store.read(version, path)
+
+    state = layout.read_scoring(read)
+    settings = state.settings
+    if settings.interaction != "bi_encoder":
+        raise ModelUnsupported(
+            f"{version.name}: its encoder reads query and item together ({settings.interaction}); "
+            "expected a bi_encoder: only that has vectors of single texts to export"
+        )
+    tensors = layout.read_model(read)
+    check_tensors(f"{version.name}/{layout.MODEL}", tensors)
+    model = load_saved(version.path, tensors)
+    # Older releases of transformers refuse a file that does not say whose tensors it holds
+    weights = blobs.tensors_to_bytes(tensors, metadata={"format": "pt"})
+    files = {
+        "config.json": _config(read("config.json"), model),
+        "tokenizer.json": read("tokenizer.json"),
+        "tokenizer_config.json": _tokenizer(version, read("tokenizer_config.json"), settings),
+        layout.MODEL: weights,
+        **_modules(settings, width=int(model.config.hidden_size)),
+    }
+    card = _card(version, settings, weights=blobs.digest(weights))
+    return ExportedEncoder(files={**files, layout.CARD: card}, num_residuals=len(state.queries))
+
+
+def _config(written: bytes, model: Any) -> bytes:
+    """Return the configuration, with the class that the tensors are of."""
+    return _json({**msgspec.json.decode(written), "architectures": [type(model).__name__]})
+
+
+def _tokenizer(version: Version, written: bytes, settings: layout.ScoringSettings) -> bytes:
+    """Return the tokenizer's settings: what the encoder was given, and no more."""
+    config: dict[str, Any] = msgspec.json.decode(written)
+    padding = next((config[name] for name in _PADDING if name in config), None)
+    if padding is None:
+        raise ModelUnsupported(
+            f"{version.name}: its tokenizer has no special token, so texts of different lengths "
+            "could not be padded. Nothing was exported."
+        )
+    return _json(
+        {
+            **config,
+            "pad_token": padding,
+            "model_max_length": settings.max_tokens,
+            "model_input_names": ["input_ids", "attention_mask"],
+        }
+    )
+
+
+def _modules(settings: layout.ScoringSettings, *, width: int) -> dict[str, bytes]:
+    """Return what sentence-transformers reads beside transformers, as all its releases do."""
+    modules = [
+        {
+            "idx": place,
+            "name": str(place),
+            "path": path,
+            "type": f"sentence_transformers.models.{kind}",
+        }
+        for place, (path, kind) in enumerate(_MODULES)
+    ]
+    flags = {flag: mode == settings.pooling for flag, mode in POOLING_FLAGS.items()}
+    pooling = {"word_embedding_dimension": width, **flags, "include_prompt": True}
+    whole: dict[str, Any] = {
+        "model_type": "SentenceTransformer",
+        "prompts": {},
+        "default_prompt_name": None,
+        "similarity_fn_name": "cosine",
+    }
+    return {
+        "modules.json": _json(modules),
+        "sentence_bert_config.json": _json(
+            {"max_seq_length": settings.max_tokens, "do_lower_case": False}
+        ),
+        "config_sentence_transformers.json": _json(whole),
+        "1_Pooling/config.json": _json(pooling),
+        "2_Normalize/config.json": _json({}),
+    }
+
+
+def _card(version: Version, settings: layout.ScoringSettings, *, weights: blobs.Digest) -> bytes:
+    """Return the model card: where the encoder is from, and what it is not."""
+    lines = [
+        "---",
+        "library_name: sentence-transformers",
+        "pipeline_tag: sentence-similarity",
+        "tags: [sentence-transformers, feature-extraction]",
+        "---",
+        "",
+        f"# Encoder of version {version.name}",
+        "",
+        "Texts to unit vectors, exported from a store of Steelyard. It is the encoder alone: "
+        "query residuals, heads, estimators and the other parts of the served score are not in "
+        "it, so a cosine of two vectors is not the score that the server gives.",
+        "",
+        f"- Version: `{version.name}`, {version.step:,} steps, {version.num_samples:,} samples",
+        f"- sha256 of its manifest: `{version.manifest['self']}`",
+        f"- sha256 of `{layout.MODEL}`: `{weights.sha256}`",
+        f"- Pooling: {settings.pooling}, normalised; at most {settings.max_tokens} tokens",
+        f"- Tuning: {settings.tuning}",
+    ]
+    return ("\n".join(lines) + "\n").encode()
+
+
+def _json(value: Any) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(value, order="sorted"), indent=2) + b"\n"
