@@ -15,6 +15,7 @@ from learner.encoder.pooling import POOLING_FLAGS
 from learner.errors import ModelUnsupported
 from learner.finite import check_tensors
 from learner.store import blobs
+from learner.tuning import adapters
 
 _MODULES = (("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize"))
 _PADDING = ("pad_token", "eos_token", "sep_token", "unk_token", "bos_token", "cls_token")
@@ -37,8 +38,9 @@ class ExportedEncoder:
 def export_encoder(store: Store, version: Version) -> ExportedEncoder:
     """Return a version's encoder as the files of a sentence-transformers folder.
 
-    Their vectors are those of the whole encoder in single precision. What is served under the
-    tunings ``top:N`` and ``frozen`` was rounded to half precision below the layers that move.
+    Their vectors are those of the whole encoder in single precision, with an adapter merged into
+    its own tensors. What is served under ``top:N`` and ``frozen`` was rounded to half precision
+    below the layers that move, and under ``bfloat16`` its products were.
 
     Args:
         store: where the version is.
@@ -62,7 +64,9 @@ def export_encoder(store: Store, version: Version) -> ExportedEncoder:
         )
     tensors = layout.read_model(read)
     check_tensors(f"{version.name}/{layout.MODEL}", tensors)
-    model = load_saved(version.path, tensors)
+    model = load_saved(version.path, tensors, tuning=settings.tuning)
+    if adapters.has_adapter(model):
+        tensors = adapters.merged(model)
     # Older releases of transformers refuse a file that does not say whose tensors it holds
     weights = blobs.tensors_to_bytes(tensors, metadata={"format": "pt"})
     files = {

@@ -226,6 +226,16 @@ def load(
     model.load_state_dict(renamed, assign=assign, strict=not others)
 
 
+@torch.no_grad()
+def merged(model: Any) -> dict[str, Tensor]:
+    """Add an adapter to the encoder's own tensors, for good; return them by their names on disk."""
+    for module in model.modules():
+        if callable(merge := getattr(module, "merge", None)):
+            merge()
+    own = model.state_dict()
+    return {name_on_disk(name): tensor for name, tensor in own.items() if not _OWN.search(name)}
+
+
 def config_file(model: Any, *, base: str) -> bytes:
     """Encode an adapter's configuration, as peft reads it.
 
