@@ -55,7 +55,7 @@ class Optimizer:
         return self._rule.parameters()
 
     def zero_grad(self) -> None:
-        """Set gradients to zero; a parameter that never had one keeps none."""
+        """Drop all gradients; a parameter that had one in a step moves in every step since."""
         self._rule.zero_grad()
 
     def clip(self, num_samples: int) -> float:

@@ -43,10 +43,9 @@ class SGD:
         return [p for group in self._groups for p in group.parameters]
 
     def zero_grad(self) -> None:
-        """Set gradients to zero; a parameter that never had one keeps none."""
+        """Drop all gradients; a parameter that has momentum moves without one all the same."""
         for parameter in self.parameters():
-            if parameter.grad is not None:
-                parameter.grad.zero_()
+            parameter.grad = None
 
     @torch.no_grad()
     def step(self, num_samples: int) -> None:
@@ -57,7 +56,9 @@ class SGD:
         for group in self._groups:
             for p in group.parameters:
                 if p.grad is None:
-                    continue
+                    if p not in self._velocity:
+                        continue
+                    p.grad = torch.zeros_like(p)
                 if p not in self._velocity:
                     self._velocity[p] = torch.zeros_like(p)
                 v = self._velocity[p]
@@ -71,12 +72,7 @@ class SGD:
         return {p: {"momentum": v.detach().cpu()} for p, v in self._velocity.items()}
 
     def restore(self, state: Mapping[torch.nn.Parameter, Mapping[str, Tensor]]) -> None:
-        """Restore the state returned by `state`.
-
-        What has momentum has had a gradient: a step in which it has none moves it all the same.
-        """
-        for parameter in state:
-            parameter.grad = torch.zeros_like(parameter)
+        """Restore the state returned by `state`."""
         self._velocity = {
             p: fields["momentum"].to(p.device, copy=True) for p, fields in state.items()
         }

@@ -152,3 +152,33 @@ def test_the_state_of_another_optimiser_is_refused_by_name(ours: str, theirs: st
     message = f"learner.optimizer: got {ours}, but the checkpoint holds the state of {theirs}"
     with pytest.raises(OptimizerChanged, match=message):
         trainer(optimizer=ours)._optimizer.restore(written._optimizer.state())
+
+
+def test_a_gradient_of_a_refused_step_is_gone_as_after_a_resume() -> None:
+    """No step was taken, so a checkpoint has nothing of it; nor has who goes on without one."""
+    p = torch.nn.Parameter(torch.ones(3))
+    own = SGD([Group(parameters=[p], lr=0.1, weight_decay=0.1)], REFERENCE, momentum=0.9)
+    p.grad = torch.full((3,), torch.nan)
+    own.zero_grad()
+    own.step(REFERENCE)
+    assert torch.equal(p.detach(), torch.ones(3))
+    assert own.state() == {}
+
+
+def test_what_has_momentum_moves_without_a_gradient_restored_or_not() -> None:
+    ends = []
+    for restored in (False, True):
+        p = torch.nn.Parameter(torch.ones(3))
+        groups = [Group(parameters=[p], lr=0.1, weight_decay=0.1)]
+        own = SGD(groups, REFERENCE, momentum=0.9)
+        p.grad = torch.ones(3)
+        own.step(REFERENCE)
+        before = p.detach().clone()
+        if restored:
+            state, own = own.state(), SGD(groups, REFERENCE, momentum=0.9)
+            own.restore(state)
+        own.zero_grad()
+        own.step(REFERENCE)
+        assert not torch.equal(p.detach(), before)
+        ends.append(torch.stack([p.detach(), own.state()[p]["momentum"]]))
+    assert torch.equal(*ends)
