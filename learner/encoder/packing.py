@@ -6,12 +6,14 @@ All that a layer does token by token, which is all but its attention, sees one m
 Attention goes text by text: on a GPU by one kernel that is told where texts end, elsewhere by one
 call for each run of texts of equal length.
 
-Invariant: a text's attention sees that text alone, and products have `_LEAST_TOKENS` rows or more.
-So on a CPU a vector does not depend on what is packed with it (see `learner.arithmetic`).
+Invariant: a text's attention sees that text alone, products have `_LEAST_TOKENS` rows or more, and
+activations whole vectors of the processor. So on a CPU a text's vector does not depend on what is
+packed with it (see `learner.arithmetic`).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, groupby
@@ -30,6 +32,8 @@ ATTENTION = "steelyard_packed"
 MAX_TOKENS = 4_096
 """Tokens of a pass, unless one text has more."""
 _LEAST_TOKENS = 8
+_VECTOR = 32
+"""Numbers that a kernel takes at once, at most; what is left it rounds in another way."""
 _PROBE_LENGTHS = (2, 7, 7, 5)
 _TOLERANCE = {torch.float32: 1e-3}
 _COARSE = 1e-2
@@ -82,6 +86,7 @@ class Packed:
         """Let a model's attention go text by text from here on."""
         model.config._attn_implementation = ATTENTION
         self._first_position = _first_position(model)
+        self._width = int(getattr(model.config, "intermediate_size", None) or 1)
 
     def divide(self, lengths: Sequence[int]) -> Iterable[list[int]]:
         """Yield the places of the texts of each pass, by length."""
@@ -100,7 +105,7 @@ class Packed:
         """Run a model over texts of any lengths; see `Passes`."""
         device = next(model.parameters()).device
         lengths = [len(row) for row in rows]
-        if missing := max(0, _LEAST_TOKENS - sum(lengths)):
+        if missing := _fitting(sum(lengths), self._width) - sum(lengths):
             rows = [*rows, rows[0].new_zeros(missing, *rows[0].shape[1:])]
         num_tokens = [len(row) for row in rows]
         positions = torch.cat([torch.arange(number) for number in num_tokens])
@@ -214,6 +219,21 @@ def _gathered(hidden: Tensor, lengths: Sequence[int]) -> list[Block]:
     places = (starts[:, None] + steps).where(mask, starts[:, None]).to(device)
     states = hidden.index_select(0, places.flatten()).view(*places.shape, -1)
     return [Block(states, mask.long().to(device), lengths)]
+
+
+def _fitting(num_tokens: int, width: int) -> int:
+    """Return the tokens of a pass, with those to add so that no thread leaves part of a vector.
+
+    Activations such as SiLU round the last numbers of a thread's share as scalars, if they do not
+    fill a vector.
+
+    Args:
+        num_tokens: of the texts.
+        width: of what the activations of the layers are applied to.
+    """
+    share = _VECTOR * torch.get_num_threads()
+    step = share // math.gcd(share, width)
+    return -(-max(num_tokens, _LEAST_TOKENS) // step) * step
 
 
 def _first_position(model: Any) -> int:

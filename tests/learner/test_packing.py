@@ -115,6 +115,21 @@ def test_a_vector_has_the_same_bits_whatever_it_is_packed_with(
             assert torch.equal(encoder([texts[i]])[0], together[place])
 
 
+@pytest.mark.parametrize("activation", ["silu", "gelu_pytorch_tanh", "gelu"])
+@pytest.mark.parametrize("width", [60, 600])
+def test_bits_do_not_depend_on_where_an_activation_s_last_whole_vector_ends(
+    activation: str, width: int
+) -> None:
+    arithmetic.use(1)
+    config = bert(intermediate_size=width, hidden_act=activation)
+    encoder = Encoder(model_of(config), tuning="full", pooling="lasttoken")
+    texts = texts_of_lengths([1, 2, 3, 5, 6, 7, 9, 11, 13, 15, 17, 19, 21, 23, 30])
+    with torch.no_grad():
+        together = encoder(texts)
+        for ids, vector in zip(texts, together, strict=True):
+            assert torch.equal(encoder([ids])[0], vector)
+
+
 @given(st.lists(st.integers(1, 2 * MAX_TOKENS), max_size=30))
 def test_passes_hold_each_text_once_and_few_tokens(lengths: list[int]) -> None:
     parts = list(Packed(model_of(bert())).divide(lengths) if lengths else [])
