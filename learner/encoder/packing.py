@@ -34,6 +34,8 @@ MAX_TOKENS = 4_096
 _LEAST_TOKENS = 8
 _VECTOR = 32
 """Numbers that a kernel takes at once, at most; what is left it rounds in another way."""
+_WIDTHS = ("intermediate_size", "hidden_dim", "n_inner")
+"""Its names in configurations of transformers."""
 _PROBE_LENGTHS = (2, 7, 7, 5)
 _TOLERANCE = {torch.float32: 1e-3}
 _COARSE = 1e-2
@@ -86,7 +88,7 @@ class Packed:
         """Let a model's attention go text by text from here on."""
         model.config._attn_implementation = ATTENTION
         self._first_position = _first_position(model)
-        self._width = int(getattr(model.config, "intermediate_size", None) or 1)
+        self._width = _width(model.config)
 
     def divide(self, lengths: Sequence[int]) -> Iterable[list[int]]:
         """Yield the places of the texts of each pass, by length."""
@@ -234,6 +236,12 @@ def _fitting(num_tokens: int, width: int) -> int:
     share = _VECTOR * torch.get_num_threads()
     step = share // math.gcd(share, width)
     return -(-max(num_tokens, _LEAST_TOKENS) // step) * step
+
+
+def _width(config: Any) -> int:
+    """Return the width of what the activations of the layers are applied to; 1 if it is unknown."""
+    known = (getattr(config, name, None) for name in _WIDTHS)
+    return int(next((width for width in known if width), 1))
 
 
 def _first_position(model: Any) -> int:
