@@ -43,6 +43,10 @@ def fit(
     timezone: Annotated[
         str | None, typer.Option(metavar="NAME", help="Zone of times without an offset.")
     ] = None,
+    time_format: Annotated[
+        str | None,
+        typer.Option(metavar="FORMAT", help="Of times that are texts: %d.%m.%Y %H:%M:%S."),
+    ] = None,
     first_position: Annotated[int, typer.Option(help="Number of the first place in a list.")] = 1,
     before: Annotated[
         str | None, typer.Option(metavar="TIME", help="Leave out rows of this time or later.")
@@ -77,6 +81,7 @@ def fit(
         attributes=tuple(name.strip() for name in (attributes or "").split(",") if name.strip()),
         delimiter=delimiter,
         timezone=timezone,
+        time_format=time_format,
         first_position=first_position,
         before=before,
         as_of=as_of,

@@ -54,11 +54,13 @@ class Columns:
         kind: pairs or lists.
         named: name -> column.
         attributes: name of an attribute -> column.
+        not_read: the other columns of the file.
     """
 
     kind: str
     named: Mapping[str, str]
     attributes: Mapping[str, str]
+    not_read: tuple[str, ...] = ()
 
     @property
     def wanted(self) -> list[str]:
@@ -107,10 +109,14 @@ def find_columns(
         for column in columns
         if column.startswith(ATTRIBUTE_PREFIX)
     }
+    named = {name: found[name] for name in _TAKEN[kind] if name in found}
+    described = {**prefixed, **{column: column for column in attributes}}
+    taken_all = {*named.values(), *described.values()}
     return Columns(
         kind=kind,
-        named={name: found[name] for name in _TAKEN[kind] if name in found},
-        attributes={**prefixed, **{column: column for column in attributes}},
+        named=named,
+        attributes=described,
+        not_read=tuple(column for column in columns if column not in taken_all),
     )
 
 

@@ -41,6 +41,7 @@ class FitRequest:
     attributes: Sequence[str] = ()
     delimiter: str | None = None
     timezone: str | None = None
+    time_format: str | None = None
     first_position: int = 1
     before: str | None = None
     as_of: str | None = None
@@ -64,7 +65,7 @@ def run(
     began = out.clock()
     versions.refuse_used(settings.store.root)
     left_out = LeftOut(str(request.file), skip=request.skip_invalid)
-    found = _examples(request, left_out, out)
+    found = _examples(request, left_out, out, clock)
     parts = split(found.lists, request.split, dev=request.dev, test=request.test, seed=request.seed)
     for line in (*left_out.lines(), *found.notes, _parts_line(parts)):
         out.report(line)
@@ -94,7 +95,9 @@ def run(
     return 0
 
 
-def _examples(request: FitRequest, left_out: LeftOut, out: Output) -> Found:
+def _examples(
+    request: FitRequest, left_out: LeftOut, out: Output, clock: Callable[[], float]
+) -> Found:
     opened = open_table(request.file, delimiter=request.delimiter)
     columns = find_columns(
         request.file, opened.columns, given=request.columns, attributes=request.attributes
@@ -102,8 +105,15 @@ def _examples(request: FitRequest, left_out: LeftOut, out: Output) -> Found:
     named = ", ".join(f"{name}={column}" for name, column in columns.named.items())
     attributes = ", ".join(columns.attributes)
     out.report(f"{request.file}: {columns.kind}: {named}" + (attributes and f"; {attributes}"))
+    if columns.not_read:
+        out.report(
+            f"columns not read: {', '.join(columns.not_read)} (--column NAME=COLUMN and "
+            "--attributes take them)"
+        )
     reading = Reading(
         zone=_zone(request.timezone),
+        time_format=request.time_format,
+        now_us=int(clock() * 1e6),
         first_position=request.first_position,
         before_us=_time(request.before, "--before"),
         seed=request.seed,

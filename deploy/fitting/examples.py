@@ -17,7 +17,16 @@ from zoneinfo import ZoneInfo
 from deploy.errors import TableRefused
 from deploy.fitting.columns import PAIRS, Columns
 from deploy.tables.rows import Table
-from deploy.tables.values import LeftOut, Wrong, flag_of, number_of, text_of, time_of, whole_of
+from deploy.tables.values import (
+    LeftOut,
+    Wrong,
+    attribute_of,
+    flag_of,
+    number_of,
+    text_of,
+    time_of,
+    whole_of,
+)
 from weighting.query_key import query_key
 from weighting.sample import Attribute
 
@@ -67,12 +76,16 @@ class Reading:
 
     Attributes:
         zone: of times without an offset; None: refused.
+        time_format: of texts, as for `datetime.strptime`; ISO 8601 by default.
+        now_us: times more than a day later are refused; None: none are.
         first_position: number of the first place of a list.
         before_us: rows from this time on are left out; None: none are.
         seed: of the draws of labels.
     """
 
     zone: ZoneInfo | None = None
+    time_format: str | None = None
+    now_us: int | None = None
     first_position: int = 1
     before_us: int | None = None
     seed: int = 0
@@ -157,7 +170,7 @@ class _Reader:
             item = self._once(text_of(get["item_id"], named["item_id"]))
         time_us = _NO_TIME
         if self._has_time:
-            time_us = time_of(get["time"], named["time"], zone=self._reading.zone)
+            time_us = self._time(get["time"], named["time"])
             before_us = self._reading.before_us
             if before_us is not None and time_us >= before_us:
                 self._left_out.add(number, "not before --before")
@@ -189,6 +202,13 @@ class _Reader:
         own.weights.append(weight)
         own.bought.append(bought)
         self._num_rows += 1
+
+    def _time(self, value: Any, column: str) -> int:
+        own = self._reading
+        time_us = time_of(value, column, zone=own.zone, pattern=own.time_format)
+        if own.now_us is not None and time_us > own.now_us + _DAY_US:
+            raise Wrong(column, value, "a time that is not in the future")
+        return time_us
 
     def _outcome(self, get: Mapping[str, Any]) -> tuple[float, bool | None]:
         named = self._columns.named
@@ -259,14 +279,9 @@ class _Reader:
     def _attributes(self, row: Mapping[str, Any]) -> dict[str, Attribute]:
         found: dict[str, Attribute] = {}
         for name, column in self._columns.attributes.items():
-            value = row.get(column)
-            if value is None or value == "":
-                continue
-            if isinstance(value, list):
-                value = [str(each) for each in value[:16]]
-            elif not isinstance(value, str | int | float | bool):
-                raise Wrong(column, value, "a text, a number, true or false, or a list of texts")
-            found[name] = value
+            value = attribute_of(row.get(column), column)
+            if value is not None:
+                found[name] = value
         key = repr(found)
         return cast(dict[str, Attribute], self._known.setdefault(key, found))
 

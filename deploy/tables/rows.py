@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ _FORMATS = {
 _ROWS_LOOKED_AT = 1000  # for the keys of a JSONL file
 _ROWS_AT_ONCE = 4096
 _MAX_LINE_BYTES = 16 << 20
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # byte order marks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,9 +123,11 @@ def _read(path: Path) -> Iterator[None]:
         raise TableRefused(f"{path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         byte = error.object[error.start]
+        with path.open("rb") as stream:
+            written_in = "UTF-16" if stream.read(2) in _UTF_16 else "WINDOWS-1252"
         raise TableRefused(
             f"{path}: found byte 0x{byte:02x}, expected text in UTF-8. Convert it, for example: "
-            f"iconv -f WINDOWS-1252 -t UTF-8 {path.name}"
+            f"iconv -f {written_in} -t UTF-8 {shlex.quote(path.name)} > utf-8{path.suffix}"
         ) from error
 
 
@@ -135,7 +139,10 @@ def _csv_header(path: Path, delimiter: str | None) -> tuple[tuple[str, ...], str
         line = stream.readline(_MAX_LINE_BYTES)
     if delimiter is None:
         delimiter = max(_DELIMITERS, key=line.count)  # the first of equals
-    header = next(csv.reader(io.StringIO(line), delimiter=delimiter), [])
+    try:
+        header = next(csv.reader(io.StringIO(line), delimiter=delimiter), [])
+    except csv.Error as error:
+        raise TableRefused(f"{path}: header: {error}. Is it a CSV file with a header?") from error
     return tuple(name.strip() for name in header), delimiter
 
 

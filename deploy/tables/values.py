@@ -11,10 +11,18 @@ from zoneinfo import ZoneInfo
 
 from consumers.tolerant import instant
 from deploy.errors import TableRefused
+from weighting.sample import Attribute
 
 MAX_CHARS = 100_000
 _FIRST_ROWS = 3
 _TRUE, _FALSE = {"1", "true", "yes", "y", "t"}, {"0", "false", "no", "n", "f"}
+_EXPECTED_TIME = (
+    "ISO 8601 with an offset, or a number since 1970 (s, ms, us). Of other texts, name the format: "
+    "--time-format, or time.format of a mapping"
+)
+_END_US = 10**16  # where numbers of microseconds end, in November 2286
+_INT64 = range(-(1 << 63), 1 << 63)
+_MAX_ELEMENTS = 16
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -66,7 +74,7 @@ def number_of(value: Any, column: str, *, low: float, high: float) -> float:
     expected = f"a number from {low:g} to {high:g}" if high < math.inf else f"a number >= {low:g}"
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise Wrong(column, value, expected) from None
     if not low <= number <= high or math.isinf(number):  # NaN is not within them either
         raise Wrong(column, value, expected)
@@ -82,7 +90,7 @@ def whole_of(value: Any, column: str, *, low: int) -> int:
     expected = f"a whole number >= {low}"
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise Wrong(column, value, expected) from None
     if not number.is_integer() or number < low or number > 2**53:
         raise Wrong(column, value, expected)
@@ -105,6 +113,29 @@ def flag_of(value: Any, column: str) -> bool | None:
     raise Wrong(column, value, "true or false, or 1 or 0")
 
 
+def attribute_of(value: Any, column: str) -> Attribute | None:
+    """Return an attribute of an item, None where there is none; of a list its first 16 texts.
+
+    Raises:
+        Wrong: it is an object, or a number beyond all bounds.
+    """
+    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, list):
+        return [str(each) for each in value[:_MAX_ELEMENTS]]
+    if not isinstance(value, str | int | float):
+        raise Wrong(column, value, "a text, a number, true or false, or a list of texts")
+    if isinstance(value, float) and math.isinf(value):
+        raise Wrong(column, value, "a number that is finite")
+    return float(value) if isinstance(value, int) and _far(value, column) else value
+
+
+def _far(value: int, column: str) -> bool:
+    if abs(value) >= 10**300:
+        raise Wrong(column, value, "a number below 1e300")
+    return value not in _INT64
+
+
 def time_of(value: Any, column: str, *, zone: ZoneInfo | None, pattern: str | None = None) -> int:
     """Return a time in microseconds since 1970.
 
@@ -116,7 +147,8 @@ def time_of(value: Any, column: str, *, zone: ZoneInfo | None, pattern: str | No
         pattern: of texts, as for `datetime.strptime`; ISO 8601 by default.
 
     Raises:
-        Wrong: it cannot be read in one way only, or no clock of the zone ever showed it.
+        Wrong: it cannot be read in one way only, is not in the years 1970 to 2286, or no clock of
+            the zone ever showed it.
     """
     if isinstance(value, datetime):
         found: datetime | None = value
@@ -128,7 +160,17 @@ def time_of(value: Any, column: str, *, zone: ZoneInfo | None, pattern: str | No
     else:
         found = instant(value) or _without_offset(value)
     if found is None:
-        raise Wrong(column, value, "ISO 8601 with an offset, or a number since 1970 (s, ms, us)")
+        raise Wrong(column, value, _EXPECTED_TIME)
+    try:
+        time_us = _since_1970(_zoned(found, value, column, zone))
+    except OverflowError:  # in UTC, beyond the years 1 to 9999
+        time_us = -1
+    if not 0 <= time_us < _END_US:
+        raise Wrong(column, value, "a time in the years 1970 to 2286")
+    return time_us
+
+
+def _zoned(found: datetime, value: Any, column: str, zone: ZoneInfo | None) -> datetime:
     if found.tzinfo is None:
         if zone is None:
             raise Wrong(column, value, "a time with an offset (Z or +01:00), or --timezone NAME")
@@ -137,6 +179,10 @@ def time_of(value: Any, column: str, *, zone: ZoneInfo | None, pattern: str | No
             tzinfo=None
         ):
             raise Wrong(column, value, f"a time that clocks of {zone.key} showed")
+    return found
+
+
+def _since_1970(found: datetime) -> int:
     delta = found.astimezone(UTC) - _EPOCH
     return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
 

@@ -77,7 +77,10 @@ def fit(
     paper = Paper()
     request = FitRequest(file=file, **{"epochs": 2, **options})
     code = command.run(
-        settings or in_store(root), request, paper.output(as_json=True), clock=ManualClock()
+        settings or in_store(root),
+        request,
+        paper.output(as_json=True),
+        clock=ManualClock(1_800_000_000.0),
     )
     assert code == 0
     return paper.objects[0], paper

@@ -6,8 +6,10 @@ import contextlib
 import itertools
 import json
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -120,6 +122,33 @@ def test_missing_columns_name_those_that_are_there(tmp_path: Path) -> None:
         read(path, given=["q"])
     with pytest.raises(TableRefused, match="all 1 rows have label 1, expected 0 and 1"):
         read(path, given=["query=q"])
+
+
+def test_columns_that_are_not_read_are_named(tmp_path: Path) -> None:
+    rows = [{**row, "bought": 1, "shown_at": "x"} for row in shown(24)]
+    _, paper = fit(write_csv(tmp_path / "a.csv", rows), tmp_path / "s", epochs=1)
+    assert "columns not read: bought, shown_at (--column NAME=COLUMN" in "".join(paper.reported)
+
+
+def test_times_in_a_format_of_the_shop_s_own(tmp_path: Path) -> None:
+    rows = [{**row, "time": f"0{1 + n // 4}.10.2026 10:00"} for n, row in enumerate(pairs(2))]
+    path = write_csv(tmp_path / "a.csv", rows)
+    berlin = ZoneInfo("Europe/Berlin")
+    found = read(path, Reading(zone=berlin, time_format="%d.%m.%Y %H:%M"))
+    times = [datetime.fromtimestamp(own.time_us / 1e6, UTC) for own in found.lists]
+    assert times == [datetime(2026, 10, day, 8, tzinfo=UTC) for day in (1, 2)]
+    with pytest.raises(TableRefused, match="name the format: --time-format"):
+        read(path, Reading(zone=berlin))
+
+
+def test_a_time_in_the_future_is_refused_or_left_out(tmp_path: Path) -> None:
+    rows = pairs(3)
+    rows[5]["time"] = "2126-10-01T10:00:00Z"  # would fade all that was counted before it
+    path = write_csv(tmp_path / "a.csv", rows)
+    now = Reading(now_us=1_800_000_000_000_000)
+    with pytest.raises(TableRefused, match=r"row 6, column 'time': .* not in the future"):
+        read(path, now)
+    assert read(path, now, skip=True).num_rows == 11
 
 
 def test_times_in_other_units_and_zones_are_the_same_lists(tmp_path: Path) -> None:

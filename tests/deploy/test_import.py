@@ -156,6 +156,8 @@ def test_texts_can_go_to_the_topic_of_items_whenever_they_change(tmp_path: Path)
         ("shown_at", "2026-10-01", r"row 2, column 'shown_at': .* expected a time like %d"),
         ("shown_at", "29.03.2026 02:30:00", r"clocks of Europe/Berlin showed"),
         ("clicked", "maybe", r"row 2, column 'clicked': found 'maybe', expected true or false"),
+        ("clicked", "", r"row 2, column 'clicked': found None, expected true or false"),
+        ("shown_at", "31.12.9999 12:00:00", r"row 2, column 'shown_at': .* years 1970 to 2286"),
         ("term", "other", r"row 2, column 'term': found 'other', expected 'red shoe', as in row 1"),
         ("rank", -1, r"row 2, column 'rank': found '-1', expected a whole number >= 0"),
         ("visitor", "v" * 101, r"length <= 100"),
@@ -183,12 +185,28 @@ def test_a_wrong_row_is_named_or_left_out_and_counted(
         (SHOWN.replace("Berlin", "Bärlin"), r"time.zone: found 'Europe/Bärlin'"),
         (SHOWN + "colour: red", r"unknown field `colour`. Keys are rows, columns"),
         ("rows: shown\nrows: shown", r"the key is there twice"),
+        (EVENTS.replace("order", "tap"), r"events: 'tap' is there 2 times, expected once"),
         ("", r"Expected `object`, got `null`"),
     ],
 )
 def test_a_mapping_that_cannot_be_used_is_refused(tmp_path: Path, mapping: str, says: str) -> None:
     with pytest.raises(TableRefused, match=says):
         converted(tmp_path, rows(), mapping)
+
+
+def test_a_mapping_in_another_encoding_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mapping.yaml").write_bytes(SHOWN.replace("term", "wört").encode("latin-1"))
+    with pytest.raises(TableRefused, match=r"mapping.yaml: .* expected text in UTF-8"):
+        command.events_of(tmp_path / "a.csv", tmp_path / "mapping.yaml", skip_invalid=False)
+
+
+def test_an_attribute_that_is_an_object_is_named_by_row_and_column(tmp_path: Path) -> None:
+    lines = [{**row, "brand": {"a": 1} if n == 1 else ["b", 2]} for n, row in enumerate(rows())]
+    history = tmp_path / "history.jsonl"
+    history.write_text("\n".join(map(json.dumps, lines)))
+    (tmp_path / "mapping.yaml").write_text(SHOWN)
+    with pytest.raises(TableRefused, match=r"row 2, column 'brand': .* expected a text, a number"):
+        command.events_of(history, tmp_path / "mapping.yaml", skip_invalid=False)
 
 
 def test_a_dry_run_shows_counts_events_and_every_reason(tmp_path: Path) -> None:

@@ -19,7 +19,16 @@ from hypothesis import strategies as st
 
 from deploy.errors import TableRefused
 from deploy.tables.rows import open_table
-from deploy.tables.values import LeftOut, Wrong, flag_of, number_of, text_of, time_of, whole_of
+from deploy.tables.values import (
+    LeftOut,
+    Wrong,
+    attribute_of,
+    flag_of,
+    number_of,
+    text_of,
+    time_of,
+    whole_of,
+)
 
 ROWS = [{"query": "shoe", "label": "1"}, {"query": 'a "red", mug', "label": "0"}]
 
@@ -86,7 +95,10 @@ def test_any_text_comes_back_of_csv_under_any_delimiter(
         ("a.csv", "query,text\na,b\nc\n", "row 2 (line 3): found 1 fields, expected 2"),
         ("a.csv", 'query,text\na,"b\nc,d\n', "row 1 (line 3): unexpected end of data. Is a quote"),
         ("a.csv", "query,text\na," + "x" * 200_000 + "\n", "row 1 (line 2): field larger than"),
+        ("a.csv", "x" * 200_000 + ",text\n", "header: field larger than"),
         ("a.csv", b"query,text\ngr\xfcn,b\n", "found byte 0xfc, expected text in UTF-8"),
+        ("a.csv", b"query,text\ngr\xfcn,b\n", "-f WINDOWS-1252 -t UTF-8 a.csv > utf-8.csv"),
+        ("a.csv", "query,text\na,b\n".encode("utf-16"), "-f UTF-16 -t UTF-8 a.csv > utf-8.csv"),
         ("a.jsonl", '{"query": 1}\n{"query"\n', "row 2 (line 2)"),
         ("a.jsonl", "[1]\n", "row 1 (line 1): found list, expected a JSON object"),
         ("a.parquet", "PAR1", "expected a Parquet file"),
@@ -156,7 +168,11 @@ def test_offsets_of_any_size_say_the_same_instant(at: datetime, minutes: int) ->
     [
         ("2026-11-23T22:08:30", None, "--timezone"),
         ("2026-11-23", "UTC", "ISO 8601"),
-        ("23.11.2026 22:08", "UTC", "ISO 8601"),
+        ("23.11.2026 22:08", "UTC", "ISO 8601.*--time-format"),
+        ("1960-01-01T00:00:00Z", None, "the years 1970 to 2286"),
+        ("0001-01-01T00:00:00+14:00", None, "the years 1970 to 2286"),
+        ("9999-12-31T23:59:59Z", None, "the years 1970 to 2286"),
+        ("9999-12-31T23:59:59-10:00", None, "the years 1970 to 2286"),
         (12345, "UTC", "a number since 1970"),
         (True, "UTC", "ISO 8601"),
         (None, "UTC", "ISO 8601"),
@@ -168,7 +184,9 @@ def test_a_time_that_says_no_one_instant_is_wrong(value: Any, zone: str | None, 
         time_of(value, "time", zone=None if zone is None else ZoneInfo(zone))
 
 
-@pytest.mark.parametrize("value", ["nan", float("nan"), 2, -0.1, "0,5", "", None, "inf", []])
+@pytest.mark.parametrize(
+    "value", ["nan", float("nan"), 2, -0.1, "0,5", "", None, "inf", [], 10**400]
+)
 def test_a_label_outside_its_bounds_is_wrong(value: Any) -> None:
     with pytest.raises(Wrong, match=r"'label': found .*, expected a number from 0 to 1"):
         number_of(value, "label", low=0, high=1)
@@ -187,6 +205,8 @@ def test_values_of_other_kinds_are_wrong() -> None:
         flag_of("maybe", "clicked")
     with pytest.raises(Wrong, match="whole number >= 1"):
         whole_of(1.5, "position", low=1)
+    with pytest.raises(Wrong, match="whole number >= 1"):
+        whole_of(10**400, "position", low=1)
     with pytest.raises(Wrong, match="a text"):
         text_of(["x"], "query")
     with pytest.raises(Wrong, match="100,000 characters"):
@@ -207,3 +227,12 @@ def test_rows_left_out_are_counted_with_the_first_of_each_reason() -> None:
     ]
     with pytest.raises(TableRefused, match=r"a\.csv: row 9, column 'label': found 2, expected a"):
         LeftOut("a.csv", skip=False).refuse(9, Wrong("label", 2, "a number"))
+
+
+def test_attributes_are_what_readers_take_as_it_is() -> None:
+    values: list[Any] = ["Alba", 59.9, True, 2**70, [1, "x"], None, "", float("nan")]
+    found = [attribute_of(value, "a") for value in values]
+    assert found == ["Alba", 59.9, True, float(2**70), ["1", "x"], None, None, None]
+    for wrong in ({"a": 1}, float("inf"), 10**400):
+        with pytest.raises(Wrong, match="column 'a'"):
+            attribute_of(wrong, "a")

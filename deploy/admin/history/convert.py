@@ -13,7 +13,7 @@ from collections.abc import Callable
 from collections.abc import Mapping as Map
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 from consumers.errors import Invalid
 from consumers.events import (
@@ -28,7 +28,16 @@ from consumers.tolerant import Repair
 from deploy.admin import event_file
 from deploy.admin.history.mapping import Mapping
 from deploy.tables.rows import Table
-from deploy.tables.values import LeftOut, Wrong, flag_of, number_of, text_of, time_of, whole_of
+from deploy.tables.values import (
+    LeftOut,
+    Wrong,
+    attribute_of,
+    flag_of,
+    number_of,
+    text_of,
+    time_of,
+    whole_of,
+)
 from weighting.sample import Attribute
 
 _SECOND_US = 1_000_000
@@ -119,6 +128,8 @@ class _Converter:
         client_id = self._client(row, query_id)
         item, time_us = self._text(row, "item"), self._time(row, "time")
         clicked = flag_of(self._get(row, "clicked"), self._named["clicked"])
+        if clicked is None:
+            raise Wrong(self._named["clicked"], None, "true or false, or 1 or 0")
         purchased = False
         if "purchased" in self._named:
             purchased = bool(flag_of(self._get(row, "purchased"), self._named["purchased"]))
@@ -306,9 +317,8 @@ class _Converter:
 
     def _described(self, row: Map[str, Any]) -> _Described:
         text = self._text(row, "text") if self._get(row, "text") is not None else None
-        values = {column: row.get(column) for column in self._mapping.attributes}
-        attributes = {name: v for name, v in values.items() if v is not None and v != ""}
-        return text, cast(dict[str, Attribute], attributes)
+        values = {name: attribute_of(row.get(name), name) for name in self._mapping.attributes}
+        return text, {name: value for name, value in values.items() if value is not None}
 
     def _id(self, *parts: Any) -> str:
         data = repr(parts).encode("utf-8", "surrogatepass")

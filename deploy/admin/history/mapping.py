@@ -122,6 +122,8 @@ def read_mapping(path: Path, columns: tuple[str, ...] | None = None) -> Mapping:
         raw, problems = yaml.parse(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise TableRefused(f"{path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise TableRefused(f"{path}: {error}; expected text in UTF-8") from error
     if problems:
         raise TableRefused(f"{path}: {problems[0]}")
     try:
@@ -138,6 +140,12 @@ def read_mapping(path: Path, columns: tuple[str, ...] | None = None) -> Mapping:
             f"{path}: columns: found none for {', '.join(missing)}, expected the names of these "
             f"columns where rows is {mapping.rows}"
         )
+    words = [word for own in mapping.events.values() for word in own]
+    for word in words:
+        if words.count(word) > 1:
+            raise TableRefused(
+                f"{path}: events: {word!r} is there {words.count(word)} times, expected once"
+            )
     try:
         _ = mapping.zone
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:
