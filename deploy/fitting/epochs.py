@@ -134,7 +134,7 @@ def fit(
     if parts.test:
         own, ndcg = test(best_files, best.threshold)
         zero, zero_ndcg = test(first_files, epochs[0].threshold)
-        gain = interval(ndcg - zero_ndcg) if len(ndcg) else None
+        gain = interval(ndcg - zero_ndcg) if len(ndcg) > 1 else None
         shown = judging.shown_order(parts.test)
     return Fitted(
         trainer=trainer,
