@@ -129,7 +129,8 @@ def test_a_command_given_while_nobody_learns_is_taken_at_the_next_start_also_und
     with pytest.raises(Killed):
         LearnRole(settings).run(each)
     with Learner(settings) as learner:  # a crash in the middle of it
-        learner.answered(command_id, commands.DONE)
+        learner.answered(command_id, commands.DONE)  # all is read; the last batch may wait yet
+        learner.version(lambda version: trained(version).num >= trained(before).num)
     after = store.versions()[-1]
     assert (trained(after), after.next_offsets) == (trained(before), shop.ends)
     assert contents(after)["model.safetensors"] != contents(before)["model.safetensors"]
@@ -151,6 +152,7 @@ def test_who_is_excluded_is_in_nothing_that_was_trained_on_from_then_on(
         learner.version(lambda version: version.epoch == 2)
         command_id = give(settings, exclude=listed)
         learner.answered(command_id, commands.DONE)
+        learner.version(lambda version: trained(version).num >= without.num)
     after = store.versions()[-1]
     assert (trained(after), after.next_offsets) == (without, shop.ends)
     assert outcomes(after)["excluded"] > 0
@@ -166,6 +168,7 @@ def test_who_is_excluded_is_in_nothing_that_was_trained_on_from_then_on(
         )
         learner.answered(give(settings, version=after.name, mode="as-it-was"), commands.DONE)
         learner.answered(give(settings, version=oldest.name, mode="anew"), commands.DONE)
+        learner.version(lambda version: trained(version).num >= without.num)
     again = store.versions()[-1]
     assert trained(again) == without
     assert again.run_state.exclusions is not None

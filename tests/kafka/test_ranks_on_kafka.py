@@ -81,11 +81,15 @@ class Group:
         children = (
             Path(f"/proc/{self.launcher.pid}/task/{self.launcher.pid}/children").read_text().split()
         )
-        return [
-            pid
-            for pid in map(int, children)
-            if b"learn" in Path(f"/proc/{pid}/cmdline").read_bytes()
-        ]
+        return [pid for pid in map(int, children) if b"learn" in _command(pid)]
+
+
+def _command(pid: int) -> bytes:
+    """Return the command line of a process, nothing of one that has ended meanwhile."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except FileNotFoundError:
+        return b""
 
 
 @contextmanager
