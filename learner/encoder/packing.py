@@ -3,8 +3,7 @@
 Legend: n texts, t tokens of one text, T of all, H heads, d width of a head, D width.
 
 All that a layer does token by token, which is all but its attention, sees one matrix of T rows.
-Attention goes text by text: on a GPU by one kernel that is told where texts end, elsewhere by one
-call for each run of texts of equal length.
+Attention goes text by text, in one call for each run of texts of equal length.
 
 Invariant: a text's attention sees that text alone, products have `_LEAST_TOKENS` rows or more, and
 activations whole vectors of the processor. So on a CPU a text's vector does not depend on what is
@@ -16,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, groupby
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import torch
@@ -37,8 +36,8 @@ _VECTOR = 32
 _WIDTHS = ("intermediate_size", "hidden_dim", "n_inner")
 """Its names in configurations of transformers."""
 _PROBE_LENGTHS = (2, 7, 7, 5)
-_TOLERANCE = {torch.float32: 1e-3}
-_COARSE = 1e-2
+_TOLERANCE, _COARSE = 1e-3, 1e-2
+"""Of the probe's states, and on a device, whose products may be rounded more."""
 _UNKNOWN = ("position_bias", "sliding_window", "softcap", "s_aux")
 """What models give to their attention that packed texts do not have."""
 
@@ -65,20 +64,14 @@ class Layout:
 
     Attributes:
         runs: of all texts, in order.
-        offsets: (n + 1,) int32 on the device: where each text begins, and T.
-        longest: number of tokens of the longest text.
     """
 
     runs: tuple[Run, ...]
-    offsets: Tensor
-    longest: int
 
     @classmethod
-    def of(cls, lengths: Sequence[int], device: torch.device) -> Layout:
+    def of(cls, lengths: Sequence[int]) -> Layout:
         """Lay out texts of these lengths."""
-        runs = tuple(Run(len(list(same)), length) for length, same in groupby(lengths))
-        offsets = torch.tensor(list(accumulate(lengths, initial=0)), dtype=torch.int32)
-        return cls(runs, offsets.to(device), max(lengths))
+        return cls(tuple(Run(len(list(same)), length) for length, same in groupby(lengths)))
 
 
 class Packed:
@@ -115,7 +108,7 @@ class Packed:
         output = model(
             **{name: torch.cat(list(rows))[None].to(device)},
             position_ids=(positions + self._first_position)[None].to(device),
-            packed=Layout.of(num_tokens, device),
+            packed=Layout.of(num_tokens),
             output_hidden_states=layer != -1,
         )
         hidden = hidden_of(output, layer)[0]
@@ -259,5 +252,5 @@ def _probe(model: Any, length: int, seed: int) -> Tensor:
 
 
 def _agree(alone: Tensor, together: Tensor) -> bool:
-    tolerance = _COARSE if alone.is_cuda else _TOLERANCE.get(alone.dtype, _COARSE)
+    tolerance = _COARSE if alone.is_cuda else _TOLERANCE
     return bool((alone - together).abs().max() <= tolerance * alone.abs().max())
