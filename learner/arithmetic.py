@@ -32,9 +32,15 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 _LEAST_ROWS = 8
 
 
-def use(threads: int) -> None:
-    """Calculate deterministically from here on, with so many threads in the calling thread."""
-    torch.use_deterministic_algorithms(True)
+def use(threads: int, device: str = "cpu") -> None:
+    """Calculate deterministically from here on, with so many threads in the calling thread.
+
+    On another device than a CPU as far as its kernels can, and with TF32 products.
+    """
+    on_cpu = device == "cpu"
+    torch.use_deterministic_algorithms(True, warn_only=not on_cpu)
+    if not on_cpu and torch.get_float32_matmul_precision() == "highest":
+        torch.set_float32_matmul_precision("high")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)

@@ -30,6 +30,7 @@ INTERACTION_ON_DISK = {"bi_encoder": "towers", "cross_encoder": "cross"}
 _YOUNGER = frozenset(
     {
         "max_step_tokens",
+        "gradient_checkpointing",
         "compute_share",
         "precision",
         "label_smoothing",
@@ -155,6 +156,13 @@ class LearnerConfig:
         Count,
         Meta(description="Most tokens in memory at once; a larger step has several micro-batches."),
     ] = 32_768
+    gradient_checkpointing: Annotated[
+        bool,
+        Meta(
+            description="Keep no states of the layers for the backward pass, which calculates "
+            "them again: less memory, a third more work."
+        ),
+    ] = False
     max_tokens: Annotated[
         int, Meta(ge=4, description="Longest text in tokens; longer ones are truncated.")
     ] = 64
@@ -212,6 +220,8 @@ class LearnerConfig:
                 self._refuse("label_smoothing", "0", "loss")
         if self.adversarial_steps and self.tuning == "frozen":
             self._refuse("adversarial_steps", "0", "tuning")
+        if self.adversarial_steps and self.gradient_checkpointing:
+            self._refuse("gradient_checkpointing", "false", "adversarial_steps")
         if self.schedule == "inverse_sqrt" and not self.warm_up_samples:
             self._refuse("warm_up_samples", "a whole number >= 1", "schedule")
 

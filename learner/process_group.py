@@ -1,8 +1,8 @@
 """Process group: collective calls of the ranks that take each step together.
 
-Everything is exact for a fixed number of ranks: bytes are gathered in rank order, and gloo's ring
-adds up each part of a tensor in the order of the ring, whoever comes first; each part is added up
-once, so that all ranks hold the same bits.
+Everything is exact for a fixed number of ranks: bytes are gathered in rank order, and a ring adds
+up each part of a tensor in the order of the ring, whoever comes first; each part is added up once,
+so that all ranks hold the same bits.
 """
 
 from __future__ import annotations
@@ -73,13 +73,29 @@ class SingleProcess:
         """Do nothing."""
 
 
-class GlooGroup:
-    """Processes on one machine or several, connected by gloo."""
+def backend(device: str) -> str:
+    """Return what connects processes whose tensors are on a device: NCCL for those of GPUs.
 
-    def __init__(self, *, timeout_seconds: float = 60.0) -> None:
-        """Set how long a rank may keep the others waiting; `start` connects them."""
+    >>> backend("cuda")
+    'cpu:gloo,cuda:nccl'
+    """
+    return "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
+
+
+class TorchGroup:
+    """Processes on one machine or several: bytes go by gloo, gradients by NCCL where GPUs are."""
+
+    def __init__(self, device: str = "cpu", *, timeout_seconds: float = 60.0) -> None:
+        """Set how long a rank may keep the others waiting; `start` connects them.
+
+        Args:
+            device: of the tensors to be summed; ``cuda`` is then the GPU of this rank on its
+                machine.
+            timeout_seconds: for any call.
+        """
         self.rank = -1
         self.world = 0
+        self._device = device
         self._timeout_seconds = timeout_seconds
 
     def start(self) -> None:
@@ -96,7 +112,11 @@ class GlooGroup:
         with self._rank_lost("rendezvous"):
             store, rank, world = next(rendezvous("env://", timeout=timeout))
             own = PrefixStore(attempt, store)
-            dist.init_process_group("gloo", store=own, rank=rank, world_size=world, timeout=timeout)
+            if self._device.startswith("cuda"):
+                torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", rank)))
+            dist.init_process_group(
+                backend(self._device), store=own, rank=rank, world_size=world, timeout=timeout
+            )
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
 
     def gather(self, data: bytes) -> list[bytes]:
@@ -120,7 +140,7 @@ class GlooGroup:
         """Replace each tensor by its sum over all ranks, in one message."""
         if not tensors:
             return
-        flat = torch.cat([tensor.detach().reshape(-1).cpu() for tensor in tensors])
+        flat = torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
         with self._rank_lost("sum"):
             dist.all_reduce(flat)
         parts = torch.split(flat, [tensor.numel() for tensor in tensors])

@@ -131,7 +131,7 @@ class Trainer:
             ThreadsRefused: the environment limits `config.threads`.
         """
         arithmetic.check_environment(config.threads)
-        arithmetic.use(config.threads)
+        arithmetic.use(config.threads, config.device)
         check_fit(config)
         self.config = config
         self.weigher = weigher
@@ -147,6 +147,7 @@ class Trainer:
             pooling=pretrained.pooling,
             precision=config.precision,
             dropout=config.dropout,
+            checkpointing=config.gradient_checkpointing,
             seed=config.seed,
         )
         self._hugging_face = layout.hugging_face_files(pretrained.model, pretrained.tokenizer)
@@ -220,7 +221,7 @@ class Trainer:
         Raises:
             As `step`.
         """
-        arithmetic.use(self.config.threads)
+        arithmetic.use(self.config.threads, self.config.device)
         samples, own = self._gather(samples)
         clicked = ClickedLists(samples, self.weigher)
         weighted = self.weigher.weigh(samples)  # 1.
@@ -280,7 +281,7 @@ class Trainer:
             OutOfMemory: not even the smallest micro-batch fits the device.
         """
         assert self.process_group.world == 1, "other processes have samples of their own"
-        arithmetic.use(self.config.threads)
+        arithmetic.use(self.config.threads, self.config.device)
         num = len(weighted.samples)
         factor = np.ones(num) if counts is None else counts
         self.step_number += 1

@@ -34,7 +34,7 @@ from deploy.settings.tree import Settings
 from learner.artifact import Version
 from learner.errors import Diverged
 from learner.loop import train
-from learner.process_group import GlooGroup, ProcessGroup, SingleProcess
+from learner.process_group import ProcessGroup, SingleProcess, TorchGroup
 from learner.publish import Identity, Publisher
 from learner.store.blobs import Disk
 from learner.store.checkpoint import Checkpointer
@@ -401,7 +401,7 @@ def run(settings: Settings, *, accept_config: bool = False) -> None:
     """Run one learner in this process, as one of several ranks where torchrun started it."""
     group: ProcessGroup = SingleProcess()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        group = GlooGroup()
+        group = TorchGroup(settings.learner.device)
         group.start()
     try:
         LearnRole(settings, accept_config=accept_config, group=group).run()

@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from learner.encoder.flat_passes import fastest
 from learner.encoder.packing import passes_for
 from learner.encoder.passes import Passes
 from learner.encoder.pooling import POOLINGS
@@ -44,6 +46,7 @@ class Encoder(nn.Module):
         passes: Passes | None = None,
         precision: str = "float32",
         dropout: float = 0.0,
+        checkpointing: bool = False,
         seed: int = 0,
     ) -> None:
         """Take a model and freeze what its tuning leaves alone.
@@ -56,6 +59,7 @@ class Encoder(nn.Module):
             passes: over texts of different lengths; by default the best that the model allows.
             precision: of products, ``float32`` or ``bfloat16``; vectors are float32 in either.
             dropout: share of activations dropped in training.
+            checkpointing: keep no states for the backward pass, pass by pass.
             seed: of an adapter's first values.
 
         Raises:
@@ -65,7 +69,13 @@ class Encoder(nn.Module):
         self.model = model
         self.pooling = pooling
         self.precision = precision
-        self.passes = passes_for(model.eval()) if passes is None else passes
+        self._checkpointing = checkpointing
+        if passes is None:
+            passes = passes_for(model.eval())
+            if precision == "bfloat16" and not dropout:
+                with self._lowered():
+                    passes = fastest(passes, model, with_captures=not checkpointing)
+        self.passes = passes
         self.tuning = registry.named(tuning, model, POOLINGS[pooling], self.passes, seed=seed)
         self.cache = PrefixCache() if cache is None else cache
         self.width = int(model.config.hidden_size)
@@ -139,15 +149,20 @@ class Encoder(nn.Module):
         vectors = []
         with self._lowered():
             for places in self.passes.divide([len(ids) for ids in texts]):
-                vectors.append(self._vectors([texts[i] for i in places]))
+                own = [texts[i] for i in places]
+                if self._checkpointing and torch.is_grad_enabled():
+                    vectors.append(checkpoint(self._vectors, own, use_reentrant=False))
+                else:
+                    vectors.append(self._vectors(own))
                 order += places
         back = torch.from_numpy(np.argsort(order)).to(self.device)
         return torch.cat(vectors).index_select(0, back)
 
     def _lowered(self) -> torch.autocast:
         """Let products be of the encoder's precision; nothing changes under float32."""
-        lower = self.precision == "bfloat16"
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=lower)
+        lower, kind = self.precision == "bfloat16", self.device.type
+        cached = kind == "cpu"  # a capture may keep nothing that was made before it
+        return torch.autocast(kind, dtype=torch.bfloat16, enabled=lower, cache_enabled=cached)
 
     def _vectors(self, texts: Sequence[Ids]) -> Tensor:
         """Return unit vectors (n, D) of the texts of a pass."""

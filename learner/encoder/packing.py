@@ -24,7 +24,9 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from learner.encoder.padding import Padded
-from learner.encoder.passes import Block, Passes, hidden_of, texts_of
+from learner.encoder.passes import Block, Passes, hidden_of, pooled, texts_of
+from learner.encoder.pooling import Pool
+from learner.encoder.varlen import Bounds
 
 ATTENTION = "steelyard_packed"
 """Name of the attention, as transformers knows it."""
@@ -73,9 +75,39 @@ class Layout:
         """Lay out texts of these lengths."""
         return cls(tuple(Run(len(list(same)), length) for length, same in groupby(lengths)))
 
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        causal: bool,
+        scale: float | None,
+        dropout: float,
+    ) -> Tensor:
+        """Return (T, H, d) of query (H, T, d); key and value may have fewer heads."""
+        sizes = [run.number * run.length for run in self.runs]
+        parts = [torch.split(states, sizes, dim=1) for states in (query, key, value)]
+        outputs = []
+        for run, *own_parts in zip(self.runs, *parts, strict=True):
+            q, k, v = (_texts(states, run) for states in own_parts)
+            own = scaled_dot_product_attention(
+                q,
+                k,
+                v,
+                dropout_p=dropout,
+                is_causal=causal,
+                scale=scale,
+                enable_gqa=key.shape[0] != query.shape[0],
+            )
+            outputs.append(own.transpose(1, 2).flatten(0, 1))
+        return torch.cat(outputs)
+
 
 class Packed:
     """Passes over texts of any lengths, of at most `MAX_TOKENS` tokens."""
+
+    max_tokens = MAX_TOKENS
 
     def __init__(self, model: Any) -> None:
         """Let a model's attention go text by text from here on."""
@@ -88,7 +120,7 @@ class Packed:
         part: list[int] = []
         num_tokens = 0
         for place in sorted(range(len(lengths)), key=lengths.__getitem__):
-            if part and num_tokens + lengths[place] > MAX_TOKENS:
+            if part and num_tokens + lengths[place] > self.max_tokens:
                 yield part
                 part, num_tokens = [], 0
             part.append(place)
@@ -112,7 +144,11 @@ class Packed:
             output_hidden_states=layer != -1,
         )
         hidden = hidden_of(output, layer)[0]
-        return _gathered(hidden, lengths) if hidden.is_cuda else _by_length(hidden, lengths)
+        return gathered(hidden, lengths) if hidden.is_cuda else _by_length(hidden, lengths)
+
+    def vectors(self, model: Any, rows: Sequence[Tensor], pool: Pool) -> Tensor:
+        """Return unit vectors (n, D) of the texts of a pass; see `Passes`."""
+        return pooled(self.run(model, rows), pool)
 
 
 def passes_for(model: Any) -> Passes:
@@ -122,7 +158,7 @@ def passes_for(model: Any) -> Passes:
     if own not in ("sdpa", ATTENTION):
         return padded
     model.config._attn_implementation = "sdpa"
-    ids = [_probe(model, length, seed) for seed, length in enumerate(_PROBE_LENGTHS)]
+    ids = probes(model)
     with torch.no_grad():
         alone = [states for row in ids for states in texts_of(padded.run(model, [row]))]
         packed = Packed(model)
@@ -130,7 +166,7 @@ def passes_for(model: Any) -> Passes:
             together = list(texts_of(packed.run(model, ids)))
         except (CannotPack, TypeError):  # an argument that it does not take
             together = []
-    if len(together) == len(alone) and all(map(_agree, alone, together)):
+    if len(together) == len(alone) and all(map(agree, alone, together)):
         return packed
     model.config._attn_implementation = "sdpa"
     return padded
@@ -143,7 +179,7 @@ def attention(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    packed: Layout | None = None,
+    packed: Layout | Bounds | None = None,
     scaling: float | None = None,
     dropout: float = 0.0,
     is_causal: bool | None = None,
@@ -169,17 +205,8 @@ def attention(
     if packed is None or attention_mask is not None or any(others.get(n) for n in _UNKNOWN):
         raise CannotPack("attention of packed texts: where they lie was not given, or a mask was")
     causal = getattr(module, "is_causal", False) if is_causal is None else is_causal
-    few_heads = key.shape[1] != query.shape[1]
-    outputs = []
-    sizes = [run.number * run.length for run in packed.runs]
-    parts = [torch.split(states[0], sizes, dim=1) for states in (query, key, value)]
-    for run, *own_parts in zip(packed.runs, *parts, strict=True):
-        q, k, v = (_texts(states, run) for states in own_parts)
-        own = scaled_dot_product_attention(
-            q, k, v, dropout_p=dropout, is_causal=causal, scale=scaling, enable_gqa=few_heads
-        )
-        outputs.append(own.transpose(1, 2).flatten(0, 1))
-    return torch.cat(outputs)[None], None
+    q, k, v = query[0], key[0], value[0]
+    return packed.attend(q, k, v, causal=causal, scale=scaling, dropout=dropout)[None], None
 
 
 AttentionInterface.register(ATTENTION, attention)
@@ -204,7 +231,7 @@ def _by_length(hidden: Tensor, lengths: Sequence[int]) -> list[Block]:
     return blocks
 
 
-def _gathered(hidden: Tensor, lengths: Sequence[int]) -> list[Block]:
+def gathered(hidden: Tensor, lengths: Sequence[int]) -> list[Block]:
     """Return one block of all texts, with padding: few kernels for many lengths."""
     device = hidden.device
     counts = torch.tensor(lengths)
@@ -244,13 +271,19 @@ def _first_position(model: Any) -> int:
     return int(table.padding_idx) + 1 if counts_itself else 0
 
 
-def _probe(model: Any, length: int, seed: int) -> Tensor:
-    """Return token ids of an invented text, none of them padding."""
+def probes(model: Any) -> list[Tensor]:
+    """Return token ids of invented texts of different lengths, none of them padding."""
     vocabulary, padding = int(model.config.vocab_size), model.config.pad_token_id
-    ids = (torch.arange(length) * 37 + 11 + 101 * seed) % vocabulary
-    return torch.where(ids == (-1 if padding is None else padding), (ids + 1) % vocabulary, ids)
+    refused = -1 if padding is None else padding
+    found = []
+    for seed, length in enumerate(_PROBE_LENGTHS):
+        ids = (torch.arange(length) * 37 + 11 + 101 * seed) % vocabulary
+        found.append(torch.where(ids == refused, (ids + 1) % vocabulary, ids))
+    return found
 
 
-def _agree(alone: Tensor, together: Tensor) -> bool:
-    tolerance = _COARSE if alone.is_cuda else _TOLERANCE
-    return bool((alone - together).abs().max() <= tolerance * alone.abs().max())
+def agree(expected: Tensor, found: Tensor, tolerance: float | None = None) -> bool:
+    """Return whether states agree, up to a share of the largest; by default that of float32."""
+    if tolerance is None:
+        tolerance = _COARSE if expected.is_cuda else _TOLERANCE
+    return bool((expected - found).abs().max() <= tolerance * expected.abs().max())

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from learner.encoder.passes import Block, hidden_of
+from learner.encoder.passes import Block, hidden_of, pooled
+from learner.encoder.pooling import Pool
 
 LENGTH_STEP = 8
 """Texts are padded to a multiple of this."""
@@ -45,6 +46,10 @@ class Padded:
             given = {"input_ids": ids.to(device), "attention_mask": mask}
         output = model(**given, output_hidden_states=layer != -1)
         return [Block(hidden_of(output, layer), mask, [len(row) for row in rows])]
+
+    def vectors(self, model: Any, rows: Sequence[Tensor], pool: Pool) -> Tensor:
+        """Return unit vectors (n, D) of the texts of a pass; see `Passes`."""
+        return pooled(self.run(model, rows), pool)
 
 
 def _of_layers(model: Any, mask: Tensor) -> Tensor:

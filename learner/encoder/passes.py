@@ -46,6 +46,9 @@ class Passes(Protocol):
             Blocks whose texts, one after the other, are in the order of `rows`.
         """
 
+    def vectors(self, model: Any, rows: Sequence[Tensor], pool: Pool) -> Tensor:
+        """Return unit vectors (n, D) of the texts of a pass; arguments as of `run`."""
+
 
 def pooled(blocks: Sequence[Block], pool: Pool) -> Tensor:
     """Return one vector (n, D) per text."""

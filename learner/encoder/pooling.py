@@ -43,6 +43,15 @@ def last_token(hidden: Tensor, mask: Tensor) -> Tensor:
     return normalize(hidden[rows, mask.sum(1) - 1], dim=-1)
 
 
+Share: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""(T,) place of each token in its text and (T,) tokens of that text -> (T,) its share."""
+SHARES: Mapping[Pool, Share] = {
+    mean: lambda place, length: 1 / length.clamp_min(1),
+    first_token: lambda place, length: (place == 0).float(),
+    last_token: lambda place, length: (place == length - 1).float(),
+}
+"""Pooling -> a token's share, where the vector is a weighted sum of the states of the tokens."""
+
 POOLINGS: Mapping[str, Pool] = {
     "mean": mean,
     "cls": first_token,

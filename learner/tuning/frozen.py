@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from learner.encoder.passes import Passes, pooled
+from learner.encoder.passes import Passes
 from learner.encoder.pooling import Pool
 from learner.encoder.tokens import Ids
 from learner.tuning.tuning import frozen, id_rows, in_half_precision
@@ -38,8 +38,7 @@ class FrozenTuning:
     def prefix(self, texts: Sequence[Ids]) -> list[Tensor]:
         """Return the vector (D,) of each text, in half precision."""
         with frozen(self._model):
-            blocks = self._passes.run(self._model, id_rows(texts))
-            return in_half_precision(pooled(blocks, self._pool))
+            return in_half_precision(self._passes.vectors(self._model, id_rows(texts), self._pool))
 
     def finish(self, prefixes: Sequence[Tensor]) -> Tensor:
         """Normalise again, since half precision has rounded."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from learner.encoder.passes import Passes, pooled
+from learner.encoder.passes import Passes
 from learner.encoder.pooling import Pool
 from learner.encoder.tokens import Ids
 from learner.tuning.tuning import id_rows
@@ -41,4 +41,4 @@ class FullTuning:
 
     def finish(self, prefixes: Sequence[Tensor]) -> Tensor:
         """Run the whole encoder."""
-        return pooled(self._passes.run(self._model, prefixes), self._pool)
+        return self._passes.vectors(self._model, prefixes, self._pool)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from learner.encoder.passes import Passes, pooled, texts_of
+from learner.encoder.passes import Passes, texts_of
 from learner.encoder.pooling import Pool
 from learner.encoder.tokens import Ids
 from learner.errors import TuningUnsupported
@@ -62,8 +62,8 @@ class TopLayersTuning:
 
     def finish(self, prefixes: Sequence[Tensor]) -> Tensor:
         """Run the last N layers."""
-        blocks = self._passes.run(self._upper, [prefix.float() for prefix in prefixes])
-        return pooled(blocks, self._pool)
+        hidden = [prefix.float() for prefix in prefixes]
+        return self._passes.vectors(self._upper, hidden, self._pool)
 
 
 class _Given(nn.Module):

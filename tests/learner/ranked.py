@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from learner.errors import RankLost
-from learner.process_group import GlooGroup, ProcessGroup
+from learner.process_group import ProcessGroup, TorchGroup
 from learner.trainer import Trainer
 from tests.learner.training import config, lists
 from weighting.sample import Sample
@@ -190,7 +190,7 @@ def run(rank: int, world: int, port: int, folder: str) -> None:
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    group = GlooGroup(timeout_seconds=60)
+    group = TorchGroup(timeout_seconds=60)
     group.start()
     found = dict(scenarios(group))
     (Path(folder) / f"{rank}.msgpack").write_bytes(msgspec.msgpack.encode(found))

@@ -146,11 +146,11 @@ def test_one_padded_block_of_a_device_pools_as_views_by_length_do(lengths: list[
     hidden = torch.randn(sum(lengths), 8, generator=torch.Generator().manual_seed(0))
     for pool in POOLINGS.values():
         views = pooled(packing._by_length(hidden, lengths), pool)
-        gathered = pooled(packing._gathered(hidden, lengths), pool)
+        gathered = pooled(packing.gathered(hidden, lengths), pool)
         torch.testing.assert_close(gathered, views)
     for one, other in zip(
         texts_of(packing._by_length(hidden, lengths)),
-        texts_of(packing._gathered(hidden, lengths)),
+        texts_of(packing.gathered(hidden, lengths)),
         strict=True,
     ):
         assert torch.equal(one, other)
@@ -217,3 +217,30 @@ def _padded_mean(model: Any, texts: Sequence[torch.Tensor]) -> torch.Tensor:
     real = mask[:, :, None].float()
     mean: torch.Tensor = (states.last_hidden_state * real).sum(1) / real.sum(1)
     return normalize(mean, dim=-1)
+
+
+@pytest.mark.parametrize("tuning", ["full", "top:1"])
+def test_checkpointed_passes_have_the_same_gradient_and_keep_little(tuning: str) -> None:
+    arithmetic.use(1)
+    texts = texts_of_lengths([3, 17, 1, 17, 40, 8, 2, 2])
+    gradients, kept = [], []
+    for checkpointing in (False, True):
+        encoder = Encoder(
+            model_of(bert()), tuning=tuning, dropout=0.1, checkpointing=checkpointing
+        ).train()
+        sizes: list[int] = []
+
+        def keep(tensor: torch.Tensor, sizes: list[int] = sizes) -> torch.Tensor:
+            sizes.append(tensor.nbytes)
+            return tensor
+
+        torch.manual_seed(0)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            vectors = encoder(texts)
+        weight = torch.linspace(-1, 1, vectors.numel()).view_as(vectors)
+        (vectors * weight).sum().backward()
+        gradients.append([p.grad for p in encoder.trainable_parameters() if p.grad is not None])
+        kept.append(sum(sizes))
+    assert all(map(torch.equal, *gradients))
+    assert len(gradients[0]) > 10
+    assert kept[1] < kept[0] / 10

@@ -16,7 +16,7 @@ from weighting.sample import Sample
 Found = list[dict[str, Ended]]
 
 
-@pytest.fixture(scope="module", params=[2, 3], ids="{} ranks".format)
+@pytest.fixture(scope="module", params=[2, 4], ids="{} ranks".format)
 def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Found:
     return together(request.param, tmp_path_factory.mktemp("ranks"))
 

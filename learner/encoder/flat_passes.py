@@ -1,0 +1,114 @@
+"""Passes of a GPU: texts as one row of tokens, one kernel for the attention of all, few launches.
+
+Legend: n texts and T tokens of a pass, D width.
+
+A small pass is bound by the host, which launches some hundred kernels for it. So its forward and
+backward pass are captured for each of a few sizes, as one CUDA graph each (`Captures`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from learner.encoder.captures import Captures
+from learner.encoder.flat import FlatPass, Size, laid_out
+from learner.encoder.packing import Packed, agree, gathered, probes
+from learner.encoder.passes import Block, Passes, pooled, texts_of
+from learner.encoder.pooling import SHARES, Pool
+from learner.encoder.varlen import Kernel, kernel_for
+from learner.tuning.tuning import device_of
+
+log = logging.getLogger("steelyard.learner")
+
+MAX_TOKENS = 16_384
+"""Tokens of a pass, unless one text has more."""
+_TOLERANCE = 5e-2
+"""Of the largest state: bfloat16 has 8 bits."""
+
+
+def fastest(passes: Passes, model: Any, *, with_captures: bool = True) -> Passes:
+    """Return flat passes where the device and the model allow them, else what is given.
+
+    Call under the autocast of the passes to come. Flat passes have no dropout.
+
+    Args:
+        passes: any.
+        model: on its device.
+        with_captures: false where the forward pass is run again in the backward pass.
+    """
+    kernel = kernel_for(device_of(model))
+    if kernel is None or not isinstance(passes, Packed):
+        return passes
+    ids = probes(model)
+    with torch.no_grad():
+        try:
+            found = list(texts_of(Flat(model, kernel).run(model, ids)))
+        except RuntimeError as error:  # of the kernel, such as for a width that it has not
+            log.warning("no fused attention of texts", extra={"error": str(error)})
+            return passes
+        expected = list(texts_of(passes.run(model, ids)))
+    if not all(agree(a, b, _TOLERANCE) for a, b in zip(expected, found, strict=True)):
+        log.warning("no fused attention of texts: it gave other states")
+        return passes
+    return Flat(model, kernel, Captures() if with_captures else None)
+
+
+class Flat(Packed):
+    """Passes over texts of any lengths in half precision, of at most `MAX_TOKENS` tokens.
+
+    A vector is, up to rounding, that of the text alone.
+    """
+
+    max_tokens = MAX_TOKENS
+
+    def __init__(self, model: Any, kernel: Kernel, captures: Captures | None = None) -> None:
+        """Take a model that packs, the attention of a device, and captures, if it has any."""
+        super().__init__(model)
+        self._kernel = kernel
+        self._captures = captures
+
+    def run(self, model: Any, rows: Sequence[Tensor], *, layer: int = -1) -> list[Block]:
+        """Run a model over texts of any lengths; see `Passes`."""
+        flat = FlatPass(model, self._kernel, self._first_position, max(len(row) for row in rows))
+        tokens, places = self._inputs(model, rows)
+        return gathered(flat.hidden(tokens, places, layer), [len(row) for row in rows])
+
+    def vectors(self, model: Any, rows: Sequence[Tensor], pool: Pool) -> Tensor:
+        """Return unit vectors (n, D) of the texts of a pass; see `Passes`."""
+        share = SHARES.get(pool)
+        if share is None:
+            return pooled(self.run(model, rows), pool)
+        longest = max(len(row) for row in rows)
+        flat = FlatPass(model, self._kernel, self._first_position, longest, share)
+        if self._captures is not None:
+            size = self._captures.size_of([len(row) for row in rows])
+            if size is not None and self._captures.allowed(model):
+                flat.longest = size.longest
+                inputs = self._inputs(model, rows, size)
+                return self._captures.run(flat, size, inputs)[: len(rows)]
+        found: Tensor = flat(*self._inputs(model, rows))
+        return found
+
+    def _inputs(
+        self, model: Any, rows: Sequence[Tensor], size: Size | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return a pass's tokens (T, ...) and where they lie, on the device of the model."""
+        device = next(model.parameters()).device
+        lengths = [len(row) for row in rows]
+        places = _moved(laid_out(lengths, size, self._first_position), device)
+        tokens = torch.cat(list(rows))
+        if size is not None and (missing := size.tokens - len(tokens)):
+            tokens = torch.cat([tokens, tokens.new_zeros(missing, *tokens.shape[1:])])
+        return _moved(tokens, device), places
+
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor to a device, without waiting for it."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
