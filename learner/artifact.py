@@ -108,9 +108,16 @@ class Store:
     Damage is `Corrupt`; other trouble (no permission, too many open files) stays an OSError.
     """
 
-    def __init__(self, root: Path, *, disk: Disk | None = None) -> None:
-        """Keep the arguments; `root` need not exist before a learner has made it."""
+    def __init__(self, root: Path, *, disk: Disk | None = None, device: str = "cpu") -> None:
+        """Keep the arguments.
+
+        Args:
+            root: need not exist before a learner has made it.
+            disk: as it is by default.
+            device: of torch, for the versions that are loaded.
+        """
         self.root = root
+        self._device = device
         self._disk = disk or Disk()
         # What training never moves, by the digests of its files: of the versions loaded last
         self._fixed: dict[tuple[tuple[str, Digest], ...], Any] = {}
@@ -275,6 +282,7 @@ class Store:
 
         Raises:
             Corrupt: a file is not what the manifest says; nothing was parsed.
+            DeviceMissing: the store's device cannot be used here.
         """
         fixed_files = layout.fixed_files(version.files)
         key = tuple(sorted(fixed_files.items()))
@@ -284,7 +292,9 @@ class Store:
         self._verify(version, [path for path in paths if path not in known])
         from learner.scorer import load_scorer
 
-        scorer = load_scorer(version.path, version.name, threads=threads, fixed=fixed)
+        scorer = load_scorer(
+            version.path, version.name, threads=threads, device=self._device, fixed=fixed
+        )
         self._fixed.pop(key, None)
         self._fixed[key] = scorer.fixed_parts
         while len(self._fixed) > _NUM_FIXED:

@@ -18,6 +18,7 @@ from scipy.special import expit
 
 from learner import arithmetic
 from learner import version_layout as layout
+from learner.encoder.device import check_device
 from learner.encoder.encoder import Encoder
 from learner.encoder.load import load_saved, with_others
 from learner.encoder.prefix_cache import PrefixCache
@@ -57,7 +58,12 @@ class FixedParts:
 
 
 def load_scorer(
-    path: Path, version: str, *, threads: int, fixed: FixedParts | None = None
+    path: Path,
+    version: str,
+    *,
+    threads: int,
+    device: str = "cpu",
+    fixed: FixedParts | None = None,
 ) -> ModelScorer:
     """Load the scorer in a version's folder, whose digests the caller has checked.
 
@@ -65,13 +71,16 @@ def load_scorer(
         path: the version's folder.
         version: its name.
         threads: of torch in this process, where no learner shares it; else the learner's.
+        device: of the encoder and the heads.
         fixed: from a version with equal files (`version_layout.fixed_files`); of those only the
             settings are read again.
 
     Raises:
         Corrupt: a number of a file is NaN or infinite.
+        DeviceMissing: `device` cannot be used here.
     """
-    arithmetic.use(threads)
+    check_device(device, setting="serving.device")
+    arithmetic.use(threads, device)
 
     def read(name: str) -> bytes:
         return (path / name).read_bytes()
@@ -80,9 +89,9 @@ def load_scorer(
     settings, tensors = state.settings, layout.read_model(read, moving_only=fixed is not None)
     _check_finite(version, state, tensors)
     encoder = Encoder(
-        load_saved(path, tensors, tuning=settings.tuning)
+        load_saved(path, tensors, tuning=settings.tuning).to(device)
         if fixed is None
-        else with_others(fixed.model, tensors),
+        else with_others(fixed.model, {n: tensor.to(device) for n, tensor in tensors.items()}),
         tuning=settings.tuning,
         pooling=settings.pooling,
         cache=fixed.cache if fixed else None,

@@ -41,6 +41,7 @@ PAGES = (
     *(
         "docs/benchmark.md",
         "docs/fit.md",
+        "docs/gpu.md",
         "docs/producers.md",
         "docs/replay.md",
         "docs/runbooks.md",
@@ -52,6 +53,7 @@ TODAY = (
     "CONTRIBUTING.md",
     "docs/benchmark.md",
     "docs/fit.md",
+    "docs/gpu.md",
     "docs/producers.md",
     "docs/replay.md",
     "docs/runbooks.md",

@@ -39,7 +39,12 @@ class ServingRole:
         Raises:
             PortTaken: another process listens there.
         """
-        config, store = settings.serving, store or Store(settings.store.root)
+        if settings.serving.device != "cpu":  # else torch is loaded with the first version
+            from learner.encoder.device import check_device
+
+            check_device(settings.serving.device, setting="serving.device")
+        config = settings.serving
+        store = store or Store(settings.store.root, device=config.device)
         telemetry, slot = Telemetry(new_registry()), Slot()
         self._root = settings.store.root
         self._batcher = Batcher(config.batcher, telemetry)

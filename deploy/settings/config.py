@@ -64,6 +64,9 @@ class ServingConfig:
 
     host: Annotated[str, Meta(description="Address to listen on.")] = "127.0.0.1"
     port: Annotated[Port, Meta(description="Port to listen on; 0 takes a free one.")] = 8080
+    device: Annotated[
+        Text, Meta(description="Torch device of the versions served, such as cpu or cuda.")
+    ] = "cpu"
     drain_seconds: Annotated[
         NotNegative, Meta(description="Time for requests in flight after a signal.")
     ] = 10.0

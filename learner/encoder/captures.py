@@ -43,7 +43,11 @@ def cuda_graphs(module: nn.Module, inputs: Inputs) -> Callable[..., Tensor]:
 
 
 class Captures:
-    """Captures of a model's passes, one per size, made when a pass first needs it."""
+    """Captures of a model's passes, one per size, made when a pass first needs it.
+
+    Attributes:
+        trusted: false once a capture has failed or disagreed.
+    """
 
     def __init__(self, capture: Capture = cuda_graphs, sizes: Sequence[Size] = SIZES) -> None:
         """Take what captures, and the sizes, the smallest first."""
@@ -52,7 +56,7 @@ class Captures:
         self._made: dict[tuple[int, Size], tuple[Callable[..., Tensor], tuple[int, ...]]] = {}
         self._models: list[Any] = []  # kept, so that their ids stay theirs
         self._waiting: weakref.ref[Any] | None = None
-        self._trusted = True
+        self.trusted = True
 
     def size_of(self, lengths: Sequence[int]) -> Size | None:
         """Return the smallest size that has room for texts of these lengths, None if none has."""
@@ -64,7 +68,7 @@ class Captures:
         Not while a backward pass is still to come; not where gradients are kept already, which may
         lie in a capture's memory; not without a gradient, nor where somebody watches the layers.
         """
-        if not (self._trusted and torch.is_grad_enabled()):
+        if not (self.trusted and torch.is_grad_enabled()):
             return False
         if self._waiting is not None and self._waiting() is not None:
             return False
@@ -81,7 +85,7 @@ class Captures:
         if key not in self._made or self._made[key][1] != places:
             made = self._checked(flat, size, inputs)
             if made is None:
-                self._trusted = False
+                self.trusted = False
                 self._made.clear()
                 found: Tensor = flat(*inputs)
                 return found

@@ -7,8 +7,12 @@ import torch
 from learner.errors import DeviceMissing
 
 
-def check_device(name: str) -> None:
+def check_device(name: str, *, setting: str = "learner.device") -> None:
     """Compute one number on a device, to see that it is there.
+
+    Args:
+        name: of the device.
+        setting: that names it, for the error.
 
     Raises:
         DeviceMissing: torch does not know it, or cannot use it here; names those that it can.
@@ -19,7 +23,7 @@ def check_device(name: str) -> None:
     except Exception as error:
         reason = str(error).strip().split("\n")[0].rstrip(".")
         raise DeviceMissing(
-            f"learner.device: got {name!r}, which torch cannot use here ({reason}). "
+            f"{setting}: got {name!r}, which torch cannot use here ({reason}). "
             f"Expected one of: {', '.join(_usable())}"
         ) from error
 

@@ -62,6 +62,9 @@ class Flat(Packed):
     """Passes over texts of any lengths in half precision, of at most `MAX_TOKENS` tokens.
 
     A vector is, up to rounding, that of the text alone.
+
+    Attributes:
+        captures: of small passes, None for none.
     """
 
     max_tokens = MAX_TOKENS
@@ -70,7 +73,7 @@ class Flat(Packed):
         """Take a model that packs, the attention of a device, and captures, if it has any."""
         super().__init__(model)
         self._kernel = kernel
-        self._captures = captures
+        self.captures = captures
 
     def run(self, model: Any, rows: Sequence[Tensor], *, layer: int = -1) -> list[Block]:
         """Run a model over texts of any lengths; see `Passes`."""
@@ -85,12 +88,12 @@ class Flat(Packed):
             return pooled(self.run(model, rows), pool)
         longest = max(len(row) for row in rows)
         flat = FlatPass(model, self._kernel, self._first_position, longest, share)
-        if self._captures is not None:
-            size = self._captures.size_of([len(row) for row in rows])
-            if size is not None and self._captures.allowed(model):
+        if self.captures is not None:
+            size = self.captures.size_of([len(row) for row in rows])
+            if size is not None and self.captures.allowed(model):
                 flat.longest = size.longest
                 inputs = self._inputs(model, rows, size)
-                return self._captures.run(flat, size, inputs)[: len(rows)]
+                return self.captures.run(flat, size, inputs)[: len(rows)]
         found: Tensor = flat(*self._inputs(model, rows))
         return found
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import PretrainedConfig
 
+from benchmarks.accelerating.twin import Copying
 from learner import arithmetic
 from learner.encoder import varlen
 from learner.encoder.captures import Captures, Inputs
@@ -31,50 +32,13 @@ SIZES = (Size(64, 8, 40), Size(256, 32, 40))
 SOME, OTHERS = [3, 17, 1, 17, 8, 2], [9, 9, 2, 30]
 
 
-class Replayed(nn.Module):
-    """What a capture is: it reads its own copies, and writes where it wrote before."""
-
-    def __init__(self, module: nn.Module, inputs: Inputs, *, forgets: bool = False) -> None:
-        super().__init__()
-        self.module = module
-        self.inputs = inputs
-        self.forgets = forgets
-        self.written: Tensor | None = None
-        self.number = 0
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        for own, new in zip(self.inputs, inputs, strict=True):
-            if not (self.forgets and own is self.inputs[1]):
-                own.copy_(new)
-        self.number += 1
-        found: Tensor = self.module(*self.inputs)
-        if self.written is None:
-            self.written = found.detach().clone()
-        self.written.copy_(found.detach())
-        return found + (self.written - found).detach()
-
-
-class Capturing:
-    def __init__(self, **options: Any) -> None:
-        self.options = options
-        self.made: list[Replayed] = []
-
-    def __call__(self, module: nn.Module, inputs: Inputs) -> Callable[..., Tensor]:
-        self.made.append(Replayed(module, inputs, **self.options))
-        return self.made[-1]
-
-    @property
-    def number(self) -> int:
-        return sum(made.number for made in self.made)
-
-
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     arithmetic.use(1)
 
 
 def encoders(
-    config: PretrainedConfig, capture: Capturing | None = None, **options: Any
+    config: PretrainedConfig, capture: Copying | None = None, **options: Any
 ) -> tuple[Encoder, Encoder]:
     """Return an encoder, and its twin with the passes of a GPU."""
     model = model_of(config)
@@ -160,7 +124,7 @@ def test_each_token_lies_in_one_text(lengths: list[int], size: Size) -> None:
 
 @pytest.mark.parametrize("tuning", ["full", "top:1", "lora:2@top:1"])
 def test_a_capture_gives_what_the_passes_give(tuning: str) -> None:
-    capture = Capturing()
+    capture = Copying()
     plain, flat = encoders(bert(), capture, tuning=tuning)
     for seed, lengths in enumerate([SOME, OTHERS, SOME[:2], OTHERS]):
         found, expected = (backward(encoder, lengths, seed) for encoder in (flat, plain))
@@ -171,14 +135,14 @@ def test_a_capture_gives_what_the_passes_give(tuning: str) -> None:
     assert capture.number >= 4
 
 
-def replays(capture: Capturing, act: Callable[[], object]) -> int:
+def replays(capture: Copying, act: Callable[[], object]) -> int:
     before = capture.number
     act()
     return capture.number - before
 
 
 def test_a_capture_waits_for_its_backward_pass_and_for_gradients_to_be_dropped() -> None:
-    capture = Capturing()
+    capture = Copying()
     _, flat = encoders(bert(), capture, tuning="full")
     texts = texts_of_lengths(SOME)
     backward(flat, SOME)
@@ -202,7 +166,7 @@ def test_a_capture_waits_for_its_backward_pass_and_for_gradients_to_be_dropped()
 
 
 def test_vectors_of_a_capture_stay_when_it_is_replayed() -> None:
-    _, flat = encoders(bert(), Capturing(), tuning="full")
+    _, flat = encoders(bert(), Copying(), tuning="full")
     first = backward(flat, SOME)
     flat.zero_grad()
     kept = first.clone()
@@ -211,7 +175,7 @@ def test_vectors_of_a_capture_stay_when_it_is_replayed() -> None:
 
 
 def test_parameters_that_lie_elsewhere_are_captured_anew() -> None:
-    capture = Capturing()
+    capture = Copying()
     plain, flat = encoders(bert(), capture, tuning="full")
     for encoder in (flat, plain):
         backward(encoder, SOME)
@@ -224,7 +188,7 @@ def test_parameters_that_lie_elsewhere_are_captured_anew() -> None:
 
 
 def test_a_capture_that_forgets_an_input_is_refused(caplog: pytest.LogCaptureFixture) -> None:
-    capture = Capturing(forgets=True)
+    capture = Copying(forgets=True)
     plain, flat = encoders(bert(), capture, tuning="full")
     with caplog.at_level(logging.WARNING):
         found = backward(flat, SOME)
@@ -247,7 +211,7 @@ def test_a_capture_that_fails_is_done_without(caplog: pytest.LogCaptureFixture) 
 
 
 def test_fifty_steps_with_captures_are_those_of_packed_texts() -> None:
-    capture = Capturing()
+    capture = Copying()
     pair = encoders(bert(), capture, tuning="full")
     rules = [torch.optim.AdamW(e.trainable_parameters(), lr=1e-3, weight_decay=0) for e in pair]
     draw = torch.Generator().manual_seed(0)

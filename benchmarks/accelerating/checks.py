@@ -1,0 +1,264 @@
+"""Checks of everything that a GPU does in another way than a CPU; each has a twin on a CPU.
+
+A check returns what it found, or raises. On a CPU attention goes text by text, and captures copy.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.accelerating.model import Batch, Ours, Plain, Shape, bert, equal, ragged
+from benchmarks.accelerating.timing import wait
+from benchmarks.accelerating.twin import Copying
+from learner import arithmetic
+from learner.artifact import Document, ScoringInput
+from learner.encoder.captures import Captures, cuda_graphs
+from learner.encoder.encoder import Encoder
+from learner.encoder.flat_passes import Flat
+from learner.encoder.varlen import Bounds, Kernel, kernel_for, text_by_text
+from learner.process_group import TorchGroup
+from learner.scorer import load_scorer
+from tests.learner.training import batches, trainer
+
+SMALL, _LONGEST = Shape(2, 128), 128
+_HALF, _SINGLE = 2e-2, 1e-3
+"""Tolerances, as shares of the largest number."""
+
+
+class Found(NamedTuple):
+    """What a check compared.
+
+    Attributes:
+        difference: largest, as a share of the largest number.
+        tolerance: for it.
+        note: anything else.
+    """
+
+    difference: float
+    tolerance: float
+    note: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether it holds; a NaN does not."""
+        return self.difference <= self.tolerance
+
+
+def difference(found: Tensor, expected: Tensor) -> float:
+    """Return the largest difference, as a share of the largest number."""
+    found, expected = found.detach(), expected.detach()
+    gap = (found.float() - expected.float()).abs().max()
+    return float(gap / expected.float().abs().max().clamp_min(1e-12))
+
+
+def _kernel(device: str) -> Kernel:
+    kernel = kernel_for(torch.device(device)) if device.startswith("cuda") else text_by_text
+    assert kernel is not None, "the device has no kernel for texts of different lengths"
+    return kernel
+
+
+def _flat(device: str, shape: Shape = SMALL) -> tuple[Encoder, Copying | None]:
+    """Return an encoder with flat passes and captures, and what counts them on a CPU."""
+    model, twin = bert(shape, device), Copying()
+    on_gpu = device.startswith("cuda")
+    captures = Captures(cuda_graphs if on_gpu else twin)
+    passes = Flat(model, _kernel(device), captures)
+    lowered = "bfloat16" if on_gpu else "float32"
+    encoder = Encoder(model, tuning="full", passes=passes, precision=lowered)
+    return encoder, None if on_gpu else twin
+
+
+def attention(device: str) -> Found:
+    """Attention of all texts in one kernel against text by text, with its gradient."""
+    kind = torch.bfloat16 if device.startswith("cuda") else torch.float32
+    lengths = [5, 1, 128, 0, 17, 40]
+    offsets = torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32, device=device)
+    bounds = Bounds(offsets, _LONGEST, text_by_text)
+    worst = 0.0
+    for causal in (False, True):
+        torch.manual_seed(0)
+        states = [torch.randn(sum(lengths), 4, 64, device=device) for _ in "qkv"]
+        both = []
+        for kernel in (_kernel(device), text_by_text):
+            own = [s.to(kind).detach().requires_grad_() for s in states]
+            output = kernel(own[0], own[1], own[2], bounds, causal=causal, scale=None)
+            (output.float() * states[0]).sum().backward()  # type: ignore[no-untyped-call]
+            both.append([output, *(s.grad for s in own if s.grad is not None)])
+        worst = max(worst, *(difference(a, b) for a, b in zip(*both, strict=True)))
+    return Found(worst, _HALF)
+
+
+def vectors(device: str) -> Found:
+    """Flat passes against the model alone, text by text, in single precision."""
+    encoder, _ = _flat(device)
+    plain, batch = bert(SMALL, device), ragged(1_000, seed=1)
+    with torch.no_grad():
+        found = encoder(batch.ids)
+        rows = [torch.from_numpy(own)[None].to(device) for own in batch.ids]
+        means = [plain(input_ids=row).last_hidden_state[0].mean(0) for row in rows]
+    expected = torch.nn.functional.normalize(torch.stack(means), dim=-1)
+    return Found(difference(found, expected), 2.5 * _HALF, type(encoder.passes).__name__)
+
+
+def captured(device: str) -> Found:
+    """Twenty steps of ragged batches with captures against twenty without."""
+    graphs, twin = _flat(device)
+    eager = Encoder(
+        bert(SMALL, device),
+        tuning="full",
+        passes=Flat(bert(SMALL, device), _kernel(device)),
+        precision=graphs.precision,
+    )
+    eager.passes = Flat(eager.model, _kernel(device))
+    eager.tuning._passes = eager.passes  # type: ignore[attr-defined]
+    worst, start = 0.0, copy.deepcopy(graphs.model.state_dict())
+    for encoder in (graphs, eager):
+        encoder.model.load_state_dict(start)
+    rules = [torch.optim.SGD(e.trainable_parameters(), lr=0.05) for e in (graphs, eager)]
+    for seed in range(20):
+        batch, both = ragged(300 + 90 * seed, seed=seed), []
+        for encoder, rule in zip((graphs, eager), rules, strict=True):
+            rule.zero_grad()
+            own = encoder(batch.ids)
+            (own * _target(own)).sum(-1).mean().backward()
+            rule.step()
+            both.append(own.detach())
+        worst = max(worst, difference(*both))
+    assert graphs.passes.captures.trusted, "captures were switched off"  # type: ignore[attr-defined]
+    note = f"{twin.number} replays" if twin else "CUDA graphs"
+    return Found(worst, _HALF, note)
+
+
+def _target(like: Tensor) -> Tensor:
+    draw = torch.Generator().manual_seed(0)
+    return torch.randn(like.shape[1], generator=draw).to(like.device)
+
+
+def fifty_steps(device: str) -> Found:
+    """Fifty steps of ragged batches against plain transformers, losses, in single precision."""
+    tf32 = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        ours, plain = Ours(SMALL, device, 16), Plain(SMALL, device, lowered=False)
+        worst = 0.0
+        for seed in range(50):
+            batch = _sixteen(seed)
+            worst = max(worst, difference(ours.step(batch), plain.step(batch)))
+    finally:
+        torch.set_float32_matmul_precision(tf32)
+    return Found(worst, _SINGLE, type(ours.encoder.passes).__name__)
+
+
+def _sixteen(seed: int) -> Batch:
+    batch = ragged(2_000, seed=seed)
+    return Batch(batch.ids[:16], batch.labels[:16], batch.weights[:16])
+
+
+def no_waiting(device: str) -> Found:
+    """An update reads nothing from the device; on a CPU there is nothing to see."""
+    if not device.startswith("cuda"):
+        return Found(0.0, 0.0, "nothing to see on a CPU")
+    ours, batch = Ours(SMALL, device, 16, precision="bfloat16"), equal(16, 32, seed=0)
+    ours.step(batch)  # what is captured and allocated once
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        ours.step(batch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return Found(0.0, 0.0)
+
+
+def checkpointed(device: str) -> Found:
+    """Gradients with states calculated again against those with states kept."""
+    gradients = []
+    for checkpointing in (False, True):
+        ours = Ours(SMALL, device, 16, checkpointing=checkpointing)
+        batch = _sixteen(0)
+        ours.encoder(batch.ids).square().sum(0).max().backward()
+        gradients.append([p.grad for p in ours.moving if p.grad is not None])
+    return Found(max(map(difference, *gradients)), _SINGLE)
+
+
+def learner(device: str) -> Found:
+    """Steps of the learner, its version, and scores of that version on device and CPU."""
+    precision = "bfloat16" if device.startswith("cuda") else "float32"
+    own = trainer(device=device, precision=precision, lr=1e-4)
+    reports = [own.step(batch) for batch in batches(6)]
+    assert all(report.result == "ok" for report in reports), reports
+    words = ("red shoe", "blue lamp", "small oak silk")
+    asked = ScoringInput(query="query red", documents=tuple(Document(text=t) for t in words))
+    scores = []
+    with TemporaryDirectory() as folder:
+        for name, data in own.files().items():
+            (Path(folder) / name).parent.mkdir(parents=True, exist_ok=True)
+            (Path(folder) / name).write_bytes(data)
+        for place in (device, "cpu"):
+            scorer = load_scorer(Path(folder), "v1", threads=1, device=place)
+            scores.append(torch.from_numpy(scorer.score([asked])[0].score))
+    return Found(difference(*scores), _HALF)
+
+
+def ranks(device: str) -> Found:
+    """A sum over a group of one rank by the backend of the device; bytes by gloo."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    wanted = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    group = TorchGroup(device)
+    try:
+        group.start()
+        tensor = torch.arange(5.0, device=device)
+        group.sum_([tensor])
+        assert group.gather(b"mine") == [b"mine"]
+    finally:
+        group.close()
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name)
+            else:
+                os.environ[name] = value
+    backend = "nccl" if device.startswith("cuda") else "gloo"
+    return Found(difference(tensor.cpu(), torch.arange(5.0)), 0.0, backend)
+
+
+CHECKS: Mapping[str, Callable[[str], Found]] = {
+    "attention in one kernel": attention,
+    "vectors of flat passes": vectors,
+    "captured steps": captured,
+    "fifty steps against transformers": fifty_steps,
+    "no read of the device in an update": no_waiting,
+    "checkpointed gradients": checkpointed,
+    "learner, version, scores": learner,
+    "sum over ranks": ranks,
+}
+
+
+def run_all(device: str, say: Callable[[str], Any]) -> bool:
+    """Run every check; return whether all hold. A check that raises does not."""
+    arithmetic.use(1, device)
+    every = True
+    for name, check in CHECKS.items():
+        try:
+            found = check(device)
+            wait(device)
+        except Exception as error:  # whatever torch raises: the others are run all the same
+            every = False
+            say(f"FAILED  {name}: {type(error).__name__}: {error}")
+            continue
+        every &= found.ok
+        result = "ok    " if found.ok else "FAILED"
+        compared = f"difference {found.difference:.1e}, at most {found.tolerance:.1e}"
+        say(f"{result}  {name}: {compared}{', ' if found.note else ''}{found.note}")
+    return every
