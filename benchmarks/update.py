@@ -17,56 +17,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
-import sys
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
+from benchmarks.peers.child import Child
 from benchmarks.peers.folder import installed
 from benchmarks.updating.contender import NAMES
 
 BATCH_SIZE = 32
 TOLERANCE = 1e-3
-
-
-class Contender:
-    """A child process that takes a round at a time."""
-
-    def __init__(self, name: str, peers: Path, num_batches: int, threads: int) -> None:
-        """Start it; it prepares on its own."""
-        self.name = name
-        environment = dict(os.environ)
-        if not name.startswith("steelyard"):
-            environment["PYTHONPATH"] = os.pathsep.join([str(peers), str(Path.cwd())])
-        command = [sys.executable, "-m", "benchmarks.updating.contender", name]
-        self.process = subprocess.Popen(
-            [*command, str(BATCH_SIZE), str(num_batches), str(threads)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-
-    def round(self, number: int) -> dict[str, Any]:
-        """Let it take a round; return its figures."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(f"{number}\n")
-        self.process.stdin.flush()
-        answer = self.process.stdout.readline()
-        if not answer:
-            raise SystemExit(f"{self.name} ended with code {self.process.wait()}")
-        found: dict[str, Any] = json.loads(answer)
-        return found
-
-    def close(self) -> None:
-        """End it."""
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
 
 
 def main() -> None:
@@ -100,12 +60,21 @@ def _run(num_rounds: int, num_batches: int, threads: int, *, quiet: bool) -> lis
     """Let all take round after round, in turns."""
     peers = installed("update")
     rounds = []
+    arguments = [str(BATCH_SIZE), str(num_batches), str(threads)]
     with ExitStack() as stack:
-        contenders = [Contender(name, peers, num_batches, threads) for name in NAMES]
-        for contender in contenders:
-            stack.callback(contender.close)
+        contenders = [
+            stack.enter_context(
+                Child(
+                    name,
+                    "benchmarks.updating.contender",
+                    [name, *arguments],
+                    peers=None if name.startswith("steelyard") else peers,
+                )
+            )
+            for name in NAMES
+        ]
         for number in range(num_rounds):
-            found = {contender.name: contender.round(number) for contender in contenders}
+            found = {contender.name: contender.ask(number) for contender in contenders}
             rounds.append(found)
             if not quiet:
                 rates = ", ".join(f"{name} {_rate(own):.0f}" for name, own in found.items())

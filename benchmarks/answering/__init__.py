@@ -1,0 +1,1 @@
+"""Contenders of the serving benchmark: one model, the same questions."""
