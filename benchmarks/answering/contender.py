@@ -3,7 +3,7 @@
     python -m benchmarks.answering.contender NAME FOLDER QUESTIONS THREADS
 
 ``judge N`` asks for the scores and logits of N questions, and for what neighbours change; a number
-asks for a round: wall seconds of each question, cold and then warm.
+asks for a round: wall and CPU seconds of each question, cold and then warm.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ def main() -> None:
         contender.cold(own)
     for line in sys.stdin:
         word, *rest = line.split()
+        found: dict[str, Any]
         if word == "judge":
             found = _judged(contender, int(rest[0]))
         else:
@@ -71,23 +72,23 @@ def _judged(contender: Any, number: int) -> dict[str, Any]:
         "logits": [contender.logits(own).tolist() for own in asked],
     }
     if hasattr(contender, "largest_change"):
-        found["largest_change"] = contender.largest_change(asked[:4])
+        found["largest_change"] = contender.largest_change(asked[:2])
     return found
 
 
-def _round(contender: Any, number: int, seed: int) -> dict[str, Any]:
-    seconds: dict[str, list[float]] = {"cold": [], "warm": []}
-    cpu = time.process_time()
+def _round(contender: Any, number: int, seed: int) -> dict[str, list[float]]:
+    found: dict[str, list[float]] = {"cold": [], "warm": [], "cold_cpu": [], "warm_cpu": []}
     for place, own in enumerate(questions(number, titles=NUM_TITLES, seed=seed)):
         again = asked_again(own, seed=seed * 1_000 + place)
         for kind, answer, question in (
             ("cold", contender.cold, own),
             ("warm", contender.warm, again),
         ):
-            began = time.perf_counter()
+            began, cpu = time.perf_counter(), time.process_time()
             answer(question)
-            seconds[kind].append(time.perf_counter() - began)
-    return {**seconds, "cpu_seconds": time.process_time() - cpu}
+            found[kind].append(time.perf_counter() - began)
+            found[f"{kind}_cpu"].append(time.process_time() - cpu)
+    return found
 
 
 if __name__ == "__main__":

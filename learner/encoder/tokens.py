@@ -76,7 +76,7 @@ class Texts:
 
     A text is cut to 64 characters per token before it is tokenised: what is behind them would be
     truncated in any ordinary text, and tokenising megabytes takes seconds. Keys are digests, so
-    no text is kept. Threads may use it together.
+    no text is kept but the last query. Threads may use it together.
     """
 
     def __init__(
@@ -88,6 +88,7 @@ class Texts:
         self._filler = _filler(tokenizer)
         self._max_characters = _CHARACTERS_PER_TOKEN * max_tokens
         self._cache: FIFOCache[bytes, Ids] = FIFOCache(max_bytes, getsizeof=_num_bytes)
+        self._halved = ("", "")  # the last query of a pair, and what is left of it
         self._lock = threading.Lock()  # of the cache, and of a tokenizer that is told to truncate
 
     def ids(self, text: str, pair: str | None = None) -> Ids:
@@ -114,7 +115,15 @@ class Texts:
         return np.asarray(encoded["input_ids"] or [self._filler], dtype=np.int64)
 
     def _half(self, text: str) -> str:
-        """Truncate a query to half of the budget, for the item's sake."""
+        """Truncate a query to half of the budget, for the item's sake.
+
+        A request's pairs share their query, so the last one is kept.
+        """
+        if text != self._halved[0]:
+            self._halved = (text, self._truncated(text))
+        return self._halved[1]
+
+    def _truncated(self, text: str) -> str:
         room = (self.max_tokens - self.tokenizer.num_special_tokens_to_add(pair=True)) // 2
         ids = self.tokenizer.encode(text, add_special_tokens=False)
         return str(self.tokenizer.decode(ids[:room])) if len(ids) > room else text

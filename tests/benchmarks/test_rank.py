@@ -92,7 +92,8 @@ def _round(**milliseconds: tuple[float, float]) -> dict[str, dict[str, Any]]:
     found = {}
     for name in CONTENDERS:
         cold, warm = milliseconds.get(name, (1_000.0, 1_000.0))
-        found[name] = {"cold": [cold / 1e3] * 3, "warm": [warm / 1e3] * 3, "cpu_seconds": 6.0}
+        wall = {"cold": [cold / 1e3] * 3, "warm": [warm / 1e3] * 3}
+        found[name] = {**wall, "cold_cpu": [6.0] * 3, "warm_cpu": [3.0] * 3}
     return found
 
 
@@ -105,6 +106,7 @@ def test_ratios_are_paired_by_round_and_above_one_where_ours_is_faster() -> None
     assert found["ratio_to_openvino_int8"] == pytest.approx(1.2)
     assert found["ratio_to_openvino_int8_interval"] == pytest.approx([1.2, 1.2])
     assert found["ratio_to_openvino_int8_cold"] == pytest.approx(0.3)
+    assert found["ratio_to_openvino_int8_cpu"] == 1
     assert found["milliseconds"]["steelyard"]["warm_p50"] == pytest.approx(200)
     assert found["void"] == []
 

@@ -54,3 +54,12 @@ def test_a_pair_is_not_taken_for_another_text_or_pair() -> None:
         for other in found[place + 1 :]
     ]
     assert all(different)
+
+
+def test_pairs_have_the_ids_of_their_own_query_whichever_came_before() -> None:
+    texts = Texts(letter_tokenizer(), max_tokens=16)
+    queries = ("", "ab", "a query that is longer than half of the room", "ab", "ba", "")
+    for number, query in enumerate(queries):
+        for item in (f"item {number}", f"other {number}"):
+            alone = Texts(letter_tokenizer(), max_tokens=16).ids(query, item)
+            np.testing.assert_array_equal(texts.ids(query, item), alone)
