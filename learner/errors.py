@@ -7,6 +7,7 @@ LearnerError
 ├── DeviceMissing       a device that torch cannot use here; names those that it can (exit 2)
 ├── TuningUnsupported   an encoder whose layers cannot be tuned that way
 ├── OptimizerChanged    a checkpoint of another optimiser than learner.optimizer (exit 2)
+├── TrackerMissing      the library of tracking.to is not installed; names the extra (exit 2)
 ├── ThreadsRefused      the environment takes threads away that learner.threads gives (exit 2)
 ├── Diverged            training went wrong: go back to a checkpoint before the steps named
 ├── OutOfMemory         a micro-batch that cannot be split further does not fit the device
@@ -73,6 +74,19 @@ class OptimizerChanged(LearnerError):
             f"learner.optimizer: got {configured}, but the checkpoint holds the state of {found}, "
             f"which {configured} cannot go on from. Set learner.optimizer: {found}, or begin with "
             "a new store."
+        )
+
+
+class TrackerMissing(LearnerError):
+    """Tracker whose library is not installed."""
+
+    exit_code = 2
+
+    def __init__(self, name: str) -> None:
+        """Name the tracker, which is the name of its library and of the extra."""
+        super().__init__(
+            f"tracking.to: {name} needs {name}, which is not installed: "
+            f'pip install "steelyard[{name}]", or set tracking.to: none'
         )
 
 

@@ -16,6 +16,7 @@ from learner.evaluation_block import SCENARIO
 from learner.rankings import GAINS, RATIOS
 from learner.store import verdict
 from learner.store.blobs import Disk
+from learner.tracking.background import OUTCOMES
 from learner.trainer import StepReport, Trainer
 from weighting.competition import Competition
 from weighting.tasks import TASKS, TaskName
@@ -90,6 +91,13 @@ class Telemetry:
             "learner_catch_up_seconds",
             "Time until nothing waits, at the measured rates of learning and arrival.",
         )
+        self.tracked = series.counter(
+            "tracking_records_total",
+            "Records for the tracker: written, or lost to an error, a full queue or the size.",
+            "outcome",
+        )
+        for outcome in OUTCOMES:
+            self.tracked.labels(outcome)
         for stage in ("journal", "read", "unread"):
             self.samples_waiting.labels(stage)
         for result in ("ok", "nonfinite"):
@@ -256,8 +264,8 @@ class Telemetry:
         self.step_duration.labels("step").observe(seconds)
         self.loss.set(report.loss)
         self.gradient_norm.set(report.gradient_norm)
-        self.learning_rate.labels("encoder").set(trainer.config.lr)
-        self.learning_rate.labels("heads").set(trainer.config.head_lr)
+        for name, rate in trainer.learning_rates.items():
+            self.learning_rate.labels(name).set(rate)
         self.last_event.set(max(s.event_time_us for s in weighted.samples) / 1e6)
         self._weighed(weighted)
         for task in TASKS:

@@ -54,6 +54,7 @@ from learner.served import ServedScore, root
 from learner.store import blobs
 from learner.training.clicked_lists import ClickedLists
 from learner.training.divergence import LossWatch
+from learner.training.explained import ExplainedList
 from learner.training.gradient import GradientPass
 from learner.training.list_sampler import ListSampler
 from learner.training.optimizer import Optimizer
@@ -84,6 +85,7 @@ class StepReport:
         num_left_out: samples that the encoder was not given (`learner.compute_share`).
         weighted: the samples, of all processes, and how much each counted.
         changes: of the weighting scheme in force, from the next step on.
+        explained: lists with a click, as they would have been served before the step.
     """
 
     step: int
@@ -94,6 +96,7 @@ class StepReport:
     num_left_out: int
     weighted: WeightedBatch
     changes: tuple[Change, ...]
+    explained: tuple[ExplainedList, ...] = ()
 
 
 class Trainer:
@@ -104,6 +107,7 @@ class Trainer:
         num_samples: in all steps.
         trained: of samples in steps with result ok, their number and the sum modulo 2^64 of
             BLAKE2b-64 of each `sample_id`.
+        num_explained: lists with a click, at most, that the report of a step explains.
     """
 
     def __init__(
@@ -139,6 +143,7 @@ class Trainer:
         self.step_number = 0
         self.num_samples = 0
         self.trained = (0, 0)
+        self.num_explained = 0
         self._losses = LossWatch()
         pretrained = load_pretrained(config.model, download=config.download)
         encoder = Encoder(
@@ -183,6 +188,11 @@ class Trainer:
     def evaluations(self) -> Mapping[TaskName, Evaluation]:
         """Prequential evaluation of each task."""
         return self._prequential.evaluations
+
+    @property
+    def learning_rates(self) -> Mapping[str, float]:
+        """Learning rates of encoder and heads in the last step."""
+        return self._optimizer.learning_rates
 
     @property
     def num_micro_batches(self) -> int:
@@ -231,11 +241,19 @@ class Trainer:
         scored = self._gradient.run(weighted, own, step=self.step_number + 1, factor=factor)  # 2.
         finite, loss, norm = _finite(samples, scored, factor > 0), math.nan, math.nan
         changes: tuple[Change, ...] = ()
+        lists: tuple[ExplainedList, ...] = ()
         if finite:  # otherwise the estimators, sound without the model, have learned; it does not
             queries, items = self._starting_vectors(samples, own)
             clicked.restrict(factor > 0)
-            self._prequential.run(
-                self.served, weighted, scored, clicked, queries, items, factor
+            lists = self._prequential.run(
+                self.served,
+                weighted,
+                scored,
+                clicked,
+                queries,
+                items,
+                factor,
+                num_explained=self.num_explained,
             )  # 3.
             loss, norm = scored.loss, self._optimizer.clip(len(samples))
         ok = math.isfinite(loss) and math.isfinite(norm)
@@ -260,6 +278,7 @@ class Trainer:
             num_left_out=int((factor == 0).sum()),
             weighted=weighted,
             changes=changes,
+            explained=lists,
         )
 
     def repeat(

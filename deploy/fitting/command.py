@@ -78,7 +78,12 @@ def run(
     total = sum(len(own.rows) for own in parts.train) * request.epochs
     with out.progress("rows learned", total) as advance:
         fitted = fit(
-            settings, parts, plan, advance=advance, each=lambda each: out.report(_epoch_line(each))
+            settings,
+            parts,
+            plan,
+            advance=advance,
+            each=lambda each: out.report(_epoch_line(each)),
+            clock=clock,
         )
     source = FitSource(
         file=request.file.name,

@@ -14,7 +14,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -27,10 +28,15 @@ from deploy.fitting.judging import Figures
 from deploy.fitting.samples import batches_of, samples_of
 from deploy.fitting.split import Parts
 from deploy.settings.tree import Settings
+from learner.tracking.recorder import Recorder
+from learner.tracking.start import check_installed, start_recorder
 from learner.trainer import Trainer
 from weighting.sample import Sample
 from weighting.weigher import Weigher
 from weighting.weighted import WeightedBatch
+
+_TRACKER_SECONDS = 120.0
+"""Longest wait for the tracker at the end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +105,7 @@ def fit(
     *,
     advance: Callable[[int], None] = lambda rows: None,
     each: Callable[[Epoch], None] = lambda epoch: None,
+    clock: Callable[[], float] = lambda: 0.0,
 ) -> Fitted:
     """Learn; see the module.
 
@@ -108,24 +115,31 @@ def fit(
         plan: how long.
         advance: called with numbers of rows learned.
         each: called after each epoch, and before the first.
+        clock: seconds since the Unix epoch, for the tracker.
 
     Raises:
         DeployError: steps were not finite.
-        LearnerError: of the model, or `Diverged`.
+        LearnerError: of the model, or `Diverged`, or `TrackerMissing`.
     """
+    check_installed(settings.tracking)
     trainer = Trainer(settings.learner, Weigher(settings.weighting))
-    run = _Run(settings, trainer, parts, plan, advance)
-    best, best_files = run.judged(0, float("nan"))
-    first_files, epochs = best_files, [best]
-    each(best)
-    for number in range(1, plan.epochs + 1):
-        found, files = run.judged(number, run.epoch(number))
-        epochs.append(found)
-        each(found)
-        if number == 1 or found.dev is None or _measure(found.dev) > _measure(best.dev):
-            best, best_files = found, files
-        if number - best.number >= plan.patience:
-            break
+    recorder = start_recorder(
+        settings.tracking, trainer, kind="fit", root=settings.store.root, clock=clock
+    )
+    with ExitStack() as opened:
+        opened.callback(recorder.close, _TRACKER_SECONDS)
+        run = _Run(settings, trainer, parts, plan, advance, recorder)
+        best, best_files = run.judged(0, float("nan"))
+        first_files, epochs = best_files, [best]
+        each(best)
+        for number in range(1, plan.epochs + 1):
+            found, files = run.judged(number, run.epoch(number))
+            epochs.append(found)
+            each(found)
+            if number == 1 or found.dev is None or _measure(found.dev) > _measure(best.dev):
+                best, best_files = found, files
+            if number - best.number >= plan.patience:
+                break
     trainer = Trainer(settings.learner, Weigher(settings.weighting))
     trainer.restore(best_files.__getitem__)
     trainer.expect_other_data()
@@ -158,11 +172,13 @@ class _Run:
         parts: Parts,
         plan: Plan,
         advance: Callable[[int], None],
+        recorder: Recorder,
     ) -> None:
         self._trainer = trainer
         self._parts = parts
         self._plan = plan
         self._advance = advance
+        self._recorder = recorder
         self._threads = settings.learner.threads
         self._batches = batches_of(parts.train, settings.learner.batch_size)
         self._weighed: list[WeightedBatch] = []  # of each batch, without its samples
@@ -194,9 +210,12 @@ class _Run:
         if len(self._weighed) < len(self._batches):  # the first epoch
             report = self._trainer.counted_step(samples, counts)
             self._weighed.append(replace(report.weighted, samples=()))
+            self._recorder.stepped(report)
             return report.loss if report.result == "ok" else None
         weighted = replace(self._weighed[place], samples=tuple(samples))
-        return self._trainer.repeat(weighted, counts)
+        loss = self._trainer.repeat(weighted, counts)
+        self._recorder.repeated(loss, len(samples))
+        return loss
 
     def _samples(self, place: int) -> tuple[list[Sample], judging.Array]:
         found = [samples_of(own, self._plan.file) for own in self._batches[place]]
@@ -212,6 +231,9 @@ class _Run:
             positive = judging.grades(self._parts.dev) >= 0.5
             threshold = judging.best_threshold(scored.probability, positive)
             dev = judging.figures(self._parts.dev, scored, threshold)
+        figures = {"fit/epoch": float(number), "fit/loss": loss}
+        figures |= {f"dev/{name}": float(v) for name, v in asdict(dev).items()} if dev else {}
+        self._recorder.figures(figures)
         return Epoch(number=number, loss=loss, dev=dev, threshold=threshold), files
 
 

@@ -43,6 +43,9 @@ from learner.store.manifest import Replay
 from learner.store.recovery.plan import RecoveryPlan
 from learner.store.writer import BackgroundWriter
 from learner.telemetry import Telemetry
+from learner.tracking.config import TrackingConfig
+from learner.tracking.recorder import Recorder
+from learner.tracking.start import check_installed, start_recorder
 from learner.trainer import StepReport, Trainer
 from weighting.provenance import Offsets
 from weighting.weigher import Weigher
@@ -73,6 +76,7 @@ class _Term:
     progress: Progress
     watchdog: Watchdog
     backlog: Backlog
+    recorder: Recorder
 
 
 class LearnRole:
@@ -124,7 +128,9 @@ class LearnRole:
             KeyboardInterrupt: it was SIGINT; everything has ended in good order.
             Fenced: another learner took the store.
             Unsafe: going on would break the guarantee; says what to do.
+            TrackerMissing: the library of `tracking.to` is not installed.
         """
+        check_installed(self._settings.tracking)
         interrupted = self._catch_signals()
         metrics = self._start_metrics()
         try:
@@ -213,6 +219,9 @@ class LearnRole:
             waiting=backlog.facts,
             counts=pipeline.counts,
         )
+        self._restore(start, checkpointer, trainer, pipeline, publisher)
+        recorder = self._start_recorder(trainer)
+        opened.callback(recorder.close)
         term = _Term(
             start=start,
             kafka=kafka,
@@ -224,8 +233,8 @@ class LearnRole:
             progress=progress,
             watchdog=watchdog,
             backlog=backlog,
+            recorder=recorder,
         )
-        self._restore(term)
         self._monitor(term, opened)
         return term
 
@@ -308,8 +317,26 @@ class LearnRole:
 
         return published
 
-    def _restore(self, term: _Term) -> None:
-        start, checkpointer = term.start, term.checkpointer
+    def _start_recorder(self, trainer: Trainer) -> Recorder:
+        """Track the steps to come, in the first rank alone."""
+        settings = self._settings
+        return start_recorder(
+            settings.tracking if self._group.rank == 0 else TrackingConfig(),
+            trainer,
+            kind="learn",
+            root=settings.store.root,
+            clock=self._clock,
+            counted=lambda outcome: self._telemetry.tracked.labels(outcome).inc(),
+        )
+
+    def _restore(
+        self,
+        start: Start,
+        checkpointer: Checkpointer,
+        trainer: Trainer,
+        pipeline: Pipeline,
+        publisher: Publisher,
+    ) -> None:
         if start.version is None:
             return
         version = checkpointer.store.version(start.version)
@@ -320,12 +347,12 @@ class LearnRole:
         wiring.restore(
             version,
             checkpointer.read,
-            term.trainer,
-            term.pipeline,
+            trainer,
+            pipeline,
             start.next_offsets,
             num_ranks=self._group.world,
         )
-        term.publisher.restore(version)
+        publisher.restore(version)
 
     def _train(self, term: _Term, each: Callable[[StepReport, Trainer], None]) -> None:
         """Take steps until a signal, an operator command, or the end of a shadow's replay."""
@@ -355,6 +382,7 @@ class LearnRole:
             process_group=self._group,
         ):
             if isinstance(report, StepReport):
+                term.recorder.stepped(report)
                 each(report, term.trainer)
 
     def _report_replay(self, term: _Term, replay: Replay) -> None:

@@ -9,6 +9,7 @@ from consumers.joining.join import JoinConfig
 from deploy.process.observability import ObservabilityConfig
 from deploy.settings.config import LogConfig, ServingConfig
 from learner.config import LearnerConfig, StoreConfig
+from learner.tracking.config import TrackingConfig
 from weighting.config import WeigherConfig
 
 
@@ -27,4 +28,5 @@ class Settings:
     serving: ServingConfig = field(default_factory=ServingConfig)
     store: StoreConfig = field(default_factory=StoreConfig)
     observability: ObservabilityConfig = field(default_factory=ObservabilityConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
     origins: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)

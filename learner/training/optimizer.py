@@ -50,6 +50,11 @@ class Optimizer:
         else:
             self._rule = AdamW(groups, reference)
 
+    @property
+    def learning_rates(self) -> dict[str, float]:
+        """Learning rates of the last step, by the schedule; the settings' before the first."""
+        return {"encoder": self._encoder.lr, "heads": self._heads.lr}
+
     def parameters(self) -> list[torch.nn.Parameter]:
         """Return every parameter that moves, always in one order."""
         return self._rule.parameters()

@@ -17,6 +17,7 @@ from learner.parts.part import Outcomes, Pairs, Vectors
 from learner.query_frequency import QueryFrequency
 from learner.served import Array, ServedScore, root
 from learner.training.clicked_lists import ClickedLists
+from learner.training.explained import ExplainedList, explained
 from learner.training.scored import Scored
 from weighting.estimators.conditional import shown_logit
 from weighting.sample import CopyKind, Sample
@@ -50,7 +51,9 @@ class Prequential:
         query_vectors: Vectors,
         item_vectors: Vectors,
         factor: Array,
-    ) -> None:
+        *,
+        num_explained: int = 0,
+    ) -> tuple[ExplainedList, ...]:
         """Evaluate what would have been served where each sample was shown; then learn it.
 
         Args:
@@ -63,6 +66,10 @@ class Prequential:
             factor: (N,) by which a scored sample counts. Those of 0 have no score of the encoder:
                 they are not evaluated, and stacker, item prior, attributes and client affinity do
                 not learn them; the other parts do.
+            num_explained: lists with a click, at most, that are returned.
+
+        Returns:
+            Lists with a click as they would have been served.
         """
         tasks = np.array([s.task for s in weighted.samples], dtype=object)
 
@@ -80,6 +87,7 @@ class Prequential:
             )
 
         prior = {**clicked.prior, **weighted.prior}
+        lists_explained: tuple[ExplainedList, ...] = ()
         for task in weighted.prior:
             own = np.flatnonzero(tasks == task)
             samples = [weighted.samples[i] for i in own]
@@ -117,6 +125,15 @@ class Prequential:
                 logit[own], earlier[own] = relevance, num_earlier
                 score = clicked.served(served, logit, scored, pairs)
                 clicked.keep(self.clicked, score, weighted.examination, factor, earlier)
+                if num_explained:
+                    at = np.searchsorted(own, clicked.places)
+                    lists_explained = explained(
+                        [weighted.samples[place] for place in clicked.places],
+                        score,
+                        relevance[at],
+                        served.contributions(task, said[:, at]),
+                        limit=num_explained,
+                    )
             judged = Judged(
                 logit=shown_logit(relevance, outcomes.examination),
                 relevance=relevance,
@@ -136,6 +153,7 @@ class Prequential:
             )
             self.evaluations[task].update(judged[drawn])
             served.learn(task, asked, said, outcomes)
+        return lists_explained
 
     def _history(
         self, task: TaskName, samples: Sequence[Sample], lists: Places

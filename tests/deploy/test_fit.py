@@ -25,10 +25,12 @@ from deploy.verification import log_sums, recount
 from learner.artifact import Store
 from learner.scorer import load_scorer
 from learner.store.manifest import FitSource
+from learner.tracking.config import TrackingConfig
 from tests.deploy.fitting import fit, in_store, pairs, shown, write_csv
 from tests.deploy.whole import SETTINGS, Shop, live, trained
 from tests.fakes.disk import Crash, Die, FaultyDisk, at, tree
 from tests.fakes.paper import Paper
+from tests.learner.tracked import scalars
 from weighting.query_key import query_key
 
 
@@ -405,3 +407,27 @@ def test_settings_of_the_learner_are_those_of_the_fit(tmp_path: Path, shop: Shop
     fit(write_csv(tmp_path / "a.csv", shown(24)), root)
     live(root, shop.log, FaultyDisk(), named=other, keep_tail=False)
     assert trained(root)[0] > shop.trained[0]
+
+
+# --- tracking ---
+
+
+def test_a_fit_that_is_tracked_writes_its_epochs_and_the_same_version(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    file = write_csv(tmp_path / "a.csv", shown(40))
+    plain, _ = fit(file, tmp_path / "plain", dev=0.3)
+    tracking = TrackingConfig(to="tensorboard", folder=tmp_path / "curves", every_steps=1)
+    settings = replace(in_store(tmp_path / "own"), tracking=tracking)
+    found, _ = fit(file, tmp_path / "own", settings=settings, dev=0.3)
+    assert found["epochs"] == plain["epochs"]
+    first, second = Store(tmp_path / "plain"), Store(tmp_path / "own")
+    for name, digest in first.versions()[0].files.items():
+        assert second.versions()[0].files[name] == digest, name
+
+    folder = tmp_path / "curves" / "own" / "fit"
+    last = [epoch["dev"]["ndcg"] for epoch in found["epochs"]]
+    assert [value for _, value in scalars(folder, "dev/ndcg")] == pytest.approx(last)
+    assert [value for _, value in scalars(folder, "fit/epoch")] == [0, 1, 2]
+    steps = [step for step, _ in scalars(folder, "loss")]
+    assert steps == list(range(1, len(steps) + 1))
+    assert len(steps) == scalars(folder, "fit/epoch")[-1][0]

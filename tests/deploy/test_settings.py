@@ -419,6 +419,7 @@ def test_the_starter_file_is_plain_yaml() -> None:
         "serving",
         "store",
         "observability",
+        "tracking",
     }
 
 

@@ -28,12 +28,14 @@ from deploy.settings.tree import Settings
 from learner.artifact import Store, Version
 from learner.config import LearnerConfig, StoreConfig
 from learner.errors import ModelMissing
+from learner.tracking.config import TrackingConfig
 from learner.trainer import StepReport, Trainer
 from tests.consumers.oracle import oracle
 from tests.consumers.shop import SECOND, START_US, TOPICS, WINDOWS, writes
 from tests.fakes.log import Log
 from tests.kafka.conftest import Cluster
 from tests.kafka.learning import last_clients, names, settings_for
+from tests.learner.tracked import scalars
 
 NUM_PARTITIONS = 2
 LONG_AFTER_US = START_US + 86_400 * SECOND
@@ -201,6 +203,27 @@ def test_a_learner_that_ended_goes_on_where_its_checkpoint_was(
         == shop.num_samples
     )
     assert version.epoch == 3
+
+
+def test_the_curve_of_a_learner_that_was_killed_has_each_step_once(
+    shop: Shop, tmp_path: Path
+) -> None:
+    pytest.importorskip("tensorboard")
+    tracking = TrackingConfig(to="tensorboard", every_steps=1, details_every_steps=4)
+    settings = replace(shop.at(tmp_path), tracking=tracking)
+    steps: list[int] = []
+
+    def each(report: StepReport, trainer: Trainer) -> None:
+        steps.append(report.step)
+        if len(steps) == 5:
+            raise Killed
+
+    with pytest.raises(Killed):
+        LearnRole(settings).run(each)
+    version = learn(settings, until=shop.num_samples)
+    curve = scalars(tmp_path / "tracking" / "learn", "samples")
+    assert [step for step, _ in curve] == list(range(1, version.step + 1))
+    assert curve[-1] == (version.step, shop.num_samples)
 
 
 def test_a_learner_that_is_told_to_stop_leaves_its_last_step_in_a_version(

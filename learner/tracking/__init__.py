@@ -1,0 +1,1 @@
+"""Curves, histograms and explained predictions for trackers of experiments."""
