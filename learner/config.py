@@ -41,6 +41,7 @@ _YOUNGER = frozenset(
         "warm_up_samples",
         "adversarial_steps",
         "adversarial_radius",
+        "pooling",
     }
 )
 """Settings that are left out of digests and versions at their defaults."""
@@ -79,6 +80,13 @@ class LearnerConfig:
         Literal["bi_encoder", "cross_encoder"],
         Meta(description="Encode query and item apart, or read them together."),
     ] = "bi_encoder"
+    pooling: Annotated[
+        Literal["auto", "mean", "cls", "max", "lasttoken"],
+        Meta(
+            description="Vector of a text from its tokens. auto: as the model's folder declares; "
+            "if it does not, lasttoken for a decoder, else mean."
+        ),
+    ] = "auto"
     loss: Annotated[
         Literal["pointwise", "squared_error", "pairwise", "listwise", "in_batch_softmax"],
         Meta(

@@ -39,7 +39,7 @@ from learner.encoder.encoder import Encoder
 from learner.encoder.fit import check_fit
 from learner.encoder.load import load_pretrained
 from learner.encoder.tokens import Texts
-from learner.errors import TuningUnsupported
+from learner.errors import ModelUnsupported, TuningUnsupported
 from learner.evaluation import Evaluation
 from learner.evaluation_block import SCENARIO
 from learner.losses.registry import losses_of
@@ -145,7 +145,7 @@ class Trainer:
         self.trained = (0, 0)
         self.num_explained = 0
         self._losses = LossWatch()
-        pretrained = load_pretrained(config.model, download=config.download)
+        pretrained = load_pretrained(config.model, pooling=config.pooling, download=config.download)
         encoder = Encoder(
             pretrained.model.to(config.device),
             tuning=config.tuning,
@@ -532,6 +532,7 @@ class Trainer:
             read: gives a file by its path in the version.
 
         Raises:
+            ModelUnsupported: it was learned under another pooling; nothing was restored.
             TuningUnsupported: it was learned under another tuning; nothing was restored.
         """
         ranker = self.ranker
@@ -540,6 +541,11 @@ class Trainer:
             raise TuningUnsupported(
                 f"learner.tuning: got {ranker.encoder.tuning.name}, the version to go on from was "
                 f"learned with {found}. Set learner.tuning: {found}, or name a new store.root."
+            )
+        if (found := scoring.settings.pooling) != ranker.encoder.pooling:
+            raise ModelUnsupported(
+                f"learner.pooling: got {ranker.encoder.pooling}, the version to go on from was "
+                f"learned with {found}. Set learner.pooling: {found}, or name a new store.root."
             )
         adapters.load(ranker.encoder.model, layout.read_model(read))
         ranker.load_heads(scoring.heads)

@@ -86,6 +86,8 @@ class Encoder(nn.Module):
         for module in model.modules():
             if isinstance(module, nn.Dropout):
                 module.p = dropout
+            elif isinstance(getattr(module, "attention_dropout", None), float):
+                module.attention_dropout = dropout
         self.eval()
 
     @property

@@ -8,7 +8,7 @@ from torch import nn
 
 from learner.config import LearnerConfig
 from learner.encoder.device import check_device
-from learner.encoder.load import describe, skeleton
+from learner.encoder.load import MEAN, describe, skeleton
 from learner.encoder.padding import LENGTH_STEP, Padded, padded_length
 from learner.encoder.pooling import POOLINGS
 from learner.errors import ModelUnsupported
@@ -33,7 +33,7 @@ def check_fit(config: LearnerConfig) -> None:
     _check_head(config, found.config)
     model = skeleton(config.model, found.config)
     _check_positions(config, model)
-    registry.named(config.tuning, model, POOLINGS[found.pooling], Padded())
+    registry.named(config.tuning, model, POOLINGS[found.pooling or MEAN], Padded())
 
 
 def _check_head(config: LearnerConfig, model: Any) -> None:

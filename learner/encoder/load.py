@@ -22,10 +22,13 @@ from transformers import (
 )
 from transformers.utils.hub import cached_file
 
+from learner.encoder.decoder import end_texts, is_causal
 from learner.encoder.pooling import pooling_of
 from learner.encoder.tokens import letter_tokenizer, load_tokenizer
 from learner.errors import ModelMissing, ModelUnsupported
 from learner.tuning import adapters
+
+AUTO, MEAN, LAST_TOKEN = "auto", "mean", "lasttoken"
 
 log = logging.getLogger("steelyard.learner")
 
@@ -43,12 +46,12 @@ class Described(NamedTuple):
     Attributes:
         path: folder, or name on a model hub; empty for a random one.
         config: as transformers loads it.
-        pooling: a key of `learner.encoder.pooling.POOLINGS`.
+        pooling: a key of `learner.encoder.pooling.POOLINGS`; None: it declares none.
     """
 
     path: str
     config: PretrainedConfig
-    pooling: str
+    pooling: str | None
 
 
 class Pretrained(NamedTuple):
@@ -68,7 +71,7 @@ class Pretrained(NamedTuple):
 def describe(name: str, *, download: bool = False, packaged: Path | None = None) -> Described:
     """Describe an encoder without its weights; arguments and errors as of `load_pretrained`."""
     if random := re.fullmatch(r"random:(\d+)x(\d+)", name):
-        return Described("", _random_config(int(random[1]), width=int(random[2])), "mean")
+        return Described("", _random_config(int(random[1]), width=int(random[2])), MEAN)
     if default := re.fullmatch(r"minilm-l6(?::(\d+))?", name):
         folder = packaged or _packaged_folder()
         check_digests(folder)
@@ -84,12 +87,15 @@ def describe(name: str, *, download: bool = False, packaged: Path | None = None)
 
 
 def load_pretrained(
-    name: str, *, download: bool = False, packaged: Path | None = None
+    name: str, *, pooling: str = AUTO, download: bool = False, packaged: Path | None = None
 ) -> Pretrained:
     """Load an encoder by its name, in single precision; see `LearnerConfig.model`.
 
     Args:
         name: ``minilm-l6``, ``minilm-l6:N``, ``random:LxD``, a folder or a name on a model hub.
+        pooling: as in `LearnerConfig.pooling`. Under ``auto`` it is what the model declares; if it
+            declares none, the last token of a causal model, and the mean of others. Where the last
+            token of a causal model was not declared, texts get one that ends them.
         download: whether a name may be fetched from a model hub.
         packaged: folder of the packaged encoder; by default where its package is installed.
 
@@ -99,8 +105,8 @@ def load_pretrained(
     """
     described = describe(name, download=download, packaged=packaged)
     if not described.path:
-        return _random(described.config)
-    return _load(name, described, download=download)
+        return _random(described.config, pooling)
+    return _load(name, described, pooling, download=download)
 
 
 def skeleton(name: str, config: PretrainedConfig) -> Any:
@@ -197,7 +203,7 @@ def _describe(
     return Described(path, config, pooling)
 
 
-def _load(name: str, described: Described, *, download: bool) -> Pretrained:
+def _load(name: str, described: Described, pooling: str, *, download: bool) -> Pretrained:
     path = described.path
     try:
         model, report = AutoModel.from_pretrained(
@@ -225,7 +231,14 @@ def _load(name: str, described: Described, *, download: bool) -> Pretrained:
     folder = Path(path)
     tokenizer = load_tokenizer(folder) if folder.is_dir() else AutoTokenizer.from_pretrained(path)
     _check_vocabulary(name, model, tokenizer)
-    return Pretrained(model, tokenizer, described.pooling)
+    tokenizer.truncation_side = "right"  # a version does not keep it
+    wanted = described.pooling if pooling == AUTO else pooling
+    if wanted is None or wanted == LAST_TOKEN != described.pooling:
+        causal = is_causal(model.eval())
+        wanted = wanted or (LAST_TOKEN if causal else MEAN)
+        if causal and wanted == LAST_TOKEN:
+            end_texts(tokenizer, model.config)
+    return Pretrained(model, tokenizer, wanted)
 
 
 def _check_vocabulary(name: str, model: Any, tokenizer: Any) -> None:
@@ -249,11 +262,13 @@ def _random_config(num_layers: int, *, width: int) -> BertConfig:
     )
 
 
-def _random(config: Any) -> Pretrained:
+def _random(config: Any, pooling: str) -> Pretrained:
     """Build an untrained BERT, the same one each time, without touching the global seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return Pretrained(BertModel(config), letter_tokenizer(), "mean")
+        return Pretrained(
+            BertModel(config), letter_tokenizer(), MEAN if pooling == AUTO else pooling
+        )
 
 
 def _packaged_folder() -> Path:

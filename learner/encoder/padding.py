@@ -54,6 +54,8 @@ class Padded:
 
 def _of_layers(model: Any, mask: Tensor) -> Tensor:
     """Return a mask (n, T) as the layers take it."""
+    if getattr(model, "makes_masks", False):
+        return mask
     fused = getattr(model.config, "_attn_implementation", None) == "sdpa"
     if fused and not getattr(model.config, "is_decoder", False):
         return mask[:, None, None, :].bool()  # given a mask of positions, it would read its values

@@ -73,8 +73,8 @@ _WITHOUT_EFFECT = {"transformer", "normalize", "dropout"}
 """Modules beside the pooling that change no unit vector."""
 
 
-def pooling_of(name: str, read: Callable[[str], bytes | None]) -> str:
-    """Return the pooling that a sentence-transformers model declares; the mean otherwise.
+def pooling_of(name: str, read: Callable[[str], bytes | None]) -> str | None:
+    """Return the pooling that a sentence-transformers model declares, None if it is none.
 
     Args:
         name: of the model, for errors.
@@ -97,7 +97,7 @@ def pooling_of(name: str, read: Callable[[str], bytes | None]) -> str:
             )
     path = str(PurePosixPath(folder) / "config.json")
     declared = read(path)
-    return "mean" if declared is None else _mode(name, path, _decoded(name, path, declared))
+    return None if declared is None else _mode(name, path, _decoded(name, path, declared))
 
 
 def _mode(name: str, path: str, declared: Mapping[str, Any]) -> str:

@@ -28,7 +28,7 @@ from learner.encoder.passes import Passes
 from learner.encoder.pooling import Pool
 from learner.errors import TuningUnsupported
 from learner.tuning.full import FullTuning
-from learner.tuning.top_layers import TopLayersTuning
+from learner.tuning.top_layers import TopLayersTuning, layers_of
 
 _NAME = re.compile(r"(?:lora:([2-9]|[1-9]\d+)|ia3)(?:@top:([1-9]\d*))?")
 _OWN = re.compile(r"\.(lora_A|lora_B|ia3_l)\.default\b")
@@ -129,21 +129,18 @@ def _targets(model: Any, wanted: Recipe, known: Mapping[str, list[str]]) -> list
     names = [name for name, _ in model.named_modules() if _ends_with(name, known[family])]
     if wanted.num_layers is None:
         return names
-    return [name for name in names if _layer(name) >= _num_layers(model) - wanted.num_layers]
+    path, layers = layers_of(model)
+    return [name for name in names if _layer(name, path) >= len(layers) - wanted.num_layers]
 
 
 def _ends_with(name: str, ends: list[str]) -> bool:
     return any(name == end or name.endswith(f".{end}") for end in ends)
 
 
-def _layer(name: str) -> int:
+def _layer(name: str, path: str) -> int:
     """Return the number of the layer that a name is in, -1 if it is in none."""
-    found = re.match(r"encoder\.layer\.(\d+)\.", name)
+    found = re.match(rf"{re.escape(path)}\.(\d+)\.", name)
     return int(found[1]) if found else -1
-
-
-def _num_layers(model: Any) -> int:
-    return len(getattr(getattr(model, "encoder", None), "layer", ()))
 
 
 def has_adapter(model: Any) -> bool:

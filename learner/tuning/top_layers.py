@@ -15,6 +15,9 @@ from learner.encoder.tokens import Ids
 from learner.errors import TuningUnsupported
 from learner.tuning.tuning import frozen, id_rows, in_half_precision
 
+_PATHS = ("encoder.layer", "layers", "h")
+"""Where transformers keeps the layers of a model."""
+
 
 class TopLayersTuning:
     """The prefix of a text is its hidden states below the layers that move."""
@@ -31,10 +34,10 @@ class TopLayersTuning:
         self._model = model
         self._pool = pool
         self._passes = passes
-        layers = getattr(getattr(model, "encoder", None), "layer", None)
-        if not isinstance(layers, nn.ModuleList):
+        path, layers = layers_of(model)
+        if not layers:
             raise TuningUnsupported(
-                f"learner.tuning: {self.name} needs an encoder with encoder.layer, "
+                f"learner.tuning: {self.name} needs a model with one of {', '.join(_PATHS)}; "
                 f"{type(model).__name__} has none; use full or frozen"
             )
         if num_layers > len(layers):
@@ -42,7 +45,12 @@ class TopLayersTuning:
                 f"learner.tuning: got {self.name}, the encoder has {len(layers)} layers"
             )
         self._top = layers[len(layers) - num_layers :]
-        self._upper = _upper_part(model, self._top, whole=num_layers == len(layers))
+        whole = num_layers == len(layers)
+        self._upper: nn.Module = (
+            _upper_part(model, self._top, whole=whole)
+            if path == _PATHS[0]
+            else _Stack(model, path, self._top)
+        )
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         """Return the parameters of the last N layers."""
@@ -51,8 +59,7 @@ class TopLayersTuning:
     @property
     def entrance(self) -> nn.Module:
         """Return what hands the hidden states to the last N layers."""
-        given: nn.Module = self._upper._modules["embeddings"]
-        return given
+        return self._upper.get_submodule("embeddings")
 
     def prefix(self, texts: Sequence[Ids]) -> list[Tensor]:
         """Return hidden states (T, D) per text, in half precision, padding removed."""
@@ -64,6 +71,21 @@ class TopLayersTuning:
         """Run the last N layers."""
         hidden = [prefix.float() for prefix in prefixes]
         return self._passes.vectors(self._upper, hidden, self._pool)
+
+
+def layers_of(model: Any) -> tuple[str, nn.ModuleList]:
+    """Return the path of a model's layers, and the layers; none where they cannot be reached.
+
+    BERT and its relatives have an encoder in them, Llama's ``layers`` and GPT-2's ``h`` are the
+    model's own.
+    """
+    for path in _PATHS:
+        layers: Any = model
+        for name in path.split("."):
+            layers = getattr(layers, name, None)
+        if isinstance(layers, nn.ModuleList):
+            return path, layers
+    return "", nn.ModuleList()
 
 
 class _Given(nn.Module):
@@ -95,6 +117,47 @@ def _upper_part(model: Any, top: nn.ModuleList, *, whole: bool) -> Any:
     upper._modules["embeddings"] = _Given(int(model.config.hidden_size))
     upper._modules.pop("embeddings_project", None)  # of ELECTRA
     return upper
+
+
+class _Stack(nn.Module):
+    """The top layers alone of a model that holds its layers itself; it shares all parameters.
+
+    Masks, rotations and the last normalisation stay the model's own business. Embeddings of
+    positions are in the hidden states already.
+    """
+
+    makes_masks = True
+    """Whether it makes the masks of its layers, of real tokens, from hidden states too."""
+
+    def __init__(self, model: Any, path: str, top: nn.ModuleList) -> None:
+        super().__init__()
+        self.embeddings = nn.Identity()
+        upper: Any = _shallow(model)
+        upper._modules[path] = top
+        if "drop" in model._modules:  # of GPT-2, once, above the embeddings
+            upper._modules["drop"] = nn.Identity()
+        if "wpe" in model._modules:
+            upper._modules["wpe"] = _NoPositions()
+        if "embeddings" in model._modules:  # of ModernBERT
+            upper._modules["embeddings"] = _Given(int(model.config.hidden_size))
+        upper.config = copy.copy(model.config)
+        upper.config.num_hidden_layers = len(top)
+        upper.config.use_cache = False  # its places are those of all layers
+        if kinds := getattr(model.config, "layer_types", None):
+            upper.config.layer_types = kinds[len(kinds) - len(top) :]
+        self.upper = upper
+        self.config: Any = upper.config
+
+    def forward(self, *, inputs_embeds: Tensor, **others: Any) -> Any:
+        """Run the layers on hidden states."""
+        return self.upper(inputs_embeds=self.embeddings(inputs_embeds), **others)
+
+
+class _NoPositions(nn.Module):
+    """Embeddings of positions that add nothing."""
+
+    def forward(self, position_ids: Tensor) -> Tensor:
+        return torch.zeros(*position_ids.shape, 1, device=position_ids.device)
 
 
 def _shallow(module: nn.Module) -> nn.Module:

@@ -213,6 +213,10 @@ def test_a_former_value_names_the_present_one(file: Path) -> None:
             "learner.tuning: got 'top:1\\n', expected full, frozen, top:N, lora:R or ia3",
         ),
         ({"interaction": "towers"}, "got 'towers', expected bi_encoder or cross_encoder"),
+        (
+            {"pooling": "weightedmean"},
+            "learner.pooling: got 'weightedmean', expected auto, mean, cls, max or lasttoken",
+        ),
         ({"momentum": 1.0}, "learner.momentum: got 1.0, expected a number >= 0 and < 1"),
         ({"optimizer": "adam"}, "learner.optimizer: got 'adam', expected adamw or sgd"),
         (

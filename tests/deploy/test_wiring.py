@@ -31,6 +31,7 @@ def test_another_value_is_another_configuration() -> None:
         replace(settings, learner=replace(learner, adversarial_steps=1)),
         replace(settings, learner=replace(learner, adversarial_radius=0.1)),
         replace(settings, learner=replace(learner, momentum=0.5)),
+        replace(settings, learner=replace(learner, pooling="lasttoken")),
         replace(settings, learner=replace(learner, warm_up_samples=7)),
         replace(settings, learner=replace(learner, warm_up_samples=7, schedule="inverse_sqrt")),
         replace(settings, learner=replace(learner, task_weights=TaskWeights(purchase=2.0))),

@@ -9,17 +9,21 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
+    AlbertConfig,
     AutoModel,
     BertConfig,
     DebertaConfig,
     DebertaV2Config,
+    DistilBertConfig,
     ElectraConfig,
     GPT2Config,
     LongformerConfig,
+    ModernBertConfig,
     MPNetConfig,
     PretrainedConfig,
     PreTrainedTokenizerFast,
     RobertaConfig,
+    XLMRobertaConfig,
     XLNetConfig,
 )
 
@@ -32,6 +36,13 @@ _SHAPE: dict[str, Any] = {
     "num_attention_heads": 2,
     "intermediate_size": 64,
     "initializer_range": 0.3,  # large enough that a wrong mask or a lost bias shows
+}
+_DISTIL: dict[str, Any] = {
+    "dim": 32,
+    "n_layers": 2,
+    "n_heads": 2,
+    "hidden_dim": 64,
+    "initializer_range": 0.3,
 }
 _RELATIVE: dict[str, Any] = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]}
 _CONVOLUTION: dict[str, Any] = {"conv_kernel_size": 3}
@@ -65,12 +76,17 @@ WITH_SDPA: Mapping[str, PretrainedConfig] = {
     "bert-decoder": bert(is_decoder=True),
     "roberta": roberta(),
     "electra": ElectraConfig(**_SHAPE, embedding_size=16),
+    "xlm-roberta": XLMRobertaConfig(**_SHAPE, pad_token_id=1),
+    "distilbert": DistilBertConfig(vocab_size=_SHAPE["vocab_size"], **_DISTIL),
+    "albert": AlbertConfig(**_SHAPE, embedding_size=16),
+    "modernbert": ModernBertConfig(**_SHAPE, pad_token_id=0, local_attention=8),
 }
 
 
 def plain_tokenizer() -> Any:
     """A tokenizer over letters that adds no special token and pads with none."""
-    vocabulary = {token: i for i, token in enumerate(letter_tokenizer().get_vocab())}
+    ids = letter_tokenizer().get_vocab()
+    vocabulary = {token: i for i, token in enumerate(sorted(ids, key=lambda token: ids[token]))}
     raw = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     raw.pre_tokenizer = pre_tokenizers.Whitespace()
     return PreTrainedTokenizerFast(tokenizer_object=raw)  # type: ignore[no-untyped-call]

@@ -15,13 +15,9 @@ from numpy.typing import NDArray
 from torch.nn.functional import cross_entropy, normalize
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
-    AlbertConfig,
     AutoModel,
-    DistilBertConfig,
     LlamaConfig,
-    ModernBertConfig,
     PretrainedConfig,
-    XLMRobertaConfig,
 )
 
 from learner import arithmetic
@@ -34,18 +30,8 @@ from learner.encoder.pooling import POOLINGS
 from learner.training.adamw import AdamW, Group
 from tests.learner.families import _SHAPE, WITH_SDPA, bert, gpt2, roberta
 
-_DISTIL: dict[str, Any] = {
-    "dim": 32,
-    "n_layers": 2,
-    "n_heads": 2,
-    "hidden_dim": 64,
-    "initializer_range": 0.3,
-}
 PACKED: dict[str, PretrainedConfig] = {
-    **WITH_SDPA,
-    "xlm-roberta": XLMRobertaConfig(**_SHAPE, pad_token_id=1),
-    "distilbert": DistilBertConfig(vocab_size=_SHAPE["vocab_size"], **_DISTIL),
-    "albert": AlbertConfig(**_SHAPE, embedding_size=16),
+    **{name: config for name, config in WITH_SDPA.items() if name != "modernbert"},
     "llama": LlamaConfig(**_SHAPE, num_key_value_heads=1, pad_token_id=0),
 }
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=12)
@@ -83,7 +69,7 @@ def test_a_packed_text_has_the_states_that_it_has_alone(name: str) -> None:
 
 @pytest.mark.parametrize(
     "config",
-    [ModernBertConfig(**_SHAPE, local_attention=8, pad_token_id=0), gpt2()],
+    [WITH_SDPA["modernbert"], gpt2()],
     ids=["modernbert", "gpt2"],
 )
 def test_a_model_packed_or_not_has_its_own_vectors(config: PretrainedConfig) -> None:
