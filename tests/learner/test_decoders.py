@@ -268,9 +268,10 @@ def test_the_model_names_the_token_where_the_tokenizer_does_not(
     end_texts(tokenizer, LlamaConfig(eos_token_id=[9_999, 0]))
     assert (tokenizer.eos_token, tokenizer.encode("a")[-1]) == (END, 0)
     ordinary = byte_tokenizer(named=False).encode("a")[0]
-    for eos in (None, ordinary, 9_999):
+    for eos in (None, ordinary, 257, 258, 9_999):
         caplog.clear()
         without = byte_tokenizer(named=False)
+        without.add_tokens(["<note>"])  # not special: it may stand in a text
         with caplog.at_level(logging.INFO, "steelyard.learner"):
             end_texts(without, LlamaConfig(eos_token_id=eos))
         assert without.encode("a") == without.encode("a", add_special_tokens=False)
