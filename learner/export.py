@@ -1,4 +1,4 @@
-"""Export of a version's encoder as a folder that sentence-transformers and transformers load."""
+"""Export of a version's encoder: a folder for sentence-transformers, or an ONNX graph."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import msgspec
 from learner import version_layout as layout
 from learner.artifact import Store, Version
 from learner.encoder.load import load_saved
-from learner.encoder.pooling import POOLING_FLAGS
+from learner.encoder.pooling import POOLING_FLAGS, POOLINGS
 from learner.errors import ModelUnsupported
 from learner.finite import check_tensors
 from learner.store import blobs
 from learner.tuning import adapters
 
+ONNX = "model.onnx"
 _MODULES = (("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize"))
 _PADDING = ("pad_token", "eos_token", "sep_token", "unk_token", "bos_token", "cls_token")
 """Special tokens that can stand behind a shorter text; attention never sees them."""
@@ -35,8 +36,8 @@ class ExportedEncoder:
     num_residuals: int
 
 
-def export_encoder(store: Store, version: Version) -> ExportedEncoder:
-    """Return a version's encoder as the files of a sentence-transformers folder.
+def export_encoder(store: Store, version: Version, *, onnx: bool = False) -> ExportedEncoder:
+    """Return a version's encoder as the files of a sentence-transformers folder, or of ONNX.
 
     Their vectors are those of the whole encoder in single precision, with an adapter merged into
     its own tensors. What is served under ``top:N`` and ``frozen`` was rounded to half precision
@@ -45,10 +46,12 @@ def export_encoder(store: Store, version: Version) -> ExportedEncoder:
     Args:
         store: where the version is.
         version: its digests are checked on the bytes that are used.
+        onnx: write one graph, with pooling and normalisation inside, in place of the tensors.
 
     Raises:
         Corrupt: a file is not what the manifest says, or a number of it is not finite.
-        ModelUnsupported: the encoder has no vectors of single texts, or nothing to pad with.
+        ModelUnsupported: the encoder has no vectors of single texts, or nothing to pad with; or
+            it cannot be written as ONNX, for example as the extra is not installed.
     """
     store.verify(version)
 
@@ -67,17 +70,24 @@ def export_encoder(store: Store, version: Version) -> ExportedEncoder:
     model = load_saved(version.path, tensors, tuning=settings.tuning)
     if adapters.has_adapter(model):
         tensors = adapters.merged(model)
-    # Older releases of transformers refuse a file that does not say whose tensors it holds
-    weights = blobs.tensors_to_bytes(tensors, metadata={"format": "pt"})
+        model = load_saved(version.path, tensors, tuning="full")
     files = {
         "config.json": _config(read("config.json"), model),
         "tokenizer.json": read("tokenizer.json"),
         "tokenizer_config.json": _tokenizer(version, read("tokenizer_config.json"), settings),
-        layout.MODEL: weights,
-        **_modules(settings, width=int(model.config.hidden_size)),
     }
-    card = _card(version, settings, weights=blobs.digest(weights))
-    return ExportedEncoder(files={**files, layout.CARD: card}, num_residuals=len(state.queries))
+    if onnx:
+        from learner.encoder.onnx_graph import onnx_graph
+
+        pool, name = POOLINGS[settings.pooling], ONNX
+        files[name] = onnx_graph(model, pool, max_tokens=settings.max_tokens)
+    else:
+        name = layout.MODEL
+        # Older releases of transformers refuse a file that does not say whose tensors it holds
+        files[name] = blobs.tensors_to_bytes(tensors, metadata={"format": "pt"})
+        files |= _modules(settings, width=int(model.config.hidden_size))
+    files[layout.CARD] = _card(version, settings, name, blobs.digest(files[name]))
+    return ExportedEncoder(files=files, num_residuals=len(state.queries))
 
 
 def _config(written: bytes, model: Any) -> bytes:
@@ -134,13 +144,15 @@ def _modules(settings: layout.ScoringSettings, *, width: int) -> dict[str, bytes
     }
 
 
-def _card(version: Version, settings: layout.ScoringSettings, *, weights: blobs.Digest) -> bytes:
+def _card(
+    version: Version, settings: layout.ScoringSettings, model: str, digest: blobs.Digest
+) -> bytes:
     """Return the model card: where the encoder is from, and what it is not."""
     lines = [
         "---",
-        "library_name: sentence-transformers",
+        f"library_name: {'onnx' if model == ONNX else 'sentence-transformers'}",
         "pipeline_tag: sentence-similarity",
-        "tags: [sentence-transformers, feature-extraction]",
+        f"tags: [{'onnx' if model == ONNX else 'sentence-transformers'}, feature-extraction]",
         "---",
         "",
         f"# Encoder of version {version.name}",
@@ -151,7 +163,7 @@ def _card(version: Version, settings: layout.ScoringSettings, *, weights: blobs.
         "",
         f"- Version: `{version.name}`, {version.step:,} steps, {version.num_samples:,} samples",
         f"- sha256 of its manifest: `{version.manifest['self']}`",
-        f"- sha256 of `{layout.MODEL}`: `{weights.sha256}`",
+        f"- sha256 of `{model}`: `{digest.sha256}`",
         f"- Pooling: {settings.pooling}, normalised; at most {settings.max_tokens} tokens",
         f"- Tuning: {settings.tuning}",
     ]

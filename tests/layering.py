@@ -38,6 +38,8 @@ FENCED: Mapping[str, set[str]] = {
     "cachetools": {"consumers", "learner.encoder"},
     "transformers": {"learner.encoder.load", "learner.encoder.packing", "learner.encoder.tokens"},
     "tokenizers": {"learner.encoder.tokens"},
+    "onnxruntime": {"learner.encoder.onnx_graph"},
+    "onnxscript": {"learner.encoder.onnx_graph"},
     "safetensors": {"learner.store.blobs"},
     "peft": {"learner.tuning.adapters"},
     "tensorboard": {"learner.tracking.tensorboard"},

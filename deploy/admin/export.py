@@ -13,8 +13,18 @@ from learner.artifact import Store
 from learner.store import blobs
 from learner.store.blobs import Disk
 
+FORMATS = ("sentence-transformers", "onnx")
 
-def export(store: Store, name: str, folder: Path, out: Output, *, disk: Disk | None = None) -> int:
+
+def export(
+    store: Store,
+    name: str,
+    folder: Path,
+    out: Output,
+    *,
+    form: str = FORMATS[0],
+    disk: Disk | None = None,
+) -> int:
     """Write a version's encoder into a new or empty folder: all of it, or nothing.
 
     Returns:
@@ -22,23 +32,26 @@ def export(store: Store, name: str, folder: Path, out: Output, *, disk: Disk | N
 
     Raises:
         Unsafe: the folder holds something.
-        UsageError: the folder is a file, or inside the store.
+        UsageError: the folder is a file, or inside the store; or there is no such format.
         Corrupt: the version is damaged.
         ModelUnsupported: its encoder has no vectors of single texts.
         WriteFailed: the folder could not be written; nothing is left of it.
     """
+    if form not in FORMATS:
+        raise UsageError(f"--format: got {form!r}, expected {' or '.join(FORMATS)}")
     version = find(store, name)
     target = folder.resolve()
     _check_free(target, store)
     from learner.export import export_encoder  # loads torch
 
-    exported = export_encoder(store, version)
+    exported = export_encoder(store, version, onnx=form == "onnx")
     _write(target, exported.files, disk or Disk())
     digests = {path: blobs.digest(data) for path, data in sorted(exported.files.items())}
     num_bytes = sum(digest.size for digest in digests.values())
     facts = {
         "version": version.name,
         "manifest_sha256": version.manifest["self"],
+        "format": form,
         "path": str(target),
         "files": {path: digest.sha256 for path, digest in digests.items()},
         "bytes": num_bytes,

@@ -127,13 +127,17 @@ def export(
     folder: Annotated[
         Path, typer.Argument(metavar="DIR", help="A new or empty folder.", show_default=False)
     ],
+    format: Annotated[
+        str, typer.Option(help="sentence-transformers or onnx.")
+    ] = "sentence-transformers",
     *,
     options: Options,
 ) -> None:
-    """Write a version's encoder as a folder of sentence-transformers.
+    """Write a version's encoder as a folder of sentence-transformers, or as ONNX.
 
     The encoder alone: the whole score is served by Steelyard only.
     """
     from deploy.admin import export
 
-    raise typer.Exit(export.export(options.store(), version, folder, options.output()))
+    store, output = options.store(), options.output()
+    raise typer.Exit(export.export(store, version, folder, output, form=format))

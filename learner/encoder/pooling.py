@@ -39,7 +39,7 @@ def largest(hidden: Tensor, mask: Tensor) -> Tensor:
 
 def last_token(hidden: Tensor, mask: Tensor) -> Tensor:
     """Take the last real token."""
-    rows = torch.arange(len(hidden), device=hidden.device)
+    rows = torch.arange(hidden.shape[0], device=hidden.device)
     return normalize(hidden[rows, mask.sum(1) - 1], dim=-1)
 
 

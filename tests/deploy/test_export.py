@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from deploy.errors import Unsafe, UsageError, WriteFailed
 from learner.artifact import Corrupt, Store, Version, VersionMissing
 from learner.encoder.encoder import Encoder
 from learner.encoder.load import load_pretrained, load_saved
+from learner.encoder.onnx_graph import onnx_graph
 from learner.encoder.pooling import POOLINGS
 from learner.encoder.tokens import Texts, load_tokenizer
 from learner.errors import ModelUnsupported
@@ -37,6 +39,7 @@ WHOLE = ("full", "lora:2")
 HALF = 2e-3
 """Rounding to half precision of what frozen layers keep, in a unit vector."""
 CLOSE = 1e-5
+ONNX_CLOSE = 1e-4
 
 Vectors = NDArray[np.float32]
 
@@ -200,7 +203,81 @@ def test_the_command_takes_an_alias_and_writes_json(tmp_path: Path) -> None:
     }
 
 
+# --- ONNX ---
+
+
+def of_onnx(folder: Path) -> Vectors:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    session = onnxruntime.InferenceSession(folder / "model.onnx")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    given = tokenizer(TEXTS, padding=True, truncation=True, return_tensors="np")
+    (found,) = session.run(None, dict(given))
+    alone = [
+        session.run(None, dict(tokenizer([text], truncation=True, return_tensors="np")))[0]
+        for text in TEXTS
+    ]
+    np.testing.assert_allclose(found, np.concatenate(alone), atol=ONNX_CLOSE)
+    return np.asarray(found, dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    ("pooling", "tuning", "config"),
+    [
+        ("mean", "lora:2", None),
+        pytest.param("cls", "top:1", None, marks=pytest.mark.long),
+        pytest.param("max", "frozen", None, marks=pytest.mark.long),
+        pytest.param("lasttoken", "full", roberta(), marks=pytest.mark.long),
+    ],
+    ids=["mean", "cls", "max", "roberta"],
+)
+def test_an_onnx_graph_gives_the_vectors_of_the_encoder(
+    tmp_path: Path, pooling: str, tuning: str, config: Any
+) -> None:
+    pytest.importorskip("onnxscript")
+    model = pooled_as(tmp_path / "model", pooling, config)
+    version = version_of(tmp_path / "store", model=model, tuning=tuning)
+    store, folder = Store(tmp_path / "store"), tmp_path / "out"
+    export(store, "@announced", folder, Paper().output(), form="onnx")
+    np.testing.assert_allclose(of_onnx(folder), served(version, tuning="full"), atol=ONNX_CLOSE)
+    names = {path.name for path in folder.iterdir()}
+    texts = {"tokenizer.json", "tokenizer_config.json", "config.json", "README.md"}
+    assert names == texts | {"model.onnx"}
+
+
+@pytest.mark.parametrize("library", ["onnxruntime", "onnxscript"])
+def test_without_the_extra_nothing_is_written_and_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str
+) -> None:
+    version_of(tmp_path / "store")
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(ModelUnsupported, match=r'not installed: pip install "steelyard\[onnx\]"'):
+        export(
+            Store(tmp_path / "store"), "@announced", tmp_path / "out", Paper().output(), form="onnx"
+        )
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.long
+def test_a_graph_that_gives_other_vectors_is_not_kept(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    model = load_pretrained(pooled_as(tmp_path / "model", "mean")).model
+
+    def unsteady(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Another vector for texts of other shapes, which no graph can follow."""
+        return POOLINGS["mean"](hidden, mask) + torch.rand(())
+
+    with pytest.raises(ModelUnsupported, match=r"BertModel: its ONNX graph gives other vectors"):
+        onnx_graph(model, unsteady, max_tokens=24)
+
+
 # --- refusals ---
+
+
+def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
+    version_of(tmp_path / "store")
+    store = Store(tmp_path / "store")
+    with pytest.raises(UsageError, match="--format: got 'gguf', expected sentence-trans"):
+        export(store, "@announced", tmp_path / "out", Paper().output(), form="gguf")
 
 
 def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
