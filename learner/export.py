@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,25 @@ class ExportedEncoder:
     num_residuals: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class VersionEncoder:
+    """The encoder of a version, whole and in single precision.
+
+    Attributes:
+        version: that it is of.
+        settings: of the version's score.
+        model: an adapter is merged into it.
+        files: configuration and tokenizer, as the version has them.
+        num_residuals: queries that have a residual beside it.
+    """
+
+    version: Version
+    settings: layout.ScoringSettings
+    model: Any
+    files: Mapping[str, bytes]
+    num_residuals: int
+
+
 def export_encoder(store: Store, version: Version, *, onnx: bool = False) -> ExportedEncoder:
     """Return a version's encoder as the files of a sentence-transformers folder, or of ONNX.
 
@@ -53,6 +72,14 @@ def export_encoder(store: Store, version: Version, *, onnx: bool = False) -> Exp
         ModelUnsupported: the encoder has no vectors of single texts, or nothing to pad with; or
             it cannot be written as ONNX, for example as the extra is not installed.
     """
+    encoder = read_encoder(store, version)
+    return ExportedEncoder(
+        files=encoder_files(encoder, onnx=onnx), num_residuals=encoder.num_residuals
+    )
+
+
+def read_encoder(store: Store, version: Version) -> VersionEncoder:
+    """Load a version's encoder; errors as of `export_encoder`."""
     store.verify(version)
 
     def read(path: str) -> bytes:
@@ -69,12 +96,31 @@ def export_encoder(store: Store, version: Version, *, onnx: bool = False) -> Exp
     check_tensors(f"{version.name}/{layout.MODEL}", tensors)
     model = load_saved(version.path, tensors, tuning=settings.tuning)
     if adapters.has_adapter(model):
-        tensors = adapters.merged(model)
-        model = load_saved(version.path, tensors, tuning="full")
+        model = load_saved(version.path, adapters.merged(model), tuning="full")
+    names = ("config.json", "tokenizer.json", "tokenizer_config.json")
+    return VersionEncoder(
+        version=version,
+        settings=settings,
+        model=model,
+        files={name: read(name) for name in names},
+        num_residuals=len(state.queries),
+    )
+
+
+def encoder_files(
+    encoder: VersionEncoder, *, onnx: bool = False, notes: Sequence[str] = ()
+) -> dict[str, bytes]:
+    """Return an encoder as files of a folder; `notes` are lines of its card.
+
+    Raises:
+        ModelUnsupported: as of `export_encoder`.
+    """
+    version, settings, model = encoder.version, encoder.settings, encoder.model
+    given = encoder.files
     files = {
-        "config.json": _config(read("config.json"), model),
-        "tokenizer.json": read("tokenizer.json"),
-        "tokenizer_config.json": _tokenizer(version, read("tokenizer_config.json"), settings),
+        "config.json": _config(given["config.json"], model),
+        "tokenizer.json": given["tokenizer.json"],
+        "tokenizer_config.json": _tokenizer(version, given["tokenizer_config.json"], settings),
     }
     if onnx:
         from learner.encoder.onnx_graph import onnx_graph
@@ -83,11 +129,16 @@ def export_encoder(store: Store, version: Version, *, onnx: bool = False) -> Exp
         files[name] = onnx_graph(model, pool, max_tokens=settings.max_tokens)
     else:
         name = layout.MODEL
-        # Older releases of transformers refuse a file that does not say whose tensors it holds
-        files[name] = blobs.tensors_to_bytes(tensors, metadata={"format": "pt"})
+        files[name] = weights_file(model)
         files |= _modules(settings, width=int(model.config.hidden_size))
-    files[layout.CARD] = _card(version, settings, name, blobs.digest(files[name]))
-    return ExportedEncoder(files=files, num_residuals=len(state.queries))
+    files[layout.CARD] = _card(encoder, name, blobs.digest(files[name]), notes)
+    return files
+
+
+def weights_file(model: Any) -> bytes:
+    """Return the parameters of a model as one file."""
+    # Older releases of transformers refuse a file that does not say whose tensors it holds
+    return blobs.tensors_to_bytes(model.state_dict(), metadata={"format": "pt"})
 
 
 def _config(written: bytes, model: Any) -> bytes:
@@ -144,10 +195,9 @@ def _modules(settings: layout.ScoringSettings, *, width: int) -> dict[str, bytes
     }
 
 
-def _card(
-    version: Version, settings: layout.ScoringSettings, model: str, digest: blobs.Digest
-) -> bytes:
+def _card(encoder: VersionEncoder, model: str, digest: blobs.Digest, notes: Sequence[str]) -> bytes:
     """Return the model card: where the encoder is from, and what it is not."""
+    version, settings = encoder.version, encoder.settings
     lines = [
         "---",
         f"library_name: {'onnx' if model == ONNX else 'sentence-transformers'}",
@@ -166,6 +216,7 @@ def _card(
         f"- sha256 of `{model}`: `{digest.sha256}`",
         f"- Pooling: {settings.pooling}, normalised; at most {settings.max_tokens} tokens",
         f"- Tuning: {settings.tuning}",
+        *(f"- {note}" for note in notes),
     ]
     return ("\n".join(lines) + "\n").encode()
 

@@ -41,11 +41,11 @@ def export(
         raise UsageError(f"--format: got {form!r}, expected {' or '.join(FORMATS)}")
     version = find(store, name)
     target = folder.resolve()
-    _check_free(target, store)
+    check_free(target, store)
     from learner.export import export_encoder  # loads torch
 
     exported = export_encoder(store, version, onnx=form == "onnx")
-    _write(target, exported.files, disk or Disk())
+    write_folder(target, exported.files, disk or Disk())
     digests = {path: blobs.digest(data) for path, data in sorted(exported.files.items())}
     num_bytes = sum(digest.size for digest in digests.values())
     facts = {
@@ -67,7 +67,13 @@ def export(
     return 0
 
 
-def _check_free(target: Path, store: Store) -> None:
+def check_free(target: Path, store: Store) -> None:
+    """Refuse a folder that is in use, or inside the store.
+
+    Raises:
+        Unsafe: the folder holds something.
+        UsageError: it is a file, or inside the store.
+    """
     if target.is_relative_to(store.root.resolve()):
         raise UsageError(f"{target} is inside the store {store.root}: name a folder outside of it")
     if not target.exists():
@@ -78,8 +84,12 @@ def _check_free(target: Path, store: Store) -> None:
         raise Unsafe(f"{target} is not empty: nothing written. Name a new or empty folder.")
 
 
-def _write(target: Path, files: Mapping[str, bytes], disk: Disk) -> None:
-    """Write all files into a folder beside the target, durably, then give it the name."""
+def write_folder(target: Path, files: Mapping[str, bytes], disk: Disk) -> None:
+    """Write all files into a folder beside the target, durably, then give it the name.
+
+    Raises:
+        WriteFailed: nothing is left of it.
+    """
     temporary = target.with_name(f".{target.name}.{disk.token()}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Commands on checkpoints: list, show, diff, promote, rollback, prune, verify, export."""
+"""Commands on checkpoints: list, show, diff, promote, rollback, prune, verify, export, compress."""
 
 from __future__ import annotations
 
@@ -141,3 +141,75 @@ def export(
 
     store, output = options.store(), options.output()
     raise typer.Exit(export.export(store, version, folder, output, form=format))
+
+
+@app.command()
+@takes(*SETTINGS, *JSON)
+def compress(
+    version: VersionName,
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A new or empty folder.", show_default=False)
+    ],
+    on: Annotated[
+        Path,
+        typer.Option(metavar="FILE", help="Pairs or shown lists to learn from and to judge on."),
+    ],
+    layers: Annotated[
+        int | None, typer.Option(help="Layers that stay, evenly spaced; all by default.")
+    ] = None,
+    prune_ffn: Annotated[
+        float, typer.Option(help="Share of feed-forward units that go, by importance.")
+    ] = 0.0,
+    magnitude: Annotated[
+        float, typer.Option(help="Share of weights that become zero; no faster on a CPU.")
+    ] = 0.0,
+    epochs: Annotated[
+        int, typer.Option(min=0, help="Passes of distillation over the file; 0: prune only.")
+    ] = 3,
+    lr: Annotated[float, typer.Option(help="Highest learning rate of distillation.")] = 5e-4,
+    test: Annotated[float, typer.Option(help="Share of queries that the figures are of.")] = 0.2,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of parts, order and draws.")] = 0,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=COLUMN", help="Take a column for query, text, ...; repeatable."),
+    ] = None,
+    delimiter: Annotated[
+        str | None, typer.Option(metavar="CHAR", help="Of CSV; by default found in the header.")
+    ] = None,
+    timezone: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Zone of times without an offset.")
+    ] = None,
+    skip_invalid: Annotated[
+        bool, typer.Option("--skip-invalid", help="Leave out and count rows with wrong values.")
+    ] = False,
+    *,
+    options: Options,
+) -> None:
+    """Make a smaller encoder of a version's, and print what it costs.
+
+    The folder can be learner.model of a fit or of a new learner. docs/compression.md has figures.
+    """
+    settings = options.store_settings()
+    from deploy.admin import compress as command
+    from deploy.fitting.command import FitRequest
+
+    examples = FitRequest(
+        file=on,
+        seed=seed,
+        columns=tuple(column or ()),
+        delimiter=delimiter,
+        timezone=timezone,
+        skip_invalid=skip_invalid,
+    )
+    request = command.CompressRequest(
+        name=version,
+        folder=folder,
+        examples=examples,
+        test=test,
+        layers=layers,
+        prune_ffn=prune_ffn,
+        magnitude=magnitude,
+        epochs=epochs,
+        lr=lr,
+    )
+    raise typer.Exit(command.run(settings, request, options.output()))

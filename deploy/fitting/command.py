@@ -65,7 +65,7 @@ def run(
     began = out.clock()
     versions.refuse_used(settings.store.root)
     left_out = LeftOut(str(request.file), skip=request.skip_invalid)
-    found = _examples(request, left_out, out, clock)
+    found = examples_of(request, left_out, out, clock)
     parts = split(found.lists, request.split, dev=request.dev, test=request.test, seed=request.seed)
     for line in (*left_out.lines(), *found.notes, _parts_line(parts)):
         out.report(line)
@@ -100,9 +100,14 @@ def run(
     return 0
 
 
-def _examples(
+def examples_of(
     request: FitRequest, left_out: LeftOut, out: Output, clock: Callable[[], float]
 ) -> Found:
+    """Read the examples of a request's file, and say which columns were taken for what.
+
+    Raises:
+        TableRefused, UsageError: the file or an option cannot be used.
+    """
     opened = open_table(request.file, delimiter=request.delimiter)
     columns = find_columns(
         request.file, opened.columns, given=request.columns, attributes=request.attributes

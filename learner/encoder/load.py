@@ -142,6 +142,13 @@ def load_saved(folder: Path, tensors: Mapping[str, Tensor], *, tuning: str) -> A
     return model.float()
 
 
+def built(config: PretrainedConfig, tensors: Mapping[str, Tensor]) -> Any:
+    """Build the encoder that a configuration describes, with all of these parameters."""
+    model = AutoModel.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
+    model.load_state_dict(dict(tensors), assign=True)
+    return model.eval()
+
+
 def with_others(model: Any, tensors: Mapping[str, Tensor]) -> Any:
     """Return a copy of a model with these parameters; it shares all others with the original."""
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}

@@ -1,0 +1,1 @@
+"""Smaller encoders from larger ones: fewer layers, fewer units, zeroed weights, distillation."""

@@ -1,0 +1,154 @@
+"""Compression of a version's encoder: prune, then distil; and the figures of each stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from learner import arithmetic
+from learner.compression import magnitude, shape
+from learner.compression.calibration import Array
+from learner.compression.distillation import Distillation, distil
+from learner.compression.importance import most_important, unit_importance
+from learner.compression.lists import LabelledList, columns_of, cosines, encoded
+from learner.encoder.encoder import Encoder
+from learner.encoder.tokens import Texts, load_tokenizer
+from learner.export import VersionEncoder, encoder_files, weights_file
+
+_MOST_LISTS = 256
+"""Lists that the importance of units is a mean over."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compression:
+    """How small, and how the rest learns.
+
+    Attributes:
+        layers: that stay; None: all.
+        prune_ffn: share of the feed-forward units of each layer that go.
+        magnitude: share of the weights of each matrix that become zero.
+        epochs: of distillation.
+        lr: highest learning rate of it.
+        batch_size: least number of rows of a step.
+        seed: of orders and draws.
+    """
+
+    layers: int | None = None
+    prune_ffn: float = 0.0
+    magnitude: float = 0.0
+    epochs: int = 3
+    lr: float = 5e-4
+    batch_size: int = 320
+    seed: int = 0
+
+
+class CosineRanker:
+    """An encoder whose cosines rank texts."""
+
+    def __init__(self, encoder: VersionEncoder) -> None:
+        """Take the encoder of a version, or one made of it."""
+        self.source = encoder
+        self.tokens = Texts(
+            load_tokenizer(encoder.version.path), max_tokens=encoder.settings.max_tokens
+        )
+        self.encoder = Encoder(encoder.model, tuning="full", pooling=encoder.settings.pooling)
+        encoder.model.requires_grad_(False)
+
+    def cosines(self, lists: Sequence[LabelledList]) -> Array:
+        """Return the cosine (N,) of each row of lists."""
+        columns = columns_of(lists)
+        vectors = encoded(self.encoder, self.tokens, columns.texts)
+        found: Array = cosines(vectors, columns).double().numpy()
+        return found
+
+    def encode(self, texts: Sequence[str]) -> None:
+        """Encode texts, for the time that it takes."""
+        encoded(self.encoder, self.tokens, texts)
+
+    def size(self) -> dict[str, int]:
+        """Return numbers of layers, units of a layer, parameters, those not 0, and bytes."""
+        model = self.encoder.model
+        parameters = list(model.parameters())
+        return {
+            "layers": len(shape.layers_of(model)),
+            "units": int(model.config.intermediate_size),
+            "parameters": sum(p.numel() for p in parameters),
+            "not_zero": sum(int(p.count_nonzero()) for p in parameters),
+            "bytes": len(weights_file(model)),
+        }
+
+    def files(self, notes: Sequence[str]) -> dict[str, bytes]:
+        """Return a folder of sentence-transformers; `notes` are lines of its card."""
+        return encoder_files(self.source, notes=notes)
+
+
+def teacher(encoder: VersionEncoder, *, threads: int) -> CosineRanker:
+    """Return the ranker of a version's encoder, with so many threads from here on.
+
+    Raises:
+        ModelUnsupported: its layers are not those of BERT's family.
+    """
+    arithmetic.use(threads)
+    shape.layers_of(encoder.model)
+    return CosineRanker(encoder)
+
+
+def pruned(
+    own: CosineRanker, lists: Sequence[LabelledList], how: Compression
+) -> tuple[CosineRanker, Any]:
+    """Return a smaller copy that has learned nothing yet, and the masks of its weights.
+
+    Args:
+        own: stays as it is.
+        lists: of which those with right and wrong items say what a unit is worth.
+        how: see `Compression`.
+
+    Raises:
+        ValueError: there are no such lists, and units are to go.
+    """
+    model, number = own.encoder.model, len(shape.layers_of(own.encoder.model))
+    units = None
+    if how.prune_ffn:
+        chosen = _drawn([each for each in lists if each.compares], how.seed)
+        if not chosen:
+            raise ValueError("no list with right and wrong items: nothing says what a unit is for")
+        scale = own.source.settings.logit_scale
+        importance = unit_importance(own.encoder, own.tokens, chosen, scale=scale)
+        keep = shape.num_units(len(importance[0]), how.prune_ffn)
+        units = [most_important(each, keep) for each in importance]
+    layers = shape.spaced(number, how.layers or number)
+    smaller = shape.reduced(model, layers=layers, units=units)
+    masks = magnitude.masks(smaller, how.magnitude) if how.magnitude else {}
+    magnitude.apply(masks)
+    config = smaller.config.to_json_string().encode()
+    source = replace(own.source, model=smaller, files={**own.source.files, "config.json": config})
+    return CosineRanker(source), masks
+
+
+def distilled(
+    student: CosineRanker,
+    own: CosineRanker,
+    lists: Sequence[LabelledList],
+    how: Compression,
+    masks: Any,
+    *,
+    advance: Callable[[int], None] = lambda rows: None,
+) -> list[float]:
+    """Let the student learn from the teacher; return the mean loss of each epoch."""
+    recipe = Distillation(
+        epochs=how.epochs,
+        lr=how.lr,
+        batch_size=how.batch_size,
+        scale=own.source.settings.logit_scale,
+        seed=how.seed,
+        masks=masks,
+    )
+    return distil(student.encoder, own.encoder, own.tokens, lists, recipe, advance=advance)
+
+
+def _drawn(lists: Sequence[LabelledList], seed: int) -> list[LabelledList]:
+    order = np.random.Generator(np.random.PCG64(seed)).permutation(len(lists))
+    return [lists[place] for place in order[:_MOST_LISTS].tolist()]

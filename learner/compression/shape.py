@@ -1,0 +1,101 @@
+"""Smaller shape of an encoder: some of its layers, and some units of their feed-forward parts.
+
+Each layer keeps as many units as the others, so that the configuration of transformers says all
+about the result. Attention heads stay: BERT and its family derive the width of a head from
+`hidden_size / num_attention_heads`, so no configuration describes a layer with fewer heads of the
+same width.
+
+Legend: F units of a layer.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from learner.encoder.load import built
+from learner.errors import ModelUnsupported
+
+_LAYER = re.compile(r"encoder\.layer\.(\d+)\.(.+)")
+_ROWS = ("intermediate.dense.weight", "intermediate.dense.bias")
+_COLUMNS = "output.dense.weight"
+STEP = 32
+"""Numbers of units are multiples of it, as whole vectors of a processor."""
+
+
+def layers_of(model: Any) -> nn.ModuleList:
+    """Return the layers of an encoder.
+
+    Raises:
+        ModelUnsupported: they are not those of BERT's family.
+    """
+    layers = getattr(getattr(model, "encoder", None), "layer", None)
+    if isinstance(layers, nn.ModuleList) and all(
+        isinstance(getattr(getattr(layer, part, None), "dense", None), nn.Linear)
+        for layer in layers
+        for part in ("intermediate", "output")
+    ):
+        return layers
+    raise ModelUnsupported(
+        f"{type(model).__name__} cannot be compressed: expected layers as BERT's under "
+        "encoder.layer (BERT, RoBERTa, XLM-RoBERTa, ELECTRA, MPNet, DeBERTa)"
+    )
+
+
+def spaced(number: int, keep: int) -> list[int]:
+    """Return `keep` places of `number`, evenly spaced, first and last among them.
+
+    As Sanh et al. 2019 (DistilBERT) begin a student.
+
+    >>> spaced(12, 6), spaced(6, 3), spaced(6, 1)
+    ([0, 2, 4, 7, 9, 11], [0, 2, 5], [0])
+    """
+    return [int(place) for place in np.linspace(0, number - 1, keep).round()]
+
+
+def num_units(number: int, share: float) -> int:
+    """Return how many of a layer's units stay, if `share` of them goes: a multiple of `STEP`.
+
+    >>> num_units(1536, 0.25), num_units(256, 0.3), num_units(16, 0.5)
+    (1152, 192, 16)
+    """
+    return min(number, max(1, -(-round(number * (1 - share)) // STEP)) * STEP)
+
+
+def reduced(model: Any, *, layers: Sequence[int], units: Sequence[Tensor] | None = None) -> Any:
+    """Return a smaller model with copies of a model's parameters.
+
+    Args:
+        model: stays as it is.
+        layers: places of those that stay, in order.
+        units: for each layer of the model, places of the units that stay, equally many; all by
+            default.
+    """
+    config = copy.deepcopy(model.config)
+    config._attn_implementation = "sdpa"
+    config.num_hidden_layers = len(layers)
+    if units is not None:
+        config.intermediate_size = len(units[0])
+    number = {place: n for n, place in enumerate(layers)}
+    tensors = {}
+    for name, tensor in model.state_dict().items():
+        found = _LAYER.fullmatch(name)
+        if found is None:
+            tensors[name] = tensor.clone()
+            continue
+        place, part = int(found[1]), found[2]
+        if place in number:
+            kept = tensor if units is None else _kept(part, tensor, units[place])
+            tensors[f"encoder.layer.{number[place]}.{part}"] = kept.clone()
+    return built(config, tensors)
+
+
+def _kept(part: str, tensor: Tensor, units: Tensor) -> Tensor:
+    if part in _ROWS:
+        return tensor.index_select(0, units)
+    return tensor.index_select(1, units) if part == _COLUMNS else tensor
