@@ -1,4 +1,4 @@
-"""Export of a version's encoder: a folder for sentence-transformers, or an ONNX graph."""
+"""Export of a version's encoder: for sentence-transformers, ONNX Runtime or OpenVINO."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from learner import version_layout as layout
 from learner.artifact import Store, Version
 from learner.encoder.load import load_saved
 from learner.encoder.pooling import POOLING_FLAGS, POOLINGS
+from learner.encoder.tokens import Texts, load_tokenizer
 from learner.errors import ModelUnsupported
 from learner.finite import check_tensors
 from learner.store import blobs
@@ -55,8 +56,14 @@ class VersionEncoder:
     num_residuals: int
 
 
-def export_encoder(store: Store, version: Version, *, onnx: bool = False) -> ExportedEncoder:
-    """Return a version's encoder as the files of a sentence-transformers folder, or of ONNX.
+def export_encoder(
+    store: Store,
+    version: Version,
+    *,
+    onnx: bool = False,
+    int8_texts: Sequence[str] = (),
+) -> ExportedEncoder:
+    """Return a version's encoder as files: for sentence-transformers, of ONNX or of OpenVINO.
 
     Their vectors are those of the whole encoder in single precision, with an adapter merged into
     its own tensors. What is served under ``top:N`` and ``frozen`` was rounded to half precision
@@ -66,6 +73,7 @@ def export_encoder(store: Store, version: Version, *, onnx: bool = False) -> Exp
         store: where the version is.
         version: its digests are checked on the bytes that are used.
         onnx: write one graph, with pooling and normalisation inside, in place of the tensors.
+        int8_texts: write that graph for OpenVINO, in int8 with scales fixed by these texts.
 
     Raises:
         Corrupt: a file is not what the manifest says, or a number of it is not finite.
@@ -74,7 +82,8 @@ def export_encoder(store: Store, version: Version, *, onnx: bool = False) -> Exp
     """
     encoder = read_encoder(store, version)
     return ExportedEncoder(
-        files=encoder_files(encoder, onnx=onnx), num_residuals=encoder.num_residuals
+        files=encoder_files(encoder, onnx=onnx, int8_texts=int8_texts),
+        num_residuals=encoder.num_residuals,
     )
 
 
@@ -108,7 +117,11 @@ def read_encoder(store: Store, version: Version) -> VersionEncoder:
 
 
 def encoder_files(
-    encoder: VersionEncoder, *, onnx: bool = False, notes: Sequence[str] = ()
+    encoder: VersionEncoder,
+    *,
+    onnx: bool = False,
+    int8_texts: Sequence[str] = (),
+    notes: Sequence[str] = (),
 ) -> dict[str, bytes]:
     """Return an encoder as files of a folder; `notes` are lines of its card.
 
@@ -122,11 +135,19 @@ def encoder_files(
         "tokenizer.json": given["tokenizer.json"],
         "tokenizer_config.json": _tokenizer(version, given["tokenizer_config.json"], settings),
     }
-    if onnx:
+    if onnx or int8_texts:
         from learner.encoder.onnx_graph import onnx_graph
 
         pool, name = POOLINGS[settings.pooling], ONNX
-        files[name] = onnx_graph(model, pool, max_tokens=settings.max_tokens)
+        graph = onnx_graph(model, pool, max_tokens=settings.max_tokens)
+        if int8_texts:
+            from learner.encoder.openvino_graph import WEIGHTS, int8_files
+
+            tokens = Texts(load_tokenizer(version.path), max_tokens=settings.max_tokens)
+            files |= int8_files(graph, [tokens.ids(text) for text in int8_texts])
+            name = WEIGHTS
+        else:
+            files[name] = graph
     else:
         name = layout.MODEL
         files[name] = weights_file(model)
@@ -198,11 +219,13 @@ def _modules(settings: layout.ScoringSettings, *, width: int) -> dict[str, bytes
 def _card(encoder: VersionEncoder, model: str, digest: blobs.Digest, notes: Sequence[str]) -> bytes:
     """Return the model card: where the encoder is from, and what it is not."""
     version, settings = encoder.version, encoder.settings
+    kinds = {layout.MODEL: "sentence-transformers", ONNX: "onnx"}
+    library = kinds.get(model, "openvino")
     lines = [
         "---",
-        f"library_name: {'onnx' if model == ONNX else 'sentence-transformers'}",
+        f"library_name: {library}",
         "pipeline_tag: sentence-similarity",
-        f"tags: [{'onnx' if model == ONNX else 'sentence-transformers'}, feature-extraction]",
+        f"tags: [{library}, feature-extraction]",
         "---",
         "",
         f"# Encoder of version {version.name}",

@@ -40,6 +40,8 @@ FENCED: Mapping[str, set[str]] = {
     "tokenizers": {"learner.encoder.tokens"},
     "onnxruntime": {"learner.encoder.onnx_graph"},
     "onnxscript": {"learner.encoder.onnx_graph"},
+    "openvino": {"learner.encoder.openvino_graph"},
+    "nncf": {"learner.encoder.openvino_graph"},
     "safetensors": {"learner.store.blobs"},
     "peft": {"learner.tuning.adapters"},
     "tensorboard": {"learner.tracking.tensorboard"},

@@ -128,19 +128,24 @@ def export(
         Path, typer.Argument(metavar="DIR", help="A new or empty folder.", show_default=False)
     ],
     format: Annotated[
-        str, typer.Option(help="sentence-transformers or onnx.")
+        str, typer.Option(help="sentence-transformers, onnx or openvino-int8.")
     ] = "sentence-transformers",
+    calibrate_on: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Pairs or shown lists, for openvino-int8."),
+    ] = None,
     *,
     options: Options,
 ) -> None:
-    """Write a version's encoder as a folder of sentence-transformers, or as ONNX.
+    """Write a version's encoder for sentence-transformers, ONNX Runtime or OpenVINO.
 
     The encoder alone: the whole score is served by Steelyard only.
     """
     from deploy.admin import export
 
     store, output = options.store(), options.output()
-    raise typer.Exit(export.export(store, version, folder, output, form=format))
+    code = export.export(store, version, folder, output, form=format, calibrate_on=calibrate_on)
+    raise typer.Exit(code)
 
 
 @app.command()

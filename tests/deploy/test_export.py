@@ -26,6 +26,7 @@ from learner.encoder.pooling import POOLINGS
 from learner.encoder.tokens import Texts, load_tokenizer
 from learner.errors import ModelUnsupported
 from learner.version_layout import read_model, read_scoring
+from tests.deploy.fitting import pairs, write_csv
 from tests.fakes.disk import Crash, Die, Fail, FaultyDisk, Meanwhile, at, on
 from tests.fakes.paper import Paper
 from tests.learner.families import bert, gpt2, plain_tokenizer, roberta, saved
@@ -268,6 +269,52 @@ def test_a_graph_that_gives_other_vectors_is_not_kept(tmp_path: Path) -> None:
 
     with pytest.raises(ModelUnsupported, match=r"BertModel: its ONNX graph gives other vectors"):
         onnx_graph(model, unsteady, max_tokens=24)
+
+
+# --- OpenVINO ---
+
+
+def test_an_int8_graph_gives_vectors_near_the_encoders_and_the_same_in_any_batch(
+    tmp_path: Path,
+) -> None:
+    openvino = pytest.importorskip("openvino")
+    pytest.importorskip("nncf")
+    version = version_of(tmp_path / "store")
+    file = write_csv(tmp_path / "pairs.csv", pairs(12))
+    store, folder = Store(tmp_path / "store"), tmp_path / "out"
+    export(
+        store,
+        version.name,
+        folder,
+        Paper().output(),
+        form="openvino-int8",
+        calibrate_on=file,
+    )
+    compiled = openvino.Core().compile_model(folder / "openvino_model.xml", "CPU")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+
+    def run(texts: list[str]) -> Vectors:
+        given = tokenizer(texts, padding=True, truncation=True, return_tensors="np")
+        return np.asarray(compiled(dict(given))["sentence_embedding"], dtype=np.float32)
+
+    together = run(TEXTS)
+    np.testing.assert_allclose(together, np.concatenate([run([t]) for t in TEXTS]), atol=1e-5)
+    exact = served(version, tuning="full")
+    assert (together * exact).sum(-1).min() > 0.95
+    assert np.abs(together - exact).max() > 1e-4  # it is really rounded
+    names = {path.name for path in folder.iterdir()}
+    assert {"openvino_model.xml", "openvino_model.bin"} <= names
+    assert not names & {"model.onnx", "model.safetensors"}
+
+
+def test_int8_and_a_file_to_calibrate_on_belong_together(tmp_path: Path) -> None:
+    version_of(tmp_path / "store")
+    store, out = Store(tmp_path / "store"), tmp_path / "out"
+    with pytest.raises(UsageError, match="belong together"):
+        export(store, "@announced", out, Paper().output(), form="openvino-int8")
+    with pytest.raises(UsageError, match="belong together"):
+        export(store, "@announced", out, Paper().output(), calibrate_on=tmp_path / "a.csv")
+    assert not out.exists()
 
 
 # --- refusals ---
