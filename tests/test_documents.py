@@ -40,6 +40,7 @@ PAGES = (
     *("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "BENCHMARKS.md", "LOG.md"),
     *(
         "docs/benchmark.md",
+        "docs/compression.md",
         "docs/fit.md",
         "docs/gpu.md",
         "docs/producers.md",
@@ -53,6 +54,7 @@ TODAY = (
     "ARCHITECTURE.md",
     "CONTRIBUTING.md",
     "docs/benchmark.md",
+    "docs/compression.md",
     "docs/fit.md",
     "docs/gpu.md",
     "docs/producers.md",
