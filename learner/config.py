@@ -178,7 +178,8 @@ class LearnerConfig:
         Literal["float32", "bfloat16"],
         Meta(
             description="Of the encoder's products; parameters stay float32. bfloat16 is faster on "
-            "a GPU and on processors with AVX512-BF16 or AMX, and slower on others."
+            "processors with AVX512-BF16, slower on those without; meant for a GPU, where it has "
+            "not been measured."
         ),
     ] = "float32"
     device: Annotated[Text, Meta(description="Torch device, such as cpu or cuda.")] = "cpu"
