@@ -10,6 +10,7 @@ from msgspec import Meta
 
 from learner.losses.task_weights import TaskWeights
 from learner.residual import ResidualConfig
+from learner.training.rehearsal import RehearsalConfig
 from weighting.constraints import (
     Count,
     NotNegative,
@@ -35,6 +36,7 @@ _YOUNGER = frozenset(
         "precision",
         "label_smoothing",
         "task_weights",
+        "rehearsal",
         "optimizer",
         "momentum",
         "schedule",
@@ -216,6 +218,7 @@ class LearnerConfig:
     ] = False
     residual: ResidualConfig = field(default_factory=ResidualConfig)
     task_weights: TaskWeights = field(default_factory=TaskWeights)
+    rehearsal: RehearsalConfig = field(default_factory=RehearsalConfig)
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -231,6 +234,9 @@ class LearnerConfig:
             self._refuse("adversarial_steps", "0", "tuning")
         if self.adversarial_steps and self.gradient_checkpointing:
             self._refuse("gradient_checkpointing", "false", "adversarial_steps")
+        if self.rehearsal.size_bytes and self.tuning == "frozen":
+            expected = "one that moves the encoder, or learner.rehearsal.size: 0B"
+            raise SettingError("learner", "tuning", self.tuning, expected, None)
         if self.schedule == "inverse_sqrt" and not self.warm_up_samples:
             self._refuse("warm_up_samples", "a whole number >= 1", "schedule")
 

@@ -97,6 +97,11 @@ class Ranker(nn.Module):
         """Return every parameter that is not the encoder's, by name."""
         return {name: p for name, p in self.named_parameters() if not name.startswith("encoder.")}
 
+    def relevance(self) -> list[nn.Parameter]:
+        """Return the parameters that tell items apart: all that move but scales and biases."""
+        moving = [*self.encoder.trainable_parameters()]
+        return moving if self.cross is None else [*moving, self.get_parameter("cross.weight")]
+
     def load_heads(self, tensors: Mapping[str, Tensor]) -> None:
         """Copy values into the heads."""
         with torch.no_grad():

@@ -118,6 +118,14 @@ class Telemetry:
         self.left_out = series.counter(
             "samples_left_out_total", "Samples that the encoder was not given: compute_share."
         )
+        self.rehearsed = series.counter(
+            "samples_rehearsed_total", "Past samples that the encoder moved along as well."
+        )
+        self.rehearsal_lists = series.gauge("rehearsal_lists", "Past lists kept for rehearsal.")
+        self.rehearsal_too_large = series.gauge(
+            "rehearsal_lists_too_large",
+            "Lists not kept, or not whole, because they exceed a sixteenth of the size.",
+        )
         self.discounted = series.counter(
             "samples_discounted_total", "Samples that a cap on repetition discounted.", "cap"
         )
@@ -261,6 +269,10 @@ class Telemetry:
         self.steps.labels(report.result).inc()
         self.samples.inc(len(weighted.samples))
         self.left_out.inc(report.num_left_out)
+        self.rehearsed.inc(report.num_rehearsed)
+        if trainer.rehearsal is not None:
+            self.rehearsal_lists.set(trainer.rehearsal.num_lists)
+            self.rehearsal_too_large.set(trainer.rehearsal.num_too_large)
         self.step_duration.labels("step").observe(seconds)
         self.loss.set(report.loss)
         self.gradient_norm.set(report.gradient_norm)

@@ -6,10 +6,12 @@ A step, in this order:
 1. ask the pair memory about lists with a click (`ClickedLists`), weigh the samples (`Weigher`:
    list by list, predict and only then let the estimators learn), and draw those that the encoder is
    given, if not all (`ListSampler`);
-2. score them with the model as it is, and take the gradient of L = 1/N sum w_i loss_i there;
+2. score them with the model as it is, and take the gradient of L = 1/N sum w_i loss_i there; the
+   encoder's with a share of past lists, if any are kept (`Rehearsal`);
 3. task by task, evaluate what would have been served, then let the stacker learn it, and then the
    parts of the score: what they say was said before anything learned these labels;
-4. move the parameters along the gradient, unless something is not finite;
+4. move the parameters along the gradient, unless something is not finite, and keep a uniform sample
+   of the lists to rehearse;
 5. let the residuals of the queries learn their counts;
 6. let the candidates of the weights compete, if there are any: the next step has the weights of
    the one that is then in force.
@@ -60,6 +62,7 @@ from learner.training.list_sampler import ListSampler
 from learner.training.optimizer import Optimizer
 from learner.training.prequential import Prequential
 from learner.training.query_counts import query_counts
+from learner.training.rehearsal import Rehearsal
 from learner.training.scored import Scored
 from learner.tuning import adapters
 from weighting.competition import Change
@@ -83,6 +86,7 @@ class StepReport:
         gradient_norm: of all that moves, before clipping.
         num_micro_batches: in which each process scored its samples; grows when memory runs out.
         num_left_out: samples that the encoder was not given (`learner.compute_share`).
+        num_rehearsed: past samples that it moved along as well (`learner.rehearsal`).
         weighted: the samples, of all processes, and how much each counted.
         changes: of the weighting scheme in force, from the next step on.
         explained: lists with a click, as they would have been served before the step.
@@ -94,6 +98,7 @@ class StepReport:
     gradient_norm: float
     num_micro_batches: int
     num_left_out: int
+    num_rehearsed: int
     weighted: WeightedBatch
     changes: tuple[Change, ...]
     explained: tuple[ExplainedList, ...] = ()
@@ -181,6 +186,14 @@ class Trainer:
             seed=config.seed,
             whole_lists={t: loss.whole_lists for t, loss in losses.items()},
         )
+        self._rehearsal: Rehearsal | None = None
+        if config.rehearsal.size_bytes:
+            self._rehearsal = Rehearsal(
+                config.rehearsal,
+                seed=config.seed,
+                losses=losses,
+                task_weight=config.task_weights.of,
+            )
         self._frozen_model: bytes | None = None
         self._base: str | None = None  # sha256 of the file beside an adapter
 
@@ -202,6 +215,11 @@ class Trainer:
     @num_micro_batches.setter
     def num_micro_batches(self, number: int) -> None:
         self._gradient.num_micro_batches = number
+
+    @property
+    def rehearsal(self) -> Rehearsal | None:
+        """Past lists; None where none are kept."""
+        return self._rehearsal
 
     def step(self, samples: Sequence[Sample]) -> StepReport:
         """Weigh, test and train on N samples.
@@ -235,10 +253,15 @@ class Trainer:
         samples, own = self._gather(samples)
         clicked = ClickedLists(samples, self.weigher)
         weighted = self.weigher.weigh(samples)  # 1.
-        factor = self._sampler.draw(weighted)
+        step = self.step_number + 1
+        factor, rehearsed = self._sampler.draw(weighted), None
+        if self._rehearsal is not None:
+            rehearsed = self._rehearsal.draw(weighted, factor, step=step)
         if counts is not None:
             factor = factor * counts
-        scored = self._gradient.run(weighted, own, step=self.step_number + 1, factor=factor)  # 2.
+        scored = self._gradient.run(
+            weighted, own, step=step, factor=factor, rehearsed=rehearsed
+        )  # 2.
         finite, loss, norm = _finite(samples, scored, factor > 0), math.nan, math.nan
         changes: tuple[Change, ...] = ()
         lists: tuple[ExplainedList, ...] = ()
@@ -259,15 +282,17 @@ class Trainer:
         ok = math.isfinite(loss) and math.isfinite(norm)
         if samples:
             judged = loss if ok else math.nan
-            self._losses.judge(self.step_number + 1, judged, num_samples=len(samples))
+            self._losses.judge(step, judged, num_samples=len(samples))
         if samples and ok:
             self._optimizer.step(len(samples))  # 4.
             self.trained = _counted(self.trained, samples)
+            if self._rehearsal is not None:
+                self._rehearsal.learn(weighted, counts)
         if finite:
             self._learn_residuals(weighted, scored, factor)  # 5.
             changes = self.weigher.compete(weighted, (queries * items).astype(np.float64))  # 6.
             self.ranker.exponent = self.weigher.exponent
-        self.step_number += 1
+        self.step_number = step
         self.num_samples += len(samples)
         return StepReport(
             step=self.step_number,
@@ -276,6 +301,7 @@ class Trainer:
             gradient_norm=norm,
             num_micro_batches=self.num_micro_batches,
             num_left_out=int((factor == 0).sum()),
+            num_rehearsed=len(rehearsed.samples) if rehearsed else 0,
             weighted=weighted,
             changes=changes,
             explained=lists,
@@ -508,12 +534,14 @@ class Trainer:
     def _training_state(self) -> Callable[..., layout.TrainingState]:
         """Copy what only training needs; the counts behind the residuals are given later."""
         state, items = self._optimizer.state(), self._gradient.frequency
+        past = self._rehearsal
         return partial(
             layout.TrainingState,
             evaluations={task: own.snapshot() for task, own in self.evaluations.items()},
             clicked=self._prequential.clicked.snapshot(),
             frequency=self._prequential.frequency.snapshot(),
             items=items.snapshot() if items is not None else b"",
+            rehearsal=past.snapshot() if past is not None else b"",
             optimizer={name: _copy(tensor) for name, tensor in state.items()},
             progress=layout.Progress(
                 step=self.step_number,
@@ -560,6 +588,8 @@ class Trainer:
         self._prequential.frequency.restore(training.frequency)
         if self._gradient.frequency is not None:
             self._gradient.frequency.restore(training.items)
+        if self._rehearsal is not None:
+            self._rehearsal.restore(training.rehearsal)
         self._optimizer.restore(training.optimizer)
         progress = training.progress
         self.step_number = progress.step

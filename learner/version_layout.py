@@ -18,7 +18,8 @@ training/            what only the learner reads
     residual.msgpack        counts behind the residuals
     evaluation.msgpack      prequential evaluation of the tasks
     shown.msgpack           ranks of clicked items, lists per query: for the evaluation; frequencies
-                            of clicked items, where the loss takes negatives from other lists
+                            of clicked items, where the loss takes negatives from other lists; past
+                            lists, where they are rehearsed
     optimizer.safetensors   state of the optimizer
     progress.json           `Progress`
     NAME.msgpack            ingest's part, named by ingest
@@ -151,6 +152,7 @@ class TrainingState:
         clicked: snapshot of the ranks of clicked items.
         frequency: snapshot of the lists per query.
         items: snapshot of the frequencies of clicked items; empty where the loss asks for none.
+        rehearsal: snapshot of the past lists; empty where none are kept.
         optimizer: state tensors of the optimizer.
         progress: how far training has come.
     """
@@ -160,6 +162,7 @@ class TrainingState:
     clicked: bytes
     frequency: bytes
     items: bytes
+    rehearsal: bytes
     optimizer: Mapping[str, torch.Tensor]
     progress: Progress
 
@@ -207,11 +210,13 @@ def scoring_files(state: ScoringState) -> dict[str, bytes]:
 
 def training_files(state: TrainingState) -> dict[str, bytes]:
     """Encode what only training needs."""
-    shown = [state.clicked, state.frequency, state.items or None]
+    shown = [state.clicked, state.frequency, state.items, state.rehearsal]
+    while len(shown) > 2 and not shown[-1]:
+        shown.pop()
     return {
         RESIDUAL_COUNTS: state.residual_counts,
         EVALUATIONS: msgspec.msgpack.encode(state.evaluations, order="sorted"),
-        SHOWN: msgspec.msgpack.encode([part for part in shown if part is not None]),
+        SHOWN: msgspec.msgpack.encode(shown),
         OPTIMIZER: blobs.tensors_to_bytes(state.optimizer),
         PROGRESS: msgspec.json.encode(state.progress, order="sorted"),
     }
@@ -300,13 +305,15 @@ def read_scoring(read: Read) -> ScoringState:
 
 def read_training(read: Read) -> TrainingState:
     """Decode what `training_files` wrote."""
-    clicked, frequency, *items = msgspec.msgpack.decode(read(SHOWN), type=list[bytes])
+    parts = msgspec.msgpack.decode(read(SHOWN), type=list[bytes])
+    clicked, frequency, items, rehearsal = [*parts, b"", b""][:4]
     return TrainingState(
         residual_counts=read(RESIDUAL_COUNTS),
         evaluations=msgspec.msgpack.decode(read(EVALUATIONS), type=dict[str, bytes]),
         clicked=clicked,
         frequency=frequency,
-        items=items[0] if items else b"",
+        items=items,
+        rehearsal=rehearsal,
         optimizer=blobs.tensors_from_bytes(read(OPTIMIZER)),
         progress=msgspec.json.decode(read(PROGRESS), type=Progress),
     )

@@ -91,6 +91,7 @@ def load_answers(
     num_lists: int | None,
     choosing: bool,
     similarity: Similarity,
+    half: int | None = None,
 ) -> Dataset:
     """Read questions, and simulate one list for each training question.
 
@@ -102,6 +103,8 @@ def load_answers(
         num_lists: simulate the first of them only.
         choosing: judge on the questions for choosing settings.
         similarity: of the encoder before any training.
+        half: 0 or 1 for the first or second half of the intents, by name, as if the others did not
+            exist; None for all of them.
 
     Raises:
         DataError: a file or a column is missing.
@@ -110,6 +113,11 @@ def load_answers(
     questions = _questions(folder / "train.parquet", source)
     judged = judged_questions(folder, source, choosing=choosing)
     intents = sorted({intent for _, intent in questions} | {intent for _, intent in judged})
+    if half is not None:
+        middle = len(intents) // 2
+        intents = intents[middle:] if half else intents[:middle]
+        questions = [row for row in questions if row[1] in intents]
+        judged = [row for row in judged if row[1] in intents]
     items = {intent: Item(id=intent, text=title(intent), attributes={}) for intent in intents}
     draw = np.random.Generator(np.random.PCG64(seed))
     order = draw.permutation(len(questions))[:num_lists]

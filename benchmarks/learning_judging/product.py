@@ -129,12 +129,12 @@ class Learner:
         self.trainer = Trainer(settings.learner, Weigher(settings.weighting))
         self.cost = Cost()
 
-    def learn(self, lists: Sequence[ShownList]) -> None:
-        """Learn a stream from its start, in one pass."""
+    def learn(self, lists: Sequence[ShownList], *, earlier: int = 0) -> None:
+        """Learn a stream in one pass, from its start, or after so many earlier lists."""
         pending: list[Sample] = []
         with self._measured():
             for number, shown in enumerate(lists, 1):
-                pending += samples_of(shown, number, self._items)
+                pending += samples_of(shown, earlier + number, self._items)
                 if len(pending) >= self._settings.learner.batch_size or number == len(lists):
                     self.trainer.step(pending)
                     self.cost.num_samples += len(pending)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -15,10 +15,43 @@ from numpy.typing import NDArray
 
 from learner.losses.loss import Sampled, Targets
 from learner.training.item_frequency import ItemFrequency
+from learner.training.micro_batches import Pair
 from weighting.query_key import query_key
-from weighting.sample import Sample
 from weighting.tasks import TASKS, TaskName
-from weighting.weighted import WeightedBatch
+
+Column = NDArray[np.floating[Any]]
+
+
+class Weighed(Protocol):
+    """Samples with what their losses read, as columns of a `WeightedBatch`."""
+
+    @property
+    def samples(self) -> Sequence[Pair]:
+        """N of them."""
+
+    @property
+    def a(self) -> Column:
+        """Factor of -log f, (N,)."""
+
+    @property
+    def b(self) -> Column:
+        """Factor of -log(1 - f), (N,)."""
+
+    @property
+    def label(self) -> Column:
+        """Observed label, (N,)."""
+
+    @property
+    def p_y(self) -> Column:
+        """Prior of the observed label, (N,)."""
+
+    @property
+    def examination(self) -> Column:
+        """Probability that the place is examined, (N,)."""
+
+    @property
+    def discount(self) -> Column:
+        """Share of an example that the sample counts for, (N,)."""
 
 
 class Selection(NamedTuple):
@@ -44,7 +77,7 @@ class StepColumns:
 
     def __init__(
         self,
-        weighted: WeightedBatch,
+        weighted: Weighed,
         own: range,
         device: torch.device,
         factor: NDArray[np.float64],
@@ -101,12 +134,12 @@ class StepColumns:
         return found
 
 
-def item_name(sample: Sample) -> str:
+def item_name(sample: Pair) -> str:
     """Return what an item is told from others by: its id, or its text without one."""
     return sample.item_id or sample.text
 
 
-def _sampled(samples: Sequence[Sample], frequency: ItemFrequency, device: torch.device) -> Sampled:
+def _sampled(samples: Sequence[Pair], frequency: ItemFrequency, device: torch.device) -> Sampled:
     items, queries = [item_name(s) for s in samples], [query_key(s.query) for s in samples]
     logs = torch.from_numpy(frequency.log_frequency(items)).float()
     return Sampled(_numbers(queries, device), _numbers(items, device), logs.to(device))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,15 +24,23 @@ from learner.training import scored as scores
 from learner.training.adversarial import Adversarial
 from learner.training.columns import Selection, StepColumns, item_name
 from learner.training.item_frequency import ItemFrequency
-from learner.training.micro_batches import micro_batches, within_tokens
+from learner.training.micro_batches import Pair, micro_batches, within_tokens
 from learner.training.optimizer import Optimizer
+from learner.training.rehearsal import Rehearsed
 from learner.training.scored import Collected, Scored
-from weighting.sample import Sample
 from weighting.tasks import TASKS, TaskName
 from weighting.weighted import WeightedBatch
 
 _RANK_SEED = 0x9E3779B9
 """2^32 / golden ratio: the seeds of two processes do not meet."""
+
+
+class _Past(NamedTuple):
+    """Our own part of what a step rehearses; see `Rehearsed`."""
+
+    columns: StepColumns
+    own_share: float
+    divisor: float
 
 
 class GradientPass:
@@ -87,6 +96,7 @@ class GradientPass:
         step: int,
         factor: NDArray[np.float64],
         residuals: bool = True,
+        rehearsed: Rehearsed | None = None,
     ) -> Scored:
         """Score our own samples with their gradient, then collect the other processes' scores.
 
@@ -99,6 +109,8 @@ class GradientPass:
             step: number of the step.
             factor: (N,) by which each loss counts; samples of 0 are not scored.
             residuals: whether the loss is of logits with the queries' residuals.
+            rehearsed: past samples to move along as well, the same on every process, each of which
+                takes every so manieth list of them.
 
         Raises:
             OutOfMemory: not even the smallest micro-batch fits the device.
@@ -106,8 +118,9 @@ class GradientPass:
         """
         device = self._ranker.encoder.device
         columns = StepColumns(weighted, own, device, factor, self.frequency, residuals=residuals)
+        past = None if rehearsed is None else self._past(rehearsed)
         while True:
-            shares = [self._score(columns, num_total=len(weighted.samples), step=step)]
+            shares = [self._score(columns, past, num_total=len(weighted.samples), step=step)]
             if self._process_group.world > 1:
                 shares = [
                     scores.decode(d) for d in self._process_group.gather(scores.encode(shares[0]))
@@ -129,14 +142,17 @@ class GradientPass:
         width = self._ranker.encoder.width
         return scores.concatenated(shares, width=width, has_gradient=has_gradient)
 
-    def _score(self, columns: StepColumns, *, num_total: int, step: int) -> Scored:
+    def _score(
+        self, columns: StepColumns, past: _Past | None, *, num_total: int, step: int
+    ) -> Scored:
         """Score our own samples; again in twice as many micro-batches while memory runs out."""
         while True:
             parts = self._micro_batches(columns)
             try:
-                return self._accumulate(columns, parts, num_total=num_total, step=step)
+                return self._accumulate(columns, parts, past, num_total=num_total, step=step)
             except torch.OutOfMemoryError as error:
-                if self.num_micro_batches >= len(columns.drawn):
+                num_past = len(past.columns.drawn) if past else 0
+                if self.num_micro_batches >= max(len(columns.drawn), num_past):
                     most = max(len(part) for part in parts)
                     device = self._config.device
                     raise OutOfMemory(step=step, device=device, num_samples=most) from error
@@ -157,11 +173,17 @@ class GradientPass:
             for places in within_tokens(samples, part, budget, num_tokens, whole_lists=lists)
         ]
 
-    def _num_tokens(self, sample: Sample) -> dict[str, int]:
+    def _num_tokens(self, sample: Pair) -> dict[str, int]:
         return self._ranker.num_tokens(sample.query, sample.text)
 
     def _accumulate(
-        self, columns: StepColumns, parts: Sequence[Sequence[int]], *, num_total: int, step: int
+        self,
+        columns: StepColumns,
+        parts: Sequence[Sequence[int]],
+        past: _Past | None,
+        *,
+        num_total: int,
+        step: int,
     ) -> Scored:
         """Score micro-batch after micro-batch; leave the gradient with the parameters."""
         # Dropout is a function of seed, step and rank alone
@@ -177,13 +199,39 @@ class GradientPass:
             else:
                 loss, logits = self._adversarial.backward(score)
             collected.add(loss, logits, part)
+        if past is not None:
+            self._rehearse(past)
         return collected.read(
             num_micro_batches=self.num_micro_batches,
             has_gradient=[p.grad is not None for p in self._optimizer.parameters()],
         )
 
+    def _past(self, rehearsed: Rehearsed) -> _Past:
+        """Return our own part of what is rehearsed."""
+        group = self._process_group
+        own = [place for rows in rehearsed.lists[group.rank :: group.world] for place in rows]
+        factor = np.zeros(len(rehearsed.samples))
+        factor[own] = 1
+        whole, device = range(len(factor)), self._ranker.encoder.device
+        columns = StepColumns(rehearsed, whole, device, factor, self.frequency, residuals=False)
+        return _Past(columns, rehearsed.own_share, rehearsed.divisor)
+
+    def _rehearse(self, past: _Past) -> None:
+        """Add the gradient of past lists to that of the step, where there is relevance to forget.
+
+        The levels of the tasks are those of the stream: their gradient stays as it is. Tokens are
+        not moved to do harm here.
+        """
+        moving = self._ranker.relevance()
+        for parameter in moving:
+            if parameter.grad is not None:
+                parameter.grad.mul_(past.own_share)
+        for part in self._micro_batches(past.columns):
+            loss, _ = self._score_samples(past.columns, part, past.divisor)
+            loss.backward(inputs=moving)  # type: ignore[no-untyped-call]
+
     def _score_samples(
-        self, columns: StepColumns, part: Sequence[int], num_total: int
+        self, columns: StepColumns, part: Sequence[int], num_total: float
     ) -> tuple[torch.Tensor, PairLogits]:
         """Return a micro-batch's part of L, and its logits."""
         self._scoring(len(part))

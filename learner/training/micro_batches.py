@@ -3,13 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from typing import Protocol, TypeVar
 
-from weighting.sample import Sample
 from weighting.tasks import TaskName
 
 
+class Pair(Protocol):
+    """What the encoder and its losses read of a sample."""
+
+    @property
+    def task(self) -> TaskName:
+        """Name of the task."""
+
+    @property
+    def list_id(self) -> str:
+        """List that it was shown in; empty when none is known."""
+
+    @property
+    def query(self) -> str:
+        """The query's text."""
+
+    @property
+    def item_id(self) -> str:
+        """Identity of the item; empty when it has none."""
+
+    @property
+    def text(self) -> str:
+        """The item's text."""
+
+
+_Pair = TypeVar("_Pair", bound=Pair)
+
+
 def micro_batches(
-    samples: Sequence[Sample], number: int, *, whole_lists: Collection[TaskName]
+    samples: Sequence[Pair], number: int, *, whole_lists: Collection[TaskName]
 ) -> list[list[int]]:
     """Divide samples into at most `number` micro-batches of about equal size.
 
@@ -34,10 +61,10 @@ def micro_batches(
 
 
 def within_tokens(
-    samples: Sequence[Sample],
+    samples: Sequence[_Pair],
     part: Sequence[int],
     budget: int,
-    num_tokens: Callable[[Sample], dict[str, int]],
+    num_tokens: Callable[[_Pair], dict[str, int]],
     *,
     whole_lists: Collection[TaskName],
 ) -> list[list[int]]:

@@ -275,6 +275,16 @@ def test_every_training_question_is_asked_once_and_halves_of_the_test_split_are_
     assert _answers(tmp_path, seed=1).lists != reported.lists
 
 
+def test_a_half_of_the_intents_knows_nothing_of_the_other(tmp_path: Path) -> None:
+    first, second = _answers(tmp_path, half=0), _answers(tmp_path, half=1)
+    assert first.items.keys() | second.items.keys() == set(INTENTS)
+    assert not first.items.keys() & second.items.keys()
+    for found in (first, second):
+        assert len(found.lists) == 30
+        names = [shown.items for shown in found.lists] + [own.items for own in found.judged]
+        assert set().union(*names) == found.items.keys()
+
+
 # --- the shop -------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import msgspec
@@ -10,6 +11,7 @@ import numpy as np
 
 from learner.evaluation import MAX_BLOCKS, Evaluation
 from learner.judged import Judged
+from learner.losses.pointwise import Pointwise
 from learner.parts.attributes import Attributes
 from learner.parts.client_affinity import ClientAffinity, ClientAffinityConfig
 from learner.parts.item_prior import ItemPrior, ItemPriorConfig
@@ -26,11 +28,15 @@ from learner.residual import QueryResidual, ResidualConfig
 from learner.served import ServedScore
 from learner.training.divergence import LossWatch
 from learner.training.item_frequency import NUM_BUCKETS, ItemFrequency
+from learner.training.rehearsal import Rehearsal, RehearsalConfig
 from tests.contracts.case import FEW, Array, Case, at, one
+from tests.weighting.streams import sample
+from weighting.config import WeigherConfig
 from weighting.estimators.attribute_choice import AttributeChoiceConfig
 from weighting.sample import client_hash
 from weighting.schemes.ratio import ImportanceRatio
 from weighting.tasks import TASKS
+from weighting.weigher import Weigher
 
 
 class QueryResidualCase(Case):
@@ -157,6 +163,29 @@ class ItemFrequencyCase(Case):
     def teach(self, model: ItemFrequency, i: int, values: Mapping[str, float]) -> Array:
         before = self.predict(model, i)
         model.learn([f"item {i % 7}"])
+        return before
+
+
+class RehearsalCase(Case):
+    owner = Rehearsal
+    inputs = ()
+    weightless: ClassVar[Mapping[str, float]] = {}
+    config = RehearsalConfig(size_bytes=100_000, share=0.5)
+    bound = config.size_bytes
+    weighed = Weigher(WeigherConfig()).weigh([sample(1)])
+
+    def make(self) -> Rehearsal:
+        return Rehearsal(self.config, seed=0, losses={task: Pointwise() for task in TASKS})
+
+    def predict(self, model: Rehearsal, i: int) -> Array:
+        found = model.draw(self.weighed, np.ones(1), step=i)
+        return one(0.0 if found is None else 1.0 + float(found.samples[0].item_id))
+
+    def teach(self, model: Rehearsal, i: int, values: Mapping[str, float]) -> Array:
+        before = self.predict(model, i)
+        shown = sample(1, item_id=str(i), text="word " * 150, offset=i)
+        shown = msgspec.structs.replace(shown, list_id=f"list {i}")
+        model.learn(replace(self.weighed, samples=(shown,)))
         return before
 
 

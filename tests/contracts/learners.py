@@ -37,6 +37,7 @@ CASES: tuple[Case, ...] = (
     learner.PositionBaselineCase(),
     learner.QueryFrequencyCase(),
     learner.ItemFrequencyCase(),
+    learner.RehearsalCase(),
     learner.LossWatchCase(),
     learner.LexicalCase(),
     learner.ItemPriorCase(),

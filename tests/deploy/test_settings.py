@@ -23,6 +23,7 @@ from deploy.settings.tree import Settings
 from deploy.settings.yaml import parse
 from learner.config import LearnerConfig
 from learner.losses.registry import LOSSES
+from learner.training.rehearsal import RehearsalConfig
 from weighting.clip import ClipConfig
 from weighting.constraints import SettingError
 
@@ -257,6 +258,23 @@ def test_a_schedule_without_its_warm_up_and_a_task_without_a_weight_are_named(fi
         "steelyard.yaml: learner.warm_up_samples: got 0, expected a whole number >= 1 with "
         "schedule=inverse_sqrt.",
     ]
+
+
+def test_rehearsal_is_sized_in_bytes_and_refused_where_it_can_do_nothing(file: Path) -> None:
+    file.write_text("learner: {rehearsal: {size: 8MB, share: 0.5}}")
+    assert load(file, {}).learner.rehearsal == RehearsalConfig(size_bytes=8_000_000, share=0.5)
+    assert problems(file, "learner: {rehearsal: {size: 8KB, share: 1.0}}") == [
+        "steelyard.yaml: learner.rehearsal.share: got 1.0, expected a number > 0 and < 1.",
+    ]
+    (small,) = problems(file, "learner: {rehearsal: {size: 8KB}}")
+    assert small == (
+        "steelyard.yaml: learner.rehearsal.size: got '8KB', expected 0B, or at least 100KB."
+    )
+    (frozen,) = problems(file, "learner: {tuning: frozen, rehearsal: {size: 8MB}}")
+    assert frozen == (
+        "steelyard.yaml: learner.tuning: got 'frozen', expected one that moves the encoder, or "
+        "learner.rehearsal.size: 0B."
+    )
 
 
 def test_configs_refuse_contradicting_values_when_they_are_made() -> None:

@@ -8,6 +8,7 @@ from deploy.roles.wiring import config_sha256, fingerprint
 from deploy.settings.tree import Settings
 from learner.losses.task_weights import TaskWeights
 from learner.process_group import SingleProcess
+from learner.training.rehearsal import RehearsalConfig
 
 DEFAULTS = "add030315eb941b0b38418b931bc4a1067c885013e0f5f55494a8097e0c90a35"
 """Of the defaults, under the names that the settings have on disk."""
@@ -35,6 +36,7 @@ def test_another_value_is_another_configuration() -> None:
         replace(settings, learner=replace(learner, warm_up_samples=7)),
         replace(settings, learner=replace(learner, warm_up_samples=7, schedule="inverse_sqrt")),
         replace(settings, learner=replace(learner, task_weights=TaskWeights(purchase=2.0))),
+        replace(settings, learner=replace(learner, rehearsal=RehearsalConfig(size_bytes=10**6))),
         replace(settings, weighting=replace(settings.weighting, scheme="uniform")),
     ]
     assert len({DEFAULTS, *map(config_sha256, others)}) == 1 + len(others)

@@ -19,6 +19,7 @@ import torch
 from learner.errors import RankLost
 from learner.process_group import ProcessGroup, TorchGroup
 from learner.trainer import Trainer
+from learner.training.rehearsal import RehearsalConfig
 from tests.learner.training import config, lists
 from weighting.sample import Sample
 from weighting.weigher import Weigher
@@ -32,6 +33,10 @@ KINDS: dict[str, dict[str, Any]] = {
     "in batch": {"tuning": "full", "loss": "in_batch_softmax"},
     "cross": {"tuning": "full", "interaction": "cross_encoder"},
     "dropout": {"tuning": "full", "dropout": 0.1},
+    "rehearsal": {
+        "tuning": "full",
+        "rehearsal": RehearsalConfig(size_bytes=100_000, share=0.5),
+    },
 }
 
 

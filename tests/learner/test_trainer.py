@@ -22,6 +22,7 @@ from learner.losses.task_weights import TaskWeights
 from learner.residual import ResidualConfig
 from learner.trainer import StepReport, Trainer
 from learner.training.divergence import LossWatch
+from learner.training.rehearsal import RehearsalConfig
 from tests.learner import training
 from tests.learner.training import batches, config, flipped, lists, reader, trainer, weights_of
 from weighting.clip import ClipConfig
@@ -49,6 +50,12 @@ KINDS: list[dict[str, Any]] = [
         "lr": 0.1,
         "schedule": "inverse_sqrt",
         "warm_up_samples": 50,
+    },
+    {"tuning": "top:1", "loss": "listwise", "rehearsal": RehearsalConfig(size_bytes=100_000)},
+    {
+        "tuning": "full",
+        "interaction": "cross_encoder",
+        "rehearsal": RehearsalConfig(size_bytes=100_000, share=0.5),
     },
 ]
 TOGETHER = {"dropout", "adversarial_steps", "in_batch_softmax"}
