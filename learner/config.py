@@ -190,6 +190,13 @@ class LearnerConfig:
         Literal[1, 2, 4, 8, 16, 32],
         Meta(description="Threads of torch, of the learner and under `up` of the server too."),
     ] = 1
+    run_ahead: Annotated[
+        bool,
+        Meta(
+            description="Read, join and weigh the next batch in a thread of its own while a step "
+            "runs: for a GPU, or a machine with more cores than threads."
+        ),
+    ] = False
     seed: Annotated[NotNegativeInt, Meta(description="Seed of every random number.")] = 0
     publish_every_seconds: Annotated[
         Positive, Meta(description="Least time between two checkpoints.")
@@ -259,7 +266,8 @@ class LearnerConfig:
                 default = entry.default_factory()
             if entry.name in _YOUNGER and getattr(self, entry.name) == default:
                 del plain[entry.name]
-        del plain["step_timeout_seconds"]  # decides nothing that is learned
+        for name in ("step_timeout_seconds", "run_ahead"):  # they decide nothing that is learned
+            del plain[name]
         return plain
 
 

@@ -11,6 +11,10 @@ for batch in batches:
 A checkpoint is consistent by construction: this very loop pulls the batches, so between two steps
 neither ingest nor model is ahead. With several ranks each round begins with an exchange of what
 every rank has; rank 0 alone writes, and writes before anyone steps.
+
+Under `learner.run_ahead` the next batch is pulled and prepared in a thread of its own while 2. is
+under way (`RunAhead`). Whether a checkpoint follows is decided before the step; in such a round
+nothing runs ahead. Each round ends when both have ended, so 1., 3. and the caller are alone.
 """
 
 from __future__ import annotations
@@ -18,12 +22,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 
 import msgspec
 
 from learner.process_group import ProcessGroup, SingleProcess
 from learner.publish import Publisher
+from learner.run_ahead import RunAhead, Working
 from learner.store.journal.records import (
     NO_BATCH,
     JournalPosition,
@@ -52,12 +58,15 @@ def train(
     tail: Sequence[tuple[JournalPosition, JournalRecord]] = (),
     quarantine: Sequence[tuple[int, int]] = (),
     process_group: ProcessGroup | None = None,
+    working: Working = nullcontext,
 ) -> Iterator[StepReport | Signal]:
     """Step on every batch, publish when due, until the batches of any rank end.
 
     Yields the report of each step, and `Signal.IDLE` after a round that learned nothing: no batch
     was ready, or its batch was left out. A batch of which a weight is refused is not trained on:
-    logged with its position and counted.
+    logged with its position and counted. Where batches run ahead, the next one may have been
+    pulled, and the estimators may have learned it, whenever a report is yielded; never when a
+    checkpoint is taken, or after ENDED.
 
     Args:
         batches: of this rank; while the tail lasts, those of its records.
@@ -68,6 +77,8 @@ def train(
         tail: what was journaled after the checkpoint, done again first.
         quarantine: steps ``[from, to)`` that are not learned.
         process_group: the ranks that step together.
+        working: entered around all that is not reading, in whichever thread; so around the caller's
+            own work between two reports.
 
     Raises:
         Fenced: there is another owner of the store.
@@ -76,22 +87,39 @@ def train(
         Diverged: the model is about to be lost; nothing of the step was applied.
     """
     group = process_group or SingleProcess()
-    steps = _Steps(trainer, publisher, telemetry, journal, Redo(tail), quarantine)
-    stream = iter(batches)
-    while True:
-        pulled = steps.pull(stream, group.rank)
-        offers = _exchange(group, steps.offer(pulled))
-        result: StepReport | Signal = Signal.IDLE
-        if any(offer.part.has_batch for offer in offers):
-            samples = pulled.samples if isinstance(pulled, Batch) else ()
-            result = steps.take([offer.part for offer in offers], samples)
-        if any(offer.checkpoint_due for offer in offers):
-            publisher.take_checkpoint()
-        ended = any(offer.ended for offer in offers)
-        if isinstance(result, StepReport) or not ended:
-            yield result
-        if ended:
-            return
+    if trainer.config.run_ahead and group.world > 1:
+        log.warning("learner.run_ahead has no effect with several ranks")
+    stream = RunAhead(iter(batches), trainer, working=working)
+    steps = _Steps(trainer, publisher, telemetry, journal, Redo(tail), quarantine, stream)
+    try:
+        ended = False
+        while not ended:
+            pulled = steps.pull(group.rank)
+            with working():
+                result, ended = _round(steps, pulled, group)
+            stream.wait()
+            if isinstance(result, StepReport) or not ended:
+                with working():
+                    yield result
+    finally:
+        stream.close()
+        publisher.consumers_ahead |= stream.pending
+
+
+def _round(
+    steps: _Steps, pulled: Batch | Signal, group: ProcessGroup
+) -> tuple[StepReport | Signal, bool]:
+    """Learn what the ranks have pulled; return the result, and whether a rank's stream ended."""
+    offers = _exchange(group, steps.offer(pulled))
+    due = any(offer.checkpoint_due for offer in offers)
+    result: StepReport | Signal = Signal.IDLE
+    if any(offer.part.has_batch for offer in offers):
+        samples = pulled.samples if isinstance(pulled, Batch) else ()
+        ahead = steps.may_run_ahead and not due
+        result = steps.take([offer.part for offer in offers], samples, ahead=ahead)
+    if due:
+        steps.publisher.take_checkpoint()
+    return result, any(offer.ended for offer in offers)
 
 
 class _Offer(msgspec.Struct, frozen=True, array_like=True):
@@ -120,12 +148,19 @@ class _Steps:
     journal: Journal | None
     redo: Redo
     quarantine: Sequence[tuple[int, int]]
+    stream: RunAhead
 
-    def pull(self, stream: Iterator[Batch | Signal], rank: int) -> Batch | Signal:
+    def pull(self, rank: int) -> Batch | Signal:
         """Return the next batch, IDLE or ENDED."""
         if self.redo.pending:
-            return self.redo.pull(stream, rank)
-        return next(stream, Signal.ENDED)
+            return self.redo.pull(self.stream, rank)
+        return next(self.stream)
+
+    @property
+    def may_run_ahead(self) -> bool:
+        """Return whether the next batch may be pulled during a step: not while steps are redone."""
+        config, group = self.trainer.config, self.trainer.process_group
+        return config.run_ahead and group.world == 1 and not self.redo.pending
 
     def offer(self, pulled: Batch | Signal) -> _Offer:
         """Return this rank's offer; no checkpoint is due while journaled steps are left."""
@@ -135,12 +170,17 @@ class _Steps:
         due = not self.redo.pending and self.publisher.due(more=part.has_batch)
         return _Offer(part, pulled is Signal.ENDED, due)
 
-    def take(self, parts: Sequence[Part], samples: Sequence[Sample]) -> StepReport | Signal:
-        """Journal a step of all ranks' `parts`, then learn our own `samples` of it."""
+    def take(
+        self, parts: Sequence[Part], samples: Sequence[Sample], *, ahead: bool
+    ) -> StepReport | Signal:
+        """Journal a step of all ranks' `parts`, then learn our own `samples` of it.
+
+        With `ahead`, the next batch is pulled and prepared meanwhile.
+        """
         step = Step(self.trainer.step_number + 1, tuple(parts))
         position = self._journaled(step)
         num_micro_batches = self.trainer.num_micro_batches
-        result = self._learn(samples, step.step)
+        result = self._learn(samples, step.step, ahead=ahead)
         if isinstance(result, StepReport):
             self.publisher.learned(result.weighted.samples)
         if self.trainer.num_micro_batches != num_micro_batches:
@@ -167,14 +207,21 @@ class _Steps:
         self.telemetry.journal_size.set(self.journal.num_bytes)
         return self.journal.place
 
-    def _learn(self, samples: Sequence[Sample], step: int) -> StepReport | Signal:
-        if any(first <= step < end for first, end in self.quarantine):
+    def _is_quarantined(self, step: int) -> bool:
+        return any(first <= step < end for first, end in self.quarantine)
+
+    def _learn(self, samples: Sequence[Sample], step: int, *, ahead: bool) -> StepReport | Signal:
+        if self._is_quarantined(step):
             self.trainer.skip(samples)
             self.telemetry.refused.labels("quarantine").inc()
             return Signal.IDLE
         began = time.perf_counter()
         try:
-            report = self.trainer.step(samples)
+            prepared = self.stream.prepared(samples)
+            if ahead:  # only now: the estimators learn one batch after the other
+                weigh = self.trainer.weighs_ahead and not self._is_quarantined(step + 1)
+                self.stream.begin(weigh=weigh)
+            report = self.trainer.take(prepared)
         except WeightError as error:
             self.trainer.skip(samples)
             self.telemetry.refused.labels("weight").inc()

@@ -73,7 +73,12 @@ class Identity:
 
 
 class Publisher:
-    """Takes a checkpoint when one is due and reports how its background write ended."""
+    """Takes a checkpoint when one is due and reports how its background write ended.
+
+    Attributes:
+        consumers_ahead: whether training was broken off with a batch that is pulled and not
+            learned: no checkpoint can be taken any more.
+    """
 
     def __init__(
         self,
@@ -112,6 +117,7 @@ class Publisher:
             waiting: what is logged of the samples that wait, with each durable version.
             counts: partition counts that are read; when they grow, a checkpoint is due.
         """
+        self.consumers_ahead = False
         self._samples_per_second = samples_per_second
         self._waiting = waiting
         self._trainer = trainer
@@ -174,6 +180,7 @@ class Publisher:
 
     def take_checkpoint(self) -> None:
         """Copy all state between two steps for the writer; a collective call."""
+        assert not self.consumers_ahead, "a batch was pulled and not learned"
         began = time.perf_counter()
         states = self._gather(self._ingest())
         self._counts_taken = dict(self._counts())

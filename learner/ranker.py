@@ -149,6 +149,14 @@ class Ranker(nn.Module):
         distinct = self.starting.vectors([self.texts.ids(text) for text in rows])
         return distinct[[rows[text] for text in texts]]
 
+    def tokenise(self, pairs: Sequence[tuple[str, str]]) -> None:
+        """Keep the token ids that scoring these pairs will ask for; from any thread."""
+        for text in dict.fromkeys(text for pair in pairs for text in pair):
+            self.texts.ids(text)
+        if self.cross is not None:
+            for query, item in pairs:
+                self.texts.ids(query, item)
+
     def num_tokens(self, query: str, item: str) -> dict[str, int]:
         """Return each text that a pair needs with its number of tokens; a pair is one text more."""
         ids = self.texts.ids

@@ -280,11 +280,11 @@ class Telemetry:
             self.learning_rate.labels(name).set(rate)
         self.last_event.set(max(s.event_time_us for s in weighted.samples) / 1e6)
         self._weighed(weighted)
-        for task in TASKS:
-            self.prior.labels(task).set(trainer.weigher.prior(task))
-            for bound, value in zip(("low", "high"), trainer.weigher.interval(task), strict=True):
+        for task, figures in report.figures.items():
+            self.prior.labels(task).set(figures.prior)
+            for bound, value in zip(("low", "high"), figures.interval, strict=True):
                 self.prior_bound.labels(task, bound).set(value)
-            for name, number in trainer.weigher.num_drifts(task).items():
+            for name, number in figures.num_drifts.items():
                 self.drifts.labels(task, name).set(number)
         self._evaluated(trainer.evaluations)
         self.candidate_changes.inc(len(report.changes))

@@ -4,8 +4,8 @@ Legend: N samples of a step (of all processes), n of them our own, D width.
 
 A step, in this order:
 1. ask the pair memory about lists with a click (`ClickedLists`), weigh the samples (`Weigher`:
-   list by list, predict and only then let the estimators learn), and draw those that the encoder is
-   given, if not all (`ListSampler`);
+   list by list, predict and only then let the estimators learn): `prepare`, which may run ahead;
+   and draw those that the encoder is given, if not all (`ListSampler`);
 2. score them with the model as it is, and take the gradient of L = 1/N sum w_i loss_i there; the
    encoder's with a share of past lists, if any are kept (`Rehearsal`);
 3. task by task, evaluate what would have been served, then let the stacker learn it, and then the
@@ -54,12 +54,12 @@ from learner.ranker import Ranker
 from learner.residual import QueryResidual
 from learner.served import ServedScore, root
 from learner.store import blobs
-from learner.training.clicked_lists import ClickedLists
 from learner.training.divergence import LossWatch
 from learner.training.explained import ExplainedList
 from learner.training.gradient import GradientPass
 from learner.training.list_sampler import ListSampler
 from learner.training.optimizer import Optimizer
+from learner.training.prepared import Prepared
 from learner.training.prequential import Prequential
 from learner.training.query_counts import query_counts
 from learner.training.rehearsal import Rehearsal
@@ -68,7 +68,7 @@ from learner.tuning import adapters
 from weighting.competition import Change
 from weighting.sample import Sample
 from weighting.tasks import TASKS, TaskName
-from weighting.weigher import Weigher
+from weighting.weigher import TaskFigures, Weigher
 from weighting.weighted import WeightedBatch
 
 _PROBE = ("", "red running shoes", "a waterproof jacket for hiking in the rain, dark green")
@@ -88,6 +88,7 @@ class StepReport:
         num_left_out: samples that the encoder was not given (`learner.compute_share`).
         num_rehearsed: past samples that it moved along as well (`learner.rehearsal`).
         weighted: the samples, of all processes, and how much each counted.
+        figures: of each task's estimators, after these samples.
         changes: of the weighting scheme in force, from the next step on.
         explained: lists with a click, as they would have been served before the step.
     """
@@ -100,6 +101,7 @@ class StepReport:
     num_left_out: int
     num_rehearsed: int
     weighted: WeightedBatch
+    figures: Mapping[TaskName, TaskFigures]
     changes: tuple[Change, ...]
     explained: tuple[ExplainedList, ...] = ()
 
@@ -234,7 +236,7 @@ class Trainer:
             OutOfMemory: not even the smallest micro-batch fits the device.
             RankLost: another process is gone.
         """
-        return self.counted_step(samples)
+        return self.take(self.prepare(samples))
 
     def counted_step(
         self, samples: Sequence[Sample], counts: NDArray[np.float64] | None = None
@@ -249,10 +251,41 @@ class Trainer:
         Raises:
             As `step`.
         """
-        arithmetic.use(self.config.threads, self.config.device)
+        return self.take(self.prepare(samples), counts)
+
+    @property
+    def weighs_ahead(self) -> bool:
+        """Whether samples may be weighed before the step on those before them is over.
+
+        Not where candidates of the weights compete: a step decides which one weighs the next.
+        """
+        return self.process_group.world == 1 and self.weigher.competition is None
+
+    def tokenise(self, samples: Sequence[Sample]) -> None:
+        """Keep the token ids of our own samples for their step; from any thread."""
+        self.ranker.tokenise([(s.query, s.text) for s in samples])
+
+    def prepare(self, samples: Sequence[Sample]) -> Prepared:
+        """Weigh N samples, which lets the estimators learn them; `take` is their step.
+
+        One thread at a time, in the order of the steps; another thread may be in `take` meanwhile
+        if `weighs_ahead`.
+
+        Args:
+            samples: as of `step`.
+
+        Raises:
+            WeightError: a weight was refused; nothing was learned.
+            RankLost: another process is gone.
+        """
         samples, own = self._gather(samples)
-        clicked = ClickedLists(samples, self.weigher)
-        weighted = self.weigher.weigh(samples)  # 1.
+        return Prepared.of(samples, own, self.weigher)
+
+    def take(self, prepared: Prepared, counts: NDArray[np.float64] | None = None) -> StepReport:
+        """Take the step on prepared samples; arguments and errors as of `counted_step`."""
+        arithmetic.use(self.config.threads, self.config.device)
+        weighted, own, clicked = prepared.weighted, prepared.own, prepared.clicked  # 1.
+        samples = weighted.samples
         step = self.step_number + 1
         factor, rehearsed = self._sampler.draw(weighted), None
         if self._rehearsal is not None:
@@ -289,7 +322,7 @@ class Trainer:
             if self._rehearsal is not None:
                 self._rehearsal.learn(weighted, counts)
         if finite:
-            self._learn_residuals(weighted, scored, factor)  # 5.
+            self._learn_residuals(prepared, scored, factor)  # 5.
             changes = self.weigher.compete(weighted, (queries * items).astype(np.float64))  # 6.
             self.ranker.exponent = self.weigher.exponent
         self.step_number = step
@@ -303,6 +336,7 @@ class Trainer:
             num_left_out=int((factor == 0).sum()),
             num_rehearsed=len(rehearsed.samples) if rehearsed else 0,
             weighted=weighted,
+            figures=prepared.figures,
             changes=changes,
             explained=lists,
         )
@@ -384,11 +418,11 @@ class Trainer:
         return queries, items
 
     def _learn_residuals(
-        self, weighted: WeightedBatch, scored: Scored, factor: NDArray[np.float64]
+        self, prepared: Prepared, scored: Scored, factor: NDArray[np.float64]
     ) -> None:
         """Let each query's residual learn its weighted clicks and exposures of this step."""
-        task = root()
-        prior = weighted.prior.get(task, self.weigher.prior(task))
+        task, weighted = root(), prepared.weighted
+        prior = {**prepared.clicked.prior, **weighted.prior}[task]
         base = self.served.invert(scored.base.astype(np.float64), prior)
         for query, counts in query_counts(weighted, task, factor).items():
             rows = counts.places

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -39,6 +40,21 @@ from weighting.weighted import WeightedBatch, scatter
 
 Array = NDArray[np.float64]
 FORMAT = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskFigures:
+    """What is reported of one task's estimators, as of a moment.
+
+    Attributes:
+        prior: p(y=1).
+        interval: its 95 % interval.
+        num_drifts: changes that the drift detectors found, by series.
+    """
+
+    prior: float
+    interval: tuple[float, float]
+    num_drifts: Mapping[str, int]
 
 
 class Weigher:
@@ -166,6 +182,17 @@ class Weigher:
     def num_drifts(self, task: TaskName) -> dict[str, int]:
         """Number of changes that the drift detectors found, by series."""
         return self._drift[task].num_changes()
+
+    def figures(self) -> dict[TaskName, TaskFigures]:
+        """What is reported of each task; stays as it is while more is learned."""
+        return {
+            task: TaskFigures(
+                prior=self.prior(task),
+                interval=self.interval(task),
+                num_drifts=self.num_drifts(task),
+            )
+            for task in TASKS
+        }
 
     def description(self) -> dict[str, str | float]:
         """Scheme and parameters of the weights, for a version's manifest."""

@@ -7,7 +7,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from threading import Event, Thread
 from typing import Protocol
 
@@ -48,9 +49,11 @@ def until_ended(node: Node) -> None:
 class Progress:
     """Lock-free consumer progress, shared with the watchdog.
 
-    The loop writes, the watchdog reads: nobody waits for anybody. Two things are timed: reading, by
-    a clock that stands still while the loop does other work, and that work. So a long step is not
-    taken for a consumer that stands still.
+    The loop writes, the watchdog reads: nobody waits for anybody. Two things are timed, each in
+    whichever thread it is done, and they may overlap: reading, by a clock that stands still while
+    nobody reads, and work on what was read. So a long step is not taken for a consumer that stands
+    still, a consumer that stands still beside a step is found, and so is a step that hangs while
+    the next batch is read.
 
     Attributes:
         lag: records that wait in partitions that are not paused.
@@ -62,30 +65,42 @@ class Progress:
         self._clock = clock
         # partition -> next offset, and since when it is that
         self._moved: dict[TopicPartition, tuple[int, float]] = {}
-        # Seconds of work so far, and when the present work began; replaced together
-        self._work: tuple[float, float | None] = (0.0, None)
+        # Seconds of reading so far, and since when there is reading; replaced together
+        self._read: tuple[float, float | None] = (0.0, clock())
+        self._works: dict[object, float] = {}  # each work under way -> when it began
         self.lag = 0
         self.since = self.reading_seconds()
 
     def reading_seconds(self) -> float:
-        """Return the time on the clock of reading."""
-        before, began = self._work
-        return (self._clock() if began is None else began) - before
+        """Return the time on the clock of reading, which runs at first."""
+        before, began = self._read
+        return before if began is None else before + self._clock() - began
 
     def working_seconds(self) -> float:
-        """Return for how long the present work has gone on; 0 while reading."""
-        _, began = self._work
-        return 0.0 if began is None else self._clock() - began
+        """Return for how long the oldest work under way has gone on; 0 without any."""
+        began = list(self._works.values())
+        return self._clock() - min(began) if began else 0.0
 
-    def work(self) -> None:
-        """Note that the loop begins to work on what was read."""
-        self._work = self._work[0], self._clock()
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Time one piece of work on what was read; others may be under way in other threads."""
+        work = object()
+        self._works[work] = self._clock()
+        try:
+            yield
+        finally:
+            self._works.pop(work, None)
 
-    def read(self) -> None:
-        """Note that the loop reads again."""
-        before, began = self._work
-        if began is not None:
-            self._work = before + self._clock() - began, None
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Let the clock of reading run; one thread reads at a time."""
+        before, began = self._read
+        if began is None:
+            self._read = before, self._clock()
+        try:
+            yield
+        finally:
+            self._read = self.reading_seconds(), None
 
     def observe(
         self,
@@ -118,7 +133,7 @@ class Progress:
 
         With the next `observe` time begins anew.
         """
-        self.read()
+        self._works.clear()
         self.lag = 0
         self._moved.clear()
 

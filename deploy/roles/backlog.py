@@ -73,7 +73,8 @@ class Backlog:
         self._clock = clock
         self._journaled = 0  # samples in all, once the journal is done again
         self._journal_ends: dict[TopicPartition, int] = {}
-        self._in_step = 0
+        self._in_step: deque[int] = deque()  # samples of each batch pulled and not learned
+        self._stepped = (0.0, 0)  # time and samples when the last round was over
         self._measured = (0.0, 0.0)  # samples and seconds, faded
         self._arrived: deque[tuple[float, int]] = deque()  # time, sum of end offsets
         self._ends: dict[TopicPartition, int] = {}
@@ -95,19 +96,27 @@ class Backlog:
         self._journal_ends = _ends(steps)
         self.samples_per_second = samples_per_second
 
-    # --- the learner's thread -------------------------------------------------------------------
+    # --- the learner's threads ------------------------------------------------------------------
 
-    def timed(self, items: Iterator[T]) -> Iterator[T]:
-        """Measure how fast the batches among some items are learned; idle time does not count."""
-        began, before = self._clock(), self._num_samples()
+    def pulled(self, items: Iterator[T]) -> Iterator[T]:
+        """Pass on items; the samples of the batches among them wait until they are learned."""
+        self._stepped = self._clock(), self._num_samples()
         for item in items:
-            self._in_step = len(item.samples) if isinstance(item, Batch) else 0
+            if isinstance(item, Batch):
+                self._in_step.append(len(item.samples))
             yield item
-            self._in_step = 0
-            now, num = self._clock(), self._num_samples()
-            if num > before:
-                self._learned(num - before, now - began)
-            began, before = now, num
+
+    def stepped(self) -> None:
+        """Note the end of a round, and so of the step on the oldest batch that was pulled, if any.
+
+        Measures how fast batches are learned; rounds without any do not count.
+        """
+        if self._in_step:
+            self._in_step.popleft()
+        began, before = self._stepped
+        self._stepped = now, num = self._clock(), self._num_samples()
+        if num > before:
+            self._learned(num - before, now - began)
 
     def _learned(self, num_samples: int, seconds: float) -> None:
         num, before = self._measured
@@ -149,7 +158,7 @@ class Backlog:
         num_ready = self._reading.num_ready() if not journaled else 0
         return {
             "journal": journaled,
-            "read": num_ready + (0 if journaled else self._in_step),
+            "read": num_ready + (0 if journaled else sum(tuple(self._in_step))),
             "unread": round(self._num_unread() * self.samples_per_record()),
         }
 

@@ -1,6 +1,8 @@
 """Wrappers around a stream of batches: the same items, and something done between two of them.
 
-An item is a batch or a signal that none is ready; the wrappers pass on whatever comes.
+An item is a batch or a signal that none is ready; the wrappers pass on whatever comes. They run in
+the thread that asks for the next item, which may be while the last one is still learned from
+(`learner.run_ahead`).
 """
 
 from __future__ import annotations
@@ -24,14 +26,15 @@ def rebuild_on_stall(items: Iterator[T], watchdog: Watchdog, source: KafkaSource
             source.rebuild("stall")
 
 
-def time_work(items: Iterator[T], progress: Progress) -> Iterator[T]:
-    """Count the time between two items, in which they are learned from, as work."""
-    for item in items:
-        progress.work()
-        try:
-            yield item
-        finally:
-            progress.read()
+def time_reading(items: Iterator[T], progress: Progress) -> Iterator[T]:
+    """Let the clock of reading run while an item is waited for, and at no other time."""
+    while True:
+        with progress.reading():
+            try:
+                item = next(items)
+            except StopIteration:
+                return
+        yield item
 
 
 def after_each(items: Iterator[T], report: Callable[[], object]) -> Iterator[T]:

@@ -370,7 +370,7 @@ class LearnRole:
         stream = batch_stream.until_ended(
             stream, lambda: self._term_ends(term.checkpointer) or (shadow and shadow_done())
         )
-        stream = batch_stream.time_work(term.backlog.timed(stream), term.progress)
+        stream = batch_stream.time_reading(term.backlog.pulled(stream), term.progress)
         for report in train(
             stream,
             term.trainer,
@@ -380,7 +380,9 @@ class LearnRole:
             tail=start.tail,
             quarantine=start.run_state.quarantine,
             process_group=self._group,
+            working=term.progress.working,
         ):
+            term.backlog.stepped()
             if isinstance(report, StepReport):
                 term.recorder.stepped(report)
                 each(report, term.trainer)

@@ -58,10 +58,11 @@ class Driven:
         self.backlog = Backlog(reading, lambda: self.num_samples, clock=self.clock)
 
     def learn(self, sizes: list[int], seconds: float) -> Iterator[None]:
-        for item in self.backlog.timed(iter([batch(size) for size in sizes])):
+        for item in self.backlog.pulled(iter([batch(size) for size in sizes])):
             yield
             self.clock.advance(seconds)
             self.num_samples += len(item.samples)
+            self.backlog.stepped()
 
 
 def test_what_waits_is_in_the_journal_read_or_unread_and_nothing_twice() -> None:
@@ -96,13 +97,30 @@ def test_a_batch_waits_until_its_step_is_over() -> None:
     assert bench.backlog.waiting()["read"] == 5
 
 
+def test_a_batch_that_was_pulled_ahead_waits_beside_the_one_that_is_learned() -> None:
+    bench = Driven(Reading(10))
+    items = bench.backlog.pulled(iter([batch(320), batch(300), Signal.IDLE]))
+    waiting = []
+    next(items)
+    for num_learned in (320, 300):
+        next(items)  # in another thread, while the step runs
+        waiting.append(bench.backlog.waiting()["read"])
+        bench.clock.advance(2.0)
+        bench.num_samples += num_learned
+        bench.backlog.stepped()
+        waiting.append(bench.backlog.waiting()["read"])
+    assert waiting == [620, 300, 300, 0]
+    assert bench.backlog.samples_per_second == pytest.approx(620 / 4, rel=0.01)
+
+
 def test_the_rate_is_of_time_with_something_to_learn() -> None:
     bench = Driven(Reading(10))
     for _ in bench.learn([300] * 10, 3.0):
         pass
     assert bench.backlog.samples_per_second == pytest.approx(100)
-    for _ in bench.backlog.timed(iter([Signal.IDLE] * 50)):
+    for _ in bench.backlog.pulled(iter([Signal.IDLE] * 50)):
         bench.clock.advance(10)
+        bench.backlog.stepped()
     assert bench.backlog.samples_per_second == pytest.approx(100)
 
 
@@ -163,7 +181,7 @@ def test_lag_and_samples_are_true_while_one_step_takes_long() -> None:
     bench = Bench(log, batch=BatchConfig(size=320, flush_seconds=1e9))
     brokers = Brokers(ends_of(log))
     monitor, backlog = monitored(bench, brokers)
-    for item in backlog.timed(bench.pipeline.batches()):
+    for item in backlog.pulled(bench.pipeline.batches()):
         monitor.refresh()
         if isinstance(item, Batch):
             break  # the loop is in its step from here on
@@ -214,9 +232,10 @@ def test_a_long_backlog_is_logged_twice_a_minute(caplog: pytest.LogCaptureFixtur
     clock, reading = ManualClock(), Reading(10)
     num = [0]
     backlog = Backlog(reading, lambda: num[0], clock=clock)
-    for _ in backlog.timed(iter([batch(100)])):
+    for _ in backlog.pulled(iter([batch(100)])):
         num[0] += 100
         clock.advance(1)
+        backlog.stepped()
     monitor = Monitor(
         backlog,
         reading,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -82,9 +82,13 @@ def test_every_record_counts_once_wherever_the_learner_dies_while_topics_grow(
         assert not [each for each in learned if each.differs], index
 
 
-def test_a_checkpoint_follows_at_once_and_learning_again_goes_across(tmp_path: Path) -> None:
+@pytest.mark.parametrize("run_ahead", [False, True])
+def test_a_checkpoint_follows_at_once_and_learning_again_goes_across(
+    tmp_path: Path, run_ahead: bool
+) -> None:
     growing = Growing()
-    live(tmp_path, growing.log, FaultyDisk(), 1, each=growing.each)
+    settings = replace(SETTINGS, learner=replace(SETTINGS.learner, run_ahead=run_ahead))
+    live(tmp_path, growing.log, FaultyDisk(), 1, settings=settings, each=growing.each)
     store = Store(tmp_path)
     counts = [(counts_of(version) or {})["clicks"] for version in store.versions()]
     assert set(counts) == {2, 4}

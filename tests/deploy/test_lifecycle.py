@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deploy.process.lifecycle import STALLED, Progress, Watchdog
-from deploy.roles.batch_stream import time_work
+from deploy.roles.batch_stream import time_reading
 from tests.fakes.clock import ManualClock
 from weighting.provenance import TopicPartition
 
@@ -134,47 +134,89 @@ def test_the_thread_looks_by_itself_and_ends_with_close() -> None:
 
 def test_a_learner_on_a_backlog_is_left_alone_however_long_its_steps_are() -> None:
     kennel = Kennel(stall_seconds=5)
-    kennel.progress.observe({A: 5}, {A: 10_000})
+    with kennel.progress.reading():
+        kennel.progress.observe({A: 5}, {A: 10_000})
     for _ in range(50):  # steps on what one poll brought
-        kennel.progress.work()
-        for _ in range(100):
-            kennel.clock.advance(1)
+        with kennel.progress.working():
+            for _ in range(100):
+                kennel.clock.advance(1)
+                kennel.watchdog.look()
+        with kennel.progress.reading():
+            kennel.clock.advance(0.05)
             kennel.watchdog.look()
-        kennel.progress.read()
-        kennel.clock.advance(0.05)
-        kennel.watchdog.look()
         assert not kennel.watchdog.asks(), "a healthy client is kept"
     assert not kennel.ended
-    assert kennel.stay(6, {A: 5}, {A: 10_000}), "time spent on reading does count"
-    kennel.stay(6, {A: 5}, {A: 10_000})
+    with kennel.progress.reading():
+        assert kennel.stay(6, {A: 5}, {A: 10_000}), "time spent on reading does count"
+        kennel.stay(6, {A: 5}, {A: 10_000})
     assert kennel.ended
+
+
+def test_a_consumer_that_stands_still_beside_a_step_is_found() -> None:
+    kennel = Kennel()
+    with kennel.progress.working(), kennel.progress.reading():
+        assert kennel.stay(61, {A: 5}, {A: 9})
+        assert not kennel.ended
+        kennel.stay(61, {A: 5}, {A: 9})
+    assert kennel.ended
+
+
+def test_a_step_that_hangs_while_the_next_batches_are_read_ends_the_process() -> None:
+    kennel = Kennel()
+    with kennel.progress.working():
+        for n in range(700):
+            with kennel.progress.reading():
+                assert not kennel.stay(1, {A: n}, {A: 10_000})
+            with kennel.progress.working():  # the samples are weighed
+                kennel.watchdog.look()
+            if kennel.ended:
+                break
+    assert kennel.ended[0] == STALLED
+    assert n == 659
+
+
+def test_steps_one_after_the_other_beside_reading_are_no_hung_step() -> None:
+    kennel = Kennel()
+    for n in range(20):
+        with kennel.progress.working():
+            with kennel.progress.reading():
+                assert not kennel.stay(30, {A: n}, {A: 10_000})
+            kennel.clock.advance(570)
+            kennel.watchdog.look()
+        kennel.watchdog.look()
+    assert not kennel.ended
 
 
 def test_a_step_that_hangs_ends_the_process_after_a_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     kennel = Kennel()
-    kennel.progress.work()
-    for seconds, num_logged, ended in ((599, 0, []), (1, 1, []), (59, 1, []), (1, 2, [STALLED])):
-        kennel.clock.advance(seconds)
-        kennel.watchdog.look()
-        assert (len(caplog.records), kennel.ended) == (num_logged, ended)
+    looks: tuple[tuple[int, int, list[int]], ...] = (
+        (599, 0, []),
+        (1, 1, []),
+        (59, 1, []),
+        (1, 2, [STALLED]),
+    )
+    with kennel.progress.working():
+        for seconds, num_logged, ended in looks:
+            kennel.clock.advance(seconds)
+            kennel.watchdog.look()
+            assert (len(caplog.records), kennel.ended) == (num_logged, ended)
     assert "learner.step_timeout" in caplog.text
 
 
 def test_a_process_that_slept_in_a_step_goes_on_with_it() -> None:
     kennel = Kennel()
-    kennel.progress.work()
-    kennel.clock.advance(100_000)
-    kennel.watchdog.look()
-    kennel.clock.advance(59)
-    kennel.watchdog.look()
-    kennel.progress.read()
+    with kennel.progress.working():
+        kennel.clock.advance(100_000)
+        kennel.watchdog.look()
+        kennel.clock.advance(59)
+        kennel.watchdog.look()
     kennel.watchdog.look()
     assert not kennel.ended
 
 
-def test_what_is_done_between_two_items_is_work_and_the_rest_is_reading() -> None:
+def test_the_clock_of_reading_runs_while_an_item_is_waited_for() -> None:
     clock = ManualClock()
     progress = Progress(clock)
 
@@ -185,7 +227,8 @@ def test_what_is_done_between_two_items_is_work_and_the_rest_is_reading() -> Non
             yield item
 
     begun = progress.reading_seconds()
-    for _ in time_work(read(), progress):
-        clock.advance(100)
-        assert progress.working_seconds() == 100
+    for _ in time_reading(read(), progress):
+        with progress.working():
+            clock.advance(100)
+            assert progress.working_seconds() == 100
     assert progress.reading_seconds() - begun == 3

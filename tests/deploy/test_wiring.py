@@ -44,7 +44,13 @@ def test_another_value_is_another_configuration() -> None:
 
 def test_what_changes_no_bit_of_learning_is_left_out() -> None:
     settings = Settings()
-    learner = replace(settings.learner, publish_every_seconds=1.0, flush_seconds=9.0)
+    learner = replace(
+        settings.learner,
+        publish_every_seconds=1.0,
+        flush_seconds=9.0,
+        step_timeout_seconds=7.0,
+        run_ahead=True,
+    )
     assert config_sha256(replace(settings, learner=learner)) == DEFAULTS
 
 

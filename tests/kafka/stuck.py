@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from threading import Event
+
+import numpy as np
+from numpy.typing import NDArray
 
 from deploy.roles.learn import LearnRole
 from deploy.settings.load import load
 from learner.trainer import StepReport, Trainer
-from weighting.sample import Sample
+from learner.training.prepared import Prepared
 
 
 class Stuck(Trainer):
     """Gets no further."""
 
-    def step(self, samples: Sequence[Sample]) -> StepReport:
+    def take(self, prepared: Prepared, counts: NDArray[np.float64] | None = None) -> StepReport:
         if self.step_number == 5:
             Event().wait()
-        return super().step(samples)
+        return super().take(prepared, counts)
 
 
 if __name__ == "__main__":

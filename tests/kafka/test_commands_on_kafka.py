@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from deploy.admin import kafka_commands
 from deploy.admin.offsets.plan import ResetRequest
@@ -24,6 +25,7 @@ from learner.errors import Diverged
 from learner.store import commands
 from learner.store.blobs import Disk
 from learner.trainer import StepReport, Trainer
+from learner.training.prepared import Prepared
 from tests.kafka.conftest import Cluster
 from tests.kafka.learning import (
     NEWCOMER,
@@ -39,7 +41,6 @@ from tests.kafka.learning import (
     outcomes,
     trained,
 )
-from weighting.sample import Sample
 
 
 class Killed(Exception):
@@ -294,13 +295,13 @@ def test_a_model_that_diverges_goes_back_and_leaves_those_steps_out(
     class Spiky(Trainer):
         """Diverges once, in a step after a checkpoint."""
 
-        def step(self, samples: Sequence[Sample]) -> StepReport:
+        def take(self, prepared: Prepared, counts: NDArray[np.float64] | None = None) -> StepReport:
             if not bad and self.step_number >= 8:
                 bad.append(self.step_number + 1)
                 raise Diverged(
                     first_step=bad[0], last_step=bad[0], reason="a loss far beyond the others"
                 )
-            return super().step(samples)
+            return super().take(prepared, counts)
 
     root = tmp_path / "store"
     with Learner(shop.at(root), trainer=Spiky) as learner:
