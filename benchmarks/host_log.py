@@ -21,9 +21,9 @@ _SECOND_US = 1_000_000
 _NUM_HITS = 10
 _TOPICS = Topics()
 _JOIN = JoinConfig(
-    click_window_us=60 * _SECOND_US,
-    observation_window_us=600 * _SECOND_US,
-    attribution_window_us=3600 * _SECOND_US,
+    click_window_us=20 * _SECOND_US,
+    observation_window_us=40 * _SECOND_US,
+    attribution_window_us=600 * _SECOND_US,
     grace_us=5 * _SECOND_US,
 )
 _WORDS = (
@@ -37,8 +37,8 @@ def shop(
 ) -> dict[str, list[bytes]]:
     """Return the values of each topic, in order of event time; keys do not matter to one partition.
 
-    A list a second by a client of its own. Of its items about three in ten are clicked, most at the
-    top; one click in seven is a purchase.
+    A list a second by a client of its own. Of its items .9 are clicked on average, most at the top;
+    one click in seven is a purchase. Some clicks and purchases come after their windows.
     """
     random = Random(7)
     queries = [" ".join(random.sample(_WORDS, 3)) for _ in range(num_queries)]
@@ -61,7 +61,7 @@ def shop(
         for position, hit in enumerate(hits, 1):
             if random.random() > 0.3 / position:
                 continue
-            clicked = at + random.randrange(1, 30) * _SECOND_US
+            clicked = at + random.randrange(1, 25) * _SECOND_US
             click = encode_click(
                 query_id=query_id,
                 client_id=client,
@@ -71,7 +71,7 @@ def shop(
             )
             written[_TOPICS.clicks].append((clicked, click))
             if random.random() < 1 / 7:
-                bought = clicked + random.randrange(1, 900) * _SECOND_US
+                bought = clicked + random.randrange(1, 60) * _SECOND_US
                 purchase = encode_purchase(
                     query_id=query_id,
                     client_id=client,
