@@ -150,6 +150,7 @@ class Trainer:
         self.step_number = 0
         self.num_samples = 0
         self.trained = (0, 0)
+        self._figures: Mapping[TaskName, TaskFigures] | None = None  # as of the last step
         self.num_explained = 0
         self._losses = LossWatch()
         pretrained = load_pretrained(config.model, pooling=config.pooling, download=config.download)
@@ -285,6 +286,7 @@ class Trainer:
         """Take the step on prepared samples; arguments and errors as of `counted_step`."""
         arithmetic.use(self.config.threads, self.config.device)
         weighted, own, clicked = prepared.weighted, prepared.own, prepared.clicked  # 1.
+        self._figures = prepared.figures
         samples = weighted.samples
         step = self.step_number + 1
         factor, rehearsed = self._sampler.draw(weighted), None
@@ -450,7 +452,7 @@ class Trainer:
             found |= {f"{task}_{name}": value for name, value in block.figures().items()}
             for scenario, gains in block.gains(SCENARIO).items():
                 found |= {f"{task}_{SCENARIO}_{scenario}_{n}": v for n, v in gains.items()}
-            drifts = self.weigher.num_drifts(task)
+            drifts = (self._figures or self.weigher.figures())[task].num_drifts
             found |= {f"{task}_changes_of_{name}": float(n) for name, n in drifts.items()}
         return found
 
@@ -613,6 +615,7 @@ class Trainer:
         ranker.load_heads(scoring.heads)
         ranker.residual.restore(training.residual_counts, scoring.residuals)
         self.weigher.restore(scoring.estimators)
+        self._figures = None
         ranker.exponent = self.weigher.exponent
         ranker.starting.load(layout.read_start(read))
         self.served.restore(scoring.stackers, scoring.parts)

@@ -59,8 +59,8 @@ class Recorder:
             scalars = self._scalars() | _of_weights(report)
             for name, value in self._trainer.evaluation().items():
                 scalars[f"evaluation/{name}"] = value
-            for task in TASKS:
-                scalars[f"prior/{task}"] = self._trainer.weigher.prior(task)
+            for task, figures in report.figures.items():
+                scalars[f"prior/{task}"] = figures.prior
             histograms, lists = {}, report.explained
             if self._are_details_due(report.step):
                 histograms = _of_samples(report.weighted) | self._of_parameters()

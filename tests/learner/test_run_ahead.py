@@ -27,6 +27,7 @@ from tests.learner.training import config, lists, trainer
 from weighting.competition import CompetitionConfig
 from weighting.config import WeigherConfig
 from weighting.errors import WeightError
+from weighting.estimators.drift import DriftConfig
 from weighting.provenance import Poll, Slice
 from weighting.sample import Batch, CopyKind, Sample, Signal
 from weighting.weigher import Weigher
@@ -181,6 +182,19 @@ def test_the_next_batch_is_weighed_while_a_step_runs_but_in_the_round_of_a_check
     for number, found in enumerate(figures):
         expected.step(batch("full", number))  # type: ignore[arg-type]
         assert found == expected.weigher.figures(), "of this step, not of the batch ahead"
+
+
+def test_figures_between_two_steps_are_of_the_steps_taken(tmp_path: Path) -> None:
+    eager = WeigherConfig(drift=DriftConfig(block_samples=1, threshold=0.5))
+    found: list[list[dict[str, float]]] = []
+    for run_ahead in (False, True):
+        own = learner(tmp_path / str(run_ahead), run_ahead=run_ahead, weighting=eager)
+        stream = own.source((batch("full", number) for number in range(12)), 0.0)
+        rounds = train(stream, own.trainer, own.publisher, own.telemetry, own.journal)
+        found.append([own.trainer.evaluation() for _ in rounds])
+    changes = [[f["click_changes_of_label"] for f in each] for each in found]
+    assert changes[0] == changes[1]
+    assert changes[0][-1] > 0
 
 
 def test_a_checkpoint_holds_no_batch_that_is_not_learned(tmp_path: Path) -> None:
