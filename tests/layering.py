@@ -36,7 +36,12 @@ FENCED: Mapping[str, set[str]] = {
     "scipy": {"weighting", "learner"},
     "torch": {"learner"},
     "cachetools": {"consumers", "learner.encoder"},
-    "transformers": {"learner.encoder.load", "learner.encoder.packing", "learner.encoder.tokens"},
+    "transformers": {
+        "learner.encoder.load",
+        "learner.encoder.packing",
+        "learner.encoder.token_head",
+        "learner.encoder.tokens",
+    },
     "tokenizers": {"learner.encoder.tokens"},
     "onnxruntime": {"learner.encoder.onnx_graph"},
     "onnxscript": {"learner.encoder.onnx_graph"},

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deploy.admin.checkpoints import find
-from deploy.admin.export import check_free, write_folder
+from deploy.admin.new_folder import check_free, write_folder
 from deploy.demo.judge import interval
 from deploy.errors import UsageError
 from deploy.fitting import judging
@@ -85,7 +85,7 @@ def run(
     """
     store, target = Store(settings.store.root), request.folder.resolve()
     version = find(store, request.name)
-    check_free(target, store)
+    check_free(target, store.root)
     from learner.compression import compress
     from learner.export import read_encoder
 

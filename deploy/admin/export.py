@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 from deploy.admin.checkpoints import find
-from deploy.errors import Unsafe, UsageError, WriteFailed
+from deploy.admin.new_folder import check_free, write_folder
+from deploy.errors import UsageError
 from deploy.fitting.command import FitRequest, examples_of
 from deploy.process.terminal import Output
 from deploy.tables.values import LeftOut
@@ -55,7 +54,7 @@ def export(
         )
     version = find(store, name)
     target = folder.resolve()
-    check_free(target, store)
+    check_free(target, store.root)
     from learner.export import export_encoder  # loads torch
 
     texts = _texts(calibrate_on, out) if calibrate_on else []
@@ -91,45 +90,3 @@ def _texts(file: Path, out: Output) -> list[str]:
         out.report(line)
     texts = list(dict.fromkeys(t for own in found.lists for t in (own.query, *own.texts)))
     return texts[:: max(1, len(texts) // _NUM_TEXTS)][:_NUM_TEXTS]
-
-
-def check_free(target: Path, store: Store) -> None:
-    """Refuse a folder that is in use, or inside the store.
-
-    Raises:
-        Unsafe: the folder holds something.
-        UsageError: it is a file, or inside the store.
-    """
-    if target.is_relative_to(store.root.resolve()):
-        raise UsageError(f"{target} is inside the store {store.root}: name a folder outside of it")
-    if not target.exists():
-        return
-    if not target.is_dir():
-        raise UsageError(f"{target} is a file, expected a new or empty folder")
-    if next(target.iterdir(), None) is not None:
-        raise Unsafe(f"{target} is not empty: nothing written. Name a new or empty folder.")
-
-
-def write_folder(target: Path, files: Mapping[str, bytes], disk: Disk) -> None:
-    """Write all files into a folder beside the target, durably, then give it the name.
-
-    Raises:
-        WriteFailed: nothing is left of it.
-    """
-    temporary = target.with_name(f".{target.name}.{disk.token()}.tmp")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        disk.mkdir(temporary)
-        for path, data in files.items():
-            file = temporary / path
-            if not file.parent.exists():
-                disk.mkdir(file.parent)
-            blobs.write_new(disk, file, data)
-        for written in {(temporary / path).parent for path in files} | {temporary}:
-            disk.fsync_folder(written)
-        disk.rename(temporary, target)  # over an empty folder; one that was filled is an error
-        disk.fsync_folder(target.parent)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            blobs.remove_tree(disk, temporary)
-        raise WriteFailed(target, error) from error

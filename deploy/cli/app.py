@@ -25,6 +25,7 @@ from deploy.cli import (
     offsets,
     replay,
     roles,
+    tag,
     topics,
     verify,
 )
@@ -47,6 +48,7 @@ for _command in (
     verify.verify,
     evaluate.evaluate,
     fit.fit,
+    tag.tag,
 ):
     app.command()(_command)
 app.add_typer(events.app, name="events")

@@ -86,11 +86,7 @@ def find_columns(
     Raises:
         TableRefused: a column is missing; names those that are there.
     """
-    found = _given(path, columns, given)
-    for name, usual in _NAMES.items():
-        taken = [column for column in usual if column in columns]
-        if name not in found and taken:
-            found[name] = taken[0]
+    found = named_columns(path, columns, _NAMES, given)
     kind = LISTS if "clicked" in found and "label" not in found else PAIRS
     missing = [name for name in _REQUIRED[kind] if name not in found]
     if missing:
@@ -120,17 +116,37 @@ def find_columns(
     )
 
 
-def _given(path: Path, columns: Sequence[str], given: Sequence[str]) -> dict[str, str]:
+def named_columns(
+    path: Path,
+    columns: Sequence[str],
+    names: Mapping[str, Sequence[str]],
+    given: Sequence[str],
+) -> dict[str, str]:
+    """Return name -> column, as far as there is one.
+
+    Args:
+        path: for errors.
+        columns: of the file.
+        names: name -> columns that are taken for it, the first that is there.
+        given: texts `NAME=COLUMN`, which come first.
+
+    Raises:
+        TableRefused: a text is of another form, or names a column that is not there.
+    """
     found = {}
     for text in given:
         name, equals, column = text.partition("=")
-        if not equals or name not in _NAMES:
+        if not equals or name not in names:
             raise TableRefused(
-                f"--column: got {text!r}, expected NAME=COLUMN with NAME one of {', '.join(_NAMES)}"
+                f"--column: got {text!r}, expected NAME=COLUMN with NAME one of {', '.join(names)}"
             )
         if column not in columns:
             raise TableRefused(
                 f"{path}: --column {text}: no column {column!r}. Found: {', '.join(columns)}"
             )
         found[name] = column
+    for name, usual in names.items():
+        taken = [column for column in usual if column in columns]
+        if name not in found and taken:
+            found[name] = taken[0]
     return found

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo
 
 from deploy.errors import UsageError
 from deploy.fitting import version as versions
@@ -20,8 +19,8 @@ from deploy.fitting.judging import Figures
 from deploy.fitting.split import Parts, split
 from deploy.process.terminal import Output, table
 from deploy.settings.tree import Settings
-from deploy.tables.rows import open_table
-from deploy.tables.values import LeftOut, Wrong, time_of
+from deploy.tables.rows import open_table, sha256_of
+from deploy.tables.values import LeftOut, Wrong, time_of, zone_of
 from learner.artifact import Version
 from learner.store.manifest import FitSource
 
@@ -87,7 +86,7 @@ def run(
         )
     source = FitSource(
         file=request.file.name,
-        sha256=_sha256(request.file),
+        sha256=sha256_of(request.file),
         rows=sum(len(own.rows) for own in parts.train),
         epochs=fitted.epochs[-1].number,
         best_epoch=fitted.best.number,
@@ -121,7 +120,7 @@ def examples_of(
             "--attributes take them)"
         )
     reading = Reading(
-        zone=_zone(request.timezone),
+        zone=zone_of(request.timezone),
         time_format=request.time_format,
         now_us=int(clock() * 1e6),
         first_position=request.first_position,
@@ -134,25 +133,11 @@ def examples_of(
     return read_examples(opened, columns, reading, left_out, as_of_us=as_of_us)
 
 
-def _zone(name: str | None) -> ZoneInfo | None:
-    try:
-        return None if name is None else ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-        raise UsageError(
-            f"--timezone: got {name!r}, expected a name such as Europe/Berlin or UTC"
-        ) from error
-
-
 def _time(text: str | None, option: str) -> int | None:
     try:
         return None if text is None else time_of(text, option, zone=ZoneInfo("UTC"))
     except Wrong as error:
         raise UsageError(f"{option}: got {text!r}, expected a time in ISO 8601") from error
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 # --- what is printed ----------------------------------------------------------------------------

@@ -43,29 +43,48 @@ def split(lists: Sequence[Examples], by: str, *, dev: float, test: float, seed: 
     """
     if by not in BY:
         raise UsageError(f"--split: got {by!r}, expected query or time")
+    keys = [query_key(own.query) if by == "query" else str(n) for n, own in enumerate(lists)]
+    order = list(dict.fromkeys(keys)) if by == "time" else drawn(keys, seed)
+    what = "queries" if by == "query" else "lists"
+    names = divide(order, f"--split {by}: found {len(order)} {what}", dev=dev, test=test)
+    parts = Parts(train=[], dev=[], test=[])
+    found = {"train": parts.train, "dev": parts.dev, "test": parts.test}
+    for key, own in zip(keys, lists, strict=True):
+        found[names[key]].append(own)
+    return parts
+
+
+def drawn(keys: Sequence[str], seed: int) -> list[str]:
+    """Return the distinct keys in an order drawn by the seed, for each key apart."""
+    return sorted(dict.fromkeys(keys), key=lambda key: _drawn(key, seed))
+
+
+def divide(order: Sequence[str], found: str, *, dev: float, test: float) -> dict[str, str]:
+    """Return for each key `train`, `dev` or `test`: the last ones are `test`.
+
+    Args:
+        order: distinct keys.
+        found: what there is, for the error.
+        dev: share of the keys.
+        test: likewise.
+
+    Raises:
+        UsageError: a share is out of bounds, or a part would be empty.
+    """
     if not (0 <= dev < 1 and 0 <= test < 1 and dev + test < 1):
         raise UsageError(
             f"--dev and --test: got {dev:g} and {test:g}, expected shares from 0 whose sum is "
             "below 1"
         )
-    keys = [query_key(own.query) if by == "query" else str(n) for n, own in enumerate(lists)]
-    order = list(dict.fromkeys(keys))
-    if by == "query":
-        order.sort(key=lambda key: _drawn(key, seed))
     num_test, num_dev = _number(test, len(order)), _number(dev, len(order))
-    if num_test + num_dev >= len(order):
-        what = "queries" if by == "query" else "lists"
+    num_train = len(order) - num_dev - num_test
+    if num_train <= 0:
         raise UsageError(
-            f"--split {by}: found {len(order)} {what}, expected at least "
-            f"{1 + (dev > 0) + (test > 0)}: one for each part. --dev 0 --test 0 learns from all."
+            f"{found}, expected at least {1 + (dev > 0) + (test > 0)}: one for each part. "
+            "--dev 0 --test 0 learns from all."
         )
-    in_test = set(order[len(order) - num_test :])
-    in_dev = set(order[len(order) - num_test - num_dev : len(order) - num_test])
-    parts = Parts(train=[], dev=[], test=[])
-    for key, own in zip(keys, lists, strict=True):
-        part = parts.test if key in in_test else parts.dev if key in in_dev else parts.train
-        part.append(own)
-    return parts
+    names = ["train"] * num_train + ["dev"] * num_dev + ["test"] * num_test
+    return dict(zip(order, names, strict=True))
 
 
 def _number(share: float, whole: int) -> int:

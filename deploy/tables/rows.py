@@ -7,6 +7,7 @@ CSV file are texts; an empty one is None, as is a key that a JSON object lacks.
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import itertools
 import shlex
@@ -101,6 +102,12 @@ def open_table(path: Path, *, delimiter: str | None = None) -> Table:
             raise TableRefused(f"--delimiter: got {delimiter!r}, expected one character")
         header, delimiter = _csv_header(path, delimiter)
         return Table(path=path, columns=_checked(path, header), delimiter=delimiter)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the digest of a file, in hexadecimal."""
+    with _read(path), path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _checked(path: Path, columns: tuple[str, ...]) -> tuple[str, ...]:

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from consumers.tolerant import instant
-from deploy.errors import TableRefused
+from deploy.errors import TableRefused, UsageError
 from weighting.sample import Attribute
 
 MAX_CHARS = 100_000
@@ -168,6 +168,20 @@ def time_of(value: Any, column: str, *, zone: ZoneInfo | None, pattern: str | No
     if not 0 <= time_us < _END_US:
         raise Wrong(column, value, "a time in the years 1970 to 2286")
     return time_us
+
+
+def zone_of(name: str | None) -> ZoneInfo | None:
+    """Return the zone that `--timezone` names; None where it is not given.
+
+    Raises:
+        UsageError: there is no such zone.
+    """
+    try:
+        return None if name is None else ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise UsageError(
+            f"--timezone: got {name!r}, expected a name such as Europe/Berlin or UTC"
+        ) from error
 
 
 def _zoned(found: datetime, value: Any, column: str, zone: ZoneInfo | None) -> datetime:

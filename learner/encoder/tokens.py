@@ -5,6 +5,7 @@ Invariant: ids are a pure function of (tokenizer, text, max_tokens); the cache o
 
 from __future__ import annotations
 
+import json
 import string
 import threading
 from hashlib import blake2b
@@ -69,6 +70,31 @@ def letter_tokenizer() -> Any:
     raw.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     raw.post_processor = processors.BertProcessing(last, first)
     return PreTrainedTokenizerFast(tokenizer_object=raw, **special)  # type: ignore[no-untyped-call]
+
+
+def of_words(tokenizer: Any) -> Any:
+    """Return a tokenizer for texts that are given as lists of words.
+
+    Byte-level and metaspace tokenizers tell a word from its middle by the space before it, which
+    they expect in the text: here every word has one.
+    """
+    described = json.loads(tokenizer.backend_tokenizer.to_str())
+    described["truncation"] = described["padding"] = None
+    _put_space_before(described.get("pre_tokenizer"))
+    special = {key: str(value) for key, value in tokenizer.special_tokens_map.items()}
+    raw = Tokenizer.from_str(json.dumps(described))
+    return PreTrainedTokenizerFast(tokenizer_object=raw, **special)  # type: ignore[no-untyped-call]
+
+
+def _put_space_before(pre_tokenizer: Any) -> None:
+    if not pre_tokenizer:
+        return
+    if pre_tokenizer["type"] == "ByteLevel":
+        pre_tokenizer["add_prefix_space"] = True
+    if pre_tokenizer["type"] == "Metaspace":
+        pre_tokenizer["prepend_scheme"] = "always"
+    for inner in pre_tokenizer.get("pretokenizers", ()):
+        _put_space_before(inner)
 
 
 class Texts:

@@ -1,0 +1,1 @@
+"""Learning tags of words from a file: texts, parts, epochs, and the folder that comes of it."""
