@@ -21,6 +21,7 @@ def model_card(
     weighting: Mapping[str, str | float],
     attributes: Mapping[str, Coefficients],
     adapter: Mapping[str, str | int] | None = None,
+    head: str = "",
 ) -> bytes:
     """Return the card as Markdown; equal state gives equal bytes.
 
@@ -32,6 +33,7 @@ def model_card(
         attributes: how much each counts.
         adapter: its tuning, its number of parameters and the digest of its base, where the encoder
             is one.
+        head: family of the fine-tuned cross-encoder whose head the scores started from, if any.
     """
     lines = [
         "---",
@@ -48,6 +50,7 @@ def model_card(
         f"Learned in {step:,} steps from {num_samples:,} samples. "
         f"Weights: {', '.join(f'{k} {_text(str(v))}' for k, v in sorted(weighting.items()))}.",
         *_adapter(adapter or {}),
+        *_head(head),
         "",
         "## Evaluation",
         "",
@@ -88,6 +91,15 @@ def _adapter(adapter: Mapping[str, str | int]) -> Iterator[str]:
             f"Encoder: adapter {_text(str(adapter['tuning']))}, {adapter['parameters']:,} "
             "parameters in `adapter_model.safetensors`; its base never moves: `model.safetensors`, "
             f"sha256 `{adapter['base_sha256']}`."
+        )
+
+
+def _head(family: str) -> Iterator[str]:
+    if family:
+        yield ""
+        yield (
+            f"Reads query and item together; its scores started from the head of a fine-tuned "
+            f"cross-encoder ({_text(family)}), which is in `heads.safetensors`."
         )
 
 

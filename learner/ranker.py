@@ -3,8 +3,9 @@
 Legend: N pairs, D width, K tasks.
 
 Invariant: before any training the logit of the task without a parent orders items exactly as the
-cosine of the encoder's own embeddings does. Everything added to it starts at zero: the query's
-residual, the cross-encoder's head. The position where an item was shown enters the loss only.
+cosine of the encoder's own embeddings does, and where a fine-tuned cross-encoder brought its head
+it is that head's logit. Everything added to it starts at zero: the query's residual, a new
+cross-encoder's head. The position where an item was shown enters the loss only.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from learner.encoder.encoder import Encoder
+from learner.encoder.head import Head
 from learner.encoder.prefix_cache import PrefixCache
 from learner.encoder.starting import StartingEncoder
 from learner.encoder.tokens import Ids, Texts
@@ -58,7 +60,9 @@ class Ranker(nn.Module):
     u and v are unit vectors of query and item, r the query's residual (`QueryResidual`), s a fixed
     `logit_scale`, s' a parameter. b is the exponent of the weights: r is learned as p(y|x) is, and
     a logit trained under (p(y|x)/p(y))^b is 1 + b times as steep. A cross-encoder reads the pair
-    together as well, and a head that starts at zero adds to all logits.
+    together as well, and a head that starts at zero adds to all logits. One that brings a
+    fine-tuned head has its logit z instead: z + (1 + b) r.v + bias, which starts at zero; a child
+    task has s' z / s + bias', as z / s stands for the cosine.
     """
 
     def __init__(
@@ -70,8 +74,9 @@ class Ranker(nn.Module):
         interaction: str,
         logit_scale: float,
         exponent: float = 0.0,
+        head: Head | None = None,
     ) -> None:
-        """Start as the encoder is, on the encoder's device."""
+        """Start as the encoder is, on the encoder's device, or as a cross-encoder's own head."""
         super().__init__()
         self.encoder = encoder
         self.starting = StartingEncoder(encoder)
@@ -81,13 +86,15 @@ class Ranker(nn.Module):
         self.logit_scale = logit_scale
         self.exponent = exponent
         self.forget()
-        self.bias = nn.Parameter(torch.tensor(-1.9 - 0.35 * logit_scale))
+        self.head = head
+        bias = -1.9 - 0.35 * logit_scale if head is None else 0.0
+        self.bias = nn.Parameter(torch.tensor(bias))
         self._children = [name for name in TASKS if name != root()]
         for name in self._children:
             self.register_parameter(f"{name}_scale", nn.Parameter(torch.tensor(2.0)))
             self.register_parameter(f"{name}_bias", nn.Parameter(torch.tensor(-2.0)))
         self.cross: nn.Linear | None = None
-        if interaction == CROSS_ENCODER:
+        if interaction == CROSS_ENCODER and head is None:
             self.cross = nn.Linear(encoder.width, len(TASKS))
             nn.init.zeros_(self.cross.weight)
             nn.init.zeros_(self.cross.bias)
@@ -99,8 +106,15 @@ class Ranker(nn.Module):
 
     def relevance(self) -> list[nn.Parameter]:
         """Return the parameters that tell items apart: all that move but scales and biases."""
-        moving = [*self.encoder.trainable_parameters()]
+        moving = self.pretrained()
+        if self.head is not None:
+            return [p for p in moving if p is not self.head.out.bias]
         return moving if self.cross is None else [*moving, self.get_parameter("cross.weight")]
+
+    def pretrained(self) -> list[nn.Parameter]:
+        """Return the parameters that were trained before: the encoder's that move, and a head's."""
+        own = [] if self.head is None else list(self.head.parameters())
+        return [*self.encoder.trainable_parameters(), *own]
 
     def load_heads(self, tensors: Mapping[str, Tensor]) -> None:
         """Copy values into the heads."""
@@ -124,12 +138,17 @@ class Ranker(nn.Module):
     def forward(self, queries: Sequence[str], items: Sequence[str]) -> PairLogits:
         """Score N pairs of query and item; encode each distinct text once."""
         rows = {text: row for row, text in enumerate(dict.fromkeys([*queries, *items]))}
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.cross is None):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self._reads_pairs):
             vectors = self._encode(list(rows))
         u = vectors.index_select(0, self._places(rows, queries))
         v = vectors.index_select(0, self._places(rows, items))
-        cosine = (u * v).sum(-1)
-        base = self.logit_scale * cosine + self.bias
+        if self.head is None:
+            cosine = (u * v).sum(-1)
+            base = self.logit_scale * cosine + self.bias
+        else:
+            logit = self.head(self.encoder.first_states(self._pairs(queries, items)))
+            cosine = logit / self.logit_scale
+            base = logit + self.bias
         by_task = {root(): base}
         for name in self._children:
             scale, bias = (self.get_parameter(f"{name}_{part}") for part in ("scale", "bias"))
@@ -161,7 +180,7 @@ class Ranker(nn.Module):
         """Return each text that a pair needs with its number of tokens; a pair is one text more."""
         ids = self.texts.ids
         texts = {query: len(ids(query)), item: len(ids(item))}
-        if self.cross is not None:
+        if self._reads_pairs:
             texts[f"{query}\0{item}"] = len(ids(query, item))
         return texts
 
@@ -198,11 +217,17 @@ class Ranker(nn.Module):
         self, head: nn.Linear, queries: Sequence[str], items: Sequence[str]
     ) -> Tensor:
         """Return what the cross-encoder's head adds to the logits, (N, K)."""
-        ids = [self.texts.ids(q, i) for q, i in zip(queries, items, strict=True)]
-        pairs = self.encoder(ids)
+        pairs = self.encoder(self._pairs(queries, items))
         # Row by row: the order in which a matrix product adds up depends on the number of rows
         added: Tensor = (pairs[:, None, :] * head.weight).sum(-1) + head.bias
         return added
+
+    def _pairs(self, queries: Sequence[str], items: Sequence[str]) -> list[Ids]:
+        return [self.texts.ids(q, i) for q, i in zip(queries, items, strict=True)]
+
+    @property
+    def _reads_pairs(self) -> bool:
+        return self.interaction == CROSS_ENCODER
 
     def _residuals(self, queries: Sequence[str]) -> Tensor:
         rows = {query: row for row, query in enumerate(dict.fromkeys(queries))}

@@ -20,9 +20,11 @@ from learner import arithmetic
 from learner import version_layout as layout
 from learner.encoder.device import check_device
 from learner.encoder.encoder import Encoder
+from learner.encoder.head import Head
 from learner.encoder.load import load_saved, with_others
 from learner.encoder.prefix_cache import PrefixCache
 from learner.encoder.starting import StartingEncoder
+from learner.encoder.token_types import mark_pairs
 from learner.encoder.tokens import Ids, Texts, load_tokenizer
 from learner.finite import check_numbers, check_tensors
 from learner.parts.part import Pairs, Vectors
@@ -89,7 +91,7 @@ def load_scorer(
     settings, tensors = state.settings, layout.read_model(read, moving_only=fixed is not None)
     _check_finite(version, state, tensors)
     encoder = Encoder(
-        load_saved(path, tensors, tuning=settings.tuning).to(device)
+        _loaded(path, settings, tensors).to(device)
         if fixed is None
         else with_others(fixed.model, {n: tensor.to(device) for n, tensor in tensors.items()}),
         tuning=settings.tuning,
@@ -108,6 +110,7 @@ def load_scorer(
         interaction=settings.interaction,
         logit_scale=settings.logit_scale,
         exponent=weigher.exponent,
+        head=_head(settings, encoder.width),
     )
     ranker.load_heads(state.heads)
     if fixed is None:
@@ -121,6 +124,22 @@ def load_scorer(
     served = ServedScore(weigher.invert, parts, initial)
     served.restore(state.stackers, state.parts)
     return ModelScorer(version, ranker, weigher, served, fixed=fixed or _fixed_parts(ranker))
+
+
+def _loaded(
+    path: Path, settings: layout.ScoringSettings, tensors: Mapping[str, torch.Tensor]
+) -> Any:
+    model = load_saved(path, tensors, tuning=settings.tuning)
+    if settings.head:
+        mark_pairs(model, settings.head.separator)
+    return model
+
+
+def _head(settings: layout.ScoringSettings, width: int) -> Head | None:
+    """Return a head without values, None where the version has none."""
+    if not settings.head:
+        return None
+    return Head(settings.head.kind, width, separator=settings.head.separator)
 
 
 def _fixed_parts(ranker: Ranker) -> FixedParts:

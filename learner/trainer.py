@@ -39,7 +39,9 @@ from learner import version_layout as layout
 from learner.config import LearnerConfig
 from learner.encoder.encoder import Encoder
 from learner.encoder.fit import check_fit
+from learner.encoder.head import load_head
 from learner.encoder.load import load_pretrained
+from learner.encoder.token_types import mark_pairs
 from learner.encoder.tokens import Texts
 from learner.errors import ModelUnsupported, TuningUnsupported
 from learner.evaluation import Evaluation
@@ -50,7 +52,7 @@ from learner.parts.attributes import figures
 from learner.parts.part import Vectors
 from learner.parts.registry import make_parts
 from learner.process_group import ProcessGroup, SingleProcess
-from learner.ranker import Ranker
+from learner.ranker import CROSS_ENCODER, Ranker
 from learner.residual import QueryResidual
 from learner.served import ServedScore, root
 from learner.store import blobs
@@ -154,6 +156,12 @@ class Trainer:
         self.num_explained = 0
         self._losses = LossWatch()
         pretrained = load_pretrained(config.model, pooling=config.pooling, download=config.download)
+        head = None
+        if config.interaction == CROSS_ENCODER:
+            model, tokenizer, _ = pretrained
+            head = load_head(config.model, model, tokenizer, download=config.download)
+        if head is not None:
+            mark_pairs(pretrained.model, head.separator)
         encoder = Encoder(
             pretrained.model.to(config.device),
             tuning=config.tuning,
@@ -173,6 +181,7 @@ class Trainer:
             interaction=config.interaction,
             logit_scale=config.logit_scale,
             exponent=weigher.exponent,
+            head=head,
         )
         initial = weigher.config.initial()
         parts = make_parts(width=encoder.width, logit_scale=config.logit_scale)
@@ -503,6 +512,7 @@ class Trainer:
                     weighting=weighting,
                     attributes=attributes,
                     adapter=self._adapter(),
+                    head=self._head(),
                 ),
             }
 
@@ -542,6 +552,16 @@ class Trainer:
         number = sum(parameter.numel() for parameter in encoder.trainable_parameters())
         return {"tuning": encoder.tuning.name, "parameters": number, "base_sha256": self._base}
 
+    def _head(self) -> str:
+        """Name the family of a fine-tuned head, empty where there is none."""
+        return self.ranker.head.kind if self.ranker.head is not None else ""
+
+    def _head_settings(self) -> layout.HeadSettings | msgspec.UnsetType:
+        head = self.ranker.head
+        if head is None:
+            return msgspec.UNSET
+        return layout.HeadSettings(kind=head.kind, separator=head.separator)
+
     def _encoder_state(self) -> dict[str, torch.nn.Parameter]:
         """Return the encoder's parameters by their names on disk."""
         own = self.ranker.encoder.model.state_dict(keep_vars=True)
@@ -564,6 +584,7 @@ class Trainer:
             logit_scale=ranker.logit_scale,
             tuning=ranker.encoder.tuning.name,
             precision=ranker.encoder.precision,
+            head=self._head_settings(),
             model_files=tuple(name for name in encoder if name.endswith(".safetensors")),
         )
 
@@ -596,7 +617,7 @@ class Trainer:
             read: gives a file by its path in the version.
 
         Raises:
-            ModelUnsupported: it was learned under another pooling; nothing was restored.
+            ModelUnsupported: it was learned under another pooling or head; nothing was restored.
             TuningUnsupported: it was learned under another tuning; nothing was restored.
         """
         ranker = self.ranker
@@ -611,6 +632,7 @@ class Trainer:
                 f"learner.pooling: got {ranker.encoder.pooling}, the version to go on from was "
                 f"learned with {found}. Set learner.pooling: {found}, or name a new store.root."
             )
+        self._check_head(scoring.settings)
         adapters.load(ranker.encoder.model, layout.read_model(read))
         ranker.load_heads(scoring.heads)
         ranker.residual.restore(training.residual_counts, scoring.residuals)
@@ -635,6 +657,23 @@ class Trainer:
         self.num_micro_batches = progress.num_micro_batches
         self._losses = progress.losses
         self._sampler.log_level = progress.sampler_log_level
+
+    def _check_head(self, settings: layout.ScoringSettings) -> None:
+        """Refuse to go on from a version with another head, or with none where we have one."""
+        ours, theirs = self._head_settings(), settings.head
+        if ours != theirs:
+            raise ModelUnsupported(
+                f"learner.model: {self.config.model!r} under {self.config.interaction} has "
+                f"{_said(ours)}, the version to go on from was learned with {_said(theirs)}. Set "
+                "learner.model and learner.interaction as they were, or name a new store.root."
+            )
+
+
+def _said(head: layout.HeadSettings | msgspec.UnsetType) -> str:
+    if not head:
+        return "no fine-tuned head"
+    divided = "" if head.separator is None else f", pairs divided by token {head.separator}"
+    return f"a fine-tuned head ({head.kind}{divided})"
 
 
 def _tasks(samples: Sequence[Sample]) -> NDArray[np.object_]:

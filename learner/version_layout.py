@@ -6,7 +6,7 @@ config.json  tokenizer.json  tokenizer_config.json  model.safetensors    a Huggi
 adapter_config.json  adapter_model.safetensors    an adapter, as peft writes it; the encoder beside
                      it, in model.safetensors, is its base and never moves
 heads.json           how to score: `ScoringSettings`
-heads.safetensors    heads of the tasks
+heads.safetensors    heads of the tasks, and the head of a fine-tuned cross-encoder
 residual.json        queries that have a residual
 residual.safetensors residuals, in the same order
 estimator.msgpack    estimators of the weigher
@@ -69,6 +69,18 @@ PROGRESS = "training/progress.json"
 _INTERACTION = {written: name for name, written in INTERACTION_ON_DISK.items()}
 
 
+class HeadSettings(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
+    """Head that a fine-tuned cross-encoder brought.
+
+    Attributes:
+        kind: family of its model.
+        separator: token id that divides a pair, where the model has types of tokens.
+    """
+
+    kind: str
+    separator: int | None = None
+
+
 class ScoringSettings(msgspec.Struct, kw_only=True):
     """Settings that a version needs, beside tensors, to score as its learner does.
 
@@ -83,6 +95,7 @@ class ScoringSettings(msgspec.Struct, kw_only=True):
         tuning: of the encoder.
         model_files: files that hold the encoder's parameters.
         precision: of the encoder's products, left out where it is float32.
+        head: of a fine-tuned cross-encoder, left out where it brought none.
     """
 
     format: int = FORMAT
@@ -95,6 +108,7 @@ class ScoringSettings(msgspec.Struct, kw_only=True):
     tuning: str
     model_files: tuple[str, ...] = (MODEL,)
     precision: str | msgspec.UnsetType = msgspec.UNSET
+    head: HeadSettings | msgspec.UnsetType = msgspec.UNSET
 
 
 class Progress(msgspec.Struct, kw_only=True):

@@ -37,6 +37,7 @@ FENCED: Mapping[str, set[str]] = {
     "torch": {"learner"},
     "cachetools": {"consumers", "learner.encoder"},
     "transformers": {
+        "learner.encoder.head",
         "learner.encoder.load",
         "learner.encoder.packing",
         "learner.encoder.token_head",

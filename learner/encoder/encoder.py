@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -22,13 +23,13 @@ from torch.utils.checkpoint import checkpoint
 from learner.encoder.flat_passes import fastest
 from learner.encoder.packing import passes_for
 from learner.encoder.passes import Passes
-from learner.encoder.pooling import POOLINGS
+from learner.encoder.pooling import POOLINGS, first_state
 from learner.encoder.prefix_cache import PrefixCache
 from learner.encoder.tokens import Ids
 from learner.errors import TuningUnsupported
 from learner.tuning import registry
 from learner.tuning.full import FullTuning
-from learner.tuning.tuning import device_of
+from learner.tuning.tuning import Tuning, device_of
 
 _LEAST_COSINE = 0.99
 
@@ -132,6 +133,8 @@ class Encoder(nn.Module):
         digest = hashlib.sha256(f"{self.tuning.name} {self.pooling}".encode())
         if self.precision != "float32":
             digest.update(self.precision.encode())
+        if (separator := getattr(self.model, "pair_separator", None)) is not None:
+            digest.update(f"separator {separator}".encode())
         digest.update(self.model.config.to_json_string().encode())
         for name, parameter in sorted(self.model.named_parameters()):
             if id(parameter) not in moving:
@@ -145,6 +148,19 @@ class Encoder(nn.Module):
         They are on the encoder's device, and carry a gradient where grad mode is on and something
         moves.
         """
+        return self._through(self.tuning, texts)
+
+    def first_states(self, texts: Sequence[Ids]) -> Tensor:
+        """Return states (N, D) of the first token of N texts, not normalised; as `forward`."""
+        return self._through(self._first, texts)
+
+    @cached_property
+    def _first(self) -> Tuning:
+        """The same parameters under the same tuning; frozen parts of a text are kept once."""
+        return registry.named(self.tuning.name, self.model, first_state, self.passes)
+
+    def _through(self, tuning: Tuning, texts: Sequence[Ids]) -> Tensor:
+        """Return what a tuning makes of texts (N, D), in order."""
         if not texts:
             return torch.zeros(0, self.width, device=self.device)
         order: list[int] = []
@@ -153,9 +169,9 @@ class Encoder(nn.Module):
             for places in self.passes.divide([len(ids) for ids in texts]):
                 own = [texts[i] for i in places]
                 if self._checkpointing and torch.is_grad_enabled():
-                    vectors.append(checkpoint(self._vectors, own, use_reentrant=False))
+                    vectors.append(checkpoint(self._vectors, tuning, own, use_reentrant=False))
                 else:
-                    vectors.append(self._vectors(own))
+                    vectors.append(self._vectors(tuning, own))
                 order += places
         back = torch.from_numpy(np.argsort(order)).to(self.device)
         return torch.cat(vectors).index_select(0, back)
@@ -166,10 +182,10 @@ class Encoder(nn.Module):
         cached = kind == "cpu"  # a capture may keep nothing that was made before it
         return torch.autocast(kind, dtype=torch.bfloat16, enabled=lower, cache_enabled=cached)
 
-    def _vectors(self, texts: Sequence[Ids]) -> Tensor:
-        """Return unit vectors (n, D) of the texts of a pass."""
-        if self.tuning.keeps_prefix:
-            prefixes = self.cache.through(texts, self.tuning.prefix)
+    def _vectors(self, tuning: Tuning, texts: Sequence[Ids]) -> Tensor:
+        """Return what a tuning makes (n, D) of the texts of a pass."""
+        if tuning.keeps_prefix:
+            prefixes = self.cache.through(texts, tuning.prefix)
         else:
-            prefixes = self.tuning.prefix(texts)
-        return self.tuning.finish(prefixes)
+            prefixes = tuning.prefix(texts)
+        return tuning.finish(prefixes)

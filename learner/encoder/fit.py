@@ -8,14 +8,15 @@ from torch import nn
 
 from learner.config import LearnerConfig
 from learner.encoder.device import check_device
+from learner.encoder.head import kind_of
 from learner.encoder.load import MEAN, describe, skeleton
 from learner.encoder.padding import LENGTH_STEP, Padded, padded_length
 from learner.encoder.pooling import POOLINGS
-from learner.errors import ModelUnsupported
+from learner.errors import ModelUnsupported, TuningUnsupported
 from learner.ranker import CROSS_ENCODER
 from learner.tuning import registry
+from learner.tuning.frozen import FrozenTuning
 
-_HEAD = "ForSequenceClassification"
 _POSITION_TABLES = ("position_embeddings", "wpe", "embed_positions")
 
 
@@ -37,14 +38,14 @@ def check_fit(config: LearnerConfig) -> None:
 
 
 def _check_head(config: LearnerConfig, model: Any) -> None:
-    """Refuse a fine-tuned cross-encoder, whose head would be lost."""
-    heads = [name for name in model.architectures or () if name.endswith(_HEAD)]
-    if heads and config.interaction == CROSS_ENCODER:
-        raise ModelUnsupported(
-            f"learner.interaction: cross_encoder trains heads of its own, one per task, from zero. "
-            f"{config.model!r} is a {heads[0]} with a fine-tuned head of {model.num_labels} "
-            "output(s), which would be lost. Name an encoder without one; to drop it on purpose, "
-            "save the encoder alone: AutoModel.from_pretrained(folder).save_pretrained(other)."
+    """Refuse a fine-tuned head that scores of pairs cannot start from."""
+    if config.interaction != CROSS_ENCODER or kind_of(config.model, model) is None:
+        return
+    if config.tuning == FrozenTuning.name:
+        raise TuningUnsupported(
+            f"learner.tuning: got frozen, which keeps unit vectors of texts, and the fine-tuned "
+            f"head of {config.model!r} reads states before they are made one; use top:N, full, "
+            "lora:R or ia3"
         )
 
 

@@ -224,7 +224,10 @@ def _load(name: str, described: Described, pooling: str, *, download: bool) -> P
         )
     except (OSError, ValueError) as error:
         raise ModelMissing(f"learner.model: {name!r} cannot be loaded: {error}") from error
-    missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
+    unread = [key for key in report["missing_keys"] if key.startswith("pooler.")]
+    for key in unread:  # made up by transformers, so otherwise other ones after a restart
+        torch.nn.init.zeros_(model.get_parameter(key))
+    missing = sorted(set(report["missing_keys"]).difference(unread))
     if missing:
         raise ModelUnsupported(
             f"learner.model: {name!r} has no values for {len(missing)} tensors, "

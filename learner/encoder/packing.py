@@ -132,7 +132,7 @@ class Packed:
         """Run a model over texts of any lengths; see `Passes`."""
         device = next(model.parameters()).device
         lengths = [len(row) for row in rows]
-        if missing := _fitting(sum(lengths), self._width) - sum(lengths):
+        if missing := fitting(sum(lengths), self._width) - sum(lengths):
             rows = [*rows, rows[0].new_zeros(missing, *rows[0].shape[1:])]
         num_tokens = [len(row) for row in rows]
         positions = torch.cat([torch.arange(number) for number in num_tokens])
@@ -243,8 +243,8 @@ def gathered(hidden: Tensor, lengths: Sequence[int]) -> list[Block]:
     return [Block(states, mask.long().to(device), lengths)]
 
 
-def _fitting(num_tokens: int, width: int) -> int:
-    """Return the tokens of a pass, with those to add so that no thread leaves part of a vector.
+def fitting(num_tokens: int, width: int) -> int:
+    """Return the rows of a pass, with those to add so that no thread leaves part of a vector.
 
     Activations such as SiLU round the last numbers of a thread's share as scalars, if they do not
     fill a vector.

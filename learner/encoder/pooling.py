@@ -52,6 +52,12 @@ SHARES: Mapping[Pool, Share] = {
 }
 """Pooling -> a token's share, where the vector is a weighted sum of the states of the tokens."""
 
+
+def first_state(hidden: Tensor, mask: Tensor) -> Tensor:
+    """Return the first token's state as it is, which heads of cross-encoders read."""
+    return hidden[:, 0]
+
+
 POOLINGS: Mapping[str, Pool] = {
     "mean": mean,
     "cls": first_token,

@@ -30,12 +30,13 @@ class Optimizer:
     """
 
     def __init__(self, config: LearnerConfig, ranker: Ranker, process_group: ProcessGroup) -> None:
-        """Start at the parameters as they are; L2-SP pulls the encoder towards them."""
+        """Start at the parameters as they are; L2-SP pulls what was pretrained to them."""
         self._config = config
         self._ranker = ranker
         self._process_group = process_group
-        encoder = list(ranker.encoder.trainable_parameters())
-        heads = list(ranker.heads().values())
+        encoder = ranker.pretrained()
+        known = {id(p) for p in encoder}
+        heads = [p for p in ranker.heads().values() if id(p) not in known]
         self._start = [p.detach().clone() for p in encoder]
         self._encoder = Group(parameters=encoder, lr=config.lr, weight_decay=config.weight_decay)
         self._heads = Group(parameters=heads, lr=config.head_lr)
@@ -97,9 +98,8 @@ class Optimizer:
         if not memory:
             return
         faded = -math.expm1(-num_samples / memory)
-        encoder = self._ranker.encoder.trainable_parameters()
         with torch.no_grad():
-            for parameter, start in zip(encoder, self._start, strict=True):
+            for parameter, start in zip(self._encoder.parameters, self._start, strict=True):
                 parameter.lerp_(start, faded)
 
     def state(self) -> dict[str, torch.Tensor]:
