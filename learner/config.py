@@ -10,6 +10,7 @@ from msgspec import Meta
 
 from learner.losses.task_weights import TaskWeights
 from learner.residual import ResidualConfig
+from learner.training.budget import PrivacyConfig
 from learner.training.rehearsal import RehearsalConfig
 from weighting.constraints import (
     Count,
@@ -44,6 +45,7 @@ _YOUNGER = frozenset(
         "adversarial_steps",
         "adversarial_radius",
         "pooling",
+        "privacy",
     }
 )
 """Settings that are left out of digests and versions at their defaults."""
@@ -226,6 +228,7 @@ class LearnerConfig:
     residual: ResidualConfig = field(default_factory=ResidualConfig)
     task_weights: TaskWeights = field(default_factory=TaskWeights)
     rehearsal: RehearsalConfig = field(default_factory=RehearsalConfig)
+    privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -246,6 +249,19 @@ class LearnerConfig:
             raise SettingError("learner", "tuning", self.tuning, expected, None)
         if self.schedule == "inverse_sqrt" and not self.warm_up_samples:
             self._refuse("warm_up_samples", "a whole number >= 1", "schedule")
+        if self.privacy.enabled:
+            self._check_privacy()
+
+    def _check_privacy(self) -> None:
+        """Refuse what lets a list act on the gradient of another one."""
+        bound = ("privacy.noise_multiplier", self.privacy.noise_multiplier)
+        if self.loss == IN_BATCH:
+            expected = "pointwise, squared_error, pairwise or listwise with"
+            raise SettingError("learner", "loss", self.loss, expected, bound)
+        if self.compute_share < 1:
+            raise SettingError("learner", "compute_share", self.compute_share, "1 with", bound)
+        if size := self.rehearsal.size_bytes:
+            raise SettingError("learner", "rehearsal.size_bytes", size, "0 with", bound)
 
     def _refuse(self, name: str, expected: str, other: str) -> None:
         """Refuse a field's value for what another one is."""

@@ -6,6 +6,7 @@ LearnerError
 ├── ModelUnsupported    an encoder that does not fit the settings; names both (exit 2)
 ├── DeviceMissing       a device that torch cannot use here; names those that it can (exit 2)
 ├── TuningUnsupported   an encoder whose layers cannot be tuned that way
+├── PrivacyUnsupported  learner.privacy with settings or a machine that cannot keep it (exit 2)
 ├── OptimizerChanged    a checkpoint of another optimiser than learner.optimizer (exit 2)
 ├── TrackerMissing      the library of tracking.to is not installed; names the extra (exit 2)
 ├── ThreadsRefused      the environment takes threads away that learner.threads gives (exit 2)
@@ -61,6 +62,12 @@ class DeviceMissing(LearnerError):
 
 class TuningUnsupported(LearnerError):
     """Encoder that cannot be tuned as configured; the message says what the setting allows."""
+
+
+class PrivacyUnsupported(LearnerError):
+    """Noise on gradients that cannot be had here; the message says what to do."""
+
+    exit_code = 2
 
 
 class OptimizerChanged(LearnerError):

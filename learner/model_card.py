@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from learner.evaluation import Evaluation
 from learner.evaluation_block import FREQUENCIES, FREQUENCY, SCENARIO, Block
 from learner.rankings import GAINS, RATIOS
+from learner.training.budget import Budget
 from weighting.estimators.attribute_choice import Coefficients
 
 _FIGURES = (*RATIOS, "auc", "log_loss", "predicted_to_observed", "calibration_error")
@@ -22,6 +23,7 @@ def model_card(
     attributes: Mapping[str, Coefficients],
     adapter: Mapping[str, str | int] | None = None,
     head: str = "",
+    budget: Budget | None = None,
 ) -> bytes:
     """Return the card as Markdown; equal state gives equal bytes.
 
@@ -34,6 +36,7 @@ def model_card(
         adapter: its tuning, its number of parameters and the digest of its base, where the encoder
             is one.
         head: family of the fine-tuned cross-encoder whose head the scores started from, if any.
+        budget: of each list, where there is noise on the gradients.
     """
     lines = [
         "---",
@@ -51,6 +54,7 @@ def model_card(
         f"Weights: {', '.join(f'{k} {_text(str(v))}' for k, v in sorted(weighting.items()))}.",
         *_adapter(adapter or {}),
         *_head(head),
+        *_privacy(budget),
         "",
         "## Evaluation",
         "",
@@ -101,6 +105,29 @@ def _head(family: str) -> Iterator[str]:
             f"Reads query and item together; its scores started from the head of a fine-tuned "
             f"cross-encoder ({_text(family)}), which is in `heads.safetensors`."
         )
+
+
+def _privacy(budget: Budget | None) -> Iterator[str]:
+    if budget is None:
+        return
+    yield from ("", "## Privacy", "")
+    since = f" after step {budget.since_step:,}, and of nothing before" if budget.since_step else ""
+    yield (
+        f"The parameters of encoder and heads were learned with noise (DP-SGD){since}: per shown "
+        f"list epsilon {budget.epsilon:.3g} at delta {budget.delta:g}, from at most "
+        f"{budget.max_contributions:,} steps with noise {budget.noise_multiplier:g} times the "
+        f"largest gradient of a list (norm {budget.max_norm:g}). {budget.num_dropped:,} "
+        "contributions beyond that were dropped."
+    )
+    yield ""
+    yield (
+        "This takes as known how many samples each step has and how much each weighs, though the "
+        "estimators that weigh them learn the same lists without noise. It does not cover what "
+        "else is learned from these lists and is in this version: estimators of the "
+        "weights, word counts, item priors, prototypes, attributes, client profiles, residuals of "
+        "queries with their texts, stackers, and the figures below. A served score uses them, so "
+        "the score has no such guarantee. A list without an id counts sample by sample."
+    )
 
 
 def _attributes(attributes: Mapping[str, Coefficients]) -> Iterator[str]:

@@ -61,6 +61,7 @@ class Telemetry:
         series = _Series(registry)
         self._declare_training(series)
         self._declare_weights(series)
+        self._declare_privacy(series)
         self._declare_evaluation(series)
         self._declare_checkpoints(series)
         self._declare_recovery(series)
@@ -103,6 +104,17 @@ class Telemetry:
         for result in ("ok", "nonfinite"):
             self.steps.labels(result)
         self.step_duration.labels("step")
+
+    def _declare_privacy(self, series: _Series) -> None:
+        self.epsilon = series.gauge(
+            "privacy_epsilon", "Epsilon of each list in encoder and heads; +Inf: no guarantee."
+        )
+        self.delta = series.gauge("privacy_delta", "Probability with which epsilon may fail.")
+        self.contributions_dropped = series.gauge(
+            "privacy_contributions_dropped",
+            "Gradients of lists dropped, as their list had added to max_contributions steps.",
+        )
+        self.epsilon.set(math.inf)
 
     def _declare_weights(self, series: _Series) -> None:
         self.prior = series.gauge("label_prior_ratio", "p(y=1) of a task.", "label")
@@ -286,6 +298,10 @@ class Telemetry:
                 self.prior_bound.labels(task, bound).set(value)
             for name, number in figures.num_drifts.items():
                 self.drifts.labels(task, name).set(number)
+        if (budget := trainer.budget) is not None:
+            self.epsilon.set(budget.epsilon if not budget.since_step else math.inf)
+            self.delta.set(budget.delta)
+            self.contributions_dropped.set(budget.num_dropped)
         self._evaluated(trainer.evaluations)
         self.candidate_changes.inc(len(report.changes))
         self._competed(trainer.weigher.competition)

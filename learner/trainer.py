@@ -24,6 +24,7 @@ same state.
 from __future__ import annotations
 
 import math
+import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -32,6 +33,7 @@ from hashlib import blake2b
 import msgspec
 import numpy as np
 import torch
+from msgspec import UNSET
 from numpy.typing import NDArray
 
 from learner import arithmetic
@@ -43,7 +45,7 @@ from learner.encoder.head import load_head
 from learner.encoder.load import load_pretrained
 from learner.encoder.token_types import mark_pairs
 from learner.encoder.tokens import Texts
-from learner.errors import ModelUnsupported, TuningUnsupported
+from learner.errors import ModelUnsupported, PrivacyUnsupported, TuningUnsupported
 from learner.evaluation import Evaluation
 from learner.evaluation_block import SCENARIO
 from learner.losses.registry import losses_of
@@ -56,6 +58,7 @@ from learner.ranker import CROSS_ENCODER, Ranker
 from learner.residual import QueryResidual
 from learner.served import ServedScore, root
 from learner.store import blobs
+from learner.training.budget import Budget
 from learner.training.divergence import LossWatch
 from learner.training.explained import ExplainedList
 from learner.training.gradient import GradientPass
@@ -63,6 +66,7 @@ from learner.training.list_sampler import ListSampler
 from learner.training.optimizer import Optimizer
 from learner.training.prepared import Prepared
 from learner.training.prequential import Prequential
+from learner.training.privacy import Privacy
 from learner.training.query_counts import query_counts
 from learner.training.rehearsal import Rehearsal
 from learner.training.scored import Scored
@@ -126,6 +130,7 @@ class Trainer:
         process_group: ProcessGroup | None = None,
         *,
         scoring: Callable[[int], None] = lambda num_samples: None,
+        secret: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
         """Load the pretrained encoder.
 
@@ -135,8 +140,11 @@ class Trainer:
             process_group: the processes that takes each step together; one process by default.
             scoring: called with the number of samples before each pass through the model; an error
                 that it raises is raised there.
+            secret: gives that many bytes that nobody can guess, for the noise of
+                `learner.privacy`.
 
         Raises:
+            PrivacyUnsupported: `config.privacy` with several processes, or without opacus.
             DeviceMissing: `config.device` cannot be used here.
             ModelMissing: `config.model` cannot be had.
             ModelUnsupported: it does not fit the other settings.
@@ -189,8 +197,9 @@ class Trainer:
         self._prequential = Prequential()
         self._start_file = layout.model_file(self.ranker.starting.tensors())
         self._optimizer = Optimizer(config, self.ranker, self.process_group)
+        self._privacy = _privacy(config, self.process_group, secret)
         self._gradient = GradientPass(
-            config, self.ranker, self._optimizer, self.process_group, scoring
+            config, self.ranker, self._optimizer, self.process_group, scoring, self._privacy
         )
         losses = losses_of(TASKS, configured=config.loss)
         self._sampler = ListSampler(
@@ -218,6 +227,11 @@ class Trainer:
     def learning_rates(self) -> Mapping[str, float]:
         """Learning rates of encoder and heads in the last step."""
         return self._optimizer.learning_rates
+
+    @property
+    def budget(self) -> Budget | None:
+        """Privacy budget of each list; None without `learner.privacy`."""
+        return None if self._privacy is None else self._privacy.budget()
 
     @property
     def num_micro_batches(self) -> int:
@@ -513,6 +527,7 @@ class Trainer:
                     attributes=attributes,
                     adapter=self._adapter(),
                     head=self._head(),
+                    budget=progress.budget(),
                 ),
             }
 
@@ -600,6 +615,7 @@ class Trainer:
             items=items.snapshot() if items is not None else b"",
             rehearsal=past.snapshot() if past is not None else b"",
             optimizer={name: _copy(tensor) for name, tensor in state.items()},
+            privacy=b"" if self._privacy is None else self._privacy.snapshot(),
             progress=layout.Progress(
                 step=self.step_number,
                 num_samples=self.num_samples,
@@ -607,6 +623,7 @@ class Trainer:
                 num_micro_batches=self.num_micro_batches,
                 losses=msgspec.structs.replace(self._losses),
                 sampler_log_level=self._sampler.log_level,
+                privacy=UNSET if self._privacy is None else self._privacy.budget(),
             ),
         )
 
@@ -651,6 +668,8 @@ class Trainer:
             self._rehearsal.restore(training.rehearsal)
         self._optimizer.restore(training.optimizer)
         progress = training.progress
+        if self._privacy is not None:
+            self._privacy.restore(training.privacy, progress.budget(), step=progress.step)
         self.step_number = progress.step
         self.num_samples = progress.num_samples
         self.trained = progress.trained
@@ -674,6 +693,21 @@ def _said(head: layout.HeadSettings | msgspec.UnsetType) -> str:
         return "no fine-tuned head"
     divided = "" if head.separator is None else f", pairs divided by token {head.separator}"
     return f"a fine-tuned head ({head.kind}{divided})"
+
+
+def _privacy(
+    config: LearnerConfig, process_group: ProcessGroup, secret: Callable[[int], bytes]
+) -> Privacy | None:
+    """Return what `config.privacy` asks for; None if it is off."""
+    if not config.privacy.enabled:
+        return None
+    if process_group.world > 1:
+        raise PrivacyUnsupported(
+            f"learner.privacy.noise_multiplier: got {config.privacy.noise_multiplier:g} with "
+            f"{process_group.world} ranks, which would each have noise of their own. Start one "
+            "learner without torchrun, or set it to 0."
+        )
+    return Privacy(config.privacy, secret)
 
 
 def _tasks(samples: Sequence[Sample]) -> NDArray[np.object_]:

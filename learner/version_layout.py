@@ -22,6 +22,7 @@ training/            what only the learner reads
                             lists, where they are rehearsed
     optimizer.safetensors   state of the optimizer
     progress.json           `Progress`
+    privacy.msgpack         secret of the noise, contributions of lists; with `learner.privacy`
     NAME.msgpack            ingest's part, named by ingest
 ```
 """
@@ -38,6 +39,7 @@ from learner.config import INTERACTION_ON_DISK
 from learner.errors import Corrupt
 from learner.store import blobs
 from learner.store.manifest import TRAINING
+from learner.training.budget import Budget
 from learner.training.divergence import LossWatch
 
 if TYPE_CHECKING:
@@ -65,6 +67,7 @@ SHOWN = "training/shown.msgpack"
 CARD = "README.md"
 OPTIMIZER = "training/optimizer.safetensors"
 PROGRESS = "training/progress.json"
+PRIVACY = "training/privacy.msgpack"
 
 _INTERACTION = {written: name for name, written in INTERACTION_ON_DISK.items()}
 
@@ -122,6 +125,7 @@ class Progress(msgspec.Struct, kw_only=True):
         num_micro_batches: of a step.
         losses: recent losses.
         sampler_log_level: of the lists that the encoder is given.
+        privacy: budget of each list, where there is noise on their gradients.
     """
 
     format: int = FORMAT
@@ -131,6 +135,11 @@ class Progress(msgspec.Struct, kw_only=True):
     num_micro_batches: int = 1
     losses: LossWatch = msgspec.field(default_factory=LossWatch)
     sampler_log_level: float = 0.0
+    privacy: Budget | msgspec.UnsetType = msgspec.UNSET
+
+    def budget(self) -> Budget | None:
+        """Return the privacy budget, None if there is none."""
+        return None if self.privacy is msgspec.UNSET else self.privacy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -169,6 +178,7 @@ class TrainingState:
         rehearsal: snapshot of the past lists; empty where none are kept.
         optimizer: state tensors of the optimizer.
         progress: how far training has come.
+        privacy: snapshot of noise and contributions; empty without `learner.privacy`.
     """
 
     residual_counts: bytes
@@ -179,6 +189,7 @@ class TrainingState:
     rehearsal: bytes
     optimizer: Mapping[str, torch.Tensor]
     progress: Progress
+    privacy: bytes = b""
 
 
 Read = Callable[[str], bytes]
@@ -227,13 +238,14 @@ def training_files(state: TrainingState) -> dict[str, bytes]:
     shown = [state.clicked, state.frequency, state.items, state.rehearsal]
     while len(shown) > 2 and not shown[-1]:
         shown.pop()
-    return {
+    files = {
         RESIDUAL_COUNTS: state.residual_counts,
         EVALUATIONS: msgspec.msgpack.encode(state.evaluations, order="sorted"),
         SHOWN: msgspec.msgpack.encode(shown),
         OPTIMIZER: blobs.tensors_to_bytes(state.optimizer),
         PROGRESS: msgspec.json.encode(state.progress, order="sorted"),
     }
+    return files | ({PRIVACY: state.privacy} if state.privacy else {})
 
 
 def hugging_face_files(model: Any, tokenizer: Any) -> dict[str, bytes]:
@@ -321,6 +333,7 @@ def read_training(read: Read) -> TrainingState:
     """Decode what `training_files` wrote."""
     parts = msgspec.msgpack.decode(read(SHOWN), type=list[bytes])
     clicked, frequency, items, rehearsal = [*parts, b"", b""][:4]
+    progress = msgspec.json.decode(read(PROGRESS), type=Progress)
     return TrainingState(
         residual_counts=read(RESIDUAL_COUNTS),
         evaluations=msgspec.msgpack.decode(read(EVALUATIONS), type=dict[str, bytes]),
@@ -329,5 +342,6 @@ def read_training(read: Read) -> TrainingState:
         items=items,
         rehearsal=rehearsal,
         optimizer=blobs.tensors_from_bytes(read(OPTIMIZER)),
-        progress=msgspec.json.decode(read(PROGRESS), type=Progress),
+        progress=progress,
+        privacy=b"" if progress.budget() is None else read(PRIVACY),
     )

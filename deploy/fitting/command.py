@@ -62,6 +62,7 @@ def run(
         LearnerError: of the model or of its training.
     """
     began = out.clock()
+    _check_privacy(settings, request.epochs)
     versions.refuse_used(settings.store.root)
     left_out = LeftOut(str(request.file), skip=request.skip_invalid)
     found = examples_of(request, left_out, out, clock)
@@ -97,6 +98,17 @@ def run(
     result = _result(written, source, fitted, found, left_out, seconds)
     out.give(result, _lines(written, settings.store.root, fitted, source, seconds))
     return 0
+
+
+def _check_privacy(settings: Settings, epochs: int) -> None:
+    """Refuse more epochs than steps that a list may add to: each epoch is one."""
+    privacy = settings.learner.privacy
+    if privacy.enabled and epochs > privacy.max_contributions:
+        raise UsageError(
+            f"--epochs: got {epochs}, but learner.privacy.max_contributions lets a list add to "
+            f"{privacy.max_contributions} steps. Lower --epochs, or raise the setting, which "
+            "raises epsilon."
+        )
 
 
 def examples_of(

@@ -26,8 +26,10 @@ from learner.training.columns import Selection, StepColumns, item_name
 from learner.training.item_frequency import ItemFrequency
 from learner.training.micro_batches import Pair, micro_batches, within_tokens
 from learner.training.optimizer import Optimizer
+from learner.training.privacy import Privacy, units_of
 from learner.training.rehearsal import Rehearsed
 from learner.training.scored import Collected, Scored
+from weighting.sample import Sample
 from weighting.tasks import TASKS, TaskName
 from weighting.weighted import WeightedBatch
 
@@ -41,6 +43,18 @@ class _Past(NamedTuple):
     columns: StepColumns
     own_share: float
     divisor: float
+
+
+class _Unit(NamedTuple):
+    """Samples whose gradient is taken together.
+
+    Attributes:
+        places: among our own samples.
+        learned: whether it counts; the samples are scored in any case.
+    """
+
+    places: Sequence[int]
+    learned: bool
 
 
 class GradientPass:
@@ -58,6 +72,7 @@ class GradientPass:
         optimizer: Optimizer,
         process_group: ProcessGroup,
         scoring: Callable[[int], None],
+        privacy: Privacy | None = None,
     ) -> None:
         """Take the model.
 
@@ -68,7 +83,9 @@ class GradientPass:
             process_group: the processes.
             scoring: called with the number of samples before each pass through the model; an error
                 that it raises is raised there.
+            privacy: bounds what each list adds to the gradient, and hides it in noise.
         """
+        self._privacy = privacy
         self.num_micro_batches = 1
         self._config = config
         self._ranker = ranker
@@ -119,8 +136,9 @@ class GradientPass:
         device = self._ranker.encoder.device
         columns = StepColumns(weighted, own, device, factor, self.frequency, residuals=residuals)
         past = None if rehearsed is None else self._past(rehearsed)
+        units = self._units(columns, weighted.samples[own.start : own.stop])
         while True:
-            shares = [self._score(columns, past, num_total=len(weighted.samples), step=step)]
+            shares = [self._score(columns, units, past, num_total=len(weighted.samples), step=step)]
             if self._process_group.world > 1:
                 shares = [
                     scores.decode(d) for d in self._process_group.gather(scores.encode(shares[0]))
@@ -142,33 +160,49 @@ class GradientPass:
         width = self._ranker.encoder.width
         return scores.concatenated(shares, width=width, has_gradient=has_gradient)
 
+    def _units(self, columns: StepColumns, own: Sequence[Sample]) -> list[_Unit]:
+        """Divide the drawn samples by list where each list's gradient is clipped."""
+        if self._privacy is None:
+            return [_Unit(columns.drawn, learned=True)]
+        units = units_of(own, columns.drawn)
+        samples = [[own[i] for i in places] for places in units]
+        admitted = self._privacy.contributions.admit(samples)
+        return [_Unit(places, learned) for places, learned in zip(units, admitted, strict=True)]
+
     def _score(
-        self, columns: StepColumns, past: _Past | None, *, num_total: int, step: int
+        self,
+        columns: StepColumns,
+        units: Sequence[_Unit],
+        past: _Past | None,
+        *,
+        num_total: int,
+        step: int,
     ) -> Scored:
         """Score our own samples; again in twice as many micro-batches while memory runs out."""
         while True:
-            parts = self._micro_batches(columns)
+            parts = [self._micro_batches(columns, unit.places) for unit in units]
+            passes = list(zip(units, parts, strict=True))
             try:
-                return self._accumulate(columns, parts, past, num_total=num_total, step=step)
+                return self._accumulate(columns, passes, past, num_total=num_total, step=step)
             except torch.OutOfMemoryError as error:
                 num_past = len(past.columns.drawn) if past else 0
                 if self.num_micro_batches >= max(len(columns.drawn), num_past):
-                    most = max(len(part) for part in parts)
+                    most = max(len(part) for own in parts for part in own)
                     device = self._config.device
                     raise OutOfMemory(step=step, device=device, num_samples=most) from error
             self.num_micro_batches *= 2
 
-    def _micro_batches(self, columns: StepColumns) -> list[list[int]]:
-        """Divide the drawn samples by the memory that ran out before, and by the bound on tokens.
+    def _micro_batches(self, columns: StepColumns, drawn: Sequence[int]) -> list[list[int]]:
+        """Divide drawn samples by the memory that ran out before, and by the bound on tokens.
 
         Memory of the host is never seen to run out: the system ends the process.
         """
         lists = self._whole_lists
-        samples = [columns.samples[i] for i in columns.drawn]
+        samples = [columns.samples[i] for i in drawn]
         parts = micro_batches(samples, self.num_micro_batches, whole_lists=lists)
         budget, num_tokens = self._config.max_step_tokens, self._num_tokens
         return [
-            [columns.drawn[i] for i in places]
+            [drawn[i] for i in places]
             for part in parts
             for places in within_tokens(samples, part, budget, num_tokens, whole_lists=lists)
         ]
@@ -179,7 +213,7 @@ class GradientPass:
     def _accumulate(
         self,
         columns: StepColumns,
-        parts: Sequence[Sequence[int]],
+        passes: Sequence[tuple[_Unit, Sequence[Sequence[int]]]],
         past: _Past | None,
         *,
         num_total: int,
@@ -191,20 +225,35 @@ class GradientPass:
         self._ranker.train(self._config.dropout > 0)
         self._optimizer.zero_grad()
         collected = Collected(self._ranker.encoder.width, len(columns.samples))
-        for part in parts:
-            score = partial(self._score_samples, columns, part, num_total)
-            if self._adversarial is None:
-                loss, logits = score()
-                loss.backward()  # type: ignore[no-untyped-call]
-            else:
-                loss, logits = self._adversarial.backward(score)
-            collected.add(loss, logits, part)
+        parameters, total = self._optimizer.parameters(), None
+        if self._privacy is not None:
+            total = self._privacy.new_sum(parameters, num_total)
+        for unit, parts in passes:
+            for part in parts:
+                loss, logits = self._pass(columns, part, num_total, learned=unit.learned)
+                collected.add(loss, logits, part)
+            if total is not None:
+                total.add()
+        if total is not None:
+            total.finish(step)
         if past is not None:
             self._rehearse(past)
         return collected.read(
             num_micro_batches=self.num_micro_batches,
-            has_gradient=[p.grad is not None for p in self._optimizer.parameters()],
+            has_gradient=[p.grad is not None for p in parameters],
         )
+
+    def _pass(
+        self, columns: StepColumns, part: Sequence[int], num_total: int, *, learned: bool
+    ) -> tuple[torch.Tensor, PairLogits]:
+        """Return a micro-batch's part of L and its logits; add its gradient if it is learned."""
+        score = partial(self._score_samples, columns, part, num_total)
+        if learned and self._adversarial is not None:
+            return self._adversarial.backward(score)
+        loss, logits = score()
+        if learned:
+            loss.backward()  # type: ignore[no-untyped-call]
+        return loss, logits
 
     def _past(self, rehearsed: Rehearsed) -> _Past:
         """Return our own part of what is rehearsed."""
@@ -226,7 +275,7 @@ class GradientPass:
         for parameter in moving:
             if parameter.grad is not None:
                 parameter.grad.mul_(past.own_share)
-        for part in self._micro_batches(past.columns):
+        for part in self._micro_batches(past.columns, past.columns.drawn):
             loss, _ = self._score_samples(past.columns, part, past.divisor)
             loss.backward(inputs=moving)  # type: ignore[no-untyped-call]
 

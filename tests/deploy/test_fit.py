@@ -26,6 +26,7 @@ from learner.artifact import Store
 from learner.scorer import load_scorer
 from learner.store.manifest import FitSource
 from learner.tracking.config import TrackingConfig
+from learner.training.budget import PrivacyConfig
 from tests.deploy.fitting import fit, in_store, pairs, shown, write_csv
 from tests.deploy.whole import SETTINGS, Shop, live, trained
 from tests.fakes.disk import Crash, Die, FaultyDisk, at, tree
@@ -431,3 +432,17 @@ def test_a_fit_that_is_tracked_writes_its_epochs_and_the_same_version(tmp_path: 
     steps = [step for step, _ in scalars(folder, "loss")]
     assert steps == list(range(1, len(steps) + 1))
     assert len(steps) == scalars(folder, "fit/epoch")[-1][0]
+
+
+def test_each_epoch_is_a_contribution_to_privacy(tmp_path: Path) -> None:
+    path, root = write_csv(tmp_path / "a.csv", shown(12)), tmp_path / "store"
+    settings = in_store(root)
+    privacy = PrivacyConfig(noise_multiplier=1.0, max_contributions=2)
+    private = replace(settings, learner=replace(settings.learner, privacy=privacy))
+    with pytest.raises(UsageError, match=r"--epochs: got 3, but .*max_contributions"):
+        fit(path, root, settings=private, epochs=3)
+    fit(path, root, settings=private, epochs=2, patience=2)
+    (version,) = Store(root).versions()
+    progress = json.loads((version.path / "training" / "progress.json").read_text())
+    assert progress["privacy"]["num_dropped"] == 0
+    assert progress["privacy"]["max_contributions"] == 2

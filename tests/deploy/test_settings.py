@@ -23,6 +23,7 @@ from deploy.settings.tree import Settings
 from deploy.settings.yaml import parse
 from learner.config import LearnerConfig
 from learner.losses.registry import LOSSES
+from learner.training.budget import PrivacyConfig
 from learner.training.rehearsal import RehearsalConfig
 from weighting.clip import ClipConfig
 from weighting.constraints import SettingError
@@ -225,6 +226,10 @@ def test_a_former_value_names_the_present_one(file: Path) -> None:
             "learner.adversarial_steps: got 1, expected 0 with tuning='frozen'",
         ),
         (
+            {"compute_share": 0.5, "privacy": PrivacyConfig(noise_multiplier=2)},
+            "learner.compute_share: got 0.5, expected 1 with privacy.noise_multiplier=2",
+        ),
+        (
             {"loss": "in_batch_softmax", "interaction": "cross_encoder"},
             "learner.loss: got 'in_batch_softmax', expected pointwise, squared_error, pairwise or "
             "listwise with interaction='cross_encoder'",
@@ -275,6 +280,20 @@ def test_rehearsal_is_sized_in_bytes_and_refused_where_it_can_do_nothing(file: P
         "steelyard.yaml: learner.tuning: got 'frozen', expected one that moves the encoder, or "
         "learner.rehearsal.size: 0B."
     )
+
+
+def test_privacy_is_read_from_every_layer_and_checked(file: Path) -> None:
+    file.write_text("learner: {privacy: {noise_multiplier: 2.0, max_norm: 10}}")
+    own = load(file, {}, {"learner.privacy.max_contributions": "3"}).learner.privacy
+    assert own == PrivacyConfig(noise_multiplier=2.0, max_norm=10, max_contributions=3)
+    assert not load(None, {}).learner.privacy.enabled
+    text = "learner: {privacy: {noise_multiplier: -1, delta: 1, max_contributions: 0}}"
+    assert problems(file, text) == [
+        "steelyard.yaml: learner.privacy.noise_multiplier: got -1, expected a number >= 0 and "
+        "< 1000000.0.",
+        "steelyard.yaml: learner.privacy.delta: got 1, expected a number > 0 and < 1.",
+        "steelyard.yaml: learner.privacy.max_contributions: got 0, expected a whole number >= 1.",
+    ]
 
 
 def test_configs_refuse_contradicting_values_when_they_are_made() -> None:
