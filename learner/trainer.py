@@ -25,14 +25,13 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
 
 import msgspec
 import numpy as np
-import torch
 from msgspec import UNSET
 from numpy.typing import NDArray
 
@@ -45,7 +44,7 @@ from learner.encoder.head import load_head
 from learner.encoder.load import load_pretrained
 from learner.encoder.token_types import mark_pairs
 from learner.encoder.tokens import Texts
-from learner.errors import ModelUnsupported, PrivacyUnsupported, TuningUnsupported
+from learner.errors import PrivacyUnsupported
 from learner.evaluation import Evaluation
 from learner.evaluation_block import SCENARIO
 from learner.losses.registry import losses_of
@@ -55,9 +54,9 @@ from learner.parts.part import Vectors
 from learner.parts.registry import make_parts
 from learner.process_group import ProcessGroup, SingleProcess
 from learner.ranker import CROSS_ENCODER, Ranker
+from learner.ranker_files import RankerFiles, copy_of
 from learner.residual import QueryResidual
 from learner.served import ServedScore, root
-from learner.store import blobs
 from learner.training.budget import Budget
 from learner.training.divergence import LossWatch
 from learner.training.explained import ExplainedList
@@ -179,7 +178,7 @@ class Trainer:
             checkpointing=config.gradient_checkpointing,
             seed=config.seed,
         )
-        self._hugging_face = layout.hugging_face_files(pretrained.model, pretrained.tokenizer)
+        hugging_face = layout.hugging_face_files(pretrained.model, pretrained.tokenizer)
         texts = Texts(pretrained.tokenizer, max_tokens=config.max_tokens)
         encoder.check_tuning([texts.ids(text) for text in _PROBE])
         self.ranker = Ranker(
@@ -195,7 +194,7 @@ class Trainer:
         parts = make_parts(width=encoder.width, logit_scale=config.logit_scale)
         self.served = ServedScore(weigher.invert, parts, initial)
         self._prequential = Prequential()
-        self._start_file = layout.model_file(self.ranker.starting.tensors())
+        self._files = RankerFiles(self.ranker, hugging_face, model=config.model)
         self._optimizer = Optimizer(config, self.ranker, self.process_group)
         self._privacy = _privacy(config, self.process_group, secret)
         self._gradient = GradientPass(
@@ -215,8 +214,6 @@ class Trainer:
                 losses=losses,
                 task_weight=config.task_weights.of,
             )
-        self._frozen_model: bytes | None = None
-        self._base: str | None = None  # sha256 of the file beside an adapter
 
     @property
     def evaluations(self) -> Mapping[TaskName, Evaluation]:
@@ -488,22 +485,18 @@ class Trainer:
 
         The function may run in any thread while training goes on.
         """
-        ranker = self.ranker
-        moving = set(self._moving_names())
-        parameters = self._encoder_state()
-        model = {name: _copy(p) if name in moving else p.detach() for name, p in parameters.items()}
-        heads = {name: _copy(p) for name, p in ranker.heads().items()}
-        residual = ranker.residual.copy()
+        encoder, heads = self._files.copied()
+        residual = self.ranker.residual.copy()
         estimators, stackers = self.weigher.snapshot(), self.served.snapshot()
         parts = self.served.snapshot_parts()
         trained, weighting = self._training_state(), self.weigher.description()
         attributes = self.served.attribute_coefficients()
 
         def encode() -> dict[str, bytes]:
-            encoder = self._model_files(model, moving)
+            written = encoder()
             # The settings hold a digest of what never moves, which is slow the first time
             state = layout.ScoringState(
-                settings=self._scoring_settings(encoder),
+                settings=self._files.settings(written, self.weigher.config.on_disk()),
                 heads=heads,
                 queries=residual.queries,
                 residuals=residual.vectors(),
@@ -514,9 +507,8 @@ class Trainer:
             training = trained(residual_counts=residual.encoded())
             progress = training.progress
             return {
-                **self._hugging_face,
-                **encoder,
-                layout.START: self._start_file,
+                **self._files.fixed,
+                **written,
                 **layout.scoring_files(state),
                 **layout.training_files(training),
                 layout.CARD: model_card(
@@ -525,83 +517,13 @@ class Trainer:
                     num_samples=progress.num_samples,
                     weighting=weighting,
                     attributes=attributes,
-                    adapter=self._adapter(),
-                    head=self._head(),
+                    adapter=self._files.adapter(),
+                    head=self._files.head_kind(),
                     budget=progress.budget(),
                 ),
             }
 
         return encode
-
-    def _model_files(self, model: dict[str, torch.Tensor], names: set[str]) -> dict[str, bytes]:
-        """Encode the encoder; what is not among `names`, which move, is a file encoded once."""
-        moving = {name: tensor for name, tensor in model.items() if name in names}
-        frozen = {name: tensor for name, tensor in model.items() if name not in names}
-        if not frozen:
-            return {layout.MODEL: layout.model_file(moving)}
-        if self._frozen_model is None:
-            self._frozen_model = layout.model_file(frozen)
-        if not moving:
-            return {layout.MODEL: self._frozen_model}
-        if adapters.has_adapter(self.ranker.encoder.model):
-            if self._base is None:
-                self._base = blobs.digest(self._frozen_model).sha256
-            return {
-                layout.MODEL: self._frozen_model,
-                layout.ADAPTER: layout.model_file(moving),
-                layout.ADAPTER_CONFIG: adapters.config_file(
-                    self.ranker.encoder.model, base=self._base
-                ),
-            }
-        return {
-            layout.FROZEN: self._frozen_model,
-            layout.MOVING: layout.model_file(moving),
-            layout.MODEL_INDEX: layout.model_index(frozen, moving),
-        }
-
-    def _adapter(self) -> Mapping[str, str | int]:
-        """Describe the adapter of the versions, nothing where the encoder has none."""
-        if self._base is None:
-            return {}
-        encoder = self.ranker.encoder
-        number = sum(parameter.numel() for parameter in encoder.trainable_parameters())
-        return {"tuning": encoder.tuning.name, "parameters": number, "base_sha256": self._base}
-
-    def _head(self) -> str:
-        """Name the family of a fine-tuned head, empty where there is none."""
-        return self.ranker.head.kind if self.ranker.head is not None else ""
-
-    def _head_settings(self) -> layout.HeadSettings | msgspec.UnsetType:
-        head = self.ranker.head
-        if head is None:
-            return msgspec.UNSET
-        return layout.HeadSettings(kind=head.kind, separator=head.separator)
-
-    def _encoder_state(self) -> dict[str, torch.nn.Parameter]:
-        """Return the encoder's parameters by their names on disk."""
-        own = self.ranker.encoder.model.state_dict(keep_vars=True)
-        return {adapters.name_on_disk(name): parameter for name, parameter in own.items()}
-
-    def _moving_names(self) -> list[str]:
-        """Return the names on disk of the encoder's parameters that training moves."""
-        moving = {id(p) for p in self._optimizer.parameters()}
-        named = self._encoder_state()
-        return [name for name, parameter in named.items() if id(parameter) in moving]
-
-    def _scoring_settings(self, encoder: Iterable[str]) -> layout.ScoringSettings:
-        ranker = self.ranker
-        return layout.ScoringSettings(
-            weighting=self.weigher.config.on_disk(),
-            interaction=ranker.interaction,
-            max_tokens=ranker.texts.max_tokens,
-            pooling=ranker.encoder.pooling,
-            prefix=ranker.encoder.prefix_digest(),
-            logit_scale=ranker.logit_scale,
-            tuning=ranker.encoder.tuning.name,
-            precision=ranker.encoder.precision,
-            head=self._head_settings(),
-            model_files=tuple(name for name in encoder if name.endswith(".safetensors")),
-        )
 
     def _training_state(self) -> Callable[..., layout.TrainingState]:
         """Copy what only training needs; the counts behind the residuals are given later."""
@@ -614,7 +536,7 @@ class Trainer:
             frequency=self._prequential.frequency.snapshot(),
             items=items.snapshot() if items is not None else b"",
             rehearsal=past.snapshot() if past is not None else b"",
-            optimizer={name: _copy(tensor) for name, tensor in state.items()},
+            optimizer={name: copy_of(tensor) for name, tensor in state.items()},
             privacy=b"" if self._privacy is None else self._privacy.snapshot(),
             progress=layout.Progress(
                 step=self.step_number,
@@ -639,17 +561,7 @@ class Trainer:
         """
         ranker = self.ranker
         scoring, training = layout.read_scoring(read), layout.read_training(read)
-        if (found := scoring.settings.tuning) != ranker.encoder.tuning.name:
-            raise TuningUnsupported(
-                f"learner.tuning: got {ranker.encoder.tuning.name}, the version to go on from was "
-                f"learned with {found}. Set learner.tuning: {found}, or name a new store.root."
-            )
-        if (found := scoring.settings.pooling) != ranker.encoder.pooling:
-            raise ModelUnsupported(
-                f"learner.pooling: got {ranker.encoder.pooling}, the version to go on from was "
-                f"learned with {found}. Set learner.pooling: {found}, or name a new store.root."
-            )
-        self._check_head(scoring.settings)
+        self._files.check(scoring.settings)
         adapters.load(ranker.encoder.model, layout.read_model(read))
         ranker.load_heads(scoring.heads)
         ranker.residual.restore(training.residual_counts, scoring.residuals)
@@ -676,23 +588,6 @@ class Trainer:
         self.num_micro_batches = progress.num_micro_batches
         self._losses = progress.losses
         self._sampler.log_level = progress.sampler_log_level
-
-    def _check_head(self, settings: layout.ScoringSettings) -> None:
-        """Refuse to go on from a version with another head, or with none where we have one."""
-        ours, theirs = self._head_settings(), settings.head
-        if ours != theirs:
-            raise ModelUnsupported(
-                f"learner.model: {self.config.model!r} under {self.config.interaction} has "
-                f"{_said(ours)}, the version to go on from was learned with {_said(theirs)}. Set "
-                "learner.model and learner.interaction as they were, or name a new store.root."
-            )
-
-
-def _said(head: layout.HeadSettings | msgspec.UnsetType) -> str:
-    if not head:
-        return "no fine-tuned head"
-    divided = "" if head.separator is None else f", pairs divided by token {head.separator}"
-    return f"a fine-tuned head ({head.kind}{divided})"
 
 
 def _privacy(
@@ -732,8 +627,3 @@ def _finite(samples: Sequence[Sample], scored: Scored, drawn: NDArray[np.bool_])
         bool(np.isfinite(logits[(tasks == task) & drawn]).all())
         for task, logits in scored.by_task.items()
     )
-
-
-def _copy(tensor: torch.Tensor) -> torch.Tensor:
-    """Return its values in host memory of their own."""
-    return tensor.detach().to("cpu", copy=True)
