@@ -1,5 +1,6 @@
 # What one does with a clone of Steelyard. `make` alone lists the targets.
 .DEFAULT_GOAL := help
+BENCHMARKS ?= host weigh ingest memory join_state store_size restart hold silent swap overload crash update privacy gpu
 .PHONY: help setup demo test test-long check bench lock clean
 
 PYTHON ?= python3
@@ -35,8 +36,8 @@ check: setup  ## What a change must pass beside its tests: lint, format, types, 
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_layering.py tests/test_surface.py
 
-bench: setup  ## Every benchmark, one after the other; results go to benchmarks/results
-	@set -e; for file in benchmarks/[a-z]*.py; do $(BIN)/python -m benchmarks.$$(basename $$file .py); done
+bench: setup  ## The benchmarks that need no data, one after the other; hours
+	@set -e; for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name; done
 
 lock:  ## Pin constraints.txt anew from pyproject.toml (needs uv on PATH)
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --quiet --output-file constraints.txt

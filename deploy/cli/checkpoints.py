@@ -91,7 +91,7 @@ def prune(
     *,
     options: Options,
 ) -> None:
-    """Retire old versions; their files are deleted an hour later.
+    """Retire old versions; a running learner deletes their files a minute later.
 
     Versions that an alias or an operator command names are kept.
     """
@@ -192,7 +192,7 @@ def compress(
 ) -> None:
     """Make a smaller encoder of a version's, and print what it costs.
 
-    The folder can be learner.model of a fit or of a new learner. docs/compression.md has figures.
+    The folder can be learner.model of a fit or of a new learner. docs/compression.md describes what is printed.
     """
     settings = options.store_settings()
     from deploy.admin import compress as command
