@@ -104,6 +104,7 @@ def main() -> None:
     if not options.self_test:
         found["host_us_per_sample"] = host_microseconds()
         if on_gpu and sound:
+            arithmetic.use(1, device)  # the step before was a CPU's
             found |= measure(device, say)
         else:
             say("no GPU: not measured" if not on_gpu else "a check failed: nothing is timed")

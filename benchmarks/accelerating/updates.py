@@ -80,6 +80,10 @@ def small(
             times = [_timed(ours, batches[n % 5], device) * 1e3 for n in range(steps)]
             deciles = statistics.quantiles(times, n=100)
             found[f"{name}_{size}"] = {"p50": deciles[49], "p99": deciles[98]}
+        captures = getattr(ours.encoder.passes, "captures", None)
+        if name == "captured" and device.startswith("cuda"):
+            assert captures is not None, "the passes are not those of a GPU"
+            assert captures.trusted, "captures were switched off"
     return found
 
 

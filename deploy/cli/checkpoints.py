@@ -192,7 +192,7 @@ def compress(
 ) -> None:
     """Make a smaller encoder of a version's, and print what it costs.
 
-    The folder can be learner.model of a fit or of a new learner. docs/compression.md describes what is printed.
+    The folder can be learner.model of a fit or of a new learner. docs/compression.md says more.
     """
     settings = options.store_settings()
     from deploy.admin import compress as command

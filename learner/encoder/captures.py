@@ -11,6 +11,7 @@ from then on.
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import sys
@@ -29,6 +30,7 @@ SIZES = tuple(Size(tokens, tokens // 8, 128) for tokens in (512, 1_024, 2_048, 4
 _TOLERANCE = 2e-2
 """Of the largest number: bfloat16 has 8 bits, and gradients are added up in any order."""
 _TINY = 1e-3
+_HOOKS = ("transformers.", "learner.encoder.token_types")
 _ROUNDS = 2
 
 Inputs: TypeAlias = tuple[Tensor, Tensor]
@@ -38,7 +40,9 @@ Capture: TypeAlias = Callable[[nn.Module, Inputs], Callable[..., Tensor]]
 
 def cuda_graphs(module: nn.Module, inputs: Inputs) -> Callable[..., Tensor]:
     """Capture a module's forward and backward pass; see `Capture`."""
-    made: Any = torch.cuda.make_graphed_callables(module, inputs, allow_unused_input=True)
+    own = copy.copy(module)  # torch replaces its `forward`
+    with torch.cuda.stream(torch.cuda.current_stream(inputs[0].device)):  # a failure leaves another
+        made: Any = torch.cuda.make_graphed_callables(own, inputs, allow_unused_input=True)
     return cast(Callable[..., Tensor], made)
 
 
@@ -108,9 +112,9 @@ class Captures:
             except RuntimeError as error:  # torch's, of any kind
                 log.warning("no CUDA graphs: a capture failed", extra={"error": str(error)})
                 return None
-        difference = max(map(_difference, found, expected))
-        if not difference <= _TOLERANCE:
-            facts = {"difference": difference, "tokens": shape[0]}
+        largest = max(map(difference, found, expected))
+        if not largest <= _TOLERANCE:
+            facts = {"difference": largest, "tokens": shape[0]}
             log.warning("no CUDA graphs: a captured pass gave something else", extra=facts)
             return None
         return made
@@ -156,7 +160,7 @@ def _gradients(flat: FlatPass, run: Callable[..., Tensor], *inputs: Tensor) -> l
     return [vectors.detach().clone(), *(g.clone() for g in found if g is not None)]
 
 
-def _difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+def difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     """Return the largest difference, as a share of the largest number of its tensor.
 
     What is tiny beside the others, as the gradient of the biases of keys, is rounding alone.
@@ -172,9 +176,12 @@ def _difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
 
 
 def _is_watched(module: nn.Module) -> bool:
-    """Return whether somebody else than transformers, whose hooks wait for a call, has a hook."""
+    """Return whether somebody has a hook who must be called each time.
+
+    Those of transformers wait for a call, and those that give token types calculate on the device.
+    """
     hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
-    return any(not str(hook.__module__).startswith("transformers.") for hook in hooks)
+    return any(not str(hook.__module__).startswith(_HOOKS) for hook in hooks)
 
 
 def _addresses(model: Any) -> tuple[int, ...]:

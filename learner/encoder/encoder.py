@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from learner.encoder.flat_passes import fastest
 from learner.encoder.packing import passes_for
-from learner.encoder.passes import Passes
+from learner.encoder.passes import Passes, moved
 from learner.encoder.pooling import POOLINGS, first_state
 from learner.encoder.prefix_cache import PrefixCache
 from learner.encoder.tokens import Ids
@@ -173,7 +173,7 @@ class Encoder(nn.Module):
                 else:
                     vectors.append(self._vectors(tuning, own))
                 order += places
-        back = torch.from_numpy(np.argsort(order)).to(self.device)
+        back = moved(torch.from_numpy(np.argsort(order)), self.device)
         return torch.cat(vectors).index_select(0, back)
 
     def _lowered(self) -> torch.autocast:

@@ -18,7 +18,7 @@ from torch import Tensor
 from learner.encoder.captures import Captures
 from learner.encoder.flat import FlatPass, Size, laid_out
 from learner.encoder.packing import Packed, agree, gathered, probes
-from learner.encoder.passes import Block, Passes, pooled, texts_of
+from learner.encoder.passes import Block, Passes, moved, pooled, texts_of
 from learner.encoder.pooling import SHARES, Pool
 from learner.encoder.varlen import Kernel, kernel_for
 from learner.tuning.tuning import device_of
@@ -103,15 +103,8 @@ class Flat(Packed):
         """Return a pass's tokens (T, ...) and where they lie, on the device of the model."""
         device = next(model.parameters()).device
         lengths = [len(row) for row in rows]
-        places = _moved(laid_out(lengths, size, self._first_position), device)
+        places = moved(laid_out(lengths, size, self._first_position), device)
         tokens = torch.cat(list(rows))
         if size is not None and (missing := size.tokens - len(tokens)):
             tokens = torch.cat([tokens, tokens.new_zeros(missing, *tokens.shape[1:])])
-        return _moved(tokens, device), places
-
-
-def _moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy a tensor to a device, without waiting for it."""
-    if device.type == "cuda" and tensor.device.type == "cpu":
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)
+        return moved(tokens, device), places

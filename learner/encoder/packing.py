@@ -24,7 +24,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from learner.encoder.padding import Padded
-from learner.encoder.passes import Block, Passes, hidden_of, pooled, texts_of
+from learner.encoder.passes import Block, Passes, hidden_of, moved, pooled, texts_of
 from learner.encoder.pooling import Pool
 from learner.encoder.varlen import Bounds
 
@@ -238,9 +238,9 @@ def gathered(hidden: Tensor, lengths: Sequence[int]) -> list[Block]:
     starts = counts.cumsum(0) - counts
     steps = torch.arange(max(lengths))[None, :]
     mask = steps < counts[:, None]
-    places = (starts[:, None] + steps).where(mask, starts[:, None]).to(device)
+    places = moved((starts[:, None] + steps).where(mask, starts[:, None]), device)
     states = hidden.index_select(0, places.flatten()).view(*places.shape, -1)
-    return [Block(states, mask.long().to(device), lengths)]
+    return [Block(states, moved(mask.long(), device), lengths)]
 
 
 def fitting(num_tokens: int, width: int) -> int:

@@ -81,6 +81,8 @@ def fused(
     """
     varlen_attn = _torch_kernel()
     assert varlen_attn is not None
+    if value.dtype in (torch.bfloat16, torch.float16):  # rotations leave the others in float32
+        query, key = query.to(value.dtype), key.to(value.dtype)
     heads, width = query.shape[1:]
     if scale is not None and not math.isclose(scale * math.sqrt(width), 1.0, rel_tol=1e-6):
         query = query * (scale * math.sqrt(width))

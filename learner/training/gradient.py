@@ -232,6 +232,7 @@ class GradientPass:
             for part in parts:
                 loss, logits = self._pass(columns, part, num_total, learned=unit.learned)
                 collected.add(loss, logits, part)
+                del loss, logits  # and their graph: the next pass may be a capture
             if total is not None:
                 total.add()
         if total is not None:
