@@ -37,6 +37,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import kendalltau
 
+from benchmarks.accelerating.timing import median_interval
 from benchmarks.answering.contender import CONTENDERS, CROSS, JUDGED_SEED, NUM_TITLES, TOWERS
 from benchmarks.answering.model import write_model
 from benchmarks.answering.questions import questions
@@ -183,14 +184,6 @@ def report(rounds: Sequence[Round], gates: Mapping[str, Mapping[str, Any]]) -> d
     }
     result["gate"] = dict(gates)
     return result
-
-
-def median_interval(ratios: Array, *, draws: int = 5_000) -> tuple[float, float, float]:
-    """Return the median of ratios (R,), with its bootstrap 95 % interval over rounds."""
-    draw = np.random.Generator(np.random.PCG64(0))
-    medians = np.median(ratios[draw.integers(0, len(ratios), (draws, len(ratios)))], axis=1)
-    low, high = np.percentile(medians, [2.5, 97.5])
-    return float(np.median(ratios)), float(low), float(high)
 
 
 def _median(found: Mapping[str, Any], kind: str) -> float:

@@ -11,15 +11,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, normalize
+from torch import Tensor
+from torch.nn.functional import normalize
 from torch.nn.utils.rnn import pad_sequence
 from transformers import BertConfig, BertModel
 
+from benchmarks.updating import plain
 from learner.encoder.encoder import Encoder
 from learner.training.adamw import AdamW, Group
 
-LR, MAX_GRAD_NORM, NUM_CLASSES = 2e-5, 1.0, 2
 MEAN_TOKENS, MOST_TOKENS, _SIGMA = 48, 128, 0.6
 
 
@@ -102,18 +102,11 @@ def bert(shape: Shape, device: str) -> Any:
         return model.to(device)
 
 
-def head(width: int, device: str) -> nn.Linear:
-    """Return the head, the same one each time."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return nn.Linear(width, NUM_CLASSES).to(device)
-
-
 def weighted_loss(logits: Tensor, batch: Batch) -> Tensor:
     """Return 1/N sum w_i (cross-entropy)_i."""
     device = logits.device
-    losses = cross_entropy(logits, batch.labels.to(device, non_blocking=True), reduction="none")
-    return (losses * batch.weights.to(device, non_blocking=True)).sum() / len(batch.ids)
+    labels, weights = (own.to(device, non_blocking=True) for own in (batch.labels, batch.weights))
+    return plain.weighted_loss(logits, labels, weights)
 
 
 class Ours:
@@ -122,16 +115,16 @@ class Ours:
     def __init__(self, shape: Shape, device: str, batch_size: int, **options: Any) -> None:
         """Start at the untrained BERT; `options` are the encoder's."""
         self.encoder = Encoder(bert(shape, device), **{"tuning": "full", **options})
-        self.head = head(shape.width, device)
+        self.head = plain.head(shape.width).to(device)
         self.moving = [*self.encoder.trainable_parameters(), *self.head.parameters()]
-        self._rule = AdamW([Group(parameters=self.moving, lr=LR)], batch_size)
+        self._rule = AdamW([Group(parameters=self.moving, lr=plain.LR)], batch_size)
 
     def step(self, batch: Batch) -> Tensor:
         """Take a step; return the loss before it, on the device."""
         self._rule.zero_grad()
         loss = weighted_loss(self.head(self.encoder(batch.ids)), batch)
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.moving, MAX_GRAD_NORM)
+        torch.nn.utils.clip_grad_norm_(self.moving, plain.MAX_GRAD_NORM)
         self._rule.step(len(batch.ids))
         return loss.detach()
 
@@ -141,9 +134,9 @@ class Plain:
 
     def __init__(self, shape: Shape, device: str, *, lowered: bool) -> None:
         """Start at the untrained BERT."""
-        self._model, self._head = bert(shape, device), head(shape.width, device)
+        self._model, self._head = bert(shape, device), plain.head(shape.width).to(device)
         self.moving = [*self._model.parameters(), *self._head.parameters()]
-        self._rule = torch.optim.AdamW(self.moving, lr=LR, weight_decay=0.0, fused=True)
+        self._rule = torch.optim.AdamW(self.moving, lr=plain.LR, weight_decay=0.0, fused=True)
         self._device, self._lowered = torch.device(device), lowered
 
     def step(self, batch: Batch) -> Tensor:
@@ -161,6 +154,6 @@ class Plain:
         vectors = normalize((hidden * real).sum(1) / real.sum(1), dim=-1)
         loss = weighted_loss(self._head(vectors), batch)
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.moving, MAX_GRAD_NORM)
+        torch.nn.utils.clip_grad_norm_(self.moving, plain.MAX_GRAD_NORM)
         self._rule.step()
         return loss.detach()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 _GEMM, _COPY_BYTES = 8_192, 1 << 30
 _REPEATS = 20
@@ -44,10 +46,11 @@ def copy_rate(device: str, num_bytes: int = _COPY_BYTES) -> float:
     return 2 * num_bytes / each
 
 
-def interval(values: Sequence[float], *, draws: int = 2_000) -> tuple[float, float]:
-    """Return the bootstrap 95 % interval of a median."""
-    generator = torch.Generator().manual_seed(0)
-    table = torch.tensor(values)
-    places = torch.randint(len(values), (draws, len(values)), generator=generator)
-    medians = table[places].median(dim=1).values.sort().values
-    return float(medians[int(0.025 * draws)]), float(medians[int(0.975 * draws)])
+def median_interval(
+    ratios: NDArray[np.float64], *, draws: int = 5_000
+) -> tuple[float, float, float]:
+    """Return the median of ratios (R,), with its bootstrap 95 % interval over rounds."""
+    draw = np.random.Generator(np.random.PCG64(0))
+    medians = np.median(ratios[draw.integers(0, len(ratios), (draws, len(ratios)))], axis=1)
+    low, high = np.percentile(medians, [2.5, 97.5])
+    return float(np.median(ratios)), float(low), float(high)

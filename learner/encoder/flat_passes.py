@@ -86,15 +86,16 @@ class Flat(Packed):
         share = SHARES.get(pool)
         if share is None:
             return pooled(self.run(model, rows), pool)
-        longest = max(len(row) for row in rows)
+        lengths = [len(row) for row in rows]
+        size = None
+        if self.captures is not None and self.captures.allowed(model):
+            size = self.captures.size_of(lengths)
+        longest = max(lengths) if size is None else size.longest
         flat = FlatPass(model, self._kernel, self._first_position, longest, share)
-        if self.captures is not None:
-            size = self.captures.size_of([len(row) for row in rows])
-            if size is not None and self.captures.allowed(model):
-                flat.longest = size.longest
-                inputs = self._inputs(model, rows, size)
-                return self.captures.run(flat, size, inputs)[: len(rows)]
-        found: Tensor = flat(*self._inputs(model, rows))
+        inputs = self._inputs(model, rows, size)
+        if self.captures is not None and size is not None:
+            return self.captures.run(flat, size, inputs)[: len(rows)]
+        found: Tensor = flat(*inputs)
         return found
 
     def _inputs(
