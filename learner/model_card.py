@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from learner.evaluation import Evaluation
-from learner.evaluation_block import FREQUENCIES, FREQUENCY, SCENARIO, Block
-from learner.rankings import GAINS, RATIOS
+from learner.evaluation.block import FREQUENCIES, FREQUENCY, SCENARIO, Block
+from learner.evaluation.evaluation import Evaluation
+from learner.evaluation.rankings import GAINS, RATIOS
 from learner.training.budget import Budget
 from weighting.estimators.attribute_choice import Coefficients
 

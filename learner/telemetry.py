@@ -11,9 +11,9 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
 from learner.artifact import Version
-from learner.evaluation import Evaluation
-from learner.evaluation_block import SCENARIO
-from learner.rankings import GAINS, RATIOS
+from learner.evaluation.block import SCENARIO
+from learner.evaluation.evaluation import Evaluation
+from learner.evaluation.rankings import GAINS, RATIOS
 from learner.store import verdict
 from learner.store.blobs import Disk
 from learner.tracking.background import OUTCOMES

@@ -45,8 +45,8 @@ from learner.encoder.load import load_pretrained
 from learner.encoder.token_types import mark_pairs
 from learner.encoder.tokens import Texts
 from learner.errors import PrivacyUnsupported
-from learner.evaluation import Evaluation
-from learner.evaluation_block import SCENARIO
+from learner.evaluation.block import SCENARIO
+from learner.evaluation.evaluation import Evaluation
 from learner.losses.registry import losses_of
 from learner.model_card import model_card
 from learner.parts.attributes import figures

@@ -12,10 +12,10 @@ from deploy.errors import UsageError
 from deploy.process.terminal import Output, table
 from deploy.settings.units import format_time, parse_time
 from learner.artifact import Store, Version
-from learner.evaluation import Evaluation
-from learner.evaluation_block import FREQUENCY, SCENARIO
+from learner.evaluation.block import FREQUENCY, SCENARIO
+from learner.evaluation.evaluation import Evaluation
+from learner.evaluation.rankings import RATIOS
 from learner.parts.attributes import coefficients_of
-from learner.rankings import RATIOS
 from learner.version_layout import EVALUATIONS
 from weighting.estimators.attribute_choice import Coefficients
 

@@ -14,9 +14,9 @@ from deploy.admin import charts
 from deploy.admin.charts import Estimate
 from deploy.settings.units import format_time
 from learner.artifact import Version
-from learner.evaluation_block import FREQUENCIES, FREQUENCY, SCENARIO, WEIGHT_EDGES, Block, total
+from learner.evaluation.block import FREQUENCIES, FREQUENCY, SCENARIO, WEIGHT_EDGES, Block, total
+from learner.evaluation.rankings import GAINS
 from learner.parts.attributes import coefficients_of
-from learner.rankings import GAINS
 from weighting.estimators.attribute_choice import Coefficients
 
 _MOST_PARTS = 24

@@ -15,7 +15,7 @@ from deploy.demo.traffic import Requests
 from deploy.demo.world import Query, Shoppers, World
 from learner.artifact import Store
 from learner.config import LearnerConfig
-from learner.evaluation import Evaluation
+from learner.evaluation.evaluation import Evaluation
 from learner.parts.stateless import ENCODER_START, ZERO_SHOT_START
 from learner.version_layout import EVALUATIONS
 from weighting.config import WeigherConfig

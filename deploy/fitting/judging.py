@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from deploy.demo.judge import interval
 from deploy.fitting.examples import Examples
-from learner.list_metrics import list_sums
+from learner.evaluation.list_metrics import list_sums
 from learner.request import Document, Scorer, ScoringInput
 from learner.scorer import load_scorer
 from weighting.query_key import query_key

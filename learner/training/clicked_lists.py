@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from learner.clicked_ranks import ClickedRanks, Ranks
-from learner.list_metrics import gains, list_sums
+from learner.evaluation.clicked_ranks import ClickedRanks, Ranks
+from learner.evaluation.list_metrics import gains, list_sums
 from learner.parts.part import Pairs
 from learner.request import Document
 from learner.served import ServedScore, chain, ranking_score, root

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from learner.clicked_ranks import ClickedRanks
-from learner.evaluation import Evaluation
-from learner.judged import NUM_KEPT, Details, Judged
+from learner.evaluation.clicked_ranks import ClickedRanks
+from learner.evaluation.evaluation import Evaluation
+from learner.evaluation.judged import NUM_KEPT, Details, Judged
+from learner.evaluation.query_frequency import QueryFrequency
 from learner.parts.part import Outcomes, Pairs, Vectors
-from learner.query_frequency import QueryFrequency
 from learner.served import Array, ServedScore, root
 from learner.training.clicked_lists import ClickedLists
 from learner.training.explained import ExplainedList, explained

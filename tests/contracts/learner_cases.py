@@ -9,8 +9,10 @@ from typing import Any, ClassVar
 import msgspec
 import numpy as np
 
-from learner.evaluation import MAX_BLOCKS, Evaluation
-from learner.judged import Judged
+from learner.evaluation.evaluation import MAX_BLOCKS, Evaluation
+from learner.evaluation.judged import Judged
+from learner.evaluation.position_baseline import PositionBaseline
+from learner.evaluation.query_frequency import NUM_PLACES, QueryFrequency
 from learner.losses.pointwise import Pointwise
 from learner.parts.attributes import Attributes
 from learner.parts.client_affinity import ClientAffinity, ClientAffinityConfig
@@ -21,8 +23,6 @@ from learner.parts.part import Outcomes, Pairs
 from learner.parts.prototype import Prototype, PrototypeConfig
 from learner.parts.registry import make_parts
 from learner.parts.stateless import OWN_ENCODER, PAIR_MEMORY, RESIDUAL
-from learner.position_baseline import PositionBaseline
-from learner.query_frequency import NUM_PLACES, QueryFrequency
 from learner.request import ENCODER
 from learner.residual import QueryResidual, ResidualConfig
 from learner.served import ServedScore

@@ -12,9 +12,9 @@ from deploy.admin.evaluate import evaluate
 from deploy.errors import UsageError
 from deploy.settings.units import format_time
 from learner.artifact import Store
-from learner.evaluation import Evaluation
+from learner.evaluation.evaluation import Evaluation
+from learner.evaluation.rankings import RATIOS
 from learner.parts.attributes import figures
-from learner.rankings import RATIOS
 from learner.store.checkpoint import Checkpointer
 from learner.version_layout import EVALUATIONS
 from tests.fakes.disk import FaultyDisk

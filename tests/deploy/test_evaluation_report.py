@@ -14,7 +14,7 @@ import pytest
 from deploy.admin.evaluate import evaluate
 from deploy.errors import UsageError
 from learner.artifact import Store
-from learner.evaluation import Evaluation
+from learner.evaluation.evaluation import Evaluation
 from learner.store.checkpoint import Checkpointer
 from learner.version_layout import EVALUATIONS
 from tests.fakes.disk import FaultyDisk

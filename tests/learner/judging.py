@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from learner.evaluation import Evaluation
-from learner.judged import NUM_KEPT, Details, Judged
+from learner.evaluation.evaluation import Evaluation
+from learner.evaluation.judged import NUM_KEPT, Details, Judged
 
 Array = NDArray[np.float64]
 LIST_SIZE = 8

@@ -5,9 +5,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from learner.clicked_ranks import ClickedRanks, Ranks
 from learner.errors import Corrupt
-from learner.query_frequency import QueryFrequency
+from learner.evaluation.clicked_ranks import ClickedRanks, Ranks
+from learner.evaluation.query_frequency import QueryFrequency
 
 DAY = 86_400_000_000
 RANKS = Ranks(2.0, 1.0, 0.5, 1.0, 0.25)

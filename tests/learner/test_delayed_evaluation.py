@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from learner.evaluation import Evaluation
+from learner.evaluation.evaluation import Evaluation
 from learner.served import ServedScore
 from learner.trainer import Trainer
 from tests.learner.judging import judged

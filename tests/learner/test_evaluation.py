@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from learner.evaluation import Evaluation
+from learner.evaluation.evaluation import Evaluation
 from tests.learner.judging import judged
 
 Array = NDArray[np.float64]

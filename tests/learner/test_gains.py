@@ -10,10 +10,10 @@ import pytest
 from numpy.typing import NDArray
 
 from learner.artifact import Document, ScoringInput
-from learner.evaluation import MAX_SCENARIOS, OTHER, Evaluation
-from learner.evaluation_block import FREQUENCY, SCENARIO, WEIGHT_EDGES
-from learner.judged import Judged
-from learner.rankings import GAINS, RATIOS, rankings
+from learner.evaluation.block import FREQUENCY, SCENARIO, WEIGHT_EDGES
+from learner.evaluation.evaluation import MAX_SCENARIOS, OTHER, Evaluation
+from learner.evaluation.judged import Judged
+from learner.evaluation.rankings import GAINS, RATIOS, rankings
 from learner.scorer import ModelScorer
 from learner.trainer import Trainer
 from tests.learner.judging import LIST_SIZE, Array, Shop, details_of, shop

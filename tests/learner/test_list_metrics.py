@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from learner.evaluation import Evaluation
-from learner.judged import Judged
-from learner.list_metrics import gains, list_sums
-from learner.ratio_sums import NORMAL, ratio, ratio_sums
+from learner.evaluation.evaluation import Evaluation
+from learner.evaluation.judged import Judged
+from learner.evaluation.list_metrics import gains, list_sums
+from learner.evaluation.ratio_sums import NORMAL, ratio, ratio_sums
 from tests.learner.judging import LIST_SIZE, shop
 
 Array = NDArray[np.float64]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from learner import version_layout as layout
-from learner.evaluation import Evaluation
+from learner.evaluation.evaluation import Evaluation
 from learner.model_card import model_card
 from learner.parts.attributes import coefficients_of
 from tests.learner.judging import shop

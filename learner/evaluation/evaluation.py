@@ -31,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from learner.evaluation_block import (
+from learner.evaluation.block import (
     EDGE,
     FREQUENCIES,
     FREQUENCY,
@@ -41,10 +41,10 @@ from learner.evaluation_block import (
     Block,
     total,
 )
-from learner.judged import Details, Judged, runs
-from learner.position_baseline import PositionBaseline
-from learner.rankings import GAINS, RATIOS, Rankings, rankings
-from learner.ratio_sums import ratio_sums
+from learner.evaluation.judged import Details, Judged, runs
+from learner.evaluation.position_baseline import PositionBaseline
+from learner.evaluation.rankings import GAINS, RATIOS, Rankings, rankings
+from learner.evaluation.ratio_sums import ratio_sums
 from weighting.checks import check, check_finite, check_labels, check_weights
 
 Array = NDArray[np.float64]

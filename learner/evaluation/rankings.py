@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from learner.judged import Judged, runs
-from learner.list_metrics import gains, list_sums
+from learner.evaluation.judged import Judged, runs
+from learner.evaluation.list_metrics import gains, list_sums
 
 Array = NDArray[np.float64]
 GAINS = ("ndcg_gain", "mrr_gain")

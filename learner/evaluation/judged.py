@@ -25,8 +25,8 @@ class Details:
         importance: (N,) weights in the loss.
         factor: (N,) by which their lists count in ratios.
         time_us: (N,) event times.
-        kept: (N, 5) rows of `learner.clicked_ranks.ClickedRanks`: where a positive ranked in the
-            list that showed it; 0 for samples that are judged by their own list, or not at all.
+        kept: (N, 5) rows of `clicked_ranks.ClickedRanks`: where a positive ranked in the list that
+            showed it; 0 for samples that are judged by their own list, or not at all.
     """
 
     scenario: NDArray[np.object_]

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from learner.rankings import GAINS, RATIOS
-from learner.ratio_sums import NORMAL, NUM_SUMS, ratio
+from learner.evaluation.rankings import GAINS, RATIOS
+from learner.evaluation.ratio_sums import NORMAL, NUM_SUMS, ratio
 
 Array = NDArray[np.float64]
 NUM_BINS = 400
