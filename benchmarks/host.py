@@ -20,17 +20,20 @@ import time
 from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from prometheus_client import CollectorRegistry
 
 from benchmarks.host_log import MemoryLog, pipeline, shop
+from learner import training_step
 from learner.config import LearnerConfig
 from learner.loop import train
 from learner.publish import Identity, IngestState, Publisher
 from learner.store.manifest import ResumePoint
 from learner.telemetry import Telemetry
-from learner.trainer import StepReport, Trainer
+from learner.trainer import Trainer
+from learner.training_step import StepReport
 from weighting.provenance import Offsets
 from weighting.sample import Batch, Signal
 from weighting.weigher import Weigher
@@ -64,16 +67,18 @@ def parts(values: Values, config: LearnerConfig) -> dict[str, float]:
 
         return run
 
-    trainer._prequential.run = timed("prequential", trainer._prequential.run)  # type: ignore[method-assign]
-    trainer._learn_residuals = timed("residual", trainer._learn_residuals)  # type: ignore[method-assign]
+    prequential = trainer.components.prequential
+    prequential.run = timed("prequential", prequential.run)  # type: ignore[method-assign]
+    residuals = timed("residual", training_step.learn_residuals)
     stream, num_samples = batches(values, config), 0
     pull = timed("decode and join", lambda: next(stream, None))
     tokenise, prepare = timed("tokenise", trainer.tokenise), timed("weigh", trainer.prepare)
     take, report = timed("step", trainer.take), timed("report", telemetry.stepped)
-    while (batch := pull()) is not None:
-        num_samples += len(batch.samples)
-        tokenise(batch.samples)
-        report(take(prepare(batch.samples)), trainer, 0.0)
+    with patch.object(training_step, "learn_residuals", residuals):
+        while (batch := pull()) is not None:
+            num_samples += len(batch.samples)
+            tokenise(batch.samples)
+            report(take(prepare(batch.samples)), trainer, 0.0)
     spent["model"] = spent.pop("step") - spent["prequential"] - spent["residual"]
     return {name: 1e6 * seconds / num_samples for name, seconds in spent.items()}
 

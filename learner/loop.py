@@ -41,7 +41,8 @@ from learner.store.journal.records import (
 from learner.store.journal.redo import Redo
 from learner.store.journal.writer import Journal
 from learner.telemetry import Telemetry
-from learner.trainer import StepReport, Trainer
+from learner.trainer import Trainer
+from learner.training_step import StepReport
 from weighting.errors import WeightError
 from weighting.sample import Batch, Sample, Signal
 

@@ -17,7 +17,8 @@ from learner.evaluation.rankings import GAINS, RATIOS
 from learner.store import verdict
 from learner.store.blobs import Disk
 from learner.tracking.background import OUTCOMES
-from learner.trainer import StepReport, Trainer
+from learner.trainer import Trainer
+from learner.training_step import StepReport
 from weighting.competition import Competition
 from weighting.tasks import TASKS, TaskName
 from weighting.weighted import WeightedBatch

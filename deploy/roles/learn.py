@@ -46,7 +46,8 @@ from learner.telemetry import Telemetry
 from learner.tracking.config import TrackingConfig
 from learner.tracking.recorder import Recorder
 from learner.tracking.start import check_installed, start_recorder
-from learner.trainer import StepReport, Trainer
+from learner.trainer import Trainer
+from learner.training_step import StepReport
 from weighting.provenance import Offsets
 from weighting.weigher import Weigher
 

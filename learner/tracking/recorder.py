@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from learner.tracking.background import Background
 from learner.tracking.config import TrackingConfig
 from learner.tracking.record import Record
-from learner.trainer import StepReport, Trainer
+from learner.trainer import Trainer
+from learner.training_step import StepReport
 from weighting.tasks import TASKS
 from weighting.weighted import WeightedBatch
 

@@ -31,7 +31,8 @@ from learner.artifact import Store, Version
 from learner.config import LearnerConfig, StoreConfig
 from learner.store import commands
 from learner.store.manifest import LearnedSamples
-from learner.trainer import StepReport, Trainer
+from learner.trainer import Trainer
+from learner.training_step import StepReport
 from tests.consumers.oracle import oracle
 from tests.consumers.shop import SECOND, START_US, WINDOWS, writes
 from tests.fakes.log import Log

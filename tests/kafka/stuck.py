@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from deploy.roles.learn import LearnRole
 from deploy.settings.load import load
-from learner.trainer import StepReport, Trainer
+from learner.trainer import Trainer
 from learner.training.prepared import Prepared
+from learner.training_step import StepReport
 
 
 class Stuck(Trainer):

@@ -11,7 +11,8 @@ import pytest
 
 from deploy.process import lifecycle
 from deploy.roles import learn
-from learner.trainer import StepReport, Trainer
+from learner.trainer import Trainer
+from learner.training_step import StepReport
 from tests.kafka.conftest import Cluster
 from tests.kafka.learning import Learner, open_shop, trained
 from weighting.provenance import TopicPartition

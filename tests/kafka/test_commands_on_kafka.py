@@ -24,8 +24,9 @@ from learner.config import StoreConfig
 from learner.errors import Diverged
 from learner.store import commands
 from learner.store.blobs import Disk
-from learner.trainer import StepReport, Trainer
+from learner.trainer import Trainer
 from learner.training.prepared import Prepared
+from learner.training_step import StepReport
 from tests.kafka.conftest import Cluster
 from tests.kafka.learning import (
     NEWCOMER,

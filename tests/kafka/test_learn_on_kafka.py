@@ -29,7 +29,8 @@ from learner.artifact import Store, Version
 from learner.config import LearnerConfig, StoreConfig
 from learner.errors import ModelMissing
 from learner.tracking.config import TrackingConfig
-from learner.trainer import StepReport, Trainer
+from learner.trainer import Trainer
+from learner.training_step import StepReport
 from tests.consumers.oracle import oracle
 from tests.consumers.shop import SECOND, START_US, TOPICS, WINDOWS, writes
 from tests.fakes.log import Log

@@ -79,7 +79,7 @@ def test_a_perfect_model_is_judged_as_by_final_labels_however_late_they_come(del
     samples, logit, bought = purchases(delay)
     # Four items are a quarter of the showings each, which no shop's are.
     own: Trainer = trainer(WeigherConfig(caps=CapsConfig(item=1.0)), tuning="frozen")
-    own.served = perfect = Perfect(
+    own.components.served = perfect = Perfect(
         own.weigher.invert, own.served.parts, own.weigher.config.initial()
     )
     for start in range(0, len(samples), 200):

@@ -155,16 +155,16 @@ def test_a_learner_counts_its_clicks_and_no_other_loss_keeps_any() -> None:
     expected = ItemFrequency()
     clicks = [s for batch in batches(2) for s in batch if s.task == CLICK and s.label]
     expected.learn([s.item_id for s in clicks])
-    assert own._gradient.frequency is not None
-    assert own._gradient.frequency.snapshot() == expected.snapshot()
+    assert own.components.gradient.frequency is not None
+    assert own.components.gradient.frequency.snapshot() == expected.snapshot()
     again = trainer(loss="in_batch_softmax")
     again.restore(reader(own.files()))
     assert again.files() == own.files()
-    assert again._gradient.frequency is not None
-    assert again._gradient.frequency.snapshot() == expected.snapshot()
-    assert plain_one._gradient.frequency is None
+    assert again.components.gradient.frequency is not None
+    assert again.components.gradient.frequency.snapshot() == expected.snapshot()
+    assert plain_one.components.gradient.frequency is None
     again.restore(reader(plain_one.files()))  # its clicks were not counted
-    assert again._gradient.frequency.snapshot() == ItemFrequency().snapshot()
+    assert again.components.gradient.frequency.snapshot() == ItemFrequency().snapshot()
 
 
 def test_a_step_of_one_list_has_no_negatives_and_a_micro_batch_has_its_own() -> None:

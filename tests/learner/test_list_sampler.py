@@ -118,7 +118,7 @@ def test_a_share_of_1_takes_everything_as_it_is() -> None:
 def test_only_what_is_drawn_is_encoded_with_a_gradient() -> None:
     counted: list[int] = []
     own = trainer(loss="listwise", compute_share=0.3)
-    own._gradient._scoring = counted.append
+    own.components.gradient._scoring = counted.append
     for samples in batches(60):
         own.step(samples)
     total = sum(len(samples) for samples in batches(60))
@@ -160,7 +160,7 @@ def test_a_restored_learner_draws_and_learns_on_the_same() -> None:
 def test_a_step_of_nothing_drawn_is_the_same_after_a_restore() -> None:
     """Momentum moves the parameters in it, whether they have had a gradient since or not."""
     own, again = learned_and_restored(0.2)
-    uniform = own._sampler._uniform
+    uniform = own.components.sampler._uniform
     numbers = [n for n in range(500, 900) if uniform(f"{CLICK}/list-{n}") > 0.99]
     unlikely = [[s for s in lists(1, start=n) if s.task == CLICK] for n in numbers]
     for samples in [*unlikely[:2], *batches(6, seed=70)]:
@@ -173,4 +173,4 @@ def test_a_step_of_nothing_drawn_is_the_same_after_a_restore() -> None:
 
 def test_every_task_has_a_loss_that_the_sampler_knows() -> None:
     own = trainer(loss="listwise")
-    assert own._sampler._whole_lists.keys() == TASKS.keys()
+    assert own.components.sampler._whole_lists.keys() == TASKS.keys()

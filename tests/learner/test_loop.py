@@ -22,7 +22,8 @@ from learner.store.checkpoint import Checkpointer
 from learner.store.journal.writer import Journal
 from learner.store.writer import BackgroundWriter, Saved
 from learner.telemetry import Telemetry
-from learner.trainer import StepReport, Trainer
+from learner.trainer import Trainer
+from learner.training_step import StepReport
 from tests.fakes.clock import ManualClock
 from tests.fakes.disk import Call, Fail, Fault, FaultyDisk, Meanwhile, Plan, no_fault
 from tests.learner.saving import cut, owner

@@ -198,9 +198,11 @@ def test_the_encoder_moves_along_the_mean_of_both_and_the_levels_along_the_strea
     assert 0 < len(again) == len(rehearsed.samples)
 
     def run(weighted: WeightedBatch, factor: Any, **more: Any) -> dict[str, torch.Tensor]:
-        if own._gradient.frequency is not None:  # it learns in each run
-            own._gradient.frequency.restore(b"")
-        own._gradient.run(weighted, range(len(weighted.samples)), step=7, factor=factor, **more)
+        if own.components.gradient.frequency is not None:  # it learns in each run
+            own.components.gradient.frequency.restore(b"")
+        own.components.gradient.run(
+            weighted, range(len(weighted.samples)), step=7, factor=factor, **more
+        )
         return gradients(own)
 
     both = run(now, factor, rehearsed=rehearsed)
@@ -261,7 +263,7 @@ def test_what_was_refused_or_left_out_is_not_kept_and_a_repeat_rehearses_nothing
     own.skip(steps[2])
     assert kept(own.rehearsal) == names
     asked: list[int] = []
-    own._gradient._scoring = asked.append
+    own.components.gradient._scoring = asked.append
     assert own.repeat(report.weighted) is not None
     assert sum(asked) == len(report.weighted.samples)
 
@@ -269,7 +271,7 @@ def test_what_was_refused_or_left_out_is_not_kept_and_a_repeat_rehearses_nothing
 def test_with_a_share_of_the_compute_all_lists_can_be_kept() -> None:
     own = trainer(loss="listwise", compute_share=0.3, rehearsal=ON)
     asked: list[int] = []
-    own._gradient._scoring = asked.append
+    own.components.gradient._scoring = asked.append
     reports = [own.step(samples) for samples in batches(30)]
     assert own.rehearsal is not None
     clicked = {s.list_id for samples in batches(30) for s in samples}

@@ -20,8 +20,9 @@ from learner.errors import Diverged
 from learner.loop import train
 from learner.store.blobs import Disk
 from learner.store.journal.tail import read_tail
-from learner.trainer import StepReport, Trainer
+from learner.trainer import Trainer
 from learner.training.prepared import Prepared
+from learner.training_step import StepReport
 from tests.learner.test_loop import Learner, Samples, steps
 from tests.learner.training import config, lists, trainer
 from weighting.competition import CompetitionConfig

@@ -131,18 +131,18 @@ def test_the_scheduled_rate_is_what_a_step_moves_by() -> None:
 def test_the_schedule_goes_on_behind_a_checkpoint_and_starts_where_it_is_new() -> None:
     own = trainer(warm_up_samples=1000)
     own.step(lists(4))
-    state = own._optimizer.state()
+    state = own.components.optimizer.state()
     assert int(state["schedule|num_samples"]) == len(lists(4))
-    assert "schedule|num_samples" not in trainer()._optimizer.state()
+    assert "schedule|num_samples" not in trainer().components.optimizer.state()
     plain = trainer()
     plain.step(lists(4))
-    for given_state, expected in ((state, len(lists(4))), (plain._optimizer.state(), 0)):
+    for given_state, expected in ((state, len(lists(4))), (plain.components.optimizer.state(), 0)):
         again = trainer(warm_up_samples=1000)
         other = Optimizer(again.config, again.ranker, again.process_group)
         other.restore(given_state)
         assert int(other.state()["schedule|num_samples"]) == expected
-    plain._optimizer.restore(state)  # a schedule given up leaves nothing behind
-    assert "schedule|num_samples" not in plain._optimizer.state()
+    plain.components.optimizer.restore(state)  # a schedule given up leaves nothing behind
+    assert "schedule|num_samples" not in plain.components.optimizer.state()
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [("sgd", "adamw"), ("adamw", "sgd")])
@@ -151,7 +151,7 @@ def test_the_state_of_another_optimiser_is_refused_by_name(ours: str, theirs: st
     written.step(lists(4))
     message = f"learner.optimizer: got {ours}, but the checkpoint holds the state of {theirs}"
     with pytest.raises(OptimizerChanged, match=message):
-        trainer(optimizer=ours)._optimizer.restore(written._optimizer.state())
+        trainer(optimizer=ours).components.optimizer.restore(written.components.optimizer.state())
 
 
 def test_a_gradient_of_a_refused_step_is_gone_as_after_a_resume() -> None:

@@ -22,8 +22,9 @@ from learner.tracking.recorder import Recorder
 from learner.tracking.start import start_recorder
 from learner.tracking.table import table
 from learner.tracking.tensorboard import TensorBoardTracker
-from learner.trainer import StepReport, Trainer
+from learner.trainer import Trainer
 from learner.training.explained import ExplainedItem, ExplainedList
+from learner.training_step import StepReport
 from tests.fakes.clock import ManualClock
 from tests.learner.tracked import Broken, Stuck, counted, events, offline_runs, record, scalars
 from tests.learner.training import batches, lists, published, reader, trainer

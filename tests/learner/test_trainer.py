@@ -20,9 +20,10 @@ from learner.errors import Diverged, OutOfMemory
 from learner.losses.registry import LOSSES
 from learner.losses.task_weights import TaskWeights
 from learner.residual import ResidualConfig
-from learner.trainer import StepReport, Trainer
+from learner.trainer import Trainer
 from learner.training.divergence import LossWatch
 from learner.training.rehearsal import RehearsalConfig
+from learner.training_step import StepReport
 from tests.learner import training
 from tests.learner.training import batches, config, flipped, lists, reader, trainer, weights_of
 from weighting.clip import ClipConfig
