@@ -101,9 +101,10 @@ def read_encoder(store: Store, version: Version) -> VersionEncoder:
             f"{version.name}: its encoder reads query and item together ({settings.interaction}); "
             "expected a bi_encoder: only that has vectors of single texts to export"
         )
-    tensors = layout.read_model(read)
-    check_tensors(f"{version.name}/{layout.MODEL}", tensors)
-    model = load_saved(version.path, tensors, tuning=settings.tuning)
+    model_files = layout.read_model_files(read)
+    for file, tensors in model_files.items():
+        check_tensors(f"{version.name}/{file}", tensors)
+    model = load_saved(version.path, layout.merged(model_files), tuning=settings.tuning)
     if adapters.has_adapter(model):
         model = load_saved(version.path, adapters.merged(model), tuning="full")
     names = ("config.json", "tokenizer.json", "tokenizer_config.json")

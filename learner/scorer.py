@@ -88,8 +88,10 @@ def load_scorer(
         return (path / name).read_bytes()
 
     state = layout.read_scoring(read)
-    settings, tensors = state.settings, layout.read_model(read, moving_only=fixed is not None)
-    _check_finite(version, state, tensors)
+    settings = state.settings
+    model_files = layout.read_model_files(read, moving_only=fixed is not None)
+    _check_finite(version, state, model_files)
+    tensors = layout.merged(model_files)
     encoder = Encoder(
         _loaded(path, settings, tensors).to(device)
         if fixed is None
@@ -163,9 +165,12 @@ def _fixed_parts(ranker: Ranker) -> FixedParts:
 
 
 def _check_finite(
-    version: str, state: layout.ScoringState, tensors: Mapping[str, torch.Tensor]
+    version: str,
+    state: layout.ScoringState,
+    model_files: Mapping[str, Mapping[str, torch.Tensor]],
 ) -> None:
-    check_tensors(f"{version}/{layout.MODEL}", tensors)
+    for file, tensors in model_files.items():
+        check_tensors(f"{version}/{file}", tensors)
     check_tensors(f"{version}/{layout.HEADS}", state.heads)
     check_tensors(f"{version}/{layout.RESIDUALS}", {"vectors": state.residuals})
     check_numbers(f"{version}/{layout.ESTIMATORS}", state.estimators)

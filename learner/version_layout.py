@@ -291,15 +291,25 @@ def base_file(files: Container[str]) -> str | None:
     return MODEL if ADAPTER in files else None
 
 
-def read_model(read: Read, *, moving_only: bool = False) -> dict[str, torch.Tensor]:
-    """Decode the encoder's parameters, on the host; with or without those that never move."""
+def read_model_files(
+    read: Read, *, moving_only: bool = False
+) -> dict[str, dict[str, torch.Tensor]]:
+    """Decode the encoder's parameters by file, on the host; those that never move, or without."""
     settings = msgspec.json.decode(read(HEADS_SETTINGS), type=ScoringSettings)
-    tensors: dict[str, torch.Tensor] = {}
-    for name in settings.model_files:
-        if moving_only and name == base_file(settings.model_files):
-            continue
-        tensors |= blobs.tensors_from_bytes(read(name))
-    return tensors
+    base = base_file(settings.model_files) if moving_only else None
+    return {
+        name: blobs.tensors_from_bytes(read(name)) for name in settings.model_files if name != base
+    }
+
+
+def read_model(read: Read) -> dict[str, torch.Tensor]:
+    """Decode the encoder's parameters, on the host."""
+    return merged(read_model_files(read))
+
+
+def merged(files: Mapping[str, Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Return the tensors of all files together."""
+    return {name: tensor for own in files.values() for name, tensor in own.items()}
 
 
 def read_start(read: Read) -> dict[str, torch.Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from scipy.special import expit
 from learner import version_layout as layout
 from learner.artifact import Corrupt, Document, Scores, ScoringInput, Store, Warmable
 from learner.encoder.encoder import Encoder
+from learner.export import read_encoder
 from learner.scorer import ModelScorer
 from learner.store import blobs
 from learner.store.blobs import Disk
@@ -207,6 +209,34 @@ def test_a_changed_byte_is_refused_before_anything_is_loaded(tmp_path: Path) -> 
     damaged.write_bytes(damaged.read_bytes()[:-1] + b" ")
     with pytest.raises(Corrupt, match=r"heads\.json: expected"):
         Store(tmp_path).load(version)
+
+
+@pytest.mark.parametrize(
+    ("tuning", "file"),
+    [
+        ("full", layout.MODEL),
+        ("top:1", layout.FROZEN),
+        ("top:1", layout.MOVING),
+        ("lora:2", layout.MODEL),
+        ("lora:2", layout.ADAPTER),
+    ],
+)
+def test_a_number_that_is_not_finite_is_refused_with_the_file_that_holds_it(
+    tmp_path: Path, tuning: str, file: str
+) -> None:
+    own = learned(1, tuning=tuning)
+    files = own.files()
+    tensors = blobs.tensors_from_bytes(files[file])
+    name = min(tensors)
+    tensors[name].view(-1)[0] = torch.nan
+    files[file] = blobs.tensors_to_bytes(tensors)
+    version = owner(tmp_path).save(files, cut(1))
+    store = Store(tmp_path)
+    named = rf"{version.name}/{re.escape(file)}: expected finite .* in {re.escape(name)}\."
+    with pytest.raises(Corrupt, match=named):
+        store.load(version)
+    with pytest.raises(Corrupt, match=named):
+        read_encoder(store, version)
 
 
 def test_the_door_to_the_store_opens_without_torch() -> None:
