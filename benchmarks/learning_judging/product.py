@@ -18,88 +18,38 @@ from typing import Any
 
 import numpy as np
 import torch
-from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from benchmarks.learning_data.dataset import Item, ShownList
 from benchmarks.learning_judging.zero_shot import Embedder
-from consumers.joining.entries import OpenClick, OpenExposure, Positive
-from consumers.joining.labels import Labels
+from deploy.fitting import samples
+from deploy.fitting.examples import Examples
 from deploy.settings.tree import Settings
 from learner.request import Document, Scorer, ScoringInput
 from learner.scorer import load_scorer
 from learner.trainer import Trainer
-from weighting.provenance import Position
-from weighting.sample import CopyKind, Sample
-from weighting.tasks import CLICK, PURCHASE
+from weighting.sample import Sample
 from weighting.weigher import Weigher
 
 _SECOND_US = 1_000_000
-_LABELS = Labels({CLICK: _SECOND_US, PURCHASE: _SECOND_US}, _SECOND_US)
 
 
-def samples_of(shown: ShownList, number: int, items: Mapping[str, Item]) -> Iterator[Sample]:
-    """Yield the samples of a list as the join makes them."""
-    now_us = number * _SECOND_US
-    described = tuple((items[item].text, dict(items[item].attributes)) for item in shown.items)
-    clicks = {
-        index: Positive(
-            time_us=now_us, position=Position("clicks", 0, (number << 20) + index), inferred=False
-        )
-        for index, clicked in enumerate(shown.clicked)
-        if clicked
-    }
-    exposure = OpenExposure(
-        position=Position("exposures", 0, number),
-        opened_us=now_us,
-        timer_us=now_us + _SECOND_US,
-        observed=False,
-        query_id=shown.id,
-        client_id="",
+def samples_of(shown: ShownList, number: int, items: Mapping[str, Item]) -> list[Sample]:
+    """Return the samples of a list as the join makes them, number `number` of the stream."""
+    own = Examples(
+        id=shown.id,
         query=shown.query,
-        hits=shown.items,
-        list_size=len(shown.items),
-        described=described,
-        time_us=now_us,
-        clicked=clicks,
+        time_us=number * _SECOND_US,
+        rows=[(number << 20) + index for index in range(len(shown.items))],
+        items=list(shown.items),
+        texts=[items[item].text for item in shown.items],
+        attributes=[dict(items[item].attributes) for item in shown.items],
+        positions=list(shown.positions),
+        labels=[int(clicked) for clicked in shown.clicked],
+        weights=[1.0] * len(shown.items),
+        bought=list(shown.purchased),
     )
-    first = _LABELS.first_copies(exposure, now_us + _SECOND_US)
-    for sample, position in zip(first, shown.positions, strict=True):
-        yield replace(sample, position=position)
-    for index, click in clicks.items():
-        bought = shown.purchased[index]
-        if bought is not None:
-            opened = _open_click(exposure, index, click, bought=bought)
-            sample = _LABELS.purchase(opened, CopyKind.FIRST, now_us + _SECOND_US)
-            yield replace(sample, position=shown.positions[index])
-
-
-def _open_click(exposure: OpenExposure, index: int, click: Positive, *, bought: bool) -> OpenClick:
-    text, attributes = exposure.described[index]
-    purchase = Position("purchases", 0, click.position.offset)
-    return OpenClick(
-        position=click.position,
-        opened_us=exposure.time_us,
-        turn=index,
-        timer_us=exposure.timer_us,
-        observed=False,
-        expired=False,
-        list_id=exposure.query_id,
-        list_size=exposure.list_size,
-        client_id="",
-        query=exposure.query,
-        object_id=exposure.hits[index],
-        text=text,
-        attributes=attributes,
-        ordinal=index + 1,
-        time_us=click.time_us,
-        inferred=False,
-        sources=(exposure.position, click.position),
-        newest_us=click.time_us,
-        purchase=Positive(time_us=click.time_us, position=purchase, inferred=False)
-        if bought
-        else None,
-    )
+    return samples.samples_of(own, "lists")[0]
 
 
 @dataclass(slots=True)

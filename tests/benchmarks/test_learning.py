@@ -162,7 +162,7 @@ def test_the_stack_learns_what_is_clicked_and_no_click_explains_itself(tmp_path:
 
 def test_samples_are_those_of_the_join() -> None:
     shown = _list(False, True, False, query="red lamp", positions=(1, 2, 5))
-    samples = list(product.samples_of(shown, 3, ITEMS))
+    samples = product.samples_of(shown, 3, ITEMS)
     assert [(s.task, s.label, s.item_id, s.position) for s in samples] == [
         (CLICK, 0, "a", 1),
         (CLICK, 1, "b", 2),
@@ -187,7 +187,7 @@ def test_a_purchase_that_is_not_known_is_no_sample() -> None:
         clicked=(True, True),
         purchased=(None, False),
     )
-    samples = list(product.samples_of(shown, 1, ITEMS))
+    samples = product.samples_of(shown, 1, ITEMS)
     assert [(s.task, s.label, s.position) for s in samples] == [
         (CLICK, 1, None),
         (CLICK, 1, None),
