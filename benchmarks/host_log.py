@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from random import Random
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 
@@ -62,23 +63,12 @@ def shop(
             if random.random() > 0.3 / position:
                 continue
             clicked = at + random.randrange(1, 25) * _SECOND_US
-            click = encode_click(
-                query_id=query_id,
-                client_id=client,
-                object_id=hit,
-                time_us=clicked,
-                event_id=f"k{number}-{position}",
-            )
+            of: dict[str, Any] = {"query_id": query_id, "client_id": client, "object_id": hit}
+            click = encode_click(**of, time_us=clicked, event_id=f"k{number}-{position}")
             written[_TOPICS.clicks].append((clicked, click))
             if random.random() < 1 / 7:
                 bought = clicked + random.randrange(1, 60) * _SECOND_US
-                purchase = encode_purchase(
-                    query_id=query_id,
-                    client_id=client,
-                    object_id=hit,
-                    time_us=bought,
-                    event_id=f"p{number}-{position}",
-                )
+                purchase = encode_purchase(**of, time_us=bought, event_id=f"p{number}-{position}")
                 written[_TOPICS.purchases].append((bought, purchase))
     return {topic: [value for _, value in sorted(found)] for topic, found in written.items()}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -118,6 +119,14 @@ def read_mapping(path: Path, columns: tuple[str, ...] | None = None) -> Mapping:
     Raises:
         TableRefused: names the key, what was found and what is expected.
     """
+    mapping = _parsed(path)
+    for problem in _problems(mapping, columns):
+        raise TableRefused(f"{path}: {problem}")
+    return mapping
+
+
+def _parsed(path: Path) -> Mapping:
+    """Return a mapping whose keys and types are right."""
     try:
         raw, problems = yaml.parse(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -127,35 +136,33 @@ def read_mapping(path: Path, columns: tuple[str, ...] | None = None) -> Mapping:
     if problems:
         raise TableRefused(f"{path}: {problems[0]}")
     try:
-        mapping = msgspec.convert(raw, Mapping)
+        return msgspec.convert(raw, Mapping)
     except msgspec.ValidationError as error:
         known = ", ".join(Mapping.__struct_fields__)
         raise TableRefused(
             f"{path}: {error}. Keys are {known}; of columns {', '.join(Columns.__struct_fields__)}"
         ) from error
+
+
+def _problems(mapping: Mapping, columns: tuple[str, ...] | None) -> Iterator[str]:
+    """Yield what the values of a mapping have wrong, beside each other and the history."""
     named = mapping.columns.named()
     missing = [name for name in _REQUIRED[mapping.rows] if name not in named]
     if missing:
-        raise TableRefused(
-            f"{path}: columns: found none for {', '.join(missing)}, expected the names of these "
+        yield (
+            f"columns: found none for {', '.join(missing)}, expected the names of these "
             f"columns where rows is {mapping.rows}"
         )
     words = [word for own in mapping.events.values() for word in own]
     for word in words:
         if words.count(word) > 1:
-            raise TableRefused(
-                f"{path}: events: {word!r} is there {words.count(word)} times, expected once"
-            )
+            yield f"events: {word!r} is there {words.count(word)} times, expected once"
     try:
         _ = mapping.zone
-    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-        raise TableRefused(
-            f"{path}: time.zone: found {mapping.time.zone!r}, expected a name such as Europe/Berlin"
-        ) from error
-    for column in (*named.values(), *mapping.attributes) if columns is not None else ():
-        if column not in (columns or ()):
-            raise TableRefused(
-                f"{path}: column {column!r} is not in the history, which has "
-                f"{', '.join(columns or ())}"
-            )
-    return mapping
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        yield f"time.zone: found {mapping.time.zone!r}, expected a name such as Europe/Berlin"
+    if columns is None:
+        return
+    for column in (*named.values(), *mapping.attributes):
+        if column not in columns:
+            yield f"column {column!r} is not in the history, which has {', '.join(columns)}"
