@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from deploy.cli.options import JSON, SETTINGS, Options, Yes, takes
+from deploy.cli.table_options import Delimiter, ExampleColumns, SkipInvalid, Timezone
 
 app = typer.Typer(no_args_is_help=True, help="Show, compare and promote versions.")
 
@@ -174,19 +175,10 @@ def compress(
     lr: Annotated[float, typer.Option(help="Highest learning rate of distillation.")] = 5e-4,
     test: Annotated[float, typer.Option(help="Share of queries that the figures are of.")] = 0.2,
     seed: Annotated[int, typer.Option(min=0, help="Seed of parts, order and draws.")] = 0,
-    column: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=COLUMN", help="Take a column for query, text, ...; repeatable."),
-    ] = None,
-    delimiter: Annotated[
-        str | None, typer.Option(metavar="CHAR", help="Of CSV; by default found in the header.")
-    ] = None,
-    timezone: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Zone of times without an offset.")
-    ] = None,
-    skip_invalid: Annotated[
-        bool, typer.Option("--skip-invalid", help="Leave out and count rows with wrong values.")
-    ] = False,
+    column: ExampleColumns = None,
+    delimiter: Delimiter = None,
+    timezone: Timezone = None,
+    skip_invalid: SkipInvalid = False,
     *,
     options: Options,
 ) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from deploy.cli.options import JSON, KAFKA, Options, takes
+from deploy.cli.table_options import SkipInvalid
 from deploy.errors import UsageError
 
 app = typer.Typer(no_args_is_help=True, help="Read, check and write events.")
@@ -73,9 +74,7 @@ def import_(
     send: Annotated[
         bool, typer.Option("--send", help="Send to the topics, which must be empty.")
     ] = False,
-    skip_invalid: Annotated[
-        bool, typer.Option("--skip-invalid", help="Leave out and count rows with wrong values.")
-    ] = False,
+    skip_invalid: SkipInvalid = False,
     *,
     options: Options,
 ) -> None:

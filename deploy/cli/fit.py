@@ -8,6 +8,15 @@ from typing import Annotated
 import typer
 
 from deploy.cli.options import JSON, SETTINGS, Options, takes
+from deploy.cli.table_options import (
+    Delimiter,
+    DevShare,
+    ExampleColumns,
+    SkipInvalid,
+    TestShare,
+    TimeFormat,
+    Timezone,
+)
 
 
 @takes(*SETTINGS, *JSON)
@@ -22,31 +31,21 @@ def fit(
         str,
         typer.Option(metavar="query|time", help="Hold back whole queries, or the newest lists."),
     ] = "query",
-    dev: Annotated[float, typer.Option(help="Share that decides when to stop; 0: none.")] = 0.1,
-    test: Annotated[float, typer.Option(help="Share that is judged at the end; 0: none.")] = 0.1,
+    dev: DevShare = 0.1,
+    test: TestShare = 0.1,
     patience: Annotated[
         int, typer.Option(min=1, help="Epochs without a better NDCG@10 on dev before it ends.")
     ] = 1,
     seed: Annotated[
         int, typer.Option(min=0, help="Seed of parts, order and draws; the model's is a setting.")
     ] = 0,
-    column: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=COLUMN", help="Take a column for query, text, ...; repeatable."),
-    ] = None,
+    column: ExampleColumns = None,
     attributes: Annotated[
         str | None, typer.Option(metavar="COLUMN,...", help="Columns that are attributes.")
     ] = None,
-    delimiter: Annotated[
-        str | None, typer.Option(metavar="CHAR", help="Of CSV; by default found in the header.")
-    ] = None,
-    timezone: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Zone of times without an offset.")
-    ] = None,
-    time_format: Annotated[
-        str | None,
-        typer.Option(metavar="FORMAT", help="Of times that are texts: %d.%m.%Y %H:%M:%S."),
-    ] = None,
+    delimiter: Delimiter = None,
+    timezone: Timezone = None,
+    time_format: TimeFormat = None,
     first_position: Annotated[int, typer.Option(help="Number of the first place in a list.")] = 1,
     before: Annotated[
         str | None, typer.Option(metavar="TIME", help="Leave out rows of this time or later.")
@@ -55,9 +54,7 @@ def fit(
         str | None,
         typer.Option(metavar="TIME", help="End of a file without times; its own date by default."),
     ] = None,
-    skip_invalid: Annotated[
-        bool, typer.Option("--skip-invalid", help="Leave out and count rows with wrong values.")
-    ] = False,
+    skip_invalid: SkipInvalid = False,
     *,
     options: Options,
 ) -> None:

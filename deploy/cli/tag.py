@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from deploy.cli.options import JSON, SETTINGS, Options, takes
+from deploy.cli.table_options import DevShare, SkipInvalid, TestShare, TimeFormat, Timezone
 
 
 @takes(*SETTINGS, *JSON)
@@ -21,8 +22,8 @@ def tag(
         str,
         typer.Option(metavar="text|time", help="Hold back whole texts, or the newest ones."),
     ] = "text",
-    dev: Annotated[float, typer.Option(help="Share that decides when to stop; 0: none.")] = 0.1,
-    test: Annotated[float, typer.Option(help="Share that is judged at the end; 0: none.")] = 0.1,
+    dev: DevShare = 0.1,
+    test: TestShare = 0.1,
     patience: Annotated[
         int, typer.Option(min=1, help="Epochs without a better F1 on dev before it ends.")
     ] = 2,
@@ -40,16 +41,9 @@ def tag(
             help="Take a column for tokens, tags, weight or time; repeatable.",
         ),
     ] = None,
-    timezone: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Zone of times without an offset.")
-    ] = None,
-    time_format: Annotated[
-        str | None,
-        typer.Option(metavar="FORMAT", help="Of times that are texts: %d.%m.%Y %H:%M:%S."),
-    ] = None,
-    skip_invalid: Annotated[
-        bool, typer.Option("--skip-invalid", help="Leave out and count rows with wrong values.")
-    ] = False,
+    timezone: Timezone = None,
+    time_format: TimeFormat = None,
+    skip_invalid: SkipInvalid = False,
     *,
     options: Options,
 ) -> None:
