@@ -125,7 +125,10 @@ def load_scorer(
     parts = make_parts(width=encoder.width, logit_scale=settings.logit_scale)
     served = ServedScore(weigher.invert, parts, initial)
     served.restore(state.stackers, state.parts)
-    return ModelScorer(version, ranker, weigher, served, fixed=fixed or _fixed_parts(ranker))
+    fixed = fixed or _fixed_parts(ranker)  # of the weights as they were learned
+    encoder.settle()
+    ranker.starting.settle()
+    return ModelScorer(version, ranker, weigher, served, fixed=fixed)
 
 
 def _loaded(

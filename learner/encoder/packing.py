@@ -30,9 +30,13 @@ from learner.encoder.varlen import Bounds
 
 ATTENTION = "steelyard_packed"
 """Name of the attention, as transformers knows it."""
-MAX_TOKENS = 4_096
-"""Tokens of a pass, unless one text has more."""
+MAX_TOKENS = 2_048
+"""Tokens of a pass, unless one text has more: what a layer makes of them stays in caches."""
 _LEAST_TOKENS = 8
+_LONGEST_BY_PRODUCTS = 128
+"""Tokens of a text: products keep T^2 numbers per head for the backward pass."""
+_SCORES_AT_ONCE = 1 << 17
+"""More would be fresh memory from the system each time."""
 _VECTOR = 32
 """Numbers that a kernel takes at once, at most; what is left it rounds in another way."""
 _WIDTHS = ("intermediate_size", "hidden_dim", "n_inner")
@@ -88,18 +92,27 @@ class Layout:
         """Return (T, H, d) of query (H, T, d); key and value may have fewer heads."""
         sizes = [run.number * run.length for run in self.runs]
         parts = [torch.split(states, sizes, dim=1) for states in (query, key, value)]
+        by_products = (
+            query.dtype == torch.bfloat16
+            and query.device.type == "cpu"
+            and key.shape == query.shape
+            and not (causal or dropout)
+        )
         outputs = []
         for run, *own_parts in zip(self.runs, *parts, strict=True):
             q, k, v = (_texts(states, run) for states in own_parts)
-            own = scaled_dot_product_attention(
-                q,
-                k,
-                v,
-                dropout_p=dropout,
-                is_causal=causal,
-                scale=scale,
-                enable_gqa=key.shape[0] != query.shape[0],
-            )
+            if by_products and run.length <= _LONGEST_BY_PRODUCTS:
+                own = _by_products(q, k, v, scale)
+            else:
+                own = scaled_dot_product_attention(
+                    q,
+                    k,
+                    v,
+                    dropout_p=dropout,
+                    is_causal=causal,
+                    scale=scale,
+                    enable_gqa=key.shape[0] != query.shape[0],
+                )
             outputs.append(own.transpose(1, 2).flatten(0, 1))
         return torch.cat(outputs)
 
@@ -216,6 +229,21 @@ def _texts(states: Tensor, run: Run) -> Tensor:
     """Return the states (H, T, d) of a run as (n, H, t, d)."""
     heads, _, width = states.shape
     return states.reshape(heads, run.number, run.length, width).transpose(0, 1)
+
+
+def _by_products(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
+    """Return the attention of texts (n, H, t, d) by two products and a softmax in float32.
+
+    Torch's kernel of bfloat16 on a CPU takes twice as long, and its backward pass four times.
+    """
+    _, heads, length, width = query.shape
+    few = max(1, _SCORES_AT_ONCE // (heads * length**2))
+    outputs = []
+    parts = (torch.split(states, few) for states in (query, key, value))
+    for q, k, v in zip(*parts, strict=True):
+        scores = (q @ k.transpose(-1, -2)).float().mul(width**-0.5 if scale is None else scale)
+        outputs.append(scores.softmax(-1).to(v.dtype) @ v)
+    return torch.cat(outputs)
 
 
 def _by_length(hidden: Tensor, lengths: Sequence[int]) -> list[Block]:

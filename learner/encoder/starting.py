@@ -64,6 +64,10 @@ class StartingEncoder:
         self._copy.model.load_state_dict(dict(tensors), strict=False)
         self._kept = PrefixCache(max_bytes=_KEPT_BYTES)
 
+    def settle(self) -> None:
+        """See `Encoder.settle`; asked for the digest before."""
+        self._copy.settle()
+
     def vectors(self, texts: Sequence[Ids]) -> NDArray[np.float32]:
         """Return unit vectors (N, D) of N texts' ids, on the host."""
         if not texts:

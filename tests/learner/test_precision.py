@@ -14,10 +14,17 @@ from learner import arithmetic
 from learner.artifact import Document, ScoringInput, Store
 from learner.encoder.encoder import Encoder
 from learner.encoder.load import load_pretrained
+from learner.encoder.packing import Layout, Run
 from learner.encoder.prefix_cache import PrefixCache
+from learner.errors import ModelUnsupported
 from learner.scorer import ModelScorer
+from tests.learner.families import WITH_SDPA, WITHOUT_SDPA, saved
+from tests.learner.test_packing import model_of
 from tests.learner.training import batches, published, trainer, weights_of
 
+LENGTHS = (1, 2, 7, 8, 9, 30, 33, 64, 64, 64, 100, 100, 128, 130, 130)
+"""With runs of equal ones, and longer ones than attention by products takes."""
+NOT_LOWERED = {"deberta"}
 TUNINGS = ("full", "top:1", "frozen", "lora:2")
 
 
@@ -28,7 +35,7 @@ def encoder(tuning: str, precision: str) -> Encoder:
 
 def texts() -> list[np.ndarray[tuple[int], np.dtype[np.int64]]]:
     draw = np.random.default_rng(0)
-    return [draw.integers(200, 20_000, length) for length in (1, 2, 7, 8, 9, 30, 33, 64, 64)]
+    return [draw.integers(200, 20_000, length) for length in LENGTHS]
 
 
 @pytest.mark.parametrize("tuning", TUNINGS)
@@ -55,6 +62,51 @@ def test_a_vector_has_the_same_bits_whatever_is_beside_it(tuning: str) -> None:
             assert torch.equal(own([given_texts[i] for i in places]), together[places])
 
         check()
+
+
+@pytest.mark.parametrize("name", [*WITH_SDPA, *sorted(WITHOUT_SDPA.keys() - NOT_LOWERED)])
+def test_weights_kept_in_the_precision_of_the_products_give_the_same_bits(name: str) -> None:
+    arithmetic.use(1)
+    config = {**WITH_SDPA, **WITHOUT_SDPA}[name]
+    own = Encoder(model_of(config), tuning="full", precision="bfloat16")
+    draw = np.random.default_rng(0)
+    given_texts = [draw.integers(5, 40, length) for length in (1, 2, 7, 7, 30)]
+    with torch.no_grad():
+        before = own(given_texts)
+        own.settle()
+        assert torch.equal(own(given_texts), before)
+    products = [m.weight for m in own.model.modules() if isinstance(m, torch.nn.Linear)]
+    assert products
+    assert {weight.dtype for weight in products} == {torch.bfloat16}
+
+
+def test_weights_of_float32_stay_as_they_are() -> None:
+    own = encoder("full", "float32")
+    own.settle()
+    assert {p.dtype for p in own.parameters()} == {torch.float32}
+
+
+@settings(max_examples=30, deadline=None)
+@given(number=st.integers(1, 7), length=st.integers(1, 140), heads=st.integers(1, 4))
+def test_attention_by_products_is_attention(number: int, length: int, heads: int) -> None:
+    arithmetic.use(1)
+    draw = torch.Generator().manual_seed(length)
+    shape = (3, heads, number * length, 16)
+    given_states = torch.randn(shape, generator=draw).bfloat16().requires_grad_()
+    layout = Layout((Run(number, length),))
+
+    def attention(states: torch.Tensor) -> torch.Tensor:
+        query, key, value = states
+        return layout.attend(query, key, value, causal=False, scale=0.3, dropout=0.0)
+
+    exact = given_states.detach().double().requires_grad_()
+    found, expected = attention(given_states), attention(exact)
+    torch.testing.assert_close(found.double(), expected, rtol=0.05, atol=0.03)
+    found.square().sum().backward()  # type: ignore[no-untyped-call]
+    expected.square().sum().backward()  # type: ignore[no-untyped-call]
+    assert given_states.grad is not None
+    assert exact.grad is not None
+    torch.testing.assert_close(given_states.grad.double(), exact.grad, rtol=0.1, atol=0.15)
 
 
 @pytest.mark.parametrize("tuning", ["full", "top:1", "lora:2"])
@@ -87,6 +139,7 @@ def test_a_version_is_served_in_the_precision_that_it_was_learned_in(tmp_path: P
     ids = [own.ranker.texts.ids(text) for text in ("red shoes", "a waterproof jacket")]
     with torch.no_grad():
         assert torch.equal(ranker.encoder(ids), own.ranker.encoder(ids))
+    assert ranker.encoder.model.encoder.layer[0].output.dense.weight.dtype == torch.bfloat16
     asked = ScoringInput(query="shoes", documents=(Document(text="red shoes"),))
     assert np.isfinite(scorer.score([asked])[0].score).all()
 
@@ -102,6 +155,13 @@ def test_the_fingerprint_names_the_kernels_of_bfloat16_where_they_are_used() -> 
     extra = lowered.pop("arithmetic_bfloat16")
     assert lowered == plain
     assert extra != plain["arithmetic"]
+
+
+@pytest.mark.parametrize("name", sorted(NOT_LOWERED))
+def test_a_model_that_does_not_run_in_it_is_refused_by_name(name: str, tmp_path: Path) -> None:
+    folder = saved(tmp_path, WITHOUT_SDPA[name])
+    with pytest.raises(ModelUnsupported, match=r"learner\.precision: DebertaModel does not run"):
+        trainer(model=str(folder), tuning="full", precision="bfloat16")
 
 
 def test_another_precision_is_refused() -> None:
