@@ -273,7 +273,7 @@ class ModelScorer:
                 item_vectors=item_vectors,
                 given=given,
             )
-            said[task] = self._served.ask(task, pairs)
+            said[task] = self._served.ask(task, pairs, said.get(root()))
             probability[task] = expit(self._served.logit(task, said[task]))
         return Scores(
             probability=probability,

@@ -141,9 +141,18 @@ class ServedScore:
         residual = np.clip(own - general, -_LARGEST_RESIDUAL, _LARGEST_RESIDUAL)
         return {**given, RESIDUAL: _or_silent(residual)}
 
-    def ask(self, task: TaskName, pairs: Pairs) -> Array:
-        """Return the columns of N pairs (K, N), NaN for silence. Pure."""
-        said = np.concatenate([part.predict(pairs) for part in self.parts.values()])
+    def ask(self, task: TaskName, pairs: Pairs, of_root: Array | None = None) -> Array:
+        """Return the columns of N pairs (K, N), NaN for silence. Pure.
+
+        Args:
+            task: name of the task.
+            pairs: with what `given` returned.
+            of_root: the columns of the root, if it was asked of the same pairs since any learning.
+        """
+        if of_root is None:
+            said = np.concatenate([part.predict(pairs) for part in self.parts.values()])
+        else:
+            said = of_root.copy()
         if task == root():
             return said
         columns = self.stackers[root()].names

@@ -72,7 +72,9 @@ def frozen(model: Any) -> Iterator[None]:
     What is kept must not depend on the step that computed it.
     """
     training = model.training
-    model.eval()
+    if training:
+        model.eval()
     with torch.no_grad():
         yield
-    model.train(training)
+    if training:
+        model.train()

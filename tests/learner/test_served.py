@@ -143,6 +143,18 @@ def test_a_purchase_is_judged_by_the_click_without_what_knows_the_pair() -> None
     np.testing.assert_array_equal(columns[PAIR_MEMORY], pairs.given[PAIR_MEMORY])
 
 
+def test_a_purchase_s_columns_are_the_same_from_those_of_the_click() -> None:
+    served, pairs = taught()
+    of_root = served.ask(CLICK, pairs)
+    kept = of_root.copy()
+    silent = np.full(len(pairs.queries), np.nan)
+    own = replace(pairs, given={**pairs.given, RESIDUAL: silent})
+    for asked in (pairs, own):
+        found = served.ask(PURCHASE, asked, of_root)
+        np.testing.assert_array_equal(found, served.ask(PURCHASE, asked))
+    np.testing.assert_array_equal(of_root, kept)
+
+
 def test_what_a_click_tells_of_a_purchase_is_learned_from_purchases() -> None:
     """Three in four of the likelier half are bought and one in four of the others, or half."""
 
