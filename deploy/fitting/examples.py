@@ -18,6 +18,7 @@ from deploy.errors import TableRefused
 from deploy.fitting.columns import PAIRS, Columns
 from deploy.tables.rows import Table
 from deploy.tables.values import (
+    MAX_WEIGHT,
     LeftOut,
     Wrong,
     attribute_of,
@@ -183,7 +184,7 @@ class _Reader:
             position = self._position(get)
         weight = 1.0
         if "weight" in named:
-            weight = number_of(get["weight"], named["weight"], low=0, high=1e6)
+            weight = number_of(get["weight"], named["weight"], low=0, high=MAX_WEIGHT)
             if weight == 0:
                 self._left_out.add(number, "weight 0")
                 return

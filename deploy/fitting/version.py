@@ -35,8 +35,17 @@ def refuse_used(root: Path) -> None:
     Raises:
         Unsafe: says what to do.
     """
-    found = Store(root)
-    versions = found.readable()
+    try:
+        _refuse_learned(root)
+        why = _unfit(root)
+    except OSError as error:
+        why = f"cannot be read ({error.strerror or error})"
+    if why:
+        raise Unsafe(f"{root}: {why}. Set store.root to a folder of yours: --set store.root=DIR")
+
+
+def _refuse_learned(root: Path) -> None:
+    versions = Store(root).readable()
     if versions:
         raise Unsafe(
             f"{root}: the store has versions already, the newest is {versions[-1].name}. A fit "
@@ -51,12 +60,16 @@ def refuse_used(root: Path) -> None:
             "yet. If none is running, remove the folder; else name another one with --set "
             "store.root=DIR."
         )
-    existing = next(path for path in (root, *root.absolute().parents) if path.exists())
-    why = unfit(existing) if existing == root else None
-    if existing != root and not os.access(existing, os.W_OK | os.X_OK):
-        why = f"cannot be made in {existing}"
-    if why:
-        raise Unsafe(f"{root}: {why}. Set store.root to a folder of yours: --set store.root=DIR")
+
+
+def _unfit(root: Path) -> str | None:
+    """Return why a store cannot be there, None if it can; only its last folder is made for it."""
+    if root.exists():
+        return unfit(root)
+    parent = root.absolute().parent
+    if not parent.is_dir():
+        return f"there is no folder {parent} to make it in"
+    return None if os.access(parent, os.W_OK | os.X_OK) else f"cannot be made in {parent}"
 
 
 def _claims(root: Path) -> list[str]:

@@ -34,6 +34,7 @@ _FORMATS = {
 _ROWS_LOOKED_AT = 1000  # for the keys of a JSONL file
 _ROWS_AT_ONCE = 4096
 _MAX_LINE_BYTES = 16 << 20
+_MAX_NAME, _NAME_SHOWN = 200, 40  # characters of a column's name
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # byte order marks
 
 
@@ -93,7 +94,8 @@ def open_table(path: Path, *, delimiter: str | None = None) -> Table:
         if path.stat().st_size == 0:
             raise TableRefused(f"{path}: the file is empty")
         if kind == "parquet":
-            return Table(path=path, columns=tuple(_parquet(path).schema_arrow.names))
+            named = tuple(_parquet(path).schema_arrow.names)
+            return Table(path=path, columns=_checked(path, named))
         if kind == "jsonl":
             first = itertools.islice(_jsonl_rows(path), _ROWS_LOOKED_AT)
             names = dict.fromkeys(name for _, row in first for name in row)
@@ -118,6 +120,13 @@ def _checked(path: Path, columns: tuple[str, ...]) -> tuple[str, ...]:
         raise TableRefused(
             f"{path}: column {twice[0]!r} is there {columns.count(twice[0])} times, expected once"
         )
+    for number, name in enumerate(columns, 1):
+        if len(name) > _MAX_NAME or not name.isprintable():
+            found = repr(name[:_NAME_SHOWN]) + ("..." if len(name) > _NAME_SHOWN else "")
+            raise TableRefused(
+                f"{path}: column {number} is named {found}, expected at most {_MAX_NAME} "
+                "characters that can be printed. Is it a file of rows with a header?"
+            )
     return columns
 
 
@@ -229,7 +238,7 @@ def _parquet_rows(path: Path, wanted: Sequence[str]) -> Iterator[Row]:
         number = 0
         try:
             for batch in file.iter_batches(_ROWS_AT_ONCE, columns=list(wanted)):
-                for row in _microseconds(batch, pyarrow).to_pylist():
+                for row in _plain(_microseconds(batch, pyarrow)):
                     number += 1
                     yield number, row
         except pyarrow.ArrowException as error:
@@ -237,11 +246,49 @@ def _parquet_rows(path: Path, wanted: Sequence[str]) -> Iterator[Row]:
             raise TableRefused(f"{path}: after row {number}: {cause}") from error
 
 
+class Unreadable:
+    """Value of Parquet that Python has no form for; wrong in every column."""
+
+    def __init__(self, kind: object, why: Exception) -> None:
+        """Take the type of Parquet, and why it cannot be read."""
+        self._said = f"{kind} that cannot be read ({str(why).partition('.')[0]})"
+
+    def __repr__(self) -> str:
+        """Return what is shown where a value was found."""
+        return self._said
+
+
+def _plain(rows: Any) -> Iterator[dict[str, Any]]:
+    """Yield rows of a Parquet table as values of Python, one `Unreadable` for each that has none.
+
+    Such are texts that are not UTF-8, times outside the years 1 to 9999, and durations of odd
+    nanoseconds.
+    """
+    try:
+        yield from rows.to_pylist()
+    except (ValueError, OverflowError):
+        columns = {field.name: rows.column(n) for n, field in enumerate(rows.schema)}
+        for place in range(rows.num_rows):
+            yield {name: _value(column[place]) for name, column in columns.items()}
+
+
+def _value(scalar: Any) -> Any:
+    try:
+        return scalar.as_py()
+    except (ValueError, OverflowError) as error:
+        return Unreadable(scalar.type, error)
+
+
 def _microseconds(batch: Any, pyarrow: Any) -> Any:
-    """Return a batch whose times Python can hold; nanoseconds are cut off."""
+    """Return a batch whose times Python can hold: nanoseconds are cut off, zones are UTC.
+
+    A time with a zone is an instant, whatever its zone is; Python may not know the zone.
+    """
     fields = []
     for field in batch.schema:
-        if pyarrow.types.is_timestamp(field.type) and field.type.unit == "ns":
-            field = field.with_type(pyarrow.timestamp("us", tz=field.type.tz))
+        if pyarrow.types.is_timestamp(field.type):
+            unit = "us" if field.type.unit == "ns" else field.type.unit
+            zone = None if field.type.tz is None else "UTC"
+            field = field.with_type(pyarrow.timestamp(unit, tz=zone))
         fields.append(field)
     return pyarrow.Table.from_batches([batch]).cast(pyarrow.schema(fields), safe=False)

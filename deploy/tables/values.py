@@ -9,11 +9,12 @@ from datetime import UTC, datetime
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from consumers.tolerant import instant
+from consumers.tolerant import as_id, instant
 from deploy.errors import TableRefused, UsageError
 from weighting.sample import Attribute
 
 MAX_CHARS = 100_000
+MAX_WEIGHT = 1e6  # of a row
 _FIRST_ROWS = 3
 _TRUE, _FALSE = {"1", "true", "yes", "y", "t"}, {"0", "false", "no", "n", "f"}
 _EXPECTED_TIME = (
@@ -117,17 +118,31 @@ def attribute_of(value: Any, column: str) -> Attribute | None:
     """Return an attribute of an item, None where there is none; of a list its first 16 texts.
 
     Raises:
-        Wrong: it is an object, or a number beyond all bounds.
+        Wrong: it is an object, a list of anything but texts and numbers, or a number beyond all
+            bounds.
     """
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, list):
-        return [str(each) for each in value[:_MAX_ELEMENTS]]
+        return [_element(each, f"{column}[{place}]") for place, each in enumerate(value)][
+            :_MAX_ELEMENTS
+        ]
     if not isinstance(value, str | int | float):
         raise Wrong(column, value, "a text, a number, true or false, or a list of texts")
     if isinstance(value, float) and math.isinf(value):
         raise Wrong(column, value, "a number that is finite")
     return float(value) if isinstance(value, int) and _far(value, column) else value
+
+
+def _element(value: Any, column: str) -> str:
+    """Return the text of an element, as readers of events take it."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise Wrong(column, value, "a text or a number")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise Wrong(column, value, "a number that is finite")
+    if isinstance(value, int):
+        _far(value, column)
+    return as_id(value) or str(value)
 
 
 def _far(value: int, column: str) -> bool:

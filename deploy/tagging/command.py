@@ -58,6 +58,7 @@ def run(settings: Settings, request: TagRequest, out: Output, *, disk: Disk | No
     began = out.clock()
     target = request.folder.resolve()
     check_free(target, settings.store.root)
+    _check_privacy(settings)
     if request.split not in BY:
         raise UsageError(f"--split: got {request.split!r}, expected text or time")
     left_out = LeftOut(str(request.file), skip=request.skip_invalid)
@@ -116,6 +117,17 @@ def run(settings: Settings, request: TagRequest, out: Output, *, disk: Disk | No
     }
     out.give(result, _lines(target, trained, seconds))
     return 0
+
+
+def _check_privacy(settings: Settings) -> None:
+    """Refuse to learn without noise where the settings promise noise."""
+    noise = settings.learner.privacy.noise_multiplier
+    if noise:
+        raise UsageError(
+            f"learner.privacy.noise_multiplier: got {noise:g}, but `steelyard tag` learns without "
+            "noise: its folder has no guarantee. Say so with --set "
+            "learner.privacy.noise_multiplier=0."
+        )
 
 
 def _split(texts: Sequence[TaggedText], request: TagRequest) -> dict[str, list[TaggedText]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from zoneinfo import ZoneInfo
 from deploy.errors import TableRefused
 from deploy.fitting.columns import named_columns
 from deploy.tables.rows import format_of, open_table
-from deploy.tables.values import LeftOut, Wrong, number_of, text_of, time_of
+from deploy.tables.values import MAX_WEIGHT, LeftOut, Wrong, number_of, text_of, time_of
 from learner.tagging.entities import OUTSIDE, have_prefixes, is_prefixed
 from weighting.query_key import query_key
 
@@ -129,7 +128,7 @@ def _text(
     weight, time_us = 1.0, None
     column = named.get("weight")
     if column is not None and row.get(column) is not None:
-        weight = number_of(row[column], column, low=0, high=math.inf)
+        weight = number_of(row[column], column, low=0, high=MAX_WEIGHT)
     if (column := named.get("time")) is not None:
         time_us = time_of(row.get(column), column, zone=reading.zone, pattern=reading.time_format)
     return TaggedText(row=number, words=words, tags=tags, weight=weight, time_us=time_us)

@@ -303,6 +303,15 @@ def test_a_store_that_somebody_uses_is_refused_before_anything_is_read(tmp_path:
         fit(path, tmp_path / "claimed")
 
 
+def test_a_store_that_cannot_be_made_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("mine")
+    long = tmp_path / ("y" * 300)
+    for root in (tmp_path / "no" / "store", file / "store", long):
+        with pytest.raises(Unsafe, match=r"Set store\.root to a folder of yours"):
+            fit(tmp_path / "missing.csv", root)
+
+
 # --- the stream goes on from it ---
 
 

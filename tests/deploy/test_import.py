@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from consumers.pipeline import Topics
 from consumers.source import Record
 from deploy.admin.history import command
 from deploy.admin.history.convert import Event
-from deploy.errors import TableRefused, Unsafe, UsageError
+from deploy.errors import TableRefused, Unsafe, UsageError, WriteFailed
 from deploy.tables.values import LeftOut
 from tests.deploy.fitting import write_csv
+from tests.fakes.disk import Fail, FaultyDisk, on
 from tests.fakes.log import Shelf
 from tests.fakes.paper import Paper
 
@@ -239,6 +241,35 @@ def test_files_have_one_kind_each_and_are_the_same_when_written_again(tmp_path: 
             "purchases.ndjson",
         }
         assert found["clicks.ndjson"].count(b"\n") == 3
+
+
+def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
+    events, left = converted(tmp_path, rows())
+    file = tmp_path / "file"
+    file.write_text("mine")
+    long = tmp_path / ("y" * 300)
+    for folder in (file, file / "below", long):
+        with pytest.raises(WriteFailed, match="cannot be written"):
+            command.write(events, left, folder, Paper().output())
+    taken = tmp_path / "taken"
+    (taken / "clicks.ndjson").mkdir(parents=True)
+    with pytest.raises(UsageError, match=r"clicks\.ndjson is a folder"):
+        command.write(events, left, taken, Paper().output())
+    assert [path.name for path in taken.iterdir()] == ["clicks.ndjson"]
+
+
+@pytest.mark.parametrize(("op", "nth"), [("create", 3), ("write", 0), ("write", 2), ("fsync", 1)])
+def test_a_full_disk_is_an_error_and_files_of_before_stay_as_they_were(
+    tmp_path: Path, op: str, nth: int
+) -> None:
+    events, left = converted(tmp_path, rows())
+    out = tmp_path / "out"
+    command.write(events[:1], left, out, Paper().output())
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    disk = FaultyDisk(on(op, nth, Fail(errno.ENOSPC)))
+    with pytest.raises(WriteFailed, match="No space left"):
+        command.write(events, left, out, Paper().output(), disk=disk)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
 def test_events_go_to_their_topics_under_their_keys_and_only_to_empty_ones(tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from consumers.events import ItemUpdate, Kind
+from consumers.tolerant import Repair
+from deploy.admin import event_file
 from deploy.errors import TableRefused
 from deploy.tables.rows import open_table
 from deploy.tables.values import (
@@ -236,3 +240,96 @@ def test_attributes_are_what_readers_take_as_it_is() -> None:
     for wrong in ({"a": 1}, float("inf"), 10**400):
         with pytest.raises(Wrong, match="column 'a'"):
             attribute_of(wrong, "a")
+
+
+# --- hostile files ---
+
+
+@pytest.mark.parametrize(
+    ("array", "shown"),
+    [
+        (
+            pyarrow.array([0, 2**60], pyarrow.timestamp("us", tz="UTC")),
+            "timestamp[us, tz=UTC] that",
+        ),
+        (pyarrow.array([0, -(2**62)], pyarrow.timestamp("us")), "timestamp[us] that"),
+        (pyarrow.array([0, 1], pyarrow.duration("ns")), "duration[ns] that"),
+        (
+            pyarrow.Array.from_buffers(
+                pyarrow.string(), 2, pyarrow.array([b"ok", b"\xff\xfe"]).buffers()
+            ),
+            "string that",
+        ),
+    ],
+)
+def test_a_value_of_parquet_that_python_cannot_hold_is_wrong_in_its_row(
+    tmp_path: Path, array: Any, shown: str
+) -> None:
+    table = pyarrow.table({"a": array, "b": [1, 2]})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    (_, first), (number, row) = read(tmp_path / "a.parquet")
+    assert (first["b"], number, row["b"]) == (1, 2, 2)
+    readers: list[Callable[[], Any]] = [
+        lambda: text_of(row["a"], "a"),
+        lambda: number_of(row["a"], "a", low=0, high=1),
+        lambda: whole_of(row["a"], "a", low=0),
+        lambda: flag_of(row["a"], "a"),
+        lambda: attribute_of(row["a"], "a"),
+        lambda: time_of(row["a"], "a", zone=ZoneInfo("UTC")),
+    ]
+    for reader in readers:
+        with pytest.raises(Wrong) as wrong:
+            reader()
+        assert shown in str(wrong.value)
+
+
+def test_an_instant_of_parquet_needs_no_zone_that_python_knows(tmp_path: Path) -> None:
+    at = pyarrow.array([1_795_471_710_120_000], pyarrow.timestamp("us", tz="Mars/Base"))
+    pyarrow.parquet.write_table(pyarrow.table({"time": at}), tmp_path / "a.parquet")
+    ((_, row),) = read(tmp_path / "a.parquet")
+    assert time_of(row["time"], "time", zone=None) == 1_795_471_710_120_000
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("name", ["a\x1b[31m", "PK\x03\x04\0", "x" * 201])
+def test_a_header_that_cannot_be_printed_is_refused(tmp_path: Path, form: str, name: str) -> None:
+    path = tmp_path / f"a.{form}"
+    if form == "parquet":
+        pyarrow.parquet.write_table(pyarrow.table({"query": ["a"], name: ["b"]}), path)
+    else:
+        written(path, as_csv([{"query": "a", name: "b"}]))
+        if form == "jsonl":
+            written(path, json.dumps({"query": "a", name: "b"}))
+    with pytest.raises(TableRefused, match=r"column 2 is named .*expected at most 200") as refused:
+        read(path)
+    assert str(refused.value).isprintable()
+    assert len(str(refused.value)) < 300 + len(str(path))
+
+
+def test_a_column_that_parquet_has_twice_is_refused(tmp_path: Path) -> None:
+    labels = pyarrow.array([0, 1])
+    table = pyarrow.Table.from_arrays([labels, labels], ["label", "label"])
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(TableRefused, match="column 'label' is there 2 times, expected once"):
+        open_table(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize("element", [None, {"a": 1}, ["a"], True, float("nan"), ("a", 1)])
+def test_a_list_of_anything_but_texts_and_numbers_is_wrong(element: Any) -> None:
+    with pytest.raises(Wrong, match=r"column 'a\[1\]': found .*, expected a"):
+        attribute_of(["red", element], "a")
+
+
+@given(
+    st.lists(
+        st.text(max_size=9) | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False), max_size=20
+    )
+)
+def test_a_list_in_a_file_is_the_list_that_the_stream_reads(values: list[Any]) -> None:
+    finite = [each for each in values if not isinstance(each, float) or math.isfinite(each)]
+    repairs: list[Repair] = []
+    event = {"object_id": "i", "text": "shoe", "attributes": {"a": finite}}
+    line = json.dumps(event).encode()
+    item = event_file.read(line, "a", 0, Kind.ITEM, repairs)
+    assert isinstance(item, ItemUpdate)
+    assert attribute_of(finite, "a") == item.attributes["a"]

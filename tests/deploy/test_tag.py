@@ -24,6 +24,7 @@ from deploy.tagging import command
 from deploy.tagging.command import TagRequest
 from deploy.tagging.texts import TaggedText, TagReading, read_texts
 from learner.config import LearnerConfig, StoreConfig
+from learner.training.budget import PrivacyConfig
 from tests.fakes.disk import Fail, FaultyDisk, on
 from tests.fakes.paper import Paper
 
@@ -113,7 +114,7 @@ def test_other_names_are_given_and_columns_not_read_are_told(tmp_path: Path) -> 
         ({"tags": ["O", 3, "O"]}, r"row 2, column 'tags\[1\]': found 3, expected a text"),
         ({"tokens": ["a", "", "b"]}, r"row 2, column 'tokens\[1\]': found '', expected a text"),
         ({"tokens": ["a", None, "b"]}, r"row 2, column 'tokens\[1\]': found None"),
-        ({"weight": -1}, r"row 2, column 'weight': found -1, expected a number >= 0"),
+        ({"weight": -1}, r"row 2, column 'weight': found -1, expected a number from 0 to"),
         ({"time": "soon"}, r"row 2, column 'time': found 'soon', expected ISO 8601"),
     ],
 )
@@ -208,6 +209,21 @@ def test_shares_and_small_files_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_settings_that_promise_noise_are_refused(tmp_path: Path) -> None:
+    learner = replace(SETTINGS.learner, privacy=PrivacyConfig(noise_multiplier=1))
+    request = TagRequest(file=tmp_path / "a.jsonl", folder=tmp_path / "out")
+    with pytest.raises(UsageError, match=r"learner.privacy.noise_multiplier: got 1, but .* --set"):
+        command.run(replace(SETTINGS, learner=learner), request, Paper().output())
+
+
+def test_a_weight_beyond_all_bounds_is_refused(tmp_path: Path) -> None:
+    rows = [{**row, "weight": 1e308} for row in tagged(4)]
+    with pytest.raises(
+        TableRefused, match=r"row 1, column 'weight': found 1e\+308, expected a num"
+    ):
+        tag(write_jsonl(tmp_path / "a.jsonl", rows), tmp_path / "out")
+
+
 def test_one_tag_in_what_is_learned_is_refused(tmp_path: Path) -> None:
     rows = [
         {"tokens": [str(place)], "tags": ["O" if place < 9 else "B-a"], "time": 10**9 + place}
@@ -295,10 +311,11 @@ def test_a_tag_that_is_not_in_train_counts_as_wrong_and_is_told(tmp_path: Path) 
 
 
 def test_steps_that_are_not_finite_end_it(tmp_path: Path) -> None:
-    rows = [{**row, "weight": 1e39} for row in tagged(12)]  # beyond single precision
-    path = write_jsonl(tmp_path / "a.jsonl", rows)
-    with pytest.raises(DeployError, match="epoch 1: the loss or gradient of 2 of 2 steps"):
-        tag(path, tmp_path / "out")
+    path = write_jsonl(tmp_path / "a.jsonl", tagged(12))
+    wild = replace(SETTINGS, learner=replace(SETTINGS.learner, head_lr=1e38))
+    request = TagRequest(file=path, folder=tmp_path / "out", batch_size=1)
+    with pytest.raises(DeployError, match="epoch 1: the loss or gradient of 9 of 10 steps"):
+        command.run(wild, request, Paper().output())
     assert not (tmp_path / "out").exists()
 
 
@@ -313,6 +330,20 @@ def test_a_folder_that_holds_something_or_is_in_the_store_is_refused(tmp_path: P
         tag(path, tmp_path / "store" / "out")
     with pytest.raises(UsageError, match="is a file, expected a new or empty folder"):
         tag(path, path)
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("mine")
+    for folder in (
+        file / "below",
+        file / "a" / "b",
+        tmp_path / ("y" * 240),
+        tmp_path / ("y" * 300),
+    ):
+        with pytest.raises(UsageError, match=r"cannot be made \(.*Name a new or empty folder"):
+            tag(tmp_path / "missing.jsonl", folder)
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_disk_that_fails_leaves_nothing(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,14 +13,17 @@ from consumers.pipeline import Topics
 from consumers.source import Sink
 from deploy.admin.history.convert import Event, convert
 from deploy.admin.history.mapping import read_mapping
-from deploy.errors import Unsafe, UsageError
+from deploy.errors import Unsafe, UsageError, WriteFailed
 from deploy.process.terminal import Output
 from deploy.settings.units import format_time
 from deploy.tables.rows import open_table
 from deploy.tables.values import LeftOut
+from learner.store import blobs
+from learner.store.blobs import Disk
 from weighting.provenance import TopicPartition
 
 _FIRST_EVENTS = 5
+_LINES_AT_ONCE = 4096
 _PLURALS = {
     Kind.ITEM: "items",
     Kind.EXPOSURE: "exposures",
@@ -58,20 +62,51 @@ def show(events: Sequence[Event], left_out: LeftOut, out: Output) -> int:
     return 0
 
 
-def write(events: Sequence[Event], left_out: LeftOut, folder: Path, out: Output) -> int:
-    """Write one NDJSON file for each kind, each replaced at once; return the exit code."""
-    folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for kind, name in _PLURALS.items():
-        path = folder / f"{name}.ndjson"
-        temporary = path.with_name(f".{path.name}.tmp")
-        with temporary.open("wb") as stream:
-            for event in events:
-                if event.kind is kind:
-                    stream.write(event.value + b"\n")
-        temporary.replace(path)
-        written.append(str(path))
-    return _told(events, left_out, out, ", ".join(written))
+def write(
+    events: Sequence[Event],
+    left_out: LeftOut,
+    folder: Path,
+    out: Output,
+    *,
+    disk: Disk | None = None,
+) -> int:
+    """Write one NDJSON file for each kind, all of them or none; return the exit code.
+
+    Raises:
+        UsageError: a file cannot be written where the folder is, or a folder has its name.
+        WriteFailed: they could not be written; files of before are as they were.
+    """
+    disk = disk or Disk()
+    written: dict[Path, Path] = {}  # final name -> temporary one
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for kind, name in _PLURALS.items():
+            path = folder / f"{name}.ndjson"
+            if path.is_dir():
+                raise UsageError(f"--out: {path} is a folder, expected a file or nothing")
+            written[path] = path.with_name(f".{path.name}.{disk.token()}.tmp")
+            _write_lines(disk, written[path], [e.value for e in events if e.kind is kind])
+        for path, temporary in written.items():
+            disk.rename(temporary, path)
+        disk.fsync_folder(folder)
+    except OSError as error:
+        raise WriteFailed(folder, error) from error
+    finally:
+        for temporary in written.values():
+            with contextlib.suppress(OSError):
+                disk.unlink(temporary)
+    return _told(events, left_out, out, ", ".join(map(str, written)))
+
+
+def _write_lines(disk: Disk, path: Path, lines: Sequence[bytes]) -> None:
+    fd = disk.create(path)
+    try:
+        for begin in range(0, len(lines), _LINES_AT_ONCE):
+            some = lines[begin : begin + _LINES_AT_ONCE]
+            blobs.write_all(disk, fd, b"".join(line + b"\n" for line in some))
+        disk.fsync(fd)
+    finally:
+        disk.close(fd)
 
 
 def send(
