@@ -104,7 +104,8 @@ def read_encoder(store: Store, version: Version) -> VersionEncoder:
     model_files = layout.read_model_files(read)
     for file, tensors in model_files.items():
         check_tensors(f"{version.name}/{file}", tensors)
-    model = load_saved(version.path, layout.merged(model_files), tuning=settings.tuning)
+    with layout.reading(", ".join(model_files)):
+        model = load_saved(version.path, layout.merged(model_files), tuning=settings.tuning)
     if adapters.has_adapter(model):
         model = load_saved(version.path, adapters.merged(model), tuning="full")
     names = ("config.json", "tokenizer.json", "tokenizer_config.json")

@@ -117,7 +117,15 @@ class Ranker(nn.Module):
         return [*self.encoder.trainable_parameters(), *own]
 
     def load_heads(self, tensors: Mapping[str, Tensor]) -> None:
-        """Copy values into the heads."""
+        """Copy values into the heads.
+
+        Raises:
+            ValueError: they are those of other heads.
+        """
+        expected = {name: tuple(parameter.shape) for name, parameter in self.heads().items()}
+        found = {name: tuple(values.shape) for name, values in tensors.items()}
+        if found != expected:
+            raise ValueError(f"heads: got {found}, expected {expected}")
         with torch.no_grad():
             for name, parameter in self.heads().items():
                 parameter.copy_(tensors[name])

@@ -19,6 +19,10 @@ from learner.ranker import Ranker
 from learner.store import blobs
 from learner.tuning import adapters
 
+_CONFIG = "config.json"
+_SIZES = ("model_type", "hidden_size", "num_hidden_layers", "vocab_size")
+"""Of a configuration: where they differ, parameters cannot be those of the same encoder."""
+
 
 class RankerFiles:
     """Encoder and heads of a ranker as files, and whether a version's are the same kind.
@@ -91,11 +95,17 @@ class RankerFiles:
         """Name the family of a fine-tuned head, empty where there is none."""
         return self._ranker.head.kind if self._ranker.head is not None else ""
 
-    def check(self, settings: layout.ScoringSettings) -> None:
+    def check(self, settings: layout.ScoringSettings, config: bytes) -> None:
         """Refuse to go on from a version of another kind.
 
+        Args:
+            settings: of the version.
+            config: of its encoder, as a file.
+
         Raises:
-            ModelUnsupported: its pooling or its fine-tuned head is another.
+            Corrupt: the file is none.
+            ModelUnsupported: its encoder has another size, or its interaction, pooling or
+                fine-tuned head is another.
             TuningUnsupported: it was learned under another tuning.
         """
         encoder = self._ranker.encoder
@@ -109,6 +119,7 @@ class RankerFiles:
                 f"learner.pooling: got {encoder.pooling}, the version to go on from was "
                 f"learned with {found}. Set learner.pooling: {found}, or name a new store.root."
             )
+        self._check_size(config)
         ours, theirs = self._head_settings(), settings.head
         if ours != theirs:
             raise ModelUnsupported(
@@ -116,6 +127,25 @@ class RankerFiles:
                 f"{_said(ours)}, the version to go on from was learned with {_said(theirs)}. Set "
                 "learner.model and learner.interaction as they were, or name a new store.root."
             )
+        if (found := settings.interaction) != self._ranker.interaction:
+            raise ModelUnsupported(
+                f"learner.interaction: got {self._ranker.interaction}, the version to go on from "
+                f"was learned with {found}. Set learner.interaction: {found}, or name a new "
+                "store.root."
+            )
+
+    def _check_size(self, config: bytes) -> None:
+        with layout.reading(_CONFIG):
+            before = msgspec.json.decode(config, type=dict[str, Any])
+        now = self._ranker.encoder.model.config
+        for key in _SIZES:
+            ours, theirs = getattr(now, key, None), before.get(key)
+            if ours is not None and theirs is not None and ours != theirs:
+                raise ModelUnsupported(
+                    f"learner.model: {self._model!r} has {key} {ours}, the version to go on from "
+                    f"was learned with {theirs}. Set learner.model as it was, or name a new "
+                    "store.root."
+                )
 
     def _encoded(self, model: Mapping[str, Tensor], names: set[str]) -> dict[str, bytes]:
         """Encode the encoder; what is not among `names`, which move, is a file encoded once."""

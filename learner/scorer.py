@@ -92,10 +92,14 @@ def load_scorer(
     model_files = layout.read_model_files(read, moving_only=fixed is not None)
     _check_finite(version, state, model_files)
     tensors = layout.merged(model_files)
+    with layout.reading(", ".join(model_files)):
+        model = (
+            _loaded(path, settings, tensors).to(device)
+            if fixed is None
+            else with_others(fixed.model, {n: t.to(device) for n, t in tensors.items()})
+        )
     encoder = Encoder(
-        _loaded(path, settings, tensors).to(device)
-        if fixed is None
-        else with_others(fixed.model, {n: tensor.to(device) for n, tensor in tensors.items()}),
+        model,
         tuning=settings.tuning,
         pooling=settings.pooling,
         cache=fixed.cache if fixed else None,
@@ -114,17 +118,20 @@ def load_scorer(
         exponent=weigher.exponent,
         head=_head(settings, encoder.width),
     )
-    ranker.load_heads(state.heads)
+    with layout.reading(layout.HEADS):
+        ranker.load_heads(state.heads)
     if fixed is None:
         start = layout.read_start(read)
         check_tensors(f"{version}/{layout.START}", start)
-        ranker.starting.load(start)
+        with layout.reading(layout.START):
+            ranker.starting.load(start)
     else:
         ranker.starting = fixed.starting
     initial = weigher.config.initial()
     parts = make_parts(width=encoder.width, logit_scale=settings.logit_scale)
     served = ServedScore(weigher.invert, parts, initial)
-    served.restore(state.stackers, state.parts)
+    with layout.reading(f"{layout.STACKERS}, {layout.PARTS}"):
+        served.restore(state.stackers, state.parts)
     fixed = fixed or _fixed_parts(ranker)  # of the weights as they were learned
     encoder.settle()
     ranker.starting.settle()

@@ -290,8 +290,10 @@ class Trainer:
             read: gives a file by its path in the version.
 
         Raises:
-            ModelUnsupported: it was learned under another pooling or head; nothing was restored.
+            ModelUnsupported: it was learned under another interaction, pooling or head, or by an
+                encoder of another size; nothing was restored.
             TuningUnsupported: it was learned under another tuning; nothing was restored.
+            Corrupt: a file is not what a learner writes there; names it.
         """
         progress = trainer_files.restore(self.components, read)
         self._figures = None

@@ -10,7 +10,9 @@ from msgspec import UNSET
 
 from learner import version_layout as layout
 from learner.components import Components
+from learner.finite import check_tensors
 from learner.model_card import model_card
+from learner.ranker import Ranker
 from learner.ranker_files import copy_of
 from learner.tuning import adapters
 
@@ -102,29 +104,51 @@ def restore(own: Components, read: layout.Read) -> layout.Progress:
     Returns:
         The progress, of which the trainer takes its own counts.
     """
-    ranker, prequential = own.ranker, own.prequential
     scoring, training = layout.read_scoring(read), layout.read_training(read)
-    own.files.check(scoring.settings)
-    adapters.load(ranker.encoder.model, layout.read_model(read))
-    ranker.load_heads(scoring.heads)
-    ranker.residual.restore(training.residual_counts, scoring.residuals)
-    own.weigher.restore(scoring.estimators)
-    ranker.exponent = own.weigher.exponent
-    ranker.starting.load(layout.read_start(read))
-    own.served.restore(scoring.stackers, scoring.parts)
-    for task, evaluation in prequential.evaluations.items():
-        evaluation.restore(training.evaluations[task])
-    prequential.clicked.restore(training.clicked)
-    prequential.frequency.restore(training.frequency)
-    if own.gradient.frequency is not None:
-        own.gradient.frequency.restore(training.items)
-    if own.rehearsal is not None:
-        own.rehearsal.restore(training.rehearsal)
-    own.optimizer.restore(training.optimizer)
+    own.files.check(scoring.settings, read("config.json"))
+    _restore_ranker(own.ranker, read, scoring)
+    with layout.reading(layout.RESIDUAL_COUNTS):
+        own.ranker.residual.restore(training.residual_counts, scoring.residuals)
+    with layout.reading(layout.ESTIMATORS):
+        own.weigher.restore(scoring.estimators)
+    own.ranker.exponent = own.weigher.exponent
+    with layout.reading(f"{layout.STACKERS}, {layout.PARTS}"):
+        own.served.restore(scoring.stackers, scoring.parts)
+    with layout.reading(layout.EVALUATIONS):
+        for task, evaluation in own.prequential.evaluations.items():
+            evaluation.restore(training.evaluations[task])
+    with layout.reading(layout.SHOWN):
+        _restore_shown(own, training)
+    with layout.reading(layout.OPTIMIZER):
+        own.optimizer.restore(training.optimizer)
     progress = training.progress
     if own.privacy is not None:
-        own.privacy.restore(training.privacy, progress.budget(), step=progress.step)
+        with layout.reading(layout.PRIVACY):
+            own.privacy.restore(training.privacy, progress.budget(), step=progress.step)
     own.gradient.num_micro_batches = progress.num_micro_batches
     own.losses = progress.losses
     own.sampler.log_level = progress.sampler_log_level
     return progress
+
+
+def _restore_ranker(ranker: Ranker, read: layout.Read, scoring: layout.ScoringState) -> None:
+    """Restore encoder, heads and starting values; a number that is not finite is refused."""
+    model_files, start = layout.read_model_files(read), layout.read_start(read)
+    moving = {**model_files, layout.HEADS: scoring.heads, layout.START: start}
+    for path, tensors in moving.items():
+        check_tensors(path, tensors)
+    with layout.reading(", ".join(model_files)):
+        adapters.load(ranker.encoder.model, layout.merged(model_files))
+    with layout.reading(layout.HEADS):
+        ranker.load_heads(scoring.heads)
+    with layout.reading(layout.START):
+        ranker.starting.load(start)
+
+
+def _restore_shown(own: Components, training: layout.TrainingState) -> None:
+    own.prequential.clicked.restore(training.clicked)
+    own.prequential.frequency.restore(training.frequency)
+    if own.gradient.frequency is not None:
+        own.gradient.frequency.restore(training.items)
+    if own.rehearsal is not None:
+        own.rehearsal.restore(training.rehearsal)

@@ -29,18 +29,20 @@ training/            what only the learner reads
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from learner.config import INTERACTION_ON_DISK
-from learner.errors import Corrupt
+from learner.errors import Corrupt, LearnerError
 from learner.store import blobs
 from learner.store.manifest import TRAINING
 from learner.training.budget import Budget
 from learner.training.divergence import LossWatch
+from weighting.errors import WeightingError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,6 +70,7 @@ CARD = "README.md"
 OPTIMIZER = "training/optimizer.safetensors"
 PROGRESS = "training/progress.json"
 PRIVACY = "training/privacy.msgpack"
+_LONGEST = 200  # characters of another library's error
 
 _INTERACTION = {written: name for name, written in INTERACTION_ON_DISK.items()}
 
@@ -196,6 +199,36 @@ Read = Callable[[str], bytes]
 """Path inside a version -> bytes."""
 
 
+@contextlib.contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Name the file whose content cannot be used, though its digest is right.
+
+    Such a file was written by a faulty program, or forged together with its manifest.
+
+    Args:
+        path: of the file inside the version.
+
+    Raises:
+        Corrupt: it is not what this module writes there, or does not belong to the other files.
+    """
+    try:
+        yield
+    except (LearnerError, WeightingError):  # they say what to do
+        raise
+    except (
+        msgspec.MsgspecError,
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        found = what if len(what) <= _LONGEST else f"{what[:_LONGEST]}..."
+        raise Corrupt(path, expected="what a learner writes there", found=found) from error
+
+
 def ingest_path(name: str) -> str:
     """Return the path of a part of ingest's state.
 
@@ -294,12 +327,20 @@ def base_file(files: Container[str]) -> str | None:
 def read_model_files(
     read: Read, *, moving_only: bool = False
 ) -> dict[str, dict[str, torch.Tensor]]:
-    """Decode the encoder's parameters by file, on the host; those that never move, or without."""
-    settings = msgspec.json.decode(read(HEADS_SETTINGS), type=ScoringSettings)
+    """Decode the encoder's parameters by file, on the host; those that never move, or without.
+
+    Raises:
+        Corrupt: a file is none of parameters.
+    """
+    with reading(HEADS_SETTINGS):
+        settings = msgspec.json.decode(read(HEADS_SETTINGS), type=ScoringSettings)
     base = base_file(settings.model_files) if moving_only else None
-    return {
-        name: blobs.tensors_from_bytes(read(name)) for name in settings.model_files if name != base
-    }
+    found = {}
+    for name in settings.model_files:
+        if name != base:
+            with reading(name):
+                found[name] = blobs.tensors_from_bytes(read(name))
+    return found
 
 
 def read_model(read: Read) -> dict[str, torch.Tensor]:
@@ -313,45 +354,73 @@ def merged(files: Mapping[str, Mapping[str, torch.Tensor]]) -> dict[str, torch.T
 
 
 def read_start(read: Read) -> dict[str, torch.Tensor]:
-    """Decode the starting values of what training moves of the encoder, on the host."""
-    return blobs.tensors_from_bytes(read(START))
+    """Decode the starting values of what training moves of the encoder, on the host.
+
+    Raises:
+        Corrupt: the file is none of parameters.
+    """
+    with reading(START):
+        return blobs.tensors_from_bytes(read(START))
 
 
 def read_scoring(read: Read) -> ScoringState:
     """Decode what `scoring_files` wrote.
 
     Raises:
-        Corrupt: the version is of another format.
+        Corrupt: the version is of another format, or a file is not what was written.
     """
-    settings = msgspec.json.decode(read(HEADS_SETTINGS), type=ScoringSettings)
-    if settings.format != FORMAT:
-        expected, found = f"format {FORMAT}", f"format {settings.format}"
-        raise Corrupt(HEADS_SETTINGS, expected=expected, found=found)
-    settings.interaction = _INTERACTION[settings.interaction]
+    with reading(HEADS_SETTINGS):
+        settings = msgspec.json.decode(read(HEADS_SETTINGS), type=ScoringSettings)
+        if settings.format != FORMAT:
+            expected, found = f"format {FORMAT}", f"format {settings.format}"
+            raise Corrupt(HEADS_SETTINGS, expected=expected, found=found)
+        settings.interaction = _INTERACTION[settings.interaction]
+    with reading(HEADS):
+        heads = blobs.tensors_from_bytes(read(HEADS))
+    with reading(QUERIES):
+        queries = msgspec.json.decode(read(QUERIES), type=list[str])
+    with reading(RESIDUALS):
+        arrays = blobs.arrays_from_bytes(read(RESIDUALS))
+        residuals = arrays["vectors"]
+        if len(arrays) > 1 or residuals.ndim != 2 or len(residuals) != len(queries):
+            raise ValueError(f"{[*arrays]} {residuals.shape} of {len(queries)} queries")
     return ScoringState(
         settings=settings,
-        heads=blobs.tensors_from_bytes(read(HEADS)),
-        queries=msgspec.json.decode(read(QUERIES), type=list[str]),
-        residuals=blobs.arrays_from_bytes(read(RESIDUALS))["vectors"],
+        heads=heads,
+        queries=queries,
+        residuals=residuals,
         estimators=read(ESTIMATORS),
-        stackers=msgspec.msgpack.decode(read(STACKERS), type=dict[str, bytes]),
-        parts=msgspec.msgpack.decode(read(PARTS), type=dict[str, bytes]),
+        stackers=_snapshots(read, STACKERS),
+        parts=_snapshots(read, PARTS),
     )
 
 
 def read_training(read: Read) -> TrainingState:
-    """Decode what `training_files` wrote."""
-    parts = msgspec.msgpack.decode(read(SHOWN), type=list[bytes])
-    clicked, frequency, items, rehearsal = [*parts, b"", b""][:4]
-    progress = msgspec.json.decode(read(PROGRESS), type=Progress)
+    """Decode what `training_files` wrote.
+
+    Raises:
+        Corrupt: a file is not what was written.
+    """
+    with reading(SHOWN):
+        parts = msgspec.msgpack.decode(read(SHOWN), type=list[bytes])
+        clicked, frequency, items, rehearsal = [*parts, b"", b""][:4]
+    with reading(PROGRESS):
+        progress = msgspec.json.decode(read(PROGRESS), type=Progress)
+    with reading(OPTIMIZER):
+        optimizer = blobs.tensors_from_bytes(read(OPTIMIZER))
     return TrainingState(
         residual_counts=read(RESIDUAL_COUNTS),
-        evaluations=msgspec.msgpack.decode(read(EVALUATIONS), type=dict[str, bytes]),
+        evaluations=_snapshots(read, EVALUATIONS),
         clicked=clicked,
         frequency=frequency,
         items=items,
         rehearsal=rehearsal,
-        optimizer=blobs.tensors_from_bytes(read(OPTIMIZER)),
+        optimizer=optimizer,
         progress=progress,
         privacy=b"" if progress.budget() is None else read(PRIVACY),
     )
+
+
+def _snapshots(read: Read, path: str) -> dict[str, bytes]:
+    with reading(path):
+        return msgspec.msgpack.decode(read(path), type=dict[str, bytes])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -111,7 +111,7 @@ class _Layers:
         try:
             return dataclasses.replace(node, **changes)  # type: ignore[type-var]
         except SettingError as error:
-            self.problems.append(self._refused(error, own))
+            self.problems.append(self._refused(error, section))
             return node
 
     def _build_sections(self, node: Any, section: tuple[str, ...]) -> dict[str, Any]:
@@ -208,13 +208,19 @@ class _Layers:
         nearest = max(known, key=lambda one: difflib.SequenceMatcher(a=one, b=key).ratio())
         self.problems.append(f"{place}: {what}. Did you mean {spell(nearest)}?")
 
-    def _refused(self, error: SettingError, own: Sequence[Leaf]) -> str:
-        """Report a refused value by its key, as written, with units."""
-        by_field = {leaf.field: leaf for leaf in own}
+    def _refused(self, error: SettingError, section: tuple[str, ...]) -> str:
+        """Report a refused value by its key, as written, with units.
+
+        A config may refuse a field of a section below it: `privacy.noise_multiplier`.
+        """
+        depth = len(section)
+        own = [leaf for leaf in self._leaves.values() if leaf.section[:depth] == section]
+        by_field = {".".join((*leaf.section[depth:], leaf.field)): leaf for leaf in own}
         leaf, expected = by_field[error.name], error.expected
         if error.bound is not None:
             limit = by_field[error.bound[0]]
-            expected += f" {limit.name}={limit.text(error.bound[1])}"
+            name = ".".join((*limit.section[depth:], limit.name))
+            expected += f" {name}={limit.text(error.bound[1])}"
         given = [self.origins[one.key] for one in own if one.key in self.origins]
         where = self.origins.get(leaf.key) or (given[0] if given else DEFAULT)
         written = self._written

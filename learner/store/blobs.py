@@ -307,10 +307,17 @@ def tensors_to_bytes(
 
 
 def tensors_from_bytes(data: bytes) -> dict[str, torch.Tensor]:
-    """Decode a safetensors file whose digest was checked, on the CPU."""
+    """Decode a safetensors file whose digest was checked, on the CPU.
+
+    Raises:
+        ValueError: it is none.
+    """
     import safetensors.torch
 
-    return safetensors.torch.load(data)
+    try:
+        return safetensors.torch.load(data)
+    except safetensors.SafetensorError as error:
+        raise ValueError(str(error)) from error
 
 
 def arrays_to_bytes(arrays: Mapping[str, np.ndarray[Any, Any]]) -> bytes:
@@ -323,7 +330,14 @@ def arrays_to_bytes(arrays: Mapping[str, np.ndarray[Any, Any]]) -> bytes:
 
 
 def arrays_from_bytes(data: bytes) -> dict[str, np.ndarray[Any, Any]]:
-    """Decode a safetensors file whose digest was checked, without torch."""
+    """Decode a safetensors file whose digest was checked, without torch.
+
+    Raises:
+        ValueError: it is none.
+    """
     import safetensors.numpy
 
-    return safetensors.numpy.load(data)
+    try:
+        return safetensors.numpy.load(data)
+    except safetensors.SafetensorError as error:
+        raise ValueError(str(error)) from error

@@ -125,6 +125,7 @@ class Optimizer:
 
         Raises:
             OptimizerChanged: it is that of another optimiser.
+            ValueError: a tensor has another shape than its parameter.
         """
         tensors = dict(tensors)
         num_samples = tensors.pop(_NUM_SAMPLES, torch.zeros((), dtype=torch.int64))
@@ -134,6 +135,9 @@ class Optimizer:
         state: defaultdict[torch.nn.Parameter, dict[str, torch.Tensor]] = defaultdict(dict)
         for key, tensor in tensors.items():
             name, _, field = key.partition("|")
+            if tensor.dim() and tensor.shape != named[name].shape:
+                found, expected = tuple(tensor.shape), tuple(named[name].shape)
+                raise ValueError(f"{key}: got the shape {found}, expected {expected}")
             state[named[name]][field] = tensor
         self._rule.restore(state)
 

@@ -98,12 +98,17 @@ class Privacy:
             data: what `snapshot` returned, empty if there was no noise.
             found: the budget of then, None if there was no noise.
             step: of the version.
+
+        Raises:
+            ValueError: the data is none, or has no secret.
         """
         config = self._config
         if found is None:
             self._basis(config.noise_multiplier, config.max_contributions, since_step=step)
             return
         state = msgspec.msgpack.decode(data, type=_Snapshot)
+        if len(state.secret) != _KEY_BYTES:
+            raise ValueError(f"a secret of {len(state.secret)} bytes, expected {_KEY_BYTES}")
         self._secret = state.secret
         self.contributions.restore(state.contributions)
         self._basis(

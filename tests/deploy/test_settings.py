@@ -500,3 +500,29 @@ def test_an_address_of_brokers_is_taken(servers: str) -> None:
     assert load(None, {}, {"kafka.bootstrap_servers": servers}).kafka.servers == [
         server.strip() for server in servers.split(",")
     ]
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (
+            {"learner.loss": "in_batch_softmax"},
+            "learner.loss: got 'in_batch_softmax', expected pointwise, squared_error, pairwise or "
+            "listwise with privacy.noise_multiplier=1.0.",
+        ),
+        (
+            {"learner.compute_share": "0.5"},
+            "learner.compute_share: got 0.5, expected 1 with privacy.noise_multiplier=1.0.",
+        ),
+        (
+            {"learner.rehearsal.size": "1MB"},
+            "learner.rehearsal.size: got '1MB', expected 0 with privacy.noise_multiplier=1.0.",
+        ),
+    ],
+)
+def test_what_privacy_cannot_go_with_is_refused_by_its_key(
+    given: dict[str, str], says: str
+) -> None:
+    with pytest.raises(SettingsError) as refused:
+        load(None, {}, {"learner.privacy.noise_multiplier": "1", **given})
+    assert str(refused.value) == f"command line: {says}"
