@@ -7,9 +7,11 @@ Exit codes: 0 ok, 1 a check failed, 2 usage, 3 refused as unsafe, 75 start it ag
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -29,7 +31,7 @@ from deploy.cli import (
     topics,
     verify,
 )
-from deploy.cli.exit_codes import exit_code
+from deploy.cli.exit_codes import FAILED, exit_code, refusal_of_system
 from deploy.process.log_line import log_end
 
 app = typer.Typer(
@@ -86,7 +88,8 @@ def steelyard(
 def main() -> None:
     """Run the command line.
 
-    An error that declares an exit code ends in one clear text, any other in a traceback.
+    An error that declares an exit code ends in one clear text, and so does what the system
+    refuses, such as to write on a full disk; any other error ends in a traceback.
     """
     for variable in ("TQDM_DISABLE", "HF_HUB_DISABLE_PROGRESS_BARS"):  # read where they are used
         os.environ.setdefault(variable, "1")
@@ -95,8 +98,20 @@ def main() -> None:
         app(prog_name="steelyard")
     except Exception as error:
         code = exit_code(error)
+        if code is None and (refused := refusal_of_system(error)):
+            typer.echo(f"steelyard: {refused}", err=True)
+            _end_without_output()
         if code is None:
             raise
         if not log_end(error, code):
             typer.echo(f"steelyard: {error}", err=True)
         sys.exit(code)
+
+
+def _end_without_output() -> NoReturn:
+    """End with code 1; what is left in the output's buffer may be what could not be written."""
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+    with Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+    sys.exit(FAILED)

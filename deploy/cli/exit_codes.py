@@ -2,6 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
+_REFUSALS = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EIO,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENAMETOOLONG,
+    errno.EMFILE,
+    errno.ENFILE,
+}
+
 OK = 0
 FAILED = 1  #: a check failed
 USAGE = 2
@@ -14,3 +30,18 @@ def exit_code(error: Exception) -> int | None:
     """Return the exit code that the class of an error declares."""
     code: int | None = getattr(error, "exit_code", None)
     return code
+
+
+def refusal_of_system(error: Exception) -> str | None:
+    """Return one line on what the system refused, None where the error is one of the program.
+
+    A full disk, a file that may not be written or too many open files can end any command; which
+    line of the program met it tells an operator nothing.
+    """
+    if not isinstance(error, OSError) or error.errno not in _REFUSALS:
+        return None
+    where = error.filename or "a file, or the output"
+    return (
+        f"{where}: {os.strerror(error.errno)}. Check free space (also of TMPDIR), mode and limits, "
+        "then start it again."
+    )

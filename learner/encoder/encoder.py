@@ -84,11 +84,7 @@ class Encoder(nn.Module):
         model.requires_grad_(False)
         for parameter in self.trainable_parameters():
             parameter.requires_grad_(True)
-        for module in model.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = dropout
-            elif isinstance(getattr(module, "attention_dropout", None), float):
-                module.attention_dropout = dropout
+        set_dropout(model, dropout)
         self.eval()
 
     @property
@@ -210,3 +206,12 @@ class Encoder(nn.Module):
         else:
             prefixes = tuning.prefix(texts)
         return tuning.finish(prefixes)
+
+
+def set_dropout(model: nn.Module, share: float) -> None:
+    """Set the share that is dropped in training, of activations and of attention."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = share
+        elif isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = share  # type: ignore[assignment]

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from learner import arithmetic
 from learner import version_layout as layout
 from learner.config import LearnerConfig
+from learner.encoder.encoder import set_dropout
 from learner.encoder.fit import check_fit
 from learner.encoder.load import load_pretrained
 from learner.encoder.packing import passes_for
@@ -89,9 +90,7 @@ class Tagger:
         self.head_parameters: list[nn.Parameter] = list(self._head.parameters())
         for parameter in (*self.encoder_parameters, *self.head_parameters):
             parameter.requires_grad_(True)
-        for module in self.model.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = config.dropout
+        set_dropout(self.model, config.dropout)
 
     @property
     def _head(self) -> nn.Linear:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from consumers.errors import OptionRefused, SourceUnavailable, TopicMissing
 from deploy.cli.app import app
-from deploy.cli.exit_codes import exit_code
+from deploy.cli.exit_codes import exit_code, refusal_of_system
 from deploy.errors import PortTaken, SettingsError, StoreAbsent, Unsafe, UsageError
 from learner.artifact import Store
 from learner.errors import Corrupt, Fenced, StoreFailed
@@ -332,3 +332,21 @@ def test_a_variable_that_names_no_file_is_an_error() -> None:
     done = run("config", "show", env={"STEELYARD_CONFIG": "missing.yaml"})
     assert done.returncode == 2
     assert "missing.yaml: cannot be read" in done.stderr
+
+
+def test_an_output_that_is_full_is_one_line() -> None:
+    command = [sys.executable, "-c", "from deploy.cli.app import main; main()", "config", "show"]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        "steelyard: a file, or the output: No space left on device. Check free space (also of "
+        "TMPDIR), mode and limits, then start it again."
+    )
+    assert "Traceback" not in done.stderr
+
+
+def test_an_error_of_the_program_keeps_its_traceback() -> None:
+    assert refusal_of_system(FileNotFoundError(2, "No such file", "a")) is None
+    assert refusal_of_system(ValueError("x")) is None
+    assert str(refusal_of_system(OSError(28, "", "/tmp/a"))).startswith("/tmp/a: No space left")

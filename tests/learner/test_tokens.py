@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
-from learner.encoder.tokens import Texts, letter_tokenizer
+from learner.encoder.tokens import Texts, letter_tokenizer, load_tokenizer
+from tests.learner.families import bert, saved
+from tests.learner.training import trainer
 
 
 class Recording:
@@ -63,3 +68,25 @@ def test_pairs_have_the_ids_of_their_own_query_whichever_came_before() -> None:
         for item in (f"item {number}", f"other {number}"):
             alone = Texts(letter_tokenizer(), max_tokens=16).ids(query, item)
             np.testing.assert_array_equal(texts.ids(query, item), alone)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_learner_and_version_keep_the_same_end_of_a_text(tmp_path: Path, side: str) -> None:
+    """A version keeps no side, so a folder's own `truncation_side` must not count."""
+    folder = saved(tmp_path / "model", bert())
+    file = folder / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "truncation_side": side}))
+    assert load_tokenizer(folder).truncation_side == side
+    own = trainer(model=str(folder))
+    version = tmp_path / "version"
+    version.mkdir()
+    for name, data in own.files().items():
+        if "/" not in name:
+            (version / name).write_bytes(data)
+    served = Texts(load_tokenizer(version), max_tokens=24)
+    text = "abcdefghijklmnopqrstuvwxyz0123456789"
+    for pair in (None, text[::-1]):
+        ids = own.ranker.texts.ids(text, pair).tolist()
+        assert served.ids(text, pair).tolist() == ids
+        assert ids[1] == letter_tokenizer().get_vocab()["a"]
+        assert len(ids) == 24
