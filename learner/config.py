@@ -275,6 +275,7 @@ class LearnerConfig:
         setting does not make another configuration of the same one.
         """
         plain = {_ON_DISK.get(name, name): value for name, value in asdict(self).items()}
+        plain["task_weights"] = self.task_weights.on_disk()
         plain["interaction"] = INTERACTION_ON_DISK[self.interaction]
         for entry in fields(self):
             default = entry.default

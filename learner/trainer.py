@@ -75,7 +75,9 @@ class Trainer:
             ModelUnsupported: it does not fit the other settings.
             TuningUnsupported: `config.tuning` does not fit it.
             ThreadsRefused: the environment limits `config.threads`.
+            SettingError: `config.task_weights` do not fit the weights of the samples.
         """
+        config.task_weights.check_weighting(weigher.config)
         arithmetic.check_environment(config.threads)
         arithmetic.use(config.threads, config.device)
         self.config = config

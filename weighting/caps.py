@@ -124,6 +124,13 @@ class Caps:
                 add(_TOTAL, float(own.stop - own.start), first.emitted_us)
         return np.array(rows, dtype=np.float64).reshape(-1, len(CAPS))
 
+    def of_list(self, list_size: int) -> tuple[float, float]:
+        """Factors of a shown item by the length of its list, 0 if unknown. Pure."""
+        c, long = self.config, 1.0
+        if list_size > 0 and c.long_list:
+            long = min(1.0, c.long_list / list_size)
+        return long, c.one_item_list if list_size == 1 else 1.0
+
     def snapshot(self) -> dict[str, Any]:
         """State after the last `learn`, as plain numbers."""
         return self._table.snapshot()
@@ -152,11 +159,8 @@ class Caps:
         if c.item < 1:
             showings = self._table.get(item, now)
             share = min(1.0, c.item * (total + _FIRST_SHOWINGS) / (showings + 1.0))
-        if self._shown_in_lists and s.list_size > 0:
-            if c.long_list:
-                long = min(1.0, c.long_list / s.list_size)
-            if s.list_size == 1:
-                alone = c.one_item_list
+        if self._shown_in_lists:
+            long, alone = self.of_list(s.list_size)
         return pair, client, share, long, alone
 
     def _room(self, key: int, most: float, now_us: int) -> float:

@@ -95,6 +95,15 @@ class WeigherConfig:
             return next(iter(parse_candidates(self.competition.candidates).values()))
         return make_scheme(self.scheme, self.exponent)
 
+    @property
+    def reweighs(self) -> tuple[str, float | str] | None:
+        """Setting and value by which labels count more or less; None if by corrections alone."""
+        if self.scheme == "uniform" or (self.scheme == DEFAULT and self.exponent == 0):
+            return None
+        if self.scheme == DEFAULT:
+            return "exponent", self.exponent
+        return "scheme", self.scheme
+
     def on_disk(self) -> dict[str, Any]:
         """Return the settings under the names that a version's files use for them."""
         plain: dict[str, Any] = _renamed(msgspec.to_builtins(self), _ON_DISK)

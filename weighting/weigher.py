@@ -40,6 +40,7 @@ from weighting.weighted import WeightedBatch, scatter
 
 Array = NDArray[np.float64]
 FORMAT = 10
+(_ROOT,) = [name for name, task in TASKS.items() if task.parent is None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,17 +116,25 @@ class Weigher:
         """
         by_task, groups, factors = _places_by_task(samples), {}, []
         labels = _labels(samples)  # all that can be refused, before anything learns
+        behind = _behind(samples)
+        # Of the state as it is, if the batch has no shown list that changes it on the way
+        examined = [self._estimators[_ROOT].examination(k) for _, k in behind.values()]
         for task, places in by_task.items():
             own = [samples[i] for i in places]
             factors.append(self._caps[task].learn(own))
             discount = factors[-1].prod(axis=1)
-            learned = self._estimators[task].learn(own, labels[places], discount)
+            asked = list(behind.values()) if task == _ROOT else []
+            found, correction, answers = self._estimators[task].learn(
+                own, labels[places], discount, asked
+            )
+            examined = answers or examined
             groups[task] = Group.of(
                 np.array(places),
                 own,
                 labels[places],
                 discount,
-                *learned,
+                found,
+                correction,
                 schemes=self._schemes,
                 in_force=self._in_force,
                 clip=self.config.clip,
@@ -142,7 +151,10 @@ class Weigher:
             for task, group in groups.items()
         }
         drifts = {task: self._watch(task, samples, group) for task, group in groups.items()}
-        return self._assemble(tuple(samples), groups, scales, num_discounted(factors), drifts)
+        shown = self._shown(samples, dict(zip(behind, examined, strict=True)), groups.get(_ROOT))
+        return self._assemble(
+            tuple(samples), groups, scales, num_discounted(factors), drifts, shown
+        )
 
     def pair_memory_logits(
         self, task: TaskName, query: str, documents: Sequence[Document]
@@ -289,6 +301,24 @@ class Weigher:
             group.correction,
         )
 
+    def _shown(
+        self, samples: Sequence[Sample], behind: Mapping[int, float], group: Group | None
+    ) -> tuple[Array, Array]:
+        """Return `shown_examination` and `shown_discount` of a batch; see `WeightedBatch`.
+
+        Args:
+            samples: N of them.
+            behind: place of a sample behind a shown item -> examination probability.
+            group: the shown items.
+        """
+        examination, discount = np.ones(len(samples)), np.zeros(len(samples))
+        for place, theta in behind.items():
+            examination[place] = theta
+            discount[place] = math.prod(self._caps[_ROOT].of_list(samples[place].list_size))
+        if group is not None:
+            examination[group.places], discount[group.places] = group.estimates.examination, 1.0
+        return examination, discount
+
     def _assemble(
         self,
         samples: tuple[Sample, ...],
@@ -296,6 +326,7 @@ class Weigher:
         scales: Mapping[TaskName, Array],
         discounted: dict[str, int],
         drifts: dict[TaskName, list[Drift]],
+        shown: tuple[Array, Array],
     ) -> WeightedBatch:
         """Scale and cap the weights, and put the tasks' columns back into the samples' order."""
         bounds, clipped, parts = self.config.clip, Counter[str](), []
@@ -309,6 +340,8 @@ class Weigher:
         agreement = {task: group.normalization_ratio() for task, group in groups.items()}
         return WeightedBatch(
             samples=samples,
+            shown_examination=shown[0],
+            shown_discount=shown[1],
             num_clipped={bound: clipped[bound] for bound in BOUNDS},
             num_discounted=discounted,
             drifts={task: tuple(found) for task, found in drifts.items() if found},
@@ -329,6 +362,20 @@ def _places_by_task(samples: Sequence[Sample]) -> dict[TaskName, list[int]]:
             raise _refusal("task", s.task, f"one of {', '.join(TASKS)}", s, index)
         places[s.task].append(index)
     return {task: own for task, own in places.items() if own}
+
+
+def _behind(samples: Sequence[Sample]) -> dict[int, tuple[int, int | None]]:
+    """Samples of the tasks behind a shown item: how many of shown items come before, and where.
+
+    Those of which no list is known are left out.
+    """
+    found, num_shown = {}, 0
+    for place, s in enumerate(samples):
+        if s.task == _ROOT:
+            num_shown += 1
+        elif s.list_size:
+            found[place] = num_shown, s.position
+    return found
 
 
 def _labels(samples: Sequence[Sample]) -> Array:

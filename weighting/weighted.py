@@ -69,6 +69,11 @@ class WeightedBatch(Columns):
         ess_ratio: effective sample size of `weight` / N.
         exponent: power of p(y|x)/p(y) in the weights.
         prior: per task in the batch, p(y=1).
+        shown_examination: f64 (N,) examination probability of the place where the item was shown,
+            whatever the task; 1 where none is known.
+        shown_discount: f64 (N,) share of its weight that a sample has as the outcome of a shown
+            item, beside others of the list: what the caps leave of a sample of the list's length;
+            0 where no exposure is known.
         candidate_weight: (E, N) final weights under each candidate, if candidates compete; E is 0
             otherwise.
         normalization_ratio: per task with first copies, the mean of p(label|x)/p(label) for labels
@@ -82,6 +87,8 @@ class WeightedBatch(Columns):
     ess_ratio: float
     exponent: float
     prior: dict[TaskName, float]
+    shown_examination: Array
+    shown_discount: Array
     candidate_weight: Array
     normalization_ratio: dict[TaskName, tuple[float, float]]
 

@@ -57,6 +57,8 @@ def load(
     layers.read_environment(env)
     layers.read_overrides(overrides or {})
     settings = layers.build(Settings(), ())
+    if not layers.problems:
+        layers.check_together(settings)
     if layers.problems:
         raise SettingsError(layers.problems)
     return dataclasses.replace(settings, origins=dict(layers.origins))
@@ -113,6 +115,14 @@ class _Layers:
         except SettingError as error:
             self.problems.append(self._refused(error, section))
             return node
+
+    def check_together(self, settings: Settings) -> None:
+        """Check what settings of one section mean for those of another."""
+        try:
+            settings.learner.task_weights.check_weighting(settings.weighting)
+        except SettingError as error:
+            where = self.origins.get(f"learner.task_weights.{error.name}", DEFAULT)
+            self.problems.append(f"{where}: {error}.")
 
     def _build_sections(self, node: Any, section: tuple[str, ...]) -> dict[str, Any]:
         built = {

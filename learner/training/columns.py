@@ -14,10 +14,12 @@ import torch
 from numpy.typing import NDArray
 
 from learner.losses.loss import Sampled, Targets
+from learner.losses.purchase_over_all import Outcomes
 from learner.training.item_frequency import ItemFrequency
 from learner.training.micro_batches import Pair
 from weighting.query_key import query_key
-from weighting.tasks import TASKS, TaskName
+from weighting.tasks import CLICK, PURCHASE, TASKS, TaskName
+from weighting.weighted import WeightedBatch
 
 Column = NDArray[np.floating[Any]]
 
@@ -84,6 +86,7 @@ class StepColumns:
         frequency: ItemFrequency | None = None,
         *,
         residuals: bool = True,
+        outcomes: Outcomes | None = None,
     ) -> None:
         """Copy the columns of the places `own` of a weighted batch.
 
@@ -94,8 +97,10 @@ class StepColumns:
             factor: (N,) by which each loss counts; a sample of 0 is not to be scored.
             frequency: of the items, where a loss compares lists with each other.
             residuals: see the attribute.
+            outcomes: of the same n samples as shown items, where a loss asks for them.
         """
         self.residuals = residuals
+        self._outcomes = outcomes
         self.samples = weighted.samples[own.start : own.stop]
         rows = slice(own.start, own.stop)
         counts = factor[rows]
@@ -119,6 +124,17 @@ class StepColumns:
             sampled=None if frequency is None else _sampled(self.samples, frequency, device),
         )
 
+    def outcomes(self, part: Sequence[int]) -> Outcomes | None:
+        """Return the outcomes of a micro-batch as shown items; None where no loss asks for them.
+
+        Args:
+            part: places of the micro-batch among the n samples.
+        """
+        if self._outcomes is None:
+            return None
+        places = torch.tensor(part, dtype=torch.long, device=self._device)
+        return Outcomes(*(column[places] for column in self._outcomes))
+
     def select(self, part: Sequence[int]) -> dict[TaskName, Selection]:
         """Return each task's rows of a micro-batch, and their targets.
 
@@ -132,6 +148,24 @@ class StepColumns:
             targets = self._targets.at(torch.from_numpy(places[rows]).to(self._device))
             found[task] = Selection(torch.from_numpy(rows).to(self._device), targets)
         return found
+
+
+def outcomes_of(
+    weighted: WeightedBatch, own: range, device: torch.device, factor: NDArray[np.float64]
+) -> Outcomes:
+    """Return the samples `own` of a batch as outcomes of shown items, on the device.
+
+    A sample counts for its weight and `factor` (N,). An item that was clicked is left to the
+    purchase task: its samples of the click task count nothing. Nor does a click without a list.
+    """
+    rows = slice(own.start, own.stop)
+    task = np.array([s.task for s in weighted.samples[rows]], dtype=object)
+    label = weighted.label[rows] > 0
+    counts = (weighted.weight * weighted.shown_discount * factor)[rows]
+    bought = np.where((task == PURCHASE) & label, counts, 0.0)
+    left = np.where(((task == PURCHASE) | (task == CLICK)) & ~label, counts, 0.0)
+    columns = bought, left, weighted.shown_examination[rows]
+    return Outcomes(*(torch.from_numpy(column).float().to(device) for column in columns))
 
 
 def item_name(sample: Pair) -> str:

@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 
 from learner.config import LearnerConfig
 from learner.errors import OutOfMemory
+from learner.losses.purchase_over_all import PurchaseOverAll
 from learner.losses.registry import POINTWISE, losses_of
 from learner.process_group import ProcessGroup
 from learner.ranker import PairLogits, Ranker
 from learner.served import root
 from learner.training import scored as scores
 from learner.training.adversarial import Adversarial
-from learner.training.columns import Selection, StepColumns, item_name
+from learner.training.columns import Selection, StepColumns, item_name, outcomes_of
 from learner.training.item_frequency import ItemFrequency
 from learner.training.micro_batches import Pair, micro_batches, within_tokens
 from learner.training.optimizer import Optimizer
@@ -30,9 +31,10 @@ from learner.training.privacy import Privacy, units_of
 from learner.training.rehearsal import Rehearsed
 from learner.training.scored import Collected, Scored
 from weighting.sample import Sample
-from weighting.tasks import TASKS, TaskName
+from weighting.tasks import CLICK, PURCHASE, TASKS, TaskName
 from weighting.weighted import WeightedBatch
 
+PURCHASE_OVER_ALL = PurchaseOverAll()
 _RANK_SEED = 0x9E3779B9
 """2^32 / golden ratio: the seeds of two processes do not meet."""
 
@@ -134,7 +136,18 @@ class GradientPass:
             RankLost: another process is gone.
         """
         device = self._ranker.encoder.device
-        columns = StepColumns(weighted, own, device, factor, self.frequency, residuals=residuals)
+        outcomes = None
+        if self._config.task_weights.purchase_over_all:
+            outcomes = outcomes_of(weighted, own, device, factor)
+        columns = StepColumns(
+            weighted,
+            own,
+            device,
+            factor,
+            self.frequency,
+            residuals=residuals,
+            outcomes=outcomes,
+        )
         past = None if rehearsed is None else self._past(rehearsed)
         units = self._units(columns, weighted.samples[own.start : own.stop])
         while True:
@@ -289,7 +302,13 @@ class GradientPass:
         logits = self._ranker([s.query for s in samples], [s.text for s in samples])
         if not columns.residuals:
             logits = replace(logits, by_task={**logits.by_task, root(): logits.base})
-        return self._loss(columns.select(part), logits) / num_total, logits
+        loss = self._loss(columns.select(part), logits)
+        outcomes = columns.outcomes(part)
+        if outcomes is not None:
+            by_task = logits.by_task
+            over_all = PURCHASE_OVER_ALL(by_task[CLICK], by_task[PURCHASE], outcomes)
+            loss = loss + self._config.task_weights.purchase_over_all * over_all
+        return loss / num_total, logits
 
     def _loss(self, selected: Mapping[TaskName, Selection], logits: PairLogits) -> torch.Tensor:
         """Add up the losses of all tasks over a micro-batch, each by its weight.

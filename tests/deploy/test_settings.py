@@ -23,6 +23,7 @@ from deploy.settings.tree import Settings
 from deploy.settings.yaml import parse
 from learner.config import LearnerConfig
 from learner.losses.registry import LOSSES
+from learner.losses.task_weights import TaskWeights
 from learner.training.budget import PrivacyConfig
 from learner.training.rehearsal import RehearsalConfig
 from weighting.clip import ClipConfig
@@ -263,6 +264,34 @@ def test_a_schedule_without_its_warm_up_and_a_task_without_a_weight_are_named(fi
         "steelyard.yaml: learner.warm_up_samples: got 0, expected a whole number >= 1 with "
         "schedule=inverse_sqrt.",
     ]
+
+
+@pytest.mark.parametrize(
+    ("weighting", "bound"),
+    [
+        ("exponent: 1", "weighting.exponent=1.0"),
+        ("exponent: auto", "weighting.exponent='auto'"),
+        ("scheme: focal", "weighting.scheme='focal'"),
+    ],
+)
+def test_purchases_over_all_are_refused_under_importance_weights(
+    file: Path, weighting: str, bound: str
+) -> None:
+    learner = "learner: {task_weights: {purchase_over_all: 0.5}}"
+    assert problems(file, f"{learner}\nweighting: {{{weighting}}}") == [
+        "steelyard.yaml: learner.task_weights.purchase_over_all: got 0.5, expected 0 with "
+        f"{bound}.",
+    ]
+    file.write_text(f"{learner}\nweighting: {{scheme: uniform, exponent: 1}}")
+    assert load(file, {}).learner.task_weights == TaskWeights(purchase_over_all=0.5)
+
+
+def test_a_balance_of_before_has_the_digest_of_before() -> None:
+    written = LearnerConfig(task_weights=TaskWeights(purchase=2.0)).on_disk()
+    assert written["task_weights"] == {"click": 1.0, "purchase": 2.0}
+    assert "task_weights" not in LearnerConfig().on_disk()
+    over_all = LearnerConfig(task_weights=TaskWeights(purchase_over_all=0.5)).on_disk()
+    assert over_all["task_weights"]["purchase_over_all"] == 0.5
 
 
 def test_rehearsal_is_sized_in_bytes_and_refused_where_it_can_do_nothing(file: Path) -> None:

@@ -58,6 +58,7 @@ KINDS: list[dict[str, Any]] = [
         "interaction": "cross_encoder",
         "rehearsal": RehearsalConfig(size_bytes=100_000, share=0.5),
     },
+    {"tuning": "top:1", "loss": "listwise", "task_weights": TaskWeights(purchase_over_all=0.5)},
 ]
 TOGETHER = {"dropout", "adversarial_steps", "in_batch_softmax"}
 """What a sample learns under these depends on what is in its micro-batch."""

@@ -255,10 +255,37 @@ def test_a_stream_gives_the_same_bits_under_every_division_into_batches_of_whole
         divided.weigh([s for own in emitted[i : i + cut] for s in own])
         for i in range(0, len(emitted), cut)
     ]
-    for name in COLUMNS:
+    for name in (*COLUMNS, "shown_examination", "shown_discount"):
         column = np.concatenate([getattr(part, name) for part in parts])
         assert column.tobytes() == getattr(together, name).tobytes(), name
     assert divided.snapshot() == whole.snapshot()
+
+
+def test_a_purchase_has_the_examination_probability_of_the_place_where_its_item_was_shown() -> None:
+    """That of the click task after the lists before it, whatever comes after in the batch."""
+    clicks = [
+        msgspec.structs.replace(sample(int(i % 3 == 0), position=k), list_id=f"list {i}")
+        for i in range(40)
+        for k in (1, 4)
+    ]
+    bought = sample(1, task=PURCHASE, position=4)
+    before, whole = weigher(), weigher()
+    before.weigh(clicks[:40])
+    examined = before.weigh([sample(0, position=4)]).examination[0]
+    batch = whole.weigh([*clicks[:40], bought, *clicks[40:]])
+    assert batch.shown_examination[40] == examined != 0.25
+    assert batch.examination[40] == 1
+    np.testing.assert_array_equal(batch.shown_examination[:40], batch.examination[:40])
+    assert batch.shown_examination[-1] != examined
+
+
+def test_a_purchase_counts_as_an_outcome_of_its_list_as_the_shown_items_do() -> None:
+    def purchase(list_size: int) -> Sample:
+        return msgspec.structs.replace(sample(1, task=PURCHASE), list_size=list_size)
+
+    samples = [purchase(size) for size in (10, 0, 1, 400)] + [sample(0, position=1)]
+    batch = weigher().weigh(samples)
+    assert batch.shown_discount.tolist() == [1.0, 0.0, 0.1, 0.25, 1.0]
 
 
 def test_samples_without_a_list_are_lists_of_their_own() -> None:

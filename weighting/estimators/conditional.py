@@ -127,6 +127,10 @@ class Conditional:
             )
         ]
 
+    def examination(self, position: int | None) -> float:
+        """Probability that a 1-based position is examined; 1 of an unknown one. Pure."""
+        return self._propensity.get(position if self._with_position else None)
+
     def predict_first(self, query: str, documents: Sequence[Document]) -> Array:
         """Pair-memory logits (N,) of documents, as if each were shown first. Pure.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -117,9 +118,17 @@ class TaskEstimators:
         """Calibrated pair-memory logit of a pair of which nothing is known. Pure."""
         return self.calibration.predict(self.conditional.base())
 
+    def examination(self, position: int | None) -> float:
+        """Probability that a 1-based position is examined; 1 of an unknown one. Pure."""
+        return self.conditional.examination(position)
+
     def learn(
-        self, samples: Sequence[Sample], label: Array, discount: Array
-    ) -> tuple[Estimates, Array]:
+        self,
+        samples: Sequence[Sample],
+        label: Array,
+        discount: Array,
+        asked: Sequence[tuple[int, int | None]] = (),
+    ) -> tuple[Estimates, Array, list[float]]:
         """Learn N samples in stream order, each weighted by its correction alone.
 
         The scheme's factor belongs to the trained model, not to what it is made from.
@@ -128,18 +137,23 @@ class TaskEstimators:
             samples: of this task.
             label: (N,) their labels, 0 or 1.
             discount: (N,) share of an example that each counts for.
+            asked: positions whose examination probability is asked for, each with the number of
+                samples that come before; ascending. One within a list is answered after it.
 
         Returns:
-            What was estimated of each before its list was learned, and its correction (N,): the
-            discount times the delay correction.
+            What was estimated of each before its list was learned; its correction (N,): the
+            discount times the delay correction; and the answers.
         """
         check_labels(label)
+        answers: list[float] = []
         labels, discounts, rows, corrections = label.tolist(), discount.tolist(), [], []
         for own in shown_lists(samples, self._shown_in_lists):
+            answers += self._answers(asked[len(answers) :], own.start)
             found, correction = self._learn_list(samples[own], labels[own], discounts[own])
             rows += found
             corrections += correction
-        return Estimates.of(rows), np.array(corrections, dtype=np.float64)
+        answers += self._answers(asked[len(answers) :], len(samples))
+        return Estimates.of(rows), np.array(corrections, dtype=np.float64), answers
 
     def snapshot(self) -> dict[str, Any]:
         """State after the last `learn`, as plain numbers."""
@@ -159,6 +173,11 @@ class TaskEstimators:
         self.conditional.restore(state["conditional"])
         if self.choice and state["choice"]:  # else it was not asked for before, and begins afresh
             self.choice.restore(state["choice"])
+
+    def _answers(self, asked: Sequence[tuple[int, int | None]], learned: int) -> list[float]:
+        """Examination probabilities asked for after so many samples, or fewer."""
+        due = takewhile(lambda each: each[0] <= learned, asked)
+        return [self.examination(position) for _, position in due]
 
     def _rows(self, samples: Sequence[Sample], predictions: Sequence[Prediction]) -> list[Row]:
         """Estimates of the samples of one list."""
