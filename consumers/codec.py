@@ -48,6 +48,7 @@ REASONS = (
 )
 
 MAX_QUERY_CHARS = 4096
+MAX_VALUE = 1e12
 MAX_TIME_US = 4_102_444_800 * 1_000_000  # year 2100
 
 _exposures = msgspec.json.Decoder(ExposureWire)
@@ -243,6 +244,7 @@ def _action(wire: ActionWire, record: Record, position: Position) -> Click | Pur
             position,
             identity,
             returned,
+            None if returned else _value(attributes),
         )
     return Other(client_id=wire.client_id, time_us=time_us, position=position)
 
@@ -287,6 +289,16 @@ def _is_return(attributes: EventAttributesWire) -> bool:
         or (price is not None and price < 0)
         or (revenue is not None and revenue < 0)
     )
+
+
+def _value(attributes: EventAttributesWire) -> float | None:
+    """Return what was paid for the item, at most `MAX_VALUE`; None if that is not told.
+
+    A revenue may be that of the whole order, so it counts only where there is no price.
+    """
+    price, quantity = attributes.price, attributes.quantity
+    value = attributes.revenue if price is None else price * (1 if quantity is None else quantity)
+    return None if value is None else min(value, MAX_VALUE)
 
 
 def _identity(record: Record, event_id: str | int | None, subject: str) -> bytes | None:

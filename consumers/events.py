@@ -93,6 +93,7 @@ class Purchase(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         returned: the item was given back: no purchase, but the end of one.
+        value: price times quantity, in the event's currency; None if it is not told.
     """
 
     query_id: str | None
@@ -102,6 +103,7 @@ class Purchase(msgspec.Struct, frozen=True, gc=False):
     position: Position
     identity: bytes | None
     returned: bool = False
+    value: float | None = None
 
 
 class ItemUpdate(msgspec.Struct, frozen=True, gc=False):

@@ -58,6 +58,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         attribution_us: attribution window after which the label is final.
         inferred: True when joined without a query id.
         positions: every record that it was made from.
+        value: what was paid for the item, of a purchase that tells it.
     """
 
     sample_id: str
@@ -81,6 +82,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     attribution_us: int
     inferred: bool
     positions: tuple[Position, ...]
+    value: float | None = None
 
     @property
     def emitted_us(self) -> int:

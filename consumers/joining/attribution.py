@@ -286,7 +286,7 @@ class Attribution:
     def _credit_purchase(
         self, click: OpenClick, event: Purchase, inferred: bool, now_us: int
     ) -> None:
-        click.purchase = Positive(event.time_us, event.position, inferred)
+        click.purchase = Positive(event.time_us, event.position, inferred, event.value)
         self._tally.delays_us.append(("purchase", max(event.time_us - click.time_us, 0)))
         if click.observed:
             late = self._labels.purchase(click, CopyKind.LATE_POSITIVE, now_us)

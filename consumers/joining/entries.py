@@ -12,11 +12,16 @@ from weighting.sample import Attribute
 
 
 class Positive(msgspec.Struct, array_like=True, gc=False):
-    """The event that made a label positive."""
+    """The event that made a label positive.
+
+    Attributes:
+        value: what was paid, of a purchase that tells it.
+    """
 
     time_us: int
     position: Position
     inferred: bool
+    value: float | None = None
 
 
 class OpenExposure(msgspec.Struct, array_like=True, eq=False, gc=False):

@@ -100,6 +100,7 @@ class Labels:
             event_time_us=max(click.newest_us, purchase.time_us),
             delay_us=max(purchase.time_us - click.time_us, 0),
             inferred=click.inferred or purchase.inferred,
+            value=purchase.value,
             positions=(*click.sources, purchase.position),
         )
 

@@ -66,6 +66,7 @@ def read(record: Record) -> dict[str, Any] | None:
         "texts": texts,
         "scenario": scenario,
         "item": item,
+        "value": None if extra.get("price") is None else extra["price"] * extra.get("quantity", 1),
         "identity": identity,
         "position": Position(record.topic, record.partition, record.offset),
     }
@@ -346,6 +347,7 @@ class _Oracle:
             attribution_us=self.attribution_window_us,
             inferred=inferred or (positive is not None and positive["inferred"]),
             positions=tuple(e["position"] for e in sources if e is not None),
+            value=None if click or positive is None else positive["value"],
             **self._place(exposure, of, index if click else of["index"]),
         )
 

@@ -83,12 +83,15 @@ def writes(
                     bought_us = click_us + int(random.expovariate(1 / 150) * SECOND)
                     known = query_id if random.random() < 0.8 else None
                     event_id = f"e-{random.getrandbits(64):016x}"
+                    number = int(event_id[-3:], 16)
                     purchase = encode_purchase(
                         query_id=known,
                         client_id=client,
                         object_id=hit,
                         time_us=_stamped(random, bought_us),
                         event_id=event_id,
+                        price=None if number % 5 == 0 else number / 16,
+                        quantity=None if number % 2 else 1 + number % 3,
                     )
                     happened.append((bought_us, "purchases", purchase))
                     if random.random() < 0.25:

@@ -186,6 +186,29 @@ def test_exposures_of_one_batch_id_are_told_apart_by_their_query_id() -> None:
 
 
 @pytest.mark.parametrize(
+    ("fields", "value"),
+    [
+        ({}, None),
+        ({"quantity": 2}, None),
+        ({"price": 59.9}, 59.9),
+        ({"price": 59.5, "quantity": 2}, 119.0),
+        ({"price": 59.5, "quantity": 0.5, "revenue": 400}, 29.75),
+        ({"revenue": 400, "quantity": 2}, 400.0),
+        ({"price": 0}, 0.0),
+        ({"price": "12,50"}, 12.5),
+        ({"price": 1e300, "quantity": 1e300}, 1e12),
+        ({"price": 59.9, "quantity": -1}, None),
+    ],
+)
+def test_the_value_of_a_purchase_is_price_times_quantity_and_a_return_has_none(
+    fields: dict[str, Any], value: float | None
+) -> None:
+    event = decode(Kind.PURCHASE, record(action("purchase", event_attributes=fields)))
+    assert isinstance(event, Purchase)
+    assert event.value == value
+
+
+@pytest.mark.parametrize(
     ("fields", "returned"),
     [
         ({}, False),

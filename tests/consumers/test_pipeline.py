@@ -76,6 +76,9 @@ def test_the_invented_log_has_what_it_is_meant_to_have() -> None:
     assert 0.01 < wanted.num_late / num_records < 0.06
     kinds = {(s.task, s.copy_kind, s.label, s.inferred) for s in wanted.samples.values()}
     assert len(kinds) == 11, "first negative, first positive, late positive; inferred or not"
+    values = [s.value for s in wanted.samples.values() if s.task == "purchase" and s.label]
+    assert None in values
+    assert len(set(values)) > 50
 
 
 @SLOW

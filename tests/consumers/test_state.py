@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from consumers import state
 from consumers.errors import SnapshotRefused
+from consumers.events import Purchase
+from consumers.joining.entries import Positive
 from consumers.state import FORMAT, RankState, merged
 from tests.consumers.bench import Bench
 from tests.consumers.shop import shop
-from weighting.provenance import Offsets, Poll, Slice
+from tests.weighting.streams import sample
+from weighting.provenance import Offsets, Poll, Position, Slice
+from weighting.sample import Sample
 
 
 def rank(watermark_us: int, item_offset: int, text: str) -> RankState:
@@ -62,3 +67,27 @@ def test_a_part_that_is_missing_is_named() -> None:
 
 def test_the_polls_of_a_rank_are_those_in_no_batch() -> None:
     assert state.polls_of(state.encode(rank(1, 1, ""))) == rank(1, 1, "").polls
+
+
+class _PositiveOfBefore(msgspec.Struct, array_like=True):
+    """As it was written before purchases had a value."""
+
+    time_us: int
+    position: Position
+    inferred: bool
+
+
+def test_a_snapshot_of_before_purchases_had_a_value_is_read() -> None:
+    position = Position("purchases", 0, 7)
+    old = msgspec.msgpack.encode(_PositiveOfBefore(5, position, False))
+    assert msgspec.msgpack.decode(old, type=Positive) == Positive(5, position, False, None)
+    purchase = Purchase("q", "c", "A", 5, position, None, False, 9.5)
+    written = msgspec.msgpack.decode(msgspec.msgpack.encode(purchase))
+    assert msgspec.convert(written, Purchase) == purchase
+    del written["value"]
+    assert msgspec.convert(written, Purchase) == msgspec.structs.replace(purchase, value=None)
+    bought = msgspec.structs.replace(sample(1, task="purchase"), value=9.5)
+    written = msgspec.msgpack.decode(msgspec.msgpack.encode(bought))
+    assert msgspec.convert(written, Sample) == bought
+    del written["value"]
+    assert msgspec.convert(written, Sample) == msgspec.structs.replace(bought, value=None)
