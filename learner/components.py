@@ -134,6 +134,7 @@ def _ranker(config: LearnerConfig, exponent: float) -> tuple[Ranker, dict[str, b
         logit_scale=config.logit_scale,
         exponent=exponent,
         head=head,
+        value=config.task_weights.value > 0,
     )
     return ranker, hugging_face
 

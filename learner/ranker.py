@@ -25,6 +25,8 @@ from learner.encoder.starting import StartingEncoder
 from learner.encoder.tokens import Ids, Texts
 from learner.residual import QueryResidual
 from learner.served import root
+from learner.value_head import NAME as VALUE_HEAD
+from learner.value_head import ValueHead
 from weighting.tasks import TASKS, TaskName
 
 CROSS_ENCODER = "cross_encoder"
@@ -41,12 +43,14 @@ class PairLogits:
         items: (N, D) vectors of the items.
         queries: (N, D) whose products with the items are the logits of the task without a parent,
             less its bias. A cross-encoder's logits are none.
+        value: (N,) of the value head, where there is one.
     """
 
     by_task: Mapping[TaskName, Tensor]
     base: Tensor
     items: Tensor
     queries: Tensor
+    value: Tensor | None = None
 
     def across(self, rows: Tensor) -> Tensor:
         """Return logits (n, n) of each query with each item of n pairs, less the bias."""
@@ -75,8 +79,12 @@ class Ranker(nn.Module):
         logit_scale: float,
         exponent: float = 0.0,
         head: Head | None = None,
+        value: bool = False,
     ) -> None:
-        """Start as the encoder is, on the encoder's device, or as a cross-encoder's own head."""
+        """Start as the encoder is, on the encoder's device, or as a cross-encoder's own head.
+
+        With `value` there is a head that tells what is paid for an item.
+        """
         super().__init__()
         self.encoder = encoder
         self.starting = StartingEncoder(encoder)
@@ -98,11 +106,17 @@ class Ranker(nn.Module):
             self.cross = nn.Linear(encoder.width, len(TASKS))
             nn.init.zeros_(self.cross.weight)
             nn.init.zeros_(self.cross.bias)
+        self.value_head = ValueHead(encoder.width) if value else None
         self.to(encoder.device)
 
     def heads(self) -> dict[str, nn.Parameter]:
         """Return every parameter that is not the encoder's, by name."""
         return {name: p for name, p in self.named_parameters() if not name.startswith("encoder.")}
+
+    def head_tensors(self) -> dict[str, Tensor]:
+        """Return all that a version keeps of the heads, by name."""
+        value = {} if self.value_head is None else self.value_head.tensors()
+        return {**self.heads(), **value}
 
     def relevance(self) -> list[nn.Parameter]:
         """Return the parameters that tell items apart: all that move but scales and biases."""
@@ -128,7 +142,10 @@ class Ranker(nn.Module):
             raise ValueError(f"heads: got {found}, expected {expected}")
         with torch.no_grad():
             for name, parameter in self.heads().items():
-                parameter.copy_(tensors[name])
+                if not name.startswith(f"{VALUE_HEAD}."):
+                    parameter.copy_(tensors[name])
+        if self.value_head is not None:  # the version may be from before it was asked for
+            self.value_head.load(tensors)
 
     def bias_of(self, task: TaskName) -> Tensor:
         """Return what is added to every logit of a task."""
@@ -168,7 +185,8 @@ class Ranker(nn.Module):
         residual = self._residuals(queries)
         by_task[root()] = base + (1 + self.exponent) * (residual * v).sum(-1)
         whole = self.logit_scale * u + (1 + self.exponent) * residual
-        return PairLogits(by_task=by_task, base=base, items=v, queries=whole)
+        value = None if self.value_head is None else self.value_head(v)
+        return PairLogits(by_task=by_task, base=base, items=v, queries=whole, value=value)
 
     def starting_vectors(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return unit vectors (N, D) of texts by the starting encoder, on the host."""

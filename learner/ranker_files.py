@@ -59,7 +59,7 @@ class RankerFiles:
             name: copy_of(parameter) if name in moving else parameter.detach()
             for name, parameter in self._encoder_state().items()
         }
-        heads = {name: copy_of(p) for name, p in self._ranker.heads().items()}
+        heads = {name: copy_of(p) for name, p in self._ranker.head_tensors().items()}
         return (lambda: self._encoded(model, moving)), heads
 
     def settings(self, written: Iterable[str], weighting: dict[str, Any]) -> layout.ScoringSettings:

@@ -52,12 +52,15 @@ class Scores:
         prior: task -> p(y=1) of the stream.
         contributions: name of a part -> (N,) what it adds to the logit of the task without a
             parent, 0 where it says nothing; empty if the scorer cannot tell.
+        value: (N,) what is expected to be paid for a document if it is bought; None if the version
+            cannot tell.
     """
 
     probability: Mapping[TaskName, NDArray[np.float64]]
     score: NDArray[np.float64]
     prior: Mapping[TaskName, float]
     contributions: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    value: NDArray[np.float64] | None = None
 
 
 class Scorer(Protocol):

@@ -33,11 +33,12 @@ from learner.ranker import PairLogits, Ranker
 from learner.request import Scores, ScoringInput
 from learner.residual import QueryResidual
 from learner.served import Array, ServedScore, ranking_score, root
+from learner.value_head import NAME as VALUE_HEAD
 from weighting.config import WeigherConfig
 from weighting.tasks import TASKS, TaskName
 from weighting.weigher import Weigher
 
-_BASE = ""
+_BASE, _VALUE = "", "value"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -117,6 +118,7 @@ def load_scorer(
         logit_scale=settings.logit_scale,
         exponent=weigher.exponent,
         head=_head(settings, encoder.width),
+        value=any(name.startswith(f"{VALUE_HEAD}.") for name in state.heads),
     )
     with layout.reading(layout.HEADS):
         ranker.load_heads(state.heads)
@@ -287,10 +289,20 @@ class ModelScorer:
             score=ranking_score(probability),
             prior=prior,
             contributions=self._served.contributions(root(), said[root()]),
+            value=self._expected(encoder),
         )
+
+    def _expected(self, encoder: Mapping[str, Array]) -> Array | None:
+        """Return expected values (N,), None before the first purchase or without a head."""
+        head = self._ranker.value_head
+        if head is None or not head.is_ready:
+            return None
+        return head.expected(encoder[_VALUE])
 
 
 def _on_host(logits: PairLogits) -> dict[str, Array]:
-    """Return the logits (N,) by task, and without the residual as `_BASE`."""
+    """Return the logits (N,) by task, without the residual as `_BASE`, and `_VALUE` if any."""
     columns = {**{task: logits.by_task[task] for task in TASKS}, _BASE: logits.base}
+    if logits.value is not None:
+        columns[_VALUE] = logits.value
     return {name: column.double().cpu().numpy() for name, column in columns.items()}

@@ -267,6 +267,9 @@ class Trainer:
                 found |= {f"{task}_{SCENARIO}_{scenario}_{n}": v for n, v in gains.items()}
             drifts = (self._figures or self.weigher.figures())[task].num_drifts
             found |= {f"{task}_changes_of_{name}": float(n) for name, n in drifts.items()}
+        if self.ranker.value_head is not None:
+            value = self.ranker.value_head.figures()
+            found |= {f"value_{name}": number for name, number in value.items()}
         return found
 
     def files(self) -> dict[str, bytes]:

@@ -10,8 +10,8 @@ A step, in this order:
    encoder's with a share of past lists, if any are kept (`Rehearsal`);
 3. task by task, evaluate what would have been served, then let the stacker learn it, and then the
    parts of the score: what they say was said before anything learned these labels;
-4. move the parameters along the gradient, unless something is not finite, and keep a uniform sample
-   of the lists to rehearse;
+4. move the parameters along the gradient, unless something is not finite; let the value head, if
+   any, count what was paid; and keep a uniform sample of the lists to rehearse;
 5. let the residuals of the queries learn their counts;
 6. let the candidates of the weights compete, if there are any: the next step has the weights of
    the one that is then in force.
@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 from learner.components import Components
 from learner.exchange import starting_vectors
 from learner.served import root
+from learner.training.columns import paid
 from learner.training.explained import ExplainedList
 from learner.training.prepared import Prepared
 from learner.training.query_counts import query_counts
@@ -117,6 +118,7 @@ def take(
         own.losses.judge(step, judged, num_samples=len(samples))
     if samples and ok:
         own.optimizer.step(len(samples))  # 4.
+        learn_values(own, weighted, scored, factor)
         if own.rehearsal is not None:
             own.rehearsal.learn(weighted, counts)
     if finite:
@@ -153,6 +155,16 @@ def repeat(
         return None
     own.optimizer.step(num)
     return scored.loss
+
+
+def learn_values(
+    own: Components, weighted: WeightedBatch, scored: Scored, factor: NDArray[np.float64]
+) -> None:
+    """Judge what the value head told of this step's purchases, then count their values."""
+    head = own.ranker.value_head
+    if head is not None:
+        value, weight = paid(weighted, factor)
+        head.learn(scored.value.astype(np.float64), value, weight)
 
 
 def learn_residuals(

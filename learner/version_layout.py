@@ -6,7 +6,7 @@ config.json  tokenizer.json  tokenizer_config.json  model.safetensors    a Huggi
 adapter_config.json  adapter_model.safetensors    an adapter, as peft writes it; the encoder beside
                      it, in model.safetensors, is its base and never moves
 heads.json           how to score: `ScoringSettings`
-heads.safetensors    heads of the tasks, and the head of a fine-tuned cross-encoder
+heads.safetensors    heads of the tasks, the head of a fine-tuned cross-encoder, and the value head
 residual.json        queries that have a residual
 residual.safetensors residuals, in the same order
 estimator.msgpack    estimators of the weigher

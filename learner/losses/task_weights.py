@@ -13,7 +13,7 @@ from weighting.tasks import TaskName
 if TYPE_CHECKING:  # the settings load neither torch nor river
     from weighting.config import WeigherConfig
 
-_YOUNGER = frozenset({"purchase_over_all"})
+_YOUNGER = frozenset({"purchase_over_all", "value"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +34,10 @@ class TaskWeights:
             description="Factor of the loss of purchases over all shown items, p(click) x "
             "p(purchase | click), also those not clicked (ESMM); 0: none."
         ),
+    ] = 0.0
+    value: Annotated[
+        NotNegative,
+        Meta(description="Factor of the loss of what is paid for a bought item; 0: no such head."),
     ] = 0.0
 
     def __post_init__(self) -> None:

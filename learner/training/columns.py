@@ -14,9 +14,11 @@ import torch
 from numpy.typing import NDArray
 
 from learner.losses.loss import Sampled, Targets
+from learner.losses.paid_value import Values
 from learner.losses.purchase_over_all import Outcomes
 from learner.training.item_frequency import ItemFrequency
 from learner.training.micro_batches import Pair
+from learner.value_head import ValueHead
 from weighting.query_key import query_key
 from weighting.tasks import CLICK, PURCHASE, TASKS, TaskName
 from weighting.weighted import WeightedBatch
@@ -87,6 +89,7 @@ class StepColumns:
         *,
         residuals: bool = True,
         outcomes: Outcomes | None = None,
+        values: Values | None = None,
     ) -> None:
         """Copy the columns of the places `own` of a weighted batch.
 
@@ -98,9 +101,11 @@ class StepColumns:
             frequency: of the items, where a loss compares lists with each other.
             residuals: see the attribute.
             outcomes: of the same n samples as shown items, where a loss asks for them.
+            values: of the same n samples, where a loss asks for them.
         """
         self.residuals = residuals
         self._outcomes = outcomes
+        self._values = values
         self.samples = weighted.samples[own.start : own.stop]
         rows = slice(own.start, own.stop)
         counts = factor[rows]
@@ -135,6 +140,17 @@ class StepColumns:
         places = torch.tensor(part, dtype=torch.long, device=self._device)
         return Outcomes(*(column[places] for column in self._outcomes))
 
+    def values(self, part: Sequence[int]) -> Values | None:
+        """Return what was paid for the samples of a micro-batch; None where no loss asks for it.
+
+        Args:
+            part: places of the micro-batch among the n samples.
+        """
+        if self._values is None:
+            return None
+        places = torch.tensor(part, dtype=torch.long, device=self._device)
+        return Values(*(column[places] for column in self._values))
+
     def select(self, part: Sequence[int]) -> dict[TaskName, Selection]:
         """Return each task's rows of a micro-batch, and their targets.
 
@@ -166,6 +182,33 @@ def outcomes_of(
     left = np.where(((task == PURCHASE) | (task == CLICK)) & ~label, counts, 0.0)
     columns = bought, left, weighted.shown_examination[rows]
     return Outcomes(*(torch.from_numpy(column).float().to(device) for column in columns))
+
+
+def paid(
+    weighted: WeightedBatch, factor: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return what was paid for N samples, and what each counts, by `factor` (N,) too.
+
+    Only what was bought for a known value counts; the others have a value of 0.
+    """
+    samples = weighted.samples
+    bought = np.array([s.task == PURCHASE and s.label > 0 and s.value is not None for s in samples])
+    value = np.array([s.value or 0.0 for s in samples], dtype=np.float64)
+    return value, np.where(bought, weighted.weight * factor, 0.0)
+
+
+def values_of(
+    weighted: WeightedBatch,
+    own: range,
+    device: torch.device,
+    factor: NDArray[np.float64],
+    head: ValueHead,
+) -> Values:
+    """Return what was paid for the samples `own` of a batch, on the device, for a head to tell."""
+    rows = slice(own.start, own.stop)
+    value, weight = paid(weighted, factor)
+    columns = head.target(value)[rows], weight[rows] * head.is_ready
+    return Values(*(torch.from_numpy(column).float().to(device) for column in columns))
 
 
 def item_name(sample: Pair) -> str:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from learner.config import LearnerConfig
 from learner.errors import OutOfMemory
+from learner.losses.paid_value import PaidValue
 from learner.losses.purchase_over_all import PurchaseOverAll
 from learner.losses.registry import POINTWISE, losses_of
 from learner.process_group import ProcessGroup
@@ -23,7 +24,7 @@ from learner.ranker import PairLogits, Ranker
 from learner.served import root
 from learner.training import scored as scores
 from learner.training.adversarial import Adversarial
-from learner.training.columns import Selection, StepColumns, item_name, outcomes_of
+from learner.training.columns import Selection, StepColumns, item_name, outcomes_of, values_of
 from learner.training.item_frequency import ItemFrequency
 from learner.training.micro_batches import Pair, micro_batches, within_tokens
 from learner.training.optimizer import Optimizer
@@ -34,6 +35,7 @@ from weighting.sample import Sample
 from weighting.tasks import CLICK, PURCHASE, TASKS, TaskName
 from weighting.weighted import WeightedBatch
 
+PAID_VALUE = PaidValue()
 PURCHASE_OVER_ALL = PurchaseOverAll()
 _RANK_SEED = 0x9E3779B9
 """2^32 / golden ratio: the seeds of two processes do not meet."""
@@ -139,6 +141,9 @@ class GradientPass:
         outcomes = None
         if self._config.task_weights.purchase_over_all:
             outcomes = outcomes_of(weighted, own, device, factor)
+        values, head = None, self._ranker.value_head
+        if head is not None:
+            values = values_of(weighted, own, device, factor, head)
         columns = StepColumns(
             weighted,
             own,
@@ -147,6 +152,7 @@ class GradientPass:
             self.frequency,
             residuals=residuals,
             outcomes=outcomes,
+            values=values,
         )
         past = None if rehearsed is None else self._past(rehearsed)
         units = self._units(columns, weighted.samples[own.start : own.stop])
@@ -308,6 +314,9 @@ class GradientPass:
             by_task = logits.by_task
             over_all = PURCHASE_OVER_ALL(by_task[CLICK], by_task[PURCHASE], outcomes)
             loss = loss + self._config.task_weights.purchase_over_all * over_all
+        values = columns.values(part)
+        if values is not None and logits.value is not None:
+            loss = loss + self._config.task_weights.value * PAID_VALUE(logits.value, values)
         return loss / num_total, logits
 
     def _loss(self, selected: Mapping[TaskName, Selection], logits: PairLogits) -> torch.Tensor:

@@ -28,6 +28,7 @@ class Scored(msgspec.Struct, kw_only=True, frozen=True, eq=False):
         by_task: task -> (n,) logit.
         base: (n,) logit of the task without a parent, without the query's residual.
         items: (n, D) vectors of the items.
+        value: (n,) of the value head; empty without one.
     """
 
     loss: float
@@ -36,6 +37,7 @@ class Scored(msgspec.Struct, kw_only=True, frozen=True, eq=False):
     by_task: dict[TaskName, Column]
     base: Column
     items: Column
+    value: Column
 
 
 _encode = msgspec.msgpack.Encoder(enc_hook=lambda column: column.tobytes()).encode
@@ -63,6 +65,7 @@ def concatenated(shares: Sequence[Scored], *, width: int, has_gradient: Sequence
         by_task={task: np.concatenate([s.by_task[task] for s in shares]) for task in TASKS},
         base=np.concatenate([share.base for share in shares]),
         items=np.concatenate([share.items.reshape(-1, width) for share in shares]),
+        value=np.concatenate([share.value for share in shares]),
     )
 
 
@@ -73,6 +76,7 @@ class Collected:
         """Start empty, for vectors of this width."""
         self._width = width
         self._num_samples = num_samples
+        self._has_value = False
         self._losses: list[torch.Tensor] = []
         self._rows: list[torch.Tensor] = []
         self._places: list[int] = []
@@ -80,14 +84,17 @@ class Collected:
     def add(self, loss: torch.Tensor, logits: PairLogits, places: Sequence[int]) -> None:
         """Take a micro-batch; `places` are its samples' places among all."""
         columns = [*(logits.by_task[task] for task in TASKS), logits.base]
-        rows = torch.cat([torch.stack(columns, dim=1), logits.items], dim=1)
+        self._has_value = logits.value is not None
+        value = [] if logits.value is None else [logits.value[:, None]]
+        rows = torch.cat([torch.stack(columns, dim=1), logits.items, *value], dim=1)
         self._rows.append(rows.detach())
         self._losses.append(loss.detach())
         self._places += places
 
     def read(self, *, num_micro_batches: int, has_gradient: list[bool]) -> Scored:
         """Bring everything to the host, in one transfer."""
-        num_columns = len(TASKS) + 1 + self._width
+        end = len(TASKS) + 1 + self._width
+        num_columns = end + self._has_value
         packed = np.zeros(0, dtype=np.float32)
         if self._rows:
             flat = [rows.flatten() for rows in self._rows]
@@ -102,5 +109,6 @@ class Collected:
             has_gradient=has_gradient,
             by_task=dict(zip(TASKS, columns, strict=False)),
             base=columns[-1],
-            items=np.ascontiguousarray(table[:, len(TASKS) + 1 :]),
+            items=np.ascontiguousarray(table[:, len(TASKS) + 1 : end]),
+            value=np.ascontiguousarray(table[:, end:]).reshape(-1),
         )

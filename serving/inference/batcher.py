@@ -350,5 +350,6 @@ def _shortened(request: ScoringInput, scores: Scores) -> Replayed:
             score=scores.score[:n],
             prior=scores.prior,
             contributions={part: values[:n] for part, values in scores.contributions.items()},
+            value=None if scores.value is None else scores.value[:n],
         ),
     )

@@ -20,4 +20,13 @@ def explanation(scores: Scores, index: int) -> Explanation | UnsetType:
     contributions = {name: float(added[index]) for name, added in scores.contributions.items()}
     if not contributions:
         return UNSET
-    return Explanation(logit=math.fsum(contributions.values()), contributions=contributions)
+    return Explanation(
+        logit=math.fsum(contributions.values()),
+        contributions=contributions,
+        expected_value=expected_value(scores, index),
+    )
+
+
+def expected_value(scores: Scores, index: int) -> float | UnsetType:
+    """Return what is paid for one document if it is bought; UNSET if the version cannot tell."""
+    return UNSET if scores.value is None else float(scores.value[index])

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from learner.artifact import Scores
+from serving.errors import Invalid
 from serving.wire.protocol import Objective
 from weighting.tasks import CLICK, PURCHASE
 
@@ -17,11 +18,14 @@ def relevance(scores: Scores, objective: Objective | None) -> npt.NDArray[np.flo
 
     Args:
         scores: of one request, (N,) each.
-        objective: ``ctr`` = p(click), ``cvr`` = p(purchase | click), ``ctcvr`` = their product;
-            None = the published score.
+        objective: ``ctr`` = p(click), ``cvr`` = p(purchase | click), ``ctcvr`` = their product,
+            ``value`` = that times the expected value; None = the published score.
 
     Returns:
         (N,), larger is better.
+
+    Raises:
+        Invalid: the version cannot tell values.
     """
     probability = scores.probability
     match objective:
@@ -33,6 +37,13 @@ def relevance(scores: Scores, objective: Objective | None) -> npt.NDArray[np.flo
             return probability[PURCHASE]
         case "ctcvr":
             return probability[CLICK] * probability[PURCHASE]
+        case "value":
+            if scores.value is None:
+                raise Invalid(
+                    "objective: got 'value', and this version has not learned what is paid. Set "
+                    "`learner.task_weights.value`, and write prices on purchases - at `$.objective`"
+                )
+            return probability[CLICK] * probability[PURCHASE] * scores.value
 
 
 def order(values: npt.NDArray[np.float64], top_n: int | None = None) -> Sequence[int]:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
-Objective: TypeAlias = Literal["ctr", "cvr", "ctcvr"]
+Objective: TypeAlias = Literal["ctr", "cvr", "ctcvr", "value"]
 
 #: A document is decoded on its own (`serving.wire.decoding`): text, or an object.
 AnyDocument: TypeAlias = Annotated[
@@ -107,10 +107,12 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     """What each part of the score adds to a logit; parts with nothing to say add 0.
 
     `logit` is the sum of the contributions: the log-odds of a click if the document is shown first.
+    `expected_value` is what is paid if the document is bought, from versions that learn it.
     """
 
     logit: float
     contributions: dict[str, float]
+    expected_value: float | UnsetType = UNSET
 
 
 class AnsweredDocument(msgspec.Struct, frozen=True, kw_only=True):
@@ -194,11 +196,15 @@ class PerTask(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Prediction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Probabilities of one pair, the priors they stand against, and their ratio p / prior."""
+    """Probabilities of one pair, the priors they stand against, and their ratio p / prior.
+
+    `expected_value` is what is paid if the document is bought, from versions that learn it.
+    """
 
     p: PerTask
     prior: PerTask
     weight: PerTask
+    expected_value: float | UnsetType = UNSET
     explanation: Explanation | UnsetType = UNSET
 
 

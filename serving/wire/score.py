@@ -12,7 +12,7 @@ from learner.artifact import Scores, ScoringInput
 from serving.inference.scoring import Limits
 from serving.service import service_of
 from serving.wire.decoding import check_values, decode, document
-from serving.wire.explanation import explanation
+from serving.wire.explanation import expected_value, explanation
 from serving.wire.http import JsonResponse, parsed, scored, while_connected
 from serving.wire.openapi import scoring_route
 from serving.wire.protocol import (
@@ -64,6 +64,7 @@ def _prediction(scores: Scores, *, explain: bool) -> Prediction:
         p=_per_task(p),
         prior=_per_task(prior),
         weight=_per_task(weight),
+        expected_value=expected_value(scores, 0),
         explanation=explanation(scores, 0) if explain else UNSET,
     )
 

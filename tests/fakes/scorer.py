@@ -46,6 +46,7 @@ class FakeScorer:
         *,
         purchase: float = 0.5,
         explains: bool = False,
+        value: Mapping[str, float] | None = None,
     ) -> None:
         """`score` waits for `gate`, where one is set, and `fault` may raise.
 
@@ -58,6 +59,7 @@ class FakeScorer:
         self.fault: Callable[[Sequence[ScoringInput]], None] = lambda requests: None
         self._by_text, self._purchase = by_text or {}, purchase
         self._explains = explains
+        self._value = value
 
     def score(self, requests: Sequence[ScoringInput]) -> list[Scores]:
         self.calls.append(list(requests))
@@ -81,6 +83,9 @@ class FakeScorer:
             score=click.copy(),
             prior=prior,
             contributions={"first": half, "second": half} if self._explains else {},
+            value=None
+            if self._value is None
+            else np.array([self._value.get(document.text, 1.0) for document in request.documents]),
         )
 
 

@@ -334,6 +334,6 @@ def test_labels_are_smoothed_only_where_it_is_asked_for() -> None:
 
 
 def test_every_task_has_a_weight_and_today_s_sum_is_the_default() -> None:
-    assert {entry.name for entry in fields(TaskWeights)} == {*TASKS, "purchase_over_all"}
-    assert TaskWeights().purchase_over_all == 0
+    assert {entry.name for entry in fields(TaskWeights)} == {*TASKS, "purchase_over_all", "value"}
+    assert TaskWeights().purchase_over_all == TaskWeights().value == 0
     assert all(TaskWeights().of(task) == 1.0 for task in TASKS)

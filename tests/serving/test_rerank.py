@@ -154,6 +154,33 @@ def test_a_score_is_explained_when_asked(client: TestClient) -> None:
     assert sum(prediction["explanation"]["contributions"].values()) == LOG_3
 
 
+def test_a_shop_orders_by_expected_value_where_the_version_knows_it(
+    client: TestClient, replica: Replica
+) -> None:
+    value = {"mug": 100.0, "shoe": 10.0}
+    scorer = FakeScorer("v000003", {"mug": 0.25, "shoe": 0.75}, explains=True, value=value)
+    replica.store.publish(3, scorer)
+    replica.watcher.poll()
+    body = '{"query":"q","documents":["shoe","mug"],"explain":true%s}'
+    plain = answered(client, "/v2/rerank", body % "")["results"]
+    assert [result["index"] for result in plain] == [0, 1]
+    assert [result["explanation"]["expected_value"] for result in plain] == [10.0, 100.0]
+    by_value = answered(client, "/v2/rerank", body % ',"objective":"value"')["results"]
+    assert [(r["index"], r["relevance_score"]) for r in by_value] == [(1, 12.5), (0, 3.75)]
+    pair = '{"instances":[{"query":"q","document":"mug"}]}'
+    assert answered(client, "/v1/score", pair)["predictions"][0]["expected_value"] == 100.0
+
+
+@pytest.mark.usefixtures("shoes")
+def test_an_order_by_value_is_refused_where_the_version_cannot_tell_it(client: TestClient) -> None:
+    body = {"query": "q", "documents": ["mug"], "objective": "value"}
+    answer = client.post("/v2/rerank", json=body)
+    assert answer.status_code == 400
+    assert "learner.task_weights.value" in answer.text
+    pair = '{"instances":[{"query":"q","document":"mug"}]}'
+    assert "expected_value" not in answered(client, "/v1/score", pair)["predictions"][0]
+
+
 @pytest.mark.usefixtures("explaining")
 @pytest.mark.parametrize("asked", ["", ',"explain":false'])
 def test_nothing_is_explained_unasked(client: TestClient, asked: str) -> None:
