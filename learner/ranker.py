@@ -57,6 +57,10 @@ class PairLogits:
         return self.queries.index_select(0, rows) @ self.items.index_select(0, rows).T
 
 
+def _of_value(name: str) -> bool:
+    return name.startswith(f"{VALUE_HEAD}.")
+
+
 class Ranker(nn.Module):
     """Heads on a shared encoder, and the residuals of recurring queries.
 
@@ -131,19 +135,19 @@ class Ranker(nn.Module):
         return [*self.encoder.trainable_parameters(), *own]
 
     def load_heads(self, tensors: Mapping[str, Tensor]) -> None:
-        """Copy values into the heads.
+        """Copy values into the heads; that of the value may be missing or too many.
 
         Raises:
             ValueError: they are those of other heads.
         """
-        expected = {name: tuple(parameter.shape) for name, parameter in self.heads().items()}
-        found = {name: tuple(values.shape) for name, values in tensors.items()}
+        own = {name: head for name, head in self.heads().items() if not _of_value(name)}
+        expected = {name: tuple(parameter.shape) for name, parameter in own.items()}
+        found = {n: tuple(values.shape) for n, values in tensors.items() if not _of_value(n)}
         if found != expected:
             raise ValueError(f"heads: got {found}, expected {expected}")
         with torch.no_grad():
-            for name, parameter in self.heads().items():
-                if not name.startswith(f"{VALUE_HEAD}."):
-                    parameter.copy_(tensors[name])
+            for name, parameter in own.items():
+                parameter.copy_(tensors[name])
         if self.value_head is not None:  # the version may be from before it was asked for
             self.value_head.load(tensors)
 
