@@ -6,20 +6,15 @@ refuses the record. Any other field is repaired where its meaning is certain, el
 
 from __future__ import annotations
 
-import contextlib
 import json
-import math
-import re
 from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta
 from typing import Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 
+from consumers import mending
 from consumers.events import (
     ACTIONS,
-    EPOCH,
-    MAX_ELEMENTS,
     ActionWire,
     CandidateWire,
     EventAttributesWire,
@@ -54,22 +49,7 @@ Result: TypeAlias = Literal["repaired", "dropped"]
 RESULTS: tuple[Result, ...] = ("repaired", "dropped")
 
 _BOM = b"\xef\xbb\xbf"
-_MAX_EXACT = 2**53  # beyond it a float stands for several integers
-_MAX_NUMBER = 1e300
-_MAX_DIGITS = 40
-_MAX_CHARS = 64  # of a time or a number as text: the patterns below are quadratic
-_INT64 = range(-(2**63), 2**63)
-# A number with a currency or a bracket before it, or a sign or a currency after it.
-_NUMBER = re.compile(r"([^\d.,]{0,5})([.,]?\d[\d.,' ]*)(\D{0,5})")
-_INTEGER = re.compile(r"\s*\d{1,9}\s*", re.ASCII)
-_EPOCH_TEXT = re.compile(r"\d{10,19}(\.\d+)?")
 _NO_UNICODE = "Expected Unicode, got a part of a character"
-_SURROGATE = re.compile("[\ud800-\udfff]")
-_ZONE_NAME = re.compile(r"\[[^\]]*\]$")
-_BEFORE_OFFSET = re.compile(r" +(?=[-+Z][\d:]*$)")
-# Seconds, milliseconds, microseconds and nanoseconds of the years 2001 to 2286 are disjoint.
-_TICKS_PER_SECOND = (1, 10**3, 10**6, 10**9)
-_MIN_SECONDS, _MAX_SECONDS = 10**9, 10**10
 
 _W = TypeVar("_W", bound=msgspec.Struct)
 
@@ -151,20 +131,20 @@ def parse(value: bytes) -> Any:
 def _is_foreign(raw: Mapping[str, Any]) -> bool:
     """Return whether a record names an action other than ours."""
     name = raw.get("action_name")
-    return isinstance(name, str) and not _is_broken(name) and name not in ACTIONS
+    return isinstance(name, str) and not mending.is_broken(name) and name not in ACTIONS
 
 
 def _foreign(wire: type[msgspec.Struct], raw: Mapping[str, Any]) -> ForeignWire:
     """Return what is read of an action other than ours; the items topic has no event time."""
-    time = None if wire is ItemWire else instant(raw.get("timestamp"))
-    return ForeignWire(as_id(raw.get("client_id")) or "", time)
+    time = None if wire is ItemWire else mending.instant(raw.get("timestamp"))
+    return ForeignWire(mending.as_id(raw.get("client_id")) or "", time)
 
 
 def _found_nothing(raw: Mapping[str, Any]) -> bool:
     """Return whether a query has an empty list of hits in the form of null, "" or no field."""
     return (
         raw.get("query_response_hit_ids") in (None, "")
-        and _text(raw.get("user_query")) is not None
+        and mending.text(raw.get("user_query")) is not None
         and raw.get("action_name") is None
     )
 
@@ -215,7 +195,7 @@ class _Reader:
         except (msgspec.DecodeError, UnicodeDecodeError):
             self.broken = True
             text = value.decode(errors="surrogateescape")
-            return json.loads(text, parse_int=_long_integer, strict=False)
+            return json.loads(text, parse_int=mending.long_integer, strict=False)
 
     def read(self, wire: type[_W], raw: Mapping[str, Any], path: str) -> _W:
         """Read an object; refuse it where a field that is needed is not right."""
@@ -247,7 +227,7 @@ class _Reader:
         if name == "candidates":
             return self._candidates(value, at)
         strict = field.read(value)
-        if strict is not None and not (self.broken and _is_broken(value)):
+        if strict is not None and not (self.broken and mending.is_broken(value)):
             return strict
         if name == "attributes":
             return self._attributes(value, at)
@@ -288,12 +268,12 @@ class _Reader:
         for name, found in value.items():
             if found is None:
                 continue
-            mended = _attribute(found)
+            mended = mending.attribute(found)
             if mended is not None:
-                read[_text(name) or ""] = mended
-            if mended != found or type(mended) is not type(found) or _is_broken(name):
+                read[mending.text(name) or ""] = mended
+            if mended != found or type(mended) is not type(found) or mending.is_broken(name):
                 result: Result = "dropped" if mended is None else "repaired"
-                self._add("attributes", f"{at}.{_text(name)}", result)
+                self._add("attributes", f"{at}.{mending.text(name)}", result)
         return read
 
     def _add(self, field: str, path: str, result: Result) -> None:
@@ -306,7 +286,7 @@ def _refusal(name: str, field: _Field, raw: Mapping[str, Any], path: str) -> Ref
         where = "" if path == "$" else f" - at `{path}`"
         return Refused("schema", f"Object missing required field `{name}`{where}")
     at, value = f"{path}.{name}", raw[name]
-    broken_at = at if isinstance(value, str) and _is_broken(value) else None
+    broken_at = at if isinstance(value, str) and mending.is_broken(value) else None
     mended: Any = None
     if isinstance(value, list):  # its first element that is wrong is the reason
         mended, broken_at = _up_to_broken(value, at)
@@ -334,153 +314,11 @@ def _up_to_broken(values: list[Any], at: str) -> tuple[list[Any], str | None]:
     """Return the elements before the first broken text, with ids as text, and its path."""
     read: list[Any] = []
     for num, value in enumerate(values):
-        if isinstance(value, str) and _is_broken(value):
+        if isinstance(value, str) and mending.is_broken(value):
             return read, f"{at}[{num}]"
-        mended = as_id(value)
+        mended = mending.as_id(value)
         read.append(value if mended is None else mended)
     return read, None
-
-
-def _is_broken(value: Any) -> bool:
-    """Return whether text in a value is no Unicode, or a number in it not finite."""
-    if isinstance(value, str):
-        return not value.isascii() and _SURROGATE.search(value) is not None
-    if isinstance(value, float):
-        return not math.isfinite(value)
-    if isinstance(value, dict):
-        return any(_is_broken(name) or _is_broken(each) for name, each in value.items())
-    return isinstance(value, list) and any(map(_is_broken, value))
-
-
-# --- mending: each returns None where the meaning is not certain ---------------------------------
-
-
-def as_id(value: Any) -> str | None:
-    """Return an id; a number is its decimal text."""
-    if isinstance(value, str):
-        return None if _is_broken(value) else value
-    if isinstance(value, float):
-        exact = value.is_integer() and abs(value) < _MAX_EXACT
-        return str(int(value)) if exact else None
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-def _hits(value: Any) -> list[str | None] | None:
-    """Return ids; one that is none spoils the list, whose positions count."""
-    if value == {}:  # an empty list of PHP
-        return []
-    return [as_id(each) for each in value] if isinstance(value, list) else None
-
-
-def _key(value: Any) -> str | None:
-    """Return what only serves to tell events apart: equal text for equal values."""
-    if isinstance(value, bool) or value in ([], {}):
-        return None
-    return value if isinstance(value, str) and not _is_broken(value) else _canonical(value)
-
-
-def _canonical(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
-
-
-def _text(value: Any) -> str | None:
-    """Return text without halves of characters; a number is its decimal text."""
-    if isinstance(value, str):
-        if not _is_broken(value):
-            return value
-        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return as_id(value) or (repr(value) if math.isfinite(value) else None)
-
-
-def _number(value: Any) -> float | None:
-    """Return a finite number, also from text with a currency; its sign is certain."""
-    if isinstance(value, str):
-        value = _number_in(value) if len(value) <= _MAX_CHARS else None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if abs(value) < _MAX_NUMBER else None
-
-
-def _number_in(text: str) -> float | None:
-    """Return the number in a text; the last comma or dot is taken for the decimal one."""
-    text = text.replace("\N{MINUS SIGN}", "-").strip()
-    with contextlib.suppress(ValueError):
-        return float(text)
-    found = _NUMBER.fullmatch(text)
-    if found is None:
-        return None
-    before, digits, after = found.groups()
-    whole, point, rest = re.sub("[' ]", "", digits).replace(",", ".").rpartition(".")
-    size = float(f"{whole.replace('.', '')}{point}{rest or '0'}")
-    return -size if "-" in before or "(" in before or "-" in after else size
-
-
-def _integer(value: Any) -> int | None:
-    if isinstance(value, str):
-        short = len(value) <= _MAX_CHARS
-        return int(value) if short and _INTEGER.fullmatch(value) else None
-    number = _number(value)
-    return None if number is None or not number.is_integer() else int(number)
-
-
-def _attribute(value: Any) -> Attribute | None:
-    """Return an attribute's value: a scalar, or the first texts of a list."""
-    if isinstance(value, list):
-        texts = [text for each in value if (text := _text(each)) is not None]
-        return texts[:MAX_ELEMENTS] or (None if value else [])
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, int | float):
-        if isinstance(value, int) and value not in _INT64:
-            value = float(value) if abs(value) < _MAX_NUMBER else math.inf
-        return value if abs(value) < _MAX_NUMBER else None
-    return _text(value)
-
-
-def instant(value: Any) -> datetime | None:
-    """Return a time that can be read in one way only.
-
-    ISO 8601 with an offset, and numbers of seconds, milliseconds, microseconds or nanoseconds since
-    1970 for the years 2001 to 2286, whose ranges are disjoint.
-    """
-    if isinstance(value, str):
-        if len(value) > _MAX_CHARS:
-            return None
-        text = value.strip().upper()
-        if _EPOCH_TEXT.fullmatch(text):
-            return _since_epoch(float(text) if "." in text else int(text))
-        return _iso(text)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return _since_epoch(value)
-
-
-def _iso(text: str) -> datetime | None:
-    """Return an ISO 8601 time with an offset; the name of a zone after it says nothing more."""
-    for name in ("UTC", "GMT"):
-        if text.endswith(name):
-            text = text.removesuffix(name).rstrip() + "Z"
-    text = _BEFORE_OFFSET.sub("", _ZONE_NAME.sub("", text))
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return None if time.tzinfo is None else time
-
-
-def _since_epoch(value: float) -> datetime | None:
-    for ticks in _TICKS_PER_SECOND:
-        if _MIN_SECONDS * ticks <= value < _MAX_SECONDS * ticks:
-            us = round(value * 10**6 / ticks) if ticks < 10**6 else value // (ticks // 10**6)
-            return EPOCH + timedelta(microseconds=us)
-    return None
-
-
-def _long_integer(digits: str) -> int | float:
-    """Return an integer; infinity where it is longer than any that we use."""
-    return int(digits) if len(digits) <= _MAX_DIGITS else math.inf
 
 
 def _json_type(value: Any) -> str:
@@ -498,19 +336,19 @@ _OBJECTS: dict[str, type[msgspec.Struct]] = {
 }
 
 _MENDS: dict[str, Callable[[Any], Any]] = {
-    "client_id": as_id,
-    "query_id": as_id,
-    "object_id": as_id,
-    "event_id": _key,
-    "page": _key,
-    "timestamp": instant,
-    "user_query": _text,
-    "query_response_hit_ids": _hits,
-    "text": _text,
-    "ordinal": _integer,
-    "price": _number,
-    "revenue": _number,
-    "quantity": _number,
+    "client_id": mending.as_id,
+    "query_id": mending.as_id,
+    "object_id": mending.as_id,
+    "event_id": mending.key,
+    "page": mending.key,
+    "timestamp": mending.instant,
+    "user_query": mending.text,
+    "query_response_hit_ids": mending.hits,
+    "text": mending.text,
+    "ordinal": mending.integer,
+    "price": mending.number,
+    "revenue": mending.number,
+    "quantity": mending.number,
 }
 
 _KINDS = {

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from consumers import codec, tolerant
+from consumers import codec, mending, tolerant
 from consumers.errors import Invalid
 from consumers.events import Exposure, Kind
 from consumers.kafka.options import KafkaConfig
@@ -178,7 +178,7 @@ def _key_in(value: bytes, kind: Kind | None) -> bytes | None:
         return None
     if kind is None or not isinstance(fields, dict):
         return None
-    key = tolerant.as_id(fields.get("object_id" if kind is Kind.ITEM else "client_id"))
+    key = mending.as_id(fields.get("object_id" if kind is Kind.ITEM else "client_id"))
     return key.encode() if key else None
 
 

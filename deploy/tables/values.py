@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from consumers.tolerant import as_id, instant
+from consumers.mending import as_id, instant
 from deploy.errors import TableRefused, UsageError
 from weighting.sample import Attribute
 
