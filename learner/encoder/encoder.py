@@ -25,6 +25,7 @@ from learner.encoder.packing import passes_for
 from learner.encoder.passes import Passes, moved
 from learner.encoder.pooling import POOLINGS, first_state
 from learner.encoder.prefix_cache import PrefixCache
+from learner.encoder.products import use_fastest
 from learner.encoder.tokens import Ids
 from learner.errors import ModelUnsupported, TuningUnsupported
 from learner.tuning import registry
@@ -78,6 +79,7 @@ class Encoder(nn.Module):
                     passes = fastest(passes, model, with_captures=not checkpointing)
         self.passes = passes
         self.tuning = registry.named(tuning, model, POOLINGS[pooling], self.passes, seed=seed)
+        use_fastest(model)  # what the tuning added too
         self.cache = PrefixCache() if cache is None else cache
         self.width = int(model.config.hidden_size)
         self._prefix_digest: str | None = None

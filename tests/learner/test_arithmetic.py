@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from learner import arithmetic
 from learner.artifact import Document, Scorer, ScoringInput, Store
@@ -157,3 +158,66 @@ def test_an_environment_that_takes_threads_away_is_refused_by_name(
     with pytest.raises(ThreadsRefused, match=rf"learner\.threads: got 2, .* {variable}"):
         wide(2)
     wide(1)
+
+
+def by_onednn(
+    rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
+) -> torch.Tensor:
+    """The product of oneDNN, whatever processor this is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(arithmetic, "by_onednn", lambda: True)
+        return arithmetic.linear(rows, weight, bias)
+
+
+LINEAR = [functional.linear, arithmetic.linear, by_onednn]
+
+
+@pytest.mark.parametrize("call", LINEAR[1:], ids=["chosen here", "oneDNN"])
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(("width", "outputs"), [(384, 1536), (1536, 384), (60, 24), (7, 3)])
+def test_a_row_of_a_linear_layer_has_the_same_bits_among_any_others(
+    call: Callable[..., torch.Tensor], threads: int, width: int, outputs: int
+) -> None:
+    arithmetic.use(threads)
+    layer, rows = torch.nn.Linear(width, outputs), torch.randn(300, width)
+    with torch.inference_mode():
+        together = call(rows, layer.weight, layer.bias)
+        torch.testing.assert_close(together, layer(rows))
+        for number in (*range(8, 50), 64, 100, 257):
+            found = call(rows[5 : 5 + number], layer.weight, layer.bias)
+            assert torch.equal(found, together[5 : 5 + number])
+
+
+@pytest.mark.parametrize("moving", [("rows",), ("weight", "bias"), ("rows", "weight", "bias")])
+def test_a_linear_layer_has_the_gradient_of_torch_s(moving: tuple[str, ...]) -> None:
+    draw = torch.Generator().manual_seed(0)
+    given = {
+        "rows": torch.randn(2, 40, 384, generator=draw),
+        "weight": torch.randn(96, 384, generator=draw),
+        "bias": torch.randn(96, generator=draw),
+    }
+    gradients = []
+    for call in LINEAR:
+        own = {n: value.clone().requires_grad_(n in moving) for n, value in given.items()}
+        found = call(own["rows"], own["weight"], own["bias"])
+        assert found.shape == (2, 40, 96)
+        found.sin().sum().backward()  # type: ignore[no-untyped-call]
+        gradients.append([own[name].grad for name in moving])
+    for other in gradients[1:]:
+        for expected, gradient in zip(gradients[0], other, strict=True):
+            torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "expected"),
+    [("vendor_id\t: GenuineIntel\n", False), ("vendor_id\t: AuthenticAMD\n", True), (None, True)],
+)
+def test_onednn_multiplies_where_mkl_has_no_kernels_of_512_bits(
+    cpuinfo: str | None, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
+        expected = False
+    if cpuinfo is not None:
+        (tmp_path / "cpuinfo").write_text(cpuinfo)
+    monkeypatch.setattr(arithmetic, "_CPUINFO", tmp_path / "cpuinfo")
+    assert arithmetic.by_onednn.__wrapped__() is expected
