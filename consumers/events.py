@@ -203,8 +203,13 @@ class EventAttributesWire(msgspec.Struct, omit_defaults=True, gc=False):
     event_id: str | int | None = None
     position: PositionWire | None = None
     transaction_id: str | int | None = None
-    price: Annotated[float, Meta(description="below zero: a return")] | None = None
-    revenue: Annotated[float, Meta(description="below zero: a return")] | None = None
+    price: Annotated[float, Meta(description="of one piece; below zero: a return")] | None = None
+    revenue: (
+        Annotated[
+            float, Meta(description="what was paid, where there is no price; below zero: a return")
+        ]
+        | None
+    ) = None
     currency: str | None = None
     quantity: Annotated[float, Meta(description="zero or below: a return")] | None = None
 

@@ -86,8 +86,8 @@ def linear(
 
     On a CPU in float32 it is oneDNN's product where that is the faster one (`by_onednn`).
     """
-    lowered = rows.dtype != torch.float32 or torch.is_autocast_enabled("cpu")
-    if rows.device.type != "cpu" or lowered or not by_onednn():
+    exact = rows.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    if rows.device.type != "cpu" or not exact or not by_onednn():
         return functional.linear(rows, weight, bias)
     found: torch.Tensor = torch.ops.aten.mkldnn_linear(rows.to_mkldnn(), weight, bias).to_dense()
     return found

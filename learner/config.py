@@ -181,9 +181,9 @@ class LearnerConfig:
     precision: Annotated[
         Literal["float32", "bfloat16"],
         Meta(
-            description="Of the encoder's products; parameters stay float32. bfloat16 is faster on "
-            "processors with AVX512-BF16, slower on those without; meant for a GPU, where it has "
-            "not been measured."
+            description="Of the encoder's products; parameters stay float32 in training. bfloat16 "
+            "is faster on processors with AVX512-BF16, slower on those without; meant for a GPU, "
+            "where it has not been measured."
         ),
     ] = "float32"
     device: Annotated[Text, Meta(description="Torch device, such as cpu or cuda.")] = "cpu"

@@ -1,6 +1,6 @@
-"""What the ranks give each other before a step: samples, and vectors of the starting encoder.
+"""Exchange between processes before a step: samples, and vectors of the starting encoder.
 
-Legend: N samples of all ranks, D width.
+Legend: N samples of all processes, D width.
 """
 
 from __future__ import annotations

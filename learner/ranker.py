@@ -25,8 +25,7 @@ from learner.encoder.starting import StartingEncoder
 from learner.encoder.tokens import Ids, Texts
 from learner.residual import QueryResidual
 from learner.served import root
-from learner.value_head import NAME as VALUE_HEAD
-from learner.value_head import ValueHead
+from learner.value_head import ValueHead, of_value
 from weighting.tasks import TASKS, TaskName
 
 CROSS_ENCODER = "cross_encoder"
@@ -55,10 +54,6 @@ class PairLogits:
     def across(self, rows: Tensor) -> Tensor:
         """Return logits (n, n) of each query with each item of n pairs, less the bias."""
         return self.queries.index_select(0, rows) @ self.items.index_select(0, rows).T
-
-
-def _of_value(name: str) -> bool:
-    return name.startswith(f"{VALUE_HEAD}.")
 
 
 class Ranker(nn.Module):
@@ -135,14 +130,16 @@ class Ranker(nn.Module):
         return [*self.encoder.trainable_parameters(), *own]
 
     def load_heads(self, tensors: Mapping[str, Tensor]) -> None:
-        """Copy values into the heads; that of the value may be missing or too many.
+        """Copy values into the heads.
+
+        The version may lack a value head, or have one that is switched off here.
 
         Raises:
             ValueError: they are those of other heads.
         """
-        own = {name: head for name, head in self.heads().items() if not _of_value(name)}
+        own = {name: head for name, head in self.heads().items() if not of_value(name)}
         expected = {name: tuple(parameter.shape) for name, parameter in own.items()}
-        found = {n: tuple(values.shape) for n, values in tensors.items() if not _of_value(n)}
+        found = {n: tuple(values.shape) for n, values in tensors.items() if not of_value(n)}
         if found != expected:
             raise ValueError(f"heads: got {found}, expected {expected}")
         with torch.no_grad():

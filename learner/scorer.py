@@ -22,6 +22,7 @@ from learner.encoder.device import check_device
 from learner.encoder.encoder import Encoder
 from learner.encoder.head import Head
 from learner.encoder.load import load_saved, with_others
+from learner.encoder.passes import Passes
 from learner.encoder.prefix_cache import PrefixCache
 from learner.encoder.starting import StartingEncoder
 from learner.encoder.token_types import mark_pairs
@@ -33,7 +34,7 @@ from learner.ranker import PairLogits, Ranker
 from learner.request import Scores, ScoringInput
 from learner.residual import QueryResidual
 from learner.served import Array, ServedScore, ranking_score, root
-from learner.value_head import NAME as VALUE_HEAD
+from learner.value_head import of_value
 from weighting.config import WeigherConfig
 from weighting.tasks import TASKS, TaskName
 from weighting.weigher import Weigher
@@ -49,6 +50,7 @@ class FixedParts:
         model: an encoder; its frozen parameters are shared, the others are never read.
         starting: the encoder as it started, and its vectors of recent texts.
         texts: tokens, and those of recent texts.
+        passes: over texts; found once, before weights are kept in another precision.
         cache: outputs of the frozen layers.
         digest: of all of it.
     """
@@ -56,6 +58,7 @@ class FixedParts:
     model: Any
     starting: StartingEncoder
     texts: Texts
+    passes: Passes
     cache: PrefixCache
     digest: str
 
@@ -93,17 +96,17 @@ def load_scorer(
     model_files = layout.read_model_files(read, moving_only=fixed is not None)
     _check_finite(version, state, model_files)
     tensors = layout.merged(model_files)
+    moving = {} if fixed is None else {n: tensor.to(device) for n, tensor in tensors.items()}
     with layout.reading(", ".join(model_files)):
         model = (
-            _loaded(path, settings, tensors).to(device)
-            if fixed is None
-            else with_others(fixed.model, {n: t.to(device) for n, t in tensors.items()})
+            _loaded(path, settings, tensors) if fixed is None else with_others(fixed.model, moving)
         )
     encoder = Encoder(
-        model,
+        model.to(device),
         tuning=settings.tuning,
         pooling=settings.pooling,
         cache=fixed.cache if fixed else None,
+        passes=fixed.passes if fixed else None,
         precision=settings.precision or layout.FLOAT32,
     )
     residual = QueryResidual(encoder.width)
@@ -118,7 +121,7 @@ def load_scorer(
         logit_scale=settings.logit_scale,
         exponent=weigher.exponent,
         head=_head(settings, encoder.width),
-        value=any(name.startswith(f"{VALUE_HEAD}.") for name in state.heads),
+        value=any(map(of_value, state.heads)),
     )
     with layout.reading(layout.HEADS):
         ranker.load_heads(state.heads)
@@ -171,6 +174,7 @@ def _fixed_parts(ranker: Ranker) -> FixedParts:
         model=encoder.model,
         starting=ranker.starting,
         texts=texts,
+        passes=encoder.passes,
         cache=encoder.cache,
         digest=hashlib.sha256(repr(parts).encode()).hexdigest(),
     )

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from learner.components import Components
 from learner.exchange import starting_vectors
 from learner.served import root
-from learner.training.columns import paid
+from learner.training.columns import paid_values
 from learner.training.explained import ExplainedList
 from learner.training.prepared import Prepared
 from learner.training.query_counts import query_counts
@@ -163,7 +163,7 @@ def learn_values(
     """Judge what the value head told of this step's purchases, then count their values."""
     head = own.ranker.value_head
     if head is not None:
-        value, weight = paid(weighted, factor)
+        value, weight = paid_values(weighted, factor)
         head.learn(scored.value.astype(np.float64), value, weight)
 
 

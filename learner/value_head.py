@@ -25,6 +25,11 @@ _LARGEST_LOG = 50.0
 """Of an expected value: beyond any price."""
 
 
+def of_value(name: str) -> bool:
+    """Return whether a ranker's tensor of this name belongs to its value head."""
+    return name.startswith(f"{NAME}.")
+
+
 class ValueHead(nn.Module):
     """z = w v + b of items' vectors v, which learns (log(1 + value) - m) / s.
 
@@ -127,11 +132,25 @@ class ValueHead(nn.Module):
         return {f"{NAME}.{name}": tensor for name, tensor in self.state_dict().items()}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Copy what `tensors` returned; a version without a head leaves it at its start."""
+        """Copy what `tensors` returned; a version without a head leaves it at its start.
+
+        Raises:
+            ValueError: they are not those of a head of this width.
+        """
+        found = {name: values for name, values in tensors.items() if of_value(name)}
+        if not found:
+            return
+        own = self.tensors()
+        shapes = {name: tuple(values.shape) for name, values in found.items()}
+        expected = {name: tuple(values.shape) for name, values in own.items()}
+        if shapes != expected:
+            raise ValueError(f"value head: got {shapes}, expected {expected}")
+        sums = dict(zip(_FIELDS, found[f"{NAME}.sums"].tolist(), strict=True))
+        if any(sum_ < 0 for name, sum_ in sums.items() if name != "mean"):
+            raise ValueError(f"value head: got the sums {sums}, expected none below 0")
         with torch.no_grad():
-            for name, own in self.tensors().items():
-                if name in tensors:
-                    own.copy_(tensors[name])
+            for name, values in own.items():
+                values.copy_(found[name])
 
     def _sums(self) -> dict[str, float]:
         return dict(zip(_FIELDS, self.sums.tolist(), strict=True))

@@ -98,6 +98,8 @@ class WeigherConfig:
     @property
     def reweighs(self) -> tuple[str, float | str] | None:
         """Setting and value by which labels count more or less; None if by corrections alone."""
+        if self.exponent == AUTO:  # candidates compete, whatever the scheme is
+            return "exponent", self.exponent
         if self.scheme == "uniform" or (self.scheme == DEFAULT and self.exponent == 0):
             return None
         if self.scheme == DEFAULT:

@@ -365,10 +365,7 @@ def _places_by_task(samples: Sequence[Sample]) -> dict[TaskName, list[int]]:
 
 
 def _behind(samples: Sequence[Sample]) -> dict[int, tuple[int, int | None]]:
-    """Samples of the tasks behind a shown item: how many of shown items come before, and where.
-
-    Those of which no list is known are left out.
-    """
+    """Purchase samples of known lists: place -> (click samples before it, position)."""
     found, num_shown = {}, 0
     for place, s in enumerate(samples):
         if s.task == _ROOT:

@@ -71,9 +71,8 @@ class WeightedBatch(Columns):
         prior: per task in the batch, p(y=1).
         shown_examination: f64 (N,) examination probability of the place where the item was shown,
             whatever the task; 1 where none is known.
-        shown_discount: f64 (N,) share of its weight that a sample has as the outcome of a shown
-            item, beside others of the list: what the caps leave of a sample of the list's length;
-            0 where no exposure is known.
+        shown_discount: f64 (N,) factor of the caps on long lists and lists of one item, which a
+            purchase sample lacks; 1 for click samples, 0 without a known list.
         candidate_weight: (E, N) final weights under each candidate, if candidates compete; E is 0
             otherwise.
         normalization_ratio: per task with first copies, the mean of p(label|x)/p(label) for labels

@@ -99,7 +99,8 @@ def main() -> None:
     except Exception as error:
         code = exit_code(error)
         if code is None and (refused := refusal_of_system(error)):
-            typer.echo(f"steelyard: {refused}", err=True)
+            if not log_end(error, FAILED):
+                typer.echo(f"steelyard: {refused}", err=True)
             _end_without_output()
         if code is None:
             raise

@@ -69,6 +69,7 @@ def run(
     parts = split(found.lists, request.split, dev=request.dev, test=request.test, seed=request.seed)
     for line in (*left_out.lines(), *found.notes, _parts_line(parts)):
         out.report(line)
+    _check_purchases(settings, parts)
     plan = Plan(
         epochs=request.epochs,
         patience=request.patience,
@@ -98,6 +99,17 @@ def run(
     result = _result(written, source, fitted, found, left_out, seconds)
     out.give(result, _lines(written, settings.store.root, fitted, source, seconds))
     return 0
+
+
+def _check_purchases(settings: Settings, parts: Parts) -> None:
+    """Refuse to learn from every item that was not bought where no purchase is known."""
+    known = any(bought is not None for own in parts.train for bought in own.bought)
+    if settings.learner.task_weights.purchase_over_all and not known:
+        raise UsageError(
+            "learner.task_weights.purchase_over_all: the file says of no clicked item whether it "
+            "was bought, so nothing but the absence of purchases would be learned. Name the "
+            "column with --column purchased=NAME, or set it to 0."
+        )
 
 
 def _check_privacy(settings: Settings, epochs: int) -> None:

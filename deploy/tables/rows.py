@@ -11,6 +11,7 @@ import hashlib
 import io
 import itertools
 import shlex
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -112,6 +113,11 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def _is_no_text(character: str) -> bool:
+    """Return whether it is a control character, or stands for bytes that could not be read."""
+    return unicodedata.category(character) == "Cc" or character == "\N{REPLACEMENT CHARACTER}"
+
+
 def _checked(path: Path, columns: tuple[str, ...]) -> tuple[str, ...]:
     if not columns:
         raise TableRefused(f"{path}: no row")
@@ -121,7 +127,7 @@ def _checked(path: Path, columns: tuple[str, ...]) -> tuple[str, ...]:
             f"{path}: column {twice[0]!r} is there {columns.count(twice[0])} times, expected once"
         )
     for number, name in enumerate(columns, 1):
-        if len(name) > _MAX_NAME or not name.isprintable():
+        if len(name) > _MAX_NAME or any(map(_is_no_text, name)):
             found = repr(name[:_NAME_SHOWN]) + ("..." if len(name) > _NAME_SHOWN else "")
             raise TableRefused(
                 f"{path}: column {number} is named {found}, expected at most {_MAX_NAME} "

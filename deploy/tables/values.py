@@ -124,9 +124,8 @@ def attribute_of(value: Any, column: str) -> Attribute | None:
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, list):
-        return [_element(each, f"{column}[{place}]") for place, each in enumerate(value)][
-            :_MAX_ELEMENTS
-        ]
+        known = [(place, each) for place, each in enumerate(value) if each is not None]
+        return [_element(each, f"{column}[{place}]") for place, each in known[:_MAX_ELEMENTS]]
     if not isinstance(value, str | int | float):
         raise Wrong(column, value, "a text, a number, true or false, or a list of texts")
     if isinstance(value, float) and math.isinf(value):
@@ -135,7 +134,7 @@ def attribute_of(value: Any, column: str) -> Attribute | None:
 
 
 def _element(value: Any, column: str) -> str:
-    """Return the text of an element, as readers of events take it."""
+    """Return the text of an element; readers of events drop what is none."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise Wrong(column, value, "a text or a number")
     if isinstance(value, float) and not math.isfinite(value):

@@ -65,7 +65,7 @@ class StartingEncoder:
         self._kept = PrefixCache(max_bytes=_KEPT_BYTES)
 
     def settle(self) -> None:
-        """See `Encoder.settle`; asked for the digest before."""
+        """See `Encoder.settle`; `digest` can only be asked before."""
         self._copy.settle()
 
     def vectors(self, texts: Sequence[Ids]) -> NDArray[np.float32]:

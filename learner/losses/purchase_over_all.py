@@ -18,20 +18,21 @@ class Outcomes(NamedTuple):
 
     Attributes:
         bought: weight if the item was bought, else 0.
-        left: weight if it was not, else 0. A click whose purchase is still awaited has neither.
+        not_bought: weight if it was not, else 0. A click whose purchase is still awaited has
+            neither.
         examination: probability that the place where the item was shown is examined.
     """
 
     bought: Tensor
-    left: Tensor
+    not_bought: Tensor
     examination: Tensor
 
 
 class PurchaseOverAll:
-    """Sum of bought_i (-log f_i) + left_i (-log(1 - f_i)).
+    """Sum of bought_i (-log f_i) + not_bought_i (-log(1 - f_i)).
 
-    f = examination * sigma(z_click) * sigma(z_purchase). A shown item adds to it once: as a sample
-    of the click task if it was not clicked, else as one of the purchase task.
+    f = examination * sigma(z_click) * sigma(z_purchase). In the mean a shown item adds to
+    it once: as a sample of the click task if it was not clicked, else as its purchase samples.
     """
 
     def __call__(self, click: Tensor, purchase: Tensor, outcomes: Outcomes) -> Tensor:
@@ -41,4 +42,4 @@ class PurchaseOverAll:
         not_bought = torch.logaddexp(logsigmoid(-purchase), unexamined + logsigmoid(purchase))
         log_not_f = torch.logaddexp(logsigmoid(-click), logsigmoid(click) + not_bought)
         log_f = torch.log(outcomes.examination) + logsigmoid(click) + logsigmoid(purchase)
-        return -(outcomes.bought * log_f + outcomes.left * log_not_f).sum()
+        return -(outcomes.bought * log_f + outcomes.not_bought * log_not_f).sum()

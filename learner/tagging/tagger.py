@@ -26,6 +26,7 @@ from learner.encoder.load import load_pretrained
 from learner.encoder.packing import passes_for
 from learner.encoder.passes import texts_of
 from learner.encoder.pooling import POOLINGS
+from learner.encoder.products import use_fastest
 from learner.encoder.token_head import head_of, logits_of, token_classifier
 from learner.encoder.tokens import Ids, of_words
 from learner.errors import TuningUnsupported
@@ -85,6 +86,7 @@ class Tagger:
         base = self.model.base_model
         self._passes = passes_for(base)
         moving = registry.named(tuning, base, POOLINGS["mean"], self._passes)
+        use_fastest(self.model)
         self.model.requires_grad_(False)
         self.encoder_parameters: list[nn.Parameter] = moving.trainable_parameters()
         self.head_parameters: list[nn.Parameter] = list(self._head.parameters())

@@ -6,7 +6,7 @@ Legend: n own samples of a step.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -135,10 +135,7 @@ class StepColumns:
         Args:
             part: places of the micro-batch among the n samples.
         """
-        if self._outcomes is None:
-            return None
-        places = torch.tensor(part, dtype=torch.long, device=self._device)
-        return Outcomes(*(column[places] for column in self._outcomes))
+        return None if self._outcomes is None else Outcomes(*self._rows(self._outcomes, part))
 
     def values(self, part: Sequence[int]) -> Values | None:
         """Return what was paid for the samples of a micro-batch; None where no loss asks for it.
@@ -146,10 +143,11 @@ class StepColumns:
         Args:
             part: places of the micro-batch among the n samples.
         """
-        if self._values is None:
-            return None
+        return None if self._values is None else Values(*self._rows(self._values, part))
+
+    def _rows(self, columns: Iterable[torch.Tensor], part: Sequence[int]) -> list[torch.Tensor]:
         places = torch.tensor(part, dtype=torch.long, device=self._device)
-        return Values(*(column[places] for column in self._values))
+        return [column[places] for column in columns]
 
     def select(self, part: Sequence[int]) -> dict[TaskName, Selection]:
         """Return each task's rows of a micro-batch, and their targets.
@@ -179,12 +177,12 @@ def outcomes_of(
     label = weighted.label[rows] > 0
     counts = (weighted.weight * weighted.shown_discount * factor)[rows]
     bought = np.where((task == PURCHASE) & label, counts, 0.0)
-    left = np.where(((task == PURCHASE) | (task == CLICK)) & ~label, counts, 0.0)
-    columns = bought, left, weighted.shown_examination[rows]
+    not_bought = np.where(((task == PURCHASE) | (task == CLICK)) & ~label, counts, 0.0)
+    columns = bought, not_bought, weighted.shown_examination[rows]
     return Outcomes(*(torch.from_numpy(column).float().to(device) for column in columns))
 
 
-def paid(
+def paid_values(
     weighted: WeightedBatch, factor: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return what was paid for N samples, and what each counts, by `factor` (N,) too.
@@ -206,7 +204,7 @@ def values_of(
 ) -> Values:
     """Return what was paid for the samples `own` of a batch, on the device, for a head to tell."""
     rows = slice(own.start, own.stop)
-    value, weight = paid(weighted, factor)
+    value, weight = paid_values(weighted, factor)
     columns = head.target(value)[rows], weight[rows] * head.is_ready
     return Values(*(torch.from_numpy(column).float().to(device) for column in columns))
 

@@ -243,7 +243,11 @@ class GradientPass:
         torch.manual_seed(self._config.seed + step - 1 + self._process_group.rank * _RANK_SEED)
         self._ranker.train(self._config.dropout > 0)
         self._optimizer.zero_grad()
-        collected = Collected(self._ranker.encoder.width, len(columns.samples))
+        collected = Collected(
+            self._ranker.encoder.width,
+            len(columns.samples),
+            has_value=self._ranker.value_head is not None,
+        )
         parameters, total = self._optimizer.parameters(), None
         if self._privacy is not None:
             total = self._privacy.new_sum(parameters, num_total)

@@ -15,7 +15,7 @@ from learner.ranker import Ranker
 from learner.training.adamw import AdamW, Group
 from learner.training.schedule import Schedule
 from learner.training.sgd import SGD
-from learner.value_head import NAME as VALUE_HEAD
+from learner.value_head import of_value
 
 _NUM_SAMPLES = "schedule|num_samples"
 _FIELD = {"adamw": "exp_avg", "sgd": "momentum"}
@@ -136,7 +136,7 @@ class Optimizer:
         state: defaultdict[torch.nn.Parameter, dict[str, torch.Tensor]] = defaultdict(dict)
         for key, tensor in tensors.items():
             name, _, field = key.partition("|")
-            if name not in named and name.startswith(f"{VALUE_HEAD}."):
+            if name not in named and of_value(name):
                 continue  # it may be switched off
             if tensor.dim() and tensor.shape != named[name].shape:
                 found, expected = tuple(tensor.shape), tuple(named[name].shape)

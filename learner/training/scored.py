@@ -72,11 +72,11 @@ def concatenated(shares: Sequence[Scored], *, width: int, has_gradient: Sequence
 class Collected:
     """Losses and logits of micro-batches, held on the device until `read`."""
 
-    def __init__(self, width: int, num_samples: int) -> None:
-        """Start empty, for vectors of this width."""
+    def __init__(self, width: int, num_samples: int, *, has_value: bool = False) -> None:
+        """Start empty, for vectors of this width, of a ranker with a value head or without."""
         self._width = width
         self._num_samples = num_samples
-        self._has_value = False
+        self._has_value = has_value
         self._losses: list[torch.Tensor] = []
         self._rows: list[torch.Tensor] = []
         self._places: list[int] = []
@@ -84,7 +84,6 @@ class Collected:
     def add(self, loss: torch.Tensor, logits: PairLogits, places: Sequence[int]) -> None:
         """Take a micro-batch; `places` are its samples' places among all."""
         columns = [*(logits.by_task[task] for task in TASKS), logits.base]
-        self._has_value = logits.value is not None
         value = [] if logits.value is None else [logits.value[:, None]]
         rows = torch.cat([torch.stack(columns, dim=1), logits.items, *value], dim=1)
         self._rows.append(rows.detach())

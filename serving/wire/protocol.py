@@ -59,7 +59,11 @@ QueryId: TypeAlias = Annotated[
     str, Meta(max_length=100, description="The answer's `id`, when given.")
 ]
 OrderBy: TypeAlias = Annotated[
-    Objective, Meta(description="What to order by; left out, the model's own score.")
+    Objective,
+    Meta(
+        description="What to order by; left out, the model's own score. Under `value`, "
+        "`relevance_score` is an expected amount of money."
+    ),
 ]
 ModelName: TypeAlias = Annotated[str, Meta(description="An alias or a version.")]
 RankFields: TypeAlias = Annotated[

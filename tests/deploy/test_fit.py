@@ -23,6 +23,7 @@ from deploy.tables.rows import open_table
 from deploy.tables.values import LeftOut
 from deploy.verification import log_sums, recount
 from learner.artifact import Store
+from learner.losses.task_weights import TaskWeights
 from learner.scorer import load_scorer
 from learner.store.manifest import FitSource
 from learner.tracking.config import TrackingConfig
@@ -455,3 +456,16 @@ def test_each_epoch_is_a_contribution_to_privacy(tmp_path: Path) -> None:
     progress = json.loads((version.path / "training" / "progress.json").read_text())
     assert progress["privacy"]["num_dropped"] == 0
     assert progress["privacy"]["max_contributions"] == 2
+
+
+def test_purchases_over_all_need_a_file_that_knows_of_some(tmp_path: Path) -> None:
+    settings = in_store(tmp_path / "store")
+    weights = TaskWeights(purchase_over_all=1.0)
+    over_all = replace(settings, learner=replace(settings.learner, task_weights=weights))
+    rows = shown(12)
+    unknown = [{**row, "purchased": ""} for row in rows]
+    path = write_csv(tmp_path / "a.csv", unknown)
+    with pytest.raises(UsageError, match=r"purchase_over_all: the file says of no clicked item"):
+        fit(path, tmp_path / "store", settings=over_all)
+    result, _ = fit(write_csv(path, rows), tmp_path / "store", settings=over_all, epochs=1)
+    assert result["version"]

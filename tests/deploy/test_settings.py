@@ -271,6 +271,7 @@ def test_a_schedule_without_its_warm_up_and_a_task_without_a_weight_are_named(fi
     [
         ("exponent: 1", "weighting.exponent=1.0"),
         ("exponent: auto", "weighting.exponent='auto'"),
+        ("exponent: auto, scheme: uniform", "weighting.exponent='auto'"),
         ("scheme: focal", "weighting.scheme='focal'"),
     ],
 )

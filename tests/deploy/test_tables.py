@@ -314,7 +314,19 @@ def test_a_column_that_parquet_has_twice_is_refused(tmp_path: Path) -> None:
         open_table(tmp_path / "a.parquet")
 
 
-@pytest.mark.parametrize("element", [None, {"a": 1}, ["a"], True, float("nan"), ("a", 1)])
+def test_a_list_s_first_sixteen_texts_are_read_and_what_is_none_is_left_out() -> None:
+    assert attribute_of(["a", None, 2], "a") == ["a", "2"]
+    assert attribute_of([*"abcdefghijklmnop", True], "a") == list("abcdefghijklmnop")
+
+
+@pytest.mark.parametrize("column", ["prix\N{NO-BREAK SPACE}\N{EURO SIGN}", "a\N{SOFT HYPHEN}b"])
+def test_a_column_may_have_spaces_of_other_kinds_in_its_name(column: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(f"query,{column}\nred,1\n")
+    assert list(open_table(path).columns) == ["query", column]
+
+
+@pytest.mark.parametrize("element", [{"a": 1}, ["a"], True, float("nan"), ("a", 1)])
 def test_a_list_of_anything_but_texts_and_numbers_is_wrong(element: Any) -> None:
     with pytest.raises(Wrong, match=r"column 'a\[1\]': found .*, expected a"):
         attribute_of(["red", element], "a")

@@ -17,7 +17,7 @@ from learner.encoder.load import load_pretrained
 from learner.encoder.packing import Layout, Run
 from learner.encoder.prefix_cache import PrefixCache
 from learner.errors import ModelUnsupported
-from learner.scorer import ModelScorer
+from learner.scorer import ModelScorer, load_scorer
 from tests.learner.families import WITH_SDPA, WITHOUT_SDPA, saved
 from tests.learner.test_packing import model_of
 from tests.learner.training import batches, published, trainer, weights_of
@@ -142,6 +142,27 @@ def test_a_version_is_served_in_the_precision_that_it_was_learned_in(tmp_path: P
     assert ranker.encoder.model.encoder.layer[0].output.dense.weight.dtype == torch.bfloat16
     asked = ScoringInput(query="shoes", documents=(Document(text="red shoes"),))
     assert np.isfinite(scorer.score([asked])[0].score).all()
+
+
+@pytest.mark.parametrize("tuning", ["full", "top:1", "frozen", "lora:2", "ia3"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_next_version_shares_what_never_moves_and_scores_as_if_loaded_alone(
+    tuning: str, precision: str, tmp_path: Path
+) -> None:
+    own = trainer(model="minilm-l6:2", tuning=tuning, precision=precision)
+    stream = batches(2)
+    folders = []
+    for number, batch in enumerate(stream):
+        assert own.step(batch).result == "ok"
+        folders.append(published(own, tmp_path / str(number)).path)
+    asked = ScoringInput(query="shoes", documents=(Document(text="red shoes"), Document(text="a")))
+    first = load_scorer(folders[0], "v1", threads=1)
+    first.score([asked])
+    second = load_scorer(folders[1], "v2", threads=1, fixed=first.fixed_parts)
+    alone = load_scorer(folders[1], "v2", threads=1)
+    for one in (second, alone):
+        np.testing.assert_array_equal(one.score([asked])[0].score, alone.score([asked])[0].score)
+    assert second.fixed == alone.fixed
 
 
 def test_prefixes_of_another_precision_are_not_shared() -> None:

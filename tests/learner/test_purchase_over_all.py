@@ -160,7 +160,7 @@ def test_what_is_clicked_and_bought_is_recovered_where_learning_from_clicks_alon
 
     def of_clicks(logit: Tensor) -> Tensor:
         z = logit[kind]
-        loss = own.bought * logsigmoid(z) + own.left * logsigmoid(-z)
+        loss = own.bought * logsigmoid(z) + own.not_bought * logsigmoid(-z)
         return -(loss * is_purchase).sum()
 
     selected = p_click * fitted(of_clicks, 2)
@@ -194,7 +194,7 @@ def test_every_shown_item_counts_once_whenever_its_purchase_came() -> None:
     samples = shop(4000, seed=2)
     own = outcomes(samples)
     num_shown = sum(s.task == CLICK for s in samples)
-    assert (own.bought + own.left).sum().item() == pytest.approx(num_shown, rel=0.005)
+    assert (own.bought + own.not_bought).sum().item() == pytest.approx(num_shown, rel=0.005)
     num_bought = sum(s.task == PURCHASE and s.label for s in samples)
     assert own.bought.sum().item() == pytest.approx(num_bought)
 

@@ -47,6 +47,34 @@ def learned(num_steps: int, **changes: Any) -> Trainer:
     return own
 
 
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"value_head.weight": torch.zeros(1)}, "expected"),
+        ({"value_head.bias": None}, "expected"),
+        ({"value_head.sums": torch.tensor([1.0, 0, -5, 0, 0, 0])}, "none below 0"),
+    ],
+)
+def test_values_of_another_head_are_refused(change: dict[str, Any], expected: str) -> None:
+    own = ValueHead(4)
+    given_tensors = {
+        n: values for n, values in {**own.tensors(), **change}.items() if values is not None
+    }
+    with pytest.raises(ValueError, match=rf"value head: .*{expected}"):
+        own.load(given_tensors)
+
+
+def test_a_step_in_which_nothing_is_drawn_leaves_the_value_head_alone() -> None:
+    own = trainer(**VALUE, loss="listwise", compute_share=0.05)
+    left_out = set()
+    for i in range(20):
+        samples = priced(1, seed=i, start=i)
+        report = own.step(samples)
+        assert report.result == "ok"
+        left_out.add(report.num_left_out == len(samples))
+    assert True in left_out
+
+
 # --- the head ------------------------------------------------------------------------------------
 
 
