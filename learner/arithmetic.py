@@ -29,9 +29,11 @@ from torch.nn import functional
 
 from learner.errors import ThreadsRefused
 
-# MKL and cuBLAS read these at their first call, so before anything is calculated
+# MKL, cuBLAS and oneDNN read these at their first call, so before anything is calculated
 os.environ["MKL_CBWR"] = "AUTO,STRICT"
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+# Kernels that oneDNN keeps: by default so many that those of all lengths are half a gigabyte
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
 
 #: Products of fewer rows may have kernels of their own.
 _LEAST_ROWS = 8

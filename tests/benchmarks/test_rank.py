@@ -79,6 +79,14 @@ def test_another_order_than_in_float32_voids_a_contender(name: str) -> None:
     assert _failed(**{name: {"logits": _backwards(_RIGHT)}}) == [name]
 
 
+def test_quality_has_moved_if_it_did_by_more_than_chance_explains() -> None:
+    expected = np.linspace(0.2, 0.9, 8)
+    assert not rank.moved(expected, expected)
+    assert not rank.moved(expected * 0.995, expected)
+    assert rank.moved(expected - 0.05, expected)
+    assert not rank.moved(expected + 0.1 * np.array([1, -1, 1, -1, 1, -1, 1, 0]), expected)
+
+
 def test_logits_that_only_order_alike_are_not_the_weights_of_the_peer() -> None:
     stretched = [[3 * score for score in ranking] for ranking in _RIGHT]
     assert _failed(steelyard_float32={"logits": stretched}) == ["steelyard_float32"]
