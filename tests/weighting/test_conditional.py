@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.weighting.streams import DAY, ClickLog, Doc, sample, stream
@@ -120,6 +120,7 @@ def test_impossible_fields_are_refused_by_key(values: dict[str, object], key: st
 
 
 @settings(deadline=None)
+@example(0.0, 119.0, False, 0.125)
 @given(st.floats(-8, 8), st.floats(0, 1e6), st.booleans(), st.floats(0.01, 1))
 def test_no_weight_makes_a_step_pass_its_own_mode(
     start: float, w: float, y: bool, theta: float

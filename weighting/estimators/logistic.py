@@ -200,10 +200,12 @@ class DiagonalLogistic(base.Classifier):
 def _mode(m: float, sw: float, y: bool, t: float) -> tuple[float, float]:
     """Probability r and slope g at the mode M = m + sw g(M).
 
-    Newton steps, kept inside a bracket.
+    Newton steps, kept inside a bracket; one that is not half as long as the one before halves the
+    bracket instead (Press et al., Numerical Recipes, section 9.4). A sample that may not have been
+    examined bends both ways, so that Newton's steps alone may go to and fro.
     """
     low, high = (m, m + sw) if y else (m - sw, m)
-    mode = m
+    mode, taken = m, math.inf
     for _ in range(_MAX_STEPS):
         r = sigmoid(mode)
         if y:
@@ -219,9 +221,10 @@ def _mode(m: float, sw: float, y: bool, t: float) -> tuple[float, float]:
             high = mode
         else:
             low = mode
-        mode -= wrong / (1.0 + sw * bend) if bend > 0 else wrong
-        if not low < mode < high:
-            mode = 0.5 * (low + high)
+        following = mode - (wrong / (1.0 + sw * bend) if bend > 0 else wrong)
+        if not low < following < high or abs(following - mode) > 0.5 * taken:
+            following = 0.5 * (low + high)
+        taken, mode = abs(following - mode), following
     return r, g
 
 
