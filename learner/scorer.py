@@ -138,8 +138,8 @@ def load_scorer(
     with layout.reading(f"{layout.STACKERS}, {layout.PARTS}"):
         served.restore(state.stackers, state.parts)
     fixed = fixed or _fixed_parts(ranker)  # of the weights as they were learned
-    encoder.settle()
-    ranker.starting.settle()
+    encoder.cast_weights()
+    ranker.starting.cast_weights()
     return ModelScorer(version, ranker, weigher, served, fixed=fixed)
 
 

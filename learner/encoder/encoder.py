@@ -125,8 +125,8 @@ class Encoder(nn.Module):
                 f"vectors when it is cut there (cosine {cosine:.3f}); use full or frozen"
             )
 
-    def settle(self) -> None:
-        """Keep the weights of matrix products in the products' precision; nothing learns then.
+    def cast_weights(self) -> None:
+        """Cast weights of linear layers to the precision of products; nothing learns then.
 
         Vectors keep their bits. A pass otherwise rounds all weights anew, which takes a fifth of
         the time of one short text.

@@ -64,9 +64,9 @@ class StartingEncoder:
         self._copy.model.load_state_dict(dict(tensors), strict=False)
         self._kept = PrefixCache(max_bytes=_KEPT_BYTES)
 
-    def settle(self) -> None:
-        """See `Encoder.settle`; `digest` can only be asked before."""
-        self._copy.settle()
+    def cast_weights(self) -> None:
+        """See `Encoder.cast_weights`; `digest` can only be asked before."""
+        self._copy.cast_weights()
 
     def vectors(self, texts: Sequence[Ids]) -> NDArray[np.float32]:
         """Return unit vectors (N, D) of N texts' ids, on the host."""
