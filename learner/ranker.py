@@ -79,14 +79,16 @@ class Ranker(nn.Module):
         exponent: float = 0.0,
         head: Head | None = None,
         value: bool = False,
+        starting: StartingEncoder | None = None,
     ) -> None:
         """Start as the encoder is, on the encoder's device, or as a cross-encoder's own head.
 
-        With `value` there is a head that tells what is paid for an item.
+        With `value` there is a head that tells what is paid for an item. The encoder as it started
+        is the encoder as it is now, unless it is given.
         """
         super().__init__()
         self.encoder = encoder
-        self.starting = StartingEncoder(encoder)
+        self.starting = StartingEncoder(encoder) if starting is None else starting
         self.texts = texts
         self.residual = residual
         self.interaction = interaction

@@ -7,10 +7,9 @@ Invariant: the same request gives the same bits, on a CPU whatever it is batched
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,9 +20,8 @@ from learner import version_layout as layout
 from learner.encoder.device import check_device
 from learner.encoder.encoder import Encoder
 from learner.encoder.head import Head
-from learner.encoder.load import load_saved, with_others
-from learner.encoder.passes import Passes
-from learner.encoder.prefix_cache import PrefixCache
+from learner.encoder.idle import IdleEncoders, Loan
+from learner.encoder.load import load_saved
 from learner.encoder.starting import StartingEncoder
 from learner.encoder.token_types import mark_pairs
 from learner.encoder.tokens import Ids, Texts, load_tokenizer
@@ -47,19 +45,16 @@ class FixedParts:
     """What training never moves, as it was loaded; the next version with the same files shares it.
 
     Attributes:
-        model: an encoder; its frozen parameters are shared, the others are never read.
+        encoders: that share their frozen parameters, what these made of texts, and their passes,
+            which are found once, before weights are kept in another precision.
         starting: the encoder as it started, and its vectors of recent texts.
         texts: tokens, and those of recent texts.
-        passes: over texts; found once, before weights are kept in another precision.
-        cache: outputs of the frozen layers.
         digest: of all of it.
     """
 
-    model: Any
+    encoders: IdleEncoders
     starting: StartingEncoder
     texts: Texts
-    passes: Passes
-    cache: PrefixCache
     digest: str
 
 
@@ -95,20 +90,12 @@ def load_scorer(
     settings = state.settings
     model_files = layout.read_model_files(read, moving_only=fixed is not None)
     _check_finite(version, state, model_files)
-    tensors = layout.merged(model_files)
-    moving = {} if fixed is None else {n: tensor.to(device) for n, tensor in tensors.items()}
+    tensors, loan = layout.merged(model_files), Loan()
     with layout.reading(", ".join(model_files)):
-        model = (
-            _loaded(path, settings, tensors) if fixed is None else with_others(fixed.model, moving)
-        )
-    encoder = Encoder(
-        model.to(device),
-        tuning=settings.tuning,
-        pooling=settings.pooling,
-        cache=fixed.cache if fixed else None,
-        passes=fixed.passes if fixed else None,
-        precision=settings.precision or layout.FLOAT32,
-    )
+        if fixed is None:
+            encoder = _loaded(path, settings, tensors, device)
+        else:
+            encoder = fixed.encoders.take(tensors, loan)
     residual = QueryResidual(encoder.width)
     residual.load_vectors(state.queries, state.residuals)
     weigher = Weigher(WeigherConfig.from_disk(settings.weighting))
@@ -122,6 +109,7 @@ def load_scorer(
         exponent=weigher.exponent,
         head=_head(settings, encoder.width),
         value=any(map(of_value, state.heads)),
+        starting=fixed.starting if fixed else None,
     )
     with layout.reading(layout.HEADS):
         ranker.load_heads(state.heads)
@@ -130,26 +118,37 @@ def load_scorer(
         check_tensors(f"{version}/{layout.START}", start)
         with layout.reading(layout.START):
             ranker.starting.load(start)
-    else:
-        ranker.starting = fixed.starting
     initial = weigher.config.initial()
     parts = make_parts(width=encoder.width, logit_scale=settings.logit_scale)
     served = ServedScore(weigher.invert, parts, initial)
     with layout.reading(f"{layout.STACKERS}, {layout.PARTS}"):
         served.restore(state.stackers, state.parts)
-    fixed = fixed or _fixed_parts(ranker)  # of the weights as they were learned
-    encoder.cast_weights()
-    ranker.starting.cast_weights()
-    return ModelScorer(version, ranker, weigher, served, fixed=fixed)
+    if fixed is None:
+        base = layout.base_file(settings.model_files)
+        names = layout.merged({file: own for file, own in model_files.items() if file != base})
+        fixed = _fixed_parts(ranker, loan, names)  # of the weights as they were learned
+        encoder.cast_weights()
+        encoder.capture_ahead()
+        ranker.starting.cast_weights()
+        ranker.starting.capture_ahead()
+    return ModelScorer(version, ranker, weigher, served, fixed=fixed, loan=loan)
 
 
 def _loaded(
-    path: Path, settings: layout.ScoringSettings, tensors: Mapping[str, torch.Tensor]
-) -> Any:
+    path: Path,
+    settings: layout.ScoringSettings,
+    tensors: Mapping[str, torch.Tensor],
+    device: str,
+) -> Encoder:
     model = load_saved(path, tensors, tuning=settings.tuning)
     if settings.head:
         mark_pairs(model, settings.head.separator)
-    return model
+    return Encoder(
+        model.to(device),
+        tuning=settings.tuning,
+        pooling=settings.pooling,
+        precision=settings.precision or layout.FLOAT32,
+    )
 
 
 def _head(settings: layout.ScoringSettings, width: int) -> Head | None:
@@ -159,7 +158,7 @@ def _head(settings: layout.ScoringSettings, width: int) -> Head | None:
     return Head(settings.head.kind, width, separator=settings.head.separator)
 
 
-def _fixed_parts(ranker: Ranker) -> FixedParts:
+def _fixed_parts(ranker: Ranker, loan: Loan, names: Iterable[str]) -> FixedParts:
     """Return what training never moves; ask before the first text, which changes the tokenizer."""
     encoder, texts = ranker.encoder, ranker.texts
     parts = (
@@ -171,11 +170,9 @@ def _fixed_parts(ranker: Ranker) -> FixedParts:
         ranker.logit_scale,
     )
     return FixedParts(
-        model=encoder.model,
+        encoders=IdleEncoders(encoder, loan, names),
         starting=ranker.starting,
         texts=texts,
-        passes=encoder.passes,
-        cache=encoder.cache,
         digest=hashlib.sha256(repr(parts).encode()).hexdigest(),
     )
 
@@ -207,9 +204,11 @@ class ModelScorer:
         served: ServedScore,
         *,
         fixed: FixedParts | None = None,
+        loan: Loan | None = None,
     ) -> None:
-        """Take the parts; nothing is encoded yet."""
+        """Take the parts; nothing is encoded yet. A `loan` of the encoder ends with the scorer."""
         self._version = version
+        self._loan = loan
         self.fixed_parts = fixed
         self._ranker = ranker.eval()
         self._weigher = weigher

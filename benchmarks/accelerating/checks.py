@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import os
 import socket
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,13 +20,14 @@ from torch import Tensor
 
 from benchmarks.accelerating.model import Batch, Ours, Plain, Shape, bert, equal, ragged
 from benchmarks.accelerating.timing import wait
-from benchmarks.accelerating.twin import Copying
+from benchmarks.accelerating.twin import Repeating
 from learner import arithmetic
 from learner.artifact import Document, ScoringInput
-from learner.encoder.captures import Captures, cuda_graphs
+from learner.encoder.captures import Captures
 from learner.encoder.captures import difference as largest_difference
 from learner.encoder.encoder import Encoder
 from learner.encoder.flat_passes import Flat
+from learner.encoder.idle import IdleEncoders, Loan
 from learner.encoder.varlen import Bounds, Kernel, kernel_for, text_by_text
 from learner.process_group import TorchGroup
 from learner.scorer import load_scorer
@@ -68,11 +70,11 @@ def _kernel(device: str) -> Kernel:
     return kernel
 
 
-def _flat(device: str, shape: Shape = SMALL) -> tuple[Encoder, Copying | None]:
+def _flat(device: str, shape: Shape = SMALL) -> tuple[Encoder, Repeating | None]:
     """Return an encoder with flat passes and captures, and what counts them on a CPU."""
-    model, twin = bert(shape, device), Copying()
+    model, twin = bert(shape, device), Repeating()
     on_gpu = device.startswith("cuda")
-    captures = Captures(cuda_graphs if on_gpu else twin)
+    captures = Captures(None if on_gpu else twin)
     passes = Flat(model, _kernel(device), captures)
     lowered = "bfloat16" if on_gpu else "float32"
     encoder = Encoder(model, tuning="full", passes=passes, precision=lowered)
@@ -138,6 +140,56 @@ def captured(device: str) -> Found:
     assert graphs.passes.captures.trusted, "captures were switched off"  # type: ignore[attr-defined]
     note = f"{twin.number} replays" if twin else "CUDA graphs"
     return Found(worst, _HALF, note)
+
+
+def beside_allocations(device: str) -> Found:
+    """Steps captured while another thread allocates memory of the device, as a server does."""
+    on_gpu, over = device.startswith("cuda"), threading.Event()
+    most = 256 if on_gpu else 4
+
+    def allocate() -> None:
+        size = 0
+        while not over.is_set():
+            size = size % most + 1
+            torch.ones(size << 18, device=device).sum().item()
+
+    other = threading.Thread(target=allocate)
+    other.start()
+    try:
+        found = captured(device)
+    finally:
+        over.set()
+        other.join()
+    return found
+
+
+def versions(device: str) -> Found:
+    """Six versions in three places in memory, answering by captures, against passes without."""
+    first, _ = _flat(device)
+    start = {name: own.cpu().clone() for name, own in first.model.state_dict().items()}
+    first.cast_weights()
+    first.capture_ahead()
+    loans = [Loan()]
+    encoders = IdleEncoders(first, loans[0], start)
+    worst = 0.0
+    for number in range(6):
+        tensors = {n: own * (1 + number / 20) for n, own in start.items()}
+        loans.append(Loan())
+        encoder = encoders.take(tensors, loans[-1])
+        model = bert(SMALL, device)
+        model.load_state_dict(tensors)
+        passes = Flat(model, _kernel(device))
+        eager = Encoder(model, tuning="full", passes=passes, precision=encoder.precision)
+        for seed in range(4):
+            texts = ragged(100 + 500 * seed, seed=10 * number + seed).ids
+            with torch.inference_mode():
+                worst = max(worst, difference(encoder(texts), eager(texts)))
+        del loans[: len(loans) - 2]  # the one before stays in use
+    captures = first.passes.captures  # type: ignore[attr-defined]
+    assert captures.trusted, "captures were switched off"
+    expected = 3 * len(captures.sizes)
+    assert len(captures) == expected, f"{len(captures)} captures, expected {expected}"
+    return Found(worst, _HALF, f"{expected} captures")
 
 
 def _target(like: Tensor) -> Tensor:
@@ -243,6 +295,8 @@ CHECKS: Mapping[str, Callable[[str], Found]] = {
     "attention in one kernel": attention,
     "vectors of flat passes": vectors,
     "captured steps": captured,
+    "captures beside another thread": beside_allocations,
+    "versions in the same memory": versions,
     "fifty steps against transformers": fifty_steps,
     "no read of the device in an update": no_waiting,
     "checkpointed gradients": checkpointed,

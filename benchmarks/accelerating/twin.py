@@ -2,57 +2,61 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
 
-from torch import Tensor, nn
+import torch
 
-from learner.encoder.captures import Inputs
-
-
-class Replayed(nn.Module):
-    """What a capture is: it reads its own copies, and writes where it wrote before."""
-
-    def __init__(self, module: nn.Module, inputs: Inputs, *, forgets: bool = False) -> None:
-        """Take the inputs as its own; one that `forgets` never copies where the texts lie."""
-        super().__init__()
-        self.module = module
-        self.inputs = inputs
-        self.forgets = forgets
-        self.written: Tensor | None = None
-        self.number = 0
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """Run on the copies; what was returned before changes with it."""
-        for own, new in zip(self.inputs, inputs, strict=True):
-            if not (self.forgets and own is self.inputs[1]):
-                own.copy_(new)
-        self.number += 1
-        found: Tensor = self.module(*self.inputs)
-        if self.written is None:
-            self.written = found.detach().clone()
-        self.written.copy_(found.detach())
-        return found + (self.written - found).detach()
+from learner.encoder.graphs import Made
 
 
-class Copying:
-    """Captures by `Replayed`.
+class Repeating:
+    """Records by keeping the function: a replay runs it again, and writes where it wrote before.
+
+    As recordings share memory, a replay leaves nothing of what all others have written.
 
     Attributes:
-        made: the captures.
+        made: what each recording returned.
+        number: of replays.
+        turn: see `Recorder`.
     """
 
-    def __init__(self, **options: Any) -> None:
-        """Take the options of `Replayed`."""
-        self._options = options
-        self.made: list[Replayed] = []
+    def __init__(self, *, forgets: bool = False) -> None:
+        """Record soundly, or `forgets`: replays do nothing."""
+        self.turn = threading.Lock()
+        self.made: list[Made] = []
+        self.number = 0
+        self._forgets = forgets
 
-    def __call__(self, module: nn.Module, inputs: Inputs) -> Callable[..., Tensor]:
-        """Capture a module."""
-        self.made.append(Replayed(module, inputs, **self._options))
-        return self.made[-1]
+    def alone(self, device: torch.device) -> AbstractContextManager[None]:
+        """Keep nobody out."""
+        return nullcontext()
 
-    @property
-    def number(self) -> int:
-        """Number of replays."""
-        return sum(made.number for made in self.made)
+    def warm_up(self, run: Callable[[], object]) -> None:
+        """Run once."""
+        run()
+
+    def record(self, run: Callable[[], Made]) -> tuple[Made, Callable[[], None]]:
+        """Run, and keep the function."""
+        has_graph = torch.is_grad_enabled()
+        made = run()
+        self.made.append(made)
+
+        def replay() -> None:
+            self.number += 1
+            if self._forgets:
+                return
+            with torch.set_grad_enabled(has_graph):
+                again = run()
+            with torch.inference_mode():  # which may write to what was made in it
+                for others in self.made:
+                    for tensor in others:
+                        if tensor is not None:
+                            tensor.fill_(torch.nan)
+                for own, new in zip(made, again, strict=True):
+                    if own is not None:
+                        assert new is not None
+                        own.copy_(new)
+
+        return made, replay

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from learner.errors import DeviceMissing
@@ -26,6 +29,22 @@ def check_device(name: str, *, setting: str = "learner.device") -> None:
             f"{setting}: got {name!r}, which torch cannot use here ({reason}). "
             f"Expected one of: {', '.join(_usable())}"
         ) from error
+
+
+@contextmanager
+def beside(device: torch.device) -> Iterator[None]:
+    """Work on a stream of its own: after what was begun before, and over when it is left.
+
+    So the host waits for it, but nothing else on the device does. It is nothing on a CPU.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    own = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    own.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(own):
+        yield
+    own.synchronize()
 
 
 def _usable() -> list[str]:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from learner.encoder.flat_passes import fastest
+from learner.encoder.flat_passes import Flat, fastest
 from learner.encoder.packing import passes_for
 from learner.encoder.passes import Passes, moved
 from learner.encoder.pooling import POOLINGS, first_state
@@ -136,6 +136,17 @@ class Encoder(nn.Module):
         for module in self.model.modules():
             if isinstance(module, nn.Linear):
                 module.to(torch.bfloat16)
+
+    @torch.inference_mode()
+    def capture_ahead(self) -> None:
+        """Capture the small passes of inference mode now, where passes are captured (`Captures`).
+
+        Call when weights are where they stay. Else the first texts of a size would wait for it.
+        """
+        if isinstance(self.passes, Flat):
+            for texts in self.passes.examples():
+                with self._lowered():
+                    self.tuning.finish(self.tuning.prefix(texts))
 
     def prefix_digest(self) -> str:
         """Return sha256 over all that the output of the frozen part depends on, beside the ids.

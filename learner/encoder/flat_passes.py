@@ -2,8 +2,8 @@
 
 Legend: n texts and T tokens of a pass, D width.
 
-A small pass is bound by the host, which launches some hundred kernels for it. So its forward and
-backward pass are captured for each of a few sizes, as one CUDA graph each (`Captures`).
+A small pass is bound by the host, which launches some hundred kernels for it. So it is captured for
+each of a few sizes, as one CUDA graph for each direction (`Captures`).
 """
 
 from __future__ import annotations
@@ -12,14 +12,16 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from learner.encoder.captures import Captures
+from learner.encoder.captures import LONGEST, Captures
 from learner.encoder.flat import FlatPass, Size, laid_out
 from learner.encoder.packing import Packed, agree, gathered, probes
 from learner.encoder.passes import Block, Passes, moved, pooled, texts_of
 from learner.encoder.pooling import SHARES, Pool
+from learner.encoder.tokens import Ids
 from learner.encoder.varlen import Kernel, kernel_for
 from learner.tuning.tuning import device_of
 
@@ -29,6 +31,8 @@ MAX_TOKENS = 16_384
 """Tokens of a pass, unless one text has more."""
 _TOLERANCE = 5e-2
 """Of the largest state: bfloat16 has 8 bits."""
+_SPECIAL_POSITIONS = 2
+"""Of RoBERTa, before that of a first token."""
 
 
 def fastest(passes: Passes, model: Any, *, with_captures: bool = True) -> Passes:
@@ -55,7 +59,9 @@ def fastest(passes: Passes, model: Any, *, with_captures: bool = True) -> Passes
     if not all(agree(a, b, _TOLERANCE) for a, b in zip(expected, found, strict=True)):
         log.warning("no fused attention of texts: it gave other states")
         return passes
-    return Flat(model, kernel, Captures() if with_captures else None)
+    positions = getattr(model.config, "max_position_embeddings", None)
+    room = positions is None or positions >= LONGEST + _SPECIAL_POSITIONS
+    return Flat(model, kernel, Captures() if with_captures and room else None)
 
 
 class Flat(Packed):
@@ -96,6 +102,16 @@ class Flat(Packed):
         if self.captures is not None and size is not None:
             return self.captures.run(flat, size, inputs)[: len(rows)]
         found: Tensor = flat(*inputs)
+        return found
+
+    def examples(self) -> list[list[Ids]]:
+        """Return texts that fill each size of the captures exactly; none without captures."""
+        sizes = self.captures.sizes if self.captures is not None else ()
+        found = []
+        for size in sizes:
+            whole, rest = divmod(size.tokens, size.longest)
+            lengths = [size.longest] * whole + [rest] * (rest > 0)
+            found.append([np.zeros(length, dtype=np.int64) for length in lengths])
         return found
 
     def _inputs(

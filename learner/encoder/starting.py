@@ -68,6 +68,10 @@ class StartingEncoder:
         """See `Encoder.cast_weights`; `digest` can only be asked before."""
         self._copy.cast_weights()
 
+    def capture_ahead(self) -> None:
+        """See `Encoder.capture_ahead`."""
+        self._copy.capture_ahead()
+
     def vectors(self, texts: Sequence[Ids]) -> NDArray[np.float32]:
         """Return unit vectors (N, D) of N texts' ids, on the host."""
         if not texts:

@@ -22,7 +22,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from learner.artifact import Scores, ScoringInput
+from learner.artifact import Scores, ScoringInput, Version
 from serving.errors import BackendFailed, DeadlinePassed, NotReady, Overloaded
 from serving.inference.delivery import Answer, Delivery, Settled, Work
 from serving.inference.line import Line
@@ -99,7 +99,7 @@ class Batcher:
         self._standing: Overloaded | None = None
         self._stands_until = 0.0
         self._delivery = Delivery(lambda: self._count(-1))
-        self._recent: tuple[tuple[LoadedModel, Replayed], ...] = ()
+        self._recent: tuple[tuple[Version, Replayed], ...] = ()  # no models: they would stay
 
     def start(self) -> None:
         """Start the inference thread."""
@@ -128,7 +128,7 @@ class Batcher:
 
     def replayed(self, model: LoadedModel) -> Sequence[Replayed]:
         """Return the newest requests that a model scored, oldest first, with its scores."""
-        return [replayed for own, replayed in self._recent if own is model]
+        return [replayed for own, replayed in self._recent if own is model.version]
 
     def admit(self) -> Overloaded | None:
         """Keep room for a request whose headers have come; return the error if there is none.
@@ -231,14 +231,21 @@ class Batcher:
         self._telemetry.inflight.set(self._in_flight)
 
     def _run(self) -> None:
-        while (batch := self._next()) is not None:
-            by_model: dict[int, list[Work]] = {}  # two only around a swap
-            for work in batch:
-                by_model.setdefault(id(work.model), []).append(work)
-            for works in by_model.values():
-                self._score_together(works[0].model, works)
-            with self._changed:
-                self._line.finish()
+        while self._score_next():  # which holds no model while it waits
+            pass
+
+    def _score_next(self) -> bool:
+        """Wait for the next batch and score it; False at the end."""
+        if (batch := self._next()) is None:
+            return False
+        by_model: dict[int, list[Work]] = {}  # two only around a swap
+        for work in batch:
+            by_model.setdefault(id(work.model), []).append(work)
+        for works in by_model.values():
+            self._score_together(works[0].model, works)
+        with self._changed:
+            self._line.finish()
+        return True
 
     def _next(self) -> Sequence[Work] | None:
         """Wait for the next batch and take it; None at the end.
@@ -297,7 +304,7 @@ class Batcher:
         self._telemetry.stage_duration.labels("forward").observe(forward_seconds)
         num_recent = self.config.num_recent
         newest = zip(requests[-num_recent:], scores[-num_recent:], strict=True)
-        kept = ((model, _shortened(*one)) for one in newest)
+        kept = ((model.version, _shortened(*one)) for one in newest)
         self._recent = (*self._recent, *kept)[-num_recent:]
         settled: list[Settled] = []
         begin = 0

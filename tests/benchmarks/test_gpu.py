@@ -12,7 +12,7 @@ from torch import Tensor
 from benchmarks import gpu
 from benchmarks.accelerating import checks
 from benchmarks.accelerating.model import Shape, ragged
-from benchmarks.accelerating.twin import Copying
+from benchmarks.accelerating.twin import Repeating
 from learner.encoder.varlen import text_by_text
 
 
@@ -43,7 +43,7 @@ def test_a_kernel_that_looks_at_neighbours_is_seen(monkeypatch: pytest.MonkeyPat
 
 
 def test_captures_that_forget_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "Copying", lambda: Copying(forgets=True))
+    monkeypatch.setattr(checks, "Repeating", lambda: Repeating(forgets=True))
     (line,) = run("captured steps")
     assert "switched off" in line
 

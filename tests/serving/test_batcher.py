@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
+import weakref
 
 import pytest
 
@@ -56,6 +57,23 @@ def test_requests_waiting_together_go_in_one_forward_pass() -> None:
     replica.batcher.close()
     assert [texts_of(call) for call in scorer.calls] == [["a", "b", "c", "c"]]
     assert [answer.scores[0].score.tolist() for answer in answers] == [[0.1], [0.2, 0.3], [0.3]]
+
+
+def test_a_version_is_gone_once_its_answers_are_taken_though_its_requests_are_kept() -> None:
+    replica = Replica()
+
+    async def run() -> weakref.ref[FakeScorer]:
+        scorer = FakeScorer("v000001", {"a": 0.1})
+        model = loaded_model(scorer)
+        await replica.batcher.score(model, ask("a"))
+        assert len(replica.batcher.replayed(model)) == 1
+        return weakref.ref(scorer)
+
+    replica.batcher.start()
+    gone = asyncio.run(run())
+    replica.batcher.when_idle(lambda: None, 60.0)  # the thread has gone on to wait
+    assert gone() is None
+    replica.batcher.close()
 
 
 def test_enough_candidates_close_the_window_before_its_time() -> None:
