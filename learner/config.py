@@ -196,7 +196,8 @@ class LearnerConfig:
         bool,
         Meta(
             description="Read, join and weigh the next batch in a thread of its own while a step "
-            "runs: for a GPU, or a machine with more cores than threads."
+            "runs, and encode its texts as far as no training changes that: for a GPU, or a "
+            "machine with more cores than threads."
         ),
     ] = False
     seed: Annotated[NotNegativeInt, Meta(description="Seed of every random number.")] = 0

@@ -205,6 +205,12 @@ class Ranker(nn.Module):
             for query, item in pairs:
                 self.texts.ids(query, item)
 
+    def encode_ahead(self, pairs: Sequence[tuple[str, str]]) -> None:
+        """Keep what no training changes of all texts that these pairs ask for; from any thread."""
+        texts = [self.texts.ids(text) for text in dict.fromkeys(t for pair in pairs for t in pair)]
+        read = [self.texts.ids(*pair) for pair in dict.fromkeys(pairs)] if self._reads_pairs else []
+        self.starting.encode_ahead(texts, read)
+
     def num_tokens(self, query: str, item: str) -> dict[str, int]:
         """Return each text that a pair needs with its number of tokens; a pair is one text more."""
         ids = self.texts.ids

@@ -1,8 +1,10 @@
 """Run-ahead: the next batch, pulled and prepared in a thread of its own while a step runs.
 
-Neither reading nor the estimators depend on the trained model. So batch t+1 can be read, joined,
-tokenised and weighed while step t calculates, with the same bits as after it: the order of the
-batches is that of the stream, and one thread at a time touches what they change.
+Neither reading nor the estimators depend on the trained model, nor do its frozen layers and the
+vectors of its start. So batch t+1 can be read, joined, tokenised and weighed while step t
+calculates, and its new texts encoded as far as no training changes that, with the same bits as
+after it: the order of the batches is that of the stream, and one thread at a time touches what they
+change.
 
 What lies ahead is in memory only. It is journaled in its own round, and an error that it met is
 raised there.
@@ -107,4 +109,5 @@ class RunAhead(Iterator[Batch | Signal]):
             return None
         with self._working():
             self._trainer.tokenise(item.samples)
+            self._trainer.encode_ahead(item.samples)
             return self._trainer.prepare(item.samples) if weigh else None

@@ -7,11 +7,13 @@ What a step does is in `training_step`, what it changes in `components`.
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from learner import arithmetic, trainer_files, training_step
@@ -35,6 +37,8 @@ from weighting.tasks import TaskName
 from weighting.weigher import TaskFigures, Weigher
 from weighting.weighted import WeightedBatch
 
+log = logging.getLogger("steelyard.learner")
+
 
 class Trainer:
     """The learning model: ranker, estimators, stackers, optimizer and evaluation.
@@ -46,6 +50,7 @@ class Trainer:
             BLAKE2b-64 of each `sample_id`.
         num_explained: lists with a click, at most, that the report of a step explains.
         components: what steps change, and what changes it.
+        encodes_ahead: whether `encode_ahead` does anything.
     """
 
     def __init__(
@@ -88,6 +93,9 @@ class Trainer:
         self.num_samples = 0
         self.trained = (0, 0)
         self.num_explained = 0
+        # Two teams of threads would hold each other up; with a share, most of it would be in vain
+        alone = config.device != "cpu" or config.threads == 1
+        self.encodes_ahead = alone and config.compute_share == 1
         self._figures: Mapping[TaskName, TaskFigures] | None = None  # as of the last step
 
     @property
@@ -181,6 +189,20 @@ class Trainer:
     def tokenise(self, samples: Sequence[Sample]) -> None:
         """Keep the token ids of our own samples for their step; from any thread."""
         self.ranker.tokenise([(s.query, s.text) for s in samples])
+
+    def encode_ahead(self, samples: Sequence[Sample]) -> None:
+        """Keep what no training changes of the texts of our own samples; from any thread.
+
+        So their step, which may be another than the next, meets no text for the first time. Where
+        memory runs out it is left to the step.
+        """
+        if not self.encodes_ahead:
+            return
+        arithmetic.use(self.config.threads, self.config.device)
+        try:
+            self.ranker.encode_ahead([(s.query, s.text) for s in samples])
+        except torch.OutOfMemoryError as error:
+            log.warning("no memory to encode ahead", extra={"error": str(error)})
 
     def prepare(self, samples: Sequence[Sample]) -> Prepared:
         """Weigh N samples, which lets the estimators learn them; `take` is their step.

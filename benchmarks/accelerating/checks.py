@@ -10,6 +10,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ from learner.encoder.captures import difference as largest_difference
 from learner.encoder.encoder import Encoder
 from learner.encoder.flat_passes import Flat
 from learner.encoder.idle import IdleEncoders, Loan
+from learner.encoder.starting import StartingEncoder
 from learner.encoder.varlen import Bounds, Kernel, kernel_for, text_by_text
 from learner.process_group import TorchGroup
 from learner.scorer import load_scorer
@@ -192,6 +194,27 @@ def versions(device: str) -> Found:
     return Found(worst, _HALF, f"{expected} captures")
 
 
+def ahead(device: str) -> Found:
+    """Texts encoded by another thread beside steps, against texts that are encoded in a step."""
+    precision = "bfloat16" if device.startswith("cuda") else "float32"
+    both = [Encoder(bert(SMALL, device), tuning="top:1", precision=precision) for _ in "ab"]
+    encoder, plain = both
+    starting, worst = StartingEncoder(encoder), 0.0
+    with ThreadPoolExecutor(1) as thread:
+        for seed in range(6):
+            texts = ragged(3_000, seed=seed).ids
+            own = thread.submit(starting.encode_ahead, texts)
+            for more in range(3):
+                vectors = encoder(ragged(1_000, seed=100 + 3 * seed + more).ids)
+                (vectors * _target(vectors)).sum().backward()
+                encoder.zero_grad()
+            own.result()
+            assert all(encoder.cache.get(ids) is not None for ids in texts), "not kept"
+            with torch.no_grad():
+                worst = max(worst, difference(encoder(texts), plain(texts)))
+    return Found(worst, _HALF, f"{encoder.cache.num_bytes >> 20} MiB kept")
+
+
 def _target(like: Tensor) -> Tensor:
     draw = torch.Generator().manual_seed(0)
     return torch.randn(like.shape[1], generator=draw).to(like.device)
@@ -297,6 +320,7 @@ CHECKS: Mapping[str, Callable[[str], Found]] = {
     "captured steps": captured,
     "captures beside another thread": beside_allocations,
     "versions in the same memory": versions,
+    "texts encoded ahead": ahead,
     "fifty steps against transformers": fifty_steps,
     "no read of the device in an update": no_waiting,
     "checkpointed gradients": checkpointed,

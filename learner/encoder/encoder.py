@@ -148,6 +148,18 @@ class Encoder(nn.Module):
                 with self._lowered():
                     self.tuning.finish(self.tuning.prefix(texts))
 
+    def keep_prefixes(self, texts: Sequence[Ids]) -> None:
+        """Let the frozen part encode texts ahead, where what it makes is kept.
+
+        Texts that would push each other out again are left alone.
+        """
+        most = sum(ids.nbytes + 2 * self.width * len(ids) for ids in texts)
+        if not self.tuning.keeps_prefix or most > self.cache.max_bytes // 2:
+            return
+        with self._lowered():
+            for places in self.passes.divide([len(ids) for ids in texts]):
+                self.cache.through([texts[i] for i in places], self.tuning.prefix)
+
     def prefix_digest(self) -> str:
         """Return sha256 over all that the output of the frozen part depends on, beside the ids.
 

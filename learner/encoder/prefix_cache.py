@@ -9,6 +9,7 @@ import numpy as np
 from cachetools import LRUCache
 from torch import Tensor
 
+from learner.encoder.device import given, taken
 from learner.encoder.tokens import Ids
 
 _ENTRY_BYTES = 900
@@ -42,10 +43,21 @@ class PrefixCache:
 
     def put(self, ids: Ids, tensor: Tensor) -> None:
         """Keep a copy of a tensor, unless it alone is larger than the cache."""
-        size = num_bytes(ids, tensor)
-        if size <= self._kept.maxsize:
-            with self._lock:
-                self._kept.setdefault(ids.tobytes(), (tensor.clone(), size))
+        self._put([ids], [tensor])
+
+    def _put(self, texts: Sequence[Ids], tensors: Sequence[Tensor]) -> None:
+        sizes = map(num_bytes, texts, tensors)
+        pairs = zip(texts, tensors, sizes, strict=True)
+        kept = [(ids, own.clone(), size) for ids, own, size in pairs if size <= self.max_bytes]
+        given([copy for _, copy, _ in kept])
+        with self._lock:
+            for ids, copy, size in kept:
+                self._kept.setdefault(ids.tobytes(), (copy, size))
+
+    @property
+    def max_bytes(self) -> int:
+        """Memory that all texts may take."""
+        return int(self._kept.maxsize)
 
     @property
     def num_bytes(self) -> int:
@@ -64,10 +76,11 @@ class PrefixCache:
     ) -> list[Tensor]:
         """Return one tensor per text, computing those that are not kept in one call."""
         found = [self.get(ids) for ids in texts]
+        taken([tensor for tensor in found if tensor is not None])
         missing = [i for i, tensor in enumerate(found) if tensor is None]
         if missing:
-            computed = compute([texts[i] for i in missing])
+            computed = list(compute([texts[i] for i in missing]))
+            self._put([texts[i] for i in missing], computed)
             for i, tensor in zip(missing, computed, strict=True):
-                self.put(texts[i], tensor)
                 found[i] = tensor
         return [tensor for tensor in found if tensor is not None]

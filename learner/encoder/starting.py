@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from learner.encoder.device import beside
 from learner.encoder.encoder import Encoder
 from learner.encoder.prefix_cache import PrefixCache
 from learner.encoder.tokens import Ids
@@ -71,6 +72,16 @@ class StartingEncoder:
     def capture_ahead(self) -> None:
         """See `Encoder.capture_ahead`."""
         self._copy.capture_ahead()
+
+    def encode_ahead(self, texts: Sequence[Ids], pairs: Sequence[Ids] = ()) -> None:
+        """Encode all of texts that no training changes, and keep it; from any thread.
+
+        Of pairs that is what the frozen layers make of them. It goes through this copy, so nothing
+        of the encoder's own modules is touched, whatever a step does with them meanwhile.
+        """
+        with beside(self._copy.device):
+            self._copy.keep_prefixes([*texts, *pairs])
+            self.vectors(texts)
 
     def vectors(self, texts: Sequence[Ids]) -> NDArray[np.float32]:
         """Return unit vectors (N, D) of N texts' ids, on the host."""

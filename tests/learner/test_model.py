@@ -325,3 +325,18 @@ def test_no_text_and_no_pair_is_longer_than_its_budget(
         texts = Texts(tokenizer, max_tokens=max_tokens)
         assert 2 <= len(texts.ids(first)) <= max_tokens
         assert 2 <= len(texts.ids(first, second)) <= max_tokens
+
+
+def test_texts_that_would_push_each_other_out_are_not_encoded_ahead() -> None:
+    texts = [np.arange(4, 4 + number) for number in range(3, 9)]
+    for max_bytes, expected in ((1 << 20, len(texts)), (6_000, 0)):
+        encoder = Encoder(
+            load_pretrained("random:2x64").model,
+            tuning="top:1",
+            cache=PrefixCache(max_bytes=max_bytes),
+        )
+        encoder.keep_prefixes(texts)
+        assert len(encoder.cache.texts()) == expected
+    full = Encoder(load_pretrained("random:2x64").model, tuning="full")
+    full.keep_prefixes(texts)
+    assert not full.cache.texts()

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -18,13 +19,14 @@ from numpy.typing import NDArray
 from learner.artifact import Store
 from learner.errors import Diverged
 from learner.loop import train
+from learner.ranker import Ranker
 from learner.store.blobs import Disk
 from learner.store.journal.tail import read_tail
 from learner.trainer import Trainer
 from learner.training.prepared import Prepared
 from learner.training_step import StepReport
 from tests.learner.test_loop import Learner, Samples, steps
-from tests.learner.training import config, lists, trainer
+from tests.learner.training import WORDS, config, lists, trainer
 from weighting.competition import CompetitionConfig
 from weighting.config import WeigherConfig
 from weighting.errors import WeightError
@@ -105,12 +107,17 @@ def outcome(results: Sequence[StepReport | Signal]) -> list[object]:
 
 
 def both(
-    root: Path, stream: Sequence[Samples], seconds: float, weighting: WeigherConfig | None = None
+    root: Path,
+    stream: Sequence[Samples],
+    seconds: float,
+    weighting: WeigherConfig | None = None,
+    **changes: Any,
 ) -> None:
     """Learn a stream with and without running ahead, and compare every byte."""
     found = []
     for run_ahead in (False, True):
-        own = Polled(root / str(run_ahead), trainer=trainer(weighting, run_ahead=run_ahead, **TINY))
+        learning = trainer(weighting, run_ahead=run_ahead, **{**TINY, **changes})
+        own = Polled(root / str(run_ahead), trainer=learning)
         results = own.run(*stream, seconds=seconds)
         own.publisher.close()
         found.append((outcome(results), contents(own), own.trainer.files(), own.announced))
@@ -144,8 +151,10 @@ def test_under_a_competition_the_scheme_that_a_step_puts_in_force_weighs_the_nex
 class Watched(Trainer):
     """A step waits until the next batch is prepared, where one is expected to run ahead."""
 
-    def __init__(self, weigher: Weigher, *, expected: Callable[[int], bool]) -> None:
-        super().__init__(config(run_ahead=True, **TINY), weigher)
+    def __init__(
+        self, weigher: Weigher, *, expected: Callable[[int], bool], **changes: Any
+    ) -> None:
+        super().__init__(config(run_ahead=True, **{**TINY, **changes}), weigher)
         self._expected = expected
         self._alone = threading.Lock()
         self._done = [threading.Event() for _ in range(10)]
@@ -183,6 +192,76 @@ def test_the_next_batch_is_weighed_while_a_step_runs_but_in_the_round_of_a_check
     for number, found in enumerate(figures):
         expected.step(batch("full", number))  # type: ignore[arg-type]
         assert found == expected.weigher.figures(), "of this step, not of the batch ahead"
+
+
+def fresh(number: int) -> list[Sample]:
+    """Of texts that no other batch has."""
+    samples = lists(2, seed=number, start=2 * number)
+    return [msgspec.structs.replace(s, text=f"{s.text} {WORDS[number]}") for s in samples]
+
+
+ENCODED: list[dict[str, Any]] = [
+    {"tuning": "full"},
+    {"tuning": "top:1", "model": "random:2x64"},
+    {"tuning": "top:1", "model": "random:2x64", "dropout": 0.2},
+    {"tuning": "top:1", "model": "random:2x64", "interaction": "cross_encoder"},
+    {"tuning": "lora:2@top:1", "model": "random:2x64"},
+    {"tuning": "frozen"},
+]
+
+
+@pytest.mark.parametrize("changes", ENCODED, ids=str)
+def test_texts_encoded_ahead_have_the_bits_of_those_that_a_step_encodes(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    both(tmp_path, [*map(fresh, range(5)), IDLE, fresh(0), fresh(5)], 0.7, None, **changes)
+
+
+class Encoding(Watched):
+    """Notes for each step whether it meets none of its texts for the first time."""
+
+    def __init__(self, weigher: Weigher, *, expected: Callable[[int], bool]) -> None:
+        super().__init__(weigher, expected=expected, tuning="top:1", model="random:2x64")
+        self.known: list[bool] = []
+
+    def take(self, prepared: Prepared, counts: NDArray[np.float64] | None = None) -> StepReport:
+        ranker, samples = self.ranker, prepared.weighted.samples
+        texts = [ranker.texts.ids(text) for s in samples for text in (s.query, s.text)]
+        cache = ranker.encoder.cache
+        self.known.append(all(cache.get(ids) is not None for ids in texts))
+        return super().take(prepared, counts)
+
+
+def test_a_step_meets_no_text_for_the_first_time_if_its_batch_ran_ahead(tmp_path: Path) -> None:
+    own = Encoding(Weigher(), expected=lambda step: 1 < step < 6)
+    Learner(tmp_path, trainer=own).run(*map(fresh, range(6)))
+    assert own.known == [False, False, True, True, True, True]
+
+
+def test_where_memory_runs_out_texts_are_left_to_the_step(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Full(Ranker):
+        def encode_ahead(self, pairs: Sequence[tuple[str, str]]) -> None:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    learning = trainer(run_ahead=True, **TINY)
+    learning.ranker.__class__ = Full
+    reports = steps(Learner(tmp_path, trainer=learning).run(*map(fresh, range(4))))
+    assert [report.result for report in reports] == ["ok"] * 4
+    assert "no memory to encode ahead" in caplog.text
+
+
+def test_nothing_is_encoded_ahead_by_several_threads_of_a_cpu_or_of_lists_that_are_drawn() -> None:
+    one = trainer(**TINY)
+    assert one.encodes_ahead
+    several = trainer(threads=2, **TINY)
+    drawn = trainer(compute_share=0.5, **TINY)
+    for learning in (several, drawn):
+        assert not learning.encodes_ahead
+        learning.encode_ahead(lists(1))
+        texts = [learning.ranker.texts.ids(s.text) for s in lists(1)]
+        assert all(learning.ranker.starting._kept.get(ids) is None for ids in texts)
 
 
 def test_figures_between_two_steps_are_of_the_steps_taken(tmp_path: Path) -> None:
