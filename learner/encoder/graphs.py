@@ -25,7 +25,8 @@ class Recorder(Protocol):
     """What records work of a device, and replays it.
 
     Attributes:
-        turn: held while a recording is replayed and its result copied, as they share memory.
+        turn: held while a recording is replayed and its result copied, and to warm up, as they
+            share memory.
     """
 
     turn: threading.Lock
@@ -132,7 +133,8 @@ class Recording:
                 self._given = torch.zeros_like(made)
                 backward()
 
-        recorder.warm_up(once)
+        with self._turn:  # a library's own memory is that of the stream, for replays too
+            recorder.warm_up(once)
         (made,), self._forward = recorder.record(forward)
         assert made is not None
         self._made = made

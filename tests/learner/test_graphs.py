@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import weakref
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -142,6 +143,20 @@ def test_threads_that_share_a_recording_take_turns() -> None:
 
     with ThreadPoolExecutor(4) as threads:
         assert all(threads.map(replay, range(200)))
+
+
+def test_nothing_is_replayed_while_another_recording_is_warmed_up() -> None:
+    held: list[bool] = []
+
+    class Noting(Repeating):
+        def warm_up(self, run: Callable[[], object]) -> None:
+            held.append(self.turn.locked())
+            super().warm_up(run)
+
+    recorder = Noting()
+    Recording(recorder, Product(), inputs(0))
+    assert held == [True]
+    assert not recorder.turn.locked()
 
 
 def test_torch_takes_the_arguments_that_it_is_given_on_a_gpu() -> None:
