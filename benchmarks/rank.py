@@ -4,8 +4,9 @@
 
 A question is a query and a hundred invented titles of log-normal length, mean 40 tokens and at most
 128. Ours is the scorer of a version as serving calls it, whole score included, in bfloat16, with
-float32 beside. Peers are sentence-transformers' CrossEncoder (torch in float32 and bfloat16, and
-statically quantised OpenVINO int8) and its bi-encoder. A model of each interaction is first learned
+float32 beside, and with 8-bit integers (`serving.precision: int8`) against the peer that has them.
+Peers are sentence-transformers' CrossEncoder (torch in float32 and bfloat16, and statically
+quantised OpenVINO int8) and its bi-encoder. A model of each interaction is first learned
 from graded pairs by `steelyard fit`'s code, and all contenders have its weights.
 
 Each runs in a process of its own, one after the other, round by round, all on the same questions.
@@ -58,11 +59,15 @@ RATIOS = {
     "ratio_to_cross_encoder": ("cross_encoder", "steelyard", "warm"),
     "ratio_to_cross_encoder_cold": ("cross_encoder", "steelyard", "cold"),
     "ratio_to_cross_encoder_bfloat16": ("cross_encoder_bfloat16", "steelyard", "warm"),
-    "ratio_to_openvino_int8": ("openvino_int8", "steelyard", "warm"),
-    "ratio_to_openvino_int8_cold": ("openvino_int8", "steelyard", "cold"),
+    "ratio_to_openvino_int8": ("openvino_int8", "steelyard_int8", "warm"),
+    "ratio_to_openvino_int8_cold": ("openvino_int8", "steelyard_int8", "cold"),
+    "bfloat16_ratio_to_openvino_int8": ("openvino_int8", "steelyard", "warm"),
+    "int8_ratio_to_cross_encoder": ("cross_encoder", "steelyard_int8", "warm"),
+    "int8_ratio_to_bfloat16": ("steelyard", "steelyard_int8", "warm"),
     "ratio_to_bi_encoder_cold": ("bi_encoder", "steelyard_towers", "cold"),
     "ratio_to_bi_encoder_warm": ("bi_encoder", "steelyard_towers", "warm"),
     "float32_ratio_to_cross_encoder": ("cross_encoder", "steelyard_float32", "warm"),
+    "int8_ratio_to_bi_encoder_cold": ("bi_encoder", "steelyard_towers_int8", "cold"),
     "float32_ratio_to_bi_encoder_cold": ("bi_encoder", "steelyard_towers_float32", "cold"),
     "control": ("steelyard_again", "steelyard", "warm"),
 }
@@ -71,10 +76,12 @@ EXACT = {
     "steelyard": "steelyard_float32",
     "steelyard_again": "steelyard_float32",
     "steelyard_float32": "cross_encoder",
+    "steelyard_int8": "steelyard_float32",
     "cross_encoder_bfloat16": "cross_encoder",
     "openvino_int8": "cross_encoder",
     "steelyard_towers": "steelyard_towers_float32",
     "steelyard_towers_float32": "bi_encoder",
+    "steelyard_towers_int8": "steelyard_towers_float32",
 }
 
 

@@ -108,16 +108,25 @@ class Store:
     Damage is `Corrupt`; other trouble (no permission, too many open files) stays an OSError.
     """
 
-    def __init__(self, root: Path, *, disk: Disk | None = None, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        disk: Disk | None = None,
+        device: str = "cpu",
+        int8: bool = False,
+    ) -> None:
         """Keep the arguments.
 
         Args:
             root: need not exist before a learner has made it.
             disk: as it is by default.
             device: of torch, for the versions that are loaded.
+            int8: whether their encoders multiply 8-bit integers.
         """
         self.root = root
         self._device = device
+        self._int8 = int8
         self._disk = disk or Disk()
         # What training never moves, by the digests of its files: of the versions loaded last
         self._fixed: dict[tuple[tuple[str, Digest], ...], Any] = {}
@@ -283,6 +292,7 @@ class Store:
         Raises:
             Corrupt: a file is not what the manifest says; nothing was parsed.
             DeviceMissing: the store's device cannot be used here.
+            ModelUnsupported: the version cannot be served with 8-bit integers.
         """
         fixed_files = layout.fixed_files(version.files)
         key = tuple(sorted(fixed_files.items()))
@@ -293,7 +303,12 @@ class Store:
         from learner.scorer import load_scorer
 
         scorer = load_scorer(
-            version.path, version.name, threads=threads, device=self._device, fixed=fixed
+            version.path,
+            version.name,
+            threads=threads,
+            device=self._device,
+            int8=self._int8,
+            fixed=fixed,
         )
         self._fixed.pop(key, None)
         self._fixed[key] = scorer.fixed_parts

@@ -64,6 +64,7 @@ def load_scorer(
     *,
     threads: int,
     device: str = "cpu",
+    int8: bool = False,
     fixed: FixedParts | None = None,
 ) -> ModelScorer:
     """Load the scorer in a version's folder, whose digests the caller has checked.
@@ -73,12 +74,14 @@ def load_scorer(
         version: its name.
         threads: of torch in this process, where no learner shares it; else the learner's.
         device: of the encoder and the heads.
-        fixed: from a version with equal files (`version_layout.fixed_files`); of those only the
-            settings are read again.
+        int8: whether the encoder multiplies 8-bit integers, on a CPU.
+        fixed: from a version with equal files (`version_layout.fixed_files`), loaded with the same
+            arguments; of those only the settings are read again.
 
     Raises:
         Corrupt: a number of a file is NaN or infinite.
         DeviceMissing: `device` cannot be used here.
+        ModelUnsupported: `int8`, and the encoder or the processor does not allow it.
     """
     check_device(device, setting="serving.device")
     arithmetic.use(threads, device)
@@ -93,7 +96,8 @@ def load_scorer(
     tensors, loan = layout.merged(model_files), Loan()
     with layout.reading(", ".join(model_files)):
         if fixed is None:
-            encoder = _loaded(path, settings, tensors, device)
+            precision = "int8" if int8 else settings.precision or layout.FLOAT32
+            encoder = _loaded(path, settings, tensors, device, precision)
         else:
             encoder = fixed.encoders.take(tensors, loan)
     residual = QueryResidual(encoder.width)
@@ -127,9 +131,9 @@ def load_scorer(
         base = layout.base_file(settings.model_files)
         names = layout.merged({file: own for file, own in model_files.items() if file != base})
         fixed = _fixed_parts(ranker, loan, names)  # of the weights as they were learned
-        encoder.cast_weights()
+        encoder.round_weights()
         encoder.capture_ahead()
-        ranker.starting.cast_weights()
+        ranker.starting.round_weights()
         ranker.starting.capture_ahead()
     return ModelScorer(version, ranker, weigher, served, fixed=fixed, loan=loan)
 
@@ -139,6 +143,7 @@ def _loaded(
     settings: layout.ScoringSettings,
     tensors: Mapping[str, torch.Tensor],
     device: str,
+    precision: str,
 ) -> Encoder:
     model = load_saved(path, tensors, tuning=settings.tuning)
     if settings.head:
@@ -147,7 +152,7 @@ def _loaded(
         model.to(device),
         tuning=settings.tuning,
         pooling=settings.pooling,
-        precision=settings.precision or layout.FLOAT32,
+        precision=precision,
     )
 
 

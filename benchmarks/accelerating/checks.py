@@ -169,7 +169,7 @@ def versions(device: str) -> Found:
     """Six versions in three places in memory, answering by captures, against passes without."""
     first, _ = _flat(device)
     start = {name: own.cpu().clone() for name, own in first.model.state_dict().items()}
-    first.cast_weights()
+    first.round_weights()
     first.capture_ahead()
     loans = [Loan()]
     encoders = IdleEncoders(first, loans[0], start)

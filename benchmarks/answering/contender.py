@@ -25,11 +25,13 @@ CONTENDERS = {
     "steelyard": CROSS,
     "steelyard_again": CROSS,
     "steelyard_float32": CROSS,
+    "steelyard_int8": CROSS,
     "cross_encoder": CROSS,
     "cross_encoder_bfloat16": CROSS,
     "openvino_int8": CROSS,
     "steelyard_towers": TOWERS,
     "steelyard_towers_float32": TOWERS,
+    "steelyard_towers_int8": TOWERS,
     "bi_encoder": TOWERS,
 }
 
@@ -56,13 +58,15 @@ def make(name: str, folder: Path, threads: int) -> Any:
     if name.startswith("steelyard"):
         from benchmarks.answering.steelyard import Steelyard
 
-        return Steelyard(folder, "float32" if name.endswith("float32") else "bfloat16", threads)
+        precision = name.rpartition("_")[2]
+        kinds = ("float32", "int8")
+        return Steelyard(folder, precision if precision in kinds else "bfloat16", threads)
     from benchmarks.answering.sentence_transformers import BiEncoder, CrossEncoder
 
     if name == TOWERS:
         return BiEncoder(folder, threads)
-    kinds = {"cross_encoder": "torch", "cross_encoder_bfloat16": "bfloat16"}
-    return CrossEncoder(folder, kinds.get(name, name), threads)
+    backends = {"cross_encoder": "torch", "cross_encoder_bfloat16": "bfloat16"}
+    return CrossEncoder(folder, backends.get(name, name), threads)
 
 
 def _judged(contender: Any, number: int) -> dict[str, Any]:

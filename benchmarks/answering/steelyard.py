@@ -17,11 +17,12 @@ Array = NDArray[np.float64]
 
 
 class Steelyard:
-    """A version in one precision."""
+    """A version in one precision, or served with 8-bit integers."""
 
     def __init__(self, folder: Path, precision: str, threads: int) -> None:
         """Load it."""
-        self._folder = folder / precision
+        self._int8 = precision == "int8"
+        self._folder = folder / ("float32" if self._int8 else precision)
         self._threads = threads
         self._scorer = self._loaded()
 
@@ -56,7 +57,7 @@ class Steelyard:
         return largest
 
     def _loaded(self) -> ModelScorer:
-        return load_scorer(self._folder, "v000001", threads=self._threads)
+        return load_scorer(self._folder, "v000001", threads=self._threads, int8=self._int8)
 
 
 def _request(question: Question) -> ScoringInput:

@@ -22,6 +22,7 @@ from deploy.process.terminal import Output, table
 from deploy.settings.tree import Settings
 from deploy.tables.values import LeftOut
 from learner.artifact import Store
+from learner.errors import ModelUnsupported
 from learner.store.blobs import Disk
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def run(
     if how.prune_ffn and not any(own.compares for own in lists):
         raise UsageError(f"{request.examples.file}: no list has right and wrong items")
     judge = _Judge(train, test, out.clock)
-    rows = [judge(version.name, before)]
+    rows = [first := judge(version.name, before), *_in_int8(judge, version.name, before, out)]
     after, masks = compress.pruned(before, lists, how)
     losses: list[float] = []
     if how.epochs:
@@ -104,9 +105,9 @@ def run(
         total = sum(len(own.texts) for own in lists) * how.epochs
         with out.progress("rows learned", total) as advance:
             losses = compress.distilled(after, before, lists, how, masks, advance=advance)
-    rows.append(judge("compressed", after))
-    difference = interval(rows[-1].ndcg - rows[0].ndcg) if len(rows[0].ndcg) > 1 else None
-    notes = list(_notes(request, rows, difference))
+    rows += [last := judge("compressed", after), *_in_int8(judge, "compressed", after, out)]
+    difference = interval(last.ndcg - first.ndcg) if len(first.ndcg) > 1 else None
+    notes = list(_notes(request, first, last, difference))
     write_folder(target, after.files(notes), disk or Disk())
     facts = {
         "version": version.name,
@@ -211,6 +212,17 @@ class _Judge:
         return min(taken)
 
 
+def _in_int8(judge: _Judge, name: str, ranker: CosineRanker, out: Output) -> list[_Judged]:
+    """Judge a ranker as `serving.precision: int8` serves it, where that can be."""
+    from learner.compression.compress import in_int8
+
+    try:
+        return [judge(f"{name}-int8", in_int8(ranker))]
+    except ModelUnsupported as error:
+        out.report(f"{name}: not judged in int8: {error}")
+        return []
+
+
 def _labels(lists: Sequence[LabelledList]) -> judging.Array:
     return np.array([float(label) for own in lists for label in own.labels])
 
@@ -220,10 +232,13 @@ def _number(value: float) -> float | None:
 
 
 def _notes(
-    request: CompressRequest, rows: Sequence[_Judged], difference: tuple[float, ...] | None
+    request: CompressRequest,
+    before: _Judged,
+    after: _Judged,
+    difference: tuple[float, ...] | None,
 ) -> Iterator[str]:
     """Yield what was done and what it cost, for a person and the card."""
-    first, last = rows[0].facts, rows[-1].facts
+    first, last = before.facts, after.facts
     yield (
         f"Compressed: {first['layers']} -> {last['layers']} layers, {first['units']:,} -> "
         f"{last['units']:,} feed-forward units, {first['parameters']:,} -> "

@@ -38,13 +38,19 @@ class ServingRole:
 
         Raises:
             PortTaken: another process listens there.
+            DeviceMissing, ModelUnsupported: device or processor cannot do what is set.
         """
+        int8 = settings.serving.precision == "int8"
+        if int8:
+            from learner.encoder.int8 import check_processor
+
+            check_processor()
         if settings.serving.device != "cpu":  # else torch is loaded with the first version
             from learner.encoder.device import check_device
 
             check_device(settings.serving.device, setting="serving.device")
         config = settings.serving
-        store = store or Store(settings.store.root, device=config.device)
+        store = store or Store(settings.store.root, device=config.device, int8=int8)
         telemetry, slot = Telemetry(new_registry()), Slot()
         self._root = settings.store.root
         self._batcher = Batcher(config.batcher, telemetry)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -48,13 +49,14 @@ class Compression:
 class CosineRanker:
     """An encoder whose cosines rank texts."""
 
-    def __init__(self, encoder: VersionEncoder) -> None:
-        """Take the encoder of a version, or one made of it."""
+    def __init__(self, encoder: VersionEncoder, precision: str = "float32") -> None:
+        """Take the encoder of a version, or one made of it, and the precision of products."""
         self.source = encoder
         self.tokens = Texts(
             load_tokenizer(encoder.version.path), max_tokens=encoder.settings.max_tokens
         )
-        self.encoder = Encoder(encoder.model, tuning="full", pooling=encoder.settings.pooling)
+        pooling = encoder.settings.pooling
+        self.encoder = Encoder(encoder.model, tuning="full", pooling=pooling, precision=precision)
         encoder.model.requires_grad_(False)
 
     def cosines(self, lists: Sequence[LabelledList]) -> Array:
@@ -94,6 +96,18 @@ def teacher(encoder: VersionEncoder, *, threads: int) -> CosineRanker:
     arithmetic.use(threads)
     shape.layers_of(encoder.model)
     return CosineRanker(encoder)
+
+
+def in_int8(own: CosineRanker) -> CosineRanker:
+    """Return a copy that multiplies 8-bit integers, as a server may (`learner.encoder.int8`).
+
+    Raises:
+        ModelUnsupported: processor or model do not allow it.
+    """
+    model = copy.deepcopy(own.encoder.model)
+    found = CosineRanker(replace(own.source, model=model), precision="int8")
+    found.encoder.round_weights()
+    return found
 
 
 def pruned(

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from learner.encoder.flat_passes import Flat, fastest
+from learner.encoder.int8 import quantize
 from learner.encoder.packing import passes_for
 from learner.encoder.passes import Passes, moved
 from learner.encoder.pooling import POOLINGS, first_state
@@ -59,7 +60,8 @@ class Encoder(nn.Module):
             pooling: a key of `learner.encoder.pooling.POOLINGS`.
             cache: outputs of the frozen part; one of its own by default.
             passes: over texts of different lengths; by default the best that the model allows.
-            precision: of products, ``float32`` or ``bfloat16``; vectors are float32 in either.
+            precision: of products, ``float32``, ``bfloat16``, or, to serve on a CPU, ``int8``, which
+                begins with `round_weights`; vectors are float32 in each.
             dropout: share of activations dropped in training.
             checkpointing: keep no states for the backward pass, pass by pass.
             seed: of an adapter's first values.
@@ -125,17 +127,22 @@ class Encoder(nn.Module):
                 f"vectors when it is cut there (cosine {cosine:.3f}); use full or frozen"
             )
 
-    def cast_weights(self) -> None:
-        """Cast weights of linear layers to the precision of products; nothing learns then.
+    def round_weights(self) -> None:
+        """Round weights of linear layers to the precision of products; nothing learns then.
 
-        Vectors keep their bits. A pass otherwise rounds all weights anew, which takes a fifth of
-        the time of one short text.
+        Under ``bfloat16`` vectors keep their bits: a pass otherwise rounds all weights anew, which
+        takes a fifth of the time of one short text. Under ``int8`` products are of integers from
+        here on; call it again when parameters have changed.
+
+        Raises:
+            ModelUnsupported: processor or model do not allow ``int8``.
         """
-        if self.precision == "float32":
-            return
-        for module in self.model.modules():
-            if isinstance(module, nn.Linear):
-                module.to(torch.bfloat16)
+        if self.precision == "int8":
+            quantize(self.model, self.passes)
+        elif self.precision == "bfloat16":
+            for module in self.model.modules():
+                if isinstance(module, nn.Linear):
+                    module.to(torch.bfloat16)
 
     @torch.inference_mode()
     def capture_ahead(self) -> None:

@@ -65,6 +65,7 @@ class IdleEncoders:
         self._lend(encoder, loan)
         with beside(encoder.device):
             adapters.load(encoder.model, tensors, others=True)
+            encoder.round_weights()
         return encoder
 
     def _lend(self, encoder: Encoder, loan: Loan) -> None:
@@ -81,6 +82,6 @@ class IdleEncoders:
             passes=first.passes,
             precision=first.precision,
         )
-        encoder.cast_weights()
+        encoder.round_weights()
         encoder.capture_ahead()
         return encoder

@@ -65,9 +65,9 @@ class StartingEncoder:
         self._copy.model.load_state_dict(dict(tensors), strict=False)
         self._kept = PrefixCache(max_bytes=_KEPT_BYTES)
 
-    def cast_weights(self) -> None:
-        """See `Encoder.cast_weights`; `digest` can only be asked before."""
-        self._copy.cast_weights()
+    def round_weights(self) -> None:
+        """See `Encoder.round_weights`; `digest` can only be asked before."""
+        self._copy.round_weights()
 
     def capture_ahead(self) -> None:
         """See `Encoder.capture_ahead`."""

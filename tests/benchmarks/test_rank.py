@@ -108,7 +108,7 @@ def _round(**milliseconds: tuple[float, float]) -> dict[str, dict[str, Any]]:
 
 def test_ratios_are_paired_by_round_and_above_one_where_ours_is_faster() -> None:
     rounds = [
-        _round(steelyard=(500 * load, 100 * load), openvino_int8=(150 * load, 120 * load))
+        _round(steelyard_int8=(500 * load, 100 * load), openvino_int8=(150 * load, 120 * load))
         for load in (1, 3, 2)
     ]
     found = rank.report(rounds, rank.gate(_judged(), _GRADES))
@@ -116,7 +116,7 @@ def test_ratios_are_paired_by_round_and_above_one_where_ours_is_faster() -> None
     assert found["ratio_to_openvino_int8_interval"] == pytest.approx([1.2, 1.2])
     assert found["ratio_to_openvino_int8_cold"] == pytest.approx(0.3)
     assert found["ratio_to_openvino_int8_cpu"] == 1
-    assert found["milliseconds"]["steelyard"]["warm_p50"] == pytest.approx(200)
+    assert found["milliseconds"]["steelyard_int8"]["warm_p50"] == pytest.approx(200)
     assert found["void"] == []
 
 

@@ -89,6 +89,12 @@ def test_a_bare_number_where_a_unit_belongs_is_an_error(file: Path) -> None:
     ]
 
 
+def test_integers_are_refused_on_another_device_than_a_cpu(file: Path) -> None:
+    assert problems(file, "serving: {precision: int8, device: cuda}") == [
+        "steelyard.yaml: serving.precision: got 'int8', expected learned with device=cuda."
+    ]
+
+
 def test_an_unknown_key_names_the_nearest_known_one(file: Path) -> None:
     assert problems(
         file, "kafka: {groupid: x}\nleaner: {batch_size: 1}", sets={"store.kep": "5"}

@@ -73,7 +73,7 @@ def test_weights_kept_in_the_precision_of_the_products_give_the_same_bits(name: 
     given_texts = [draw.integers(5, 40, length) for length in (1, 2, 7, 7, 30)]
     with torch.no_grad():
         before = own(given_texts)
-        own.cast_weights()
+        own.round_weights()
         assert torch.equal(own(given_texts), before)
     products = [m.weight for m in own.model.modules() if isinstance(m, torch.nn.Linear)]
     assert products
@@ -82,7 +82,7 @@ def test_weights_kept_in_the_precision_of_the_products_give_the_same_bits(name: 
 
 def test_weights_of_float32_stay_as_they_are() -> None:
     own = encoder("full", "float32")
-    own.cast_weights()
+    own.round_weights()
     assert {p.dtype for p in own.parameters()} == {torch.float32}
 
 

@@ -1,0 +1,311 @@
+"""Layers of BERT's kind with matrix products of 8-bit integers, for serving on a CPU.
+
+What enters a product is rounded to 8 bits by a scale that is fixed once, and its weights by one
+scale per row; sums are exact. Before that, columns in which states are large trade a factor with
+their weights (SmoothQuant, Xiao et al., ICML 2023). The few units of a feed-forward whose values
+are largest stay in bfloat16 (as in LLM.int8(), Dettmers et al., NeurIPS 2022), and so do the map
+that ends the attention, and the attention itself; the residual stream is in float32.
+
+A layer fixes its scales at its first pass, which `quantize` makes over invented texts. So they are
+a function of the parameters alone, and a text's bits depend on nothing that is packed with it.
+
+Legend: T tokens of a pass, D width, F units of the feed-forward, K outputs of a product.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from learner.encoder.aligned import attend
+from learner.encoder.packing import Layout, Packed
+from learner.encoder.passes import Passes, texts_of
+from learner.errors import ModelUnsupported
+
+LEAST_COSINE = 0.95
+"""Of the last states of the invented texts, averaged, in int8 and in float32."""
+_LEVELS, _MIDDLE = 127, 128
+_LARGEST = 255
+_SMOOTHING = 0.7
+"""Share of a column's factor that states bear; the weights bear the rest."""
+_SPARED_UNITS = 16
+_MARGIN = 1.2
+"""Real texts reach further than invented ones."""
+_LEAST_UNIT = -0.17
+"""Least value of GELU."""
+_TINY = 1e-5
+_NUM_TEXTS, _LONGEST = 128, 48
+_PARTS = (
+    "attention.self.query",
+    "attention.self.key",
+    "attention.self.value",
+    "attention.output.dense",
+    "attention.output.LayerNorm",
+    "intermediate.dense",
+    "output.dense",
+    "output.LayerNorm",
+)
+_GELUS = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "gelu_fast": "tanh"}
+"""Activation, as configurations of transformers name it -> oneDNN's algorithm."""
+
+
+class Scale(NamedTuple):
+    """8-bit integers q stand for (q - zero) * step."""
+
+    step: float
+    zero: int
+
+
+class Product:
+    """x W^T + b, x (T, D) and W (K, D) in 8 bits."""
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        """Round the weights, row by row."""
+        self._steps = weight.abs().amax(1).clamp_min(_TINY) / _LEVELS
+        rounded = (weight / self._steps[:, None]).round().to(torch.int8)
+        self._weight = torch.ops.onednn.qlinear_prepack(rounded, None)
+        self._zeros = torch.zeros(len(weight), dtype=torch.int64)
+        self._bias = bias.contiguous()
+
+    def __call__(
+        self, rows: Tensor, scale: Scale, *, gelu: str = "", to: Scale | None = None
+    ) -> Tensor:
+        """Return (T, K) in bfloat16, or in 8 bits of the scale `to`.
+
+        Args:
+            rows: uint8 (T, D).
+            scale: of the rows.
+            gelu: algorithm of GELU of the result; empty for none.
+            to: scale of the result.
+        """
+        step, zero = to or Scale(1.0, 0)
+        found: Tensor = torch.ops.onednn.qlinear_pointwise(
+            rows,
+            scale.step,
+            scale.zero,
+            self._weight,
+            self._steps,
+            self._zeros,
+            self._bias,
+            step,
+            zero,
+            torch.uint8 if to else torch.bfloat16,
+            "gelu" if gelu else "none",
+            [],
+            gelu,
+        )
+        return found
+
+
+class Smoothed:
+    """A product of states, each column of which has a factor of its own."""
+
+    _scale = Scale(1.0, _MIDDLE)
+
+    def __init__(self, weight: Tensor, bias: Tensor, states: Tensor) -> None:
+        """Choose the factors by states (T, D) such as those to come."""
+        largest = states.abs().amax(0).clamp_min(_TINY)
+        share = weight.abs() / weight.abs().amax(1, keepdim=True).clamp_min(_TINY)
+        column = share.amax(0).clamp_min(_TINY)
+        factor = largest**_SMOOTHING / column ** (1 - _SMOOTHING)
+        step = factor * (largest / factor).max() / _LEVELS
+        self._inverse = 1 / step
+        self._middle = torch.full_like(step, _MIDDLE + 0.5)  # what follows rounds down
+        self._product = Product(weight * step, bias)
+
+    def __call__(self, states: Tensor, *, gelu: str = "", to: Scale | None = None) -> Tensor:
+        """Return the product of states (T, D) in float32; see `Product`."""
+        rows = torch.addcmul(self._middle, states, self._inverse)
+        rows = rows.clamp_(0, _LARGEST).to(torch.uint8)
+        return self._product(rows, self._scale, gelu=gelu, to=to)
+
+
+class Linear(NamedTuple):
+    """Weight (K, D) and bias (K,) of a linear map, whatever adapters are in it."""
+
+    weight: Tensor
+    bias: Tensor
+
+    @classmethod
+    def of(cls, module: Any) -> Linear:
+        """Read a map by what it gives for the unit vectors."""
+        if isinstance(module, nn.Linear):
+            return cls(module.weight.detach().float(), module.bias.detach().float())
+        width = int(module.in_features)
+        bias = module(torch.zeros(1, width)).float()
+        return cls((module(torch.eye(width)).float() - bias).T.contiguous(), bias[0])
+
+    def in_bfloat16(self) -> Linear:
+        """Return it rounded."""
+        return Linear(self.weight.bfloat16(), self.bias.bfloat16())
+
+
+class FeedForward:
+    """Two products with GELU between them, F units; some units of it in bfloat16."""
+
+    def __init__(self, up: Linear, down: Linear, gelu: str, states: Tensor) -> None:
+        """Choose scales and spared units by states (T, D) such as those to come."""
+        units = functional.gelu(functional.linear(states, *up), approximate=gelu).amax(0)
+        order = units.argsort()
+        number = len(order) - min(_SPARED_UNITS, len(order) // 4)
+        kept, spared = (places.sort().values for places in (order[:number], order[number:]))
+        largest = max(float(units[kept].max()), -_LEAST_UNIT) * _MARGIN
+        step = (largest - _LEAST_UNIT) / _LARGEST
+        self._scale = Scale(step, round(-_LEAST_UNIT / step))
+        self._gelu = gelu
+        self._up = Smoothed(up.weight[kept], up.bias[kept], states)
+        self._down = Product(down.weight[:, kept], down.bias)
+        self._spared_up = Linear(up.weight[spared], up.bias[spared]).in_bfloat16()
+        self._spared_down = down.weight[:, spared].bfloat16()
+
+    def __call__(self, states: Tensor) -> Tensor:
+        """Return (T, D) of states (T, D), in bfloat16."""
+        units = self._up(states, gelu=self._gelu, to=self._scale)
+        spared = functional.linear(states.bfloat16(), *self._spared_up)
+        spared = functional.gelu(spared, approximate=self._gelu)
+        return self._down(units, self._scale) + functional.linear(spared, self._spared_down)
+
+
+class _Products:
+    """The products of a layer, and the parameters that they were made of.
+
+    Copies of a model share them: a layer with other parameters makes its own.
+    """
+
+    def __init__(self, layer: Any, states: Tensor) -> None:
+        self._made_of = _seen(layer)
+        own = layer.attention.self
+        query, key, value = (Linear.of(m) for m in (own.query, own.key, own.value))
+        scaling = own.attention_head_size**-0.5
+        weight = torch.cat([query.weight * scaling, key.weight, value.weight])
+        bias = torch.cat([query.bias * scaling, key.bias, value.bias])
+        self.attention = Smoothed(weight, bias, states)
+        self.after_attention = Linear.of(layer.attention.output.dense).in_bfloat16()
+        self.feed_forward: FeedForward | None = None
+
+    def __deepcopy__(self, _: Any) -> _Products:
+        return self
+
+    def fit(self, layer: Any) -> bool:
+        """Return whether the layer has the parameters that these were made of, unchanged."""
+        return _seen(layer) == self._made_of
+
+
+class _Layer:
+    """A layer whose products are of integers; mixed into the layer's own class."""
+
+    int8_gelu: str
+    int8_products: _Products | None = None
+
+    def forward(self, hidden_states: Tensor, *_: Any, packed: Layout, **others: Any) -> Tensor:
+        """Return the states (1, T, D) of packed texts."""
+        layer: Any = self
+        states = hidden_states[0].float()
+        if self.int8_products is None:
+            self.int8_products = _Products(layer, states)
+        products = self.int8_products
+        mixed = attend(products.attention(states), packed, layer.attention.self.num_attention_heads)
+        mixed = functional.linear(mixed, *products.after_attention)
+        states = layer.attention.output.LayerNorm(mixed + states)
+        if products.feed_forward is None:
+            up, down = Linear.of(layer.intermediate.dense), Linear.of(layer.output.dense)
+            products.feed_forward = FeedForward(up, down, self.int8_gelu, states)
+        found: Tensor = layer.output.LayerNorm(products.feed_forward(states) + states)
+        return found[None]
+
+
+def quantize(model: Any, passes: Passes) -> None:
+    """Let the layers of a model multiply integers from here on; nothing can learn then.
+
+    Layers that did so before, and have the same parameters, are left as they are.
+
+    Raises:
+        ModelUnsupported: the processor has no such instructions, the model is of another kind, or
+            its states become others.
+    """
+    check_processor()
+    layers, gelu = _layers(model, passes), _GELUS[model.config.hidden_act]
+    texts, expected = _invented(int(model.config.vocab_size)), None
+    with torch.no_grad():
+        if not any(isinstance(layer, _Layer) for layer in layers):
+            expected = _means(model, passes, texts)
+        for layer in layers:
+            if not isinstance(layer, _Layer):
+                layer.__class__ = type(type(layer).__name__, (_Layer, type(layer)), {})
+                layer.int8_gelu = gelu
+            elif layer.int8_products is not None and not layer.int8_products.fit(layer):
+                layer.int8_products = None
+        if all(layer.int8_products is not None for layer in layers):
+            return
+        found = _means(model, passes, texts)  # fixes what is not fixed yet
+    if expected is not None:
+        _check(found, expected)
+
+
+def check_processor() -> None:
+    """Refuse a processor without products of 8-bit integers.
+
+    Raises:
+        ModelUnsupported: says so.
+    """
+    if not torch.cpu._is_vnni_supported():
+        raise ModelUnsupported(
+            "serving.precision: int8 needs a processor with AVX512-VNNI (`lscpu` names "
+            "avx512_vnni); use learned"
+        )
+
+
+def _check(found: Tensor, expected: Tensor) -> None:
+    cosine = float(functional.cosine_similarity(found, expected).min())
+    if not cosine >= LEAST_COSINE:
+        raise ModelUnsupported(
+            f"serving.precision: int8 gives other vectors than float32, a cosine of {cosine:.3f}; "
+            f"expected at least {LEAST_COSINE}. Use learned."
+        )
+
+
+def _layers(model: Any, passes: Passes) -> list[Any]:
+    """Return the layers of a model of BERT's kind.
+
+    Raises:
+        ModelUnsupported: it is of another.
+    """
+    layers = list(getattr(getattr(model, "encoder", None), "layer", ()))
+    known = isinstance(passes, Packed) and all(map(_is_known, layers))
+    if not (layers and known and getattr(model.config, "hidden_act", None) in _GELUS):
+        raise ModelUnsupported(
+            "serving.precision: int8 needs layers such as those of BERT, RoBERTa, XLM-R and "
+            f"ELECTRA, with GELU; {type(model).__name__} has others. Use learned."
+        )
+    return layers
+
+
+def _is_known(layer: Any) -> bool:
+    """Return whether a layer has the parts that `_Layer` reads."""
+    for path in _PARTS:
+        try:
+            layer.get_submodule(path)
+        except AttributeError:
+            return False
+    return not getattr(layer, "is_decoder", False)
+
+
+def _seen(layer: Any) -> tuple[tuple[int, int], ...]:
+    """Return the parameters of a layer, and how often each was written to."""
+    return tuple((p.data_ptr(), p._version) for p in layer.parameters())
+
+
+def _invented(vocabulary: int) -> list[Tensor]:
+    """Return token ids of invented texts, always the same."""
+    draw = torch.Generator().manual_seed(0)
+    lengths = torch.randint(2, _LONGEST + 1, (_NUM_TEXTS,), generator=draw).tolist()
+    return [torch.randint(0, vocabulary, (length,), generator=draw) for length in lengths]
+
+
+def _means(model: Any, passes: Passes, texts: list[Tensor]) -> Tensor:
+    """Return the mean state (n, D) of each text, in one pass."""
+    texts = sorted(texts, key=len)
+    return torch.stack([own.mean(0) for own in texts_of(passes.run(model, texts))])

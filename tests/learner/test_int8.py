@@ -1,0 +1,191 @@
+"""Products of 8-bit integers: near those of float32, the same bits in any batch, only to serve."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.functional import cosine_similarity, scaled_dot_product_attention
+
+from learner import arithmetic
+from learner.artifact import Document, ScoringInput, Store
+from learner.encoder import int8
+from learner.encoder.aligned import attend
+from learner.encoder.encoder import Encoder
+from learner.encoder.load import load_pretrained
+from learner.encoder.packing import Layout
+from learner.encoder.prefix_cache import PrefixCache
+from learner.errors import ModelUnsupported
+from learner.scorer import ModelScorer, load_scorer
+from tests.learner.families import WITH_SDPA, WITHOUT_SDPA, bert
+from tests.learner.test_packing import model_of
+from tests.learner.training import batches, published, trainer
+
+LENGTHS = (1, 2, 7, 15, 16, 17, 30, 33, 64, 64, 64, 100, 130)
+QUANTIZED = ("bert", "roberta", "xlm-roberta", "electra")
+TUNINGS = ("full", "top:1", "frozen", "lora:2", "ia3")
+Array = np.ndarray[tuple[int], np.dtype[np.int64]]
+
+pytestmark = pytest.mark.skipif(
+    not torch.cpu._is_vnni_supported(), reason="this processor has no AVX512-VNNI"
+)
+
+
+def encoder(tuning: str = "full") -> Encoder:
+    pretrained = load_pretrained("minilm-l6:2")
+    model, pooling = pretrained.model, pretrained.pooling
+    return Encoder(model, tuning=tuning, pooling=pooling, precision="int8")
+
+
+def texts(most: int = 20_000) -> list[Array]:
+    draw = np.random.default_rng(0)
+    return [draw.integers(5, most, length) for length in LENGTHS]
+
+
+def vectors(own: Encoder, given_texts: list[Array]) -> torch.Tensor:
+    own.cache = PrefixCache()
+    with torch.no_grad():
+        found: torch.Tensor = own(given_texts)
+        return found
+
+
+def asked() -> ScoringInput:
+    names = ("red shoes", "a waterproof jacket", "shoes", "a lamp of brass for the desk")
+    return ScoringInput(query="shoes", documents=tuple(Document(text=name) for name in names))
+
+
+@pytest.mark.parametrize("tuning", TUNINGS)
+def test_vectors_are_near_those_of_float32(tuning: str) -> None:
+    own = encoder(tuning)
+    draw = torch.Generator().manual_seed(0)
+    for parameter in own.trainable_parameters():
+        if tuning in ("lora:2", "ia3"):  # start as if they were not there
+            parameter.data += 0.1 * torch.randn(parameter.shape, generator=draw)
+    exact = vectors(own, texts())
+    own.round_weights()
+    found = vectors(own, texts())
+    assert not torch.equal(exact, found)
+    assert cosine_similarity(exact, found).min() > 0.98
+
+
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_families_of_berts_kind_are_quantized(name: str) -> None:
+    config = {**WITH_SDPA, **WITHOUT_SDPA}[name]
+    own = Encoder(model_of(config), tuning="full", precision="int8")
+    few = texts(40)[:8]
+    exact = vectors(own, few)
+    own.round_weights()
+    assert cosine_similarity(exact, vectors(own, few)).min() > 0.98
+
+
+@pytest.mark.parametrize("name", sorted({*WITH_SDPA, *WITHOUT_SDPA} - {*QUANTIZED}))
+def test_other_families_are_refused_by_name(name: str) -> None:
+    config = {**WITH_SDPA, **WITHOUT_SDPA}[name]
+    own = Encoder(model_of(config), tuning="full", precision="int8")
+    kind = type(own.model).__name__
+    with pytest.raises(ModelUnsupported, match=rf"serving\.precision: int8 .*{kind} has others"):
+        own.round_weights()
+
+
+def test_another_activation_is_refused() -> None:
+    own = Encoder(model_of(bert(hidden_act="relu")), tuning="full", precision="int8")
+    with pytest.raises(ModelUnsupported, match="with GELU"):
+        own.round_weights()
+
+
+def test_a_processor_without_the_instructions_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
+    with pytest.raises(ModelUnsupported, match="avx512_vnni"):
+        encoder().round_weights()
+
+
+def test_vectors_that_become_others_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(int8, "_LEVELS", 1)
+    with pytest.raises(ModelUnsupported, match="other vectors than float32, a cosine of"):
+        encoder().round_weights()
+
+
+@pytest.mark.parametrize("tuning", ["full", "top:1", "lora:2"])
+def test_a_vector_has_the_same_bits_whatever_is_beside_it(tuning: str) -> None:
+    arithmetic.use(1)
+    own, given_texts = encoder(tuning), texts()
+    own.round_weights()
+    together = vectors(own, given_texts)
+
+    @settings(max_examples=25, deadline=None, database=None)
+    @given(st.lists(st.integers(0, len(given_texts) - 1), min_size=1, unique=True))
+    def check(places: list[int]) -> None:
+        assert torch.equal(vectors(own, [given_texts[i] for i in places]), together[places])
+
+    check()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 70), min_size=1, max_size=9),
+    heads=st.integers(1, 4),
+    seed=st.integers(0, 99),
+)
+def test_aligned_attention_is_attention(lengths: list[int], heads: int, seed: int) -> None:
+    arithmetic.use(1)
+    draw = torch.Generator().manual_seed(seed)
+    states = torch.randn(sum(lengths), 3, heads, 16, generator=draw).div(2).bfloat16()
+    found = attend(states.flatten(1), Layout.of(sorted(lengths)), heads)
+    expected = []
+    for part in torch.split(states.double(), sorted(lengths)):
+        query, key, value = part.permute(1, 2, 0, 3)
+        expected.append(scaled_dot_product_attention(query, key, value, scale=1.0).transpose(0, 1))
+    exact = torch.cat(expected).flatten(1)
+    torch.testing.assert_close(found.double(), exact, rtol=0.05, atol=0.03)
+
+
+def test_a_layer_with_the_same_parameters_is_not_rounded_again() -> None:
+    own = encoder()
+    own.round_weights()
+    layers = own.model.encoder.layer
+    before = [layer.int8_products for layer in layers]
+    layers[1].output.dense.weight = torch.nn.Parameter(layers[1].output.dense.weight * 1.5)
+    own.round_weights()
+    assert layers[0].int8_products is before[0]
+    assert layers[1].int8_products is not before[1]
+
+
+@pytest.mark.parametrize("tuning", ["full", "top:1", "frozen", "lora:2", "ia3"])
+def test_the_next_version_shares_what_never_moves_and_scores_as_if_loaded_alone(
+    tuning: str, tmp_path: Path
+) -> None:
+    own = trainer(model="minilm-l6:2", tuning=tuning)
+    folders = []
+    for number, batch in enumerate(batches(2)):
+        assert own.step(batch).result == "ok"
+        folders.append(published(own, tmp_path / str(number)).path)
+    first = load_scorer(folders[0], "v1", threads=1, int8=True)
+    first.score([asked()])
+    second = load_scorer(folders[1], "v2", threads=1, int8=True, fixed=first.fixed_parts)
+    alone = load_scorer(folders[1], "v2", threads=1, int8=True)
+    np.testing.assert_array_equal(second.score([asked()])[0].score, alone.score([asked()])[0].score)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"precision": "bfloat16"}, {"interaction": "cross_encoder"}]
+)
+def test_a_store_serves_with_integers_nearly_what_was_learned(
+    changes: dict[str, Any], tmp_path: Path
+) -> None:
+    own = trainer(model="minilm-l6:2", tuning="top:1", **changes)
+    for batch in batches(2):
+        assert own.step(batch).result == "ok"
+    published(own, tmp_path)
+    scores = {}
+    for rounded in (False, True):
+        store = Store(tmp_path, int8=rounded)
+        scorer = store.load(store.versions()[-1])
+        assert isinstance(scorer, ModelScorer)
+        scores[rounded] = scorer.score([asked()])[0].score
+    assert not np.array_equal(scores[True], scores[False])
+    np.testing.assert_allclose(scores[True], scores[False], rtol=0.1)
