@@ -60,8 +60,8 @@ class Encoder(nn.Module):
             pooling: a key of `learner.encoder.pooling.POOLINGS`.
             cache: outputs of the frozen part; one of its own by default.
             passes: over texts of different lengths; by default the best that the model allows.
-            precision: of products, ``float32``, ``bfloat16``, or, to serve on a CPU, ``int8``, which
-                begins with `round_weights`; vectors are float32 in each.
+            precision: of products, ``float32``, ``bfloat16``, or to serve on a CPU ``int8``, from
+                `round_weights` on; vectors are float32 in each.
             dropout: share of activations dropped in training.
             checkpointing: keep no states for the backward pass, pass by pass.
             seed: of an adapter's first values.

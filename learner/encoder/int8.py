@@ -176,7 +176,7 @@ class _Products:
     """
 
     def __init__(self, layer: Any, states: Tensor) -> None:
-        self._made_of = _seen(layer)
+        self._made_of = [(p, p._version) for p in layer.parameters()]
         own = layer.attention.self
         query, key, value = (Linear.of(m) for m in (own.query, own.key, own.value))
         scaling = own.attention_head_size**-0.5
@@ -191,7 +191,8 @@ class _Products:
 
     def fit(self, layer: Any) -> bool:
         """Return whether the layer has the parameters that these were made of, unchanged."""
-        return _seen(layer) == self._made_of
+        pairs = zip(layer.parameters(), self._made_of, strict=True)
+        return all(p is own and p._version == version for p, (own, version) in pairs)
 
 
 class _Layer:
@@ -291,11 +292,6 @@ def _is_known(layer: Any) -> bool:
         except AttributeError:
             return False
     return not getattr(layer, "is_decoder", False)
-
-
-def _seen(layer: Any) -> tuple[tuple[int, int], ...]:
-    """Return the parameters of a layer, and how often each was written to."""
-    return tuple((p.data_ptr(), p._version) for p in layer.parameters())
 
 
 def _invented(vocabulary: int) -> list[Tensor]:

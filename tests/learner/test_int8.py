@@ -144,6 +144,17 @@ def test_aligned_attention_is_attention(lengths: list[int], heads: int, seed: in
     torch.testing.assert_close(found.double(), exact, rtol=0.05, atol=0.03)
 
 
+def test_a_layer_that_was_written_to_in_place_is_rounded_again() -> None:
+    own = encoder()
+    own.round_weights()
+    before = [layer.int8_products for layer in own.model.encoder.layer]
+    with torch.no_grad():
+        own.model.encoder.layer[1].attention.self.query.weight *= 1.5
+    own.round_weights()
+    after = [layer.int8_products for layer in own.model.encoder.layer]
+    assert [a is b for a, b in zip(after, before, strict=True)] == [True, False]
+
+
 def test_a_layer_with_the_same_parameters_is_not_rounded_again() -> None:
     own = encoder()
     own.round_weights()
