@@ -53,10 +53,11 @@ _YOUNGER = frozenset(
 Tuning = Annotated[
     str,
     Meta(
-        pattern=r"^(full|frozen|top:[1-9][0-9]*|(lora:([2-9]|[1-9][0-9]+)|ia3)(@top:[1-9][0-9]*)?)$(?!\n)",
+        pattern=r"^(full|frozen|top:[1-9][0-9]*|"
+        r"(lora:([2-9]|[1-9][0-9]+)|ia3|prefix:[1-9][0-9]*)(@top:[1-9][0-9]*)?)$(?!\n)",
         extra={
-            "expected": "full, frozen, top:N, lora:R or ia3, the last two with or without @top:N, "
-            "where N, R >= 1"
+            "expected": "full, frozen, top:N, lora:R, ia3 or prefix:N, the last three with or "
+            "without @top:N, where N, R >= 1"
         },
     ),
 ]
@@ -77,7 +78,8 @@ class LearnerConfig:
         Tuning,
         Meta(
             description="Trained part: full, top:N (last N layers), frozen (heads only), or an "
-            "adapter: lora:R (rank R >= 2), ia3, of the last N layers alone with @top:N."
+            "adapter: lora:R (rank R >= 2), ia3 or prefix:N (N learned keys and values before "
+            "those of a text), of the last N layers alone with @top:N."
         ),
     ] = "top:1"
     interaction: Annotated[

@@ -101,6 +101,13 @@ def read_encoder(store: Store, version: Version) -> VersionEncoder:
             f"{version.name}: its encoder reads query and item together ({settings.interaction}); "
             "expected a bi_encoder: only that has vectors of single texts to export"
         )
+    adapter = adapters.recipe(settings.tuning)
+    if adapter is not None and not adapter.merges:
+        raise ModelUnsupported(
+            f"{version.name}: its encoder was tuned with {settings.tuning}, keys and values beside "
+            "those of a text, which no tensor of the encoder can hold; expected another tuning: "
+            "only the base could be exported, which is not what is served"
+        )
     model_files = layout.read_model_files(read)
     for file, tensors in model_files.items():
         check_tensors(f"{version.name}/{file}", tensors)

@@ -96,7 +96,7 @@ def attention(device: str) -> Found:
         both = []
         for kernel in (_kernel(device), text_by_text):
             own = [s.to(kind).detach().requires_grad_() for s in states]
-            output = kernel(own[0], own[1], own[2], bounds, causal=causal, scale=None)
+            output = kernel(own[0], own[1], own[2], bounds, seen=bounds, causal=causal, scale=None)
             (output.float() * states[0]).sum().backward()  # type: ignore[no-untyped-call]
             both.append([output, *(s.grad for s in own if s.grad is not None)])
         worst = max(worst, *(difference(a, b) for a, b in zip(*both, strict=True)))

@@ -148,7 +148,8 @@ def fingerprint(
     settings: Settings, group: ProcessGroup
 ) -> dict[str, str | int | float | bool | None]:
     """Return everything that bit-identical recovery depends on, in the thread that trains."""
-    of_adapters = ("peft",) if adapters.recipe(settings.learner.tuning) else ()
+    adapter = adapters.recipe(settings.learner.tuning)
+    of_adapters = ("peft",) if adapter is not None and adapter.needs_peft else ()
     libraries = {
         name: installed(name)
         for name in (

@@ -195,10 +195,16 @@ def _describe(
     try:
         config = AutoConfig.from_pretrained(path, local_files_only=offline)
         pooling = pooling_of(name, read)
-        has_adapter = read("adapter_config.json") is not None
+        adapter = read("adapter_config.json")
     except (OSError, ValueError) as error:
         raise ModelMissing(f"learner.model: {name!r} cannot be loaded: {error}") from error
-    if has_adapter:
+    if adapter is not None and adapters.is_prefix(adapter):
+        raise ModelUnsupported(
+            f"learner.model: {name!r} is an encoder with learned keys and values beside those of a "
+            "text (adapter_config.json), which only the store that it is of goes on from. Copy the "
+            "folder without its adapter_ files to start from the encoder without them"
+        )
+    if adapter is not None:
         raise ModelUnsupported(
             f"learner.model: {name!r} is an encoder with an adapter (adapter_config.json). Save "
             "them as one: model = AutoModel.from_pretrained(folder); "

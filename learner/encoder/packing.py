@@ -23,6 +23,12 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from learner.encoder.key_value_prefixes import (
+    KeyValuePrefix,
+    before_each,
+    prefix_of,
+    without_prefixes,
+)
 from learner.encoder.padding import Padded
 from learner.encoder.passes import Block, Passes, hidden_of, moved, pooled, texts_of
 from learner.encoder.pooling import Pool
@@ -88,6 +94,7 @@ class Layout:
         causal: bool,
         scale: float | None,
         dropout: float,
+        prefix: KeyValuePrefix | None = None,
     ) -> Tensor:
         """Return (T, H, d) of query (H, T, d); key and value may have fewer heads."""
         sizes = [run.number * run.length for run in self.runs]
@@ -101,6 +108,9 @@ class Layout:
         outputs = []
         for run, *own_parts in zip(self.runs, *parts, strict=True):
             q, k, v = (_texts(states, run) for states in own_parts)
+            if prefix is not None:
+                k = before_each(k, prefix.keys)
+                v = before_each(v, prefix.values)
             if by_products and run.length <= _LONGEST_BY_PRODUCTS:
                 own = _by_products(q, k, v, scale)
             else:
@@ -172,7 +182,7 @@ def passes_for(model: Any) -> Passes:
         return padded
     model.config._attn_implementation = "sdpa"
     ids = probes(model)
-    with torch.no_grad():
+    with torch.no_grad(), without_prefixes(model):  # padded passes know of none
         alone = [states for row in ids for states in texts_of(padded.run(model, [row]))]
         packed = Packed(model)
         try:
@@ -201,7 +211,7 @@ def attention(
     """Attention of each text to itself, as transformers calls it.
 
     Args:
-        module: that asks; a decoder's says that it is causal.
+        module: that asks; a decoder's says that it is causal, and it may have a prefix.
         query: (1, H, T, d); key and value may have fewer heads.
         key: as `query`.
         value: as `query`.
@@ -218,8 +228,12 @@ def attention(
     if packed is None or attention_mask is not None or any(others.get(n) for n in _UNKNOWN):
         raise CannotPack("attention of packed texts: where they lie was not given, or a mask was")
     causal = getattr(module, "is_causal", False) if is_causal is None else is_causal
-    q, k, v = query[0], key[0], value[0]
-    return packed.attend(q, k, v, causal=causal, scale=scaling, dropout=dropout)[None], None
+    prefix = prefix_of(module)
+    assert prefix is None or not causal
+    found = packed.attend(
+        query[0], key[0], value[0], causal=causal, scale=scaling, dropout=dropout, prefix=prefix
+    )
+    return found[None], None
 
 
 AttentionInterface.register(ATTENTION, attention)
@@ -237,7 +251,7 @@ def _by_products(query: Tensor, key: Tensor, value: Tensor, scale: float | None)
     Torch's kernel of bfloat16 on a CPU takes twice as long, and its backward pass four times.
     """
     _, heads, length, width = query.shape
-    few = max(1, _SCORES_AT_ONCE // (heads * length**2))
+    few = max(1, _SCORES_AT_ONCE // (heads * length * key.shape[2]))
     outputs = []
     parts = (torch.split(states, few) for states in (query, key, value))
     for q, k, v in zip(*parts, strict=True):

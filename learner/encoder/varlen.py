@@ -9,12 +9,14 @@ import inspect
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
+
+from learner.encoder.key_value_prefixes import KeyValuePrefix, between
 
 _LEAST_CAPABILITY = (8, 0)
 """Of a device: FlashAttention 2 needs Ampere or newer."""
@@ -30,10 +32,14 @@ class Kernel(Protocol):
         value: Tensor,
         bounds: Bounds,
         *,
+        seen: Bounds,
         causal: bool,
         scale: float | None,
     ) -> Tensor:
-        """Return (T, H, d) of query (T, H, d), and key and value, which may have fewer heads."""
+        """Return (T, H, d) of query (T, H, d), and key and value, which may have fewer heads.
+
+        They lie as `seen` says, where each text has more of them than tokens.
+        """
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,11 +65,26 @@ class Bounds:
         causal: bool,
         scale: float | None,
         dropout: float,
+        prefix: KeyValuePrefix | None = None,
     ) -> Tensor:
         """Return (T, H, d) of query (H, T, d); key and value may have fewer heads."""
         assert not dropout, "the kernel has none"
         q, k, v = (states.transpose(0, 1) for states in (query, key, value))
-        return self.kernel(q, k, v, self, causal=causal, scale=scale)
+        seen = self
+        if prefix is not None:
+            k, v = (
+                between(states, own, self.offsets)
+                for states, own in ((k, prefix.keys), (v, prefix.values))
+            )
+            seen = self._longer(prefix.keys.shape[1])
+        return self.kernel(q, k, v, self, seen=seen, causal=causal, scale=scale)
+
+    def _longer(self, number: int) -> Bounds:
+        """Return the bounds with so many rows before each text."""
+        before = torch.arange(len(self.offsets), device=self.offsets.device) * number
+        return replace(
+            self, offsets=self.offsets + before.to(self.offsets), longest=self.longest + number
+        )
 
 
 def fused(
@@ -72,6 +93,7 @@ def fused(
     value: Tensor,
     bounds: Bounds,
     *,
+    seen: Bounds,
     causal: bool,
     scale: float | None,
 ) -> Tensor:
@@ -93,9 +115,9 @@ def fused(
         key.contiguous(),
         value.contiguous(),
         bounds.offsets,
-        bounds.offsets,
+        seen.offsets,
         bounds.longest,
-        bounds.longest,
+        seen.longest,
         **_causal(varlen_attn, causal),
     )
     return found
@@ -123,14 +145,16 @@ def text_by_text(
     value: Tensor,
     bounds: Bounds,
     *,
+    seen: Bounds,
     causal: bool,
     scale: float | None,
 ) -> Tensor:
     """Attend text by text, on any device: what `fused` is compared with; see `Kernel`."""
-    offsets = bounds.offsets.tolist()
     outputs = []
-    for start, end in itertools.pairwise(offsets):
-        q, k, v = (states[start:end].transpose(0, 1)[None] for states in (query, key, value))
+    places = (itertools.pairwise(own.offsets.tolist()) for own in (bounds, seen))
+    for (start, end), (first, last) in zip(*places, strict=True):
+        q = query[start:end].transpose(0, 1)[None]
+        k, v = (states[first:last].transpose(0, 1)[None] for states in (key, value))
         if start < end:
             own = scaled_dot_product_attention(
                 q, k, v, is_causal=causal, scale=scale, enable_gqa=k.shape[1] != q.shape[1]

@@ -1,4 +1,4 @@
-"""Adapters, by the library peft: few parameters that move, beside an encoder that does not.
+"""Adapters: few parameters that move, beside an encoder that does not.
 
 - ``lora:R``: LoRA (Hu et al., ICLR 2022). Two linear maps of each layer's attention, those that
   make queries and values, give W x + 2 B A x, where A is random, of rank R, and B starts at zero. A
@@ -6,12 +6,17 @@
   rows, so a text's bits would depend on what is beside it (`learner.arithmetic`).
 - ``ia3``: IA3 (Liu et al., NeurIPS 2022). Keys, values and what enters an output layer are
   multiplied by vectors that start at one.
+- ``prefix:N``: prefix tuning (Li & Liang, ACL 2021). Each layer's attention sees N learned keys and
+  values before those of a text (`learner.tuning.key_value_prefixes`).
 
-Either starts as exactly the encoder that it is added to. With ``@top:N`` the last N layers alone
-have one, and what the layers below make of a text is kept.
+LoRA and IA3 are those of the library peft. Either starts as exactly the encoder that it is added
+to, a prefix nearly so. With ``@top:N`` the last N layers alone have one, and what the layers below
+make of a text is kept.
 
 In memory an adapter's parameters are among the encoder's, under peft's names; on disk they have a
-file of their own, as peft writes it, and the encoder's file is as it was.
+file of their own, as peft writes it, and the encoder's file is as it was. Prefixes have such files
+too, which peft refuses: it would count a prefix as tokens, so that a text's own came N places
+later.
 """
 
 from __future__ import annotations
@@ -24,14 +29,19 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
+from learner.encoder.key_value_prefixes import NAME, prefixes_of
 from learner.encoder.passes import Passes
 from learner.encoder.pooling import Pool
 from learner.errors import TuningUnsupported
+from learner.tuning import key_value_prefixes
 from learner.tuning.full import FullTuning
 from learner.tuning.top_layers import TopLayersTuning, layers_of
 
-_NAME = re.compile(r"(?:lora:([2-9]|[1-9]\d+)|ia3)(?:@top:([1-9]\d*))?")
-_OWN = re.compile(r"\.(lora_A|lora_B|ia3_l)\.default\b")
+LORA, IA3, PREFIX = "lora", "ia3", "prefix"
+_SETTING = re.compile(r"(lora|ia3|prefix)(?::([1-9]\d*))?(?:@top:([1-9]\d*))?")
+_LEAST_SIZE: Mapping[str, int | None] = {LORA: 2, IA3: None, PREFIX: 1}
+_OF_PEFT = re.compile(r"\.(lora_A|lora_B|ia3_l)\.default\b")
+_OWN = re.compile(rf"{_OF_PEFT.pattern}|\.{NAME}\.(keys|values)$")
 _ON_DISK = "base_model.model."
 
 # Families that peft's own tables leave out: linear maps of queries and values, or of keys, values
@@ -50,36 +60,72 @@ class Recipe(NamedTuple):
 
     Attributes:
         name: the setting.
-        rank: of LoRA; None: IA3.
+        kind: ``lora``, ``ia3`` or ``prefix``.
+        size: rank of LoRA, positions of a prefix; None: IA3.
         num_layers: last layers that have it; None: all.
     """
 
     name: str
-    rank: int | None
+    kind: str
+    size: int | None
     num_layers: int | None
+
+    @property
+    def needs_peft(self) -> bool:
+        """Whether it is one of peft's."""
+        return self.kind != PREFIX
+
+    @property
+    def merges(self) -> bool:
+        """Whether the encoder's own tensors can hold it."""
+        return self.kind != PREFIX
 
 
 def recipe(name: str) -> Recipe | None:
     """Return the adapter that a setting names, None if it names none.
 
     >>> recipe("lora:8@top:2")
-    Recipe(name='lora:8@top:2', rank=8, num_layers=2)
+    Recipe(name='lora:8@top:2', kind='lora', size=8, num_layers=2)
     """
-    found = _NAME.fullmatch(name)
+    found = _SETTING.fullmatch(name)
     if found is None:
         return None
-    rank, num_layers = (int(group) if group else None for group in found.groups())
-    return Recipe(name, rank, num_layers)
+    kind = found[1]
+    size, num_layers = (int(group) if group else None for group in found.groups()[1:])
+    least = _LEAST_SIZE[kind]
+    if (size is None) != (least is None) or (size or 0) < (least or 0):
+        return None
+    return Recipe(name, kind, size, num_layers)
 
 
 def add(model: Any, wanted: Recipe, *, seed: int = 0) -> None:
-    """Add an adapter to an encoder in place, if it has none yet; its values depend on the seed.
+    """Add an adapter to an encoder in place, if it has none yet.
+
+    Args:
+        model: an encoder.
+        wanted: which adapter.
+        seed: of the first values of LoRA; prefixes are zeros until they have theirs.
 
     Raises:
-        TuningUnsupported: peft is not installed, or the encoder's family is not known.
+        TuningUnsupported: peft is needed and not installed, or the encoder's family is not known.
     """
     if has_adapter(model):
         return
+    if wanted.kind == PREFIX:
+        _add_prefixes(model, wanted)
+    else:
+        _add_by_peft(model, wanted, seed)
+
+
+def _add_prefixes(model: Any, wanted: Recipe) -> None:
+    path, layers = layers_of(model)
+    number = len(layers) if wanted.num_layers is None else wanted.num_layers
+    paths = [f"{path}.{place}" for place in range(len(layers) - number, len(layers))]
+    assert wanted.size
+    key_value_prefixes.add(model, wanted.name, wanted.size, paths)
+
+
+def _add_by_peft(model: Any, wanted: Recipe, seed: int) -> None:
     try:
         import peft
     except ImportError as error:
@@ -89,7 +135,7 @@ def add(model: Any, wanted: Recipe, *, seed: int = 0) -> None:
         ) from error
     tables: Any = peft.utils
     known: dict[str, list[str]]
-    if wanted.rank:
+    if wanted.kind == LORA:
         known = tables.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING | _LORA
     else:
         known = tables.TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING | _IA3
@@ -97,10 +143,11 @@ def add(model: Any, wanted: Recipe, *, seed: int = 0) -> None:
     # GPT-2 stores its linear maps the other way round
     transposed = {type(model.get_submodule(name)).__name__ for name in targets} == {"Conv1D"}
     config: Any
-    if wanted.rank:
+    if wanted.kind == LORA:
+        assert wanted.size
         config = peft.LoraConfig(
-            r=wanted.rank,
-            lora_alpha=2 * wanted.rank,
+            r=wanted.size,
+            lora_alpha=2 * wanted.size,
             target_modules=targets,
             fan_in_fan_out=transposed,
         )
@@ -145,11 +192,21 @@ def _layer(name: str, path: str) -> int:
 
 def has_adapter(model: Any) -> bool:
     """Return whether an adapter was added to an encoder."""
-    return bool(getattr(model, "peft_config", None))
+    return bool(getattr(model, "peft_config", None) or prefixes_of(model))
 
 
 def _parameters(model: Any) -> list[nn.Parameter]:
     return [p for name, p in model.named_parameters() if _OWN.search(name)]
+
+
+def _begin(model: Any, wanted: Recipe, passes: Passes, seed: int) -> None:
+    """Add an adapter with its first values, if the encoder has none yet."""
+    new = not has_adapter(model)
+    add(model, wanted, seed=seed)
+    if wanted.kind == PREFIX:
+        key_value_prefixes.check_passes(model, wanted.name, passes)
+        if new:
+            key_value_prefixes.start(model, passes, seed=seed)
 
 
 class AdapterTuning(FullTuning):
@@ -161,9 +218,10 @@ class AdapterTuning(FullTuning):
         """Add the adapter, if the encoder has none yet.
 
         Raises:
-            TuningUnsupported: peft is not installed, or the encoder's family is not known.
+            TuningUnsupported: peft is not installed, the encoder's family is not known, or its
+                passes cannot have the adapter.
         """
-        add(model, wanted, seed=seed)
+        _begin(model, wanted, passes, seed)
         super().__init__(model, pool, passes)
         self.name = wanted.name
 
@@ -181,12 +239,12 @@ class TopAdapterTuning(TopLayersTuning):
         """Add the adapter, if the encoder has none yet.
 
         Raises:
-            TuningUnsupported: the layers cannot be reached one by one, there are fewer, peft is not
-                installed, or the encoder's family is not known.
+            TuningUnsupported: the layers cannot be reached one by one, or there are fewer; and as
+                of `AdapterTuning`.
         """
         assert wanted.num_layers
         super().__init__(model, pool, passes, wanted.num_layers)
-        add(model, wanted, seed=seed)
+        _begin(model, wanted, passes, seed)
         self.name = wanted.name
 
     def trainable_parameters(self) -> list[nn.Parameter]:
@@ -202,8 +260,8 @@ def name_on_disk(name: str) -> str:
     >>> name_on_disk("encoder.layer.0.attention.self.query.lora_A.default.weight")
     'base_model.model.encoder.layer.0.attention.self.query.lora_A.weight'
     """
-    if _OWN.search(name):
-        return _ON_DISK + _OWN.sub(r".\1", name)
+    if _OF_PEFT.search(name):
+        return _ON_DISK + _OF_PEFT.sub(r".\1", name)
     return name.replace(".base_layer.", ".")
 
 
@@ -225,7 +283,11 @@ def load(
 
 @torch.no_grad()
 def merged(model: Any) -> dict[str, Tensor]:
-    """Add an adapter to the encoder's own tensors, for good; return them by their names on disk."""
+    """Add an adapter to the encoder's own tensors, for good; return them by their names on disk.
+
+    Prefixes cannot be added.
+    """
+    assert not prefixes_of(model)
     for module in model.modules():
         if callable(merge := getattr(module, "merge", None)):
             merge()
@@ -233,14 +295,33 @@ def merged(model: Any) -> dict[str, Tensor]:
     return {name_on_disk(name): tensor for name, tensor in own.items() if not _OWN.search(name)}
 
 
+def is_prefix(config: bytes) -> bool:
+    """Return whether `config_file` wrote a configuration for prefixes."""
+    try:
+        written = msgspec.json.decode(config)
+    except msgspec.DecodeError:
+        return False
+    return isinstance(written, dict) and written.get("peft_type") == key_value_prefixes.KIND
+
+
 def config_file(model: Any, *, base: str) -> bytes:
-    """Encode an adapter's configuration, as peft reads it.
+    """Encode an adapter's configuration, as peft reads it, or refuses it where it has no such kind.
 
     Args:
         model: an encoder that has an adapter.
         base: sha256 of the file with the encoder's own parameters.
     """
-    config = model.peft_config["default"].to_dict()
-    plain = {key: sorted(each) if isinstance(each, set) else each for key, each in config.items()}
+    plain: dict[str, Any]
+    if prefixes := prefixes_of(model):
+        plain = {
+            "peft_type": key_value_prefixes.KIND,
+            "num_positions": prefixes[0].keys.shape[1],
+            "num_layers": len(prefixes),
+        }
+    else:
+        config = model.peft_config["default"].to_dict()
+        plain = {
+            key: sorted(each) if isinstance(each, set) else each for key, each in config.items()
+        }
     plain |= {"base_model_name_or_path": f"sha256:{base}", "inference_mode": True}
     return msgspec.json.encode(plain, order="sorted")

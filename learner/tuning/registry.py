@@ -41,6 +41,6 @@ def named(name: str, model: Any, pool: Pool, passes: Passes, *, seed: int = 0) -
         kind = adapters.TopAdapterTuning if adapter.num_layers else adapters.AdapterTuning
         return kind(model, pool, passes, adapter, seed=seed)
     raise TuningUnsupported(
-        f"learner.tuning: got {name!r}, expected full, frozen, top:N, lora:R or ia3; "
-        "an adapter of the last N layers is lora:R@top:N or ia3@top:N"
+        f"learner.tuning: got {name!r}, expected full, frozen, top:N, lora:R, ia3 or prefix:N; "
+        "an adapter of the last N layers is lora:R@top:N, ia3@top:N or prefix:N@top:N"
     )

@@ -158,8 +158,8 @@ learner: {tuning: top, lr: .inf, dropout: .nan}
         "steelyard.yaml: weighting.exponent: got -2, expected a number > -0.9 or auto.",
         "steelyard.yaml: weighting.click.prior.half_life: got '0s', expected a number > 0.",
         "steelyard.yaml: weighting.clip.low: got -20, expected a number >= 0.",
-        "steelyard.yaml: learner.tuning: got 'top', expected full, frozen, top:N, lora:R or ia3, "
-        "the last two with or without @top:N, where N, R >= 1.",
+        "steelyard.yaml: learner.tuning: got 'top', expected full, frozen, top:N, lora:R, ia3 or "
+        "prefix:N, the last three with or without @top:N, where N, R >= 1.",
         "steelyard.yaml: learner.lr: got inf, expected a number > 0 and < 1.",
         "steelyard.yaml: learner.dropout: got nan, expected a number >= 0 and < 1.",
         "STEELYARD_STORE__KEEP: store.keep: got 2, expected a whole number >= 5.",
@@ -215,11 +215,11 @@ def test_a_former_value_names_the_present_one(file: Path) -> None:
         ({"seed": True}, "learner.seed: got True, expected a whole number >= 0"),
         (
             {"tuning": "top:0"},
-            "learner.tuning: got 'top:0', expected full, frozen, top:N, lora:R or ia3",
+            "learner.tuning: got 'top:0', expected full, frozen, top:N, lora:R, ia3 or prefix:N",
         ),
         (
             {"tuning": "top:1\n"},
-            "learner.tuning: got 'top:1\\n', expected full, frozen, top:N, lora:R or ia3",
+            "learner.tuning: got 'top:1\\n', expected full, frozen, top:N, lora:R, ia3 or prefix:N",
         ),
         ({"interaction": "towers"}, "got 'towers', expected bi_encoder or cross_encoder"),
         (

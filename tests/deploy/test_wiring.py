@@ -60,6 +60,7 @@ def test_the_fingerprint_names_peft_where_an_adapter_is_learned() -> None:
         tuning: fingerprint(
             replace(settings, learner=replace(settings.learner, tuning=tuning)), SingleProcess()
         ).keys()
-        for tuning in ("top:1", "lora:8", "ia3@top:1")
+        for tuning in ("top:1", "lora:8", "ia3@top:1", "prefix:8")
     }
+    assert names["prefix:8"] == names["top:1"]
     assert names["lora:8"] == names["ia3@top:1"] == names["top:1"] | {"peft"}

@@ -203,10 +203,12 @@ def test_an_encoder_with_an_adapter_is_no_model_to_start_from(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    "tuning", ["lora:0", "lora:1", "lora", "lora:8@", "lora:8@top:0", "ia3:4", "ia3@1"]
+    "tuning",
+    ["lora:0", "lora:1", "lora", "lora:8@", "lora:8@top:0", "ia3:4", "ia3@1", "prefix", "prefix:0"],
 )
 def test_an_adapter_that_there_is_not_is_refused(tuning: str) -> None:
-    with pytest.raises(ValueError, match=r"learner\.tuning: got .*expected full.* lora:R or ia3"):
+    expected = r"learner\.tuning: got .*expected full.* lora:R, ia3 or prefix:N"
+    with pytest.raises(ValueError, match=expected):
         trainer(tuning=tuning)
     assert adapters.recipe(tuning) is None
 

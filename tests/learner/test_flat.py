@@ -63,7 +63,9 @@ def gradients(encoder: Encoder) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
-@pytest.mark.parametrize("tuning", ["full", "top:1", "lora:2", "frozen"])
+@pytest.mark.parametrize(
+    "tuning", ["full", "top:1", "lora:2", "frozen", "prefix:3", "prefix:2@top:1"]
+)
 def test_vectors_and_gradients_are_those_of_packed_texts(pooling: str, tuning: str) -> None:
     plain, flat = encoders(bert(), tuning=tuning, pooling=pooling)
     texts = texts_of_lengths(SOME)
@@ -124,7 +126,7 @@ def test_each_token_lies_in_one_text(lengths: list[int], size: Size) -> None:
     assert (positions[first] == 2).all()
 
 
-@pytest.mark.parametrize("tuning", ["full", "top:1", "lora:2@top:1"])
+@pytest.mark.parametrize("tuning", ["full", "top:1", "lora:2@top:1", "prefix:3"])
 def test_a_capture_gives_what_the_passes_give(tuning: str) -> None:
     capture = Repeating()
     plain, flat = encoders(bert(), capture, tuning=tuning)
@@ -289,8 +291,8 @@ def test_torch_s_kernel_is_called_as_its_version_takes_it(
     bounds = Bounds(offsets, 7, text_by_text)
     query = torch.randn(4, 11, 8, generator=draw).transpose(0, 1)
     key, value = (torch.randn(key_heads, 11, 8, generator=draw).transpose(0, 1) for _ in "kv")
-    found = varlen.fused(query, key, value, bounds, causal=causal, scale=scale)
-    expected = text_by_text(query, key, value, bounds, causal=causal, scale=scale)
+    found = varlen.fused(query, key, value, bounds, seen=bounds, causal=causal, scale=scale)
+    expected = text_by_text(query, key, value, bounds, seen=bounds, causal=causal, scale=scale)
     torch.testing.assert_close(found, expected)
 
 
@@ -299,7 +301,7 @@ def test_torch_s_own_kernel_takes_these_arguments() -> None:
     states = torch.zeros(4, 2, 8, dtype=torch.bfloat16)
     bounds = Bounds(torch.tensor([0, 4], dtype=torch.int32), 4, text_by_text)
     with pytest.raises(NotImplementedError):
-        varlen.fused(states, states, states, bounds, causal=True, scale=None)
+        varlen.fused(states, states, states, bounds, seen=bounds, causal=True, scale=None)
 
 
 def test_pooling_by_shares_is_pooling() -> None:

@@ -85,7 +85,7 @@ def test_a_model_packed_or_not_has_its_own_vectors(config: PretrainedConfig) -> 
 
 @settings(max_examples=25, deadline=None)
 @given(LENGTHS, st.randoms(use_true_random=False))
-@pytest.mark.parametrize("tuning", ["full", "top:1", "frozen"])
+@pytest.mark.parametrize("tuning", ["full", "top:1", "frozen", "prefix:3"])
 def test_a_vector_has_the_same_bits_whatever_it_is_packed_with(
     tuning: str, lengths: list[int], shuffled: Any
 ) -> None:

@@ -109,7 +109,7 @@ def test_attention_by_products_is_attention(number: int, length: int, heads: int
     torch.testing.assert_close(given_states.grad.double(), exact.grad, rtol=0.1, atol=0.15)
 
 
-@pytest.mark.parametrize("tuning", ["full", "top:1", "lora:2"])
+@pytest.mark.parametrize("tuning", ["full", "top:1", "lora:2", "prefix:3"])
 def test_what_moves_is_float32_and_moves_nearly_as_under_float32(tuning: str) -> None:
     moved = {}
     for precision in ("float32", "bfloat16"):
@@ -144,7 +144,7 @@ def test_a_version_is_served_in_the_precision_that_it_was_learned_in(tmp_path: P
     assert np.isfinite(scorer.score([asked])[0].score).all()
 
 
-@pytest.mark.parametrize("tuning", ["full", "top:1", "frozen", "lora:2", "ia3"])
+@pytest.mark.parametrize("tuning", ["full", "top:1", "frozen", "lora:2", "ia3", "prefix:3"])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_the_next_version_shares_what_never_moves_and_scores_as_if_loaded_alone(
     tuning: str, precision: str, tmp_path: Path

@@ -17,7 +17,7 @@ KINDS = [
     Kind(tuning=tuning, dropout=dropout)
     for tuning in ("frozen", "top:1", "full")
     for dropout in (0.0, 0.1)
-] + [Kind(tuning=tuning, dropout=0.1) for tuning in ("lora:2", "ia3@top:1")]
+] + [Kind(tuning=tuning, dropout=0.1) for tuning in ("lora:2", "ia3@top:1", "prefix:3")]
 KINDS += [Kind(tuning="top:1", dropout=0.1, precision="bfloat16")]
 STOPS = (1, 17, 32)
 

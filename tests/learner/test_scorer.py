@@ -138,7 +138,7 @@ def test_a_request_without_documents_has_no_scores(tmp_path: Path) -> None:
     assert scorer.score([]) == []
 
 
-@pytest.mark.parametrize("tuning", ["full", "top:1", "frozen", "lora:2", "ia3@top:1"])
+@pytest.mark.parametrize("tuning", ["full", "top:1", "frozen", "lora:2", "ia3@top:1", "prefix:3"])
 def test_versions_of_one_store_keep_apart_what_they_share(tmp_path: Path, tuning: str) -> None:
     own, checkpointer = trainer(tuning=tuning), owner(tmp_path)
     versions = []
@@ -250,7 +250,11 @@ def test_the_door_to_the_store_opens_without_torch() -> None:
 
 @pytest.mark.parametrize(
     ("tuning", "still", "moving"),
-    [("top:1", layout.FROZEN, layout.MOVING), ("lora:2", layout.MODEL, layout.ADAPTER)],
+    [
+        ("top:1", layout.FROZEN, layout.MOVING),
+        ("lora:2", layout.MODEL, layout.ADAPTER),
+        ("prefix:3", layout.MODEL, layout.ADAPTER),
+    ],
 )
 def test_the_next_version_shares_what_never_moves_and_reads_only_the_rest(
     tmp_path: Path, tuning: str, still: str, moving: str
