@@ -10,6 +10,7 @@ import msgspec
 
 from learner import version_layout as layout
 from learner.artifact import Store, Version
+from learner.encoder.kept_heads import all_heads
 from learner.encoder.load import load_saved
 from learner.encoder.pooling import POOLING_FLAGS, POOLINGS
 from learner.encoder.tokens import Texts, load_tokenizer
@@ -166,9 +167,9 @@ def encoder_files(
 
 
 def weights_file(model: Any) -> bytes:
-    """Return the parameters of a model as one file."""
+    """Return the parameters of a model as one file; heads that were taken out are zeros."""
     # Older releases of transformers refuse a file that does not say whose tensors it holds
-    return blobs.tensors_to_bytes(model.state_dict(), metadata={"format": "pt"})
+    return blobs.tensors_to_bytes(all_heads(model), metadata={"format": "pt"})
 
 
 def _config(written: bytes, model: Any) -> bytes:

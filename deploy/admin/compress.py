@@ -43,6 +43,7 @@ class CompressRequest:
         test: share of its queries that the figures are of.
         layers: that stay; None: all.
         prune_ffn: share of feed-forward units that go.
+        prune_heads: share of attention heads that go.
         magnitude: share of weights that become zero.
         epochs: of distillation.
         lr: highest learning rate of it.
@@ -54,6 +55,7 @@ class CompressRequest:
     test: float = 0.2
     layers: int | None = None
     prune_ffn: float = 0.0
+    prune_heads: float = 0.0
     magnitude: float = 0.0
     epochs: int = 3
     lr: float = 5e-4
@@ -94,7 +96,7 @@ def run(
     how = _checked(request, before.size()["layers"], settings.learner.batch_size)
     train, test = _parts(request, out, clock)
     lists = [_labelled(own) for own in train]
-    if how.prune_ffn and not any(own.compares for own in lists):
+    if (how.prune_ffn or how.prune_heads) and not any(own.compares for own in lists):
         raise UsageError(f"{request.examples.file}: no list has right and wrong items")
     judge = _Judge(train, test, out.clock)
     rows = [first := judge(version.name, before), *_in_int8(judge, version.name, before, out)]
@@ -130,17 +132,22 @@ def _checked(request: CompressRequest, num_layers: int, batch_size: int) -> Comp
         )
     for option, share in (
         ("--prune-ffn", request.prune_ffn),
+        ("--prune-heads", request.prune_heads),
         ("--magnitude", request.magnitude),
     ):
         if not 0 <= share < 1:
             raise UsageError(f"{option}: got {share:g}, expected a share from 0, below 1")
-    if request.layers is None and not request.prune_ffn and not request.magnitude:
-        raise UsageError("nothing to compress by: give --layers, --prune-ffn or --magnitude")
+    shares = (request.prune_ffn, request.prune_heads, request.magnitude)
+    if request.layers is None and not any(shares):
+        raise UsageError(
+            "nothing to compress by: give --layers, --prune-ffn, --prune-heads or --magnitude"
+        )
     if not 0 < request.lr < 1:
         raise UsageError(f"--lr: got {request.lr:g}, expected a rate above 0, below 1")
     return Compression(
         layers=request.layers,
         prune_ffn=request.prune_ffn,
+        prune_heads=request.prune_heads,
         magnitude=request.magnitude,
         epochs=request.epochs,
         lr=request.lr,
@@ -241,13 +248,18 @@ def _notes(
     first, last = before.facts, after.facts
     yield (
         f"Compressed: {first['layers']} -> {last['layers']} layers, {first['units']:,} -> "
-        f"{last['units']:,} feed-forward units, {first['parameters']:,} -> "
-        f"{last['parameters']:,} parameters; distilled for {request.epochs} epochs of "
-        f"{request.examples.file.name}"
+        f"{last['units']:,} feed-forward units, {first['heads']:g} -> {last['heads']:g} heads, "
+        f"{first['parameters']:,} -> {last['parameters']:,} parameters; "
+        f"distilled for {request.epochs} epochs of {request.examples.file.name}"
     )
     if difference is not None:
         value, low, high = difference
         yield f"NDCG@10 less that before: {value:+.4f} [{low:+.4f}, {high:+.4f}]"
+    if last["heads"] < first["heads"]:
+        yield (
+            "Heads that went are zeros in the file, so that transformers loads it; of a "
+            "learner.model they leave memory (kept_heads in config.json)"
+        )
     if request.magnitude:
         zeros = 1 - last["not_zero"] / last["parameters"]
         yield (
@@ -261,6 +273,7 @@ def _lines(target: Path, rows: Sequence[_Judged], notes: Sequence[str]) -> Itera
         "ENCODER",
         "LAYERS",
         "UNITS",
+        "HEADS",
         "PARAMETERS",
         "MB",
         "MS FOR 100",
@@ -281,6 +294,7 @@ def _row(row: _Judged) -> tuple[str | int | None, ...]:
         row.name,
         facts["layers"],
         facts["units"],
+        f"{facts['heads']:g}",
         facts["parameters"],
         f"{facts['bytes'] / 1e6:.1f}",
         f"{facts['ms']:.1f}",

@@ -166,6 +166,9 @@ def compress(
     prune_ffn: Annotated[
         float, typer.Option(help="Share of feed-forward units that go, by importance.")
     ] = 0.0,
+    prune_heads: Annotated[
+        float, typer.Option(help="Share of attention heads that go, by importance.")
+    ] = 0.0,
     magnitude: Annotated[
         float, typer.Option(help="Share of weights that become zero; no faster on a CPU.")
     ] = 0.0,
@@ -205,6 +208,7 @@ def compress(
         test=test,
         layers=layers,
         prune_ffn=prune_ffn,
+        prune_heads=prune_heads,
         magnitude=magnitude,
         epochs=epochs,
         lr=lr,

@@ -8,13 +8,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from learner import arithmetic
 from learner.compression import magnitude, shape
 from learner.compression.calibration import Array
 from learner.compression.distillation import Distillation, distil
-from learner.compression.importance import most_important, unit_importance
+from learner.compression.importance import head_importance, most_important, unit_importance
 from learner.compression.lists import LabelledList, columns_of, cosines, encoded
+from learner.encoder import kept_heads
 from learner.encoder.encoder import Encoder
 from learner.encoder.tokens import Texts, load_tokenizer
 from learner.export import VersionEncoder, encoder_files, weights_file
@@ -30,6 +32,7 @@ class Compression:
     Attributes:
         layers: that stay; None: all.
         prune_ffn: share of the feed-forward units of each layer that go.
+        prune_heads: share of the attention heads of each layer that go.
         magnitude: share of the weights of each matrix that become zero.
         epochs: of distillation.
         lr: highest learning rate of it.
@@ -39,6 +42,7 @@ class Compression:
 
     layers: int | None = None
     prune_ffn: float = 0.0
+    prune_heads: float = 0.0
     magnitude: float = 0.0
     epochs: int = 3
     lr: float = 5e-4
@@ -71,12 +75,16 @@ class CosineRanker:
         encoded(self.encoder, self.tokens, texts)
 
     def size(self) -> dict[str, int]:
-        """Return numbers of layers, units of a layer, parameters, those not 0, and bytes."""
+        """Return numbers of layers, units and heads, parameters, those not 0, and bytes of a file.
+
+        Units and heads are those of a layer.
+        """
         model = self.encoder.model
         parameters = list(model.parameters())
         return {
             "layers": len(shape.layers_of(model)),
             "units": int(model.config.intermediate_size),
+            "heads": kept_heads.mean_number(model),
             "parameters": sum(p.numel() for p in parameters),
             "not_zero": sum(int(p.count_nonzero()) for p in parameters),
             "bytes": len(weights_file(model)),
@@ -117,29 +125,45 @@ def pruned(
 
     Args:
         own: stays as it is.
-        lists: of which those with right and wrong items say what a unit is worth.
+        lists: of which those with right and wrong items say what a unit or a head is worth.
         how: see `Compression`.
 
     Raises:
-        ValueError: there are no such lists, and units are to go.
+        ModelUnsupported: heads are to go, and its attention is not that of BERT's family.
+        ValueError: there are no such lists, and units or heads are to go.
     """
     model, number = own.encoder.model, len(shape.layers_of(own.encoder.model))
-    units = None
-    if how.prune_ffn:
-        chosen = _drawn([each for each in lists if each.compares], how.seed)
-        if not chosen:
-            raise ValueError("no list with right and wrong items: nothing says what a unit is for")
-        scale = own.source.settings.logit_scale
-        importance = unit_importance(own.encoder, own.tokens, chosen, scale=scale)
-        keep = shape.num_units(len(importance[0]), how.prune_ffn)
-        units = [most_important(each, keep) for each in importance]
+    units, heads = _staying(own, lists, how)
     layers = shape.spaced(number, how.layers or number)
-    smaller = shape.reduced(model, layers=layers, units=units)
+    smaller = shape.reduced(model, layers=layers, units=units, heads=heads)
     masks = magnitude.masks(smaller, how.magnitude) if how.magnitude else {}
     magnitude.apply(masks)
     config = smaller.config.to_json_string().encode()
     source = replace(own.source, model=smaller, files={**own.source.files, "config.json": config})
     return CosineRanker(source), masks
+
+
+def _staying(
+    own: CosineRanker, lists: Sequence[LabelledList], how: Compression
+) -> tuple[list[Tensor] | None, list[Tensor] | None]:
+    """Return the places of units and of heads that stay, by layer; None: all."""
+    units, heads = None, None
+    if not how.prune_ffn and not how.prune_heads:
+        return units, heads
+    chosen = _drawn([each for each in lists if each.compares], how.seed)
+    if not chosen:
+        raise ValueError("no list with right and wrong items: nothing says what counts most")
+    scale = own.source.settings.logit_scale
+    if how.prune_ffn:
+        found = unit_importance(own.encoder, own.tokens, chosen, scale=scale)
+        keep = shape.num_units(len(found[0]), how.prune_ffn)
+        units = [most_important(each, keep) for each in found]
+    if how.prune_heads:
+        found = head_importance(own.encoder, own.tokens, chosen, scale=scale)
+        heads = [
+            most_important(each, shape.num_heads(len(each), how.prune_heads)) for each in found
+        ]
+    return units, heads
 
 
 def distilled(

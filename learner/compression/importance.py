@@ -1,15 +1,15 @@
-"""Importance of feed-forward units: how much the ranking loss would change without them.
+"""Importance of feed-forward units and of attention heads: the ranking loss without them.
 
-A unit has a factor m = 1 at its output; its importance is the mean over lists x of |dL(x)/dm|, the
-first term of the loss without it (Michel et al., NeurIPS 2019, eq. 2, there for heads; Molchanov et
+Each has a factor m = 1 at its output; its importance is the mean over lists x of |dL(x)/dm|, the
+first term of the loss without it (heads: Michel et al., NeurIPS 2019, eq. 2; units: Molchanov et
 al., CVPR 2019). L is the cross-entropy of the right items in the softmax of the list's cosines.
 
-Legend: F units of a layer.
+Legend: F units or heads of a layer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from learner.compression.lists import LabelledList, columns_of, cosines, log_shares
-from learner.compression.shape import layers_of
+from learner.compression.shape import attentions_of, layers_of
 from learner.encoder.encoder import Encoder
 from learner.encoder.tokens import Texts
 
@@ -33,12 +33,37 @@ def unit_importance(
         lists: with right and wrong items.
         scale: of the cosine in a logit.
     """
-    layers = layers_of(encoder.model)
-    factors = [torch.ones(layer.intermediate.dense.out_features) for layer in layers]  # type: ignore[union-attr, arg-type]
+    modules: list[Any] = [layer.intermediate for layer in layers_of(encoder.model)]
+    numbers = [int(own.dense.out_features) for own in modules]
+    return _importance(encoder, tokens, lists, scale, dict(zip(modules, numbers, strict=True)))
+
+
+def head_importance(
+    encoder: Encoder, tokens: Texts, lists: Sequence[LabelledList], *, scale: float
+) -> list[Tensor]:
+    """Return the importance (F,) of the heads of each layer; arguments as of `unit_importance`.
+
+    Raises:
+        ModelUnsupported: its attention is not that of BERT's family.
+    """
+    modules: list[Any] = attentions_of(encoder.model)
+    numbers = [int(own.num_attention_heads) for own in modules]
+    return _importance(encoder, tokens, lists, scale, dict(zip(modules, numbers, strict=True)))
+
+
+def _importance(
+    encoder: Encoder,
+    tokens: Texts,
+    lists: Sequence[LabelledList],
+    scale: float,
+    parts: Mapping[Any, int],
+) -> list[Tensor]:
+    """Return the importance of the equal parts that the output of each module is made of."""
+    factors = [torch.ones(number) for number in parts.values()]
     total = [torch.zeros_like(own) for own in factors]
     hooks = [
-        layer.intermediate.register_forward_hook(partial(_times, own.requires_grad_()))  # type: ignore[union-attr]
-        for layer, own in zip(layers, factors, strict=True)
+        module.register_forward_hook(partial(_times, own.requires_grad_()))
+        for module, own in zip(parts, factors, strict=True)
     ]
     try:
         for own in lists:
@@ -55,10 +80,12 @@ def unit_importance(
 
 
 def most_important(importance: Tensor, number: int) -> Tensor:
-    """Return the places of the units that count most, in order; of equals the first."""
+    """Return the places of those that count most, in order; of equals the first."""
     order = torch.sort(importance, descending=True, stable=True).indices
     return order[:number].sort().values
 
 
-def _times(factor: Tensor, _module: Any, _given: Any, output: Tensor) -> Tensor:
-    return output * factor
+def _times(factor: Tensor, _module: Any, _given: Any, output: Any) -> Any:
+    if isinstance(output, tuple):  # of attention, beside its weights
+        return (_times(factor, None, None, output[0]), *output[1:])
+    return (output.unflatten(-1, (len(factor), -1)) * factor[:, None]).flatten(-2)

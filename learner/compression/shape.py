@@ -1,9 +1,7 @@
-"""Smaller shape of an encoder: some of its layers, and some units of their feed-forward parts.
+"""Smaller shape of an encoder: some of its layers, of their feed-forward units and of their heads.
 
 Each layer keeps as many units as the others, so that the configuration of transformers says all
-about the result. Attention heads stay: BERT and its family derive the width of a head from
-`hidden_size / num_attention_heads`, so no configuration describes a layer with fewer heads of the
-same width.
+about the result. It cannot say it of heads (`learner.encoder.kept_heads`).
 
 Legend: F units of a layer.
 """
@@ -18,6 +16,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from learner.encoder.kept_heads import FAMILIES, KEY, narrow
 from learner.encoder.load import built
 from learner.errors import ModelUnsupported
 
@@ -47,6 +46,20 @@ def layers_of(model: Any) -> nn.ModuleList:
     )
 
 
+def attentions_of(model: Any) -> list[nn.Module]:
+    """Return the modules of a model whose outputs are those of its heads, side by side.
+
+    Raises:
+        ModelUnsupported: its attention is not that of BERT's family.
+    """
+    if (family := model.config.model_type) not in FAMILIES:
+        raise ModelUnsupported(
+            f"{type(model).__name__} ({family}) cannot have heads taken out: expected attention as "
+            f"that of {', '.join(FAMILIES)}"
+        )
+    return [layer.attention.self for layer in layers_of(model)]  # type: ignore[union-attr, misc]
+
+
 def spaced(number: int, keep: int) -> list[int]:
     """Return `keep` places of `number`, evenly spaced, first and last among them.
 
@@ -67,7 +80,22 @@ def num_units(number: int, share: float) -> int:
     return min(number, max(1, -(-round(number * (1 - share)) // STEP)) * STEP)
 
 
-def reduced(model: Any, *, layers: Sequence[int], units: Sequence[Tensor] | None = None) -> Any:
+def num_heads(number: int, share: float) -> int:
+    """Return how many of a layer's heads stay, if `share` of them goes.
+
+    >>> num_heads(12, 0.5), num_heads(12, 0.99), num_heads(12, 0.2)
+    (6, 1, 10)
+    """
+    return max(1, round(number * (1 - share)))
+
+
+def reduced(
+    model: Any,
+    *,
+    layers: Sequence[int],
+    units: Sequence[Tensor] | None = None,
+    heads: Sequence[Tensor] | None = None,
+) -> Any:
     """Return a smaller model with copies of a model's parameters.
 
     Args:
@@ -75,12 +103,16 @@ def reduced(model: Any, *, layers: Sequence[int], units: Sequence[Tensor] | None
         layers: places of those that stay, in order.
         units: for each layer of the model, places of the units that stay, equally many; all by
             default.
+        heads: for each layer of the model, places among those that it has of the heads that stay;
+            all by default.
     """
     config = copy.deepcopy(model.config)
     config._attn_implementation = "sdpa"
     config.num_hidden_layers = len(layers)
     if units is not None:
         config.intermediate_size = len(units[0])
+    if before := getattr(config, KEY, None):
+        setattr(config, KEY, [before[place] for place in layers])
     number = {place: n for n, place in enumerate(layers)}
     tensors = {}
     for name, tensor in model.state_dict().items():
@@ -92,7 +124,10 @@ def reduced(model: Any, *, layers: Sequence[int], units: Sequence[Tensor] | None
         if place in number:
             kept = tensor if units is None else _kept(part, tensor, units[place])
             tensors[f"encoder.layer.{number[place]}.{part}"] = kept.clone()
-    return built(config, tensors)
+    smaller = built(config, tensors)
+    if heads is not None:
+        narrow(smaller, [heads[place].tolist() for place in layers])
+    return smaller
 
 
 def _kept(part: str, tensor: Tensor, units: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from transformers import (
 )
 from transformers.utils.hub import cached_file
 
+from learner.encoder import kept_heads
 from learner.encoder.decoder import end_texts, is_causal
 from learner.encoder.pooling import pooling_of
 from learner.encoder.tokens import letter_tokenizer, load_tokenizer
@@ -135,7 +136,7 @@ def load_saved(folder: Path, tensors: Mapping[str, Tensor], *, tuning: str) -> A
         TuningUnsupported: they are of an adapter, and peft is not installed.
     """
     config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
-    model = AutoModel.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
+    model = _without_values(config, str(folder))
     if wanted := adapters.recipe(tuning):
         adapters.add(model, wanted)
     adapters.load(model, tensors, assign=True)
@@ -144,9 +145,16 @@ def load_saved(folder: Path, tensors: Mapping[str, Tensor], *, tuning: str) -> A
 
 def built(config: PretrainedConfig, tensors: Mapping[str, Tensor]) -> Any:
     """Build the encoder that a configuration describes, with all of these parameters."""
-    model = AutoModel.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
+    model = _without_values(config, type(config).__name__)
     model.load_state_dict(dict(tensors), assign=True)
     return model.eval()
+
+
+def _without_values(config: PretrainedConfig, name: str) -> Any:
+    """Build the encoder that a configuration describes, whose values are to be replaced."""
+    model = AutoModel.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
+    kept_heads.as_configured(model, name, full=False)
+    return model
 
 
 def with_others(model: Any, tensors: Mapping[str, Tensor]) -> Any:
@@ -196,6 +204,7 @@ def _describe(
         config = AutoConfig.from_pretrained(path, local_files_only=offline)
         pooling = pooling_of(name, read)
         adapter = read("adapter_config.json")
+        of_version = read("heads.json") is not None
     except (OSError, ValueError) as error:
         raise ModelMissing(f"learner.model: {name!r} cannot be loaded: {error}") from error
     if adapter is not None and adapters.is_prefix(adapter):
@@ -210,6 +219,12 @@ def _describe(
             "them as one: model = AutoModel.from_pretrained(folder); "
             "PeftModel.from_pretrained(base, folder).merge_and_unload().save_pretrained(other), "
             "where base is the folder without its adapter_ files"
+        )
+    if of_version and hasattr(config, kept_heads.KEY):
+        raise ModelUnsupported(
+            f"learner.model: {name!r} is a version whose encoder has fewer attention heads than "
+            "transformers can describe; name the folder that steelyard checkpoints export makes of "
+            "it"
         )
     if num_layers:
         config.num_hidden_layers = min(num_layers, config.num_hidden_layers)
@@ -239,6 +254,7 @@ def _load(name: str, described: Described, pooling: str, *, download: bool) -> P
             f"learner.model: {name!r} has no values for {len(missing)} tensors, "
             f"such as {missing[0]}; they would be random"
         )
+    kept_heads.as_configured(model, name, full=True)
     # Numbers are single precision from here on, whatever they were stored in
     model.config.dtype = torch.float32
     if (attention := model.config._attn_implementation) != "sdpa":

@@ -16,19 +16,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from learner.encoder.kept_heads import FAMILIES
 from learner.encoder.key_value_prefixes import NAME, KeyValuePrefix
 from learner.encoder.packing import Packed
 from learner.encoder.passes import Passes
 from learner.errors import TuningUnsupported
 from learner.tuning.tuning import device_of, frozen
 
-FAMILIES = ("bert", "camembert", "electra", "roberta", "xlm-roberta")
-"""Whose attention is a module of this form, with maps ``query``, ``key`` and ``value``."""
 KIND = "STEELYARD_KEY_VALUE_PREFIX"
 """In the configuration of an adapter; peft has no such kind."""
 _ATTENTION = "attention.self"
-_LOWERED = 8.0
-"""Of a logit: a share of e^-8 beside a token of the text."""
+_LOWERED = 6.0
+"""Of a logit: a share of e^-6 beside a token of the text."""
 _RIDGE = 1e-2
 """Of the least squares, as a share of the mean square of a query's numbers."""
 _NUM_TEXTS, _LENGTH = 16, 16

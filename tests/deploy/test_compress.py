@@ -20,6 +20,7 @@ from deploy.fitting.command import FitRequest
 from learner.artifact import Store
 from learner.encoder.load import load_pretrained
 from learner.errors import ModelUnsupported
+from learner.export import encoder_files, read_encoder
 from tests.deploy.fitting import fit, in_store, pairs, write_csv
 from tests.deploy.whole import SETTINGS
 from tests.fakes.clock import ManualClock
@@ -93,6 +94,72 @@ def test_what_int8_costs_in_serving_is_said_of_the_encoder_before_and_after(
         assert own["name"] == f"{plain['name']}-int8"
         assert own["log_loss"] != plain["log_loss"]
         assert own["log_loss"] == pytest.approx(plain["log_loss"], rel=0.2)
+
+
+def test_heads_that_went_are_zeros_for_transformers_and_leave_memory_here(
+    store: Path, tmp_path: Path
+) -> None:
+    result, _ = compressed(store, tmp_path / "out", layers=2, prune_heads=0.5)
+    before, pruned, after = in_float32(result)
+    assert [own["heads"] for own in (before, pruned, after)] == [2, 1, 1]
+    in_file = sum(tensor.numel() for tensor in weights(tmp_path / "out").values())
+    assert after["parameters"] < in_file < before["parameters"]
+    assert after["bytes"] == (tmp_path / "out/model.safetensors").stat().st_size
+    assert "2 -> 1 heads" in (tmp_path / "out/README.md").read_text()
+    own = load_pretrained(str(tmp_path / "out")).model
+    assert own.encoder.layer[1].attention.self.value.weight.shape == (32, 64)
+    assert_same_states(own, AutoModel.from_pretrained(tmp_path / "out"))
+
+
+def assert_same_states(one: Any, other: Any) -> None:
+    ids = torch.arange(5, 17)[None]
+    with torch.no_grad():
+        found, expected = (m.eval()(input_ids=ids).last_hidden_state for m in (one, other))
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_version_with_fewer_heads_is_served_and_exported_with_zeros(
+    store: Path, tmp_path: Path
+) -> None:
+    compressed(store, tmp_path / "small", prune_heads=0.5)
+    learner = replace(SETTINGS.learner, model=str(tmp_path / "small"), tuning="top:1")
+    settings = replace(in_store(tmp_path / "new"), learner=learner)
+    fit(store / "pairs.csv", tmp_path / "new", settings=settings, epochs=1)
+    new = Store(tmp_path / "new")
+    version = new.versions()[-1]
+    new.load(version)
+    with pytest.raises(ModelUnsupported, match=r"fewer attention heads .*export"):
+        load_pretrained(str(version.path))
+    encoder = read_encoder(new, version)
+    assert encoder.model.encoder.layer[3].attention.self.num_attention_heads == 1
+    for name, data in encoder_files(encoder).items():
+        (tmp_path / "exported" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "exported" / name).write_bytes(data)
+    key = weights(tmp_path / "exported")["encoder.layer.3.attention.self.key.weight"]
+    assert key.shape == (64, 64)
+    assert (key.abs().sum(1) == 0).sum() == 32
+    assert_same_states(encoder.model, AutoModel.from_pretrained(tmp_path / "exported"))
+
+
+@pytest.mark.parametrize(
+    ("kept", "says"),
+    [
+        ([[0]] * 4, r"layer 0 keeps heads \[0\] \(kept_heads\), but others have weights"),
+        ([[0]] * 3, "expected for each of the 4 layers of BertModel"),
+        ([[0, 0]] * 4, "expected for each"),
+        ([[2]] * 4, "of some of its 2 heads"),
+        ([[]] * 4, "expected for each"),
+        ("all", "got all, expected for each"),
+    ],
+)
+def test_heads_that_a_folder_names_wrongly_are_refused(
+    store: Path, tmp_path: Path, kept: Any, says: str
+) -> None:
+    compressed(store, tmp_path / "out", layers=4, epochs=0)
+    file = tmp_path / "out/config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "kept_heads": kept}))
+    with pytest.raises(ModelUnsupported, match=says):
+        load_pretrained(str(tmp_path / "out"))
 
 
 def test_distillation_brings_the_student_nearer_to_its_teacher(store: Path, tmp_path: Path) -> None:
@@ -183,6 +250,7 @@ def test_the_command_writes_json(store: Path, tmp_path: Path) -> None:
         ({"layers": 5}, "--layers: got 5, expected 1 to 4"),
         ({"layers": 0}, "--layers: got 0, expected 1 to 4"),
         ({"prune_ffn": 1.0}, "--prune-ffn: got 1, expected a share"),
+        ({"prune_heads": -0.1}, "--prune-heads: got -0.1, expected a share"),
         ({"magnitude": -0.1}, "--magnitude: got -0.1, expected a share"),
         ({"magnitude": float("nan")}, "--magnitude: got nan, expected a share"),
         ({"layers": 2, "lr": 0.0}, "--lr: got 0, expected a rate"),

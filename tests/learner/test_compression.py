@@ -10,14 +10,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import PretrainedConfig
+from transformers import AutoModel, PretrainedConfig
 
 from learner import arithmetic
 from learner.compression import calibration, magnitude
 from learner.compression.distillation import Distillation, distil
-from learner.compression.importance import most_important, unit_importance
+from learner.compression.importance import head_importance, most_important, unit_importance
 from learner.compression.lists import LabelledList, columns_of, cosines, encoded, log_shares
-from learner.compression.shape import layers_of, num_units, reduced, spaced
+from learner.compression.shape import layers_of, num_heads, num_units, reduced, spaced
 from learner.encoder.encoder import Encoder
 from learner.encoder.load import load_pretrained
 from learner.encoder.tokens import Texts
@@ -105,6 +105,46 @@ def test_importance_is_the_slope_of_the_loss_in_a_unit() -> None:
             layers_of(model)[0].output.dense.weight.data[:, unit] *= 1 + change  # type: ignore[union-attr, index, operator]
             slopes.append(loss(model))
         assert abs(slopes[0] - slopes[1]) / 0.04 == pytest.approx(float(found[unit]), rel=0.05)
+
+
+def test_heads_without_effect_count_nothing_and_taking_them_away_changes_no_vector() -> None:
+    model = AutoModel.from_config(bert(num_attention_heads=4, num_hidden_layers=3))  # type: ignore[no-untyped-call]
+    encoder, tokens = whole(model), fresh()[1]
+    for layer in layers_of(encoder.model):
+        layer.attention.output.dense.weight.data[:, 8:16] = 0  # type: ignore[union-attr, operator]
+    importance = head_importance(encoder, tokens, LISTS, scale=SCALE)
+    for own in importance:
+        assert (own == 0).tolist() == [False, True, False, False]
+    kept = [most_important(own, 3) for own in importance]
+    smaller = whole(reduced(encoder.model, layers=range(3), heads=kept))
+    assert smaller.model.config.kept_heads == [[0, 2, 3]] * 3
+    assert smaller.model.encoder.layer[0].attention.self.query.weight.shape == (24, 32)
+    assert smaller.model.encoder.layer[0].attention.output.dense.weight.shape == (32, 24)
+    torch.testing.assert_close(vectors(smaller, tokens), vectors(encoder, tokens))
+    again = reduced(smaller.model, layers=[0, 2], heads=[torch.tensor([1])] * 3)
+    assert again.config.kept_heads == [[2], [2]]
+
+
+def test_importance_is_the_slope_of_the_loss_in_a_head() -> None:
+    encoder, tokens = fresh(1)
+    found = head_importance(encoder, tokens, LISTS[:1], scale=SCALE)[0]
+    columns = columns_of(LISTS[:1])
+    for head in range(2):
+        slopes = []
+        for change in (0.02, -0.02):
+            model = copy.deepcopy(encoder.model)
+            own = slice(32 * head, 32 * head + 32)
+            layers_of(model)[0].attention.output.dense.weight.data[:, own] *= 1 + change  # type: ignore[union-attr, index, operator]
+            cosine = cosines(encoded(whole(model), tokens, columns.texts).double(), columns)
+            slopes.append(-float(log_shares(SCALE * cosine, columns)[0]))
+        assert abs(slopes[0] - slopes[1]) / 0.04 == pytest.approx(float(found[head]), rel=0.05)
+
+
+@given(st.integers(1, 64), st.floats(0, 0.999))
+def test_heads_that_stay_are_the_nearest_number_and_one_at_least(number: int, share: float) -> None:
+    kept = num_heads(number, share)
+    assert 1 <= kept <= number
+    assert kept == 1 or abs(kept - number * (1 - share)) <= 0.5
 
 
 def test_the_layers_that_stay_are_those_of_the_teacher_and_their_own() -> None:
