@@ -135,7 +135,7 @@ def _attentions(model: Any) -> Iterator[Any]:
 
 def _rows(attention: Any, places: Sequence[int], device: torch.device | None) -> Tensor:
     """Return the rows of a map that heads at these places have."""
-    width = attention.attention_head_size
+    width = int(attention.attention_head_size)
     heads = torch.tensor(list(places), dtype=torch.long, device=device)
     return (heads[:, None] * width + torch.arange(width, device=device)).flatten()
 
@@ -155,5 +155,4 @@ def _widened(tensor: Tensor, places: Tensor, size: int, dim: int) -> Tensor:
     shape = list(tensor.shape)
     shape[dim] = size
     whole: Tensor = tensor.new_zeros(shape)
-    filled: Tensor = whole.index_copy(dim, places.to(tensor.device), tensor)
-    return filled
+    return whole.index_copy(dim, places.to(tensor.device), tensor)

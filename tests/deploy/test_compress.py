@@ -130,6 +130,8 @@ def test_a_version_with_fewer_heads_is_served_and_exported_with_zeros(
     new.load(version)
     with pytest.raises(ModelUnsupported, match=r"fewer attention heads .*export"):
         load_pretrained(str(version.path))
+    with pytest.raises(RuntimeError, match="mismatch"):
+        AutoModel.from_pretrained(version.path)
     encoder = read_encoder(new, version)
     assert encoder.model.encoder.layer[3].attention.self.num_attention_heads == 1
     for name, data in encoder_files(encoder).items():
