@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from learner.encoder.kept_heads import FAMILIES
-from learner.encoder.key_value_prefixes import NAME, KeyValuePrefix
+from learner.encoder.key_value_prefixes import NAME, KeyValuePrefix, without_prefixes
 from learner.encoder.packing import Packed
 from learner.encoder.passes import Passes
 from learner.errors import TuningUnsupported
@@ -94,7 +94,7 @@ def start(model: Any, passes: Passes, *, seed: int) -> None:
         for kind in _STATES
     ]
     try:
-        with frozen(model):
+        with frozen(model), without_prefixes(model):
             passes.run(model, list(ids))
     finally:
         for hook in hooks:
@@ -105,6 +105,7 @@ def start(model: Any, passes: Passes, *, seed: int) -> None:
 
 
 def _start(owner: Any, states: Sequence[Tensor], draw: torch.Generator) -> None:
+    """Start a prefix from queries, keys and values of the invented tokens, one row of them."""
     own: KeyValuePrefix = getattr(owner, NAME)
     heads, number, width = own.keys.shape
     q, k, v = (
@@ -127,6 +128,8 @@ def _level(queries: Tensor) -> Tensor:
 
 
 def _keep(found: dict[tuple[nn.Module, str], Tensor], key: tuple[nn.Module, str]) -> Any:
+    """Return a hook that keeps what a map makes."""
+
     def hook(_module: Any, _given: Any, output: Tensor) -> None:
         found[key] = output
 
