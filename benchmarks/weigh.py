@@ -2,8 +2,9 @@
 
     python -m benchmarks.weigh [--num-samples N] [--batch-size N] [--repeats N] [--model NAME]
 
-Seconds are CPU seconds of this one thread, so that a busy machine does not count. The last line is
-JSON.
+Seconds are CPU seconds of this one thread, so that a busy machine does not count. Both kinds of
+`weighting.update_per` weigh the same batches in turn, from untrained; the ratio is that of all
+seconds of a round. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal
 
 import numpy as np
 
@@ -26,6 +29,7 @@ from weighting.sample import Attribute, CopyKind, Sample
 from weighting.tasks import CLICK, PURCHASE, TaskName
 from weighting.weigher import Weigher
 
+UpdatePer = Literal["list", "batch"]
 _WORDS = (
     "red blue shoe shoes lamp desk oak steel small large running garden phone case cotton men"
 ).split()
@@ -82,7 +86,7 @@ def _sample(
         query=query,
         item_id=item.id,
         text=item.text,
-        attributes=item.attributes,
+        attributes=dict(item.attributes),  # as decoded, each with its own
         position=position,
         shown_us=at_us,
         event_time_us=at_us,
@@ -102,11 +106,24 @@ def _seconds(run: Callable[[], object]) -> float:
     return time.process_time() - started
 
 
-def _weigh_all(stream: list[Sample], batch_size: int, model: str) -> Weigher:
-    weigher = Weigher(WeigherConfig(conditional=ConditionalConfig(model=model)))
-    for i in range(0, len(stream), batch_size):
-        weigher.weigh(stream[i : i + batch_size])
-    return weigher
+def _rounds(
+    stream: list[Sample], batch_size: int, model: str, repeats: int
+) -> tuple[dict[UpdatePer, list[float]], Weigher]:
+    """CPU seconds of each round by kind, the kinds in turn batch by batch, and one by list."""
+    kinds: tuple[UpdatePer, ...] = ("list", "batch") if model == DEFAULT else ("list",)
+    conditional = ConditionalConfig(model=model)
+    times: dict[UpdatePer, list[float]] = {kind: [] for kind in kinds}
+    for _ in range(repeats):
+        weighers = {
+            kind: Weigher(WeigherConfig(conditional=conditional, update_per=kind)) for kind in kinds
+        }
+        for own in times.values():
+            own.append(0.0)
+        for i in range(0, len(stream), batch_size):
+            batch = stream[i : i + batch_size]
+            for kind, weigher in weighers.items():
+                times[kind][-1] += _seconds(partial(weigher.weigh, batch))
+    return times, weighers["list"]
 
 
 def main() -> None:
@@ -122,12 +139,11 @@ def main() -> None:
     stream, batch_size = samples(arguments.num_samples), arguments.batch_size
     model = arguments.model
 
-    times = [
-        _seconds(lambda: _weigh_all(stream, batch_size, model)) for _ in range(arguments.repeats)
-    ]
-    rates = [len(stream) / seconds for seconds in times]
-
-    weigher, query = _weigh_all(stream, batch_size, model), stream[0].query
+    times, weigher = _rounds(stream, batch_size, model, arguments.repeats)
+    each_us = {kind: [round(1e6 * t / len(stream), 2) for t in own] for kind, own in times.items()}
+    ratios = [a / b for a, b in zip(times["list"], times.get("batch", []), strict=False)]
+    rates = [len(stream) / seconds for seconds in times["list"]]
+    query = stream[0].query
     documents = [Item(id=s.item_id, text=s.text, attributes=s.attributes) for s in stream[:40]]
     asking = [
         _seconds(lambda: weigher.pair_memory_logits(CLICK, query, documents)) for _ in range(200)
@@ -140,6 +156,8 @@ def main() -> None:
         "num_samples": len(stream),
         "samples_per_second": round(float(np.median(rates))),
         "samples_per_second_all": [round(rate) for rate in rates],
+        "us_per_sample": each_us,
+        "list_over_batch": [round(ratio, 3) for ratio in ratios],
         "pair_memory_logits_40_documents_ms": round(1e3 * float(np.median(asking)), 3),
         "snapshot_bytes": len(weigher.snapshot()),
         "snapshot_ms": round(1e3 * saving, 1),
@@ -147,8 +165,9 @@ def main() -> None:
         "machine": platform.machine(),
         "cores": os.cpu_count(),
     }
-    rate = result["samples_per_second"]
-    print(f"weigh: {rate:,} samples/s at batch {batch_size}; one core")
+    medians = ", ".join(f"per {k} {np.median(own):.1f}" for k, own in each_us.items())
+    ratio = f"; list over batch {np.median(ratios):.2f}" if ratios else ""
+    print(f"weigh: us a sample at batches of {batch_size}: {medians}{ratio}; one core")
     print(json.dumps(result, sort_keys=True))
 
 

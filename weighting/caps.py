@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Annotated, Any
 
@@ -39,7 +40,7 @@ from weighting.tasks import Task
 
 Array = NDArray[np.float64]
 CAPS = ("client_item", "client", "item", "long_list", "one_item_list")
-_FIRST_SHOWINGS = 1000.0
+FIRST_SHOWINGS = 1000.0
 """Showings of all items before which one item's share says nothing."""
 
 
@@ -98,7 +99,7 @@ class Caps:
     def predict(self, sample: Sample) -> tuple[float, ...]:
         """Factors (5,) of a sample that came now, in the order of `CAPS`. Pure."""
         s = sample
-        return self._factors(s, _hash(s.item_id or s.text), _bucket(s), *self._before(s))
+        return self._factors(s, hashed(s.item_id or s.text), _bucket(s), *self._before(s))
 
     def learn(self, samples: Sequence[Sample]) -> Array:
         """Count N samples in stream order; return the factors (N, 5) of each before it counted.
@@ -111,7 +112,7 @@ class Caps:
             bucket, (client, total) = _bucket(first), self._before(first)
             known, counted = first.client != 0, first.copy_kind is CopyKind.FIRST and c.item < 1
             for s in samples[own]:
-                item = _hash(s.item_id or s.text)
+                item = hashed(s.item_id or s.text)
                 factors = self._factors(s, item, bucket, client, total)
                 rows.append(factors)
                 if known and c.client_item and factors[0] > 0:
@@ -121,7 +122,7 @@ class Caps:
             if known and c.client and client > 0:
                 add(bucket, client, first.emitted_us)
             if counted:
-                add(_TOTAL, float(own.stop - own.start), first.emitted_us)
+                add(TOTAL, float(own.stop - own.start), first.emitted_us)
         return np.array(rows, dtype=np.float64).reshape(-1, len(CAPS))
 
     def of_list(self, list_size: int) -> tuple[float, float]:
@@ -145,7 +146,7 @@ class Caps:
         if c.client and first.client:
             client = self._room(_bucket(first), c.client, now)
         if c.item < 1:
-            total = self._table.get(_TOTAL, now)
+            total = self._table.get(TOTAL, now)
         return client, total
 
     def _factors(
@@ -158,7 +159,7 @@ class Caps:
             pair = self._room(_mixed(item, bucket), c.client_item, now)
         if c.item < 1:
             showings = self._table.get(item, now)
-            share = min(1.0, c.item * (total + _FIRST_SHOWINGS) / (showings + 1.0))
+            share = min(1.0, c.item * (total + FIRST_SHOWINGS) / (showings + 1.0))
         if self._shown_in_lists:
             long, alone = self.of_list(s.list_size)
         return pair, client, share, long, alone
@@ -170,10 +171,12 @@ class Caps:
 
 def _bucket(s: Sample) -> int:
     """Key of the lists of a sample's client; late positives have their own."""
-    return _mixed(s.client, _FIRST if s.copy_kind is CopyKind.FIRST else _LATE)
+    return _mixed(s.client, FIRST if s.copy_kind is CopyKind.FIRST else LATE)
 
 
-def _hash(text: str) -> int:
+@lru_cache(maxsize=16_384)
+def hashed(text: str) -> int:
+    """64-bit hash of an item's identity."""
     data = text.encode("utf-8", "surrogatepass")
     return int.from_bytes(blake2b(data, digest_size=8).digest(), "little")
 
@@ -187,4 +190,4 @@ def _mixed(key: int, other: int) -> int:
 
 
 _UINT64 = 0xFFFFFFFFFFFFFFFF
-_FIRST, _LATE, _TOTAL = (_mixed(number, 1) for number in range(3))
+FIRST, LATE, TOTAL = (_mixed(number, 1) for number in range(3))

@@ -16,6 +16,7 @@ from weighting.constraints import SettingError, Share, check
 from weighting.estimators.calibration import CalibrationConfig
 from weighting.estimators.conditional import ConditionalConfig
 from weighting.estimators.drift import DriftConfig
+from weighting.estimators.models import DEFAULT as BAYESIAN
 from weighting.estimators.prior import PriorConfig
 from weighting.estimators.task import TaskConfig
 from weighting.schemes.ratio import LEAST_EXPONENT
@@ -57,6 +58,14 @@ class WeigherConfig:
     competition: CompetitionConfig = field(default_factory=CompetitionConfig)
     clip: ClipConfig = field(default_factory=ClipConfig)
     caps: CapsConfig = field(default_factory=CapsConfig)
+    update_per: Annotated[
+        Literal["list", "batch"],
+        Meta(
+            description="When estimators learn. list: after each shown list, which the next one"
+            " knows. batch: all samples of a batch at once, several times as fast; needs"
+            " conditional.model bayesian."
+        ),
+    ] = "list"
     denoise: Annotated[
         Share, Meta(description="d: the label learned is (1 - d) y + d p(y=1|x).")
     ] = 0.0
@@ -74,6 +83,10 @@ class WeigherConfig:
     def __post_init__(self) -> None:
         """Check every field, and that the exponent leaves something of the scheme."""
         check(self, "weighting")
+        if self.update_per == "batch" and self.conditional.model != BAYESIAN:
+            expected = "list with"
+            bound = "conditional.model", self.conditional.model
+            raise SettingError("weighting", "update_per", self.update_per, expected, bound)
         if self.scheme.endswith("_share") and self.exponent == 0:
             expected = (
                 f"not 0 for scheme {self.scheme}, whose weights would all be 1 (1: the share)"
@@ -111,6 +124,8 @@ class WeigherConfig:
         plain: dict[str, Any] = _renamed(msgspec.to_builtins(self), _ON_DISK)
         if self.scheme == DEFAULT:  # versions older than the setting have none
             del plain["scheme"]
+        if self.update_per == "list":  # as these have none of this one
+            del plain["update_per"]
         if self.exponent != AUTO:
             del plain["competition"]
         return plain

@@ -15,6 +15,14 @@ prior may be fed from them directly.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Number = TypeVar("Number", float, Array)
+
 
 def delay_correction(label: float, p: float, delayed_positive_rate: float) -> float:
     """Correction weight of a copy, in [0, 1]; one unit of weight per example.
@@ -29,4 +37,13 @@ def delay_correction(label: float, p: float, delayed_positive_rate: float) -> fl
     >>> delay_correction(1, 0.3, 0.8), delay_correction(0, 0.3, 0.0)
     (1.0, 1.0)
     """
-    return 1.0 if label > 0 else (1 - p) / (1 - p + p * delayed_positive_rate)
+    return 1.0 if label > 0 else _first_negative(p, delayed_positive_rate)
+
+
+def delay_corrections(label: Array, p: Array, delayed_positive_rate: Array) -> Array:
+    """Correction weights (N,) of copies, from columns (N,); see `delay_correction`."""
+    return np.where(label > 0, 1.0, _first_negative(p, delayed_positive_rate))
+
+
+def _first_negative(p: Number, rate: Number) -> Number:
+    return (1 - p) / (1 - p + p * rate)

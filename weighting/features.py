@@ -13,10 +13,12 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol, overload
 from zlib import crc32
 
+import numpy as np
 from msgspec import Meta
+from numpy.typing import NDArray
 from river import base
 
 from weighting.constraints import NotNegative, check
@@ -31,12 +33,17 @@ _UINT32 = 0xFFFFFFFF
 _NUM_TEXT_CHARACTERS = 512
 _NUM_ATTRIBUTES = 16
 _NUM_ELEMENTS = 16  # of an attribute that is a list
-_NUM_CACHED = 16_384
+NUM_CACHED = 16_384
 _WITHOUT_SIZE = (str, bool)  # `str | bool` would be built at each call
 _NUM_OVERLAPS = 25  # words of the query, words of it in the text: 0 to 4 each
 
 # Salts keep the hashes of one field apart from those of another.
-_ITEM, _ATTRIBUTE, _QUERY_CATEGORY, _PAIR, _QUERY_WORD = 1, 2, 3, 4, 5
+_ITEM, _ATTRIBUTE, QUERY_CATEGORY, _PAIR, _QUERY_WORD = 1, 2, 3, 4, 5
+
+QueryFields = tuple[int, int, frozenset[str], int]
+"""Key of a query, salt of its crosses, its words, and their number up to 4."""
+ItemFields = tuple[bytes, int, frozenset[str], list[int], list[bytes]]
+"""An item's identity, its key, words of its text, keys of its attribute values, its categories."""
 
 
 class Document(Protocol):
@@ -95,10 +102,10 @@ class Fields(base.Transformer):
         """Start with empty caches."""
         self.config = config
         # Most samples share these fields: they have keys of their own, behind the hashes
-        self._bias = _UINT32 + 1
-        self._overlap = self._bias + 1
+        self.bias = _UINT32 + 1
+        self.overlap = self.bias + 1
         self.num_own = 1 + _NUM_OVERLAPS
-        self._queries: dict[str, tuple[int, int, frozenset[str], int]] = {}
+        self._queries: dict[str, QueryFields] = {}
         self._texts: dict[str, frozenset[str]] = {}
 
     def transform_one(self, x: dict[Any, Any]) -> dict[Any, Any]:
@@ -126,41 +133,70 @@ class Fields(base.Transformer):
         pair = crc32(item, query_salt) * _MIX & _UINT32
         overlap = 5 * min(len(words & found), 4) + num_words
         x: dict[int, float] = {  # hashes are inlined: a call costs as much as the hash itself
-            self._bias: c.bias,
+            self.bias: c.bias,
             query_hash: c.query,
             crc32(item, _ITEM) * _MIX & _UINT32: c.item,
             pair: c.pair,
-            self._overlap + overlap: c.overlap,
+            self.overlap + overlap: c.overlap,
         }
         for name, value in _values(attributes):
             x[crc32(value, _ATTRIBUTE) * _MIX & _UINT32] = c.attribute
             if name == c.category:
-                crossed = crc32(value, query_salt ^ _QUERY_CATEGORY)
+                crossed = crc32(value, query_salt ^ QUERY_CATEGORY)
                 x[crossed * _MIX & _UINT32] = c.query_category
         return x, (query_hash, pair)
 
     def constant(self) -> dict[int, float]:
         """The field that every sample has."""
-        return {self._bias: self.config.bias}
+        return {self.bias: self.config.bias}
 
-    def _cache_query(self, query: str) -> tuple[int, int, frozenset[str], int]:
-        """Key, salt of its crosses, words, and number of words up to 4 of a query."""
+    def of_query(self, query: str) -> QueryFields:
+        """What no item changes of a query."""
+        return self._queries.get(query) or self._cache_query(query)
+
+    def of_item(self, name: str, text: str, attributes: Mapping[str, Attribute]) -> ItemFields:
+        """What no query changes of an item; the order of its attributes does not count."""
+        encoded, head = name.encode("utf-8", "surrogatepass"), text[:_NUM_TEXT_CHARACTERS]
+        words, category = self._texts.get(head), self.config.category
+        values = set(_values(attributes))
+        return (
+            encoded,
+            mixed(crc32(encoded, _ITEM)),
+            self._cache_text(head) if words is None else words,
+            sorted({mixed(crc32(value, _ATTRIBUTE)) for _, value in values}),
+            sorted(value for of, value in values if of == category),
+        )
+
+    def _cache_query(self, query: str) -> QueryFields:
         known = query_key(query)
         encoded = known.encode("utf-8", "surrogatepass")
         hashed = crc32(encoded) * _MIX & _UINT32
         words = frozenset(_WORD.findall(known))
         entry = hashed, crc32(encoded, _PAIR), words, min(len(words), 4)
-        if len(self._queries) >= _NUM_CACHED:
+        if len(self._queries) >= NUM_CACHED:
             self._queries.clear()
         self._queries[query] = entry
         return entry
 
     def _cache_text(self, text: str) -> frozenset[str]:
         words = frozenset(_WORD.findall(folded(text)))
-        if len(self._texts) >= _NUM_CACHED:
+        if len(self._texts) >= NUM_CACHED:
             self._texts.clear()
         self._texts[text] = words
         return words
+
+
+@overload
+def mixed(crc: int) -> int: ...
+
+
+@overload
+def mixed(crc: NDArray[np.uint64]) -> NDArray[np.uint64]: ...
+
+
+def mixed(crc: Any) -> Any:
+    """Return the 32-bit hash that a key is made of, from a CRC-32."""
+    return crc * _MIX & _UINT32
 
 
 def attribute_values(attributes: Mapping[str, Attribute]) -> Iterator[tuple[str, int]]:

@@ -5,7 +5,9 @@ Hot path, 60 us (idle) to 110 us (busy) a sample with learning (`benchmarks/weig
 Invariant: every probability inside a weight is read before its sample updates anything. All samples
 of a shown list are predicted from the state before the list, so that no label leaks into the
 prediction of its neighbours; then they are learned, and the next list is predicted. So weights and
-state are the same, to the bit, however the stream is divided into batches of whole lists.
+state are the same, to the bit, however the stream is divided into batches of whole lists. Under
+`update_per: batch` all lists of a batch are predicted from the state before it, and learned at
+once: the invariant stays, what a list could know of those just before it is lost.
 """
 
 from __future__ import annotations
@@ -27,10 +29,12 @@ from weighting.config import AUTO, WeigherConfig
 from weighting.diagnostics import effective_sample_ratio
 from weighting.errors import WeightError
 from weighting.estimators.drift import Drift, DriftWatch
+from weighting.estimators.joint_task import JointTaskEstimators
 from weighting.estimators.normaliser import Normaliser
 from weighting.estimators.task import TaskEstimators
 from weighting.features import Document
 from weighting.group import Group
+from weighting.joint_caps import JointCaps
 from weighting.sample import CopyKind, Sample
 from weighting.schemes.registry import by_attributes
 from weighting.schemes.scheme import Scheme
@@ -253,6 +257,10 @@ class Weigher:
         self.competition, self._drift = competition, drift
 
     @property
+    def _at_once(self) -> bool:
+        return self.config.update_per == "batch"
+
+    @property
     def _in_force(self) -> int:
         return self.competition.in_force if self.competition else 0
 
@@ -271,8 +279,10 @@ class Weigher:
     ]:
         """Return estimators, normalisers of each scheme, and caps, all by task."""
         c = self.config
+        kind = JointTaskEstimators if self._at_once else TaskEstimators
+        of_caps = JointCaps if self._at_once else Caps
         estimators = {
-            name: TaskEstimators(
+            name: kind(
                 task,
                 c.of(name),
                 c.conditional,
@@ -286,15 +296,19 @@ class Weigher:
             task: tuple(Normaliser(clip.normalise, clip.half_life_samples) for _ in self._schemes)
             for task in TASKS
         }
-        return estimators, normalisers, {name: Caps(task, c.caps) for name, task in TASKS.items()}
+        return (
+            estimators,
+            normalisers,
+            {name: of_caps(task, c.caps) for name, task in TASKS.items()},
+        )
 
     def _unwatched(self) -> dict[TaskName, DriftWatch]:
-        return {task: DriftWatch(self.config.drift) for task in TASKS}
+        return {task: DriftWatch(self.config.drift, at_once=self._at_once) for task in TASKS}
 
     def _watch(self, task: TaskName, samples: Sequence[Sample], group: Group) -> list[Drift]:
         """Show one task's samples to its drift detectors; nothing that is learned reads them."""
         return self._drift[task].update(
-            [samples[i].emitted_us for i in group.places],
+            [samples[i].emitted_us for i in group.places.tolist()],
             group.label,
             group.estimates.p_positive,
             group.raw,

@@ -23,17 +23,22 @@ from weighting.estimators.conditional_logit import ConditionalLogit
 from weighting.estimators.delayed_positives import DelayedPositiveRate
 from weighting.estimators.drift import DriftConfig, DriftDetector, DriftWatch
 from weighting.estimators.hedge import Hedge
+from weighting.estimators.joint_conditional import JointConditional
+from weighting.estimators.joint_logistic import JointLogistic
+from weighting.estimators.joint_task import JointTaskEstimators
 from weighting.estimators.logistic import DiagonalLogistic
 from weighting.estimators.models import make_model
 from weighting.estimators.normaliser import Normaliser
 from weighting.estimators.prior import Prior, PriorConfig
-from weighting.estimators.propensity import Propensity, PropensityConfig
+from weighting.estimators.propensity import Propensity, PropensityConfig, places
 from weighting.estimators.recursive import RecursiveLogistic
 from weighting.estimators.river_model import RiverModel
 from weighting.estimators.stacker import Stacker
 from weighting.estimators.stand_in import StandIns
 from weighting.estimators.task import Estimates, TaskConfig, TaskEstimators
 from weighting.features import FieldConfig
+from weighting.field_columns import Columns
+from weighting.joint_caps import JointCaps
 from weighting.sample import Attribute, Sample
 from weighting.tasks import CLICK, TASKS
 from weighting.weigher import Weigher
@@ -70,6 +75,13 @@ class PriorCase(Case):
         model.update(now, values["positive weight"], values["negative weight"])
 
 
+class PriorOfManyCase(PriorCase):
+    name = "Prior of many"
+
+    def teach(self, model: Prior, i: int, values: Mapping[str, float]) -> None:
+        model.update_many(at(i), one(values["positive weight"]), one(values["negative weight"]))
+
+
 class DelayedPositiveRateCase(Case):
     owner = DelayedPositiveRate
     inputs = ("label",)
@@ -83,6 +95,13 @@ class DelayedPositiveRateCase(Case):
 
     def teach(self, model: DelayedPositiveRate, i: int, values: Mapping[str, float]) -> None:
         model.update(int(at(i)[0]), values["label"], i % 3 == 0)
+
+
+class DelayedPositiveRateOfManyCase(DelayedPositiveRateCase):
+    name = "DelayedPositiveRate of many"
+
+    def teach(self, model: DelayedPositiveRate, i: int, values: Mapping[str, float]) -> None:
+        model.update_many(at(i), one(values["label"]), np.array([i % 3 == 0]))
 
 
 class PropensityCase(Case):
@@ -102,6 +121,14 @@ class PropensityCase(Case):
     def teach(self, model: Propensity, i: int, values: Mapping[str, float]) -> None:
         label, weight = values["label"], values["weight"]
         model.update(int(at(i)[0]), i + 2, label, weight, values["expected clicks"])
+
+
+class PropensityOfManyCase(PropensityCase):
+    name = "Propensity of many"
+
+    def teach(self, model: Propensity, i: int, values: Mapping[str, float]) -> None:
+        columns = (one(values[name]) for name in self.inputs)
+        model.update_many(at(i), places([i + 2]), *columns)
 
 
 class NormaliserCase(Case):
@@ -135,6 +162,13 @@ class CalibrationCase(Case):
 
     def teach(self, model: Calibration, i: int, values: Mapping[str, float]) -> None:
         model.learn_one(int(at(i)[0]), *(values[name] for name in self.inputs))
+
+
+class CalibrationOfManyCase(CalibrationCase):
+    name = "Calibration of many"
+
+    def teach(self, model: Calibration, i: int, values: Mapping[str, float]) -> None:
+        model.learn_many(at(i), *(one(values[name]) for name in self.inputs))
 
 
 class RecursiveLogisticCase(Case):
@@ -260,6 +294,29 @@ class DiagonalLogisticCase(Case):
         return {OWN: 0.5, OWN + 1 + i % 25: value, i: value}
 
 
+class JointLogisticCase(DiagonalLogisticCase):
+    """A batch of two, of which the second is known."""
+
+    name = "JointLogistic"
+
+    def make(self) -> JointLogistic:
+        return JointLogistic(6, 26, offset=-1.0, half_life_seconds=50 * 3600)
+
+    def teach(self, model: DiagonalLogistic, i: int, values: Mapping[str, float]) -> None:
+        assert isinstance(model, JointLogistic)
+        fields = self._fields(i, values["field"])
+        x = Columns(
+            keys=np.array([*fields, *fields], dtype=np.uint64),
+            values=np.array([*fields.values()] * 2),
+            sample=np.array([0, 0, 0, 1, 1, 1]),
+            query=np.array([0, 3]),
+            pair=np.array([2, 5]),
+        )
+        label, weight = np.array([values["label"], 0.0]), np.full(2, values["weight"])
+        t = np.array([values["examination"], 0.5])
+        model.learn_many(x, model.rows_many(x), label, weight, t, at(i).repeat(2))
+
+
 class ConditionalCase(Case):
     owner = Conditional
     inputs = ("label", "weight")
@@ -275,6 +332,23 @@ class ConditionalCase(Case):
         predictions = model.predict([shown(i)])
         model.learn(predictions, [values["label"]], [values["weight"]])
         return one(predictions[0].logit)
+
+
+class JointConditionalCase(ConditionalCase):
+    name = "JointConditional"
+
+    def make(self) -> JointConditional:
+        return JointConditional(SMALL, initial=0.1, with_position=True)
+
+    def predict(self, model: Conditional, i: int) -> Array:
+        assert isinstance(model, JointConditional)
+        return model.predict_many([shown(i)]).logit
+
+    def teach(self, model: Conditional, i: int, values: Mapping[str, float]) -> Array:
+        assert isinstance(model, JointConditional)
+        predictions = model.predict_many([shown(i)])
+        model.learn_many(predictions, one(values["label"]), one(values["weight"]))
+        return predictions.logit
 
 
 class HedgeCase(Case):
@@ -385,6 +459,13 @@ class TaskEstimatorsCase(Case):
         return np.concatenate([found.p_positive, found.prior, found.delayed_positive_rate])
 
 
+class JointTaskEstimatorsCase(TaskEstimatorsCase):
+    name = "JointTaskEstimators"
+
+    def make(self) -> TaskEstimators:
+        return JointTaskEstimators(TASKS[CLICK], TaskConfig(), SMALL, CalibrationConfig())
+
+
 class CapsCase(Case):
     owner = Caps
     inputs = ()
@@ -405,6 +486,13 @@ class CapsCase(Case):
         return msgspec.structs.replace(shown(i), client=1 + i % 7)
 
 
+class JointCapsCase(CapsCase):
+    name = "JointCaps"
+
+    def make(self) -> Caps:
+        return JointCaps(TASKS[CLICK], SMALL_CAPS)
+
+
 class WeigherCase(Case):
     owner = Weigher
     inputs = ("label",)
@@ -422,6 +510,13 @@ class WeigherCase(Case):
         label = values["label"]
         whole = int(label) if label == label else label
         return model.weigh([msgspec.structs.replace(shown(i), label=whole)]).pair_memory_logit
+
+
+class BatchWeigherCase(WeigherCase):
+    name = "Weigher per batch"
+
+    def make(self) -> Weigher:
+        return Weigher(WeigherConfig(conditional=SMALL, caps=SMALL_CAPS, update_per="batch"))
 
 
 class ModelCase(Case):

@@ -27,6 +27,7 @@ from learner.losses.task_weights import TaskWeights
 from learner.training.budget import PrivacyConfig
 from learner.training.rehearsal import RehearsalConfig
 from weighting.clip import ClipConfig
+from weighting.config import WeigherConfig
 from weighting.constraints import SettingError
 
 
@@ -291,6 +292,20 @@ def test_purchases_over_all_are_refused_under_importance_weights(
     ]
     file.write_text(f"{learner}\nweighting: {{scheme: uniform, exponent: 1}}")
     assert load(file, {}).learner.task_weights == TaskWeights(purchase_over_all=0.5)
+
+
+def test_estimators_learn_per_batch_only_where_the_model_can(file: Path) -> None:
+    file.write_text("weighting: {update_per: batch}")
+    assert load(file, {}).weighting.update_per == "batch"
+    assert load(file, {}, {"weighting.update_per": "list"}).weighting == WeigherConfig()
+    text = "weighting: {update_per: batch, conditional: {model: logistic:adagrad}}"
+    assert problems(file, text) == [
+        "steelyard.yaml: weighting.update_per: got 'batch', expected list with "
+        "conditional.model=logistic:adagrad.",
+    ]
+    assert problems(file, "weighting: {update_per: sample}") == [
+        "steelyard.yaml: weighting.update_per: got 'sample', expected list or batch.",
+    ]
 
 
 def test_a_balance_of_before_has_the_digest_of_before() -> None:

@@ -10,12 +10,26 @@ from typing import Annotated, Any, TypeVar
 import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
+from scipy.special import expit
 
-from weighting.checks import FINITE, check_example, check_one
+from weighting.checks import (
+    FINITE,
+    check_example,
+    check_finite,
+    check_labels,
+    check_one,
+    check_weights,
+    drop_weightless,
+)
 from weighting.constraints import Positive, check
 
-Number = TypeVar("Number", float, NDArray[np.float64])
+Array = NDArray[np.float64]
+Times = NDArray[np.int64]
+Precision = tuple[float, float, float]
+Number = TypeVar("Number", float, Array)
 _LARGEST_SHIFT = 10.0
+_LEAST_GAIN = 1e-6  # of what the first step promises, at most of 1: what is small is learned too
+_LEAST_STEP = 1e-6
 _MAX_STEPS = 60  # bisection alone would take about 40, Newton takes three
 
 
@@ -85,6 +99,26 @@ class Calibration:
             self._fade(time_us)
             self._step(logit, label, weight)
 
+    def learn_many(self, time_us: Times, logit: Array, label: Array, weight: Array) -> None:
+        """Learn N samples at once: their common mode; order does not count.
+
+        Args:
+            time_us: (N,) event times; the newest fades, one before the latest lets no time pass.
+            logit: (N,) logits as they were predicted.
+            label: (N,) labels.
+            weight: (N,) weights.
+        """
+        check_finite("logit", logit)
+        check_labels(label)
+        check_weights("weight", weight)
+        time_us, logit, label, weight = drop_weightless(weight, time_us, logit, label, weight)
+        if not len(time_us):
+            return
+        self._fade(int(time_us.max()))
+        posterior = _Posterior((self._slope, self._shift), self._precision, logit, label, weight)
+        (slope, shift), self._precision = posterior.mode()
+        self._slope, self._shift = self._inside(slope, shift)
+
     def snapshot(self) -> dict[str, Any]:
         """State after the last sample, as plain numbers."""
         mean = [self._slope, self._shift]
@@ -108,16 +142,73 @@ class Calibration:
 
     def _step(self, x: float, y: float, w: float) -> None:
         """Move A and B to the mode of one sample's posterior, inside their box."""
-        c, (a, ab, b) = self.config, self._precision
+        a, ab, b = self._precision
         determinant = a * b - ab * ab
         along_slope, along_shift = (b * x - ab) / determinant, (a - ab * x) / determinant
         variance = x * along_slope + along_shift  # of the logit: x' P^-1 x
         p = _mode(self._slope * x + self._shift, variance * w, y)
         push, h = w * (y - p), w * p * (1 - p)
         slope, shift = self._slope + along_slope * push, self._shift + along_shift * push
-        self._slope = min(max(slope, c.least_slope), c.largest_slope)
-        self._shift = min(max(shift, -_LARGEST_SHIFT), _LARGEST_SHIFT)
+        self._slope, self._shift = self._inside(slope, shift)
         self._precision = a + h * x * x, ab + h * x, b + h
+
+    def _inside(self, slope: float, shift: float) -> tuple[float, float]:
+        """A and B, inside their box."""
+        c = self.config
+        shift = min(max(shift, -_LARGEST_SHIFT), _LARGEST_SHIFT)
+        return min(max(slope, c.least_slope), c.largest_slope), shift
+
+
+class _Posterior:
+    """Negative log posterior of A and B around `start`, of precision P, given N samples."""
+
+    def __init__(
+        self, start: tuple[float, float], P: Precision, x: Array, label: Array, weight: Array
+    ) -> None:
+        self._start, self._P = start, P
+        self._x, self._label, self._weight = x, label, weight
+
+    def mode(self) -> tuple[tuple[float, float], Precision]:
+        """A and B at the minimum, and the precision there: Newton steps with halving."""
+        at, value, enough = self._start, self._objective(self._start), 0.0
+        for _ in range(_MAX_STEPS):
+            (g_slope, g_shift), H = self._derivatives(at)
+            a, ab, b = H
+            determinant = a * b - ab * ab
+            slope = (b * g_slope - ab * g_shift) / determinant
+            shift = (a * g_shift - ab * g_slope) / determinant
+            gain = g_slope * slope + g_shift * shift  # twice what is left
+            enough = enough or _LEAST_GAIN * min(gain, 1.0)
+            if gain <= enough:
+                break
+            size = 1.0
+            while True:
+                proposal = at[0] - size * slope, at[1] - size * shift
+                better = self._objective(proposal)
+                if better <= value or size < _LEAST_STEP:
+                    break
+                size /= 2
+            if better > value:
+                break
+            at, value = proposal, better
+        return at, H
+
+    def _objective(self, at: tuple[float, float]) -> float:
+        logit, (a, ab, b) = at[0] * self._x + at[1], self._P
+        slope, shift = at[0] - self._start[0], at[1] - self._start[1]
+        loss = float((self._weight * (np.logaddexp(0.0, logit) - self._label * logit)).sum())
+        return loss + 0.5 * (a * slope * slope + b * shift * shift) + ab * slope * shift
+
+    def _derivatives(self, at: tuple[float, float]) -> tuple[tuple[float, float], Precision]:
+        p, x, (a, ab, b) = expit(at[0] * self._x + at[1]), self._x, self._P
+        slope, shift = at[0] - self._start[0], at[1] - self._start[1]
+        residual, h = self._weight * (p - self._label), self._weight * p * (1 - p)
+        gradient = (
+            a * slope + ab * shift + float((residual * x).sum()),
+            ab * slope + b * shift + float(residual.sum()),
+        )
+        hx = h * x
+        return gradient, (a + float((hx * x).sum()), ab + float(hx.sum()), b + float(h.sum()))
 
 
 def _mode(m: float, reach: float, y: float) -> float:

@@ -9,16 +9,23 @@ from 2^32 on have rows of their own, which are never replaced.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from weighting.errors import SnapshotError
+
+Keys = NDArray[np.uint64]
+Rows = NDArray[np.intp]
 
 OWN = 1 << 32
 """The first key with a row of its own."""
 _WAYS = 4  # spelled out in `rows`, where a loop would take three times as long
+_EACH_WAY = np.arange(_WAYS)
+_NEVER = (1 << 32) - 1  # no key has so large a tag
+_BEFORE_ALL_US, _AFTER_ALL_US = -(1 << 63), (1 << 63) - 1
 
 
 class CoefficientTable:
@@ -56,6 +63,8 @@ class CoefficientTable:
         self.variance = array("d", [1.0]) * num_rows
         self.time_us = array("q", bytes(8 * num_rows))
         self.extra = {name: array("d", bytes(8 * num_rows)) for name in self._names}
+        self._spared = np.zeros(num_rows, dtype=np.bool_)  # scratch
+        self._last = np.zeros(num_rows, dtype=np.int32)  # scratch
         self.num_taken = 0
 
     def rows(self, keys: Iterable[int]) -> list[int]:
@@ -97,6 +106,73 @@ class CoefficientTable:
         for column in self.extra.values():
             column[taken] = 0.0
         return taken
+
+    def columns(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
+        """Mean, variance and time of all rows: views, to be read and written until `restore`."""
+        return (
+            np.frombuffer(self.mean),
+            np.frombuffer(self.variance),
+            np.frombuffer(self.time_us, np.int64),
+        )
+
+    def rows_many(self, keys: Keys) -> Rows:
+        """Return the row (M,) of each key (M,); `unknown` where it has none. Pure."""
+        sets, wanted = self._sets_and_tags(keys)
+        found = self._tags().take(sets, axis=0) == wanted[:, None]
+        place = np.flatnonzero(found)  # a tag is in one way of its set at most
+        which, way = place // _WAYS, place % _WAYS
+        rows = np.full(len(keys), self.unknown)
+        rows[which] = sets[which] * _WAYS + way
+        own = np.flatnonzero(keys >= OWN)
+        rows[own] = keys[own].astype(np.intp) - (OWN - self._num_hashed)
+        return rows
+
+    def different(self, rows: Rows) -> tuple[Rows, Rows]:
+        """Return the K different ones of rows (M,), and which of them each is (M,)."""
+        each = np.arange(len(rows))
+        self._last[rows] = each
+        last = self._last.take(rows)
+        is_last = last == each
+        which = np.cumsum(is_last) - 1
+        return rows[is_last], which.take(last)
+
+    def take_many(self, keys: Keys, time_us: int, in_use: Rows) -> Rows:
+        """Return rows (K,) for different keys (K,) that have none: unused, else the oldest.
+
+        Rows `in_use` and those taken here are spared. A key whose set has no others gets
+        `unknown`. Which key gets which row depends on the order of the keys.
+        """
+        tags, rows = self._tags().reshape(-1), np.full(len(keys), self.unknown)
+        (mean, variance, times), spared = self.columns(), self._spared
+        sets, wanted = self._sets_and_tags(keys)
+        spared[in_use] = True
+        for own in one_of_each(sets):
+            ways = sets[own][:, None] * _WAYS + _EACH_WAY
+            age = times.take(ways)
+            age[tags.take(ways) == 0] = _BEFORE_ALL_US
+            age[spared.take(ways)] = _AFTER_ALL_US
+            best = age.argmin(axis=1)
+            at = np.arange(len(own)), best
+            free = np.flatnonzero(age[at] < _AFTER_ALL_US)
+            row = ways[at][free]
+            self.num_taken += int((tags[row] == 0).sum())
+            tags[row], rows[own[free]], spared[row] = wanted[own[free]], row, True
+            mean[row], variance[row], times[row] = 0.0, 1.0, time_us
+            for column in self.extra.values():
+                np.frombuffer(column)[row] = 0.0
+        spared[in_use] = spared[rows] = False
+        return rows
+
+    def _tags(self) -> NDArray[np.uint32]:
+        """Tags (number of sets, 4), as a view."""
+        return np.frombuffer(self._tag, np.uint32).reshape(-1, _WAYS)
+
+    def _sets_and_tags(self, keys: Keys) -> tuple[Rows, NDArray[np.uint32]]:
+        """Set (M,) of each key (M,), and its tag there; of a key with a row of its own, none's."""
+        sets = (keys & np.uint64((1 << self._set_bits) - 1)).astype(np.intp)
+        tags = (keys >> np.uint64(self._set_bits)) + np.uint64(1)
+        tags[keys >= OWN] = _NEVER
+        return sets, tags.astype(np.uint32)
 
     def snapshot(self) -> dict[str, Any]:
         """State after the last sample: rows in use, in order, little-endian.
@@ -150,3 +226,12 @@ class CoefficientTable:
         for name, column in extra.items():
             np.frombuffer(self.extra[name])[row] = column
         self.num_taken = int(hashed.sum())
+
+
+def one_of_each(sets: Rows) -> Iterator[Rows]:
+    """Yield the numbers of all keys (K,), no two of one set (K,) at once."""
+    waiting = np.arange(len(sets))
+    while len(waiting):
+        _, first = np.unique(sets[waiting], return_index=True)
+        yield waiting[first]
+        waiting = np.delete(waiting, first)

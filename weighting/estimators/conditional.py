@@ -22,6 +22,7 @@ from river import compose
 from weighting.checks import check_example
 from weighting.constraints import Positive, check
 from weighting.errors import SnapshotError
+from weighting.estimators.classifier import Classifier
 from weighting.estimators.logistic import sigmoid
 from weighting.estimators.models import DEFAULT, check_model, make_model
 from weighting.estimators.propensity import Propensity, PropensityConfig
@@ -29,7 +30,7 @@ from weighting.features import Document, FieldConfig, Fields
 from weighting.sample import Sample
 
 Array = NDArray[np.float64]
-_LARGEST_LOGIT = 30.0
+LARGEST_LOGIT = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,13 +95,7 @@ class Conditional:
         self._with_position = with_position
         self._fields = Fields(config.fields)
         offset = math.log(initial / (1 - initial))
-        self._model = make_model(
-            config.model,
-            config.fields.hash_bits,
-            self._fields.num_own,
-            offset=offset,
-            half_life_seconds=config.half_life_seconds,
-        )
+        self._model = self._untrained(offset)
         self._propensity = Propensity(config.propensity)
         self.pipeline = compose.Pipeline(("fields", self._fields), ("model", self._model))
 
@@ -185,8 +180,17 @@ class Conditional:
         self._model.restore(state["model"])
         self._propensity.restore(state["propensity"])
 
+    def _untrained(self, offset: float) -> Classifier:
+        return make_model(
+            self.config.model,
+            self.config.fields.hash_bits,
+            self._fields.num_own,
+            offset=offset,
+            half_life_seconds=self.config.half_life_seconds,
+        )
+
     def _logit(self, x: Mapping[int, float]) -> float:
-        return min(max(self._model.logit_one(x), -_LARGEST_LOGIT), _LARGEST_LOGIT)
+        return min(max(self._model.logit_one(x), -LARGEST_LOGIT), LARGEST_LOGIT)
 
     def _pair_memory(self, logit: float, pair: tuple[int, int], base: float) -> float:
         """Shrink a logit to the base as far as its pair is unknown."""

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from weighting.checks import LABEL, check_one
-from weighting.estimators.prior import Prior, PriorConfig
+import numpy as np
+from numpy.typing import NDArray
+
+from weighting.checks import LABEL, check_labels, check_one
+from weighting.estimators.prior import Array, Prior, PriorConfig, Times
 
 
 class DelayedPositiveRate:
@@ -35,6 +38,13 @@ class DelayedPositiveRate:
         check_one("label", label, 0 <= label <= 1, LABEL)
         if label > 0:
             self._share.update(time_us, float(delayed), float(not delayed))
+
+    def update_many(self, time_us: Times, label: Array, delayed: NDArray[np.bool_]) -> None:
+        """Count N copies, from columns (N,); see `update`."""
+        check_labels(label)
+        counted = label > 0
+        late = delayed[counted].astype(np.float64)
+        self._share.update_many(time_us[counted], late, 1 - late)
 
     def snapshot(self) -> dict[str, Any]:
         """State after the last update, as plain numbers."""

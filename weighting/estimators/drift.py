@@ -12,10 +12,18 @@ from msgspec import Meta
 from numpy.typing import NDArray
 from river import drift
 
-from weighting.checks import FINITE, check_example, check_one
+from weighting.checks import (
+    FINITE,
+    check_example,
+    check_finite,
+    check_one,
+    check_weights,
+    drop_weightless,
+)
 from weighting.constraints import Count, Positive, check
 
 Array = NDArray[np.float64]
+Times = NDArray[np.int64]
 SERIES = ("label", "log_loss", "weight")
 """What is watched: p(y), the log loss of p(y|x), and the weight w."""
 _WARM_UP = 30  # blocks from which the scale is taken
@@ -95,6 +103,32 @@ class DriftDetector:
         self._sum += weight * value
         self._weight += weight
         self._count += 1
+        return self._closed()
+
+    def update_many(
+        self, time_us: Times, values: Array, weights: Array
+    ) -> list[tuple[int, float, float]]:
+        """Take N values in order; return time and levels of each change, as `update` does.
+
+        The sums are those of `update` one after another, but for rounding.
+        """
+        check_finite("value", values)
+        check_weights("weight", weights)
+        time_us, values, weights = drop_weightless(weights, time_us, values, weights)
+        found, start = [], 0
+        while start < len(values):
+            own = slice(start, start + self.config.block_samples - self._count)
+            start += len(values[own])
+            self._sum += float((weights[own] * values[own]).sum())
+            self._weight += float(weights[own].sum())
+            self._count += len(values[own])
+            levels = self._closed()
+            if levels:
+                found.append((int(time_us[start - 1]), *levels))
+        return found
+
+    def _closed(self) -> tuple[float, float] | None:
+        """Test the mean of the block, if it is whole."""
         if self._count < self.config.block_samples:
             return None
         mean = self._sum / self._weight
@@ -157,8 +191,9 @@ class DriftWatch:
     {'label': 0, 'log_loss': 0, 'weight': 0}
     """
 
-    def __init__(self, config: DriftConfig) -> None:
-        """Start with nothing seen."""
+    def __init__(self, config: DriftConfig, *, at_once: bool = False) -> None:
+        """Start with nothing seen; `at_once` if sums may be rounded as batches divide them."""
+        self._at_once = at_once
         self._detectors = {name: DriftDetector(config) for name in SERIES}
 
     def num_changes(self) -> dict[str, int]:
@@ -187,6 +222,8 @@ class DriftWatch:
             correction: (N,) delay corrections: what a sample counts in the mean label and loss.
                 One that counts for nothing is not seen at all.
         """
+        if self._at_once:
+            return self._update_at_once(times_us, label, p_positive, weight, correction)
         seen = np.flatnonzero(correction).tolist()
         times_us = [times_us[i] for i in seen]
         label, p_positive, weight = label[seen], p_positive[seen], weight[seen]
@@ -202,6 +239,24 @@ class DriftWatch:
                     before, after = levels
                     found.append(Drift(series=name, time_us=now, before=before, after=after))
         return found
+
+    def _update_at_once(
+        self,
+        times_us: Sequence[int],
+        label: Array,
+        p_positive: Array,
+        weight: Array,
+        correction: Array,
+    ) -> list[Drift]:
+        times = np.array(times_us, dtype=np.int64)
+        loss = -np.log(np.where(label > 0, p_positive, 1 - p_positive))
+        once = np.sign(correction)
+        columns = {"label": (label, correction), "log_loss": (loss, correction)}
+        return [
+            Drift(series=name, time_us=now, before=before, after=after)
+            for name, (values, masses) in {**columns, "weight": (weight, once)}.items()
+            for now, before, after in self._detectors[name].update_many(times, values, masses)
+        ]
 
     def snapshot(self) -> dict[str, Any]:
         """State after the last sample, as plain numbers."""

@@ -12,10 +12,17 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from weighting.errors import SnapshotError
+from weighting.estimators.coefficient_table import one_of_each
 
+Array = NDArray[np.float64]
+Keys = NDArray[np.uint64]
+Places = NDArray[np.intp]
+Times = NDArray[np.int64]
 _WAYS = 4
+_EACH_WAY = np.arange(_WAYS)
 _BEFORE_ALL_US = -(1 << 62)
 
 
@@ -71,6 +78,60 @@ class FadingTable:
             self._mass[row] = mass
         self._time_us[row] = now
         return row, left
+
+    def get_many(self, keys: Keys, time_us: Times) -> Array:
+        """Masses (N,) of keys (N,) at times (N,); 0 of an unknown one. Pure."""
+        row, masses = self._find_many(keys), np.zeros(len(keys))
+        known = np.flatnonzero(row >= 0)
+        now = np.maximum(time_us, self._now_us)
+        masses[known] = self._faded_many(row[known], now[known])
+        return masses
+
+    def add_many(self, keys: Keys, masses: Array, time_us: int) -> None:
+        """Add masses (N,) to those of keys (N,), all at one time.
+
+        A key that is there several times gets all its masses. Where new keys want one row, that
+        of the largest number has it.
+        """
+        now = self._now_us = max(time_us, self._now_us)
+        keys, which = np.unique(keys, return_inverse=True)
+        total = np.bincount(which, masses, len(keys)).astype(np.float64)
+        row = self._find_many(keys)
+        tags, mass, times = self._columns()
+        known, new = np.flatnonzero(row >= 0), np.flatnonzero(row < 0)
+        own = row[known]
+        mass[own] = self._faded_many(own, now) + total[known]
+        times[own] = now
+        sets, added = self._sets(keys[new]), total[new]
+        for some in one_of_each(sets):
+            ways = sets[some][:, None] * _WAYS + _EACH_WAY
+            least = np.where(tags.take(ways) == 0, -1.0, self._faded_many(ways, now))
+            row = ways[np.arange(len(some)), least.argmin(axis=1)]
+            tags[row], mass[row], times[row] = _tags(keys[new[some]]), added[some], now
+
+    def _columns(self) -> tuple[NDArray[np.uint32], Array, Times]:
+        """Tag, mass and time of all rows, as views."""
+        tag, time_us = np.frombuffer(self._tag, np.uint32), np.frombuffer(self._time_us, np.int64)
+        return tag, np.frombuffer(self._mass), time_us
+
+    def _sets(self, keys: Keys) -> Places:
+        """Set (N,) of each key (N,)."""
+        sets: Places = (keys & np.uint64(self._set_mask)).astype(np.intp)
+        return sets
+
+    def _find_many(self, keys: Keys) -> Places:
+        """Rows (N,) of keys (N,), -1 where one has none. Pure."""
+        sets, (tags, _, _) = self._sets(keys), self._columns()
+        found = tags.reshape(-1, _WAYS).take(sets, axis=0) == _tags(keys)[:, None]
+        rows = np.full(len(keys), -1)
+        place = np.flatnonzero(found)[::-1]  # of two ways, as for `find`, the first
+        rows[place // _WAYS] = sets[place // _WAYS] * _WAYS + place % _WAYS
+        return rows
+
+    def _faded_many(self, rows: Places, now_us: Times | int) -> Array:
+        _, mass, times = self._columns()
+        faded: Array = mass.take(rows) * np.exp2((times.take(rows) - now_us) / self._half_life_us)
+        return faded
 
     def mass(self, row: int) -> float:
         """Mass of a row when something was last added to it."""
@@ -137,3 +198,9 @@ class FadingTable:
         np.frombuffer(self._tag, np.uint32)[row] = columns["tag"]
         np.frombuffer(self._mass)[row] = columns["mass"]
         np.frombuffer(self._time_us, np.int64)[row] = columns["time_us"]
+
+
+def _tags(keys: Keys) -> NDArray[np.uint32]:
+    """Tags (N,) by which keys (N,) are known in their sets."""
+    tags: NDArray[np.uint32] = np.maximum(keys >> np.uint64(32), np.uint64(1)).astype(np.uint32)
+    return tags

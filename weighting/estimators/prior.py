@@ -10,12 +10,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import numpy as np
 from msgspec import Meta
+from numpy.typing import NDArray
 from scipy.special import betaincinv
 
-from weighting.checks import WEIGHT, check_one
+from weighting.checks import WEIGHT, check_one, check_weights, drop_weightless
 from weighting.constraints import Positive, check
 
+Array = NDArray[np.float64]
+Times = NDArray[np.int64]
 LEAST = 1e-6
 
 
@@ -104,6 +108,29 @@ class Prior:
         self._beta += fade * b
         self._all_alpha += a
         self._all_beta += b
+
+    def update_many(self, time_us: Times, a: Array, b: Array) -> None:
+        """Add N samples; the sums are those of `update` one after another, but for rounding.
+
+        Args:
+            time_us: (N,) their event times.
+            a: (N,) their weights where they are positive, else 0.
+            b: (N,) their weights where they are negative, else 0.
+        """
+        check_weights("positive weight", a)
+        check_weights("negative weight", b)
+        time_us, a, b = drop_weightless(a + b, time_us, a, b)
+        if not len(time_us):
+            return
+        newest = int(time_us.max())
+        before = newest if self._time_us is None else self._time_us
+        self._time_us = max(newest, before)
+        kept = self._fade(self._time_us - before)
+        fade = np.exp2((time_us - self._time_us) / (1e6 * self.config.half_life_seconds))
+        self._alpha = kept * self._alpha + float((fade * a).sum())
+        self._beta = kept * self._beta + float((fade * b).sum())
+        self._all_alpha += float(a.sum())
+        self._all_beta += float(b.sum())
 
     def snapshot(self) -> dict[str, Any]:
         """State after the last update, as plain numbers."""

@@ -3,16 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import numpy as np
 from msgspec import Meta
+from numpy.typing import NDArray
 
-from weighting.checks import FINITE, check_example, check_one
+from weighting.checks import (
+    FINITE,
+    check_example,
+    check_finite,
+    check_labels,
+    check_one,
+    check_weights,
+    drop_weightless,
+)
 from weighting.constraints import NotNegative, Positive, check
 
+Array = NDArray[np.float64]
+Places = NDArray[np.intp]
+Times = NDArray[np.int64]
 LARGEST_POSITION = 50
+
+
+def places(positions: Sequence[int | None]) -> Places:
+    """Return where each of N positions is counted: from 1 to 50, 0 of an unknown one."""
+    known = [0 if k is None else min(max(k, 1), LARGEST_POSITION) for k in positions]
+    return np.array(known, dtype=np.intp)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +113,46 @@ class Propensity:
         k = min(max(position, 1), LARGEST_POSITION)
         self._clicks[k] += counted * label
         self._expected[k] += counted * expected
+
+    def get_many(self, place: Places) -> Array:
+        """Examination probability (N,) of places (N,), as `places` gives them."""
+        c = self.config.pseudo_count
+        clicks, expected = np.array(self._clicks), np.array(self._expected)
+        theta = np.minimum((clicks + c * np.array(self._assumed)) / (expected + c), 1.0)
+        theta[:2] = 1.0
+        found: Array = theta[place]
+        return found
+
+    def update_many(
+        self, time_us: Times, place: Places, label: Array, weight: Array, expected: Array
+    ) -> None:
+        """Count N samples; the counts are those of `update` one by one, but for rounding.
+
+        Args:
+            time_us: (N,) their event times.
+            place: (N,) their places, as `places` gives them.
+            label: (N,) their labels.
+            weight: (N,) their weights.
+            expected: (N,) r(x), as predicted before any of them was learned.
+        """
+        check_labels(label)
+        check_weights("weight", weight)
+        check_finite("expected clicks", expected)
+        own = np.where(place > 0, weight, 0.0)
+        time_us, place, label, own, expected = drop_weightless(
+            own, time_us, place, label, own, expected
+        )
+        if not len(time_us):
+            return
+        newest = int(time_us.max())
+        before = newest if self._time_us is None else self._time_us
+        self._time_us = max(newest, before)
+        kept = self._fade(self._time_us - before)
+        counted = own * np.exp2((time_us - self._time_us) / (1e6 * self.config.half_life_seconds))
+        number = LARGEST_POSITION + 1
+        clicks = kept * np.array(self._clicks) + np.bincount(place, counted * label, number)
+        every = kept * np.array(self._expected) + np.bincount(place, counted * expected, number)
+        self._clicks, self._expected = clicks.tolist(), every.tolist()
 
     def snapshot(self) -> dict[str, Any]:
         """State after the last update, as plain numbers."""

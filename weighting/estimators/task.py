@@ -24,7 +24,7 @@ from weighting.sample import CopyKind, Sample
 from weighting.tasks import Task
 
 Array = NDArray[np.float64]
-_LEAST_CHANCE = 1e-12
+LEAST_CHANCE = 1e-12
 Row = tuple[float, ...]
 """Estimates of one sample, in the order of the fields of `Estimates`."""
 
@@ -98,9 +98,7 @@ class TaskEstimators:
         self.prior = Prior(config.prior)
         self.delayed_positive_rate = DelayedPositiveRate(config.delayed_positives)
         self.calibration = Calibration(calibration)
-        self.conditional = Conditional(
-            conditional, initial=config.prior.initial, with_position=task.position_matters
-        )
+        self.conditional = self._new_conditional(conditional, config.prior.initial, task)
         self.choice = AttributeChoice() if with_choice and self._shown_in_lists else None
 
     def predict(self, samples: Sequence[Sample]) -> Estimates:
@@ -174,6 +172,11 @@ class TaskEstimators:
         if self.choice and state["choice"]:  # else it was not asked for before, and begins afresh
             self.choice.restore(state["choice"])
 
+    def _new_conditional(
+        self, config: ConditionalConfig, initial: float, task: Task
+    ) -> Conditional:
+        return Conditional(config, initial=initial, with_position=task.position_matters)
+
     def _answers(self, asked: Sequence[tuple[int, int | None]], learned: int) -> list[float]:
         """Examination probabilities asked for after so many samples, or fewer."""
         due = takewhile(lambda each: each[0] <= learned, asked)
@@ -228,7 +231,7 @@ class TaskEstimators:
         p = self.choice.probabilities(
             [s.query for s in samples], attributes, np.zeros(number, dtype=np.intp)
         )
-        chances: list[float] = np.clip(p, _LEAST_CHANCE, 1 - _LEAST_CHANCE).tolist()
+        chances: list[float] = np.clip(p, LEAST_CHANCE, 1 - LEAST_CHANCE).tolist()
         return chances
 
     def _learn_choice(
