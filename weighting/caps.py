@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from weighting.constraints import NotNegative, Positive, Share, check
 from weighting.estimators.fading_table import FadingTable
 from weighting.estimators.task import shown_lists
-from weighting.sample import CopyKind, Sample
+from weighting.sample import FIRST_COPY, Sample
 from weighting.tasks import Task
 
 Array = NDArray[np.float64]
@@ -110,7 +110,7 @@ class Caps:
         for own in shown_lists(samples, self._shown_in_lists):
             first = samples[own.start]
             bucket, (client, total) = _bucket(first), self._before(first)
-            known, counted = first.client != 0, first.copy_kind is CopyKind.FIRST and c.item < 1
+            known, counted = first.client != 0, first.copy_kind is FIRST_COPY and c.item < 1
             for s in samples[own]:
                 item = hashed(s.item_id or s.text)
                 factors = self._factors(s, item, bucket, client, total)
@@ -171,7 +171,7 @@ class Caps:
 
 def _bucket(s: Sample) -> int:
     """Key of the lists of a sample's client; late positives have their own."""
-    return _mixed(s.client, FIRST if s.copy_kind is CopyKind.FIRST else LATE)
+    return _mixed(s.client, FIRST if s.copy_kind is FIRST_COPY else LATE)
 
 
 @lru_cache(maxsize=16_384)

@@ -31,7 +31,7 @@ from weighting.constraints import NotNegative, Positive, SettingError, Text, che
 from weighting.estimators.choice import Choice
 from weighting.estimators.hedge import Hedge
 from weighting.estimators.stand_in import StandIns
-from weighting.sample import CopyKind, Sample
+from weighting.sample import FIRST_COPY, Sample
 from weighting.schemes.registry import parse_candidates
 from weighting.schemes.scheme import Scheme
 from weighting.tasks import TASKS, TaskName
@@ -245,7 +245,7 @@ def _lists(samples: Sequence[Sample]) -> Iterator[slice]:
     """Divide a batch into runs of samples that one list emitted, and single ones."""
     start, before = 0, None
     for i, s in enumerate(samples):
-        listed = s.list_id and TASKS[s.task].parent is None and s.copy_kind is CopyKind.FIRST
+        listed = s.list_id and TASKS[s.task].parent is None and s.copy_kind is FIRST_COPY
         own = (s.task, s.list_id) if listed else None
         if i > start and (own is None or own != before):
             yield slice(start, i)

@@ -13,7 +13,7 @@ from weighting.context import Context, Places
 from weighting.diagnostics import normalization_ratio
 from weighting.estimators.task import Estimates, shown_lists
 from weighting.position_correction import factor_at_position
-from weighting.sample import CopyKind, Sample
+from weighting.sample import LATE_COPY, Sample
 from weighting.schemes.scheme import Scheme
 from weighting.tasks import TASKS, Task
 from weighting.weighted import Columns
@@ -74,7 +74,7 @@ class Group:
         own = pairs[in_force]
         return cls(
             places=places,
-            delayed=np.array([s.copy_kind is CopyKind.LATE_POSITIVE for s in samples]),
+            delayed=np.array([s.copy_kind is LATE_COPY for s in samples]),
             label=label,
             estimates=found,
             context=Context.observed(label, relevance, prior),

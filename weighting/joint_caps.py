@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from weighting.caps import CAPS, FIRST, FIRST_SHOWINGS, LATE, TOTAL, Caps, hashed
 from weighting.estimators.task import shown_lists
-from weighting.sample import CopyKind, Sample
+from weighting.sample import FIRST_COPY, Sample
 
 Array = NDArray[np.float64]
 Keys = NDArray[np.uint64]
@@ -101,7 +101,7 @@ class _Seen(NamedTuple):
         """Read N samples."""
         parts = list(shown_lists(samples, shown_in_lists))
         client = np.array([s.client for s in samples], dtype=np.uint64)
-        first = np.array([s.copy_kind is CopyKind.FIRST for s in samples])
+        first = np.array([s.copy_kind is FIRST_COPY for s in samples])
         copies = np.where(first, np.uint64(FIRST), np.uint64(LATE))
         return cls(
             client=client,

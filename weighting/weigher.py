@@ -35,7 +35,7 @@ from weighting.estimators.task import TaskEstimators
 from weighting.features import Document
 from weighting.group import Group
 from weighting.joint_caps import JointCaps
-from weighting.sample import CopyKind, Sample
+from weighting.sample import LATE_COPY, Sample
 from weighting.schemes.registry import by_attributes
 from weighting.schemes.scheme import Scheme
 from weighting.snapshot import opened
@@ -392,7 +392,7 @@ def _behind(samples: Sequence[Sample]) -> dict[int, tuple[int, int | None]]:
 def _labels(samples: Sequence[Sample]) -> Array:
     """Labels (N,); a delayed copy that is not positive is refused."""
     for index, s in enumerate(samples):
-        delayed = s.copy_kind is CopyKind.LATE_POSITIVE
+        delayed = s.copy_kind is LATE_COPY
         if s.label != 1 and (s.label != 0 or delayed):
             raise _refusal("label", s.label, "1" if delayed else "0 or 1", s, index)
     return np.array([s.label for s in samples], dtype=np.float64)

@@ -18,7 +18,7 @@ from learner.parts.part import Pairs
 from learner.request import Document
 from learner.served import ServedScore, chain, ranking_score, root
 from learner.training.scored import Scored
-from weighting.sample import CopyKind, Sample
+from weighting.sample import FIRST_COPY, Sample
 from weighting.tasks import TASKS, TaskName
 from weighting.weigher import Weigher
 
@@ -48,7 +48,7 @@ class ClickedLists:
         shown = [
             place
             for place, s in enumerate(samples)
-            if s.task == task and s.copy_kind is CopyKind.FIRST and s.list_id
+            if s.task == task and s.copy_kind is FIRST_COPY and s.list_id
         ]
         clicked = [samples[place].list_id for place in shown if samples[place].label]
         by_list: dict[str, list[int]] = {list_id: [] for list_id in clicked}

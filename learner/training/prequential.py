@@ -20,7 +20,7 @@ from learner.training.clicked_lists import ClickedLists
 from learner.training.explained import ExplainedList, explained
 from learner.training.scored import Scored
 from weighting.estimators.conditional import shown_logit
-from weighting.sample import CopyKind, Sample
+from weighting.sample import FIRST_COPY, Sample
 from weighting.tasks import TASKS, TaskName
 from weighting.weighted import WeightedBatch
 
@@ -91,7 +91,7 @@ class Prequential:
         for task in weighted.prior:
             own = np.flatnonzero(tasks == task)
             samples = [weighted.samples[i] for i in own]
-            first = np.array([s.copy_kind is CopyKind.FIRST for s in samples], dtype=bool)
+            first = np.array([s.copy_kind is FIRST_COPY for s in samples], dtype=bool)
             encoder = scored.by_task[task][own].astype(np.float64)
             base = scored.base[own].astype(np.float64)
             given = served.given(
@@ -185,7 +185,7 @@ def _lists(task: TaskName, samples: Sequence[Sample]) -> Places:
         return np.full(len(samples), -1, dtype=np.intp)
     numbers: dict[str | int, int] = {}
     keys = [
-        s.list_id if s.list_id and s.copy_kind is CopyKind.FIRST else place
+        s.list_id if s.list_id and s.copy_kind is FIRST_COPY else place
         for place, s in enumerate(samples)
     ]
     return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.intp)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weighting.query_key import query_key
-from weighting.sample import CopyKind
+from weighting.sample import FIRST_COPY
 from weighting.tasks import TaskName
 from weighting.weighted import WeightedBatch
 
@@ -80,6 +80,6 @@ def query_counts(
         counts.time_us = max(counts.time_us, s.emitted_us)
         count = counts.items.setdefault(s.item_id or s.text, ItemCount(place=i))
         count.clicks += float(weighted.correction[i] * factor[i]) * s.label
-        if s.copy_kind is CopyKind.FIRST:
+        if s.copy_kind is FIRST_COPY:
             count.exposure += float(weighted.discount[i] * weighted.examination[i] * factor[i])
     return found

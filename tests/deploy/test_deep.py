@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from deploy.settings.tree import Settings
 from deploy.verification.journal_steps import Unlearnable
 from deploy.verification.relearn import relearn
 from learner.artifact import Corrupt, Store
@@ -15,6 +16,7 @@ from learner.errors import LogRewritten
 from tests.deploy.whole import SETTINGS, Shop, live, trained, versions
 from tests.fakes.disk import Crash, Die, FaultyDisk, at
 from tests.fakes.log import Log
+from weighting.config import WeigherConfig
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +106,27 @@ def test_a_learner_of_the_default_size_that_crashed_is_equal_too(tmp_path: Path)
     assert others[-1].step > 3
     passed = list(relearn(usual, Store(tmp_path), shop.log.reader(), first, others[-1]))
     assert [each.version for each in passed] == [version.name for version in others]
+    assert not [each for each in passed if each.differs]
+
+
+def test_a_learner_whose_estimators_learn_per_batch_and_that_crashed_is_equal_too(
+    shop: Shop, tmp_path: Path
+) -> None:
+    """It goes on from a store of one whose estimators learned list by list."""
+    per_batch = replace(SETTINGS, weighting=WeigherConfig(update_per="batch", exponent=1.0))
+    with pytest.raises(Crash):
+        live(tmp_path, shop.log, FaultyDisk(at(300, Die("after"))), 0)
+    before = versions(tmp_path)[-1]
+    named: dict[str, Settings] = {"settings": per_batch, "named": per_batch}
+    for number, index in enumerate((300, 190)):
+        disk, tail = FaultyDisk(at(index, Die("after"))), number > 0
+        with pytest.raises(Crash):
+            live(tmp_path, shop.log, disk, number, **named, keep_tail=tail)  # type: ignore[arg-type]
+    live(tmp_path, shop.log, FaultyDisk(), 99, **named)  # type: ignore[arg-type]
+    assert trained(tmp_path) == shop.trained
+    _, *others = [version for version in versions(tmp_path) if version.seq > before.seq]
+    passed = list(relearn(per_batch, Store(tmp_path), shop.log.reader(), others[0], others[-1]))
+    assert len(passed) > 2
     assert not [each for each in passed if each.differs]
 
 

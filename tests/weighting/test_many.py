@@ -259,7 +259,7 @@ def drawn_fields(rng: np.random.Generator, n: int) -> list[dict[int, float]]:
 
 
 @few
-@given(seeds, st.floats(1e-3, 1e3), st.floats(0.05, 1))
+@given(seeds, st.floats(1e-3, 2), st.floats(0.05, 1))
 def test_of_one_sample_both_logistic_regressions_learn_the_same(
     seed: int, weight: float, theta: float
 ) -> None:
@@ -301,6 +301,25 @@ def test_order_does_not_count_and_a_sample_that_is_there_twice_counts_twice(seed
         assert both == pytest.approx(expected, rel=0.01, abs=0.005)
         assert spread < 1.01 * most
     assert any(abs(twice.logit_one(own) - one.logit_one(own)) > 0.01 for own in x)
+
+
+@few
+@given(seeds)
+def test_samples_of_weight_zero_among_others_change_nothing(seed: int) -> None:
+    """Neither rows, nor how fast what they share fades."""
+    rng = np.random.default_rng(seed)
+    one, other = joint(), joint()
+    for day in range(4):
+        x = drawn_fields(rng, 8)
+        y, t = (rng.random(8) < 0.4).astype(np.float64), rng.uniform(0.1, 1, 8)
+        idle = [{OWN + 1: 1.0, 900 + day: 1.0}, *x[:2]]
+        learn(one, x, y, np.ones(8), t, day * DAY)
+        columns_of, weight = columns([*x, *idle]), np.repeat([1.0, 0.0], [8, 3])
+        times = np.repeat([day * DAY, 9 * DAY], [8, 3])
+        label, examined = np.append(y, [1.0] * 3), np.append(t, [1.0] * 3)
+        rows = other.rows_many(columns_of)
+        other.learn_many(columns_of, rows, label, weight, examined, times)
+    assert other.snapshot() == one.snapshot()
 
 
 @few

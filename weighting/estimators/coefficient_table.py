@@ -24,7 +24,6 @@ OWN = 1 << 32
 """The first key with a row of its own."""
 _WAYS = 4  # spelled out in `rows`, where a loop would take three times as long
 _EACH_WAY = np.arange(_WAYS)
-_NEVER = (1 << 32) - 1  # no key has so large a tag
 _BEFORE_ALL_US, _AFTER_ALL_US = -(1 << 63), (1 << 63) - 1
 
 
@@ -168,10 +167,9 @@ class CoefficientTable:
         return np.frombuffer(self._tag, np.uint32).reshape(-1, _WAYS)
 
     def _sets_and_tags(self, keys: Keys) -> tuple[Rows, NDArray[np.uint32]]:
-        """Set (M,) of each key (M,), and its tag there; of a key with a row of its own, none's."""
+        """Set (M,) of each key (M,), and its tag there, which from `OWN` on no row has."""
         sets = (keys & np.uint64((1 << self._set_bits) - 1)).astype(np.intp)
         tags = (keys >> np.uint64(self._set_bits)) + np.uint64(1)
-        tags[keys >= OWN] = _NEVER
         return sets, tags.astype(np.uint32)
 
     def snapshot(self) -> dict[str, Any]:

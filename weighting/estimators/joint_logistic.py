@@ -41,8 +41,10 @@ class JointLogistic(DiagonalLogistic):
         1/v_i <- 1/v_i + sum_n x_ni^2 h_n / (1 + h_n (s_n - v_i x_ni^2))
 
     with h and s as in `DiagonalLogistic`: each sample tells of a coefficient as much as it would
-    alone, as far as its other fields are known before the batch. So of one sample both learn the
-    same. Coefficients fade before, up to the batch's newest event time.
+    alone, as far as its other fields are known before the batch. So of one sample of a weight of at
+    most 1, as corrections are, both learn the same; with larger ones there may be several modes,
+    since what was not examined bends both ways. Coefficients fade before, up to the batch's newest
+    event time.
     """
 
     def rows_many(self, x: Columns) -> Places:

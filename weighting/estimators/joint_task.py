@@ -17,7 +17,7 @@ from weighting.estimators.conditional import ConditionalConfig
 from weighting.estimators.joint_conditional import JointConditional, Predictions
 from weighting.estimators.prior import LEAST
 from weighting.estimators.task import LEAST_CHANCE, Estimates, TaskEstimators, shown_lists
-from weighting.sample import CopyKind, Sample
+from weighting.sample import LATE_COPY, Sample
 from weighting.tasks import Task
 
 Array = NDArray[np.float64]
@@ -54,7 +54,7 @@ class JointTaskEstimators(TaskEstimators):
         found = self._estimates(samples, p, lists)
         delay = delay_corrections(label, found.p_positive, found.delayed_positive_rate)
         correction = discount * delay
-        late = np.array([s.copy_kind is CopyKind.LATE_POSITIVE for s in samples])
+        late = np.array([s.copy_kind is LATE_COPY for s in samples])
         self.prior.update_many(p.time_us, correction * label, correction * (1 - label))
         self.delayed_positive_rate.update_many(p.time_us, np.sign(discount * label), late)
         self.calibration.learn_many(p.time_us, p.logit, label, correction)

@@ -20,7 +20,7 @@ from weighting.estimators.delayed_positives import DelayedPositiveRate
 from weighting.estimators.logistic import sigmoid
 from weighting.estimators.prior import LEAST, Prior, PriorConfig
 from weighting.features import Document
-from weighting.sample import CopyKind, Sample
+from weighting.sample import FIRST_COPY, LATE_COPY, Sample
 from weighting.tasks import Task
 
 Array = NDArray[np.float64]
@@ -213,7 +213,7 @@ class TaskEstimators:
             r = d * delay_correction(y, p_positive, rate)
             self.prior.update(p.time_us, r * y, r * (1 - y))
             if y > 0:
-                late = s.copy_kind is CopyKind.LATE_POSITIVE
+                late = s.copy_kind is LATE_COPY
                 self.delayed_positive_rate.update(p.time_us, d * y, late)
             self.calibration.learn_one(p.time_us, p.logit, y, r)
             corrections.append(r)
@@ -244,7 +244,7 @@ class TaskEstimators:
         """Let the choice by attributes learn one list, against p(y): labels, weights, discounts."""
         assert self.choice
         label, weight, discount = (np.array(column, dtype=np.float64) for column in columns)
-        first = np.array([s.copy_kind is CopyKind.FIRST for s in samples])
+        first = np.array([s.copy_kind is FIRST_COPY for s in samples])
         prior = rows[0][0]
         self.choice.learn(
             [s.query for s in samples],
@@ -268,7 +268,7 @@ def shown_lists(samples: Sequence[Sample], shown_in_lists: bool) -> Iterator[sli
     """
     start, before = 0, None
     for i, s in enumerate(samples):
-        listed = shown_in_lists and s.copy_kind is CopyKind.FIRST
+        listed = shown_in_lists and s.copy_kind is FIRST_COPY
         own = (s.list_id or None) if listed else None
         if i > start and (own is None or own != before):
             yield slice(start, i)
