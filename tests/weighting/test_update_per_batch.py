@@ -192,7 +192,7 @@ def test_purchases_are_told_how_probable_it_was_that_their_place_was_examined() 
     alone = weigher()
     alone.restore(trained.snapshot())
     expected = alone.weigh([bought]).shown_examination[0]
-    among = trained.weigh([*flat(1, 5), bought]).shown_examination[-1]
+    among = trained.weigh([*next(ClickLog().lists(1)), bought]).shown_examination[-1]
     assert 0 < among == expected < 1
 
 
@@ -210,7 +210,6 @@ def test_attribute_shares_are_learned_a_batch_at_once_too() -> None:
         for place in range(1, 5)
     ]
     batches = run(own, clicks, 40)
-    assert batches[0].raw[1] == pytest.approx(batches[0].raw[0] * 1.0, rel=5)
     chosen = [batch.raw[batch.label > 0].mean() for batch in batches]
     assert chosen[-1] > 1.2 * chosen[0]
 
