@@ -28,20 +28,36 @@ def gather(group: ProcessGroup, samples: Sequence[Sample]) -> tuple[Sequence[Sam
     return [s for share in shares for s in share], range(start, start + len(samples))
 
 
-def starting_vectors(
-    group: ProcessGroup, ranker: Ranker, samples: Sequence[Sample], own: range
-) -> tuple[Vectors, Vectors]:
-    """Return the starting encoder's vectors (N, D) of queries and items.
+class StartingVectors:
+    """The starting encoder's vectors of a step's texts; each process encodes its own samples.
 
-    As with the scores, each process encodes its own samples.
+    Attributes:
+        unread: vectors on the device, to be read for `read`.
     """
-    mine = samples[own.start : own.stop]
-    queries = ranker.starting_vectors([s.query for s in mine])
-    items = ranker.starting_vectors([s.text for s in mine])
-    if group.world == 1:
+
+    def __init__(self, ranker: Ranker, samples: Sequence[Sample]) -> None:
+        """Let the device encode the texts of our own samples, without waiting for it."""
+        self._ranker = ranker
+        self._samples = samples
+        texts = dict.fromkeys(text for s in samples for text in (s.query, s.text))
+        self._rows = {text: row for row, text in enumerate(texts)}
+        self._queued = ranker.queue_starting(list(texts))
+        self.unread = self._queued.unread
+
+    def read(self, group: ProcessGroup, vectors: Vectors) -> tuple[Vectors, Vectors]:
+        """Return vectors (N, D) of queries and items of all processes.
+
+        Args:
+            group: the processes.
+            vectors: what was `unread`, on the host.
+        """
+        distinct = self._ranker.starting.read(self._queued, vectors)
+        queries = distinct[[self._rows[s.query] for s in self._samples]]
+        items = distinct[[self._rows[s.text] for s in self._samples]]
+        if group.world == 1:
+            return queries, items
+        shares = group.gather(np.stack([queries, items]).tobytes())
+        width = self._ranker.encoder.width
+        pieces = [np.frombuffer(d, np.float32).reshape(2, -1, width) for d in shares]
+        queries, items = np.concatenate(pieces, axis=1)
         return queries, items
-    shares = group.gather(np.stack([queries, items]).tobytes())
-    width = ranker.encoder.width
-    pieces = [np.frombuffer(d, np.float32).reshape(2, -1, width) for d in shares]
-    queries, items = np.concatenate(pieces, axis=1)
-    return queries, items

@@ -21,10 +21,11 @@ from torch import Tensor, nn
 from learner.encoder.encoder import Encoder
 from learner.encoder.head import Head
 from learner.encoder.prefix_cache import PrefixCache
-from learner.encoder.starting import StartingEncoder
+from learner.encoder.starting import Queued, StartingEncoder
 from learner.encoder.tokens import Ids, Texts
 from learner.residual import QueryResidual
 from learner.served import root
+from learner.transfer import to_device
 from learner.value_head import ValueHead, of_value
 from weighting.tasks import TASKS, TaskName
 
@@ -168,8 +169,8 @@ class Ranker(nn.Module):
         rows = {text: row for row, text in enumerate(dict.fromkeys([*queries, *items]))}
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self._reads_pairs):
             vectors = self._encode(list(rows))
-        u = vectors.index_select(0, self._places(rows, queries))
-        v = vectors.index_select(0, self._places(rows, items))
+        of_query, of_item, residuals, of_residual = self._places(rows, queries, items)
+        u, v = vectors.index_select(0, of_query), vectors.index_select(0, of_item)
         if self.head is None:
             cosine = (u * v).sum(-1)
             base = self.logit_scale * cosine + self.bias
@@ -185,7 +186,7 @@ class Ranker(nn.Module):
             added = self._read_together(self.cross, queries, items)
             by_task = {name: by_task[name] + added[:, k] for k, name in enumerate(TASKS)}
             base = by_task[root()]
-        residual = self._residuals(queries)
+        residual = residuals.index_select(0, of_residual)
         by_task[root()] = base + (1 + self.exponent) * (residual * v).sum(-1)
         whole = self.logit_scale * u + (1 + self.exponent) * residual
         value = None if self.value_head is None else self.value_head(v)
@@ -196,6 +197,10 @@ class Ranker(nn.Module):
         rows = {text: row for row, text in enumerate(dict.fromkeys(texts))}
         distinct = self.starting.vectors([self.texts.ids(text) for text in rows])
         return distinct[[rows[text] for text in texts]]
+
+    def queue_starting(self, texts: Sequence[str]) -> Queued:
+        """Begin what `starting_vectors` does, of distinct texts; see `StartingEncoder.queue`."""
+        return self.starting.queue([self.texts.ids(text) for text in texts])
 
     def tokenise(self, pairs: Sequence[tuple[str, str]]) -> None:
         """Keep the token ids that scoring these pairs will ask for; from any thread."""
@@ -232,10 +237,29 @@ class Ranker(nn.Module):
         with torch.inference_mode():
             self._kept.through(texts, self.encoder)
 
-    def _places(self, rows: Mapping[str, int], texts: Sequence[str]) -> Tensor:
-        return torch.tensor(
-            [rows[text] for text in texts], dtype=torch.long, device=self.encoder.device
+    def _places(
+        self, rows: Mapping[str, int], queries: Sequence[str], items: Sequence[str]
+    ) -> list[Tensor]:
+        """Send what N pairs are gathered by to the device, in one copy.
+
+        Args:
+            rows: of the texts among the encoded ones.
+            queries: of the pairs.
+            items: of the pairs.
+
+        Returns:
+            Rows (N,) of queries and items; residuals (Q, D) of the Q distinct queries, and which of
+            them (N,) is each pair's.
+        """
+        distinct = {query: row for row, query in enumerate(dict.fromkeys(queries))}
+        numbers = (
+            [rows[text] for text in queries],
+            [rows[text] for text in items],
+            [distinct[query] for query in queries],
         )
+        of_query, of_item, of_residual = (torch.tensor(own, dtype=torch.long) for own in numbers)
+        residuals = torch.from_numpy(self.residual.get_all(list(distinct)))
+        return to_device([of_query, of_item, residuals, of_residual], self.encoder.device)
 
     def _encode(self, texts: Sequence[str]) -> Tensor:
         """Return unit vectors (n, D) of texts.
@@ -263,8 +287,3 @@ class Ranker(nn.Module):
     @property
     def _reads_pairs(self) -> bool:
         return self.interaction == CROSS_ENCODER
-
-    def _residuals(self, queries: Sequence[str]) -> Tensor:
-        rows = {query: row for row, query in enumerate(dict.fromkeys(queries))}
-        distinct = torch.from_numpy(self.residual.get_all(list(rows))).to(self.encoder.device)
-        return distinct[self._places(rows, queries)]

@@ -7,14 +7,20 @@ A step, in this order:
    list by list, predict and only then let the estimators learn): `prepare`, which may run ahead;
    and draw those that the encoder is given, if not all (`ListSampler`);
 2. score them with the model as it is, and take the gradient of L = 1/N sum w_i loss_i there; the
-   encoder's with a share of past lists, if any are kept (`Rehearsal`);
-3. task by task, evaluate what would have been served, then let the stacker learn it, and then the
-   parts of the score: what they say was said before anything learned these labels;
-4. move the parameters along the gradient, unless something is not finite; let the value head, if
-   any, count what was paid; and keep a uniform sample of the lists to rehearse;
+   encoder's with a share of past lists, if any are kept (`Rehearsal`); clip it, and encode the
+   texts by the starting encoder;
+3. read all of that from the device, and move the parameters along the gradient, unless something
+   is not finite;
+4. task by task, evaluate what would have been served, then let the stacker learn it, and then the
+   parts of the score: what they say was said before anything learned these labels; let the value
+   head, if any, count what was paid; and keep a uniform sample of the lists to rehearse;
 5. let the residuals of the queries learn their counts;
 6. let the candidates of the weights compete, if there are any: the next step has the weights of
    the one that is then in force.
+
+A device is read once, in 3., when it has been given all of 2.; and it moves the parameters while
+the host goes on with 4. Whether they move is decided on the host, not by a mask on the device: the
+host has loss and norm by then, and the watch over the losses, which may end the step, is there.
 
 The processes of a group take a step together over the samples of all: each scores its own in 2.;
 everything else is learned from all samples by every process, in rank order, so that all hold the
@@ -31,13 +37,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from learner.components import Components
-from learner.exchange import starting_vectors
+from learner.exchange import StartingVectors
 from learner.served import root
 from learner.training.columns import paid_values
 from learner.training.explained import ExplainedList
 from learner.training.prepared import Prepared
 from learner.training.query_counts import query_counts
 from learner.training.scored import Scored
+from learner.transfer import to_host
 from weighting.competition import Change
 from weighting.sample import Sample
 from weighting.tasks import TaskName
@@ -92,14 +99,26 @@ def take(
         rehearsed = own.rehearsal.draw(weighted, factor, step=step)
     if counts is not None:
         factor = factor * counts
-    scored = own.gradient.run(
+    collected = own.gradient.run(
         weighted, prepared.own, step=step, factor=factor, rehearsed=rehearsed
     )  # 2.
+    starting = StartingVectors(own.ranker, samples[prepared.own.start : prepared.own.stop])
+    clipped = own.optimizer.clip(len(samples))
+    *read, norm_read, vectors = to_host([*collected.unread, clipped, starting.unread])  # 3.
+    scored = own.gradient.joined(collected.scored(read))
     finite, loss, norm = _finite(samples, scored, factor > 0), math.nan, math.nan
+    if finite:
+        loss, norm = scored.loss, float(norm_read)
+    ok = math.isfinite(loss) and math.isfinite(norm)
+    if samples:
+        judged = loss if ok else math.nan
+        own.losses.judge(step, judged, num_samples=len(samples))
+    if samples and ok:
+        own.optimizer.step(len(samples))
     changes: tuple[Change, ...] = ()
     lists: tuple[ExplainedList, ...] = ()
     if finite:  # otherwise the estimators, sound without the model, have learned; it does not
-        queries, items = starting_vectors(own.process_group, own.ranker, samples, prepared.own)
+        queries, items = starting.read(own.process_group, vectors)
         clicked.restrict(factor > 0)
         lists = own.prequential.run(
             own.served,
@@ -110,18 +129,11 @@ def take(
             items,
             factor,
             num_explained=num_explained,
-        )  # 3.
-        loss, norm = scored.loss, own.optimizer.clip(len(samples))
-    ok = math.isfinite(loss) and math.isfinite(norm)
-    if samples:
-        judged = loss if ok else math.nan
-        own.losses.judge(step, judged, num_samples=len(samples))
-    if samples and ok:
-        own.optimizer.step(len(samples))  # 4.
-        learn_values(own, weighted, scored, factor)
-        if own.rehearsal is not None:
-            own.rehearsal.learn(weighted, counts)
-    if finite:
+        )  # 4.
+        if samples and ok:
+            learn_values(own, weighted, scored, factor)
+            if own.rehearsal is not None:
+                own.rehearsal.learn(weighted, counts)
         learn_residuals(own, prepared, scored, factor)  # 5.
         changes = own.weigher.compete(weighted, (queries * items).astype(np.float64))  # 6.
         own.ranker.exponent = own.weigher.exponent
@@ -147,11 +159,12 @@ def repeat(
     assert own.process_group.world == 1, "other processes have samples of their own"
     num = len(weighted.samples)
     factor = np.ones(num) if counts is None else counts
-    scored = own.gradient.run(weighted, range(num), step=step, factor=factor, residuals=False)
+    collected = own.gradient.run(weighted, range(num), step=step, factor=factor, residuals=False)
+    *read, norm = to_host([*collected.unread, own.optimizer.clip(num)])
+    scored = collected.scored(read)
     if not _finite(weighted.samples, scored, factor > 0):
         return None
-    norm = own.optimizer.clip(num)
-    if not (math.isfinite(scored.loss) and math.isfinite(norm)):
+    if not (math.isfinite(scored.loss) and math.isfinite(float(norm))):
         return None
     own.optimizer.step(num)
     return scored.loss

@@ -43,18 +43,17 @@ class ValueHead(nn.Module):
     Sums fade with the number of purchases. The state after the last `learn` is in the tensors.
 
     Attributes:
-        sums: f64 (6,) weight of the purchases; their mean; sum of squares around it; weight of
-            those judged; and the squared errors of the head and of the mean.
+        sums: f64 (6,), on the host whatever the parameters' device: weight of the purchases; their
+            mean; sum of squares around it; weight of those judged; and the squared errors of the
+            head and of the mean.
     """
-
-    sums: Tensor
 
     def __init__(self, width: int) -> None:
         """Start at the mean of no purchase; `width` is D."""
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(width))
         self.bias = nn.Parameter(torch.zeros(()))
-        self.register_buffer("sums", torch.zeros(len(_FIELDS), dtype=torch.float64))
+        self.sums = torch.zeros(len(_FIELDS), dtype=torch.float64)  # no buffer: that would move
 
     def forward(self, items: Tensor) -> Tensor:
         """Return z (N,) of vectors (N, D); an item's bits are the same for any N."""
@@ -129,7 +128,8 @@ class ValueHead(nn.Module):
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all that a version keeps of the head, by name in the ranker."""
-        return {f"{NAME}.{name}": tensor for name, tensor in self.state_dict().items()}
+        own = {**self.state_dict(), "sums": self.sums}
+        return {f"{NAME}.{name}": tensor for name, tensor in own.items()}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Copy what `tensors` returned; a version without a head leaves it at its start.

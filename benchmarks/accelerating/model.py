@@ -18,6 +18,7 @@ from transformers import BertConfig, BertModel
 
 from benchmarks.updating import plain
 from learner.encoder.encoder import Encoder
+from learner.encoder.passes import moved
 from learner.training.adamw import AdamW, Group
 
 MEAN_TOKENS, MOST_TOKENS, _SIGMA = 48, 128, 0.6
@@ -39,7 +40,7 @@ class Shape(NamedTuple):
         return float(sum(t * (72 * layers * width**2 + 12 * layers * t * width) for t in lengths))
 
 
-BASE = Shape(12, 768)
+BASE, SMALL = Shape(12, 768), Shape(2, 128)
 
 
 class Batch(NamedTuple):
@@ -105,7 +106,7 @@ def bert(shape: Shape, device: str) -> Any:
 def weighted_loss(logits: Tensor, batch: Batch) -> Tensor:
     """Return 1/N sum w_i (cross-entropy)_i."""
     device = logits.device
-    labels, weights = (own.to(device, non_blocking=True) for own in (batch.labels, batch.weights))
+    labels, weights = (moved(own, device) for own in (batch.labels, batch.weights))
     return plain.weighted_loss(logits, labels, weights)
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from learner.encoder.graphs import Made
+from learner.trainer import Trainer
 
 
 class Repeating:
@@ -60,3 +63,24 @@ class Repeating:
                         own.copy_(new)
 
         return made, replay
+
+
+def interpreted_adamw() -> Any:
+    """Return the kernel of AdamW as Triton's interpreter runs it, on tensors of a CPU."""
+    from triton.runtime.interpreter import InterpretedFunction
+
+    from learner.training.adamw_kernel import move
+
+    return InterpretedFunction(move.fn)
+
+
+def on_device(trainer: Trainer) -> list[Tensor]:
+    """Return the tensors of a learner before its first step that lie on its device."""
+    ranker = trainer.ranker
+    own = tensors_of(ranker, ranker.encoder.model, ranker.starting._copy.model)
+    return [*own, *trainer.components.optimizer._start]
+
+
+def tensors_of(*modules: nn.Module) -> list[Tensor]:
+    """Return the parameters and buffers of modules."""
+    return [own for module in modules for own in (*module.parameters(), *module.buffers())]

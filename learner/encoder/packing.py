@@ -161,8 +161,8 @@ class Packed:
         positions = torch.cat([torch.arange(number) for number in num_tokens])
         name = "inputs_embeds" if rows[0].is_floating_point() else "input_ids"
         output = model(
-            **{name: torch.cat(list(rows))[None].to(device)},
-            position_ids=(positions + self._first_position)[None].to(device),
+            **{name: moved(torch.cat(list(rows))[None], device)},
+            position_ids=moved((positions + self._first_position)[None], device),
             packed=Layout.of(num_tokens),
             output_hidden_states=layer != -1,
         )

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from learner.encoder.passes import Block, hidden_of, pooled
+from learner.encoder.passes import Block, hidden_of, moved, pooled
 from learner.encoder.pooling import Pool
 
 LENGTH_STEP = 8
@@ -42,8 +42,8 @@ class Padded:
             given = {"inputs_embeds": hidden, "attention_mask": _of_layers(model, mask)}
         else:
             ids, mask = pad(rows, value=int(model.config.pad_token_id or 0))
-            mask = mask.to(device)
-            given = {"input_ids": ids.to(device), "attention_mask": mask}
+            mask = moved(mask, device)
+            given = {"input_ids": moved(ids, device), "attention_mask": mask}
         output = model(**given, output_hidden_states=layer != -1)
         return [Block(hidden_of(output, layer), mask, [len(row) for row in rows])]
 
@@ -72,9 +72,9 @@ def pad(rows: Sequence[Tensor], *, value: int = 0) -> tuple[Tensor, Tensor]:
     length = padded_length(stacked.shape[1])
     shape = (stacked.shape[0], length - stacked.shape[1], *stacked.shape[2:])
     padded = torch.cat([stacked, stacked.new_full(shape, value)], dim=1)
-    lengths = torch.tensor([len(row) for row in rows], device=stacked.device)
-    mask = torch.arange(length, device=stacked.device)[None, :] < lengths[:, None]
-    return padded, mask.long()
+    lengths = torch.tensor([len(row) for row in rows])
+    mask = torch.arange(length)[None, :] < lengths[:, None]
+    return padded, moved(mask.long(), stacked.device)
 
 
 def padded_length(length: int) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,8 +19,24 @@ from learner.encoder.device import beside
 from learner.encoder.encoder import Encoder
 from learner.encoder.prefix_cache import PrefixCache
 from learner.encoder.tokens import Ids
+from learner.transfer import to_host
 
 _KEPT_BYTES = 128 << 20
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Queued:
+    """Vectors of N texts, some of them kept and the others on the device.
+
+    Attributes:
+        texts: their ids.
+        kept: vectors (D,) on the host, None of those that were not kept.
+        unread: (m, D) of these, in order, on the device.
+    """
+
+    texts: Sequence[Ids]
+    kept: Sequence[Tensor | None]
+    unread: Tensor
 
 
 class StartingEncoder:
@@ -85,8 +102,28 @@ class StartingEncoder:
 
     def vectors(self, texts: Sequence[Ids]) -> NDArray[np.float32]:
         """Return unit vectors (N, D) of N texts' ids, on the host."""
-        if not texts:
-            return np.zeros((0, self._width), dtype=np.float32)
+        queued = self.queue(texts)
+        return self.read(queued, *to_host([queued.unread]))
+
+    def queue(self, texts: Sequence[Ids]) -> Queued:
+        """Let the device encode what is not kept of N texts' ids, without waiting for it."""
+        kept = [self._kept.get(ids) for ids in texts]
+        missing = [ids for ids, vector in zip(texts, kept, strict=True) if vector is None]
         with torch.no_grad():
-            rows = self._kept.through(texts, lambda missing: self._copy(missing).cpu())
-        return torch.stack(rows).numpy()
+            return Queued(texts, kept, self._copy(missing))
+
+    def read(self, queued: Queued, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return unit vectors (N, D) of queued texts; keep those that were not.
+
+        Args:
+            queued: by `queue`.
+            vectors: its `unread`, on the host.
+        """
+        read = iter(torch.from_numpy(vectors))
+        rows = []
+        for ids, kept in zip(queued.texts, queued.kept, strict=True):
+            row = next(read) if kept is None else kept
+            if kept is None:
+                self._kept.put(ids, row)
+            rows.append(row)
+        return torch.stack(rows).numpy() if rows else np.zeros((0, self._width), dtype=np.float32)

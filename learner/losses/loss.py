@@ -8,7 +8,8 @@ For a hard label y with weight w that is (w y, w (1 - y)).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 from torch import Tensor
@@ -54,19 +55,28 @@ class Targets:
     longest_list: int
     sampled: Sampled | None = None
 
+    def columns(self) -> list[Tensor]:
+        """Return every column, always in one order."""
+        own = self.a, self.b, self.examination, self.discount, self.prior, self.list_id
+        return [*own, *(self.sampled or ())]
+
+    def with_columns(self, columns: Sequence[Tensor]) -> Targets:
+        """Return the same with other columns, in the order of `columns`."""
+        a, b, examination, discount, prior, list_id, *sampled = columns
+        return replace(
+            self,
+            a=a,
+            b=b,
+            examination=examination,
+            discount=discount,
+            prior=prior,
+            list_id=list_id,
+            sampled=Sampled(*sampled) if sampled else None,
+        )
+
     def at(self, places: Tensor) -> Targets:
         """Select rows."""
-        return Targets(
-            a=self.a[places],
-            b=self.b[places],
-            examination=self.examination[places],
-            discount=self.discount[places],
-            prior=self.prior[places],
-            list_id=self.list_id[places],
-            num_lists=self.num_lists,
-            longest_list=self.longest_list,
-            sampled=self.sampled and Sampled(*(column[places] for column in self.sampled)),
-        )
+        return self.with_columns([column[places] for column in self.columns()])
 
 
 class Loss(Protocol):

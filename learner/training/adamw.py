@@ -5,18 +5,20 @@ Legend: N samples of a step, B of a reference step, k = N / B; g the mean gradie
 
 from __future__ import annotations
 
-import math
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
-_BETA1, _BETA2 = 0.9, 0.999
-_EPSILON = 1e-8
-_PIECE = 1 << 17
-"""Numbers of a parameter that are moved at once on a CPU, so that its tensors stay in a cache."""
+from learner.training import adamw_formula
+from learner.training.adamw_formula import Factors, Move, Tensors, factors
+
+log = logging.getLogger("steelyard.learner")
+
+_TOLERANCE = 1e-3
+"""Of a kernel's step, as a share of the step."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -37,18 +39,6 @@ class _Moments:
     num_samples: int = 0
 
 
-class _Factors(NamedTuple):
-    """k, and by how much m and v have left their start."""
-
-    k: float
-    start1: float
-    start2: float
-
-
-_Tensors: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
-"""p, g, m and v, as the formula names them."""
-
-
 class AdamW:
     """AdamW (Loshchilov & Hutter, ICLR 2019) in which a step of N samples counts as k steps of B.
 
@@ -64,9 +54,18 @@ class AdamW:
     at least g^2, as V >= 0. At N = B this is AdamW itself.
     """
 
-    def __init__(self, groups: Iterable[Group], reference_batch_size: int) -> None:
-        """Start at zero moments; `reference_batch_size` is B."""
+    def __init__(
+        self, groups: Iterable[Group], reference_batch_size: int, *, move: Move | None = None
+    ) -> None:
+        """Start at zero moments.
+
+        Args:
+            groups: of the parameters.
+            reference_batch_size: B.
+            move: calculates the formula; by default the fastest of the device.
+        """
         self._groups = list(groups)
+        self._move = move
         self._reference = reference_batch_size
         self._moments: dict[torch.nn.Parameter, _Moments] = {}
 
@@ -88,8 +87,10 @@ class AdamW:
                     p.grad = torch.zeros_like(p)
             moving = [p for p in group.parameters if p.grad is not None]
             for own in self._of_one_age(moving, num_samples):
-                for tensors in _together([self._tensors(p) for p in own]):
-                    _move(tensors, group, self._factors(own[0], num_samples))
+                if self._move is None:
+                    self._move = fastest(own[0].device)
+                given = self._factors(own[0], group, num_samples)
+                self._move([self._tensors(p) for p in own], given)
 
     def _of_one_age(
         self, moving: Sequence[torch.nn.Parameter], num_samples: int
@@ -105,14 +106,14 @@ class AdamW:
             by_age.setdefault(own.num_samples, []).append(p)
         return by_age.values()
 
-    def _tensors(self, p: torch.nn.Parameter) -> _Tensors:
+    def _tensors(self, p: torch.nn.Parameter) -> Tensors:
         own = self._moments[p]
         assert p.grad is not None
         return p, p.grad, own.first, own.second
 
-    def _factors(self, p: torch.nn.Parameter, num_samples: int) -> _Factors:
+    def _factors(self, p: torch.nn.Parameter, group: Group, num_samples: int) -> Factors:
         k, steps = num_samples / self._reference, self._moments[p].num_samples / self._reference
-        return _Factors(k, 1 - _BETA1**steps, 1 - _BETA2**steps)
+        return factors(k, steps, lr=group.lr, decay=group.weight_decay)
 
     def state(self) -> dict[torch.nn.Parameter, dict[str, Tensor]]:
         """Return each parameter's state on the host, by field; moments are not copied."""
@@ -137,37 +138,20 @@ class AdamW:
         }
 
 
-def _move(tensors: Sequence[_Tensors], group: Group, factors: _Factors) -> None:
-    """Move parameters by the formula of `AdamW`."""
-    p, g, m, v = (list(column) for column in zip(*tensors, strict=True))
-    k, start1, start2 = factors
-    torch._foreach_lerp_(m, g, 1 - _BETA1**k)
-    s = torch._foreach_mul(g, g)
-    if k != 1:
-        squares = s
-        s = torch._foreach_mul(squares, k)
-        torch._foreach_addcmul_(s, m, m, value=(1 - k) / start1**2)
-        if k > 1:
-            torch._foreach_maximum_(s, list(squares))
-    torch._foreach_lerp_(v, s, 1 - _BETA2**k)
-    scale = torch._foreach_sqrt(v)  # of v before its correction, so that eps is as much smaller
-    torch._foreach_add_(scale, _EPSILON * math.sqrt(start2))
-    if group.weight_decay:
-        torch._foreach_mul_(p, (1 - group.lr * group.weight_decay) ** k)
-    torch._foreach_addcdiv_(p, m, scale, value=-k * group.lr * math.sqrt(start2) / start1)
+def fastest(device: torch.device) -> Move:
+    """Return what moves parameters of a device: one kernel where it has it, and where it agrees."""
+    if device.type != "cuda":
+        return adamw_formula.move
+    try:
+        from learner.training.adamw_kernel import Fused
 
-
-def _together(tensors: Sequence[_Tensors]) -> Iterable[Sequence[_Tensors]]:
-    """Yield what to calculate with at once: on a device all, on a CPU what fits its cache."""
-    whole = [own for own in tensors if own[0].device.type != "cpu" or not _contiguous(own)]
-    if whole:
-        yield whole
-    for own in tensors:
-        if own[0].device.type == "cpu" and _contiguous(own):
-            pieces = (torch.split(tensor.view(-1), _PIECE) for tensor in own)
-            for p, g, m, v in zip(*pieces, strict=True):
-                yield [(p, g, m, v)]
-
-
-def _contiguous(tensors: _Tensors) -> bool:
-    return all(tensor.is_contiguous() for tensor in tensors)
+        fused = Fused()
+        difference = fused.difference(device)
+    # Triton raises errors of many classes: of its compiler, the driver, a missing C compiler
+    except Exception as error:
+        log.warning("no AdamW in one kernel", extra={"error": str(error)})
+        return adamw_formula.move
+    if not difference <= _TOLERANCE:
+        log.warning("no AdamW in one kernel: it moved otherwise", extra={"difference": difference})
+        return adamw_formula.move
+    return fused

@@ -1,4 +1,4 @@
-"""A step's samples as columns on the device of the loss.
+"""A step's samples as columns, of which each micro-batch is sent to the device of the loss.
 
 Legend: n own samples of a step.
 """
@@ -6,7 +6,7 @@ Legend: n own samples of a step.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -18,6 +18,7 @@ from learner.losses.paid_value import Values
 from learner.losses.purchase_over_all import Outcomes
 from learner.training.item_frequency import ItemFrequency
 from learner.training.micro_batches import Pair
+from learner.transfer import to_device
 from learner.value_head import ValueHead
 from weighting.query_key import query_key
 from weighting.tasks import CLICK, PURCHASE, TASKS, TaskName
@@ -70,8 +71,22 @@ class Selection(NamedTuple):
     targets: Targets
 
 
+class Selected(NamedTuple):
+    """A micro-batch on the device.
+
+    Attributes:
+        by_task: each task's samples.
+        outcomes: of the samples as shown items; None where no loss asks for them.
+        values: what was paid for the samples; None where no loss asks for it.
+    """
+
+    by_task: Mapping[TaskName, Selection]
+    outcomes: Outcomes | None
+    values: Values | None
+
+
 class StepColumns:
-    """Targets of n samples on the device, and each sample's task on the host.
+    """Targets and tasks of n samples, on the host.
 
     Attributes:
         samples: n of them.
@@ -91,7 +106,7 @@ class StepColumns:
         outcomes: Outcomes | None = None,
         values: Values | None = None,
     ) -> None:
-        """Copy the columns of the places `own` of a weighted batch.
+        """Take the columns of the places `own` of a weighted batch.
 
         Args:
             weighted: N samples.
@@ -100,8 +115,8 @@ class StepColumns:
             factor: (N,) by which each loss counts; a sample of 0 is not to be scored.
             frequency: of the items, where a loss compares lists with each other.
             residuals: see the attribute.
-            outcomes: of the same n samples as shown items, where a loss asks for them.
-            values: of the same n samples, where a loss asks for them.
+            outcomes: of the same n samples as shown items, where a loss asks for them; on the host.
+            values: of the same n samples, where a loss asks for them; on the host.
         """
         self.residuals = residuals
         self._outcomes = outcomes
@@ -118,56 +133,41 @@ class StepColumns:
         label, p_y = weighted.label[rows], weighted.p_y[rows]
         self._device = device
         self._targets = Targets(
-            a=torch.from_numpy(weighted.a[rows] * counts).float().to(device),
-            b=torch.from_numpy(weighted.b[rows] * counts).float().to(device),
-            examination=torch.from_numpy(weighted.examination[rows]).float().to(device),
-            discount=torch.from_numpy(weighted.discount[rows]).float().to(device),
-            prior=torch.from_numpy(np.where(label > 0, p_y, 1 - p_y)).float().to(device),
-            list_id=torch.tensor(list_id, dtype=torch.long, device=device),
+            a=torch.from_numpy(weighted.a[rows] * counts).float(),
+            b=torch.from_numpy(weighted.b[rows] * counts).float(),
+            examination=torch.from_numpy(weighted.examination[rows]).float(),
+            discount=torch.from_numpy(weighted.discount[rows]).float(),
+            prior=torch.from_numpy(np.where(label > 0, p_y, 1 - p_y)).float(),
+            list_id=torch.tensor(list_id, dtype=torch.long),
             num_lists=len(lists),
             longest_list=max(sizes.values(), default=0),
-            sampled=None if frequency is None else _sampled(self.samples, frequency, device),
+            sampled=None if frequency is None else _sampled(self.samples, frequency),
         )
 
-    def outcomes(self, part: Sequence[int]) -> Outcomes | None:
-        """Return the outcomes of a micro-batch as shown items; None where no loss asks for them.
+    def select(self, part: Sequence[int]) -> Selected:
+        """Send a micro-batch to the device, in one copy.
 
         Args:
             part: places of the micro-batch among the n samples.
         """
-        return None if self._outcomes is None else Outcomes(*self._rows(self._outcomes, part))
-
-    def values(self, part: Sequence[int]) -> Values | None:
-        """Return what was paid for the samples of a micro-batch; None where no loss asks for it.
-
-        Args:
-            part: places of the micro-batch among the n samples.
-        """
-        return None if self._values is None else Values(*self._rows(self._values, part))
-
-    def _rows(self, columns: Iterable[torch.Tensor], part: Sequence[int]) -> list[torch.Tensor]:
-        places = torch.tensor(part, dtype=torch.long, device=self._device)
-        return [column[places] for column in columns]
-
-    def select(self, part: Sequence[int]) -> dict[TaskName, Selection]:
-        """Return each task's rows of a micro-batch, and their targets.
-
-        Args:
-            part: places of the micro-batch among the n samples.
-        """
-        places = np.asarray(part, dtype=np.int64)
-        found = {}
-        for number, task in enumerate(TASKS):
-            rows = np.flatnonzero(self._task[places] == number)
-            targets = self._targets.at(torch.from_numpy(places[rows]).to(self._device))
-            found[task] = Selection(torch.from_numpy(rows).to(self._device), targets)
-        return found
+        places = torch.tensor(part, dtype=torch.long)
+        own: list[list[torch.Tensor]] = []
+        for number in range(len(TASKS)):
+            rows = torch.from_numpy(np.flatnonzero(self._task[places.numpy()] == number))
+            own.append([rows, *self._targets.at(places[rows]).columns()])
+        own += [[c[places] for c in columns or ()] for columns in (self._outcomes, self._values)]
+        sent = iter(to_device([column for columns in own for column in columns], self._device))
+        *by_task, outcomes, values = [[next(sent) for _ in columns] for columns in own]
+        selections = [Selection(c[0], self._targets.with_columns(c[1:])) for c in by_task]
+        return Selected(
+            by_task=dict(zip(TASKS, selections, strict=True)),
+            outcomes=Outcomes(*outcomes) if outcomes else None,
+            values=Values(*values) if values else None,
+        )
 
 
-def outcomes_of(
-    weighted: WeightedBatch, own: range, device: torch.device, factor: NDArray[np.float64]
-) -> Outcomes:
-    """Return the samples `own` of a batch as outcomes of shown items, on the device.
+def outcomes_of(weighted: WeightedBatch, own: range, factor: NDArray[np.float64]) -> Outcomes:
+    """Return the samples `own` of a batch as outcomes of shown items.
 
     A sample counts for its weight and `factor` (N,). An item that was clicked is left to the
     purchase task: its samples of the click task count nothing. Nor does a click without a list.
@@ -179,7 +179,7 @@ def outcomes_of(
     bought = np.where((task == PURCHASE) & label, counts, 0.0)
     not_bought = np.where(((task == PURCHASE) | (task == CLICK)) & ~label, counts, 0.0)
     columns = bought, not_bought, weighted.shown_examination[rows]
-    return Outcomes(*(torch.from_numpy(column).float().to(device) for column in columns))
+    return Outcomes(*(torch.from_numpy(column).float() for column in columns))
 
 
 def paid_values(
@@ -196,17 +196,13 @@ def paid_values(
 
 
 def values_of(
-    weighted: WeightedBatch,
-    own: range,
-    device: torch.device,
-    factor: NDArray[np.float64],
-    head: ValueHead,
+    weighted: WeightedBatch, own: range, factor: NDArray[np.float64], head: ValueHead
 ) -> Values:
-    """Return what was paid for the samples `own` of a batch, on the device, for a head to tell."""
+    """Return what was paid for the samples `own` of a batch, for a head to tell."""
     rows = slice(own.start, own.stop)
     value, weight = paid_values(weighted, factor)
     columns = head.target(value)[rows], weight[rows] * head.is_ready
-    return Values(*(torch.from_numpy(column).float().to(device) for column in columns))
+    return Values(*(torch.from_numpy(column).float() for column in columns))
 
 
 def item_name(sample: Pair) -> str:
@@ -214,13 +210,13 @@ def item_name(sample: Pair) -> str:
     return sample.item_id or sample.text
 
 
-def _sampled(samples: Sequence[Pair], frequency: ItemFrequency, device: torch.device) -> Sampled:
+def _sampled(samples: Sequence[Pair], frequency: ItemFrequency) -> Sampled:
     items, queries = [item_name(s) for s in samples], [query_key(s.query) for s in samples]
     logs = torch.from_numpy(frequency.log_frequency(items)).float()
-    return Sampled(_numbers(queries, device), _numbers(items, device), logs.to(device))
+    return Sampled(_numbers(queries), _numbers(items), logs)
 
 
-def _numbers(names: Sequence[str], device: torch.device) -> torch.Tensor:
+def _numbers(names: Sequence[str]) -> torch.Tensor:
     """Return equal numbers for equal names."""
     places = {name: number for number, name in enumerate(dict.fromkeys(names))}
-    return torch.tensor([places[name] for name in names], dtype=torch.long, device=device)
+    return torch.tensor([places[name] for name in names], dtype=torch.long)

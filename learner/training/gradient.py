@@ -5,11 +5,12 @@ Legend: N samples of a step (of all processes), n of them our own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -24,15 +25,15 @@ from learner.ranker import PairLogits, Ranker
 from learner.served import root
 from learner.training import scored as scores
 from learner.training.adversarial import Adversarial
-from learner.training.columns import Selection, StepColumns, item_name, outcomes_of, values_of
+from learner.training.columns import Selected, StepColumns, item_name, outcomes_of, values_of
 from learner.training.item_frequency import ItemFrequency
 from learner.training.micro_batches import Pair, micro_batches, within_tokens
 from learner.training.optimizer import Optimizer
 from learner.training.privacy import Privacy, units_of
 from learner.training.rehearsal import Rehearsed
-from learner.training.scored import Collected, Scored
+from learner.training.scored import Collected, Scored, Share
 from weighting.sample import Sample
-from weighting.tasks import CLICK, PURCHASE, TASKS, TaskName
+from weighting.tasks import CLICK, PURCHASE, TASKS
 from weighting.weighted import WeightedBatch
 
 PAID_VALUE = PaidValue()
@@ -118,11 +119,11 @@ class GradientPass:
         factor: NDArray[np.float64],
         residuals: bool = True,
         rehearsed: Rehearsed | None = None,
-    ) -> Scored:
-        """Score our own samples with their gradient, then collect the other processes' scores.
+    ) -> Collected:
+        """Score our own samples with their gradient; return the scores, still on the device.
 
-        When memory runs out on one process, all score again in as many micro-batches as it needs:
-        a step is a function of that number, for replay.
+        Nothing is read from there. When memory runs out on one process, all score again in as many
+        micro-batches as it needs: a step is a function of that number, for replay.
 
         Args:
             weighted: N samples with their weights.
@@ -140,10 +141,10 @@ class GradientPass:
         device = self._ranker.encoder.device
         outcomes = None
         if self._config.task_weights.purchase_over_all:
-            outcomes = outcomes_of(weighted, own, device, factor)
+            outcomes = outcomes_of(weighted, own, factor)
         values, head = None, self._ranker.value_head
         if head is not None:
-            values = values_of(weighted, own, device, factor, head)
+            values = values_of(weighted, own, factor, head)
         columns = StepColumns(
             weighted,
             own,
@@ -157,27 +158,44 @@ class GradientPass:
         past = None if rehearsed is None else self._past(rehearsed)
         units = self._units(columns, weighted.samples[own.start : own.stop])
         while True:
-            shares = [self._score(columns, units, past, num_total=len(weighted.samples), step=step)]
-            if self._process_group.world > 1:
-                shares = [
-                    scores.decode(d) for d in self._process_group.gather(scores.encode(shares[0]))
-                ]
+            collected = self._score(
+                columns, units, past, num_total=len(weighted.samples), step=step
+            )
+            shares = self._shares()
             self.num_micro_batches = max(share.num_micro_batches for share in shares)
             if all(share.num_micro_batches == self.num_micro_batches for share in shares):
                 break
         if self.frequency is not None:  # as it was before the step, for each of its micro-batches
             clicks = zip(weighted.samples, weighted.a.tolist(), strict=True)
             self.frequency.learn([item_name(s) for s, a in clicks if a > 0 and s.task == root()])
-        return shares[0] if self._process_group.world == 1 else self._joined(shares)
-
-    def _joined(self, shares: Sequence[Scored]) -> Scored:
         per_rank = zip(*(share.has_gradient for share in shares), strict=True)
-        has_gradient = [any(ranks) for ranks in per_rank]
-        for parameter, needed in zip(self._optimizer.parameters(), has_gradient, strict=True):
-            if needed and parameter.grad is None:  # by the samples of other processes alone
+        for parameter, ranks in zip(self._optimizer.parameters(), per_rank, strict=True):
+            if any(ranks) and parameter.grad is None:  # by the samples of other processes alone
                 parameter.grad = torch.zeros_like(parameter)
-        width = self._ranker.encoder.width
-        return scores.concatenated(shares, width=width, has_gradient=has_gradient)
+        return collected
+
+    def _shares(self) -> list[Share]:
+        """Return how each process has scored its samples."""
+        own = Share(
+            num_micro_batches=self.num_micro_batches,
+            has_gradient=[p.grad is not None for p in self._optimizer.parameters()],
+        )
+        gathered = self._process_group.gather(msgspec.msgpack.encode(own))
+        return [msgspec.msgpack.decode(data, type=Share) for data in gathered]
+
+    def joined(self, own: Scored) -> Scored:
+        """Return the scores of all processes.
+
+        Args:
+            own: those of `run`, on the host.
+
+        Raises:
+            RankLost: another process is gone.
+        """
+        if self._process_group.world == 1:
+            return own
+        shares = [scores.decode(d) for d in self._process_group.gather(scores.encode(own))]
+        return scores.concatenated(shares, width=self._ranker.encoder.width)
 
     def _units(self, columns: StepColumns, own: Sequence[Sample]) -> list[_Unit]:
         """Divide the drawn samples by list where each list's gradient is clipped."""
@@ -196,7 +214,7 @@ class GradientPass:
         *,
         num_total: int,
         step: int,
-    ) -> Scored:
+    ) -> Collected:
         """Score our own samples; again in twice as many micro-batches while memory runs out."""
         while True:
             parts = [self._micro_batches(columns, unit.places) for unit in units]
@@ -237,7 +255,7 @@ class GradientPass:
         *,
         num_total: int,
         step: int,
-    ) -> Scored:
+    ) -> Collected:
         """Score micro-batch after micro-batch; leave the gradient with the parameters."""
         # Dropout is a function of seed, step and rank alone
         torch.manual_seed(self._config.seed + step - 1 + self._process_group.rank * _RANK_SEED)
@@ -262,10 +280,7 @@ class GradientPass:
             total.finish(step)
         if past is not None:
             self._rehearse(past)
-        return collected.read(
-            num_micro_batches=self.num_micro_batches,
-            has_gradient=[p.grad is not None for p in parameters],
-        )
+        return collected
 
     def _pass(
         self, columns: StepColumns, part: Sequence[int], num_total: int, *, learned: bool
@@ -296,9 +311,9 @@ class GradientPass:
         not moved to do harm here.
         """
         moving = self._ranker.relevance()
-        for parameter in moving:
-            if parameter.grad is not None:
-                parameter.grad.mul_(past.own_share)
+        gradients = [p.grad for p in moving if p.grad is not None]
+        if gradients:
+            torch._foreach_mul_(gradients, past.own_share)
         for part in self._micro_batches(past.columns, past.columns.drawn):
             loss, _ = self._score_samples(past.columns, part, past.divisor)
             loss.backward(inputs=moving)  # type: ignore[no-untyped-call]
@@ -312,25 +327,25 @@ class GradientPass:
         logits = self._ranker([s.query for s in samples], [s.text for s in samples])
         if not columns.residuals:
             logits = replace(logits, by_task={**logits.by_task, root(): logits.base})
-        loss = self._loss(columns.select(part), logits)
-        outcomes = columns.outcomes(part)
-        if outcomes is not None:
+        selected = columns.select(part)
+        loss = self._loss(selected, logits)
+        if selected.outcomes is not None:
             by_task = logits.by_task
-            over_all = PURCHASE_OVER_ALL(by_task[CLICK], by_task[PURCHASE], outcomes)
+            over_all = PURCHASE_OVER_ALL(by_task[CLICK], by_task[PURCHASE], selected.outcomes)
             loss = loss + self._config.task_weights.purchase_over_all * over_all
-        values = columns.values(part)
-        if values is not None and logits.value is not None:
-            loss = loss + self._config.task_weights.value * PAID_VALUE(logits.value, values)
+        if selected.values is not None and logits.value is not None:
+            paid = PAID_VALUE(logits.value, selected.values)
+            loss = loss + self._config.task_weights.value * paid
         return loss / num_total, logits
 
-    def _loss(self, selected: Mapping[TaskName, Selection], logits: PairLogits) -> torch.Tensor:
+    def _loss(self, selected: Selected, logits: PairLogits) -> torch.Tensor:
         """Add up the losses of all tasks over a micro-batch, each by its weight.
 
         Where the loss of a task compares items only, its bias alone learns the pointwise loss too,
         of the logit without the query's residual: that is fitted to what this level leaves over.
         """
         total = torch.zeros((), device=self._ranker.encoder.device)
-        for task, (rows, targets) in selected.items():
+        for task, (rows, targets) in selected.by_task.items():
             loss, logit = self._losses[task], logits.by_task[task][rows]
             factor = self._config.task_weights.of(task)
             given = logits.across(rows) if loss.across_lists else logit

@@ -65,11 +65,11 @@ class Optimizer:
         """Drop all gradients; a parameter that had one in a step moves in every step since."""
         self._rule.zero_grad()
 
-    def clip(self, num_samples: int) -> float:
+    def clip(self, num_samples: int) -> torch.Tensor:
         """Sum the gradients of all processes and clip them; return the norm before clipping.
 
-        The bound holds for a step of the reference size. As the noise of a mean over N samples, it
-        grows with 1 / sqrt(N).
+        It stays on the device, and nothing waits for it. The bound holds for a step of the
+        reference size. As the noise of a mean over N samples, it grows with 1 / sqrt(N).
 
         Args:
             num_samples: of the step, of all processes.
@@ -77,8 +77,9 @@ class Optimizer:
         moving = [p for p in self.parameters() if p.grad is not None]
         self._process_group.sum_([p.grad for p in moving if p.grad is not None])
         noise = math.sqrt(self._config.reference_batch_size / max(num_samples, 1))
-        norm = torch.nn.utils.clip_grad_norm_(moving, self._config.max_grad_norm * noise)
-        return float(norm)
+        if not moving:
+            return torch.zeros((), device=self._ranker.encoder.device)
+        return torch.nn.utils.clip_grad_norm_(moving, self._config.max_grad_norm * noise)
 
     def step(self, num_samples: int) -> None:
         """Take one step, then let the distance to the start fade: exp(-N / memory).
@@ -96,12 +97,11 @@ class Optimizer:
         self._rule.step(num_samples)
         self._ranker.constrain()
         memory = self._config.l2_sp_samples
-        if not memory:
+        if not memory or not self._start:
             return
         faded = -math.expm1(-num_samples / memory)
         with torch.no_grad():
-            for parameter, start in zip(self._encoder.parameters, self._start, strict=True):
-                parameter.lerp_(start, faded)
+            torch._foreach_lerp_(list(self._encoder.parameters), self._start, faded)
 
     def state(self) -> dict[str, torch.Tensor]:
         """Return the optimiser's state on the host, as ``parameter|field`` -> tensor.

@@ -28,9 +28,11 @@ import numpy as np
 import torch
 from scipy.special import ndtri
 
+from learner.encoder.passes import moved
 from learner.training import budget
 from learner.training.budget import Budget, PrivacyConfig
 from learner.training.contributions import Contributions
+from learner.transfer import to_host
 from weighting.sample import Sample
 
 _KEY_BYTES = 32
@@ -161,12 +163,12 @@ class PrivateSum:
         """Give every parameter its sum with noise as gradient."""
         hidden = hashlib.blake2b(key=self._secret)
         hidden.update(struct.pack("<qd", step, self._noise))
-        for total in self._sums:
-            hidden.update(total.cpu().contiguous().numpy().tobytes())
+        for values in to_host(self._sums):  # the noise is a function of what it hides
+            hidden.update(values.tobytes())
         for number, (p, total) in enumerate(zip(self._parameters, self._sums, strict=True)):
             seed = hidden.digest() + struct.pack("<q", number)
             z = torch.from_numpy(_normal(seed, total.numel())).view(total.shape)
-            p.grad = total.add_(z.to(total), alpha=self._noise)
+            p.grad = total.add_(moved(z.to(total.dtype), total.device), alpha=self._noise)
 
 
 def _normal(seed: bytes, number: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

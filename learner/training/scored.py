@@ -23,8 +23,6 @@ class Scored(msgspec.Struct, kw_only=True, frozen=True, eq=False):
 
     Attributes:
         loss: the samples' part of L.
-        num_micro_batches: in which the samples were scored.
-        has_gradient: per parameter.
         by_task: task -> (n,) logit.
         base: (n,) logit of the task without a parent, without the query's residual.
         items: (n, D) vectors of the items.
@@ -32,8 +30,6 @@ class Scored(msgspec.Struct, kw_only=True, frozen=True, eq=False):
     """
 
     loss: float
-    num_micro_batches: int
-    has_gradient: list[bool]
     by_task: dict[TaskName, Column]
     base: Column
     items: Column
@@ -56,12 +52,10 @@ def decode(data: bytes) -> Scored:
     return _decode(data)
 
 
-def concatenated(shares: Sequence[Scored], *, width: int, has_gradient: Sequence[bool]) -> Scored:
+def concatenated(shares: Sequence[Scored], *, width: int) -> Scored:
     """Join the scores of all processes, in rank order."""
     return Scored(
         loss=sum(share.loss for share in shares),
-        num_micro_batches=shares[0].num_micro_batches,
-        has_gradient=list(has_gradient),
         by_task={task: np.concatenate([s.by_task[task] for s in shares]) for task in TASKS},
         base=np.concatenate([share.base for share in shares]),
         items=np.concatenate([share.items.reshape(-1, width) for share in shares]),
@@ -69,8 +63,20 @@ def concatenated(shares: Sequence[Scored], *, width: int, has_gradient: Sequence
     )
 
 
+class Share(msgspec.Struct, kw_only=True, frozen=True):
+    """What the processes of a step tell each other before anything is read from a device.
+
+    Attributes:
+        num_micro_batches: in which the samples were scored.
+        has_gradient: per parameter.
+    """
+
+    num_micro_batches: int
+    has_gradient: list[bool]
+
+
 class Collected:
-    """Losses and logits of micro-batches, held on the device until `read`."""
+    """Losses and logits of micro-batches, on the device until somebody has read them."""
 
     def __init__(self, width: int, num_samples: int, *, has_value: bool = False) -> None:
         """Start empty, for vectors of this width, of a ranker with a value head or without."""
@@ -90,22 +96,26 @@ class Collected:
         self._losses.append(loss.detach())
         self._places += places
 
-    def read(self, *, num_micro_batches: int, has_gradient: list[bool]) -> Scored:
-        """Bring everything to the host, in one transfer."""
+    @property
+    def unread(self) -> list[torch.Tensor]:
+        """Return what is to be read from the device for `scored`."""
+        return [*self._losses, *self._rows]
+
+    def scored(self, read: Sequence[Column]) -> Scored:
+        """Return the scores.
+
+        Args:
+            read: what was `unread`, on the host.
+        """
         end = len(TASKS) + 1 + self._width
         num_columns = end + self._has_value
-        packed = np.zeros(0, dtype=np.float32)
-        if self._rows:
-            flat = [rows.flatten() for rows in self._rows]
-            packed = torch.cat([torch.stack(self._losses), *flat]).cpu().numpy()
-        losses, scores = np.split(packed, [len(self._losses)])
+        losses, rows = read[: len(self._losses)], read[len(self._losses) :]
+        scores = np.concatenate(rows) if rows else np.zeros(0, dtype=np.float32)
         table = np.full((self._num_samples, num_columns), np.nan, dtype=np.float32)
         table[self._places] = scores.reshape(-1, num_columns)
         columns = [np.ascontiguousarray(table[:, k]) for k in range(len(TASKS) + 1)]
         return Scored(
-            loss=sum(losses.tolist(), 0.0),
-            num_micro_batches=num_micro_batches,
-            has_gradient=has_gradient,
+            loss=sum(map(float, losses), 0.0),
             by_task=dict(zip(TASKS, columns, strict=False)),
             base=columns[-1],
             items=np.ascontiguousarray(table[:, len(TASKS) + 1 : end]),

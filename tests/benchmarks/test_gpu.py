@@ -11,6 +11,7 @@ from torch import Tensor
 
 from benchmarks import gpu
 from benchmarks.accelerating import checks
+from benchmarks.accelerating.found import Found
 from benchmarks.accelerating.model import Shape, ragged
 from benchmarks.accelerating.twin import Repeating
 from learner.encoder.varlen import text_by_text
@@ -49,7 +50,7 @@ def test_captures_that_forget_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_check_that_raises_stops_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    def raises(device: str) -> checks.Found:
+    def raises(device: str) -> Found:
         raise RuntimeError("an illegal memory access was encountered")
 
     monkeypatch.setitem(checks.CHECKS, "attention in one kernel", raises)
@@ -58,7 +59,7 @@ def test_a_check_that_raises_stops_no_other(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_nan_is_no_agreement() -> None:
-    assert not checks.Found(float("nan"), 1.0).ok
+    assert not Found(float("nan"), 1.0).ok
 
 
 def test_operations_are_those_of_the_formula() -> None:

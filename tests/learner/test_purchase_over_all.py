@@ -122,7 +122,7 @@ UNCAPPED = CapsConfig(client_item=0, client=0, item=1.0)
 
 def outcomes(samples: list[Sample]) -> Outcomes:
     batch = Weigher(WeigherConfig(caps=UNCAPPED)).weigh(samples)
-    found = outcomes_of(batch, range(len(samples)), CPU, np.ones(len(samples)))
+    found = outcomes_of(batch, range(len(samples)), np.ones(len(samples)))
     return Outcomes(*(column.double() for column in found))
 
 

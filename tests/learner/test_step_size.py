@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from learner.training import adamw
+from learner.training import adamw_formula
 from learner.training.adamw import AdamW, Group
 from learner.training.optimizer import Optimizer
 from tests.learner.training import lists, trainer, weights_of
@@ -158,7 +158,7 @@ def test_a_parameter_moves_alike_whole_and_in_pieces() -> None:
     start, *gradients = torch.randn(6, *shape, generator=torch.Generator().manual_seed(0))
     pieces = torch.nn.Parameter(start.clone())
     whole = torch.nn.Parameter(start.t().contiguous().t())
-    assert start.numel() > 2 * adamw._PIECE
+    assert start.numel() > 2 * adamw_formula._PIECE
     assert not whole.is_contiguous()
     optimizers = [
         AdamW([Group(parameters=[p], lr=0.01, weight_decay=0.1)], 64) for p in (pieces, whole)
