@@ -144,9 +144,9 @@ class TorchGroup:
         with self._rank_lost("sum"):
             dist.all_reduce(flat)
         parts = torch.split(flat, [tensor.numel() for tensor in tensors])
+        views = [part.view_as(tensor) for tensor, part in zip(tensors, parts, strict=True)]
         with torch.no_grad():
-            for tensor, part in zip(tensors, parts, strict=True):
-                tensor.copy_(part.view_as(tensor))
+            torch._foreach_copy_(list(tensors), views)
 
     def broadcast(self, data: bytes | None) -> bytes:
         """Return the bytes of rank 0."""

@@ -165,7 +165,7 @@ def versions(device: str) -> Found:
     assert captures.trusted, "captures were switched off"
     expected = 3 * len(captures.sizes)
     assert len(captures) == expected, f"{len(captures)} captures, expected {expected}"
-    return Found(worst, _HALF, f"{expected} captures")
+    return Found(worst, HALF, f"{expected} captures")
 
 
 def ahead(device: str) -> Found:
@@ -186,7 +186,7 @@ def ahead(device: str) -> Found:
             assert all(encoder.cache.get(ids) is not None for ids in texts), "not kept"
             with torch.no_grad():
                 worst = max(worst, difference(encoder(texts), plain(texts)))
-    return Found(worst, _HALF, f"{encoder.cache.num_bytes >> 20} MiB kept")
+    return Found(worst, HALF, f"{encoder.cache.num_bytes >> 20} MiB kept")
 
 
 def _target(like: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ Legend: N samples of a step, B of a reference step, k = N / B; g the mean gradie
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -54,18 +54,19 @@ class SGD:
         kept = mu**k
         gained = (1 - kept) / (1 - mu)
         for group in self._groups:
-            for p in group.parameters:
-                if p.grad is None:
-                    if p not in self._velocity:
-                        continue
-                    p.grad = torch.zeros_like(p)
+            moving = [p for p in group.parameters if p.grad is not None or p in self._velocity]
+            for p in moving:
                 if p not in self._velocity:
                     self._velocity[p] = torch.zeros_like(p)
-                v = self._velocity[p]
-                g = p.grad.add(p, alpha=group.weight_decay)
-                p.add_(v, alpha=-group.lr * mu * gained)
-                p.add_(g, alpha=-group.lr * (k - mu * gained) / (1 - mu))
-                v.mul_(kept).add_(g, alpha=gained)
+            for own in _together(moving):
+                v = [self._velocity[p] for p in own]
+                given = [torch.zeros_like(p) if p.grad is None else p.grad for p in own]
+                values: list[Tensor] = list(own)
+                g = torch._foreach_add(given, values, alpha=group.weight_decay)
+                torch._foreach_add_(values, v, alpha=-group.lr * mu * gained)
+                torch._foreach_add_(values, g, alpha=-group.lr * (k - mu * gained) / (1 - mu))
+                torch._foreach_mul_(v, kept)
+                torch._foreach_add_(v, g, alpha=gained)
 
     def state(self) -> dict[torch.nn.Parameter, dict[str, Tensor]]:
         """Return each parameter's state on the host, by field; nothing is copied."""
@@ -76,3 +77,12 @@ class SGD:
         self._velocity = {
             p: fields["momentum"].to(p.device, copy=True) for p, fields in state.items()
         }
+
+
+def _together(
+    moving: Sequence[torch.nn.Parameter],
+) -> Sequence[Sequence[torch.nn.Parameter]]:
+    """Return what to calculate with at once: on a device all, on a CPU one after the other."""
+    if moving and moving[0].device.type != "cpu":
+        return [list(moving)]
+    return [[p] for p in moving]
