@@ -109,6 +109,8 @@ class StartingEncoder:
         """Let the device encode what is not kept of N texts' ids, without waiting for it."""
         kept = [self._kept.get(ids) for ids in texts]
         missing = [ids for ids, vector in zip(texts, kept, strict=True) if vector is None]
+        if not missing:
+            return Queued(texts, kept, torch.zeros(0, self._width, device=self._copy.device))
         with torch.no_grad():
             return Queued(texts, kept, self._copy(missing))
 
