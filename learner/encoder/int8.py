@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from learner.encoder.aligned import attend
+from learner.encoder.key_value_prefixes import prefixes_of
 from learner.encoder.packing import Layout, Packed
 from learner.encoder.passes import Passes, texts_of
 from learner.errors import ModelUnsupported
@@ -274,6 +275,8 @@ def _layers(model: Any, passes: Passes) -> list[Any]:
     Raises:
         ModelUnsupported: it is of another.
     """
+    if prefixes_of(model):
+        raise ModelUnsupported("serving.precision: int8 has no prefixes; use learned")
     layers = list(getattr(getattr(model, "encoder", None), "layer", ()))
     known = isinstance(passes, Packed) and all(map(_is_known, layers))
     if not (layers and known and getattr(model.config, "hidden_act", None) in _GELUS):

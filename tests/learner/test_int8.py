@@ -92,6 +92,11 @@ def test_other_families_are_refused_by_name(name: str) -> None:
         own.round_weights()
 
 
+def test_prefixes_are_refused() -> None:
+    with pytest.raises(ModelUnsupported, match="int8 has no prefixes"):
+        encoder("prefix:2").round_weights()
+
+
 def test_another_activation_is_refused() -> None:
     own = Encoder(model_of(bert(hidden_act="relu")), tuning="full", precision="int8")
     with pytest.raises(ModelUnsupported, match="with GELU"):
