@@ -5,7 +5,8 @@
 `--self-test` checks, in two minutes, everything that a GPU does in another way than a CPU: the
 attention of all texts in one kernel, captured steps, fifty steps against transformers, that an
 update reads nothing from the device and a step of the learner once, copies there and back, AdamW in
-one kernel, checkpointed gradients, versions and scores, sums over ranks. On a CPU (`--device cpu`)
+one kernel, checkpointed gradients, captures beside another thread, versions and scores, versions in
+the same memory, texts encoded ahead, sums over ranks. On a CPU (`--device cpu`)
 the same checks run on their twins. Every check must hold before anything is timed.
 
 Then, within nine minutes: an untrained BERT-base in bfloat16 on ragged texts, log-normal lengths of

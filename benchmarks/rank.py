@@ -16,10 +16,10 @@ a CrossEncoder has nothing to keep. The ratio of a round is that of median secon
 median over the rounds, with its bootstrap 95 % interval. Titles are warm in the ratios whose names
 do not say cold. Ratios of CPU seconds, which neighbours on the machine move less, end in ``_cpu``.
 
-Before any timing: our float32 gives the logits of the peer's; in bfloat16 and int8 the order of the
-logits keeps a Kendall tau of .98 with float32, and NDCG@10 moves by at most 1 % or two standard
-errors over the questions; our scores do not depend on what else is asked. A contender that fails is
-`void`. `control` is ours through itself.
+Before any timing: our float32 gives the logits of the peer's; the order of the logits keeps a
+Kendall tau of .98 with float32 in bfloat16, of .96 in int8, and NDCG@10 moves by at most 1 % or two
+standard errors over the questions; our scores do not depend on what else is asked. A contender that
+fails is `void`. `control` is ours through itself.
 
 The last line on standard output is one JSON object; 1 is as fast as the peer.
 """
@@ -53,7 +53,8 @@ Array = NDArray[np.float64]
 Round = Mapping[str, Mapping[str, Any]]
 LEARNED_SEED, FIRST_ROUND = 7, 100
 NUM_JUDGED = 8
-LEAST_TAU, MOST_NDCG, MOST_LOGIT, MOST_CHANGE = 0.98, 0.01, 1e-3, 1e-6
+LEAST_TAU, LEAST_TAU_OF_INT8 = 0.98, 0.96
+MOST_NDCG, MOST_LOGIT, MOST_CHANGE = 0.01, 1e-3, 1e-6
 #: Name of a ratio -> peer, ours, cold or warm.
 RATIOS = {
     "ratio_to_cross_encoder": ("cross_encoder", "steelyard", "warm"),
@@ -154,7 +155,7 @@ def gate(judged: Round, grades: Sequence[Array]) -> dict[str, dict[str, Any]]:
             tau = float(np.mean([kendalltau(a, b).statistic for a, b in pairs]))
             far = max(float(np.ptp(np.subtract(a, b)) / np.std(b)) for a, b in pairs)
             row |= {"tau": round(tau, 4), "largest_difference": float(f"{far:.2g}")}
-            row["ok"] = tau >= LEAST_TAU
+            row["ok"] = tau >= (LEAST_TAU_OF_INT8 if name.endswith("int8") else LEAST_TAU)
             row["ok"] &= not moved(quality, _ndcg(exact, grades))
             if name == "steelyard_float32":
                 row["ok"] &= far <= MOST_LOGIT

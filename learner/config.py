@@ -198,8 +198,9 @@ class LearnerConfig:
         bool,
         Meta(
             description="Read, join and weigh the next batch in a thread of its own while a step "
-            "runs, and encode its texts as far as no training changes that: for a GPU, or a "
-            "machine with more cores than threads."
+            "runs, and on a GPU, or with one thread, encode its texts as far as no "
+            "training changes that, unless compute_share is below 1. For a GPU, or a machine with "
+            "more cores than threads."
         ),
     ] = False
     seed: Annotated[NotNegativeInt, Meta(description="Seed of every random number.")] = 0

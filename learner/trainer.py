@@ -242,8 +242,8 @@ class Trainer:
     ) -> float | None:
         """Move the encoder once more along N samples that a step has weighed; for one process.
 
-        Only steps 2 and 4, under the weights of then: what counts has counted them. The loss is of
-        logits without the queries' residuals, which know these labels.
+        Only steps 2 and 3 of `training_step`, under the weights of then: what counts has counted
+        them. The loss is of logits without the queries' residuals, which know these labels.
 
         Args:
             weighted: as the report of that step has it.

@@ -77,7 +77,7 @@ class FieldColumns:
                 item is None
                 or item[0] != text
                 or item[1] != own
-                or (item[2] and item[2] != [*map(type, own.values())])
+                or (item[2] and item[2] != [type(own[k]) for k in item[1]])
             ):
                 item = self._keep(name, text, own)
             _, _, _, encoded, item_key, words, keys, categories = item

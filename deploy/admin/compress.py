@@ -89,11 +89,18 @@ def run(
     store, target = Store(settings.store.root), request.folder.resolve()
     version = find(store, request.name)
     check_free(target, store.root)
-    from learner.compression import compress
+    from learner.compression import compress, shape
     from learner.export import read_encoder
 
     before = compress.teacher(read_encoder(store, version), threads=settings.learner.threads)
-    how = _checked(request, before.size()["layers"], settings.learner.batch_size)
+    size = before.size()
+    how = _checked(request, size["layers"], settings.learner.batch_size)
+    if how.prune_heads and shape.num_heads(size["heads"], how.prune_heads) == size["heads"]:
+        number = size["heads"]
+        raise UsageError(
+            f"--prune-heads: got {how.prune_heads:g}, which takes out none of {number} heads; "
+            f"expected 0, or a share above {0.5 / number:.2g}"
+        )
     train, test = _parts(request, out, clock)
     lists = [_labelled(own) for own in train]
     if (how.prune_ffn or how.prune_heads) and not any(own.compares for own in lists):

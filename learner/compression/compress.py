@@ -84,7 +84,7 @@ class CosineRanker:
         return {
             "layers": len(shape.layers_of(model)),
             "units": int(model.config.intermediate_size),
-            "heads": kept_heads.mean_number(model),
+            "heads": round(kept_heads.mean_number(model)),
             "parameters": sum(p.numel() for p in parameters),
             "not_zero": sum(int(p.count_nonzero()) for p in parameters),
             "bytes": len(weights_file(model)),

@@ -81,7 +81,8 @@ def _calls(lengths: tuple[int, ...], heads: int) -> Calls:
         own = np.array(lengths)[texts]
         place = np.arange(length)
         real = place < own[:, None]
-        token = np.where(real, starts[texts][:, None] + place, 0)
+        first = starts[texts][:, None]
+        token = np.where(real, first + place, first)
         part = np.arange(3)[:, None, None, None]
         rows = (token[:, None, :] * 3 + part) * heads + head[:, None]
         mask = None

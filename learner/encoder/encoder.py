@@ -80,7 +80,8 @@ class Encoder(nn.Module):
                 with self._lowered():
                     passes = fastest(passes, model, with_captures=not checkpointing)
         self.passes = passes
-        self.tuning = registry.named(tuning, model, POOLINGS[pooling], self.passes, seed=seed)
+        with self._lowered():  # a prefix starts from passes of its own
+            self.tuning = registry.named(tuning, model, POOLINGS[pooling], self.passes, seed=seed)
         use_fastest(model)  # what the tuning added too
         self.cache = PrefixCache() if cache is None else cache
         self.width = int(model.config.hidden_size)
@@ -228,8 +229,8 @@ class Encoder(nn.Module):
     def _lowered(self) -> torch.autocast:
         """Let products be of the encoder's precision; nothing changes under float32."""
         lower, kind = self.precision == "bfloat16", self.device.type
-        cached = kind == "cpu"  # a capture may keep nothing that was made before it
-        return torch.autocast(kind, dtype=torch.bfloat16, enabled=lower, cache_enabled=cached)
+        # The cache of rounded weights is of all threads, each of which empties it at its end
+        return torch.autocast(kind, dtype=torch.bfloat16, enabled=lower, cache_enabled=False)
 
     def _vectors(self, tuning: Tuning, texts: Sequence[Ids]) -> Tensor:
         """Return what a tuning makes (n, D) of the texts of a pass."""

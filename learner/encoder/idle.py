@@ -25,7 +25,7 @@ class Loan:
 
 
 class IdleEncoders:
-    """Encoders that differ in some parameters alone; one per version in use.
+    """Encoders that differ in some parameters alone; as many as versions were in use at once.
 
     Any thread may drop a loan; one at a time takes encoders.
     """

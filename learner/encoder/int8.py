@@ -201,10 +201,14 @@ class _Layer:
 
     int8_gelu: str
     int8_products: _Products | None = None
+    int8_active = True
 
-    def forward(self, hidden_states: Tensor, *_: Any, packed: Layout, **others: Any) -> Tensor:
+    def forward(self, hidden_states: Tensor, *given: Any, packed: Layout, **others: Any) -> Tensor:
         """Return the states (1, T, D) of packed texts."""
         layer: Any = self
+        if not self.int8_active:
+            exact: Tensor = super().forward(hidden_states, *given, packed=packed, **others)  # type: ignore[misc]
+            return exact
         states = hidden_states[0].float()
         if self.int8_products is None:
             self.int8_products = _Products(layer, states)
@@ -230,21 +234,23 @@ def quantize(model: Any, passes: Passes) -> None:
     """
     check_processor()
     layers, gelu = _layers(model, passes), _GELUS[model.config.hidden_act]
-    texts, expected = _invented(int(model.config.vocab_size)), None
+    for layer in layers:
+        if not isinstance(layer, _Layer):
+            layer.__class__ = type(type(layer).__name__, (_Layer, type(layer)), {})
+            layer.int8_gelu = gelu
+        elif layer.int8_products is not None and not layer.int8_products.fit(layer):
+            layer.int8_products = None
+    if all(layer.int8_products is not None for layer in layers):
+        return
+    texts = _invented(int(model.config.vocab_size))
     with torch.no_grad():
-        if not any(isinstance(layer, _Layer) for layer in layers):
-            expected = _means(model, passes, texts)
-        for layer in layers:
-            if not isinstance(layer, _Layer):
-                layer.__class__ = type(type(layer).__name__, (_Layer, type(layer)), {})
-                layer.int8_gelu = gelu
-            elif layer.int8_products is not None and not layer.int8_products.fit(layer):
-                layer.int8_products = None
-        if all(layer.int8_products is not None for layer in layers):
-            return
         found = _means(model, passes, texts)  # fixes what is not fixed yet
-    if expected is not None:
-        _check(found, expected)
+        for layer in layers:
+            layer.int8_active = False
+        expected = _means(model, passes, texts)
+        for layer in layers:
+            layer.int8_active = True
+    _check(found, expected)
 
 
 def check_processor() -> None:

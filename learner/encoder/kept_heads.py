@@ -37,7 +37,8 @@ def narrow(model: Any, places: Sequence[Sequence[int]]) -> None:
     named = before or [all_of_it for _ in places]
     _take_out(model, places)
     kept = [[own[place] for place in some] for own, some in zip(named, places, strict=True)]
-    setattr(model.config, KEY, None if all(own == all_of_it for own in kept) else kept)
+    if any(own != all_of_it for own in kept):
+        setattr(model.config, KEY, kept)
 
 
 def _take_out(model: Any, kept: Sequence[Sequence[int]]) -> None:

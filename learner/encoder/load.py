@@ -220,7 +220,7 @@ def _describe(
             "PeftModel.from_pretrained(base, folder).merge_and_unload().save_pretrained(other), "
             "where base is the folder without its adapter_ files"
         )
-    if of_version and hasattr(config, kept_heads.KEY):
+    if of_version and getattr(config, kept_heads.KEY, None) is not None:
         raise ModelUnsupported(
             f"learner.model: {name!r} is a version whose encoder has fewer attention heads than "
             "transformers can describe; name the folder that steelyard checkpoints export makes of "

@@ -274,6 +274,7 @@ class Batcher:
                     return first
                 spare = self._spare.popleft()
             _finish(*spare)
+            del spare  # it may hold a scorer
 
     def _opens(self, left_seconds: float) -> bool:
         """Return whether the window stays open for more requests."""

@@ -322,9 +322,14 @@ class Watcher:
         except Exception as error:
             self._telemetry.gate_checks.labels(check, "failed").inc()
             reason = f"{type(error).__name__}: {error}"
-            refused = error if isinstance(error, Refused) else Refused(check, reason)
-            log.warning("check failed", extra={"check": check, "reason": str(refused)})
-            raise refused from error
+            if isinstance(error, Refused):
+                reason = str(error)
+            log.warning("check failed", extra={"check": check, "reason": reason})
+            if isinstance(error, Refused):
+                raise
+            raise Refused(
+                check, reason
+            ) from error  # no local: its traceback would keep the version
         self._telemetry.gate_checks.labels(check, "ok").inc()
 
     def _remember(self, name: str, reason: str) -> None:

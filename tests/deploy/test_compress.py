@@ -253,6 +253,7 @@ def test_the_command_writes_json(store: Path, tmp_path: Path) -> None:
         ({"layers": 0}, "--layers: got 0, expected 1 to 4"),
         ({"prune_ffn": 1.0}, "--prune-ffn: got 1, expected a share"),
         ({"prune_heads": -0.1}, "--prune-heads: got -0.1, expected a share"),
+        ({"prune_heads": 0.2}, "--prune-heads: got 0.2, which takes out none of 2 heads"),
         ({"magnitude": -0.1}, "--magnitude: got -0.1, expected a share"),
         ({"magnitude": float("nan")}, "--magnitude: got nan, expected a share"),
         ({"layers": 2, "lr": 0.0}, "--lr: got 0, expected a rate"),

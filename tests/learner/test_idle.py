@@ -55,16 +55,21 @@ def places(scorer: Scorer) -> list[int]:
         {"tuning": "top:1"},
         {"tuning": "lora:2@top:1"},
         {"tuning": "top:1", "precision": "bfloat16"},
+        {"tuning": "full", "int8": True},
+        {"tuning": "lora:2@top:1", "int8": True},
     ],
     ids=str,
 )
 def test_a_version_is_loaded_where_one_was_that_nobody_uses(
     tmp_path: Path, kind: dict[str, Any]
 ) -> None:
-    versions = versions_of(tmp_path, 5, **kind)
-    expected = [Store(tmp_path).load(version).score(ASKED) for version in versions]
+    int8 = kind.get("int8", False)
+    if int8 and not torch.cpu._is_vnni_supported():
+        pytest.skip("this processor has no AVX512-VNNI")
+    versions = versions_of(tmp_path, 5, **{k: v for k, v in kind.items() if k != "int8"})
+    expected = [Store(tmp_path, int8=int8).load(version).score(ASKED) for version in versions]
     assert not np.array_equal(expected[0][0].score, expected[3][0].score)
-    store = Store(tmp_path)
+    store = Store(tmp_path, int8=int8)
     first, second = (store.load(version) for version in versions[:2])
     assert set(places(first)).isdisjoint(places(second))
     place = places(first)

@@ -115,6 +115,20 @@ def test_vectors_that_become_others_are_refused(monkeypatch: pytest.MonkeyPatch)
         encoder().round_weights()
 
 
+def test_a_later_version_that_becomes_another_is_refused_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = trainer(model="minilm-l6:2", tuning="top:1")
+    folders = []
+    for number, batch in enumerate(batches(2)):
+        assert own.step(batch).result == "ok"
+        folders.append(published(own, tmp_path / str(number)).path)
+    first = load_scorer(folders[0], "v1", threads=1, int8=True)
+    monkeypatch.setattr(int8, "_LEVELS", 1)
+    with pytest.raises(ModelUnsupported, match="other vectors than float32"):
+        load_scorer(folders[1], "v2", threads=1, int8=True, fixed=first.fixed_parts)
+
+
 @pytest.mark.parametrize("tuning", ["full", "top:1", "lora:2"])
 def test_a_vector_has_the_same_bits_whatever_is_beside_it(tuning: str) -> None:
     arithmetic.use(1)

@@ -19,11 +19,13 @@ from transformers import AutoModel, CamembertConfig, PretrainedConfig
 from learner import arithmetic
 from learner import version_layout as layout
 from learner.artifact import Store
+from learner.encoder import flat_passes
 from learner.encoder.encoder import Encoder
 from learner.encoder.kept_heads import FAMILIES
 from learner.encoder.key_value_prefixes import between, prefixes_of, without_prefixes
 from learner.encoder.load import load_pretrained
 from learner.encoder.padding import Padded
+from learner.encoder.varlen import text_by_text
 from learner.errors import ModelUnsupported, TuningUnsupported
 from learner.export import read_encoder
 from learner.store import blobs
@@ -226,3 +228,13 @@ def test_rows_for_a_kernel_are_the_prefix_and_then_the_text(
     parts = [torch.cat([own, text]) for text in torch.split(states, lengths)]
     expected = torch.cat([*parts, *[own] * empty])
     assert torch.equal(between(states, prefix, offsets), expected)
+
+
+def test_a_prefix_starts_in_the_precision_of_its_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def in_halves(query: Tensor, *given: Any, **options: Any) -> Tensor:
+        assert query.dtype == torch.bfloat16, "as the kernels of a GPU ask"
+        return text_by_text(query, *given, **options)
+
+    monkeypatch.setattr(flat_passes, "kernel_for", lambda device: in_halves)
+    model = load_pretrained("minilm-l6:2").model
+    assert Encoder(model, tuning="prefix:2", precision="bfloat16").tuning.name == "prefix:2"

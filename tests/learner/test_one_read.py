@@ -11,7 +11,7 @@ from torch import Tensor
 
 from benchmarks.accelerating.model import SMALL, bert
 from benchmarks.accelerating.pretended import Pretended
-from benchmarks.accelerating.twin import Copying, on_device, tensors_of
+from benchmarks.accelerating.twin import Repeating, on_device, tensors_of
 from learner.encoder.captures import Captures
 from learner.encoder.encoder import Encoder
 from learner.encoder.flat_passes import Flat
@@ -113,9 +113,17 @@ def test_a_step_that_is_not_finite_reads_once_and_moves_nothing() -> None:
 
 
 def within_texts(
-    query: Tensor, key: Tensor, value: Tensor, bounds: Bounds, *, causal: bool, scale: float | None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bounds: Bounds,
+    *,
+    causal: bool,
+    scale: float | None,
+    seen: Bounds,
 ) -> Tensor:
     """Attention of all texts by a mask, made where they are."""
+    assert seen is bounds, "no prefixes"
     token = torch.arange(len(query), device=query.device)
     text = torch.searchsorted(bounds.offsets, token, right=True)
     own = text[:, None] == text[None, :]
@@ -125,7 +133,7 @@ def within_texts(
 
 
 def test_flat_passes_and_their_captures_wait_for_nothing_once_they_are_made() -> None:
-    model, twin = bert(SMALL, "cpu"), Copying()
+    model, twin = bert(SMALL, "cpu"), Repeating()
     encoder = Encoder(
         model, tuning="full", passes=Flat(model, within_texts, Captures(twin)), precision="float32"
     )

@@ -207,6 +207,7 @@ ENCODED: list[dict[str, Any]] = [
     {"tuning": "top:1", "model": "random:2x64", "interaction": "cross_encoder"},
     {"tuning": "lora:2@top:1", "model": "random:2x64"},
     {"tuning": "frozen"},
+    {"tuning": "top:1", "model": "random:2x64", "precision": "bfloat16"},
 ]
 
 

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import threading
 import weakref
+from functools import partial
 
 import pytest
 
@@ -60,19 +61,19 @@ def test_requests_waiting_together_go_in_one_forward_pass() -> None:
 
 
 def test_a_version_is_gone_once_its_answers_are_taken_though_its_requests_are_kept() -> None:
-    replica = Replica()
+    replica, gone = Replica(), threading.Event()
 
-    async def run() -> weakref.ref[FakeScorer]:
+    async def run() -> None:
         scorer = FakeScorer("v000001", {"a": 0.1})
         model = loaded_model(scorer)
         await replica.batcher.score(model, ask("a"))
         assert len(replica.batcher.replayed(model)) == 1
-        return weakref.ref(scorer)
+        replica.batcher.when_idle(partial(len, [scorer]), 60.0)  # as when it is warmed
+        weakref.finalize(scorer, gone.set)
 
     replica.batcher.start()
-    gone = asyncio.run(run())
-    replica.batcher.when_idle(lambda: None, 60.0)  # the thread has gone on to wait
-    assert gone() is None
+    asyncio.run(run())
+    assert gone.wait(60.0)  # while the thread waits
     replica.batcher.close()
 
 

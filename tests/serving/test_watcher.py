@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import logging
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,6 +17,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from learner.artifact import Document, Scores, ScoringInput
+from serving.errors import Refused
 from serving.inference.slot import NUM_OUTCOMES
 from serving.rollout.gate import GOLDEN
 from serving.rollout.watcher import Watcher, WatcherConfig
@@ -169,6 +173,24 @@ def test_an_unfit_version_is_refused_by_the_name_of_the_check(
     assert served(replica) == "v000001"
     assert replica.watcher.refused["v000002"].startswith(f"{check}: ")
     assert replica.value("serving_gate_checks_total", check=check, result="failed") == 1
+
+
+class Loaded:
+    """What a check is about."""
+
+
+def test_a_refusal_keeps_nothing_of_what_was_refused(replica: Replica) -> None:
+    def refuse() -> weakref.ref[Loaded]:
+        loaded = Loaded()
+        with contextlib.suppress(Refused), replica.watcher._check("load"):
+            raise ValueError
+        return weakref.ref(loaded)
+
+    gc.disable()  # else a cycle would be collected sooner or later
+    try:
+        assert refuse()() is None
+    finally:
+        gc.enable()
 
 
 def test_a_new_version_scores_recent_requests_before_it_is_used(
