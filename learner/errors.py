@@ -29,7 +29,21 @@ from __future__ import annotations
 import errno
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TypeVar
+
+Raised = TypeVar("Raised", bound=BaseException)
+
+
+def without_tracebacks(error: Raised) -> Raised:
+    """Return an error that is kept: it and its causes, without their tracebacks.
+
+    A traceback refers to every local variable on the way, such as a model or its copies.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        cause.__traceback__ = None
+        cause = cause.__cause__ or cause.__context__
+    return error
 
 
 class LearnerError(Exception):

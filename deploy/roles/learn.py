@@ -32,7 +32,7 @@ from deploy.roles.commands import CommandInbox, back_from_divergence, recovery_p
 from deploy.roles.start import Start
 from deploy.settings.tree import Settings
 from learner.artifact import Version
-from learner.errors import Diverged
+from learner.errors import Diverged, without_tracebacks
 from learner.loop import train
 from learner.process_group import ProcessGroup, SingleProcess, TorchGroup
 from learner.publish import Identity, Publisher
@@ -159,7 +159,7 @@ class LearnRole:
             except Diverged as error:
                 log.error("diverged", extra={"error": str(error)})
                 self._telemetry.recoveries.labels("diverged").inc()
-                self._diverged = error
+                self._diverged = without_tracebacks(error)  # they would keep this term's model
                 term.publisher.abandon()
                 return True
             term.progress.rest()

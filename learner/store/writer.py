@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 from learner.artifact import Version
-from learner.errors import Fenced, StoreError
+from learner.errors import Fenced, StoreError, without_tracebacks
 from learner.store.checkpoint import Checkpointer
 from learner.store.manifest import CheckpointMetadata, RunState
 from weighting.provenance import Gap
@@ -110,5 +110,5 @@ class BackgroundWriter:
         except StoreError as error:
             with contextlib.suppress(StoreError):  # a full disk: what was retired may go now
                 self._checkpointer.prune(self._keep)
-            return Saved(version=version, error=error)
+            return Saved(version=version, error=without_tracebacks(error))
         return Saved(version=version, error=None)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import gc
 import math
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 from learner.errors import Diverged
 from tests.contracts.case import Case
 from tests.contracts.learners import CASES
+from tests.contracts.parts import stateful_parts
 from tests.layering import Module, modules
 
 ROOT = Path(__file__).parents[2]
@@ -101,6 +104,19 @@ def test_the_state_stays_within_its_bound_whatever_is_learned(case: Case) -> Non
     for i in range(case.num_distinct):
         case.learn(model, i)
     assert 0 < case.size(model) <= case.bound
+
+
+@every
+def test_one_that_is_gone_leaves_no_state_to_the_garbage_collector(case: Case) -> None:
+    """A server looks for cycles so seldom that those of many versions would add up."""
+    gc.disable()
+    try:
+        model = trained(case, 2)
+        left = [weakref.ref(part) for part in stateful_parts(model)]
+        del model
+        assert [ref() for ref in left if ref() is not None] == []
+    finally:
+        gc.enable()
 
 
 @each_input

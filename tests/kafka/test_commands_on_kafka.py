@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
@@ -292,9 +293,16 @@ def test_a_model_that_diverges_goes_back_and_leaves_those_steps_out(
     shop: Shop, tmp_path: Path
 ) -> None:
     bad: list[int] = []
+    made: list[weakref.ref[Trainer]] = []
+    num_left: list[int] = []
 
     class Spiky(Trainer):
         """Diverges once, in a step after a checkpoint."""
+
+        def __init__(self, *given: Any) -> None:
+            num_left.append(sum(model() is not None for model in made))
+            super().__init__(*given)
+            made.append(weakref.ref(self))
 
         def take(self, prepared: Prepared, counts: NDArray[np.float64] | None = None) -> StepReport:
             if not bad and self.step_number >= 8:
@@ -317,6 +325,7 @@ def test_a_model_that_diverges_goes_back_and_leaves_those_steps_out(
     (restore,) = [found for found in Store(root).manifests() if found.kind == "restore"]
     assert restore.step < bad[0]
     assert Store(root).announced() == after.name
+    assert num_left == [0, 0], "the model that diverged is gone before the next one is made"
 
 
 def test_steps_under_other_settings_are_not_done_again_unless_asked_and_then_each_event_counts_once(

@@ -56,13 +56,15 @@ class Learner:
     writer: Callable[..., BackgroundWriter] = WaitedFor
     trainer: Trainer = field(default_factory=lambda: trainer(publish_every_seconds=30.0))
     clock: ManualClock = field(default_factory=ManualClock)
+    consumed: list[Samples] = field(default_factory=list)
     announced: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.registry = CollectorRegistry()
         self.telemetry = Telemetry(self.registry)
         self.disk = FaultyDisk()
-        self.num_consumed = 0
+        # Nothing here refers to this learner, so that its model goes with the test
+        consumed, announced = self.consumed, self.announced
         self.journal = Journal(self.root, self.disk)
         checkpointer = Checkpointer(self.root, self.disk, lambda: 1_700_000_100.0)
         acquired = checkpointer.acquire(self.journal, initial=cut(0))
@@ -71,20 +73,20 @@ class Learner:
             self.writer(checkpointer),
             lambda: IngestState(
                 parts={"part-0": b"joins"},
-                offsets=Offsets({("clicks", 0): self.num_consumed}),
-                watermark_us=self.num_consumed,
+                offsets=Offsets({("clicks", 0): len(consumed)}),
+                watermark_us=len(consumed),
             ),
             self.telemetry,
             clock=self.clock,
             identity=Identity(config_sha256="0" * 64, fingerprint={"threads": 1}, inputs={}),
             journal=acquired.journal,
-            published=lambda version: self.announced.append(version.name),
+            published=lambda version: announced.append(version.name),
         )
 
     def source(self, stream: Iterable[Samples], seconds: float) -> Iterator[Batch | Signal]:
         for samples in stream:
             self.clock.advance(seconds)
-            self.num_consumed += 1
+            self.consumed.append(samples)
             if isinstance(samples, Signal):
                 yield samples
             else:

@@ -79,7 +79,7 @@ class Polled(Learner):
     def source(self, stream: Any, seconds: float) -> Iterator[Batch | Signal]:
         for item in super().source(stream, seconds):
             if isinstance(item, Batch):
-                n = self.num_consumed
+                n = len(self.consumed)
                 poll = Poll((Slice("clicks", 0, n - 1, n, 1, n),))
                 item = msgspec.structs.replace(item, polls=(poll,))
             yield item
@@ -305,7 +305,7 @@ def test_a_loop_that_is_broken_off_with_a_batch_ahead_takes_no_checkpoint(tmp_pa
     rounds.close()  # type: ignore[attr-defined]
     with pytest.raises(AssertionError, match="pulled and not learned"):
         own.publisher.close()
-    assert own.num_consumed == 4
+    assert len(own.consumed) == 4
 
 
 class LostLog(Exception):
@@ -374,7 +374,7 @@ def test_a_step_that_fails_is_the_error_whatever_the_batch_ahead_met(tmp_path: P
     own = Learner(tmp_path, trainer=Lost(config(run_ahead=True, **TINY), Weigher()))
     with pytest.raises(Diverged):
         learn(own, failing(own, 3), [])
-    assert own.num_consumed == 3
+    assert len(own.consumed) == 3
     assert threading.active_count() == len(
         [t for t in threading.enumerate() if not t.name.startswith("run-ahead")]
     ), "no thread is left"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from learner.scorer import ModelScorer
 from learner.store import blobs
 from learner.store.blobs import Disk
 from learner.trainer import Trainer
+from tests.contracts.parts import stateful_parts
 from tests.learner.saving import cut, owner
 from tests.learner.training import WORDS, batches, published, text, trainer
 from weighting.config import WeigherConfig
@@ -311,3 +314,17 @@ def test_texts_that_were_encoded_ahead_are_not_encoded_by_the_first_request(
     monkeypatch.setattr(Encoder, "forward", no_text)
     for one, wanted in zip(new.score(requests()), expected, strict=True):
         assert_equal(one, wanted)
+
+
+def test_a_version_that_is_gone_leaves_no_state_to_the_garbage_collector(tmp_path: Path) -> None:
+    store, version = Store(tmp_path), published(learned(1, tuning="top:1"), tmp_path)
+    gc.disable()
+    try:
+        scorer = store.load(version)
+        scorer.score(requests(1))
+        states = [weakref.ref(part) for part in (scorer, *stateful_parts(scorer))]
+        del scorer
+        assert len(states) > 10
+        assert [ref() for ref in states if ref() is not None] == []
+    finally:
+        gc.enable()

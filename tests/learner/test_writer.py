@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import gc
 import threading
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -72,6 +74,27 @@ def test_a_failed_background_save_is_an_outcome_and_training_can_go_on(tmp_path:
     assert failed.error.errno == errno.ENOSPC
     assert writer.submit(lambda: files(1), cut(1))
     assert_whole(tmp_path, durable(writer.close()))
+
+
+def test_a_failed_save_leaves_no_copies_to_the_garbage_collector(tmp_path: Path) -> None:
+    disk = FaultyDisk()
+    writer = BackgroundWriter(owner(tmp_path, disk))
+    disk.plan = at(len(disk.calls) + 20, Fail(errno.ENOSPC))
+
+    def copies() -> dict[str, bytes]:
+        return files(1)
+
+    left = weakref.ref(copies)
+    gc.disable()
+    try:
+        assert writer.submit(copies, cut(1))
+        failed = writer.close()
+        assert failed is not None
+        assert isinstance(failed.error, StoreFailed)
+        del copies, failed
+        assert left() is None
+    finally:
+        gc.enable()
 
 
 def test_a_version_that_could_not_be_announced_is_reported_as_durable_with_the_error(

@@ -97,7 +97,16 @@ class Conditional:
         offset = math.log(initial / (1 - initial))
         self._model = self._untrained(offset)
         self._propensity = Propensity(config.propensity)
-        self.pipeline = compose.Pipeline(("fields", self._fields), ("model", self._model))
+
+    @property
+    def pipeline(self) -> compose.Pipeline:
+        """The reference: a pipeline around the fields and the model of this one.
+
+        It is not kept, because functions inside it refer to themselves and to the model. So only
+        the garbage collector could free a model's tables, and a server would keep those of every
+        version that is gone for hours.
+        """
+        return compose.Pipeline(("fields", self._fields), ("model", self._model))
 
     def predict(self, samples: Sequence[Sample]) -> list[Prediction]:
         """Predict N samples. Pure; all see the same state."""
