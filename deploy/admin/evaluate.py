@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeAlias
 
 import msgspec
 
@@ -12,13 +14,15 @@ from deploy.errors import UsageError
 from deploy.process.terminal import Output, table
 from deploy.settings.units import format_time, parse_time
 from learner.artifact import Store, Version
-from learner.evaluation.block import FREQUENCY, SCENARIO
+from learner.evaluation.block import FREQUENCY, SCENARIO, Block
 from learner.evaluation.evaluation import Evaluation
 from learner.evaluation.rankings import RATIOS
 from learner.parts.attributes import coefficients_of
 from learner.version_layout import EVALUATIONS
 from weighting.estimators.attribute_choice import Coefficients
 
+Gains: TypeAlias = Mapping[str, Mapping[str, Mapping[str, float]]]
+"""Dimension -> its group -> figure -> value."""
 _ATTRIBUTE_HEADER = ("ATTRIBUTE", "LIFT UNDER", "COUNTS", "95 % INTERVAL")
 
 
@@ -46,35 +50,44 @@ def evaluate(
     first = {} if before is None else _evaluations(store, before)
     evaluations = _evaluations(store, version)
     blocks = {task: own.block(first.get(task)) for task, own in evaluations.items()}
-    figures = {task: block.figures() for task, block in blocks.items()}
-    groups = {
-        task: {dimension: block.gains(dimension) for dimension in (SCENARIO, FREQUENCY)}
-        for task, block in blocks.items()
-    }
-    begin = None if before is None else before.name
-    span = "all samples" if before is None else f"samples after {before.name}"
-    lines = [f"{version.name}, {span}, scored before they were learned"]
-    for task, found in figures.items():
-        lines += ["", f"{task}: {found['num_samples']:,.0f} samples"]
-        lines += table(("FIGURE", "VALUE", "95 % INTERVAL"), _rows(found))
-        gains = _gain_rows(groups[task])
-        lines += ["", *table(("LISTS", "NDCG GAIN", "95 % INTERVAL"), gains)] if gains else []
     attributes = coefficients_of(version.evaluation)
-    lines += ["", *table(_ATTRIBUTE_HEADER, _attribute_rows(attributes))] if attributes else []
+    span = "all samples" if before is None else f"samples after {before.name}"
     result = {
         "version": version.name,
-        "since": begin,
-        "tasks": figures,
-        "gains": groups,
+        "since": None if before is None else before.name,
+        "tasks": {task: block.figures() for task, block in blocks.items()},
+        "gains": {task: _gains(block) for task, block in blocks.items()},
         "attributes": {name: own._asdict() for name, own in attributes.items()},
     }
-    out.give(result, lines)
+    title = f"{version.name}, {span}, scored before they were learned"
+    out.give(result, [title, *_task_lines(blocks), *_attribute_lines(attributes)])
     if report is not None:
         after = {task: own.block().num_samples for task, own in first.items()}
         parts = {task: own.blocks(after.get(task, 0)) for task, own in evaluations.items()}
         _write(report, render(version, span, blocks, parts, store.readable()[::-1]))
         out.aside().text([f"report: {report}"])
     return 0
+
+
+def _gains(block: Block) -> Gains:
+    """Return the gains of a block in each scenario and frequency."""
+    return {dimension: block.gains(dimension) for dimension in (SCENARIO, FREQUENCY)}
+
+
+def _task_lines(blocks: Mapping[str, Block]) -> list[str]:
+    """Return a paragraph for each task: its figures, and its gains if it has any."""
+    lines = []
+    for task, block in blocks.items():
+        figures, gains = block.figures(), _gain_rows(_gains(block))
+        lines += ["", f"{task}: {figures['num_samples']:,.0f} samples"]
+        lines += table(("FIGURE", "VALUE", "95 % INTERVAL"), _rows(figures))
+        lines += ["", *table(("LISTS", "NDCG GAIN", "95 % INTERVAL"), gains)] if gains else []
+    return lines
+
+
+def _attribute_lines(attributes: Mapping[str, Coefficients]) -> list[str]:
+    """Return a paragraph of what the attributes count, if there are any."""
+    return ["", *table(_ATTRIBUTE_HEADER, _attribute_rows(attributes))] if attributes else []
 
 
 def _write(report: Path, page: str) -> None:
@@ -113,9 +126,7 @@ def _ancestor(store: Store, version: Version, since: str) -> Version:
     )
 
 
-def _gain_rows(
-    groups: dict[str, dict[str, dict[str, float]]],
-) -> list[tuple[str, str, str]]:
+def _gain_rows(groups: Gains) -> list[tuple[str, str, str]]:
     return [
         (
             f"{dimension} {name}",
@@ -127,7 +138,7 @@ def _gain_rows(
     ]
 
 
-def _attribute_rows(attributes: dict[str, Coefficients]) -> list[tuple[str, ...]]:
+def _attribute_rows(attributes: Mapping[str, Coefficients]) -> list[tuple[str, ...]]:
     return [
         (name, of, f"{value:+.2f}", f"{low:.2f} to {high:.2f}")
         for name, found in attributes.items()
