@@ -160,3 +160,18 @@ def test_a_restored_weigher_finds_the_same_changes() -> None:
     assert found == again
     assert any(change.series == "label" for own in found for change in own.get(CLICK, ()))
     assert kept.num_drifts(CLICK) == restarted.num_drifts(CLICK)
+
+
+def test_a_block_begun_under_longer_blocks_is_closed_by_its_next_value() -> None:
+    before, short = DriftDetector(DriftConfig(block_samples=10)), DriftConfig(block_samples=5)
+    values = np.arange(12.0)
+    for value in values[:8].tolist():
+        before.update(value, 1.0)
+    single, together = DriftDetector(short), DriftDetector(short)
+    for detector in (single, together):
+        detector.restore(before.snapshot())
+    for value in values[8:].tolist():
+        single.update(value, 1.0)
+    together.update_many(np.arange(4), values[8:], np.ones(4))
+    assert together.snapshot() == single.snapshot()
+    assert single.snapshot()["block"] == [9.0 + 10.0 + 11.0, 3.0, 3]

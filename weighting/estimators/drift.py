@@ -117,7 +117,9 @@ class DriftDetector:
         time_us, values, weights = drop_weightless(weights, time_us, values, weights)
         found, start = [], 0
         while start < len(values):
-            own = slice(start, start + self.config.block_samples - self._count)
+            # At least one, as `update` does: a restored block may be longer than blocks are now
+            room = max(self.config.block_samples - self._count, 1)
+            own = slice(start, start + room)
             start += len(values[own])
             self._sum += float((weights[own] * values[own]).sum())
             self._weight += float(weights[own].sum())
