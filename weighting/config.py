@@ -109,7 +109,7 @@ class WeigherConfig:
         return make_scheme(self.scheme, self.exponent)
 
     @property
-    def reweighs(self) -> tuple[str, float | str] | None:
+    def reweighed_by(self) -> tuple[str, float | str] | None:
         """Setting and value by which labels count more or less; None if by corrections alone."""
         if self.exponent == AUTO:  # candidates compete, whatever the scheme is
             return "exponent", self.exponent

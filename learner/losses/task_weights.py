@@ -55,8 +55,8 @@ class TaskWeights:
         Raises:
             SettingError: it is asked for under weights that are not 1.
         """
-        if self.purchase_over_all and weighting.reweighs:
-            name, value = weighting.reweighs
+        if self.purchase_over_all and weighting.reweighed_by:
+            name, value = weighting.reweighed_by
             raise SettingError(
                 "learner.task_weights",
                 "purchase_over_all",
