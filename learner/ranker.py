@@ -24,10 +24,9 @@ from learner.encoder.prefix_cache import PrefixCache
 from learner.encoder.starting import Queued, StartingEncoder
 from learner.encoder.tokens import Ids, Texts
 from learner.residual import QueryResidual
-from learner.served import root
 from learner.transfer import to_device
 from learner.value_head import ValueHead, of_value
-from weighting.tasks import TASKS, TaskName
+from weighting.tasks import TASKS, TaskName, root
 
 CROSS_ENCODER = "cross_encoder"
 _KEPT_BYTES = 256 << 20

@@ -31,10 +31,10 @@ from learner.parts.registry import make_parts
 from learner.ranker import PairLogits, Ranker
 from learner.request import Scores, ScoringInput
 from learner.residual import QueryResidual
-from learner.served import Array, ServedScore, ranking_score, root
+from learner.served import Array, ServedScore, ranking_score
 from learner.value_head import of_value
 from weighting.config import WeigherConfig
-from weighting.tasks import TASKS, TaskName
+from weighting.tasks import TASKS, TaskName, root
 from weighting.weigher import Weigher
 
 _BASE, _VALUE = "", "value"

@@ -12,7 +12,7 @@ probabilities from the task without a parent down to it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -27,7 +27,7 @@ from weighting.checks import check_finite
 from weighting.errors import SnapshotError
 from weighting.estimators.attribute_choice import Coefficients
 from weighting.estimators.stacker import Stacker, StackerConfig
-from weighting.tasks import TASKS, Task, TaskName
+from weighting.tasks import TASKS, Task, TaskName, chain, root
 
 Array = NDArray[np.float64]
 _LARGEST_RESIDUAL = 2.0
@@ -45,28 +45,6 @@ _CONDITIONAL_DEVIATION = 0.1
 
 Invert: TypeAlias = Callable[[Array, float], Array]
 """Logits (N,) of a model trained under weights, and the prior -> logits (N,) of p(y=1|x)."""
-
-
-def root(tasks: Mapping[TaskName, Task] = TASKS) -> TaskName:
-    """Return the task without a parent, whose samples are the shown items."""
-    (found,) = [name for name, task in tasks.items() if task.parent is None]
-    return found
-
-
-def chain(tasks: Mapping[TaskName, Task] = TASKS) -> list[TaskName]:
-    """Return the tasks from the one without a parent to the one declared last.
-
-    >>> chain()
-    ['click', 'purchase']
-    """
-    return list(_ancestry(tasks))[::-1]
-
-
-def _ancestry(tasks: Mapping[TaskName, Task]) -> Iterator[TaskName]:
-    name: TaskName | None = list(tasks)[-1]
-    while name is not None:
-        yield name
-        name = tasks[name].parent
 
 
 def ranking_score(probability: Mapping[TaskName, Array]) -> Array:

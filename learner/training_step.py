@@ -38,7 +38,6 @@ from numpy.typing import NDArray
 
 from learner.components import Components
 from learner.exchange import StartingVectors
-from learner.served import root
 from learner.training.columns import paid_values
 from learner.training.explained import ExplainedList
 from learner.training.prepared import Prepared
@@ -47,7 +46,7 @@ from learner.training.scored import Scored
 from learner.transfer import to_host
 from weighting.competition import Change
 from weighting.sample import Sample
-from weighting.tasks import TaskName
+from weighting.tasks import TaskName, root
 from weighting.weigher import TaskFigures
 from weighting.weighted import WeightedBatch
 

@@ -7,7 +7,7 @@ settings in a field of `weigher.WeigherConfig` of the same name.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -55,3 +55,25 @@ TASKS: Mapping[TaskName, Task] = {
     )
 }
 """name -> task; a parent comes before its children."""
+
+
+def root(tasks: Mapping[TaskName, Task] = TASKS) -> TaskName:
+    """Return the task without a parent, whose samples are the shown items."""
+    (found,) = [name for name, task in tasks.items() if task.parent is None]
+    return found
+
+
+def chain(tasks: Mapping[TaskName, Task] = TASKS) -> list[TaskName]:
+    """Return the tasks from the one without a parent to the one declared last.
+
+    >>> chain()
+    ['click', 'purchase']
+    """
+    return list(_ancestry(tasks))[::-1]
+
+
+def _ancestry(tasks: Mapping[TaskName, Task]) -> Iterator[TaskName]:
+    name: TaskName | None = list(tasks)[-1]
+    while name is not None:
+        yield name
+        name = tasks[name].parent

@@ -39,12 +39,12 @@ from weighting.sample import LATE_COPY, Sample
 from weighting.schemes.registry import by_attributes
 from weighting.schemes.scheme import Scheme
 from weighting.snapshot import opened
-from weighting.tasks import TASKS, TaskName
+from weighting.tasks import TASKS, TaskName, root
 from weighting.weighted import WeightedBatch, scatter
 
 Array = NDArray[np.float64]
 FORMAT = 10
-(_ROOT,) = [name for name, task in TASKS.items() if task.parent is None]
+_ROOT = root()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

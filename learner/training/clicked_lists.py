@@ -16,10 +16,10 @@ from learner.evaluation.clicked_ranks import ClickedRanks, Ranks
 from learner.evaluation.list_metrics import gains, list_sums
 from learner.parts.part import Pairs
 from learner.request import Document
-from learner.served import ServedScore, chain, ranking_score, root
+from learner.served import ServedScore, ranking_score
 from learner.training.scored import Scored
 from weighting.sample import FIRST_COPY, Sample
-from weighting.tasks import TASKS, TaskName
+from weighting.tasks import TASKS, TaskName, chain, root
 from weighting.weigher import Weigher
 
 Array = NDArray[np.float64]

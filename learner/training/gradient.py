@@ -22,7 +22,6 @@ from learner.losses.purchase_over_all import PurchaseOverAll
 from learner.losses.registry import POINTWISE, losses_of
 from learner.process_group import ProcessGroup
 from learner.ranker import PairLogits, Ranker
-from learner.served import root
 from learner.training import scored as scores
 from learner.training.adversarial import Adversarial
 from learner.training.columns import Selected, StepColumns, item_name, outcomes_of, values_of
@@ -33,7 +32,7 @@ from learner.training.privacy import Privacy, units_of
 from learner.training.rehearsal import Rehearsed
 from learner.training.scored import Collected, Scored, Share
 from weighting.sample import Sample
-from weighting.tasks import CLICK, PURCHASE, TASKS
+from weighting.tasks import CLICK, PURCHASE, TASKS, root
 from weighting.weighted import WeightedBatch
 
 PAID_VALUE = PaidValue()

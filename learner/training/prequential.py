@@ -15,13 +15,13 @@ from learner.evaluation.evaluation import Evaluation
 from learner.evaluation.judged import NUM_KEPT, Details, Judged
 from learner.evaluation.query_frequency import QueryFrequency
 from learner.parts.part import Outcomes, Pairs, Vectors
-from learner.served import Array, ServedScore, root
+from learner.served import Array, ServedScore
 from learner.training.clicked_lists import ClickedLists
 from learner.training.explained import ExplainedList, explained
 from learner.training.scored import Scored
 from weighting.estimators.conditional import shown_logit
 from weighting.sample import FIRST_COPY, Sample
-from weighting.tasks import TASKS, TaskName
+from weighting.tasks import TASKS, TaskName, root
 from weighting.weighted import WeightedBatch
 
 Places = NDArray[np.intp]

@@ -17,7 +17,7 @@ from learner.parts.part import Outcomes, Pairs, Part
 from learner.parts.registry import make_parts
 from learner.parts.stateless import CLIENT_COLUMNS, OWN_ENCODER, PAIR_MEMORY, RESIDUAL
 from learner.request import ENCODER
-from learner.served import ServedScore, chain, ranking_score, root
+from learner.served import ServedScore, ranking_score
 from tests.learner.test_scorer import learned, live, requests
 from tests.learner.training import batches
 from tests.weighting.streams import SECOND
@@ -25,7 +25,7 @@ from weighting.config import WeigherConfig
 from weighting.errors import SnapshotError
 from weighting.sample import client_hash
 from weighting.schemes.ratio import ImportanceRatio
-from weighting.tasks import CLICK, PURCHASE, TASKS, Task, TaskName
+from weighting.tasks import CLICK, PURCHASE, TASKS, Task, TaskName, chain, root
 
 SUPPORT = {
     name: Task(name=name, parent=parent, window="", loss="pointwise", position_matters=False)
