@@ -146,7 +146,7 @@ def main(folder: Path) -> None:
         settings = shop.at(folder / "store", batch_size=32)
         # A request that nobody answers is given up after two seconds instead of thirty.
         options = small(
-            "",
+            f"{BROKER}:{port}",
             max_poll_records=20,
             max_partition_fetch_bytes=4_000,
             fetch_max_bytes=8_000,
