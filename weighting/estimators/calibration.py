@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
@@ -22,14 +22,15 @@ from weighting.checks import (
     drop_weightless,
 )
 from weighting.constraints import Positive, check
+from weighting.estimators.newton import minimum
 
 Array = NDArray[np.float64]
 Times = NDArray[np.int64]
+Point = tuple[float, float]
 Precision = tuple[float, float, float]
 Number = TypeVar("Number", float, Array)
 _LARGEST_SHIFT = 10.0
-_LEAST_GAIN = 1e-6  # of what the first step promises, at most of 1: what is small is learned too
-_LEAST_STEP = 1e-6
+_LEAST_GAIN = 1e-6
 _MAX_STEPS = 60  # bisection alone would take about 40, Newton takes three
 
 
@@ -162,44 +163,35 @@ class Calibration:
 class _Posterior:
     """Negative log posterior of A and B around `start`, of precision P, given N samples."""
 
-    def __init__(
-        self, start: tuple[float, float], P: Precision, x: Array, label: Array, weight: Array
-    ) -> None:
+    def __init__(self, start: Point, P: Precision, x: Array, label: Array, weight: Array) -> None:
         self._start, self._P = start, P
         self._x, self._label, self._weight = x, label, weight
 
-    def mode(self) -> tuple[tuple[float, float], Precision]:
-        """A and B at the minimum, and the precision there: Newton steps with halving."""
-        at, value, enough = self._start, self._objective(self._start), 0.0
-        for _ in range(_MAX_STEPS):
-            (g_slope, g_shift), H = self._derivatives(at)
-            a, ab, b = H
-            determinant = a * b - ab * ab
-            slope = (b * g_slope - ab * g_shift) / determinant
-            shift = (a * g_shift - ab * g_slope) / determinant
-            gain = g_slope * slope + g_shift * shift  # twice what is left
-            enough = enough or _LEAST_GAIN * min(gain, 1.0)
-            if gain <= enough:
-                break
-            size = 1.0
-            while True:
-                proposal = at[0] - size * slope, at[1] - size * shift
-                better = self._objective(proposal)
-                if better <= value or size < _LEAST_STEP:
-                    break
-                size /= 2
-            if better > value:
-                break
-            at, value = proposal, better
-        return at, H
+    def mode(self) -> tuple[Point, Precision]:
+        """A and B at the minimum, and the precision there."""
+        at = minimum(self, self._start, max_steps=_MAX_STEPS, least_gain=_LEAST_GAIN)
+        return at, self._derivatives(at)[1]
 
-    def _objective(self, at: tuple[float, float]) -> float:
+    def step(self, at: Point) -> tuple[Point, float]:
+        """Newton step of A and B; see `newton.Objective`."""
+        (g_slope, g_shift), (a, ab, b) = self._derivatives(at)
+        determinant = a * b - ab * ab
+        slope = (b * g_slope - ab * g_shift) / determinant
+        shift = (a * g_shift - ab * g_slope) / determinant
+        return (slope, shift), g_slope * slope + g_shift * shift
+
+    def along(self, at: Point, step: Point) -> Callable[[float], Point]:
+        """Points along a step; see `newton.Objective`."""
+        return lambda size: (at[0] - size * step[0], at[1] - size * step[1])
+
+    def value(self, at: Point) -> float:
+        """Negative log posterior, up to a constant."""
         logit, (a, ab, b) = at[0] * self._x + at[1], self._P
         slope, shift = at[0] - self._start[0], at[1] - self._start[1]
         loss = float((self._weight * (np.logaddexp(0.0, logit) - self._label * logit)).sum())
         return loss + 0.5 * (a * slope * slope + b * shift * shift) + ab * slope * shift
 
-    def _derivatives(self, at: tuple[float, float]) -> tuple[tuple[float, float], Precision]:
+    def _derivatives(self, at: Point) -> tuple[Point, Precision]:
         p, x, (a, ab, b) = expit(at[0] * self._x + at[1]), self._x, self._P
         slope, shift = at[0] - self._start[0], at[1] - self._start[1]
         residual, h = self._weight * (p - self._label), self._weight * p * (1 - p)

@@ -6,6 +6,7 @@ of all of them, K coefficients.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -14,15 +15,16 @@ from scipy.special import expit
 
 from weighting.checks import check, check_finite, check_labels, check_weights
 from weighting.estimators.logistic import DiagonalLogistic
+from weighting.estimators.newton import minimum
 from weighting.field_columns import Columns
 
 Array = NDArray[np.float64]
 Places = NDArray[np.intp]
 Times = NDArray[np.int64]
+Point = tuple[Array, Array]
 _MAX_STEPS = 25
 _MAX_DIRECTIONS = 50
-_LEAST_GAIN = 1e-5  # of what the first step promises, at most of 1: what is small is learned too
-_LEAST_STEP = 1e-6
+_LEAST_GAIN = 1e-5
 _TINY = 1e-300
 _NEAR_ENOUGH = 0.1  # what a step leaves of the gradient
 
@@ -178,27 +180,20 @@ class _Posterior:
 
     def mode(self) -> Array:
         """Return z (K,) at the minimum."""
-        z = np.zeros(self._design.num_coefficients)
-        logit = self._start
-        value, enough = self._objective(z, logit), 0.0
-        for _ in range(_MAX_STEPS):
-            gradient, bend = self._derivatives(z, logit)
-            step = self._step(gradient, bend)
-            gain = float((gradient * step).sum())  # twice what is left
-            enough = enough or _LEAST_GAIN * min(gain, 1.0)
-            if gain <= enough:
-                break
-            away, size = self._design.times(step), 1.0
-            while True:
-                proposal, moved = z - size * step, logit - size * away
-                better = self._objective(proposal, moved)
-                if better <= value or size < _LEAST_STEP:
-                    break
-                size /= 2
-            if better > value:
-                break
-            z, logit, value = proposal, moved, better
+        start = np.zeros(self._design.num_coefficients), self._start
+        z, _ = minimum(self, start, max_steps=_MAX_STEPS, least_gain=_LEAST_GAIN)
         return z
+
+    def step(self, at: Point) -> tuple[Array, float]:
+        """Newton step of z, nearly; see `newton.Objective`."""
+        gradient, bend = self._derivatives(*at)
+        step = self._solved(gradient, bend)
+        return step, float((gradient * step).sum())
+
+    def along(self, at: Point, step: Array) -> Callable[[float], Point]:
+        """Points along a step; see `newton.Objective`."""
+        (z, logit), away = at, self._design.times(step)
+        return lambda size: (z - size * step, logit - size * away)
 
     def information(self, z: Array) -> Array:
         """Fisher information h (N,) of each sample's logit at z."""
@@ -208,7 +203,9 @@ class _Posterior:
         information: Array = self._weight * t * p * rest * rest / unread
         return information
 
-    def _objective(self, z: Array, logit: Array) -> float:
+    def value(self, at: Point) -> float:
+        """Negative log posterior, up to a constant."""
+        z, logit = at
         skipped = (1 - self._label) * np.logaddexp(0.0, logit + self._log_skipped)
         losses = self._weight * (np.logaddexp(0.0, logit) - self._label * logit - skipped)
         return float(losses.sum()) + 0.5 * float((z * z).sum())
@@ -221,7 +218,7 @@ class _Posterior:
         bend = self._weight * np.maximum(p * (1 - p) - negative * q * (1 - q), 0.0)
         return self._design.transposed(residual) + z, bend
 
-    def _step(self, gradient: Array, h: Array) -> Array:
+    def _solved(self, gradient: Array, h: Array) -> Array:
         """Solve (I + A' diag(h) A) step = gradient by conjugate gradients, nearly."""
         step, left = np.zeros_like(gradient), gradient.copy()
         direction, size = left, float((left * left).sum())
