@@ -83,8 +83,9 @@ def number(value: Any) -> float | None:
 def _number_in(text: str) -> float | None:
     """Return the number in a text; the last comma or dot is taken for the decimal one."""
     text = text.replace("\N{MINUS SIGN}", "-").strip()
-    with contextlib.suppress(ValueError):
-        return float(text)
+    if "_" not in text:  # Python would read 1_5 as 15
+        with contextlib.suppress(ValueError):
+            return float(text)
     found = _NUMBER.fullmatch(text)
     if found is None:
         return None

@@ -206,10 +206,7 @@ class _Reader:
 
     def _time(self, value: Any, column: str) -> int:
         own = self._reading
-        time_us = time_of(value, column, zone=own.zone, pattern=own.time_format)
-        if own.now_us is not None and time_us > own.now_us + _DAY_US:
-            raise Wrong(column, value, "a time that is not in the future")
-        return time_us
+        return time_of(value, column, zone=own.zone, pattern=own.time_format, now_us=own.now_us)
 
     def _outcome(self, get: Mapping[str, Any]) -> tuple[float, bool | None]:
         named = self._columns.named
@@ -325,6 +322,11 @@ class _Reader:
             yield (
                 f"{alone:,} of {len(lists):,} lists have one item only: there is nothing to "
                 "compare it with, and it counts a tenth (weighting.caps.one_item_list)"
+            )
+        if not any(len(set(own.grades)) > 1 for own in lists):
+            yield (
+                "no list has items of different labels: which of them is better can neither be "
+                "learned nor judged"
             )
         if not self._has_time:
             order = ", in an order drawn by the seed" if self._columns.kind == PAIRS else ""

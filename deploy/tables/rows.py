@@ -32,7 +32,6 @@ _FORMATS = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
 }
-_ROWS_LOOKED_AT = 1000  # for the keys of a JSONL file
 _ROWS_AT_ONCE = 4096
 _MAX_LINE_BYTES = 16 << 20
 _MAX_NAME, _NAME_SHOWN = 200, 40  # characters of a column's name
@@ -83,6 +82,8 @@ def format_of(path: Path) -> str:
 def open_table(path: Path, *, delimiter: str | None = None) -> Table:
     """Read the names of the columns.
 
+    Those of JSONL are the keys of all rows: one that only late rows have is a column too.
+
     Args:
         path: of the file; its ending says the format.
         delimiter: of a CSV file; by default the one of ``, ; tab |`` that the header has most of.
@@ -98,8 +99,7 @@ def open_table(path: Path, *, delimiter: str | None = None) -> Table:
             named = tuple(_parquet(path).schema_arrow.names)
             return Table(path=path, columns=_checked(path, named))
         if kind == "jsonl":
-            first = itertools.islice(_jsonl_rows(path), _ROWS_LOOKED_AT)
-            names = dict.fromkeys(name for _, row in first for name in row)
+            names = dict.fromkeys(name for _, row in _jsonl_rows(path) for name in row)
             return Table(path=path, columns=_checked(path, tuple(names)))
         if delimiter is not None and len(delimiter) != 1:
             raise TableRefused(f"--delimiter: got {delimiter!r}, expected one character")

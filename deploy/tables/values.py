@@ -21,6 +21,7 @@ _EXPECTED_TIME = (
     "ISO 8601 with an offset, or a number since 1970 (s, ms, us). Of other texts, name the format: "
     "--time-format, or time.format of a mapping"
 )
+_DAY_US = 86_400_000_000
 _END_US = 10**16  # where numbers of microseconds end, in November 2286
 _INT64 = range(-(1 << 63), 1 << 63)
 _MAX_ELEMENTS = 16
@@ -74,7 +75,7 @@ def number_of(value: Any, column: str, *, low: float, high: float) -> float:
     """
     expected = f"a number from {low:g} to {high:g}" if high < math.inf else f"a number >= {low:g}"
     try:
-        number = float(value)
+        number = _decimal(value)
     except (TypeError, ValueError, OverflowError):
         raise Wrong(column, value, expected) from None
     if not low <= number <= high or math.isinf(number):  # NaN is not within them either
@@ -90,12 +91,19 @@ def whole_of(value: Any, column: str, *, low: int) -> int:
     """
     expected = f"a whole number >= {low}"
     try:
-        number = float(value)
+        number = _decimal(value)
     except (TypeError, ValueError, OverflowError):
         raise Wrong(column, value, expected) from None
     if not number.is_integer() or number < low or number > 2**53:
         raise Wrong(column, value, expected)
     return int(number)
+
+
+def _decimal(value: Any) -> float:
+    """Return a number; Python would read the text 1_5 as 15."""
+    if isinstance(value, str) and "_" in value:
+        raise ValueError
+    return float(value)
 
 
 def flag_of(value: Any, column: str) -> bool | None:
@@ -150,7 +158,14 @@ def _far(value: int, column: str) -> bool:
     return value not in _INT64
 
 
-def time_of(value: Any, column: str, *, zone: ZoneInfo | None, pattern: str | None = None) -> int:
+def time_of(
+    value: Any,
+    column: str,
+    *,
+    zone: ZoneInfo | None,
+    pattern: str | None = None,
+    now_us: int | None = None,
+) -> int:
     """Return a time in microseconds since 1970.
 
     Args:
@@ -159,10 +174,11 @@ def time_of(value: Any, column: str, *, zone: ZoneInfo | None, pattern: str | No
         column: for the error.
         zone: of times that name no offset; None: they are refused.
         pattern: of texts, as for `datetime.strptime`; ISO 8601 by default.
+        now_us: times more than a day later are refused; None: none are.
 
     Raises:
-        Wrong: it cannot be read in one way only, is not in the years 1970 to 2286, or no clock of
-            the zone ever showed it.
+        Wrong: it cannot be read in one way only, is not in the years 1970 to 2286, is in the
+            future, or no clock of the zone ever showed it.
     """
     if isinstance(value, datetime):
         found: datetime | None = value
@@ -181,6 +197,8 @@ def time_of(value: Any, column: str, *, zone: ZoneInfo | None, pattern: str | No
         time_us = -1
     if not 0 <= time_us < _END_US:
         raise Wrong(column, value, "a time in the years 1970 to 2286")
+    if now_us is not None and time_us > now_us + _DAY_US:
+        raise Wrong(column, value, "a time that is not in the future")
     return time_us
 
 

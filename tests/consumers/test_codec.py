@@ -196,6 +196,7 @@ def test_exposures_of_one_batch_id_are_told_apart_by_their_query_id() -> None:
         ({"revenue": 400, "quantity": 2}, 400.0),
         ({"price": 0}, 0.0),
         ({"price": "12,50"}, 12.5),
+        ({"price": "1_5"}, None),
         ({"price": 1e300, "quantity": 1e300}, 1e12),
         ({"price": 59.9, "quantity": -1}, None),
     ],

@@ -22,6 +22,7 @@ from tests.fakes.disk import Fail, FaultyDisk, on
 from tests.fakes.log import Shelf
 from tests.fakes.paper import Paper
 
+NOW = 1_800_000_000.0  #: in January 2027, after the history
 SHOWN = """
 rows: shown
 columns:
@@ -73,7 +74,9 @@ def converted(
 ) -> tuple[list[Event], LeftOut]:
     history = write_csv(tmp_path / "history.csv", rows)
     (tmp_path / "mapping.yaml").write_text(mapping)
-    return command.events_of(history, tmp_path / "mapping.yaml", skip_invalid=skip)
+    return command.events_of(
+        history, tmp_path / "mapping.yaml", skip_invalid=skip, clock=lambda: NOW
+    )
 
 
 def read(event: Event) -> Any:
@@ -160,6 +163,9 @@ def test_texts_can_go_to_the_topic_of_items_whenever_they_change(tmp_path: Path)
         ("clicked", "maybe", r"row 2, column 'clicked': found 'maybe', expected true or false"),
         ("clicked", "", r"row 2, column 'clicked': found None, expected true or false"),
         ("shown_at", "31.12.9999 12:00:00", r"row 2, column 'shown_at': .* years 1970 to 2286"),
+        ("shown_at", "20.01.2027 12:00:00", r"row 2, column 'shown_at': .* not in the future"),
+        ("price", "1_5", r"row 2, column 'price': found '1_5', expected a number"),
+        ("rank", "1_0", r"row 2, column 'rank': found '1_0', expected a whole number"),
         ("term", "other", r"row 2, column 'term': found 'other', expected 'red shoe', as in row 1"),
         ("rank", -1, r"row 2, column 'rank': found '-1', expected a whole number >= 0"),
         ("visitor", "v" * 101, r"length <= 100"),
@@ -176,6 +182,13 @@ def test_a_wrong_row_is_named_or_left_out_and_counted(
     events, left = converted(tmp_path, history, skip=True)
     assert sum(left.counts.values()) >= 1
     assert events
+
+
+def test_a_history_without_a_row_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mapping.yaml").write_text(SHOWN)
+    (tmp_path / "history.csv").write_text(",".join(rows()[0]) + "\n")
+    with pytest.raises(TableRefused, match=r"history.csv: no row to make events of"):
+        command.events_of(tmp_path / "history.csv", tmp_path / "mapping.yaml", skip_invalid=True)
 
 
 @pytest.mark.parametrize(

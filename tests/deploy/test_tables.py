@@ -189,7 +189,7 @@ def test_a_time_that_says_no_one_instant_is_wrong(value: Any, zone: str | None, 
 
 
 @pytest.mark.parametrize(
-    "value", ["nan", float("nan"), 2, -0.1, "0,5", "", None, "inf", [], 10**400]
+    "value", ["nan", float("nan"), 2, -0.1, "0,5", "0_1", "", None, "inf", [], 10**400]
 )
 def test_a_label_outside_its_bounds_is_wrong(value: Any) -> None:
     with pytest.raises(Wrong, match=r"'label': found .*, expected a number from 0 to 1"):
@@ -218,6 +218,30 @@ def test_values_of_other_kinds_are_wrong() -> None:
     with pytest.raises(Wrong, match="not empty"):
         text_of("  ", "query")
     assert text_of(7.0, "item_id") == "7"
+
+
+@given(before=st.integers(0, 999), after=st.integers(0, 999), mark=st.sampled_from("_,'"))
+def test_a_number_is_never_read_without_the_mark_inside_it(
+    before: int, after: int, mark: str
+) -> None:
+    text = f"{before}{mark}{after}"
+    with pytest.raises(Wrong, match="expected a number"):
+        number_of(text, "price", low=-math.inf, high=math.inf)
+    with pytest.raises(Wrong, match="expected a whole number"):
+        whole_of(text, "rank", low=0)
+
+
+def test_a_time_is_in_the_future_more_than_a_day_after_now() -> None:
+    day = timedelta(days=1) // timedelta(microseconds=1)
+    assert time_of("2026-11-23T22:08:30.12Z", "at", zone=None, now_us=TIME_US - day) == TIME_US
+    with pytest.raises(Wrong, match="a time that is not in the future"):
+        time_of("2026-11-23T22:08:30.12Z", "at", zone=None, now_us=TIME_US - day - 1)
+
+
+def test_a_key_that_only_late_rows_have_is_a_column_too(tmp_path: Path) -> None:
+    lines = [json.dumps({"query": "q"})] * 5000 + [json.dumps({"query": "q", "weight": 3})]
+    path = written(tmp_path / "late.jsonl", "\n".join(lines))
+    assert open_table(path).columns == ("query", "weight")
 
 
 def test_rows_left_out_are_counted_with_the_first_of_each_reason() -> None:

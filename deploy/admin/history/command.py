@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from consumers.events import Kind
@@ -33,7 +34,11 @@ _PLURALS = {
 
 
 def events_of(
-    history: Path, mapping_file: Path, *, skip_invalid: bool
+    history: Path,
+    mapping_file: Path,
+    *,
+    skip_invalid: bool,
+    clock: Callable[[], float] = time.time,
 ) -> tuple[list[Event], LeftOut]:
     """Read a history, and return its events with what was left out.
 
@@ -44,7 +49,7 @@ def events_of(
     table = open_table(history, delimiter=mapping.delimiter)
     mapping = read_mapping(mapping_file, table.columns)
     left_out = LeftOut(str(history), skip=skip_invalid)
-    return convert(table, mapping, left_out), left_out
+    return convert(table, mapping, left_out, now_us=int(clock() * 1e6)), left_out
 
 
 def show(events: Sequence[Event], left_out: LeftOut, out: Output) -> int:

@@ -27,6 +27,7 @@ from consumers.events import (
 from consumers.tolerant import Repair
 from deploy.admin import event_file
 from deploy.admin.history.mapping import Mapping
+from deploy.errors import TableRefused
 from deploy.tables.rows import Table
 from deploy.tables.values import (
     LeftOut,
@@ -83,27 +84,39 @@ def convert(
     mapping: Mapping,
     left_out: LeftOut,
     *,
+    now_us: int,
     advance: Callable[[int], None] = lambda rows: None,
 ) -> list[Event]:
     """Return all events of a history in order of time; all of them are in memory.
 
+    Args:
+        table: the history.
+        mapping: which column is what.
+        left_out: takes the rows that are not used.
+        now_us: a time more than a day later is wrong: no event behind it would be in time.
+        advance: called after every row.
+
     Raises:
-        TableRefused: a row is wrong, and such rows are not to be left out.
+        TableRefused: there is no row, or one is wrong and such rows are not to be left out.
     """
-    converter = _Converter(mapping, left_out)
+    converter = _Converter(mapping, left_out, now_us)
     wanted = [*mapping.columns.named().values(), *mapping.attributes]
+    number = 0
     for number, row in table.rows(list(dict.fromkeys(wanted))):
         try:
             converter.take(number, row)
         except Wrong as error:
             left_out.refuse(number, error)
         advance(1)
+    if not number:
+        raise TableRefused(f"{table.path}: no row to make events of: the file has no row")
     return converter.events()
 
 
 class _Converter:
-    def __init__(self, mapping: Mapping, left_out: LeftOut) -> None:
+    def __init__(self, mapping: Mapping, left_out: LeftOut, now_us: int) -> None:
         self._mapping = mapping
+        self._now_us = now_us
         self._named = mapping.columns.named()
         self._zone = mapping.zone
         self._kinds = mapping.kinds
@@ -297,7 +310,7 @@ class _Converter:
         if value is None and default_us is not None:
             return default_us
         column, pattern = self._named.get(name, name), self._mapping.time.format
-        return time_of(value, column, zone=self._zone, pattern=pattern)
+        return time_of(value, column, zone=self._zone, pattern=pattern, now_us=self._now_us)
 
     def _ordinal(self, row: Map[str, Any]) -> int | None:
         value, first = self._get(row, "position"), self._mapping.first_position
