@@ -80,6 +80,21 @@ class _Term:
     recorder: Recorder
 
 
+class _Restored:
+    """A trainer with the state of one version, read once."""
+
+    def __init__(self, trainer: Trainer, read: Callable[[Version, str], bytes]) -> None:
+        self._trainer = trainer
+        self._read = read
+        self._version: str | None = None
+
+    def to(self, version: Version) -> None:
+        """Restore the state of a version, unless the trainer has it."""
+        if version.name != self._version:
+            self._trainer.restore(partial(self._read, version))
+            self._version = version.name
+
+
 class LearnRole:
     """One learner: opens store, log and model, learns in `run`, ends by a signal or `stop`."""
 
@@ -178,10 +193,11 @@ class LearnRole:
         )
         checkpointer = Checkpointer(settings.store.root, self._disk, self._clock)
         journal, start = None, None
+        restored = _Restored(trainer, checkpointer.read)
         if group.rank == 0:
             journal = Journal(settings.store.root, self._disk)
             opened.callback(journal.close)
-            start = self._acquire(checkpointer, journal, identity, kafka.admin)
+            start = self._acquire(checkpointer, journal, identity, kafka.admin, restored)
         start = starting.share(start, group)
         progress = Progress()
         watchdog = Watchdog(
@@ -220,7 +236,7 @@ class LearnRole:
             waiting=backlog.facts,
             counts=pipeline.counts,
         )
-        self._restore(start, checkpointer, trainer, pipeline, publisher)
+        self._restore(start, checkpointer, restored, pipeline, publisher)
         recorder = self._start_recorder(trainer)
         opened.callback(recorder.close)
         term = _Term(
@@ -270,9 +286,18 @@ class LearnRole:
         return _Kafka(source=source, sink=sink, admin=admin)
 
     def _acquire(
-        self, checkpointer: Checkpointer, journal: Journal, identity: Identity, admin: KafkaAdmin
+        self,
+        checkpointer: Checkpointer,
+        journal: Journal,
+        identity: Identity,
+        admin: KafkaAdmin,
+        restored: _Restored,
     ) -> Start:
-        """Claim the store, and carry out the operator command that waits, if any."""
+        """Claim the store, and carry out the operator command that waits, if any.
+
+        The model is restored first: a version that it cannot go on from must not fence the learner
+        that can.
+        """
         store = checkpointer.store
         command = self._commands.take(store, identity, admin)
 
@@ -291,6 +316,7 @@ class LearnRole:
             root=self._settings.store.root,
             num_ranks=self._group.world,
             accept_config=self._accept_config,
+            restore=restored.to,
         )
         self._commands.waiting = False
         self._diverged = None
@@ -334,7 +360,7 @@ class LearnRole:
         self,
         start: Start,
         checkpointer: Checkpointer,
-        trainer: Trainer,
+        restored: _Restored,
         pipeline: Pipeline,
         publisher: Publisher,
     ) -> None:
@@ -345,10 +371,10 @@ class LearnRole:
             checkpointer.sweep()
             if start.run_state.replay is None:
                 checkpointer.announce(version)
-        wiring.restore(
+        restored.to(version)
+        wiring.restore_pipeline(
             version,
             checkpointer.read,
-            trainer,
             pipeline,
             start.next_offsets,
             num_ranks=self._group.world,

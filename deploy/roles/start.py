@@ -100,8 +100,20 @@ def acquire(
     root: Path,
     num_ranks: int,
     accept_config: bool,
+    restore: Callable[[Version], None] = lambda version: None,
 ) -> tuple[RecoveryPoint, RecoveryPoint]:
     """Look at the store, refuse what does not fit, then claim it; return it before and after.
+
+    Args:
+        checkpointer: of the store.
+        journal: not started yet.
+        identity: settings, environment and topics of now.
+        recovery_plan: as of `Checkpointer.acquire`.
+        root: of the store.
+        num_ranks: that learn together.
+        accept_config: leave out steps that were journaled under other settings.
+        restore: called with the version to go on from, before the claim; what it raises ends the
+            start.
 
     Raises:
         Unsafe: inputs or settings do not fit the newest checkpoint.
@@ -120,6 +132,9 @@ def acquire(
                 "--accept-config: these steps' events are then read again and learned under the "
                 "new ones, each once."
             )
+    if found.version is not None:
+        restore(found.version)
+    if not keep_tail:
         log.warning(
             "settings differ from the newest checkpoint's: its state goes on under the new ones"
         )

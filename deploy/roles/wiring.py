@@ -101,6 +101,18 @@ def restore(
         SnapshotRefused: the state is of another format or of other partitions.
     """
     trainer.restore(lambda path: read(version, path))
+    restore_pipeline(version, read, pipeline, next_offsets, num_ranks=num_ranks)
+
+
+def restore_pipeline(
+    version: Version,
+    read: Callable[[Version, str], bytes],
+    pipeline: Pipeline,
+    next_offsets: Mapping[TopicPartition, int],
+    *,
+    num_ranks: int = 1,
+) -> None:
+    """Restore joins and next offsets alone; arguments and errors as of `restore`."""
     paths = layout.ingest_paths(version.files)
     parts = {name: read(version, path) for name, path in paths.items()}
     if not parts:  # fit on a file (`deploy.fitting`): the log is read as by a new learner

@@ -27,7 +27,7 @@ from deploy.settings.config import LogConfig
 from deploy.settings.tree import Settings
 from learner.artifact import Store, Version
 from learner.config import LearnerConfig, StoreConfig
-from learner.errors import ModelMissing
+from learner.errors import LearnerError, ModelMissing
 from learner.tracking.config import TrackingConfig
 from learner.trainer import Trainer
 from learner.training_step import StepReport
@@ -35,8 +35,10 @@ from tests.consumers.oracle import oracle
 from tests.consumers.shop import SECOND, START_US, TOPICS, WINDOWS, writes
 from tests.fakes.log import Log
 from tests.kafka.conftest import Cluster
-from tests.kafka.learning import last_clients, names, settings_for
+from tests.kafka.learning import Learner, last_clients, names, settings_for
 from tests.learner.tracked import scalars
+from weighting.errors import WeightingError
+from weighting.estimators.conditional import ConditionalConfig
 
 NUM_PARTITIONS = 2
 LONG_AFTER_US = START_US + 86_400 * SECOND
@@ -312,3 +314,25 @@ def test_a_start_that_is_refused_leaves_the_running_learner_its_store(
             with pytest.raises(error):
                 LearnRole(wrong).run()
             assert not (tmp_path / "epoch").exists()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"learner": {"tuning": "prefix:2"}},
+        {"learner": {"model": "random:1x64"}},
+        {"weighting": {"conditional": ConditionalConfig(model="naive_bayes")}},
+    ],
+    ids=lambda other: next(iter(next(iter(other.values())))),
+)
+def test_settings_that_a_version_does_not_fit_are_refused_without_fencing_its_learner(
+    shop: Shop, tmp_path: Path, other: dict[str, dict[str, Any]]
+) -> None:
+    settings = shop.at(tmp_path)
+    with Learner(settings) as learner:
+        before = learner.version(lambda version: version.manifest["step"] > 0)
+        changed = {name: replace(getattr(settings, name), **own) for name, own in other.items()}
+        with pytest.raises((LearnerError, WeightingError), match="learned with|taken with"):
+            LearnRole(replace(settings, **changed), accept_config=True).run()
+        assert [path.name for path in (tmp_path / "epoch").iterdir()] == ["000001"]
+    assert learner.store.versions()[-1].seq >= before.seq
