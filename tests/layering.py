@@ -48,7 +48,7 @@ FENCED: Mapping[str, set[str]] = {
     "onnxscript": {"learner.encoder.onnx_graph"},
     "openvino": {"learner.encoder.openvino_graph"},
     "nncf": {"learner.encoder.openvino_graph"},
-    "safetensors": {"learner.store.blobs"},
+    "safetensors": {"learner.store.blobs", "learner.encoder.given_files"},
     "peft": {"learner.tuning.adapters"},
     "tensorboard": {"learner.tracking.tensorboard"},
     "wandb": {"learner.tracking.wandb"},

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
+from learner.encoder import given_files
 from learner.encoder.load import describe
 from learner.encoder.packing import fitting
 from learner.encoder.token_types import separator_of
-from learner.errors import ModelMissing, ModelUnsupported
+from learner.errors import ModelUnsupported
 
 _HEAD = "ForSequenceClassification"
 
@@ -111,7 +112,7 @@ def load_head(name: str, model: Any, tokenizer: Any, *, download: bool = False) 
     kind = kind_of(name, described.config)
     if kind is None:
         return None
-    try:
+    with given_files.reading(name, given_files.WEIGHTS):
         whole, report = AutoModelForSequenceClassification.from_pretrained(
             described.path,
             dtype=torch.float32,
@@ -119,9 +120,10 @@ def load_head(name: str, model: Any, tokenizer: Any, *, download: bool = False) 
             trust_remote_code=False,
             use_safetensors=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ModelMissing(f"learner.model: {name!r} cannot be loaded: {error}") from error
+    given_files.check_loaded(name, whole, report)
+    given_files.check_finite(name, whole.named_parameters())
     family = _FAMILIES[kind]
     own = (f"{family.dense}.", f"{family.out}.")
     if missing := sorted(key for key in report["missing_keys"] if key.startswith(own)):

@@ -22,7 +22,7 @@ from transformers import (
 )
 from transformers.utils.hub import cached_file
 
-from learner.encoder import kept_heads
+from learner.encoder import given_files, kept_heads
 from learner.encoder.decoder import end_texts, is_causal
 from learner.encoder.pooling import pooling_of
 from learner.encoder.tokens import letter_tokenizer, load_tokenizer
@@ -48,11 +48,13 @@ class Described(NamedTuple):
         path: folder, or name on a model hub; empty for a random one.
         config: as transformers loads it.
         pooling: a key of `learner.encoder.pooling.POOLINGS`; None: it declares none.
+        cut: whether only its first layers are meant.
     """
 
     path: str
     config: PretrainedConfig
     pooling: str | None
+    cut: bool = False
 
 
 class Pretrained(NamedTuple):
@@ -121,12 +123,9 @@ def skeleton(name: str, config: PretrainedConfig) -> Any:
             f"learner.model: {name!r} is an encoder with a decoder ({config.model_type}); "
             "expected an encoder alone"
         )
-    try:
-        with torch.device("meta"):
-            return AutoModel.from_config(config)  # type: ignore[no-untyped-call]
-    except ValueError as error:
-        reason = str(error).split("\n")[0]
-        raise ModelUnsupported(f"learner.model: {name!r} is no text encoder: {reason}") from error
+    no_encoder = "config.json describes no text encoder"
+    with given_files.reading(name, no_encoder, ModelUnsupported), torch.device("meta"):
+        return AutoModel.from_config(config, trust_remote_code=False)  # type: ignore[no-untyped-call]
 
 
 def load_saved(folder: Path, tensors: Mapping[str, Tensor], *, tuning: str) -> Any:
@@ -135,7 +134,7 @@ def load_saved(folder: Path, tensors: Mapping[str, Tensor], *, tuning: str) -> A
     Raises:
         TuningUnsupported: they are of an adapter, and peft is not installed.
     """
-    config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
+    config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     model = _without_values(config, str(folder))
     if wanted := adapters.recipe(tuning):
         adapters.add(model, wanted)
@@ -200,13 +199,14 @@ def _describe(
         )
         return None if found is None else Path(found).read_bytes()
 
-    try:
-        config = AutoConfig.from_pretrained(path, local_files_only=offline)
+    with given_files.reading(name, "config.json"):
+        config = AutoConfig.from_pretrained(path, local_files_only=offline, trust_remote_code=False)
+    given_files.check_config(name, config)
+    with given_files.reading(name, "pooling", ModelUnsupported):
         pooling = pooling_of(name, read)
+    with given_files.reading(name, "adapter_config.json, heads.json"):
         adapter = read("adapter_config.json")
         of_version = read("heads.json") is not None
-    except (OSError, ValueError) as error:
-        raise ModelMissing(f"learner.model: {name!r} cannot be loaded: {error}") from error
     if adapter is not None and adapters.is_prefix(adapter):
         raise ModelUnsupported(
             f"learner.model: {name!r} is an encoder with learned keys and values beside those of a "
@@ -228,12 +228,15 @@ def _describe(
         )
     if num_layers:
         config.num_hidden_layers = min(num_layers, config.num_hidden_layers)
-    return Described(path, config, pooling)
+    return Described(path, config, pooling, cut=bool(num_layers))
 
 
 def _load(name: str, described: Described, pooling: str, *, download: bool) -> Pretrained:
     path = described.path
-    try:
+    folder = Path(path)
+    if folder.is_dir():
+        given_files.check_weights(name, folder)
+    with given_files.reading(name, given_files.WEIGHTS):
         model, report = AutoModel.from_pretrained(
             path,
             config=described.config,
@@ -242,9 +245,10 @@ def _load(name: str, described: Described, pooling: str, *, download: bool) -> P
             trust_remote_code=False,
             use_safetensors=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below
         )
-    except (OSError, ValueError) as error:
-        raise ModelMissing(f"learner.model: {name!r} cannot be loaded: {error}") from error
+    known = {**report, "unexpected_keys": ()} if described.cut else report
+    given_files.check_loaded(name, model, known)
     unread = [key for key in report["missing_keys"] if key.startswith("pooler.")]
     for key in unread:  # made up by transformers, so otherwise other ones after a restart
         torch.nn.init.zeros_(model.get_parameter(key))
@@ -254,14 +258,18 @@ def _load(name: str, described: Described, pooling: str, *, download: bool) -> P
             f"learner.model: {name!r} has no values for {len(missing)} tensors, "
             f"such as {missing[0]}; they would be random"
         )
+    given_files.check_finite(name, model.named_parameters())
     kept_heads.as_configured(model, name, full=True)
     # Numbers are single precision from here on, whatever they were stored in
     model.config.dtype = torch.float32
     if (attention := model.config._attn_implementation) != "sdpa":
         kind = type(model).__name__
         log.info("no fused attention", extra={"model": kind, "attention": attention})
-    folder = Path(path)
-    tokenizer = load_tokenizer(folder) if folder.is_dir() else AutoTokenizer.from_pretrained(path)
+    if folder.is_dir():
+        tokenizer = load_tokenizer(folder)
+    else:
+        with given_files.reading(name, "tokenizer"):
+            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     _check_vocabulary(name, model, tokenizer)
     tokenizer.truncation_side = "right"  # a version does not keep it
     wanted = described.pooling if pooling == AUTO else pooling
@@ -275,7 +283,13 @@ def _load(name: str, described: Described, pooling: str, *, download: bool) -> P
 
 def _check_vocabulary(name: str, model: Any, tokenizer: Any) -> None:
     rows = model.get_input_embeddings().num_embeddings
-    token, largest = max(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    vocabulary = tokenizer.get_vocab()
+    if len(set(vocabulary.values())) < len(vocabulary):
+        raise ModelUnsupported(
+            f"learner.model: {name!r}: tokenizer.json gives several tokens the same id, which no "
+            "tokenizer does. Name the folder of another copy"
+        )
+    token, largest = max(vocabulary.items(), key=lambda item: item[1])
     if largest >= rows:
         raise ModelUnsupported(
             f"learner.model: {name!r}: its tokenizer knows token {largest} ({token!r}), the model "

@@ -18,12 +18,14 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from learner.encoder import given_files
 from learner.errors import ModelMissing
 
 Ids = NDArray[np.int64]
 #: Bytes of token ids kept, with what Python and the cache add to each.
 MAX_CACHED_BYTES = 96 << 20
 _OVERHEAD_BYTES = 400
+_TRIED = ["a 0", "\N{SNOWMAN}"]  #: texts that any tokenizer has ids for
 #: Characters read per token allowed: no ordinary text has tokens as long on average.
 _CHARACTERS_PER_TOKEN = 64
 
@@ -34,10 +36,10 @@ def load_tokenizer(path: Path) -> Any:
     Raises:
         ModelMissing: the folder holds no tokenizer that can be read.
     """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True)
-    except (ImportError, OSError, ValueError) as error:
-        raise ModelMissing(f"{path}: no tokenizer: {error}") from error
+    with given_files.reading(str(path), "no tokenizer"):
+        tokenizer: Any = AutoTokenizer.from_pretrained(
+            str(path), local_files_only=True, trust_remote_code=False
+        )
     # transformers makes up an empty tokenizer where there are no files
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise ModelMissing(
@@ -49,6 +51,8 @@ def load_tokenizer(path: Path) -> Any:
             f"{path}: {type(tokenizer).__name__} has no tokenizer.json, which a version needs. "
             "Save it with the tokenizers library, as transformers does by default."
         )
+    with given_files.reading(str(path), "tokenizer.json"):
+        tokenizer(_TRIED)
     return tokenizer
 
 

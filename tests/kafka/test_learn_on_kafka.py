@@ -332,7 +332,7 @@ def test_settings_that_a_version_does_not_fit_are_refused_without_fencing_its_le
     with Learner(settings) as learner:
         before = learner.version(lambda version: version.manifest["step"] > 0)
         changed = {name: replace(getattr(settings, name), **own) for name, own in other.items()}
-        with pytest.raises((LearnerError, WeightingError), match="learned with|taken with"):
+        with pytest.raises((LearnerError, WeightingError), match=r"learned with|taken with"):
             LearnRole(replace(settings, **changed), accept_config=True).run()
         assert [path.name for path in (tmp_path / "epoch").iterdir()] == ["000001"]
     assert learner.store.versions()[-1].seq >= before.seq
