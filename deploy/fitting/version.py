@@ -16,11 +16,12 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from deploy.doctor.store import unfit
-from deploy.errors import Unsafe
+from deploy.errors import Unsafe, WriteFailed
 from deploy.fitting.epochs import Fitted
 from deploy.roles import wiring
 from deploy.settings.tree import Settings
 from learner.artifact import Store, Version
+from learner.errors import JournalFailed, StoreFailed
 from learner.process_group import SingleProcess
 from learner.store.blobs import Disk
 from learner.store.checkpoint import Checkpointer
@@ -53,13 +54,31 @@ def _refuse_learned(root: Path) -> None:
             "Name a new folder with --set store.root=DIR, and start the learner with the same "
             "store.root afterwards."
         )
-    claims = _claims(root)
+    claims = [claim for claim in _claims(root) if not _has_ended(claim)]
     if claims:
         raise Unsafe(
             f"{root}: a learner has claimed the store ({claims[-1]}), and has not made a version "
             "yet. If none is running, remove the folder; else name another one with --set "
             "store.root=DIR."
         )
+
+
+def _has_ended(claim: str) -> bool:
+    """Return whether a claim is of a process of this machine that is gone, such as a failed fit.
+
+    Should it not be gone, it is fenced, as by any later claim.
+    """
+    host, _, rest = claim.partition(": ")[2].partition(" ")
+    process = rest.partition(" ")[0]
+    if host != os.uname().nodename or not process.isdecimal():
+        return False
+    try:
+        os.kill(int(process), 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except PermissionError:
+        return False
+    return False
 
 
 def _unfit(root: Path) -> str | None:
@@ -93,16 +112,18 @@ def write(
 
     Raises:
         Unsafe: a learner has begun in the store meanwhile; nothing was written.
-        StoreFailed: it could not be made durable.
+        WriteFailed: it could not be made durable; the store has no version.
+        StoreFailed: the version is there, and could not be announced; a learner does that.
         Fenced: a learner claimed the store at this moment.
     """
     root, disk = settings.store.root, disk or Disk()
     refuse_used(root)
+    before = max((int(claim.partition(":")[0]) for claim in _claims(root)), default=0)
     checkpointer, journal = Checkpointer(root, disk, clock), Journal(root, disk)
     metadata = _metadata(settings, fitted, source)
 
     def plan(newest: Version | None) -> RecoveryPlan | None:
-        if newest is not None:
+        if newest is not None and newest.epoch > before:
             raise Unsafe(f"{root}: a learner has begun in the store while the file was learned")
         return None
 
@@ -113,6 +134,10 @@ def write(
         metadata = replace(metadata, journal=acquired.journal)
         version = checkpointer.save(fitted.trainer.files(), metadata)
         checkpointer.announce(version)
+    except (StoreFailed, JournalFailed) as error:
+        if isinstance(error.__cause__, OSError) and not Store(root).readable():
+            raise WriteFailed(root, error.__cause__) from error
+        raise
     finally:
         journal.close()
     return version

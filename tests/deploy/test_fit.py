@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import json
+import os
+import subprocess
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +16,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from deploy.errors import TableRefused, Unsafe, UsageError
+from deploy.errors import TableRefused, Unsafe, UsageError, WriteFailed
 from deploy.fitting import version as versions
 from deploy.fitting.columns import find_columns
 from deploy.fitting.examples import Examples, Found, Reading, read_examples
@@ -23,6 +26,7 @@ from deploy.tables.rows import open_table
 from deploy.tables.values import LeftOut
 from deploy.verification import log_sums, recount
 from learner.artifact import Store
+from learner.errors import StoreFailed
 from learner.losses.task_weights import TaskWeights
 from learner.scorer import load_scorer
 from learner.store.manifest import FitSource
@@ -30,7 +34,7 @@ from learner.tracking.config import TrackingConfig
 from learner.training.budget import PrivacyConfig
 from tests.deploy.fitting import fit, in_store, pairs, shown, write_csv
 from tests.deploy.whole import SETTINGS, Shop, live, trained
-from tests.fakes.disk import Crash, Die, FaultyDisk, at, tree
+from tests.fakes.disk import Crash, Die, Fail, FaultyDisk, at, on, tree
 from tests.fakes.paper import Paper
 from tests.learner.tracked import scalars
 from weighting.query_key import query_key
@@ -302,6 +306,46 @@ def test_a_store_that_somebody_uses_is_refused_before_anything_is_read(tmp_path:
     claim.write_text("host 123 1700000000000000\n")
     with pytest.raises(Unsafe, match=r"claimed the store \(000001: host 123"):
         fit(path, tmp_path / "claimed")
+
+
+def test_a_fit_on_a_full_disk_leaves_a_store_for_the_next_one(tmp_path: Path) -> None:
+    settings = in_store(tmp_path / "healthy")
+    fitted = _fitted(tmp_path, settings)
+    source = FitSource(file="a.csv", sha256="0" * 64, rows=1, epochs=1, best_epoch=1)
+    disk = FaultyDisk()
+    versions.write(settings, fitted, source, clock=lambda: 0.0, disk=disk)
+    writes = sum(call.op == "write" for call in disk.calls)
+    for nth in range(0, writes, 4):
+        root = tmp_path / f"{nth}"
+        full = FaultyDisk(on("write", nth, Fail(errno.ENOSPC)))
+        with (
+            contextlib.suppress(StoreFailed),
+            pytest.raises(WriteFailed, match=r"No space left.*nothing"),
+        ):
+            versions.write(in_store(root), fitted, source, clock=lambda: 0.0, disk=full)
+        if not Store(root).versions():
+            _end_of_the_process(root)
+            versions.refuse_used(root)
+            versions.write(in_store(root), fitted, source, clock=lambda: 0.0)
+        (version,) = Store(root).versions()
+        Store(root).verify(version)
+
+
+def _end_of_the_process(root: Path) -> None:
+    """Let the claims of a store be of a process that has ended."""
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    for claim in (root / "epoch").iterdir():
+        claim.write_text(f"{os.uname().nodename} {gone.pid} 1700000000000000\n")
+
+
+@pytest.mark.parametrize("process", [f"other-host {2**22 - 1}", f"{os.uname().nodename} 1", "?"])
+def test_a_claim_that_may_be_of_a_running_learner_is_refused(tmp_path: Path, process: str) -> None:
+    claim = tmp_path / "epoch" / "000001"
+    claim.parent.mkdir()
+    claim.write_text(f"{process} 1700000000000000\n")
+    with pytest.raises(Unsafe, match="claimed the store"):
+        versions.refuse_used(tmp_path)
 
 
 def test_a_store_that_cannot_be_made_is_refused_before_anything_is_read(tmp_path: Path) -> None:
