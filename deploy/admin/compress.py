@@ -97,9 +97,10 @@ def run(
     how = _checked(request, size["layers"], settings.learner.batch_size)
     if how.prune_heads and shape.num_heads(size["heads"], how.prune_heads) == size["heads"]:
         number = size["heads"]
+        enough = f", or a share above {0.5 / number:.2g}" if number > 1 else ": one has to stay"
         raise UsageError(
-            f"--prune-heads: got {how.prune_heads:g}, which takes out none of {number} heads; "
-            f"expected 0, or a share above {0.5 / number:.2g}"
+            f"--prune-heads: got {how.prune_heads:g}, which takes out none of {number:g} heads; "
+            f"expected 0{enough}"
         )
     train, test = _parts(request, out, clock)
     lists = [_labelled(own) for own in train]

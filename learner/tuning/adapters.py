@@ -40,6 +40,7 @@ from learner.tuning.top_layers import TopLayersTuning, layers_of
 LORA, IA3, PREFIX = "lora", "ia3", "prefix"
 _SETTING = re.compile(r"(lora|ia3|prefix)(?::([1-9]\d*))?(?:@top:([1-9]\d*))?")
 _LEAST_SIZE: Mapping[str, int | None] = {LORA: 2, IA3: None, PREFIX: 1}
+_MOST_POSITIONS = 4096  # of a prefix: each text's attention sees them all
 _OF_PEFT = re.compile(r"\.(lora_A|lora_B|ia3_l)\.default\b")
 _OWN = re.compile(rf"{_OF_PEFT.pattern}|\.{NAME}\.(keys|values)$")
 _ON_DISK = "base_model.model."
@@ -107,10 +108,17 @@ def add(model: Any, wanted: Recipe, *, seed: int = 0) -> None:
         seed: of the first values of LoRA; prefixes are zeros until they have theirs.
 
     Raises:
-        TuningUnsupported: peft is needed and not installed, or the encoder's family is not known.
+        TuningUnsupported: peft is needed and not installed, the encoder's family is not known, or
+            the adapter is larger than any encoder can use.
     """
     if has_adapter(model):
         return
+    most = _MOST_POSITIONS if wanted.kind == PREFIX else int(model.config.hidden_size)
+    if wanted.size is not None and wanted.size > most:
+        what = "positions" if wanted.kind == PREFIX else "as rank, the width of the encoder"
+        raise TuningUnsupported(
+            f"learner.tuning: got {wanted.name}, expected at most {most} {what}"
+        )
     if wanted.kind == PREFIX:
         _add_prefixes(model, wanted)
     else:
@@ -243,9 +251,8 @@ class TopAdapterTuning(TopLayersTuning):
                 of `AdapterTuning`.
         """
         assert wanted.num_layers
-        super().__init__(model, pool, passes, wanted.num_layers)
+        super().__init__(model, pool, passes, wanted.num_layers, name=wanted.name)
         _begin(model, wanted, passes, seed)
-        self.name = wanted.name
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         """Return the adapter's parameters."""

@@ -24,13 +24,15 @@ class TopLayersTuning:
 
     keeps_prefix = True
 
-    def __init__(self, model: Any, pool: Pool, passes: Passes, num_layers: int) -> None:
-        """Find the last `num_layers` layers.
+    def __init__(
+        self, model: Any, pool: Pool, passes: Passes, num_layers: int, *, name: str = ""
+    ) -> None:
+        """Find the last `num_layers` layers; the tuning is ``top:N`` if no other name is given.
 
         Raises:
             TuningUnsupported: they cannot be reached one by one, or there are fewer.
         """
-        self.name = f"top:{num_layers}"
+        self.name = name or f"top:{num_layers}"
         self._model = model
         self._pool = pool
         self._passes = passes

@@ -19,8 +19,10 @@ from transformers import AutoModel, CamembertConfig, PretrainedConfig
 from learner import arithmetic
 from learner import version_layout as layout
 from learner.artifact import Store
+from learner.config import LearnerConfig
 from learner.encoder import flat_passes
 from learner.encoder.encoder import Encoder
+from learner.encoder.fit import check_fit
 from learner.encoder.kept_heads import FAMILIES
 from learner.encoder.key_value_prefixes import between, prefixes_of, without_prefixes
 from learner.encoder.load import load_pretrained
@@ -203,6 +205,22 @@ def test_a_version_goes_on_under_the_same_tuning_alone() -> None:
     for other in ("prefix:3", "prefix:2@top:1", "top:1"):
         with pytest.raises(TuningUnsupported, match=rf"got {other}, .*learned with prefix:2\. Set"):
             trainer(tuning=other).restore(reader(files))
+
+
+@pytest.mark.parametrize(
+    ("tuning", "says"),
+    [
+        ("prefix:4097", "got prefix:4097, expected at most 4096 positions"),
+        ("prefix:99999999999999999999", "expected at most 4096 positions"),
+        ("lora:65@top:1", "got lora:65@top:1, expected at most 64 as rank"),
+        ("prefix:2@top:3", "got prefix:2@top:3, the encoder has 2 layers"),
+    ],
+)
+def test_an_adapter_that_no_encoder_has_room_for_is_refused_before_the_weights(
+    tuning: str, says: str
+) -> None:
+    with pytest.raises(TuningUnsupported, match=says):
+        check_fit(LearnerConfig(model="random:2x64", tuning=tuning))
 
 
 def test_nothing_takes_the_folder_for_the_base_alone(tmp_path: Path) -> None:
