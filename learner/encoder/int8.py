@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from learner.encoder.aligned import attend
+from learner.encoder.bert_layers import bert_layers
+from learner.encoder.first_tokens import LastLayer
 from learner.encoder.key_value_prefixes import prefixes_of
 from learner.encoder.packing import Layout, Packed
 from learner.encoder.passes import Passes, texts_of
@@ -39,16 +41,6 @@ _LEAST_UNIT = -0.17
 """Least value of GELU."""
 _TINY = 1e-5
 _NUM_TEXTS, _LONGEST = 128, 48
-_PARTS = (
-    "attention.self.query",
-    "attention.self.key",
-    "attention.self.value",
-    "attention.output.dense",
-    "attention.output.LayerNorm",
-    "intermediate.dense",
-    "output.dense",
-    "output.LayerNorm",
-)
 _GELUS = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "gelu_fast": "tanh"}
 """Activation, as configurations of transformers name it -> oneDNN's algorithm."""
 
@@ -120,7 +112,7 @@ class Smoothed:
     def __call__(self, states: Tensor, *, gelu: str = "", to: Scale | None = None) -> Tensor:
         """Return the product of states (T, D) in float32; see `Product`."""
         rows = torch.addcmul(self._middle, states, self._inverse)
-        rows = rows.clamp_(0, _LARGEST).to(torch.uint8)
+        rows = rows.clamp_(0, _LARGEST).to(torch.int32).to(torch.uint8)  # at once is slower
         return self._product(rows, self._scale, gelu=gelu, to=to)
 
 
@@ -213,7 +205,11 @@ class _Layer:
         if self.int8_products is None:
             self.int8_products = _Products(layer, states)
         products = self.int8_products
-        mixed = attend(products.attention(states), packed, layer.attention.self.num_attention_heads)
+        first = isinstance(self, LastLayer) and packed.first_rows is not None
+        heads = layer.attention.self.num_attention_heads
+        mixed = attend(products.attention(states), packed, heads, first=first)
+        if first:
+            states, mixed = packed.first_of(states), packed.filled(mixed)
         mixed = functional.linear(mixed, *products.after_attention)
         states = layer.attention.output.LayerNorm(mixed + states)
         if products.feed_forward is None:
@@ -283,24 +279,13 @@ def _layers(model: Any, passes: Passes) -> list[Any]:
     """
     if prefixes_of(model):
         raise ModelUnsupported("serving.precision: int8 has no prefixes; use learned")
-    layers = list(getattr(getattr(model, "encoder", None), "layer", ()))
-    known = isinstance(passes, Packed) and all(map(_is_known, layers))
-    if not (layers and known and getattr(model.config, "hidden_act", None) in _GELUS):
+    layers = bert_layers(model) if isinstance(passes, Packed) else []
+    if not (layers and getattr(model.config, "hidden_act", None) in _GELUS):
         raise ModelUnsupported(
             "serving.precision: int8 needs layers such as those of BERT, RoBERTa, XLM-R and "
             f"ELECTRA, with GELU; {type(model).__name__} has others. Use learned."
         )
     return layers
-
-
-def _is_known(layer: Any) -> bool:
-    """Return whether a layer has the parts that `_Layer` reads."""
-    for path in _PARTS:
-        try:
-            layer.get_submodule(path)
-        except AttributeError:
-            return False
-    return not getattr(layer, "is_decoder", False)
 
 
 def _invented(vocabulary: int) -> list[Tensor]:

@@ -13,7 +13,7 @@ packed with it (see `learner.arithmetic`).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from learner.encoder import first_tokens
 from learner.encoder.key_value_prefixes import (
     KeyValuePrefix,
     before_each,
@@ -31,7 +32,7 @@ from learner.encoder.key_value_prefixes import (
 )
 from learner.encoder.padding import Padded
 from learner.encoder.passes import Block, Passes, hidden_of, moved, pooled, texts_of
-from learner.encoder.pooling import Pool
+from learner.encoder.pooling import OF_FIRST, Pool
 from learner.encoder.varlen import Bounds
 
 ATTENTION = "steelyard_packed"
@@ -76,14 +77,35 @@ class Layout:
 
     Attributes:
         runs: of all texts, in order.
+        first_rows: of the last layer's states, where it gives those of first tokens alone, with
+            zeros behind them; None where it gives all.
     """
 
     runs: tuple[Run, ...]
+    first_rows: int | None = None
 
     @classmethod
-    def of(cls, lengths: Sequence[int]) -> Layout:
+    def of(cls, lengths: Sequence[int], *, first_rows: int | None = None) -> Layout:
         """Lay out texts of these lengths."""
-        return cls(tuple(Run(len(list(same)), length) for length, same in groupby(lengths)))
+        runs = tuple(Run(len(list(same)), length) for length, same in groupby(lengths))
+        return cls(runs, first_rows)
+
+    @property
+    def num_texts(self) -> int:
+        """Return the number of texts, n."""
+        return sum(run.number for run in self.runs)
+
+    def first_of(self, states: Tensor) -> Tensor:
+        """Return the states (`first_rows`, D) of first tokens, of those (T, D) of all."""
+        lengths = torch.tensor([run.length for run in self.runs for _ in range(run.number)])
+        places = moved(lengths.cumsum(0) - lengths, states.device)
+        return self.filled(states.index_select(0, places))
+
+    def filled(self, first: Tensor) -> Tensor:
+        """Return rows (n, ...) with zeros behind them, `first_rows` in all."""
+        assert self.first_rows is not None
+        missing = self.first_rows - len(first)
+        return torch.cat([first, first.new_zeros(missing, *first.shape[1:])]) if missing else first
 
     def attend(
         self,
@@ -95,19 +117,22 @@ class Layout:
         scale: float | None,
         dropout: float,
         prefix: KeyValuePrefix | None = None,
+        first: bool = False,
     ) -> Tensor:
-        """Return (T, H, d) of query (H, T, d); key and value may have fewer heads."""
-        sizes = [run.number * run.length for run in self.runs]
-        parts = [torch.split(states, sizes, dim=1) for states in (query, key, value)]
+        """Return (T, H, d) of query (H, T, d); key and value may have fewer heads.
+
+        With `first`, queries (H, n, d) are those of first tokens, and so is what returns.
+        """
+        asked = [Run(run.number, 1) for run in self.runs] if first else self.runs
         by_products = (
             query.dtype == torch.bfloat16
             and query.device.type == "cpu"
-            and key.shape == query.shape
+            and len(key) == len(query)
             and not (causal or dropout)
         )
         outputs = []
-        for run, *own_parts in zip(self.runs, *parts, strict=True):
-            q, k, v = (_texts(states, run) for states in own_parts)
+        keys, values = _by_run(key, self.runs), _by_run(value, self.runs)
+        for run, q, k, v in zip(self.runs, _by_run(query, asked), keys, values, strict=True):
             if prefix is not None:
                 k = before_each(k, prefix.keys)
                 v = before_each(v, prefix.values)
@@ -131,6 +156,8 @@ class Packed:
     """Passes over texts of any lengths, of at most `MAX_TOKENS` tokens."""
 
     max_tokens = MAX_TOKENS
+    first_alone = False
+    """Whether the last layer can give the states of first tokens alone."""
 
     def __init__(self, model: Any) -> None:
         """Let a model's attention go text by text from here on."""
@@ -153,25 +180,40 @@ class Packed:
 
     def run(self, model: Any, rows: Sequence[Tensor], *, layer: int = -1) -> list[Block]:
         """Run a model over texts of any lengths; see `Passes`."""
+        lengths = [len(row) for row in rows]
+        hidden = self._hidden(model, rows, layer=layer)
+        return gathered(hidden, lengths) if hidden.is_cuda else _by_length(hidden, lengths)
+
+    def vectors(self, model: Any, rows: Sequence[Tensor], pool: Pool) -> Tensor:
+        """Return unit vectors (n, D) of the texts of a pass; see `Passes`."""
+        if not (self.first_alone and pool in OF_FIRST):
+            return pooled(self.run(model, rows), pool)
+        first = self.first_states(model, rows)[:, None]
+        return pool(first, first.new_ones(first.shape[:2]))
+
+    def first_states(self, model: Any, rows: Sequence[Tensor]) -> Tensor:
+        """Return the states (n, D) of the first tokens of the texts of a pass."""
+        return self._hidden(model, rows, first=True)[: len(rows)]
+
+    def _hidden(
+        self, model: Any, rows: Sequence[Tensor], *, layer: int = -1, first: bool = False
+    ) -> Tensor:
+        """Return the states (T, D) of all tokens, or of first ones; with others behind them."""
         device = next(model.parameters()).device
         lengths = [len(row) for row in rows]
         if missing := fitting(sum(lengths), self._width) - sum(lengths):
             rows = [*rows, rows[0].new_zeros(missing, *rows[0].shape[1:])]
         num_tokens = [len(row) for row in rows]
+        first_rows = fitting(len(rows), self._width) if first else None
         positions = torch.cat([torch.arange(number) for number in num_tokens])
         name = "inputs_embeds" if rows[0].is_floating_point() else "input_ids"
         output = model(
             **{name: moved(torch.cat(list(rows))[None], device)},
             position_ids=moved((positions + self._first_position)[None], device),
-            packed=Layout.of(num_tokens),
+            packed=Layout.of(num_tokens, first_rows=first_rows),
             output_hidden_states=layer != -1,
         )
-        hidden = hidden_of(output, layer)[0]
-        return gathered(hidden, lengths) if hidden.is_cuda else _by_length(hidden, lengths)
-
-    def vectors(self, model: Any, rows: Sequence[Tensor], pool: Pool) -> Tensor:
-        """Return unit vectors (n, D) of the texts of a pass; see `Passes`."""
-        return pooled(self.run(model, rows), pool)
+        return hidden_of(output, layer)[0]
 
 
 def passes_for(model: Any) -> Passes:
@@ -189,8 +231,11 @@ def passes_for(model: Any) -> Passes:
             together = list(texts_of(packed.run(model, ids)))
         except (CannotPack, TypeError):  # an argument that it does not take
             together = []
-    if len(together) == len(alone) and all(map(agree, alone, together)):
-        return packed
+        if len(together) == len(alone) and all(map(agree, alone, together)):
+            if first_tokens.prepare(model):
+                first = torch.stack([states[0] for states in alone])
+                packed.first_alone = agree(first, packed.first_states(model, ids))
+            return packed
     model.config._attn_implementation = "sdpa"
     return padded
 
@@ -239,10 +284,12 @@ def attention(
 AttentionInterface.register(ATTENTION, attention)
 
 
-def _texts(states: Tensor, run: Run) -> Tensor:
-    """Return the states (H, T, d) of a run as (n, H, t, d)."""
+def _by_run(states: Tensor, runs: Sequence[Run]) -> Iterator[Tensor]:
+    """Yield the states (n, H, t, d) of each run, of those (H, T, d) of all."""
     heads, _, width = states.shape
-    return states.reshape(heads, run.number, run.length, width).transpose(0, 1)
+    parts = torch.split(states, [run.number * run.length for run in runs], dim=1)
+    for run, own in zip(runs, parts, strict=True):
+        yield own.reshape(heads, run.number, run.length, width).transpose(0, 1)
 
 
 def _by_products(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:

@@ -5,7 +5,7 @@ Legend: n texts, T tokens, D width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import PurePosixPath
 from typing import Any, TypeAlias
 
@@ -58,6 +58,8 @@ def first_state(hidden: Tensor, mask: Tensor) -> Tensor:
     return hidden[:, 0]
 
 
+OF_FIRST: Collection[Pool] = (first_token, first_state)
+"""Those that read nothing but the first token's state."""
 POOLINGS: Mapping[str, Pool] = {
     "mean": mean,
     "cls": first_token,

@@ -163,6 +163,35 @@ def test_aligned_attention_is_attention(lengths: list[int], heads: int, seed: in
     torch.testing.assert_close(found.double(), exact, rtol=0.05, atol=0.03)
 
 
+@pytest.mark.parametrize("shift", [-1e4, -50.0, 0.0, 50.0, 1e4])
+def test_attention_with_scores_of_any_size_is_a_mean_of_values(shift: float) -> None:
+    """Scores in `aligned.attend` lose no maximum before they are raised: none may overflow."""
+    lengths = [3, 16, 21]
+    states = torch.randn(sum(lengths), 3, 2, 16, generator=torch.Generator().manual_seed(0))
+    states[:, 0, :, 0], states[:, 1, :, 0] = shift, 1.0
+    states = states.bfloat16()
+    found = attend(states.flatten(1), Layout.of(lengths), 2)
+    start = 0
+    for length in lengths:
+        own = slice(start, start + length)
+        least, largest = (f(states[own, 2].flatten(1), dim=0) for f in (torch.amin, torch.amax))
+        assert ((found[own] >= least - 0.05) & (found[own] <= largest + 0.05)).all()
+        start += length
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=6))
+@settings(max_examples=20, deadline=None, database=None)
+def test_attention_of_first_tokens_is_that_part_of_all(lengths: list[int]) -> None:
+    arithmetic.use(1)
+    layout = Layout.of(sorted(lengths))
+    states = torch.randn(
+        sum(lengths), 3 * 32, generator=torch.Generator().manual_seed(0)
+    ).bfloat16()
+    starts = np.cumsum([0, *sorted(lengths)[:-1]])
+    alone = attend(states, layout, 2, first=True)
+    torch.testing.assert_close(alone, attend(states, layout, 2)[starts])
+
+
 def test_a_layer_that_was_written_to_in_place_is_rounded_again() -> None:
     own = encoder()
     own.round_weights()

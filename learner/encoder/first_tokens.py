@@ -1,0 +1,65 @@
+"""A last layer that is calculated for the first token of each text alone.
+
+A head of a cross-encoder, or a pooling that takes ``[CLS]``, reads nothing else of what that layer
+gives. The other tokens of a text still have keys and values there, but no query, no map after the
+attention and no feed-forward: three quarters of the layer's products for long texts and more.
+
+Legend: n texts, T tokens of all, D width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from learner.encoder.bert_layers import bert_layers
+from learner.encoder.key_value_prefixes import prefix_of
+
+
+class LastLayer:
+    """Mixed into the class of the last layer of a model of BERT's kind."""
+
+    def forward(self, hidden_states: Tensor, *given: Any, **others: Any) -> Tensor:
+        """Return states (1, T, D), or of first tokens alone as `Layout.first_rows` asks."""
+        layer: Any = self
+        packed: Any = others.get("packed")
+        if getattr(packed, "first_rows", None) is None:
+            states: Tensor = super().forward(hidden_states, *given, **others)  # type: ignore[misc]
+            return states
+        own = layer.attention.self
+        rows = hidden_states[0]
+        first = packed.first_of(rows)
+        query, key, value = (
+            projected.view(len(projected), -1, own.attention_head_size).transpose(0, 1)
+            for projected in (own.query(first), own.key(rows), own.value(rows))
+        )
+        mixed = packed.attend(
+            query[:, : packed.num_texts],
+            key,
+            value,
+            causal=False,
+            scale=own.scaling,
+            dropout=own.dropout.p if own.training else 0.0,
+            prefix=prefix_of(own),
+            first=True,
+        )
+        mixed = packed.filled(mixed.flatten(1))
+        between = layer.attention.output(mixed[None], first[None])
+        found: Tensor = layer.feed_forward_chunk(between)
+        return found
+
+
+def prepare(model: Any) -> bool:
+    """Let the last layer of a model calculate first tokens alone where it is asked to.
+
+    Returns:
+        Whether the model is of the kind.
+    """
+    layers = bert_layers(model)
+    if not layers:
+        return False
+    last = layers[-1]
+    if not isinstance(last, LastLayer):
+        last.__class__ = type(type(last).__name__, (LastLayer, type(last)), {})
+    return True
