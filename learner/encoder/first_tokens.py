@@ -2,7 +2,7 @@
 
 A head of a cross-encoder, or a pooling that takes ``[CLS]``, reads nothing else of what that layer
 gives. The other tokens of a text still have keys and values there, but no query, no map after the
-attention and no feed-forward: three quarters of the layer's products for long texts and more.
+attention and no feed-forward, which are five sixths of the products of the layer.
 
 Legend: n texts, T tokens of all, D width.
 """
