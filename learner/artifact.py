@@ -114,7 +114,7 @@ class Store:
         *,
         disk: Disk | None = None,
         device: str = "cpu",
-        int8: bool = False,
+        precision: str = "learned",
     ) -> None:
         """Keep the arguments.
 
@@ -122,11 +122,11 @@ class Store:
             root: need not exist before a learner has made it.
             disk: as it is by default.
             device: of torch, for the versions that are loaded.
-            int8: whether their encoders multiply 8-bit integers.
+            precision: of their encoders' products, as in `serving.precision`.
         """
         self.root = root
         self._device = device
-        self._int8 = int8
+        self._precision = precision
         self._disk = disk or Disk()
         # What training never moves, by the digests of its files: of the versions loaded last
         self._fixed: dict[tuple[tuple[str, Digest], ...], Any] = {}
@@ -292,7 +292,7 @@ class Store:
         Raises:
             Corrupt: a file is not what the manifest says; nothing was parsed.
             DeviceMissing: the store's device cannot be used here.
-            ModelUnsupported: the version cannot be served with 8-bit integers.
+            ModelUnsupported: the version cannot be served in the store's precision.
         """
         fixed_files = layout.fixed_files(version.files)
         key = tuple(sorted(fixed_files.items()))
@@ -307,7 +307,7 @@ class Store:
             version.name,
             threads=threads,
             device=self._device,
-            int8=self._int8,
+            precision=self._precision,
             fixed=fixed,
         )
         self._fixed.pop(key, None)

@@ -64,7 +64,7 @@ def load_scorer(
     *,
     threads: int,
     device: str = "cpu",
-    int8: bool = False,
+    precision: str = "learned",
     fixed: FixedParts | None = None,
 ) -> ModelScorer:
     """Load the scorer in a version's folder, whose digests the caller has checked.
@@ -74,14 +74,14 @@ def load_scorer(
         version: its name.
         threads: of torch in this process, where no learner shares it; else the learner's.
         device: of the encoder and the heads.
-        int8: whether the encoder multiplies 8-bit integers, on a CPU.
+        precision: of the encoder's products, ``learned`` or as of `Encoder`.
         fixed: from a version with equal files (`version_layout.fixed_files`), loaded with the same
             arguments; of those only the settings are read again.
 
     Raises:
         Corrupt: a number of a file is NaN or infinite.
         DeviceMissing: `device` cannot be used here.
-        ModelUnsupported: `int8`, and the encoder or the processor does not allow it.
+        ModelUnsupported: the encoder or the processor does not allow the precision.
     """
     check_device(device, setting="serving.device")
     arithmetic.use(threads, device)
@@ -96,7 +96,8 @@ def load_scorer(
     tensors, loan = layout.merged(model_files), Loan()
     with layout.reading(", ".join(model_files)):
         if fixed is None:
-            precision = "int8" if int8 else settings.precision or layout.FLOAT32
+            if precision == "learned":
+                precision = settings.precision or layout.FLOAT32
             encoder = _loaded(path, settings, tensors, device, precision)
         else:
             encoder = fixed.encoders.take(tensors, loan)

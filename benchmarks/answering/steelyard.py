@@ -57,7 +57,8 @@ class Steelyard:
         return largest
 
     def _loaded(self) -> ModelScorer:
-        return load_scorer(self._folder, "v000001", threads=self._threads, int8=self._int8)
+        precision = "int8" if self._int8 else "learned"
+        return load_scorer(self._folder, "v000001", threads=self._threads, precision=precision)
 
 
 def _request(question: Question) -> ScoringInput:

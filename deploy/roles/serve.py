@@ -40,8 +40,7 @@ class ServingRole:
             PortTaken: another process listens there.
             DeviceMissing, ModelUnsupported: device or processor cannot do what is set.
         """
-        int8 = settings.serving.precision == "int8"
-        if int8:
+        if settings.serving.precision == "int8":
             from learner.encoder.int8 import check_processor
 
             check_processor()
@@ -50,7 +49,9 @@ class ServingRole:
 
             check_device(settings.serving.device, setting="serving.device")
         config = settings.serving
-        store = store or Store(settings.store.root, device=config.device, int8=int8)
+        store = store or Store(
+            settings.store.root, device=config.device, precision=config.precision
+        )
         telemetry, slot = Telemetry(new_registry()), Slot()
         self._root = settings.store.root
         self._batcher = Batcher(config.batcher, telemetry)

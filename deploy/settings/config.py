@@ -68,10 +68,10 @@ class ServingConfig:
         Text, Meta(description="Torch device of the versions served, such as cpu or cuda.")
     ] = "cpu"
     precision: Annotated[
-        Literal["learned", "int8"],
+        Literal["learned", "float32", "bfloat16", "int8"],
         Meta(
-            description="Of the encoder's products: as learner.precision was, or 8-bit integers, "
-            "which are faster on processors with AVX512-VNNI and cost some order."
+            description="Of the encoder's products: as learner.precision was, another, or 8-bit "
+            "integers, which are faster on processors with AVX512-VNNI and cost some order."
         ),
     ] = "learned"
     drain_seconds: Annotated[

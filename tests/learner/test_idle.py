@@ -55,21 +55,23 @@ def places(scorer: Scorer) -> list[int]:
         {"tuning": "top:1"},
         {"tuning": "lora:2@top:1"},
         {"tuning": "top:1", "precision": "bfloat16"},
-        {"tuning": "full", "int8": True},
-        {"tuning": "lora:2@top:1", "int8": True},
+        {"tuning": "full", "served": "int8"},
+        {"tuning": "lora:2@top:1", "served": "int8"},
+        {"tuning": "top:1", "served": "bfloat16"},
     ],
     ids=str,
 )
 def test_a_version_is_loaded_where_one_was_that_nobody_uses(
     tmp_path: Path, kind: dict[str, Any]
 ) -> None:
-    int8 = kind.get("int8", False)
-    if int8 and not torch.cpu._is_vnni_supported():
+    served = kind.get("served", "learned")
+    if served == "int8" and not torch.cpu._is_vnni_supported():
         pytest.skip("this processor has no AVX512-VNNI")
-    versions = versions_of(tmp_path, 5, **{k: v for k, v in kind.items() if k != "int8"})
-    expected = [Store(tmp_path, int8=int8).load(version).score(ASKED) for version in versions]
+    versions = versions_of(tmp_path, 5, **{k: v for k, v in kind.items() if k != "served"})
+    stores = [Store(tmp_path, precision=served) for _ in versions]
+    expected = [own.load(v).score(ASKED) for own, v in zip(stores, versions, strict=True)]
     assert not np.array_equal(expected[0][0].score, expected[3][0].score)
-    store = Store(tmp_path, int8=int8)
+    store = Store(tmp_path, precision=served)
     first, second = (store.load(version) for version in versions[:2])
     assert set(places(first)).isdisjoint(places(second))
     place = places(first)

@@ -123,10 +123,10 @@ def test_a_later_version_that_becomes_another_is_refused_too(
     for number, batch in enumerate(batches(2)):
         assert own.step(batch).result == "ok"
         folders.append(published(own, tmp_path / str(number)).path)
-    first = load_scorer(folders[0], "v1", threads=1, int8=True)
+    first = load_scorer(folders[0], "v1", threads=1, precision="int8")
     monkeypatch.setattr(int8, "_LEVELS", 1)
     with pytest.raises(ModelUnsupported, match="other vectors than float32"):
-        load_scorer(folders[1], "v2", threads=1, int8=True, fixed=first.fixed_parts)
+        load_scorer(folders[1], "v2", threads=1, precision="int8", fixed=first.fixed_parts)
 
 
 @pytest.mark.parametrize("tuning", ["full", "top:1", "lora:2"])
@@ -223,10 +223,10 @@ def test_the_next_version_shares_what_never_moves_and_scores_as_if_loaded_alone(
     for number, batch in enumerate(batches(2)):
         assert own.step(batch).result == "ok"
         folders.append(published(own, tmp_path / str(number)).path)
-    first = load_scorer(folders[0], "v1", threads=1, int8=True)
+    first = load_scorer(folders[0], "v1", threads=1, precision="int8")
     first.score([asked()])
-    second = load_scorer(folders[1], "v2", threads=1, int8=True, fixed=first.fixed_parts)
-    alone = load_scorer(folders[1], "v2", threads=1, int8=True)
+    second = load_scorer(folders[1], "v2", threads=1, precision="int8", fixed=first.fixed_parts)
+    alone = load_scorer(folders[1], "v2", threads=1, precision="int8")
     np.testing.assert_array_equal(second.score([asked()])[0].score, alone.score([asked()])[0].score)
 
 
@@ -242,7 +242,7 @@ def test_a_store_serves_with_integers_nearly_what_was_learned(
     published(own, tmp_path)
     scores = {}
     for rounded in (False, True):
-        store = Store(tmp_path, int8=rounded)
+        store = Store(tmp_path, precision="int8" if rounded else "learned")
         scorer = store.load(store.versions()[-1])
         assert isinstance(scorer, ModelScorer)
         scores[rounded] = scorer.score([asked()])[0].score

@@ -68,6 +68,24 @@ def live(own: Trainer) -> ModelScorer:
     return ModelScorer("live", own.ranker, own.weigher, own.served)
 
 
+@pytest.mark.parametrize("learned_in", ["float32", "bfloat16"])
+@pytest.mark.parametrize("served_in", ["float32", "bfloat16"])
+def test_a_version_is_served_in_the_precision_asked_for(
+    learned_in: str, served_in: str, tmp_path: Path
+) -> None:
+    own = learned(2, tuning="top:1", precision=learned_in)
+    version = published(own, tmp_path)
+    scorer = Store(tmp_path, precision=served_in).load(version)
+    again = Store(tmp_path).load(version)
+    assert isinstance(scorer, ModelScorer)
+    assert scorer._ranker.encoder.precision == served_in
+    same = [
+        np.array_equal(one.score, other.score)
+        for one, other in zip(scorer.score(requests()), again.score(requests()), strict=True)
+    ]
+    assert all(same) == (learned_in == served_in)
+
+
 def columns(scores: Scores) -> dict[str, NDArray[np.float64]]:
     return {**scores.probability, "score": scores.score}
 
