@@ -115,6 +115,7 @@ class Store:
         disk: Disk | None = None,
         device: str = "cpu",
         precision: str = "learned",
+        engine: str = "torch",
     ) -> None:
         """Keep the arguments.
 
@@ -123,10 +124,11 @@ class Store:
             disk: as it is by default.
             device: of torch, for the versions that are loaded.
             precision: of their encoders' products, as in `serving.precision`.
+            engine: that runs them, as in `serving.engine`.
         """
         self.root = root
         self._device = device
-        self._precision = precision
+        self._precision, self._engine = precision, engine
         self._disk = disk or Disk()
         # What training never moves, by the digests of its files: of the versions loaded last
         self._fixed: dict[tuple[tuple[str, Digest], ...], Any] = {}
@@ -292,7 +294,7 @@ class Store:
         Raises:
             Corrupt: a file is not what the manifest says; nothing was parsed.
             DeviceMissing: the store's device cannot be used here.
-            ModelUnsupported: the version cannot be served in the store's precision.
+            ModelUnsupported: the version cannot be served in the store's precision, by its engine.
         """
         fixed_files = layout.fixed_files(version.files)
         key = tuple(sorted(fixed_files.items()))
@@ -308,6 +310,7 @@ class Store:
             threads=threads,
             device=self._device,
             precision=self._precision,
+            engine=self._engine,
             fixed=fixed,
         )
         self._fixed.pop(key, None)

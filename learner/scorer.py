@@ -19,9 +19,11 @@ from learner import arithmetic
 from learner import version_layout as layout
 from learner.encoder.device import check_device
 from learner.encoder.encoder import Encoder
+from learner.encoder.engines import passes_of
 from learner.encoder.head import Head
 from learner.encoder.idle import IdleEncoders, Loan
 from learner.encoder.load import load_saved
+from learner.encoder.passes import Passes
 from learner.encoder.starting import StartingEncoder
 from learner.encoder.token_types import mark_pairs
 from learner.encoder.tokens import Ids, Texts, load_tokenizer
@@ -65,6 +67,7 @@ def load_scorer(
     threads: int,
     device: str = "cpu",
     precision: str = "learned",
+    engine: str = "torch",
     fixed: FixedParts | None = None,
 ) -> ModelScorer:
     """Load the scorer in a version's folder, whose digests the caller has checked.
@@ -75,13 +78,14 @@ def load_scorer(
         threads: of torch in this process, where no learner shares it; else the learner's.
         device: of the encoder and the heads.
         precision: of the encoder's products, ``learned`` or as of `Encoder`.
+        engine: that runs the encoder; a key of `learner.encoder.engines.ENGINES`.
         fixed: from a version with equal files (`version_layout.fixed_files`), loaded with the same
             arguments; of those only the settings are read again.
 
     Raises:
         Corrupt: a number of a file is NaN or infinite.
         DeviceMissing: `device` cannot be used here.
-        ModelUnsupported: the encoder or the processor does not allow the precision.
+        ModelUnsupported: the encoder, the processor or the engine does not allow the precision.
     """
     check_device(device, setting="serving.device")
     arithmetic.use(threads, device)
@@ -98,7 +102,8 @@ def load_scorer(
         if fixed is None:
             if precision == "learned":
                 precision = settings.precision or layout.FLOAT32
-            encoder = _loaded(path, settings, tensors, device, precision)
+            passes = passes_of(engine, precision)
+            encoder = _loaded(path, settings, tensors, device, precision, passes)
         else:
             encoder = fixed.encoders.take(tensors, loan)
     residual = QueryResidual(encoder.width)
@@ -145,6 +150,7 @@ def _loaded(
     tensors: Mapping[str, torch.Tensor],
     device: str,
     precision: str,
+    passes: Passes | None,
 ) -> Encoder:
     model = load_saved(path, tensors, tuning=settings.tuning)
     if settings.head:
@@ -154,6 +160,7 @@ def _loaded(
         tuning=settings.tuning,
         pooling=settings.pooling,
         precision=precision,
+        passes=passes,
     )
 
 

@@ -30,6 +30,13 @@ if TYPE_CHECKING:
     from learner.compression.lists import LabelledList
 
 _NUM_DOCUMENTS, _NUM_RUNS = 100, 7
+_SERVED = (
+    ("int8", "torch", "int8"),
+    ("openvino", "openvino", "float32"),
+    ("openvino-bfloat16", "openvino", "bfloat16"),
+    ("openvino-int8", "openvino", "int8"),
+)
+"""Rows beside an encoder's own: suffix of the name, `serving.engine` and `serving.precision`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +114,7 @@ def run(
     if (how.prune_ffn or how.prune_heads) and not any(own.compares for own in lists):
         raise UsageError(f"{request.examples.file}: no list has right and wrong items")
     judge = _Judge(train, test, out.clock)
-    rows = [first := judge(version.name, before), *_in_int8(judge, version.name, before, out)]
+    rows = [first := judge(version.name, before), *_served(judge, version.name, before, out)]
     after, masks = compress.pruned(before, lists, how)
     losses: list[float] = []
     if how.epochs:
@@ -115,7 +122,7 @@ def run(
         total = sum(len(own.texts) for own in lists) * how.epochs
         with out.progress("rows learned", total) as advance:
             losses = compress.distilled(after, before, lists, how, masks, advance=advance)
-    rows += [last := judge("compressed", after), *_in_int8(judge, "compressed", after, out)]
+    rows += [last := judge("compressed", after), *_served(judge, "compressed", after, out)]
     difference = interval(last.ndcg - first.ndcg) if len(first.ndcg) > 1 else None
     notes = list(_notes(request, first, last, difference))
     write_folder(target, after.files(notes), disk or Disk())
@@ -227,15 +234,21 @@ class _Judge:
         return min(taken)
 
 
-def _in_int8(judge: _Judge, name: str, ranker: CosineRanker, out: Output) -> list[_Judged]:
-    """Judge a ranker as `serving.precision: int8` serves it, where that can be."""
-    from learner.compression.compress import in_int8
+def _served(judge: _Judge, name: str, ranker: CosineRanker, out: Output) -> list[_Judged]:
+    """Judge a ranker as other precisions and engines serve it, where that can be."""
+    from learner.compression.compress import served
 
-    try:
-        return [judge(f"{name}-int8", in_int8(ranker))]
-    except ModelUnsupported as error:
-        out.report(f"{name}: not judged in int8: {error}")
-        return []
+    rows: list[_Judged] = []
+    refused: dict[str, list[str]] = {}
+    for suffix, engine, precision in _SERVED:
+        full = f"{name}-{suffix}"
+        try:
+            rows.append(judge(full, served(ranker, precision=precision, engine=engine)))
+        except ModelUnsupported as error:
+            refused.setdefault(str(error), []).append(full)
+    for reason, names in refused.items():
+        out.report(f"{', '.join(names)}: not judged: {reason}")
+    return rows
 
 
 def _labels(lists: Sequence[LabelledList]) -> judging.Array:

@@ -12,6 +12,7 @@ from deploy.process.observability import new_registry
 from deploy.process.pauses import exempt_what_is_loaded, hand_over_often
 from deploy.roles.connections import Connections
 from deploy.roles.http_server import BoundedServer
+from deploy.settings.config import ServingConfig
 from deploy.settings.tree import Settings
 from learner.artifact import Store
 from serving.admission import Admission
@@ -38,19 +39,19 @@ class ServingRole:
 
         Raises:
             PortTaken: another process listens there.
-            DeviceMissing, ModelUnsupported: device or processor cannot do what is set.
+            DeviceMissing, ModelUnsupported: device, processor or engine cannot do what is set.
         """
-        if settings.serving.precision == "int8":
-            from learner.encoder.int8 import check_processor
-
-            check_processor()
+        _check_products(settings.serving)
         if settings.serving.device != "cpu":  # else torch is loaded with the first version
             from learner.encoder.device import check_device
 
             check_device(settings.serving.device, setting="serving.device")
         config = settings.serving
         store = store or Store(
-            settings.store.root, device=config.device, precision=config.precision
+            settings.store.root,
+            device=config.device,
+            precision=config.precision,
+            engine=config.engine,
         )
         telemetry, slot = Telemetry(new_registry()), Slot()
         self._root = settings.store.root
@@ -111,6 +112,23 @@ class ServingRole:
     def stop(self) -> None:
         """End `run`; from any thread."""
         self._server.should_exit = True
+
+
+def _check_products(config: ServingConfig) -> None:
+    """Refuse an engine that is not installed, and products that the processor has not.
+
+    Raises:
+        ModelUnsupported: says so.
+    """
+    if config.engine != "torch":
+        from learner.encoder.engines import passes_of
+
+        learned = config.precision == "learned"  # known by a version alone
+        passes_of(config.engine, "float32" if learned else config.precision)
+    elif config.precision == "int8":
+        from learner.encoder.int8 import check_processor
+
+        check_processor()
 
 
 def run(settings: Settings) -> None:

@@ -67,6 +67,13 @@ class ServingConfig:
     device: Annotated[
         Text, Meta(description="Torch device of the versions served, such as cpu or cuda.")
     ] = "cpu"
+    engine: Annotated[
+        Literal["torch", "openvino"],
+        Meta(
+            description="What runs the encoder: torch, or OpenVINO on a CPU, where its int8 needs "
+            "no AVX512-VNNI and takes more families (pip install 'steelyard[openvino]')."
+        ),
+    ] = "torch"
     precision: Annotated[
         Literal["learned", "float32", "bfloat16", "int8"],
         Meta(
@@ -90,3 +97,6 @@ class ServingConfig:
         if self.precision == "int8" and self.device != "cpu":
             bound = ("device", self.device)
             raise SettingError("serving", "precision", self.precision, "learned with", bound)
+        if self.engine != "torch" and self.device != "cpu":
+            bound = ("device", self.device)
+            raise SettingError("serving", "engine", self.engine, "torch with", bound)

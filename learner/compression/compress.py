@@ -18,6 +18,8 @@ from learner.compression.importance import head_importance, most_important, unit
 from learner.compression.lists import LabelledList, columns_of, cosines, encoded
 from learner.encoder import kept_heads
 from learner.encoder.encoder import Encoder
+from learner.encoder.engines import TORCH, passes_of
+from learner.encoder.packing import ATTENTION
 from learner.encoder.tokens import Texts, load_tokenizer
 from learner.export import VersionEncoder, encoder_files, weights_file
 
@@ -53,14 +55,22 @@ class Compression:
 class CosineRanker:
     """An encoder whose cosines rank texts."""
 
-    def __init__(self, encoder: VersionEncoder, precision: str = "float32") -> None:
-        """Take the encoder of a version, or one made of it, and the precision of products."""
+    def __init__(
+        self, encoder: VersionEncoder, precision: str = "float32", engine: str = TORCH
+    ) -> None:
+        """Take the encoder of a version, or one made of it; precision and engine as served."""
         self.source = encoder
         self.tokens = Texts(
             load_tokenizer(encoder.version.path), max_tokens=encoder.settings.max_tokens
         )
         pooling = encoder.settings.pooling
-        self.encoder = Encoder(encoder.model, tuning="full", pooling=pooling, precision=precision)
+        self.encoder = Encoder(
+            encoder.model,
+            tuning="full",
+            pooling=pooling,
+            passes=passes_of(engine, precision),
+            precision=precision,
+        )
         encoder.model.requires_grad_(False)
 
     def cosines(self, lists: Sequence[LabelledList]) -> Array:
@@ -106,14 +116,16 @@ def teacher(encoder: VersionEncoder, *, threads: int) -> CosineRanker:
     return CosineRanker(encoder)
 
 
-def in_int8(own: CosineRanker) -> CosineRanker:
-    """Return a copy that multiplies 8-bit integers, as a server may (`learner.encoder.int8`).
+def served(own: CosineRanker, *, precision: str, engine: str = TORCH) -> CosineRanker:
+    """Return a copy as a server with this precision and engine runs it.
 
     Raises:
-        ModelUnsupported: processor or model do not allow it.
+        ModelUnsupported: processor, engine or model do not allow it.
     """
     model = copy.deepcopy(own.encoder.model)
-    found = CosineRanker(replace(own.source, model=model), precision="int8")
+    if model.config._attn_implementation == ATTENTION:
+        model.config._attn_implementation = "sdpa"
+    found = CosineRanker(replace(own.source, model=model), precision, engine)
     found.encoder.round_weights()
     return found
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from learner.encoder.flat_passes import Flat, fastest
+from learner.encoder.graph_passes import GraphPasses
 from learner.encoder.int8 import quantize
 from learner.encoder.packing import passes_for
 from learner.encoder.passes import Passes, moved
@@ -133,12 +134,16 @@ class Encoder(nn.Module):
 
         Under ``bfloat16`` vectors keep their bits: a pass otherwise rounds all weights anew, which
         takes a fifth of the time of one short text. Under ``int8`` products are of integers from
-        here on; call it again when parameters have changed.
+        here on; call it again when parameters have changed. Graphs of another engine
+        (`GraphPasses`) are made here.
 
         Raises:
-            ModelUnsupported: processor or model do not allow ``int8``.
+            ModelUnsupported: processor or model do not allow ``int8``, or the engine the model.
         """
-        if self.precision == "int8":
+        if isinstance(self.passes, GraphPasses):
+            self.passes.renew()
+            self._encode(self.passes.examples())
+        elif self.precision == "int8":
             quantize(self.model, self.passes)
         elif self.precision == "bfloat16":
             for module in self.model.modules():
@@ -153,8 +158,13 @@ class Encoder(nn.Module):
         """
         if isinstance(self.passes, Flat):
             for texts in self.passes.examples():
-                with self._lowered():
-                    self.tuning.finish(self.tuning.prefix(texts))
+                self._encode(texts)
+
+    @torch.no_grad()
+    def _encode(self, texts: Sequence[Ids]) -> None:
+        """Encode texts in one pass, for what it makes of the passes; nothing is kept."""
+        with self._lowered():
+            self.tuning.finish(self.tuning.prefix(texts))
 
     def keep_prefixes(self, texts: Sequence[Ids]) -> None:
         """Let the frozen part encode texts ahead, where what it makes is kept.

@@ -17,6 +17,14 @@ class _Linear(nn.Linear):
         return arithmetic.linear(input, self.weight, self.bias)
 
 
+def use_plain(model: Any) -> None:
+    """Let the linear layers of a model multiply as torch has it, undoing `use_fastest`."""
+    plain: type[nn.Module] = nn.Linear
+    for module in model.modules():
+        if isinstance(module, _Linear):
+            module.__class__ = plain  # type: ignore[assignment]
+
+
 def use_fastest(model: Any) -> None:
     """Let the linear layers of a model multiply by `arithmetic.linear` from here on."""
     for module in model.modules():

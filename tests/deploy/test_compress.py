@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,8 @@ def test_fewer_layers_and_units_are_smaller_matrices_that_transformers_loads(
 
 def in_float32(result: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the encoders that are not the ones before them in another arithmetic."""
-    return [own for own in result["encoders"] if not own["name"].endswith("-int8")]
+    first = result["encoders"][0]["name"]
+    return [own for own in result["encoders"] if own["name"] in (first, "pruned", "compressed")]
 
 
 @pytest.mark.skipif(not torch.cpu._is_vnni_supported(), reason="no AVX512-VNNI")
@@ -89,11 +91,29 @@ def test_what_int8_costs_in_serving_is_said_of_the_encoder_before_and_after(
     store: Path, tmp_path: Path
 ) -> None:
     result, _ = compressed(store, tmp_path / "out", layers=2, epochs=1)
-    before, rounded, _, after, rounded_after = result["encoders"]
-    for plain, own in ((before, rounded), (after, rounded_after)):
-        assert own["name"] == f"{plain['name']}-int8"
+    rows = {own["name"]: own for own in result["encoders"]}
+    before, _, after = in_float32(result)
+    for plain in (before, after):
+        own = rows[f"{plain['name']}-int8"]
         assert own["log_loss"] != plain["log_loss"]
         assert own["log_loss"] == pytest.approx(plain["log_loss"], rel=0.2)
+
+
+def test_what_openvino_costs_is_said_or_what_to_install(store: Path, tmp_path: Path) -> None:
+    result, paper = compressed(store, tmp_path / "out", layers=2, epochs=0)
+    rows = {own["name"]: own for own in result["encoders"]}
+    before, after = in_float32(result)
+    for plain in (before, after):
+        own = rows.get(f"{plain['name']}-openvino")
+        if find_spec("openvino") is None:
+            assert own is None
+            assert any('pip install "steelyard[openvino]"' in line for line in paper.reported)
+        else:
+            assert own is not None
+            assert own["log_loss"] == pytest.approx(plain["log_loss"], rel=1e-3)
+            rounded = rows[f"{plain['name']}-openvino-int8"]
+            assert rounded["log_loss"] != own["log_loss"]
+            assert rounded["log_loss"] == pytest.approx(plain["log_loss"], rel=0.2)
 
 
 def test_heads_that_went_are_zeros_for_transformers_and_leave_memory_here(
@@ -222,7 +242,9 @@ def test_figures_and_the_card_say_what_it_costs(store: Path, tmp_path: Path) -> 
         epochs=1,
     )
     compress.run(in_store(store / "store"), request, paper.output(), clock=ManualClock(1.8e9))
-    header, *rows = (line for line in paper.written[:6] if "-int8 " not in line)
+    header, *rows = (
+        line for line in paper.written[:12] if "-int8 " not in line and "-openvino" not in line
+    )
     assert "MS FOR 100" in header
     assert "CALIBRATION ERROR" in header
     assert [row.split()[1] for row in rows[:3]] == ["4", "2", "2"]

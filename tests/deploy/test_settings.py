@@ -96,6 +96,14 @@ def test_integers_are_refused_on_another_device_than_a_cpu(file: Path) -> None:
     ]
 
 
+def test_another_engine_is_refused_on_another_device_than_a_cpu(file: Path) -> None:
+    assert problems(file, "serving: {engine: openvino, device: cuda}") == [
+        "steelyard.yaml: serving.engine: got 'openvino', expected torch with device=cuda."
+    ]
+    file.write_text("serving: {engine: openvino, precision: int8}")
+    assert load(file, {}, {}).serving.engine == "openvino"
+
+
 def test_an_unknown_key_names_the_nearest_known_one(file: Path) -> None:
     assert problems(
         file, "kafka: {groupid: x}\nleaner: {batch_size: 1}", sets={"store.kep": "5"}

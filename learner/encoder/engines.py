@@ -1,0 +1,26 @@
+"""Engines that run encoders to serve them, by the names that `serving.engine` has for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from learner.encoder.graph_passes import Engine, GraphPasses
+from learner.encoder.openvino_engine import NAME, OpenVino
+from learner.encoder.passes import Passes
+
+TORCH = "torch"
+ENGINES: Mapping[str, Callable[[str], Engine]] = {NAME: OpenVino}
+"""Name -> engine of a precision; torch itself needs none."""
+
+
+def passes_of(name: str, precision: str) -> Passes | None:
+    """Return passes through an engine, None for those that torch finds best.
+
+    Args:
+        name: ``torch``, or a key of `ENGINES`.
+        precision: ``float32``, ``bfloat16`` or ``int8``.
+
+    Raises:
+        ModelUnsupported: the engine is not installed, or the processor has no such products.
+    """
+    return None if name == TORCH else GraphPasses(ENGINES[name](precision))
