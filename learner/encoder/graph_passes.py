@@ -150,6 +150,7 @@ class GraphPasses:
             try:
                 graph = self._compiled(model, kind, rows)
                 found = [graph.run(*own) for own in shapes]
+                cosine = min(map(_least_cosine, found, expected, (own[1] for own in shapes)))
             # Libraries declare no common error for a model that they cannot express
             except Exception as error:
                 self._forget(kind, is_new)
@@ -158,7 +159,6 @@ class GraphPasses:
                     f"serving.engine: {self._engine.name} cannot run {type(model).__name__}: "
                     f"{reason}. Use torch."
                 ) from error
-            cosine = min(map(_least_cosine, found, expected, (own[1] for own in shapes)))
         least = _LEAST_EXACT if self._engine.exact else LEAST_COSINE
         if not cosine >= least:
             self._forget(kind, is_new)

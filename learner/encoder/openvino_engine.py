@@ -1,9 +1,9 @@
 """OpenVINO runs an encoder on a CPU: in float32, bfloat16, or with weights of 8-bit integers.
 
 Under ``int8`` each row of a matrix has one scale. What enters a product is rounded to 8 bits as it
-comes, by a scale for each `_GROUP` numbers of a token's row, where the processor has products of
-such integers; so a text's states depend on nothing beside it, and no texts fix any scale. It is
-OpenVINO's *dynamic quantisation* of matrices with compressed weights.
+comes, by a scale for each `_GROUP` numbers of a token's row; so a text's states depend on nothing
+beside it, and no texts fix any scale. It is OpenVINO's *dynamic quantisation* of matrices with
+compressed weights.
 
 Legend: n texts, T tokens, D width.
 """
