@@ -20,10 +20,9 @@ from torch import Tensor
 from learner.encoder.packing import Layout
 
 _STEP = 16
-_SCORES_AT_ONCE = 1 << 20
+_SCORES_AT_ONCE = 1 << 19
+"""More would be fresh memory from the system each time, which takes longer than the products."""
 _KEPT = 8
-_LARGEST_SCORE = 64
-"""Beyond it scores count as it, so that a softmax needs no maximum, whose search is slow."""
 
 
 class Call(NamedTuple):
@@ -31,14 +30,13 @@ class Call(NamedTuple):
 
     Attributes:
         shape: n H and t.
-        rows: int64 (3 n H t,), rows of queries, keys and values in (T 3 H, d); the first token's
-            where a text has no such token.
-        real: bfloat16 (n H, t, 1), 1 where a text has such a token, else 0.
+        rows: int64 (3 n H t,), rows of queries, keys and values in (T 3 H, d).
+        mask: float32 (n H, 1, t), -inf where a text has no such token; None: all are full.
     """
 
     shape: tuple[int, int]
     rows: Tensor
-    real: Tensor
+    mask: Tensor | None
 
 
 class Calls(NamedTuple):
@@ -66,13 +64,13 @@ def attend(projected: Tensor, layout: Layout, heads: int, *, first: bool = False
     width = projected.shape[1] // (3 * heads)
     rows, found = projected.view(-1, width), []
     calls, back = _calls(tuple(run.length for run in layout.runs for _ in range(run.number)), heads)
-    for (number, length), own, real in calls:
+    for (number, length), own, mask in calls:
         query, key, value = rows.index_select(0, own).view(3, number, length, width).unbind()
         query = query[:, :1] if first else query
-        shares = query @ key.transpose(1, 2)
-        shares.clamp_(-_LARGEST_SCORE, _LARGEST_SCORE).exp_()
-        own_values = (shares @ value.mul_(real)).div_(shares @ real)
-        found.append(own_values.view(-1, width))
+        scores = (query @ key.transpose(1, 2)).float()
+        if mask is not None:
+            scores += mask
+        found.append((scores.softmax(-1).to(value.dtype) @ value).view(-1, width))
     together = torch.cat(found)
     if first:  # texts are in order already
         return together.view(layout.num_texts, -1)
@@ -94,9 +92,12 @@ def _calls(lengths: tuple[int, ...], heads: int) -> Calls:
         token = np.where(real, first + place, first)
         part = np.arange(3)[:, None, None, None]
         rows = (token[:, None, :] * 3 + part) * heads + head[:, None]
+        mask = None
+        if not real.all():
+            mask = torch.from_numpy(np.where(real, 0, -np.inf).astype(np.float32))
+            mask = mask.repeat_interleave(heads, dim=0)[:, None]
         number = len(texts) * heads
-        known = torch.from_numpy(real).to(torch.bfloat16).repeat_interleave(heads, dim=0)
-        calls.append(Call((number, length), torch.from_numpy(rows.ravel()), known[:, :, None]))
+        calls.append(Call((number, length), torch.from_numpy(rows.ravel()), mask))
         text, at = np.nonzero(real)
         back[token[real]] = num_rows + (text[:, None] * heads + head) * length + at[:, None]
         num_rows += number * length

@@ -46,6 +46,8 @@ _SCORES_AT_ONCE = 1 << 17
 """More would be fresh memory from the system each time."""
 _VECTOR = 32
 """Numbers that a kernel takes at once, at most; what is left it rounds in another way."""
+_BITS = 6
+"""Of a number of rows; the rest are zeros."""
 _WIDTHS = ("intermediate_size", "hidden_dim", "n_inner")
 """Its names in configurations of transformers."""
 _PROBE_LENGTHS = (2, 7, 7, 5)
@@ -336,7 +338,7 @@ def fitting(num_tokens: int, width: int) -> int:
     """Return the rows of a pass, with those to add so that no thread leaves part of a vector.
 
     Activations such as SiLU round the last numbers of a thread's share as scalars, if they do not
-    fill a vector.
+    fill a vector. Without gradients it is one of few numbers, since oneDNN makes a kernel for each.
 
     Args:
         num_tokens: of the texts.
@@ -344,6 +346,8 @@ def fitting(num_tokens: int, width: int) -> int:
     """
     share = _VECTOR * torch.get_num_threads()
     step = share // math.gcd(share, width)
+    if not torch.is_grad_enabled():
+        step = math.lcm(step, 1 << max(0, num_tokens.bit_length() - _BITS))
     return -(-max(num_tokens, _LEAST_TOKENS) // step) * step
 
 
