@@ -46,7 +46,7 @@ FENCED: Mapping[str, set[str]] = {
     "tokenizers": {"learner.encoder.tokens"},
     "onnxruntime": {"learner.encoder.onnx_graph"},
     "onnxscript": {"learner.encoder.onnx_graph"},
-    "openvino": {"learner.encoder.openvino_engine", "learner.encoder.openvino_graph"},
+    "openvino": {"learner.encoder.openvino_engine", "learner.encoder.openvino_import"},
     "nncf": {"learner.encoder.openvino_graph"},
     "safetensors": {"learner.store.blobs", "learner.encoder.given_files"},
     "peft": {"learner.tuning.adapters"},

@@ -71,7 +71,7 @@ class ServingConfig:
         Literal["torch", "openvino"],
         Meta(
             description="What runs the encoder: torch, or OpenVINO on a CPU, where its int8 needs "
-            "no AVX512-VNNI and takes more families (pip install 'steelyard[openvino]')."
+            "AVX-VNNI alone and takes more families (pip install 'steelyard[openvino]')."
         ),
     ] = "torch"
     precision: Annotated[

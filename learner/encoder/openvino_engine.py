@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from learner.encoder.graph_passes import Forward, Run, Template
+from learner.encoder.openvino_import import openvino_for
 from learner.errors import ModelUnsupported
 
 NAME = "openvino"
@@ -43,13 +44,7 @@ class OpenVino:
         Raises:
             ModelUnsupported: OpenVINO is not installed, or the processor has no such products.
         """
-        try:
-            import openvino
-        except ImportError as error:
-            raise ModelUnsupported(
-                f"serving.engine: openvino needs {error.name}, which is not installed: "
-                'pip install "steelyard[openvino]"'
-            ) from error
+        openvino = openvino_for("serving.engine: openvino")
         self.exact = precision == "float32"
         self._precision = precision
         self._core = openvino.Core()

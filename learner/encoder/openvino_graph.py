@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from learner.encoder.onnx_graph import INPUTS, OUTPUT
+from learner.encoder.openvino_import import openvino_for
 from learner.encoder.tokens import Ids
 from learner.errors import ModelUnsupported
 
@@ -43,9 +44,9 @@ def int8_files(graph: bytes, texts: Sequence[Ids]) -> dict[str, bytes]:
         ModelUnsupported: a library is missing, there are too few texts, or vectors of int8 are far
             from those of float32 or depend on what is beside a text.
     """
+    openvino = openvino_for("--format openvino-int8")
     try:
         import nncf
-        import openvino
     except ImportError as error:
         raise ModelUnsupported(
             f"--format openvino-int8 needs {error.name}, which is not installed: "

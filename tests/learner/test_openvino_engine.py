@@ -55,6 +55,12 @@ def encoder(model: Any, precision: str, tuning: str = "full") -> Encoder:
     return own
 
 
+def test_no_conversion_is_reported_to_anybody() -> None:
+    encoder(model_of(WITH_SDPA["bert"]), "float32")
+    reporting = sys.modules["openvino.tools.ovc.telemetry_utils"]
+    assert vars(reporting)["tm"].__name__ == "openvino.tools.ovc.telemetry_stub"
+
+
 FAMILIES = {**WITH_SDPA, **WITHOUT_SDPA}
 FAMILIES.pop("deberta-v2-conv")
 
