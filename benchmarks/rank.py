@@ -127,10 +127,14 @@ def _write_models(folder: Path, threads: int) -> None:
         "learner.batch_size": "40",
         "learner.reference_batch_size": "40",
     }
-    learned = questions(30, titles=40, seed=LEARNED_SEED)
-    for interaction, tuning in ((CROSS, "full"), (TOWERS, "top:1")):
+    # A head begins with nothing: with fewer pairs its order is not one that a gate could compare
+    for interaction, tuning, rate, number in (
+        (CROSS, "full", "5e-5", 100),
+        (TOWERS, "top:1", "1e-4", 30),
+    ):
         (folder / interaction).mkdir()
-        own = {"learner.interaction": interaction, "learner.tuning": tuning}
+        own = {"learner.interaction": interaction, "learner.tuning": tuning, "learner.lr": rate}
+        learned = questions(number, titles=40, seed=LEARNED_SEED)
         write_model(folder / interaction, learned, {**settings, **own})
 
 
