@@ -27,12 +27,25 @@ class LastLayer:
         if getattr(packed, "first_rows", None) is None:
             states: Tensor = super().forward(hidden_states, *given, **others)  # type: ignore[misc]
             return states
-        own = layer.attention.self
+        mixed, _ = layer.attention.self(hidden_states, packed=packed)
+        between = layer.attention.output(mixed, packed.first_of(hidden_states[0])[None])
+        found: Tensor = layer.feed_forward_chunk(between)
+        return found
+
+
+class LastAttention:
+    """Mixed into the class of the attention of that layer, whose hooks see its output so too."""
+
+    def forward(self, hidden_states: Tensor, *given: Any, **others: Any) -> Any:
+        """Return what the heads give, side by side, (1, T, D) or of first tokens; no weights."""
+        own: Any = self
+        packed: Any = others.get("packed")
+        if getattr(packed, "first_rows", None) is None:
+            return super().forward(hidden_states, *given, **others)  # type: ignore[misc]
         rows = hidden_states[0]
-        first = packed.first_of(rows)
         query, key, value = (
             projected.view(len(projected), -1, own.attention_head_size).transpose(0, 1)
-            for projected in (own.query(first), own.key(rows), own.value(rows))
+            for projected in (own.query(packed.first_of(rows)), own.key(rows), own.value(rows))
         )
         mixed = packed.attend(
             query[:, : packed.num_texts],
@@ -44,10 +57,7 @@ class LastLayer:
             prefix=prefix_of(own),
             first=True,
         )
-        mixed = packed.filled(mixed.flatten(1))
-        between = layer.attention.output(mixed[None], first[None])
-        found: Tensor = layer.feed_forward_chunk(between)
-        return found
+        return packed.filled(mixed.flatten(1))[None], None
 
 
 def prepare(model: Any) -> bool:
@@ -59,7 +69,7 @@ def prepare(model: Any) -> bool:
     layers = bert_layers(model)
     if not layers:
         return False
-    last = layers[-1]
-    if not isinstance(last, LastLayer):
-        last.__class__ = type(type(last).__name__, (LastLayer, type(last)), {})
+    for module, kind in ((layers[-1], LastLayer), (layers[-1].attention.self, LastAttention)):
+        if not isinstance(module, kind):
+            module.__class__ = type(type(module).__name__, (kind, type(module)), {})
     return True

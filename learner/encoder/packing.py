@@ -234,12 +234,22 @@ def passes_for(model: Any) -> Passes:
         except (CannotPack, TypeError):  # an argument that it does not take
             together = []
         if len(together) == len(alone) and all(map(agree, alone, together)):
-            if first_tokens.prepare(model):
-                first = torch.stack([states[0] for states in alone])
-                packed.first_alone = agree(first, packed.first_states(model, ids))
+            first = torch.stack([states[0] for states in alone])
+            packed.first_alone = first_tokens.prepare(model) and _gives(packed, model, ids, first)
             return packed
     model.config._attn_implementation = "sdpa"
     return padded
+
+
+def _gives(packed: Packed, model: Any, ids: Sequence[Tensor], first: Tensor) -> bool:
+    """Return whether the last layer gives first tokens' states (n, D) where it is asked for them.
+
+    X-MOD's has the parts of BERT's, and adapters between them.
+    """
+    try:
+        return agree(first, packed.first_states(model, ids))
+    except (AttributeError, RuntimeError, TypeError):
+        return False
 
 
 def attention(

@@ -36,8 +36,8 @@ def one_thread() -> None:
     arithmetic.use(1)
 
 
-def whole(model: object) -> Encoder:
-    encoder = Encoder(model, tuning="full")
+def whole(model: object, pooling: str = "mean") -> Encoder:
+    encoder = Encoder(model, tuning="full", pooling=pooling)
     encoder.model.requires_grad_(False)
     return encoder
 
@@ -125,8 +125,10 @@ def test_heads_without_effect_count_nothing_and_taking_them_away_changes_no_vect
     assert again.config.kept_heads == [[2], [2]]
 
 
-def test_importance_is_the_slope_of_the_loss_in_a_head() -> None:
-    encoder, tokens = fresh(1)
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_importance_is_the_slope_of_the_loss_in_a_head(pooling: str) -> None:
+    other, tokens = fresh(1)
+    encoder = whole(other.model, pooling)
     found = head_importance(encoder, tokens, LISTS[:1], scale=SCALE)[0]
     columns = columns_of(LISTS[:1])
     for head in range(2):
@@ -135,7 +137,8 @@ def test_importance_is_the_slope_of_the_loss_in_a_head() -> None:
             model = copy.deepcopy(encoder.model)
             own = slice(32 * head, 32 * head + 32)
             layers_of(model)[0].attention.output.dense.weight.data[:, own] *= 1 + change  # type: ignore[union-attr, index, operator]
-            cosine = cosines(encoded(whole(model), tokens, columns.texts).double(), columns)
+            states = encoded(whole(model, pooling), tokens, columns.texts).double()
+            cosine = cosines(states, columns)
             slopes.append(-float(log_shares(SCALE * cosine, columns)[0]))
         assert abs(slopes[0] - slopes[1]) / 0.04 == pytest.approx(float(found[head]), rel=0.05)
 

@@ -11,14 +11,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import cosine_similarity
+from transformers import XmodConfig
 
 from learner import arithmetic
-from learner.encoder.encoder import Encoder
+from learner.encoder.encoder import Encoder, set_dropout
 from learner.encoder.packing import Packed, passes_for
 from learner.encoder.passes import texts_of
 from learner.encoder.pooling import first_state
 from learner.encoder.prefix_cache import PrefixCache
-from tests.learner.families import WITH_SDPA, bert
+from tests.learner.families import _SHAPE, WITH_SDPA, bert
 from tests.learner.test_packing import LENGTHS, model_of, rows, texts_of_lengths
 
 OF_BERT_KIND = ("bert", "roberta", "xlm-roberta", "electra")
@@ -109,13 +110,14 @@ def test_a_mean_still_reads_all_tokens() -> None:
             torch.testing.assert_close(vector, mean, rtol=1e-4, atol=1e-4)
 
 
-def test_dropout_acts_in_training() -> None:
+def test_dropout_of_the_last_layer_acts_in_training_alone() -> None:
     own = Encoder(model_of(bert()), tuning="full", pooling="cls", dropout=0.5)
-    texts = texts_of_lengths([9, 12])
-    first, second = own(texts), own(texts)
-    assert torch.equal(first, second)
-    own.train()
-    assert not torch.equal(own(texts), own(texts))
+    last, texts = own.model.encoder.layer[-1], texts_of_lengths([9, 12])
+    for dropout in (last.attention.self.dropout, last.attention.output.dropout):
+        set_dropout(own.model, 0.0)
+        dropout.p = 0.5
+        assert torch.equal(own.eval()(texts), own(texts))
+        assert not torch.equal(own.train()(texts), own(texts))
 
 
 def test_a_layer_that_does_more_than_bert_is_calculated_whole() -> None:
@@ -134,6 +136,17 @@ def test_a_layer_that_does_more_than_bert_is_calculated_whole() -> None:
     with torch.no_grad():
         found = own.vectors(model, rows(texts), first_state)
         assert torch.equal(found, expected(own, model, texts))
+
+
+def test_a_layer_with_parts_that_bert_has_not_is_calculated_whole() -> None:
+    config = XmodConfig(**_SHAPE, pad_token_id=1, languages=("en_XX",), default_language="en_XX")
+    own, plain = Encoder(model_of(config), tuning="full", pooling="cls"), model_of(config)
+    texts = texts_of_lengths([3, 8])
+    with torch.no_grad():
+        for ids, vector in zip(rows(texts), own(texts), strict=True):
+            state = plain(input_ids=ids[None]).last_hidden_state[0, 0]
+            expected = torch.nn.functional.normalize(state, dim=0)
+            torch.testing.assert_close(vector, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_integers_give_what_all_tokens_give() -> None:
