@@ -24,16 +24,24 @@ _REMEDY = "Expected a folder as save_pretrained writes it: copy it again, or nam
 _MAX_SHOWN = 240  # characters of another library's message
 _OWN_ATTENTION = (None, "eager", "sdpa")
 _LAYER = re.compile(r"\.\d+\.")
+_NO_MEMORY = re.compile(r"(?i)can(no|')t allocate memory")
 
 
 @contextmanager
-def reading(name: str, part: str, kind: type[LearnerError] = ModelMissing) -> Iterator[None]:
+def reading(
+    name: str,
+    part: str,
+    kind: type[LearnerError] = ModelMissing,
+    *,
+    setting: str = "learner.model: ",
+) -> Iterator[None]:
     """Name a model and one of its files where a library fails at what is in it.
 
     Args:
-        name: of the model, as in `LearnerConfig.model`.
+        name: of the model, as in `LearnerConfig.model`, or of a folder.
         part: what is read, such as ``config.json``.
         kind: error that is raised.
+        setting: that names the model, and a colon; empty where none does, as of a version.
 
     Raises:
         LearnerError: of that kind.
@@ -43,8 +51,20 @@ def reading(name: str, part: str, kind: type[LearnerError] = ModelMissing) -> It
     except (LearnerError, MemoryError):
         raise
     except Exception as error:
-        text = f"learner.model: {name!r} cannot be loaded: {part}: {_said(error)}. {_REMEDY}"
+        remedy = _remedy(name, error)
+        text = f"{setting}{name!r} cannot be loaded: {part}: {_said(error)}. {remedy}"
         raise kind(text) from error
+
+
+def _remedy(name: str, error: Exception) -> str:
+    """Return what to do about an error, whose cause need not be in a file."""
+    if isinstance(error, ImportError):
+        return "Install what it needs, or name another model."
+    if _NO_MEMORY.search(str(error)):
+        return "Give the process more memory, or name a smaller model."
+    if not Path(name).is_dir():
+        return "Expected a model on a hub that can be reached: look at its name and the connection."
+    return _REMEDY
 
 
 def _said(error: Exception) -> str:

@@ -36,7 +36,7 @@ def load_tokenizer(path: Path) -> Any:
     Raises:
         ModelMissing: the folder holds no tokenizer that can be read.
     """
-    with given_files.reading(str(path), "no tokenizer"):
+    with given_files.reading(str(path), "no tokenizer", setting=""):
         tokenizer: Any = AutoTokenizer.from_pretrained(
             str(path), local_files_only=True, trust_remote_code=False
         )
@@ -51,7 +51,7 @@ def load_tokenizer(path: Path) -> Any:
             f"{path}: {type(tokenizer).__name__} has no tokenizer.json, which a version needs. "
             "Save it with the tokenizers library, as transformers does by default."
         )
-    with given_files.reading(str(path), "tokenizer.json"):
+    with given_files.reading(str(path), "tokenizer.json", setting=""):
         tokenizer(_TRIED)
     return tokenizer
 

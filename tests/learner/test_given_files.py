@@ -19,10 +19,11 @@ from torch import Tensor
 from transformers import BertConfig, BertModel
 
 from learner.config import LearnerConfig
+from learner.encoder import given_files
 from learner.encoder.fit import check_fit
 from learner.encoder.load import load_pretrained
-from learner.encoder.tokens import letter_tokenizer
-from learner.errors import LearnerError
+from learner.encoder.tokens import letter_tokenizer, load_tokenizer
+from learner.errors import LearnerError, ModelMissing
 
 Harm = Callable[[Path], object]
 QUERY = "encoder.layer.1.attention.self.query.weight"
@@ -181,6 +182,37 @@ def test_whatever_is_in_a_file_it_is_a_model_or_refused(
         sound, tmp_path_factory.mktemp("any") / "model", written(file, whole[:at] + put + rest)
     )
     assert "\n" not in refusal(name)
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (ImportError("it needs sentencepiece"), "sentencepiece. Install what it needs"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), "more memory"),
+        (OSError(12, "Cannot allocate memory"), "more memory"),
+        (ValueError("bad header"), "copy it again"),
+    ],
+)
+def test_what_is_no_fault_of_a_file_has_another_remedy(
+    tmp_path: Path, error: Exception, says: str
+) -> None:
+    with pytest.raises(ModelMissing, match=says), given_files.reading(str(tmp_path), "any"):
+        raise error
+
+
+def test_of_a_name_on_a_hub_nothing_is_to_be_copied() -> None:
+    with (
+        pytest.raises(ModelMissing, match=r"'org/model' .*connection\.$"),
+        given_files.reading("org/model", "config.json"),
+    ):
+        raise OSError("no answer")
+
+
+def test_a_tokenizer_of_a_version_is_not_named_by_a_setting(sound: Path, tmp_path: Path) -> None:
+    name = harmed(sound, tmp_path / "version", written("tokenizer.json", b"{}"))
+    with pytest.raises(ModelMissing) as refused:
+        load_tokenizer(Path(name))
+    assert str(refused.value).startswith(f"{name!r} cannot be loaded: no tokenizer")
 
 
 class Opened:
