@@ -150,7 +150,8 @@ class GraphPasses:
             try:
                 graph = self._compiled(model, kind, rows)
                 found = [graph.run(*own) for own in shapes]
-                cosine = min(map(_least_cosine, found, expected, (own[1] for own in shapes)))
+                masks = [mask for _, mask in shapes]
+                cosines = list(map(_least_cosine, found, expected, masks))
             # Libraries declare no common error for a model that they cannot express
             except Exception as error:
                 self._forget(kind, is_new)
@@ -159,6 +160,7 @@ class GraphPasses:
                     f"serving.engine: {self._engine.name} cannot run {type(model).__name__}: "
                     f"{reason}. Use torch."
                 ) from error
+        cosine = float(np.min(cosines))  # NaN if one is
         least = _LEAST_EXACT if self._engine.exact else LEAST_COSINE
         if not cosine >= least:
             self._forget(kind, is_new)

@@ -19,18 +19,18 @@ class Copying:
     exact = True
 
     def __init__(
-        self, *, error: Exception | None = None, factor: float = 1.0, of_one_shape: bool = False
+        self, *, error: Exception | None = None, factor: float = 1.0, elsewhere: float = 1.0
     ) -> None:
         """Raise `error` where a function is to be converted; multiply parameters by `factor`.
 
-        With `of_one_shape` states of rows of another shape than the example's are wrong.
+        States of rows of another shape than the example's are multiplied by `elsewhere`.
         """
         self.templates = 0
         self.compilations = 0
         self.alive: weakref.WeakSet[Any] = weakref.WeakSet()
         self.factor = factor
         self._error = error
-        self._of_one_shape = of_one_shape
+        self._elsewhere = elsewhere
 
     def template(self, forward: Forward, example: Sequence[Any]) -> CopyingTemplate:
         if self._error is not None:
@@ -40,7 +40,7 @@ class Copying:
 
         def baked(given: Tensor, mask: Tensor, parameters: Sequence[Tensor]) -> Tensor:
             states = forward(given, mask, parameters)
-            return states.flip(-1) if self._of_one_shape and given.shape != shape else states
+            return states if given.shape == shape else states * self._elsewhere
 
         return CopyingTemplate(self, baked, _used(forward, example))
 

@@ -69,9 +69,10 @@ def test_other_vectors_than_those_of_torch_are_refused() -> None:
         encoder(bert(), "full", Copying(factor=0.5))
 
 
-def test_a_trace_that_holds_for_one_shape_alone_is_refused() -> None:
+@pytest.mark.parametrize("elsewhere", [-1.0, float("nan")])
+def test_a_trace_that_holds_for_one_shape_alone_is_refused(elsewhere: float) -> None:
     with pytest.raises(ModelUnsupported, match="other vectors of BertModel than torch"):
-        encoder(bert(), "full", Copying(of_one_shape=True))
+        encoder(bert(), "full", Copying(elsewhere=elsewhere))
 
 
 def test_prefixes_are_refused() -> None:
