@@ -142,7 +142,8 @@ class Encoder(nn.Module):
         """
         if isinstance(self.passes, GraphPasses):
             self.passes.renew()
-            self._encode(self.passes.examples())
+            for tuning in (self.tuning, self._first):
+                self._encode(tuning, self.passes.examples())
         elif self.precision == "int8":
             quantize(self.model, self.passes)
         elif self.precision == "bfloat16":
@@ -158,13 +159,13 @@ class Encoder(nn.Module):
         """
         if isinstance(self.passes, Flat):
             for texts in self.passes.examples():
-                self._encode(texts)
+                self._encode(self.tuning, texts)
 
     @torch.no_grad()
-    def _encode(self, texts: Sequence[Ids]) -> None:
+    def _encode(self, tuning: Tuning, texts: Sequence[Ids]) -> None:
         """Encode texts in one pass, for what it makes of the passes; nothing is kept."""
         with self._lowered():
-            self.tuning.finish(self.tuning.prefix(texts))
+            tuning.finish(tuning.prefix(texts))
 
     def keep_prefixes(self, texts: Sequence[Ids]) -> None:
         """Let the frozen part encode texts ahead, where what it makes is kept.

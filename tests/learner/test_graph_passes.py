@@ -43,6 +43,21 @@ def test_an_encoder_has_the_vectors_of_torch_under_each_tuning(tuning: str) -> N
         )
 
 
+@pytest.mark.parametrize("tuning", ["full", "top:1", "frozen", "lora:2@top:1"])
+def test_no_request_waits_for_a_graph_or_is_judged(
+    tuning: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = encoder(bert(), tuning, Copying())
+
+    def made(*_: Any) -> Any:
+        raise AssertionError("a graph was made after the version was loaded")
+
+    monkeypatch.setattr(own.passes, "_made", made)
+    with torch.inference_mode():
+        own(TEXTS)
+        own.first_states(TEXTS)
+
+
 @pytest.mark.parametrize("name", ["distilbert", "modernbert", "deberta-v2"])
 def test_parameters_reach_the_pass_of_each_family(name: str) -> None:
     config = {**WITH_SDPA, **WITHOUT_SDPA}[name]
