@@ -113,8 +113,9 @@ class Batcher:
             self._changed.notify()
         if self._thread is not None:
             self._thread.join()
-        for future, _ in self._spare:
-            future.cancel()
+        with self._changed:
+            for future, _ in self._spare:
+                future.cancel()
 
     @property
     def open(self) -> bool:
@@ -169,8 +170,13 @@ class Batcher:
         with contextlib.suppress(TimeoutError, CancelledError):
             future.exception(timeout=max(0.0, seconds))
         if future.cancel():
+            with self._changed, contextlib.suppress(ValueError):  # taken out by its thread
+                self._spare.remove((future, task))  # or a task, and its scorer, would stay
             return False
-        future.result()
+        try:
+            future.result()
+        finally:
+            del future  # as in `_finish`
         return True
 
     async def score(self, model: LoadedModel, requests: tuple[ScoringInput, ...]) -> Answer:
@@ -346,6 +352,7 @@ def _finish(future: Future[object], task: Callable[[], object]) -> None:
     # It belongs to who waits for it, never to this thread.
     except Exception as error:
         future.set_exception(error)
+        del future  # which would refer to itself by the error's traceback
 
 
 def _shortened(request: ScoringInput, scores: Scores) -> Replayed:

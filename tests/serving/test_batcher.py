@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import threading
 import weakref
@@ -232,6 +233,35 @@ def test_a_task_whose_moment_does_not_come_in_time_is_never_run() -> None:
     assert replica.batcher.when_idle(lambda: ran.append("y"), 30.0)
     replica.batcher.close()
     assert ran == ["y"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_task_that_is_never_run_or_fails_keeps_nothing_of_its_version(fails: bool) -> None:
+    """On a server that is never idle each version would stay, with all its memory."""
+    replica = Replica()
+    if fails:
+        replica.batcher.start()
+
+    def warmed() -> weakref.ref[FakeScorer]:
+        scorer = FakeScorer("v000001")
+
+        def fail(scorer: FakeScorer) -> None:
+            raise ValueError(scorer.version)
+
+        try:
+            assert not replica.batcher.when_idle(partial(fail, scorer), 30.0 if fails else 0.0)
+        except ValueError:
+            assert fails
+        return weakref.ref(scorer)
+
+    gc.disable()  # else a cycle would be collected sooner or later
+    try:
+        gone = warmed()
+        replica.batcher.when_idle(lambda: None, 30.0 if fails else 0.0)  # the thread goes on
+        assert gone() is None
+    finally:
+        gc.enable()
+        replica.batcher.close()
 
 
 def test_the_answers_of_a_batch_are_delivered_one_per_iteration_of_the_event_loop() -> None:
