@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 _PARTS = (
@@ -17,9 +18,21 @@ _PARTS = (
 
 
 def bert_layers(model: Any) -> list[Any]:
-    """Return the layers of a model; none where one is of another kind."""
+    """Return the layers of a model; none where one is of another kind, or has more parts."""
     layers = list(getattr(getattr(model, "encoder", None), "layer", ()))
     return layers if all(map(_is_known, layers)) else []
+
+
+def add_methods(layer: Any, methods: type) -> None:
+    """Put the methods of a class before those of a layer, once, in place."""
+    kind: Any = type(layer)
+    if not issubclass(kind, methods):
+        layer.__class__ = _both(methods, kind)
+
+
+@cache  # a class refers to itself: one for each model would wait for the garbage collector
+def _both(methods: type, kind: type) -> type:
+    return type(kind.__name__, (methods, kind), {})
 
 
 def _is_known(layer: Any) -> bool:
@@ -28,4 +41,6 @@ def _is_known(layer: Any) -> bool:
             layer.get_submodule(path)
         except AttributeError:
             return False
-    return not getattr(layer, "is_decoder", False)
+    places = ("attention.self.", *(f"{path}." for path in _PARTS))
+    has_others = any(not name.startswith(places) for name, _ in layer.named_parameters())
+    return not (has_others or getattr(layer, "is_decoder", False))

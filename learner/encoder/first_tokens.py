@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from learner.encoder.bert_layers import bert_layers
+from learner.encoder.bert_layers import add_methods, bert_layers
 from learner.encoder.key_value_prefixes import prefix_of
 
 
@@ -67,9 +67,7 @@ def prepare(model: Any) -> bool:
         Whether the model is of the kind.
     """
     layers = bert_layers(model)
-    if not layers:
-        return False
-    for module, kind in ((layers[-1], LastLayer), (layers[-1].attention.self, LastAttention)):
-        if not isinstance(module, kind):
-            module.__class__ = type(type(module).__name__, (kind, type(module)), {})
-    return True
+    if layers:
+        add_methods(layers[-1], LastLayer)
+        add_methods(layers[-1].attention.self, LastAttention)
+    return bool(layers)

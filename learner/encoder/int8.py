@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from learner.encoder.aligned import attend
-from learner.encoder.bert_layers import bert_layers
+from learner.encoder.bert_layers import add_methods, bert_layers
 from learner.encoder.first_tokens import LastLayer
 from learner.encoder.key_value_prefixes import prefixes_of
 from learner.encoder.packing import Layout, Packed
@@ -231,10 +231,9 @@ def quantize(model: Any, passes: Passes) -> None:
     check_processor()
     layers, gelu = _layers(model, passes), _GELUS[model.config.hidden_act]
     for layer in layers:
-        if not isinstance(layer, _Layer):
-            layer.__class__ = type(type(layer).__name__, (_Layer, type(layer)), {})
-            layer.int8_gelu = gelu
-        elif layer.int8_products is not None and not layer.int8_products.fit(layer):
+        add_methods(layer, _Layer)
+        layer.int8_gelu = gelu
+        if layer.int8_products is not None and not layer.int8_products.fit(layer):
             layer.int8_products = None
     if all(layer.int8_products is not None for layer in layers):
         return
@@ -279,7 +278,8 @@ def _layers(model: Any, passes: Passes) -> list[Any]:
     """
     if prefixes_of(model):
         raise ModelUnsupported("serving.precision: int8 has no prefixes; use learned")
-    layers = bert_layers(model) if isinstance(passes, Packed) else []
+    as_bert = isinstance(passes, Packed) and passes.first_alone  # calculated by BERT's formulas
+    layers = bert_layers(model) if as_bert else []
     if not (layers and getattr(model.config, "hidden_act", None) in _GELUS):
         raise ModelUnsupported(
             "serving.precision: int8 needs layers such as those of BERT, RoBERTa, XLM-R and "

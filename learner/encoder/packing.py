@@ -159,7 +159,7 @@ class Packed:
 
     max_tokens = MAX_TOKENS
     first_alone = False
-    """Whether the last layer can give the states of first tokens alone."""
+    """Whether the last layer, by BERT's formulas, gives the states of first tokens alone."""
 
     def __init__(self, model: Any) -> None:
         """Let a model's attention go text by text from here on."""
@@ -234,21 +234,22 @@ def passes_for(model: Any) -> Passes:
         except (CannotPack, TypeError):  # an argument that it does not take
             together = []
         if len(together) == len(alone) and all(map(agree, alone, together)):
-            first = torch.stack([states[0] for states in alone])
-            packed.first_alone = first_tokens.prepare(model) and _gives(packed, model, ids, first)
+            packed.first_alone = _gives_first_alone(packed, model, ids, alone)
             return packed
     model.config._attn_implementation = "sdpa"
     return padded
 
 
-def _gives(packed: Packed, model: Any, ids: Sequence[Tensor], first: Tensor) -> bool:
-    """Return whether the last layer gives first tokens' states (n, D) where it is asked for them.
-
-    X-MOD's has the parts of BERT's, and adapters between them.
-    """
+def _gives_first_alone(
+    packed: Packed, model: Any, ids: Sequence[Tensor], expected: Sequence[Tensor]
+) -> bool:
+    """Return whether first tokens alone have the states that they have among all (t, D)."""
+    if not first_tokens.prepare(model):
+        return False
+    first = torch.stack([states[0] for states in expected])
     try:
         return agree(first, packed.first_states(model, ids))
-    except (AttributeError, RuntimeError, TypeError):
+    except (AttributeError, RuntimeError, TypeError):  # parts of BERT's names, made otherwise
         return False
 
 
@@ -387,6 +388,8 @@ def probes(model: Any) -> list[Tensor]:
 
 def agree(expected: Tensor, found: Tensor, tolerance: float | None = None) -> bool:
     """Return whether states agree, up to a share of the largest; by default that of float32."""
+    if expected.shape != found.shape:
+        return False
     if tolerance is None:
         tolerance = _COARSE if expected.is_cuda else _TOLERANCE
     return bool((expected - found).abs().max() <= tolerance * expected.abs().max())

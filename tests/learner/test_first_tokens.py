@@ -19,6 +19,7 @@ from learner.encoder.packing import Packed, passes_for
 from learner.encoder.passes import texts_of
 from learner.encoder.pooling import first_state
 from learner.encoder.prefix_cache import PrefixCache
+from learner.errors import ModelUnsupported
 from tests.learner.families import _SHAPE, WITH_SDPA, bert
 from tests.learner.test_packing import LENGTHS, model_of, rows, texts_of_lengths
 
@@ -138,15 +139,31 @@ def test_a_layer_that_does_more_than_bert_is_calculated_whole() -> None:
         assert torch.equal(found, expected(own, model, texts))
 
 
-def test_a_layer_with_parts_that_bert_has_not_is_calculated_whole() -> None:
-    config = XmodConfig(**_SHAPE, pad_token_id=1, languages=("en_XX",), default_language="en_XX")
-    own, plain = Encoder(model_of(config), tuning="full", pooling="cls"), model_of(config)
+def xmod(**changes: Any) -> XmodConfig:
+    """A family whose layers have parts of BERT's names, and adapters of languages beside them."""
+    return XmodConfig(**{**_SHAPE, "languages": ["a"], "default_language": "a", **changes})
+
+
+def test_a_family_with_parts_of_the_same_names_that_calculates_more_is_calculated_whole() -> None:
+    model, plain = model_of(xmod()), model_of(xmod())
+    own = passes_for(model)
+    assert isinstance(own, Packed)
+    assert not own.first_alone
     texts = texts_of_lengths([3, 8])
     with torch.no_grad():
-        for ids, vector in zip(rows(texts), own(texts), strict=True):
-            state = plain(input_ids=ids[None]).last_hidden_state[0, 0]
-            expected = torch.nn.functional.normalize(state, dim=0)
-            torch.testing.assert_close(vector, expected, rtol=1e-4, atol=1e-4)
+        found = own.vectors(model, rows(texts), first_state)
+        for ids, state in zip(texts, found, strict=True):
+            alone = plain(input_ids=torch.from_numpy(ids)[None]).last_hidden_state[0, 0]
+            torch.testing.assert_close(state, alone, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [0.3, 1e-3])
+def test_such_a_family_is_not_served_with_integers_that_leave_a_part_out(size: float) -> None:
+    if not torch.cpu._is_vnni_supported():
+        pytest.skip("this processor has no AVX512-VNNI")
+    own = Encoder(model_of(xmod(initializer_range=size)), tuning="full", precision="int8")
+    with pytest.raises(ModelUnsupported, match=r"serving\.precision: int8 .*XmodModel has others"):
+        own.round_weights()
 
 
 def test_integers_give_what_all_tokens_give() -> None:
