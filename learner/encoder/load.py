@@ -73,9 +73,9 @@ class Pretrained(NamedTuple):
 
 def describe(name: str, *, download: bool = False, packaged: Path | None = None) -> Described:
     """Describe an encoder without its weights; arguments and errors as of `load_pretrained`."""
-    if random := re.fullmatch(r"random:(\d+)x(\d+)", name):
+    if random := re.fullmatch(r"random:([1-9]\d*)x([1-9]\d*)", name):
         return Described("", _random_config(int(random[1]), width=int(random[2])), MEAN)
-    if default := re.fullmatch(r"minilm-l6(?::(\d+))?", name):
+    if default := re.fullmatch(r"minilm-l6(?::([1-9]\d*))?", name):
         folder = packaged or _packaged_folder()
         check_digests(folder)
         num_layers = int(default[1]) if default[1] else None

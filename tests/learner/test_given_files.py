@@ -24,6 +24,7 @@ from learner.encoder.fit import check_fit
 from learner.encoder.load import load_pretrained
 from learner.encoder.tokens import letter_tokenizer, load_tokenizer
 from learner.errors import LearnerError, ModelMissing
+from tests.learner.training import trainer
 
 Harm = Callable[[Path], object]
 QUERY = "encoder.layer.1.attention.self.query.weight"
@@ -131,6 +132,7 @@ def indexed(weight_map: Any) -> Harm:
             configured(num_hidden_layers=1),
             r"encoder\.layer\.1\.\S+, a layer that config\.json does",
         ),
+        (configured(num_hidden_layers=0), r"num_hidden_layers: got 0, expected at least 1"),
         (configured(hidden_size="x"), r"config\.json: .*'hidden_size' expected int"),
         (configured(num_attention_heads=0), r"config\.json describes no text encoder"),
         (
@@ -166,6 +168,11 @@ def test_a_folder_that_was_harmed_is_refused_in_one_line_that_names_the_fault(
     assert re.search(says, refused), refused
     assert name in refused
     assert "\n" not in refused
+
+
+@pytest.mark.parametrize("name", ["minilm-l6:0", "random:0x64", "random:2x0"])
+def test_a_size_of_zero_is_refused(name: str) -> None:
+    assert f"got '{name}', expected minilm-l6, minilm-l6:N, random:LxD" in refusal(name)
 
 
 @settings(max_examples=60, deadline=None)
@@ -213,6 +220,16 @@ def test_a_tokenizer_of_a_version_is_not_named_by_a_setting(sound: Path, tmp_pat
     with pytest.raises(ModelMissing) as refused:
         load_tokenizer(Path(name))
     assert str(refused.value).startswith(f"{name!r} cannot be loaded: no tokenizer")
+
+
+@pytest.mark.parametrize("factor", [0.0, 1e20])
+def test_weights_that_give_no_vectors_are_refused_as_such(
+    sound: Path, tmp_path: Path, factor: float
+) -> None:
+    harm = weighed(lambda own: own.update({key: factor * own[key] for key in own}))
+    name = harmed(sound, tmp_path / "model", harm)
+    with pytest.raises(LearnerError, match=r"learner\.model: BertModel gives vectors that are NaN"):
+        trainer(model=name, max_tokens=16)
 
 
 class Opened:
