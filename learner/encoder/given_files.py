@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from learner.errors import LearnerError, ModelMissing, ModelUnsupported
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 _REMEDY = "Expected a folder as save_pretrained writes it: copy it again, or name another."
 _MAX_SHOWN = 240  # characters of another library's message
+_MOST_LABELS = 1_000_000
 _OWN_ATTENTION = (None, "eager", "sdpa")
 _LAYER = re.compile(r"\.\d+\.")
 _NO_MEMORY = re.compile(r"(?i)can(no|')t allocate memory")
@@ -73,6 +74,21 @@ def _said(error: Exception) -> str:
     if not isinstance(error, OSError | ValueError | safetensors.SafetensorError):
         text = f"{type(error).__name__}: {text}"
     return (text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}...").rstrip(". ")
+
+
+def check_labels(name: str, written: bytes | None) -> None:
+    """Refuse a ``config.json`` of so many labels that transformers would be at them for hours.
+
+    Raises:
+        ModelUnsupported: it says so.
+    """
+    with suppress(msgspec.DecodeError):  # whoever reads it next says what is wrong
+        number = msgspec.json.decode(written or b"{}", type=dict[str, Any]).get("num_labels")
+        if isinstance(number, int) and number > _MOST_LABELS:
+            raise ModelUnsupported(
+                f"learner.model: {name!r}: config.json: num_labels: got {number}, expected at most "
+                f"{_MOST_LABELS}. {_REMEDY}"
+            )
 
 
 def check_config(name: str, config: Any) -> None:

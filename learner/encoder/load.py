@@ -200,6 +200,7 @@ def _describe(
         return None if found is None else Path(found).read_bytes()
 
     with given_files.reading(name, "config.json"):
+        given_files.check_labels(name, read("config.json"))
         config = AutoConfig.from_pretrained(path, local_files_only=offline, trust_remote_code=False)
     given_files.check_config(name, config)
     with given_files.reading(name, "pooling", ModelUnsupported):

@@ -132,6 +132,7 @@ def indexed(weight_map: Any) -> Harm:
             configured(num_hidden_layers=1),
             r"encoder\.layer\.1\.\S+, a layer that config\.json does",
         ),
+        (configured(num_labels=10**9), r"num_labels: got 1000000000, expected at most 1000000"),
         (configured(num_hidden_layers=0), r"num_hidden_layers: got 0, expected at least 1"),
         (configured(hidden_size="x"), r"config\.json: .*'hidden_size' expected int"),
         (configured(num_attention_heads=0), r"config\.json describes no text encoder"),
