@@ -47,7 +47,7 @@ FENCED: Mapping[str, set[str]] = {
     "onnxruntime": {"learner.encoder.onnx_graph"},
     "onnxscript": {"learner.encoder.onnx_graph"},
     "openvino": {"learner.encoder.openvino_engine", "learner.encoder.openvino_import"},
-    "nncf": {"learner.encoder.openvino_graph"},
+    "nncf": {"learner.encoder.openvino_import"},
     "safetensors": {"learner.store.blobs", "learner.encoder.given_files"},
     "peft": {"learner.tuning.adapters"},
     "tensorboard": {"learner.tracking.tensorboard"},

@@ -58,19 +58,24 @@ class OpenVino:
 
     def template(self, forward: Forward, example: Sequence[Any]) -> Template:
         """Convert a function by one trace; see `learner.encoder.graph_passes.Engine`."""
-        import openvino
+        from openvino.frontend import FrontEndManager
+        from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
         rows, mask, parameters = example
 
         def flat(given: Tensor, mask: Tensor, *values: Tensor) -> Tensor:
             return forward(given, mask, values)
 
+        # `openvino.convert_model` does this too, but sets the root logger to errors meanwhile,
+        # and for good where it fails; it also reports, if others imported the library before us
+        frontend = FrontEndManager().load_by_framework("pytorch")
         trace: Any = torch.jit.trace  # has no types
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of shapes that are compared: checked by `GraphPasses`
             inputs = (rows, mask, *parameters)
             traced = trace(flat, inputs, check_trace=False)
-            graph = openvino.convert_model(traced, example_input=inputs)
+            decoder = TorchScriptPythonDecoder(traced, example_input=inputs)
+            graph = frontend.convert(frontend.load(decoder))
         return OpenVinoTemplate(self._core, graph, self._precision, len(parameters))
 
 

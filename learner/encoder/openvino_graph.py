@@ -18,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from learner.encoder.onnx_graph import INPUTS, OUTPUT
-from learner.encoder.openvino_import import openvino_for
+from learner.encoder.openvino_import import nncf_for, openvino_for
 from learner.encoder.tokens import Ids
 from learner.errors import ModelUnsupported
 
+_FORMAT = "--format openvino-int8"
 GRAPH, WEIGHTS = "openvino_model.xml", "openvino_model.bin"
 _FEWEST_TEXTS = 2
 LEAST_COSINE = 0.95
@@ -44,14 +45,7 @@ def int8_files(graph: bytes, texts: Sequence[Ids]) -> dict[str, bytes]:
         ModelUnsupported: a library is missing, there are too few texts, or vectors of int8 are far
             from those of float32 or depend on what is beside a text.
     """
-    openvino = openvino_for("--format openvino-int8")
-    try:
-        import nncf
-    except ImportError as error:
-        raise ModelUnsupported(
-            f"--format openvino-int8 needs {error.name}, which is not installed: "
-            'pip install "steelyard[openvino]"'
-        ) from error
+    openvino, nncf = openvino_for(_FORMAT), nncf_for(_FORMAT)
     if len(texts) < _FEWEST_TEXTS:
         raise ModelUnsupported(f"int8 needs texts to fix its scales by: got {len(texts)}")
     core = openvino.Core()

@@ -1,4 +1,4 @@
-"""OpenVINO, imported without the reports that it sends to its makers."""
+"""OpenVINO and NNCF, imported without the reports that they send to their makers."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _REPORTS = "openvino_telemetry"
 def openvino_for(setting: str) -> Any:
     """Return the library.
 
-    Each conversion of a model would fork the process, threads and all, to send a report over the
-    network; OpenVINO leaves that out where it finds no module to do it.
+    Both would fork the process, threads and all, to send reports over the network; they leave that
+    out where they find no module to do it.
 
     Args:
         setting: that asks for it, for the error.
@@ -26,8 +26,21 @@ def openvino_for(setting: str) -> Any:
     try:
         import openvino
     except ImportError as error:
-        raise ModelUnsupported(
-            f"{setting} needs {error.name}, which is not installed: "
-            'pip install "steelyard[openvino]"'
-        ) from error
+        raise _missing(error, setting) from error
     return openvino
+
+
+def nncf_for(setting: str) -> Any:
+    """Return the library, as `openvino_for` does."""
+    sys.modules[_REPORTS] = None  # type: ignore[assignment]
+    try:
+        import nncf
+    except ImportError as error:
+        raise _missing(error, setting) from error
+    return nncf
+
+
+def _missing(error: ImportError, setting: str) -> ModelUnsupported:
+    return ModelUnsupported(
+        f'{setting} needs {error.name}, which is not installed: pip install "steelyard[openvino]"'
+    )

@@ -22,6 +22,7 @@ from learner.artifact import Corrupt, Store, Version, VersionMissing
 from learner.encoder.encoder import Encoder
 from learner.encoder.load import load_pretrained, load_saved
 from learner.encoder.onnx_graph import onnx_graph
+from learner.encoder.openvino_import import openvino_for
 from learner.encoder.pooling import POOLINGS
 from learner.encoder.tokens import Texts, load_tokenizer
 from learner.errors import ModelUnsupported
@@ -277,8 +278,8 @@ def test_a_graph_that_gives_other_vectors_is_not_kept(tmp_path: Path) -> None:
 def test_an_int8_graph_gives_vectors_near_the_encoders_and_the_same_in_any_batch(
     tmp_path: Path,
 ) -> None:
-    openvino = pytest.importorskip("openvino")
     pytest.importorskip("nncf")
+    openvino = openvino_for("a test")
     version = version_of(tmp_path / "store")
     file = write_csv(tmp_path / "pairs.csv", pairs(12))
     store, folder = Store(tmp_path / "store"), tmp_path / "out"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import subprocess
 import sys
 import threading
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from learner.encoder.encoder import Encoder
 from learner.encoder.engines import passes_of
 from learner.encoder.load import load_pretrained
 from learner.encoder.openvino_engine import OpenVino
+from learner.encoder.openvino_import import openvino_for
 from learner.encoder.prefix_cache import PrefixCache
 from learner.errors import ModelUnsupported
 from learner.scorer import ModelScorer
@@ -45,7 +49,6 @@ def _one_thread() -> None:
 
 
 def encoder(model: Any, precision: str, tuning: str = "full") -> Encoder:
-    pytest.importorskip("openvino")
     try:
         passes = passes_of("openvino", precision)
     except ModelUnsupported as error:
@@ -55,10 +58,29 @@ def encoder(model: Any, precision: str, tuning: str = "full") -> Encoder:
     return own
 
 
-def test_no_conversion_is_reported_to_anybody() -> None:
-    encoder(model_of(WITH_SDPA["bert"]), "float32")
-    reporting = sys.modules["openvino.tools.ovc.telemetry_utils"]
-    assert vars(reporting)["tm"].__name__ == "openvino.tools.ovc.telemetry_stub"
+def test_the_library_is_imported_without_its_reports() -> None:
+    code = """
+import sys
+from learner.encoder.openvino_import import openvino_for
+openvino_for("a test")
+assert sys.modules["openvino_telemetry"] is None
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_conversion_reports_to_nobody_and_leaves_the_log_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("not asked for")
+
+    openvino_for("a test")
+    theirs, log = import_module("openvino.tools.ovc.convert_impl"), logging.getLogger()
+    with monkeypatch.context() as patch:
+        patch.setattr(theirs, "init_ovc_telemetry", never)
+        for name in ("setLevel", "addFilter", "addHandler"):
+            patch.setattr(log, name, never)
+        encoder(model_of(WITH_SDPA["bert"]), "float32")
 
 
 FAMILIES = {**WITH_SDPA, **WITHOUT_SDPA}
@@ -82,7 +104,6 @@ def test_families_have_the_vectors_of_torch_or_are_refused_by_name(name: str) ->
 
 @pytest.fixture(scope="module")
 def encoders() -> dict[str, Encoder]:
-    pytest.importorskip("openvino")
     return {
         precision: encoder(load_pretrained("minilm-l6:2").model, precision)
         for precision in ("float32", "bfloat16", "int8")
@@ -169,7 +190,6 @@ def test_two_threads_have_the_same_vectors_as_one(encoders: dict[str, Encoder]) 
 def test_versions_that_come_and_go_score_as_in_torch(
     tmp_path: Path, changes: dict[str, Any]
 ) -> None:
-    pytest.importorskip("openvino")
     versions, asked = versions_of(tmp_path, 4, **changes), requests(2)
     store = Store(tmp_path, precision="float32", engine="openvino")
     in_use = []
