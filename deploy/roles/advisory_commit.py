@@ -3,37 +3,79 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from threading import Condition, Thread
 
 from consumers.kafka.admin import KafkaAdmin
 from consumers.telemetry import Telemetry
-from learner.artifact import Version
+from weighting.provenance import TopicPartition
 
 log = logging.getLogger("steelyard.learner")
 
+_LAST_SECONDS = 5.0
+
 
 class AdvisoryCommit:
-    """Commits the next offsets of durable versions; a failure is only logged."""
+    """Commits next offsets in a thread of its own, the newest alone; a failure is only logged.
+
+    Brokers that do not answer would hold a commit up for as long as a request may take, and with it
+    training.
+    """
 
     def __init__(self, admin: KafkaAdmin, group: str, telemetry: Telemetry) -> None:
-        """Take the brokers, the consumer group and the series."""
+        """Take the brokers, the consumer group and the series; `start` makes the thread."""
         self._admin = admin
         self._group = group
         self._telemetry = telemetry
         self._num_failed = 0  # in a row
+        self._newest: Mapping[TopicPartition, int] | None = None  # that waits
+        self._closed = False
+        self._changed = Condition()
+        self._thread = Thread(target=self._run, name="advisory-commit", daemon=True)
 
-    def __call__(self, version: Version) -> None:
-        """Commit the next offsets of `version`.
+    def start(self) -> AdvisoryCommit:
+        """Begin to commit."""
+        self._thread.start()
+        return self
+
+    def __call__(self, next_offsets: Mapping[TopicPartition, int]) -> None:
+        """Commit these soon, unless newer ones come first; never waits."""
+        with self._changed:
+            self._newest = next_offsets
+            self._changed.notify()
+
+    def close(self, timeout_seconds: float = _LAST_SECONDS) -> None:
+        """Commit what waits, or leave it after a time; safe to repeat."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        if self._thread.is_alive():
+            self._thread.join(timeout_seconds)
+
+    def commit(self, next_offsets: Mapping[TopicPartition, int]) -> None:
+        """Commit these now.
 
         One failure is expected: a new cluster makes its coordinator at the first question.
         """
         try:
-            self._admin.commit(self._group, version.next_offsets)
-        except Exception as error:  # the commit is advisory: nothing here may stop training
+            self._admin.commit(self._group, next_offsets)
+        except Exception as error:  # the commit is advisory: nothing here may end the thread
             level = logging.WARNING if self._num_failed else logging.INFO
             extra = {"group": self._group, "error": str(error)}
             log.log(level, "advisory commit failed", extra=extra)
             self._num_failed += 1
             return
         self._num_failed = 0
-        for (topic, partition), offset in version.next_offsets.items():
+        for (topic, partition), offset in next_offsets.items():
             self._telemetry.committed_offset.labels(topic, str(partition)).set(offset)
+
+    def _run(self) -> None:
+        while (next_offsets := self._wait()) is not None:
+            self.commit(next_offsets)
+
+    def _wait(self) -> Mapping[TopicPartition, int] | None:
+        """Return what is to be committed, None at the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._newest is not None or self._closed)
+            next_offsets, self._newest = self._newest, None
+            return next_offsets

@@ -229,7 +229,7 @@ class LearnRole:
             identity=identity,
             journal=start.journal,
             process_group=group,
-            published=self._after_publishing(kafka.admin),
+            published=self._after_publishing(kafka.admin, opened),
             replaying=start.run_state.replay is not None,
             live=lambda: pipeline.live,
             samples_per_second=lambda: backlog.samples_per_second,
@@ -333,12 +333,14 @@ class LearnRole:
             return None
         return BackgroundWriter(checkpointer, keep=self._settings.store.keep)
 
-    def _after_publishing(self, admin: KafkaAdmin) -> Callable[[Version], None]:
+    def _after_publishing(self, admin: KafkaAdmin, opened: ExitStack) -> Callable[[Version], None]:
         """Return what to do with a durable version: commit, and answer a replay that it ends."""
-        commit = AdvisoryCommit(admin, self._settings.kafka.group_id, self._consumer_telemetry)
+        group = self._settings.kafka.group_id
+        commit = AdvisoryCommit(admin, group, self._consumer_telemetry).start()
+        opened.callback(commit.close)
 
         def published(version: Version) -> None:
-            commit(version)
+            commit(version.next_offsets)
             if version.run_state.replay is None:
                 self._commands.settle(version.run_state)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from threading import Event
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -18,9 +19,17 @@ from learner.store.blobs import Disk
 from tests.learner.saving import saved
 from weighting.provenance import TopicPartition
 
+OFFSETS = {("clicks", 1): 11}
+
+
+def committed(registry: CollectorRegistry) -> float | None:
+    return registry.get_sample_value(
+        "steelyard_consumer_committed_offset", {"topic": "clicks", "partition": "1"}
+    )
+
 
 class MoodyAdmin(KafkaAdmin):
-    """A source that commits or refuses, as given."""
+    """Commits or refuses, as given."""
 
     def __init__(self, *moods: bool) -> None:
         super().__init__(KafkaConfig())
@@ -31,23 +40,46 @@ class MoodyAdmin(KafkaAdmin):
             raise CommitFailed(group, "the coordinator is not there yet")
 
 
+class SilentAdmin(KafkaAdmin):
+    """Answers nothing until it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__(KafkaConfig())
+        self.asked, self.answers = Event(), Event()
+        self.commits: list[Mapping[TopicPartition, int]] = []
+
+    def commit(self, group: str, offsets: Mapping[TopicPartition, int]) -> None:
+        self.asked.set()
+        self.answers.wait()
+        self.commits.append(offsets)
+
+
 def test_an_advisory_commit_that_fails_once_is_no_warning_and_twice_in_a_row_it_is(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    (version,) = saved(tmp_path, 1)
     registry = CollectorRegistry()
     moods = (False, True, False, False, False, True)
     commit = AdvisoryCommit(MoodyAdmin(*moods), "g", Telemetry(registry))
     caplog.set_level("INFO")
     for _ in moods:
-        commit(version)
+        commit.commit(OFFSETS)
     assert [record.levelname for record in caplog.records] == ["INFO", "INFO", "WARNING", "WARNING"]
-    assert (
-        registry.get_sample_value(
-            "steelyard_consumer_committed_offset", {"topic": "clicks", "partition": "1"}
-        )
-        == 11
-    )
+    assert committed(registry) == 11
+
+
+def test_brokers_that_do_not_answer_hold_no_publishing_up_and_get_the_newest_offsets() -> None:
+    registry, admin = CollectorRegistry(), SilentAdmin()
+    commit = AdvisoryCommit(admin, "g", Telemetry(registry)).start()
+    commit(OFFSETS)
+    admin.asked.wait()
+    for offset in (12, 13):
+        commit({("clicks", 1): offset})
+    commit.close(timeout_seconds=0.0)
+    assert admin.commits == []
+    admin.answers.set()
+    commit.close(timeout_seconds=120.0)
+    assert admin.commits == [OFFSETS, {("clicks", 1): 13}]
+    assert committed(registry) == 13
 
 
 def test_the_role_shows_what_was_verified_of_its_store(tmp_path: Path) -> None:
