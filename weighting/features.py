@@ -118,6 +118,12 @@ class Fields(base.Transformer):
         """Keys and their values."""
         return self.fields_and_pair(query, item_id, text, attributes)[0]
 
+    def pair(self, query: str, item_id: str, text: str) -> tuple[int, int]:
+        """Keys of the query, and of the item under this query."""
+        query_hash, query_salt, _, _ = self._queries.get(query) or self._cache_query(query)
+        item = (item_id or text).encode("utf-8", "surrogatepass")
+        return query_hash, crc32(item, query_salt) * _MIX & _UINT32
+
     def fields_and_pair(
         self, query: str, item_id: str, text: str, attributes: Mapping[str, Attribute]
     ) -> tuple[dict[int, float], tuple[int, int]]:

@@ -17,8 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from learner.encoder.packing import Layout
-
 _STEP = 16
 _SCORES_AT_ONCE = 1 << 19
 """More would be fresh memory from the system each time, which takes longer than the products."""
@@ -30,12 +28,14 @@ class Call(NamedTuple):
 
     Attributes:
         shape: n H and t.
-        rows: int64 (3 n H t,), rows of queries, keys and values in (T 3 H, d).
+        rows: int64 (n H t,), rows of their tokens.
+        first: the first of n H rows, in those of all first tokens.
         mask: float32 (n H, 1, t), -inf where a text has no such token; None: all are full.
     """
 
     shape: tuple[int, int]
     rows: Tensor
+    first: int
     mask: Tensor | None
 
 
@@ -51,35 +51,73 @@ class Calls(NamedTuple):
     back: Tensor
 
 
-def attend(projected: Tensor, layout: Layout, heads: int, *, first: bool = False) -> Tensor:
-    """Return the attention (T, H d) of each text to itself, or (n, H d) of its first token.
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    lengths: tuple[int, ...],
+    *,
+    scale: float | None = None,
+    first: bool = False,
+) -> Tensor:
+    """Return the attention (T, H, d) of each text to itself, or (n, H, d) of its first token.
 
     Args:
-        projected: (T, 3 H d) in bfloat16: queries, already scaled, keys and values.
-        layout: where the texts lie.
-        heads: H.
-        first: whether nothing else is asked for.
+        query: (T, H, d) in half precision, or (n, H, d) of first tokens.
+        key: (T, H, d).
+        value: (T, H, d).
+        lengths: of the n texts; neighbours of nearly equal length share a call.
+        scale: of the products; 1 by default.
+        first: whether the queries are those of first tokens.
     """
-    num_tokens = len(projected)
-    width = projected.shape[1] // (3 * heads)
-    rows, found = projected.view(-1, width), []
-    calls, back = _calls(tuple(run.length for run in layout.runs for _ in range(run.number)), heads)
-    for (number, length), own, mask in calls:
-        query, key, value = rows.index_select(0, own).view(3, number, length, width).unbind()
-        query = query[:, :1] if first else query
-        scores = (query @ key.transpose(1, 2)).float()
+    _, heads, width = key.shape
+    if first:
+        key, value = _alike(key, value)
+    else:
+        query, key, value = _alike(query, key, value)
+    calls, back = _calls(lengths, heads, key.stride(0) // width)
+    keys, values = _rows(key), _rows(value)
+    queries = query.reshape(-1, 1, width) if first else _rows(query)
+    found = []
+    for (number, length), own, start, mask in calls:
+        shape = number, length, width
+        k, v = (rows.index_select(0, own).view(shape) for rows in (keys, values))
+        if first:
+            q = queries[start : start + number]
+        else:
+            q = queries.index_select(0, own).view(shape)
+        scores = (q @ k.transpose(1, 2)).float()
+        if scale is not None:
+            scores *= scale
         if mask is not None:
             scores += mask
-        found.append((scores.softmax(-1).to(value.dtype) @ value).view(-1, width))
+        found.append((scores.softmax(-1).to(v.dtype) @ v).view(-1, width))
     together = torch.cat(found)
-    if first:  # texts are in order already
-        return together.view(layout.num_texts, -1)
-    return together.index_select(0, back).view(num_tokens, -1)
+    if not first:  # else texts are in order already
+        together = together.index_select(0, back)
+    return together.view(-1, heads, width)
+
+
+def _alike(*states: Tensor) -> tuple[Tensor, ...]:
+    """Return states (T, H, d), each token's heads side by side, with the same strides."""
+    one = states[0]
+    width = one.shape[-1]
+    beside = one.stride()[1:] == (width, 1) and one.stride(0) % width == 0
+    if beside and all(own.stride() == one.stride() for own in states):
+        return states
+    return tuple(own.contiguous() for own in states)
+
+
+def _rows(states: Tensor) -> Tensor:
+    """Return a view of states (T, H, d) by rows (R, d), with what lies between tokens."""
+    tokens, heads, width = states.shape
+    number = (tokens - 1) * (states.stride(0) // width) + heads
+    return states.as_strided((number, width), (width, 1))
 
 
 @lru_cache(maxsize=_KEPT)
-def _calls(lengths: tuple[int, ...], heads: int) -> Calls:
-    """Plan the attention of texts of these lengths; all layers of a pass have the same."""
+def _calls(lengths: tuple[int, ...], heads: int, apart: int) -> Calls:
+    """Plan the attention of texts whose tokens lie so many rows apart; it is that of all layers."""
     starts = np.cumsum((0, *lengths))
     back = np.empty((int(starts[-1]), heads), dtype=np.int64)
     head = np.arange(heads)
@@ -88,16 +126,16 @@ def _calls(lengths: tuple[int, ...], heads: int) -> Calls:
         own = np.array(lengths)[texts]
         place = np.arange(length)
         real = place < own[:, None]
-        first = starts[texts][:, None]
-        token = np.where(real, first + place, first)
-        part = np.arange(3)[:, None, None, None]
-        rows = (token[:, None, :] * 3 + part) * heads + head[:, None]
+        start = starts[texts][:, None]
+        token = np.where(real, start + place, start)
+        rows = token[:, None, :] * apart + head[:, None]
         mask = None
         if not real.all():
             mask = torch.from_numpy(np.where(real, 0, -np.inf).astype(np.float32))
             mask = mask.repeat_interleave(heads, dim=0)[:, None]
         number = len(texts) * heads
-        calls.append(Call((number, length), torch.from_numpy(rows.ravel()), mask))
+        shape, first = (number, length), texts[0] * heads
+        calls.append(Call(shape, torch.from_numpy(rows.ravel()), first, mask))
         text, at = np.nonzero(real)
         back[token[real]] = num_rows + (text[:, None] * heads + head) * length + at[:, None]
         num_rows += number * length

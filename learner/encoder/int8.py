@@ -207,7 +207,10 @@ class _Layer:
         products = self.int8_products
         first = isinstance(self, LastLayer) and packed.first_rows is not None
         heads = layer.attention.self.num_attention_heads
-        mixed = attend(products.attention(states), packed, heads, first=first)
+        query, key, value = products.attention(states).view(len(states), 3, heads, -1).unbind(1)
+        if first:
+            query = packed.first_of(query)[: packed.num_texts]
+        mixed = attend(query, key, value, packed.lengths, first=first).flatten(1)
         if first:
             states, mixed = packed.first_of(states), packed.filled(mixed)
         mixed = functional.linear(mixed, *products.after_attention)

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-from learner.encoder import first_tokens
+from learner.encoder import aligned, first_tokens
 from learner.encoder.key_value_prefixes import (
     KeyValuePrefix,
     before_each,
@@ -97,9 +97,14 @@ class Layout:
         """Return the number of texts, n."""
         return sum(run.number for run in self.runs)
 
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Return the number of tokens of each text, n of them."""
+        return tuple(run.length for run in self.runs for _ in range(run.number))
+
     def first_of(self, states: Tensor) -> Tensor:
-        """Return the states (`first_rows`, D) of first tokens, of those (T, D) of all."""
-        lengths = torch.tensor([run.length for run in self.runs for _ in range(run.number)])
+        """Return the states (`first_rows`, ...) of first tokens, of those (T, ...) of all."""
+        lengths = torch.tensor(self.lengths)
         places = moved(lengths.cumsum(0) - lengths, states.device)
         return self.filled(states.index_select(0, places))
 
@@ -132,6 +137,10 @@ class Layout:
             and len(key) == len(query)
             and not (causal or dropout)
         )
+        if by_products and prefix is None and not torch.is_grad_enabled():
+            q, k, v = (states.transpose(0, 1) for states in (query, key, value))
+            factor = query.shape[-1] ** -0.5 if scale is None else scale
+            return aligned.attend(q, k, v, self.lengths, scale=factor, first=first)
         outputs = []
         keys, values = _by_run(key, self.runs), _by_run(value, self.runs)
         for run, q, k, v in zip(self.runs, _by_run(query, asked), keys, values, strict=True):

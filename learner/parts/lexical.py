@@ -56,6 +56,25 @@ class LexicalConfig:
     max_terms: int = 200_000
 
 
+class _Document:
+    """The terms of a text.
+
+    Attributes:
+        counts: how often it has each.
+        length: number of them.
+        mass: sum of the idf of each in the texts, as of `as_of`.
+        as_of: change of the statistics that it was summed after; 0 for never.
+    """
+
+    __slots__ = ("as_of", "counts", "length", "mass")
+
+    def __init__(self, text: str) -> None:
+        self.counts = Counter(_WORD.findall(folded(text)))
+        self.length = self.counts.total()
+        self.mass = 0.0
+        self.as_of = 0
+
+
 class _Statistics:
     """How many of the documents have each term, and how long they are; each is counted once."""
 
@@ -65,6 +84,7 @@ class _Statistics:
         self._frequency: dict[str, float] = {}
         self._num_documents = 0.0
         self._num_words = 0.0
+        self._num_changes = 1
 
     def idf(self, term: str) -> float:
         df = self._frequency.get(term, 0.0)
@@ -74,35 +94,43 @@ class _Statistics:
         """Return the idf of those terms of a query that some document has."""
         return {t: self.idf(t) for t in query if t in self._frequency}
 
-    def match(self, asked: Mapping[str, float], document: Counter[str]) -> float:
+    def match(self, asked: Mapping[str, float], document: _Document) -> float:
         """Return BM25 over its largest value, of the idfs of a query, NaN if there are none."""
         if not asked:
             return math.nan
         mean = self._num_words / self._num_documents
-        norm = _K * (1 - _B + _B * document.total() / mean)
+        norm, counts = _K * (1 - _B + _B * document.length / mean), document.counts
         gains = (
-            idf * document[t] * (_K + 1) / (document[t] + norm)
+            idf * counts[t] * (_K + 1) / (counts[t] + norm)
             for t, idf in asked.items()
-            if t in document
+            if t in counts
         )
         return sum(gains) / ((_K + 1) * sum(asked.values()))
 
-    def coverage(self, asked: Mapping[str, float], document: Counter[str]) -> float:
+    def coverage(self, asked: Mapping[str, float], document: _Document) -> float:
         """Return the share of a document's idf that was asked for, NaN if nothing was."""
         if not asked:
             return math.nan
-        mass = sum(self.idf(t) for t in document)
-        return sum(idf for t, idf in asked.items() if t in document) / mass if mass > 0 else 0.0
+        counts, mass = document.counts, self._mass(document)
+        return sum(idf for t, idf in asked.items() if t in counts) / mass if mass > 0 else 0.0
 
-    def count(self, name: str, document: Counter[str]) -> None:
+    def _mass(self, document: _Document) -> float:
+        """Return the sum of the idf of a document's terms; it keeps that for these statistics."""
+        if document.as_of != self._num_changes:
+            document.mass = sum(self.idf(t) for t in document.counts)
+            document.as_of = self._num_changes
+        return document.mass
+
+    def count(self, name: str, document: _Document) -> None:
         """Count a document, unless one of this name was counted before."""
         key = blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
         if key in self._seen:
             return
         self._seen[key] = None
+        self._num_changes += 1
         self._num_documents += 1
-        self._num_words += document.total()
-        for term in document:
+        self._num_words += document.length
+        for term in document.counts:
             self._frequency[term] = self._frequency.get(term, 0.0) + 1
         if len(self._seen) > self._config.max_items:
             for old in list(self._seen)[: len(self._seen) // 2]:
@@ -123,6 +151,7 @@ class _Statistics:
 
     def restore(self, state: list[Any]) -> None:
         seen, frequency, self._num_documents, self._num_words = state
+        self._num_changes += 1
         self._seen = {seen[i : i + 8]: None for i in range(0, len(seen), 8)}
         self._frequency = {term: number for term, number in frequency}
 
@@ -139,7 +168,7 @@ class Lexical:
     def __init__(self, config: LexicalConfig | None = None) -> None:
         """Start with an empty catalogue."""
         self.config = config or LexicalConfig()
-        self._cached: dict[str, Counter[str]] = {}
+        self._cached: dict[str, _Document] = {}
         self._num_cached = 0  # characters
         self._texts, self._wholes = _Statistics(self.config), _Statistics(self.config)
 
@@ -149,7 +178,7 @@ class Lexical:
         asked: dict[str, tuple[dict[str, float], dict[str, float]]] = {}
         for i, (query, text, whole) in enumerate(self._terms_of(pairs)):
             if query not in asked:
-                terms = self._terms(query[:_NUM_CHARACTERS])
+                terms = self._terms(query[:_NUM_CHARACTERS]).counts
                 asked[query] = self._texts.idfs(terms), self._wholes.idfs(terms)
             in_texts, in_wholes = asked[query]
             found[:, i] = (
@@ -167,7 +196,7 @@ class Lexical:
             self._texts.count(item, text)
             self._wholes.count(f"{item}\n{words_of(attributes)}", whole)
 
-    def _terms_of(self, pairs: Pairs) -> Iterator[tuple[str, Counter[str], Counter[str]]]:
+    def _terms_of(self, pairs: Pairs) -> Iterator[tuple[str, _Document, _Document]]:
         """Yield query, terms of the text, and terms of text and attributes, of each pair."""
         for query, text, attributes in zip(
             pairs.queries, pairs.texts, pairs.attributes, strict=True
@@ -175,14 +204,14 @@ class Lexical:
             head, words = text[:_NUM_CHARACTERS], words_of(attributes)
             yield query, self._terms(head), self._terms(f"{head} {words}" if words else head)
 
-    def _terms(self, text: str) -> Counter[str]:
+    def _terms(self, text: str) -> _Document:
         found = self._cached.get(text)
         if found is None:
             self._num_cached += len(text)
             if self._num_cached > _CACHED_CHARACTERS:
                 self._cached.clear()
                 self._num_cached = len(text)
-            found = self._cached[text] = Counter(_WORD.findall(folded(text)))
+            found = self._cached[text] = _Document(text)
         return found
 
     def snapshot(self) -> bytes:

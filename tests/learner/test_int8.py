@@ -18,7 +18,6 @@ from learner.encoder import int8
 from learner.encoder.aligned import attend
 from learner.encoder.encoder import Encoder
 from learner.encoder.load import load_pretrained
-from learner.encoder.packing import Layout
 from learner.encoder.prefix_cache import PrefixCache
 from learner.errors import ModelUnsupported
 from learner.scorer import ModelScorer, load_scorer
@@ -154,7 +153,8 @@ def test_aligned_attention_is_attention(lengths: list[int], heads: int, seed: in
     arithmetic.use(1)
     draw = torch.Generator().manual_seed(seed)
     states = torch.randn(sum(lengths), 3, heads, 16, generator=draw).div(2).bfloat16()
-    found = attend(states.flatten(1), Layout.of(sorted(lengths)), heads)
+    query, key, value = states.unbind(1)
+    found = attend(query, key, value, tuple(sorted(lengths))).flatten(1)
     expected = []
     for part in torch.split(states.double(), sorted(lengths)):
         query, key, value = part.permute(1, 2, 0, 3)
@@ -170,7 +170,8 @@ def test_attention_with_scores_of_any_size_is_a_mean_of_values(shift: float) -> 
     states = torch.randn(sum(lengths), 3, 2, 16, generator=torch.Generator().manual_seed(0))
     states[:, 0, :, 0], states[:, 1, :, 0] = shift, 1.0
     states = states.bfloat16()
-    found = attend(states.flatten(1), Layout.of(lengths), 2)
+    query, key, value = states.unbind(1)
+    found = attend(query, key, value, tuple(lengths)).flatten(1)
     start = 0
     for length in lengths:
         own = slice(start, start + length)
@@ -183,13 +184,12 @@ def test_attention_with_scores_of_any_size_is_a_mean_of_values(shift: float) -> 
 @settings(max_examples=20, deadline=None, database=None)
 def test_attention_of_first_tokens_is_that_part_of_all(lengths: list[int]) -> None:
     arithmetic.use(1)
-    layout = Layout.of(sorted(lengths))
-    states = torch.randn(
-        sum(lengths), 3 * 32, generator=torch.Generator().manual_seed(0)
-    ).bfloat16()
-    starts = np.cumsum([0, *sorted(lengths)[:-1]])
-    alone = attend(states, layout, 2, first=True)
-    torch.testing.assert_close(alone, attend(states, layout, 2)[starts])
+    draw = torch.Generator().manual_seed(0)
+    query, key, value = torch.randn(sum(lengths), 3, 2, 16, generator=draw).bfloat16().unbind(1)
+    in_order = tuple(sorted(lengths))
+    starts = np.cumsum([0, *in_order[:-1]])
+    alone = attend(query[starts], key, value, in_order, first=True)
+    torch.testing.assert_close(alone, attend(query, key, value, in_order)[starts])
 
 
 def test_a_layer_that_was_written_to_in_place_is_rounded_again() -> None:

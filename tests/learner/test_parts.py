@@ -134,6 +134,19 @@ def test_a_rare_word_that_both_have_counts_more_than_a_common_one() -> None:
     assert np.isnan(nothing).all(), "no word of it is in the catalogue"
 
 
+def test_what_it_keeps_of_texts_follows_the_catalogue() -> None:
+    """Sums over a text's terms are kept; they are those of all items learned so far."""
+    lexical, shown = Lexical(), pairs(["red shoe", "shoe"], query="shoe")
+    for number in range(5):
+        lexical.learn(CLICK, pairs([f"shoe {number}"]), outcomes([0.0]))
+        found, again = lexical.predict(shown), Lexical()
+        again.restore(lexical.snapshot())
+        np.testing.assert_array_equal(again.predict(shown), found)
+        lexical.restore(Lexical().snapshot())
+        lexical.restore(again.snapshot())
+        np.testing.assert_array_equal(lexical.predict(shown), found)
+
+
 @pytest.mark.parametrize("query", ["CAFÉ", "cafe\u0301", "ｃａｆé"])
 def test_words_match_whatever_their_case_width_and_accents_are_written_as(query: str) -> None:
     lexical = Lexical()

@@ -144,11 +144,14 @@ class Conditional:
         product or a query without samples it says nothing, however much its other fields would
         guess from what the shop chose to show. That is the encoder's part.
         """
-        base, found = self.base(), []
-        for d in documents:
-            x, pair = self._fields.fields_and_pair(query, d.id, d.text, d.attributes)
-            found.append(self._pair_memory(self._logit(x), pair, base))
-        return np.array(found, dtype=np.float64)
+        base, found = self.base(), np.empty(len(documents))
+        for i, d in enumerate(documents):
+            known = self._model.known(*self._fields.pair(query, d.id, d.text))
+            found[i] = base
+            if known:  # of most pairs nothing is
+                x = self._fields.fields(query, d.id, d.text, d.attributes)
+                found[i] += known * (self._logit(x) - base)
+        return found
 
     def base(self) -> float:
         """Logit of a pair of which nothing is known, as if shown first. Pure."""
