@@ -57,7 +57,7 @@ def attend(
     value: Tensor,
     lengths: tuple[int, ...],
     *,
-    scale: float | None = None,
+    scale: float = 1.0,
     first: bool = False,
 ) -> Tensor:
     """Return the attention (T, H, d) of each text to itself, or (n, H, d) of its first token.
@@ -67,7 +67,7 @@ def attend(
         key: (T, H, d).
         value: (T, H, d).
         lengths: of the n texts; neighbours of nearly equal length share a call.
-        scale: of the products; 1 by default.
+        scale: of the products.
         first: whether the queries are those of first tokens.
     """
     _, heads, width = key.shape
@@ -87,7 +87,7 @@ def attend(
         else:
             q = queries.index_select(0, own).view(shape)
         scores = (q @ k.transpose(1, 2)).float()
-        if scale is not None:
+        if scale != 1:
             scores *= scale
         if mask is not None:
             scores += mask

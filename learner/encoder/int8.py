@@ -14,18 +14,18 @@ Legend: T tokens of a pass, D width, F units of the feed-forward, K outputs of a
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from learner.encoder.aligned import attend
 from learner.encoder.bert_layers import add_methods, bert_layers
-from learner.encoder.first_tokens import LastLayer
 from learner.encoder.key_value_prefixes import prefixes_of
 from learner.encoder.packing import Layout, Packed
 from learner.encoder.passes import Passes, texts_of
+from learner.encoder.served_layers import LayerProducts, through
 from learner.errors import ModelUnsupported
 
 LEAST_COSINE = 0.95
@@ -162,30 +162,20 @@ class FeedForward:
         return self._down(units, self._scale) + functional.linear(spared, self._spared_down)
 
 
-class _Products:
-    """The products of a layer, and the parameters that they were made of.
-
-    Copies of a model share them: a layer with other parameters makes its own.
-    """
+class _Products(LayerProducts):
+    """The products of a layer."""
 
     def __init__(self, layer: Any, states: Tensor) -> None:
-        self._made_of = [(p, p._version) for p in layer.parameters()]
+        super().__init__(layer)
         own = layer.attention.self
         query, key, value = (Linear.of(m) for m in (own.query, own.key, own.value))
         scaling = own.attention_head_size**-0.5
         weight = torch.cat([query.weight * scaling, key.weight, value.weight])
         bias = torch.cat([query.bias * scaling, key.bias, value.bias])
         self.attention = Smoothed(weight, bias, states)
-        self.after_attention = Linear.of(layer.attention.output.dense).in_bfloat16()
+        output = Linear.of(layer.attention.output.dense).in_bfloat16()
+        self.after_attention = partial(functional.linear, weight=output.weight, bias=output.bias)
         self.feed_forward: FeedForward | None = None
-
-    def __deepcopy__(self, _: Any) -> _Products:
-        return self
-
-    def fit(self, layer: Any) -> bool:
-        """Return whether the layer has the parameters that these were made of, unchanged."""
-        pairs = zip(layer.parameters(), self._made_of, strict=True)
-        return all(p is own and p._version == version for p, (own, version) in pairs)
 
 
 class _Layer:
@@ -205,21 +195,22 @@ class _Layer:
         if self.int8_products is None:
             self.int8_products = _Products(layer, states)
         products = self.int8_products
-        first = isinstance(self, LastLayer) and packed.first_rows is not None
-        heads = layer.attention.self.num_attention_heads
-        query, key, value = products.attention(states).view(len(states), 3, heads, -1).unbind(1)
-        if first:
-            query = packed.first_of(query)[: packed.num_texts]
-        mixed = attend(query, key, value, packed.lengths, first=first).flatten(1)
-        if first:
-            states, mixed = packed.first_of(states), packed.filled(mixed)
-        mixed = functional.linear(mixed, *products.after_attention)
-        states = layer.attention.output.LayerNorm(mixed + states)
-        if products.feed_forward is None:
-            up, down = Linear.of(layer.intermediate.dense), Linear.of(layer.output.dense)
-            products.feed_forward = FeedForward(up, down, self.int8_gelu, states)
-        found: Tensor = layer.output.LayerNorm(products.feed_forward(states) + states)
-        return found[None]
+
+        def feed_forward(states: Tensor) -> Tensor:
+            if products.feed_forward is None:
+                up, down = Linear.of(layer.intermediate.dense), Linear.of(layer.output.dense)
+                products.feed_forward = FeedForward(up, down, self.int8_gelu, states)
+            return products.feed_forward(states)
+
+        return through(
+            layer,
+            states,
+            packed,
+            products.attention,
+            products.after_attention,
+            feed_forward,
+            scale=1.0,
+        )[None]
 
 
 def quantize(model: Any, passes: Passes) -> None:
