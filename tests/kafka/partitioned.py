@@ -113,6 +113,13 @@ class Process:
         """Wait until it has noticed."""
         until(lambda: True if self.num_outages() > num_before else None, self._has_ended)
 
+    def hears_again(self) -> None:
+        """Wait until it has noticed: what is cut before that is the same outage."""
+        until(lambda: True if self._num_ended() == self.num_outages() else None, self._has_ended)
+
+    def _num_ended(self) -> int:
+        return self._log.read_text().count("broker back")
+
     def learned(self, *, step: int = 0, num_samples: int = 0) -> Version:
         """Wait for a version of so many steps and samples."""
 
@@ -165,6 +172,7 @@ def main(folder: Path) -> None:
                 shop.begin(0.15)  # not to be seen yet
                 learner.hears_nothing(num_outages)
                 wire.do(mend)
+                learner.hears_again()
                 step = learner.learned(step=step + 1).step
             shop.end()
             learner.learned(num_samples=shop.trained().num)
