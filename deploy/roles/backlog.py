@@ -25,6 +25,7 @@ from weighting.sample import Batch
 log = logging.getLogger("steelyard.learner")
 T = TypeVar("T")
 _REFRESH_SECONDS = 2.0
+_LAST_SECONDS = 2.0
 _LOG_SECONDS = 30.0
 _WORTH_LOGGING_SECONDS = 60.0  # to catch up
 _ARRIVAL_SECONDS = 60.0  # over which arrival is measured
@@ -252,11 +253,11 @@ class Monitor:
         self._thread.start()
         return self
 
-    def close(self) -> None:
-        """Stop; safe to repeat."""
+    def close(self, timeout_seconds: float = _LAST_SECONDS) -> None:
+        """Stop, leaving behind what brokers do not answer in time; safe to repeat."""
         self._closed.set()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(timeout_seconds)
 
     def refresh(self) -> None:
         """Report once; what brokers do not answer stays as it was known."""

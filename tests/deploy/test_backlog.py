@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from threading import Event
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -226,6 +227,25 @@ def test_brokers_that_do_not_answer_leave_what_was_known(
     brokers.silent = True
     monitor.refresh()
     assert bench.count("consumer_lag_records") == 1
+
+
+def test_brokers_that_do_not_answer_hold_no_end_up() -> None:
+    class Silent(Brokers):
+        asked, answers = Event(), Event()
+
+        def end_offsets(self, topics: object) -> dict[TopicPartition, int]:
+            self.asked.set()
+            self.answers.wait()
+            return {}
+
+    monitor, _ = monitored(Bench(empty()), brokers := Silent({}))
+    monitor.start()
+    brokers.asked.wait()
+    monitor.close(timeout_seconds=0.0)
+    assert monitor._thread.is_alive()
+    brokers.answers.set()
+    monitor.close(timeout_seconds=120.0)
+    assert not monitor._thread.is_alive()
 
 
 def test_a_long_backlog_is_logged_twice_a_minute(caplog: pytest.LogCaptureFixture) -> None:
