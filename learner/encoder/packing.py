@@ -30,6 +30,7 @@ from learner.encoder.key_value_prefixes import (
     prefix_of,
     without_prefixes,
 )
+from learner.encoder.lower_layers import LowerLayers
 from learner.encoder.padding import Padded
 from learner.encoder.passes import Block, Passes, hidden_of, moved, pooled, texts_of
 from learner.encoder.pooling import OF_FIRST, Pool
@@ -175,6 +176,7 @@ class Packed:
         model.config._attn_implementation = ATTENTION
         self._first_position = _first_position(model)
         self._width = _width(model.config)
+        self._lower = LowerLayers()
 
     def divide(self, lengths: Sequence[int]) -> Iterable[list[int]]:
         """Yield the places of the texts of each pass, by length."""
@@ -192,7 +194,9 @@ class Packed:
     def run(self, model: Any, rows: Sequence[Tensor], *, layer: int = -1) -> list[Block]:
         """Run a model over texts of any lengths; see `Passes`."""
         lengths = [len(row) for row in rows]
-        hidden = self._hidden(model, rows, layer=layer)
+        hidden = self._lower.states(
+            model, layer, lambda model, layer: self._hidden(model, rows, layer=layer)
+        )
         return gathered(hidden, lengths) if hidden.is_cuda else _by_length(hidden, lengths)
 
     def vectors(self, model: Any, rows: Sequence[Tensor], pool: Pool) -> Tensor:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from learner.encoder.lower_layers import LowerLayers
 from learner.encoder.passes import Block, hidden_of, moved, pooled
 from learner.encoder.pooling import Pool
 
@@ -28,6 +29,7 @@ class Padded:
     def __init__(self, *, step: int = LENGTH_STEP) -> None:
         """Pad texts to a multiple of `step`."""
         self._step = step
+        self._lower = LowerLayers()
 
     def divide(self, lengths: Sequence[int]) -> Iterable[list[int]]:
         """Yield the places of texts that pad to one length, at most `MAX_ROWS` together."""
@@ -46,8 +48,12 @@ class Padded:
         padded, mask = pad(rows, value=padding, step=self._step)
         padded, mask = moved(padded, device), moved(mask, device)
         given = arguments(model, padded, mask, from_states=from_states)
-        output = model(**given, output_hidden_states=layer != -1)
-        return [Block(hidden_of(output, layer), mask, [len(row) for row in rows])]
+
+        def run(model: Any, layer: int) -> Tensor:
+            return hidden_of(model(**given, output_hidden_states=layer != -1), layer)
+
+        hidden = self._lower.states(model, layer, run)
+        return [Block(hidden, mask, [len(row) for row in rows])]
 
     def vectors(self, model: Any, rows: Sequence[Tensor], pool: Pool) -> Tensor:
         """Return unit vectors (n, D) of the texts of a pass; see `Passes`."""

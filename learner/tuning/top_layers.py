@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from learner.encoder.lower_layers import shallow
 from learner.encoder.passes import Passes, texts_of
 from learner.encoder.pooling import Pool
 from learner.encoder.tokens import Ids
@@ -111,7 +112,7 @@ def _upper_part(model: Any, top: nn.ModuleList, *, whole: bool) -> Any:
 
     Masks, relative positions and what follows the layers stay the model's own business.
     """
-    upper, encoder = _shallow(model), _shallow(model.encoder)
+    upper, encoder = shallow(model), shallow(model.encoder)
     encoder._modules["layer"] = top
     if not whole:
         encoder._modules["conv"] = None  # of DeBERTa, beside its first layer
@@ -134,7 +135,7 @@ class _Stack(nn.Module):
     def __init__(self, model: Any, path: str, top: nn.ModuleList) -> None:
         super().__init__()
         self.embeddings = nn.Identity()
-        upper: Any = _shallow(model)
+        upper: Any = shallow(model)
         upper._modules[path] = top
         if "drop" in model._modules:  # of GPT-2, once, above the embeddings
             upper._modules["drop"] = nn.Identity()
@@ -160,10 +161,3 @@ class _NoPositions(nn.Module):
 
     def forward(self, position_ids: Tensor) -> Tensor:
         return torch.zeros(*position_ids.shape, 1, device=position_ids.device)
-
-
-def _shallow(module: nn.Module) -> nn.Module:
-    """Return a module of its own with the same children."""
-    twin = copy.copy(module)
-    twin._modules = dict(module._modules)
-    return twin
