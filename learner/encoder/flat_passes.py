@@ -83,9 +83,13 @@ class Flat(Packed):
 
     def run(self, model: Any, rows: Sequence[Tensor], *, layer: int = -1) -> list[Block]:
         """Run a model over texts of any lengths; see `Passes`."""
-        flat = FlatPass(model, self._kernel, self._first_position, max(len(row) for row in rows))
-        tokens, places = self._inputs(model, rows)
-        return gathered(flat.hidden(tokens, places, layer), [len(row) for row in rows])
+        lengths, inputs = [len(row) for row in rows], self._inputs(model, rows)
+
+        def states(model: Any, layer: int) -> Tensor:
+            flat = FlatPass(model, self._kernel, self._first_position, max(lengths))
+            return flat.hidden(*inputs, layer)
+
+        return gathered(self._lower.states(model, layer, states), lengths)
 
     def vectors(self, model: Any, rows: Sequence[Tensor], pool: Pool) -> Tensor:
         """Return unit vectors (n, D) of the texts of a pass; see `Passes`."""

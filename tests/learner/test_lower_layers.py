@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from learner import arithmetic
+from learner.encoder.flat_passes import Flat
 from learner.encoder.packing import Packed
 from learner.encoder.padding import Padded
 from learner.encoder.passes import Passes, texts_of
+from learner.encoder.varlen import text_by_text
 from tests.learner.families import WITH_SDPA, WITHOUT_SDPA
 from tests.learner.test_packing import model_of
 
@@ -52,10 +54,13 @@ def test_states_are_those_of_the_whole_model(name: str, layer: int) -> None:
             torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("packs", [True, False])
-def test_layers_above_run_once_to_compare_and_never_again(packs: bool) -> None:
+@pytest.mark.parametrize("kind", ["packed", "padded", "flat"])
+def test_layers_above_run_once_to_compare_and_never_again(kind: str) -> None:
     model = model_of(FAMILIES["bert"])
-    passes = Packed(model) if packs else Padded()
+    if kind == "padded":
+        passes: Passes = Padded()
+    else:
+        passes = Packed(model) if kind == "packed" else Flat(model, text_by_text)
     ran, number = counted(model), len(model.encoder.layer)
     first = states(passes, model, -2, 7, 7)
     assert sorted(ran) == sorted([*range(number), *range(number - 1)])
