@@ -7,7 +7,7 @@ What would break that, and what is done about it:
 - Matrix products choose a kernel by the number of rows, and kernels add up in different orders, so
   that a text's vector would depend on its neighbours in the batch: MKL's strict reproducibility.
 - It does not hold for a single row, nor for up to three on processors that are not Intel's:
-  `product` adds rows. (The encoder multiplies eight tokens or more, see `encoder.packing`.)
+  `product` adds rows. (The encoder multiplies eight tokens or more, see `passes.packing`.)
 - oneDNN, which `linear` takes where MKL has no kernels of 512 bits, gives a row the same bits for
   any number of rows from eight on.
 - The number of threads belongs to a thread, not to the process, and torch takes all cores by

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from learner import version_layout as layout
-from learner.config import LearnerConfig
+from learner.config import CROSS_ENCODER, LearnerConfig
 from learner.encoder.encoder import Encoder
 from learner.encoder.fit import check_fit
 from learner.encoder.head import load_head
@@ -18,7 +18,7 @@ from learner.losses.loss import Loss
 from learner.losses.registry import losses_of
 from learner.parts.registry import make_parts
 from learner.process_group import ProcessGroup
-from learner.ranker import CROSS_ENCODER, Ranker
+from learner.ranker import Ranker
 from learner.ranker_files import RankerFiles
 from learner.residual import QueryResidual
 from learner.served import ServedScore

@@ -28,7 +28,8 @@ _ON_DISK = {
     "max_grad_norm": "max_gradient_norm",
 }
 IN_BATCH = "in_batch_softmax"
-INTERACTION_ON_DISK = {"bi_encoder": "towers", "cross_encoder": "cross"}
+CROSS_ENCODER = "cross_encoder"
+INTERACTION_ON_DISK = {"bi_encoder": "towers", CROSS_ENCODER: "cross"}
 _YOUNGER = frozenset(
     {
         "max_step_tokens",
@@ -238,7 +239,7 @@ class LearnerConfig:
         """Check every field."""
         check(self, "learner")
         if self.loss == IN_BATCH:
-            if self.interaction == "cross_encoder":
+            if self.interaction == CROSS_ENCODER:
                 self._refuse(
                     "loss", "pointwise, squared_error, pairwise or listwise", "interaction"
                 )

@@ -12,10 +12,10 @@ from learner import version_layout as layout
 from learner.artifact import Store, Version
 from learner.encoder.kept_heads import all_heads
 from learner.encoder.load import load_saved
-from learner.encoder.pooling import POOLING_FLAGS, POOLINGS
 from learner.encoder.tokens import Texts, load_tokenizer
 from learner.errors import ModelUnsupported
 from learner.finite import check_tensors
+from learner.passes.pooling import POOLING_FLAGS, POOLINGS
 from learner.store import blobs
 from learner.tuning import adapters
 
@@ -146,12 +146,12 @@ def encoder_files(
         "tokenizer_config.json": _tokenizer(version, given["tokenizer_config.json"], settings),
     }
     if onnx or int8_texts:
-        from learner.encoder.onnx_graph import onnx_graph
+        from learner.engines.onnx_graph import onnx_graph
 
         pool, name = POOLINGS[settings.pooling], ONNX
         graph = onnx_graph(model, pool, max_tokens=settings.max_tokens)
         if int8_texts:
-            from learner.encoder.openvino_graph import WEIGHTS, int8_files
+            from learner.engines.openvino_graph import WEIGHTS, int8_files
 
             tokens = Texts(load_tokenizer(version.path), max_tokens=settings.max_tokens)
             files |= int8_files(graph, [tokens.ids(text) for text in int8_texts])

@@ -18,17 +18,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from learner.config import CROSS_ENCODER
 from learner.encoder.encoder import Encoder
 from learner.encoder.head import Head
 from learner.encoder.prefix_cache import PrefixCache
 from learner.encoder.starting import Queued, StartingEncoder
-from learner.encoder.tokens import Ids, Texts
+from learner.encoder.tokens import Texts
+from learner.passes.passes import Ids
 from learner.residual import QueryResidual
 from learner.transfer import to_device
 from learner.value_head import ValueHead, of_value
 from weighting.tasks import TASKS, TaskName, root
 
-CROSS_ENCODER = "cross_encoder"
 _KEPT_BYTES = 256 << 20
 
 

@@ -17,19 +17,19 @@ from scipy.special import expit
 
 from learner import arithmetic
 from learner import version_layout as layout
-from learner.encoder.device import check_device
 from learner.encoder.encoder import Encoder
-from learner.encoder.engines import passes_of
 from learner.encoder.head import Head
 from learner.encoder.idle import IdleEncoders, Loan
 from learner.encoder.load import load_saved
-from learner.encoder.passes import Passes
 from learner.encoder.starting import StartingEncoder
 from learner.encoder.token_types import mark_pairs
-from learner.encoder.tokens import Ids, Texts, load_tokenizer
+from learner.encoder.tokens import Texts, load_tokenizer
+from learner.engines.registry import passes_of
 from learner.finite import check_numbers, check_tensors
 from learner.parts.part import Pairs, Vectors
 from learner.parts.registry import make_parts
+from learner.passes.device import check_device
+from learner.passes.passes import Ids, Passes
 from learner.ranker import PairLogits, Ranker
 from learner.request import Scores, ScoringInput
 from learner.residual import QueryResidual
@@ -78,7 +78,7 @@ def load_scorer(
         threads: of torch in this process, where no learner shares it; else the learner's.
         device: of the encoder and the heads.
         precision: of the encoder's products, ``learned`` or as of `Encoder`.
-        engine: that runs the encoder; a key of `learner.encoder.engines.ENGINES`.
+        engine: that runs the encoder; a key of `learner.engines.registry.ENGINES`.
         fixed: from a version with equal files (`version_layout.fixed_files`), loaded with the same
             arguments; of those only the settings are read again.
 

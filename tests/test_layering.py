@@ -19,7 +19,11 @@ CLEAN = {
     ),
     "consumers/kafka/source.py": '"""Kafka."""\nimport kafka\n',
     "learner/__init__.py": '"""Learns."""',
-    "learner/encoder/model.py": '"""Model."""\nimport torch.nn\nimport weighting.sample\n',
+    "learner/errors.py": '"""Errors."""\n',
+    "learner/passes/rows.py": '"""Rows."""\nimport torch\nimport learner.errors\n',
+    "learner/encoder/model.py": (
+        '"""Model."""\nimport torch.nn\nimport weighting.sample\nimport learner.passes.rows\n'
+    ),
 }
 
 CONSUMERS_MAY_IMPORT = (
@@ -37,6 +41,11 @@ PLANTED = {
         "consumers/join.py",
         "import weighting.ratio",
         CONSUMERS_MAY_IMPORT,
+    ),
+    "a folder inside another knows one above it": (
+        "learner/passes/rows.py",
+        "from learner.encoder import model",
+        "learner.passes may import learner.arithmetic, learner.errors of learner",
     ),
     "a lazy import counts": (
         "weighting/sample.py",

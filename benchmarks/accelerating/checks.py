@@ -26,13 +26,13 @@ from benchmarks.accelerating.timing import wait
 from benchmarks.accelerating.twin import Repeating
 from learner import arithmetic
 from learner.artifact import Document, ScoringInput
-from learner.encoder.captures import Captures
-from learner.encoder.captures import difference as largest_difference
 from learner.encoder.encoder import Encoder
-from learner.encoder.flat_passes import Flat
 from learner.encoder.idle import IdleEncoders, Loan
 from learner.encoder.starting import StartingEncoder
-from learner.encoder.varlen import Bounds, Kernel, kernel_for, text_by_text
+from learner.passes.captures import Captures
+from learner.passes.captures import difference as largest_difference
+from learner.passes.flat_passes import Flat
+from learner.passes.varlen import Bounds, Kernel, kernel_for, text_by_text
 from learner.process_group import TorchGroup
 from learner.scorer import load_scorer
 from tests.learner.training import batches, trainer

@@ -15,7 +15,7 @@ from benchmarks.accelerating.found import SINGLE, Found
 from benchmarks.accelerating.model import SMALL, Ours, equal
 from benchmarks.accelerating.pretended import CountedReads, Pretended
 from benchmarks.accelerating.twin import interpreted_adamw, on_device, tensors_of
-from learner.encoder.flat_passes import Flat
+from learner.passes.flat_passes import Flat
 from learner.training.adamw import fastest
 from learner.transfer import to_device, to_host
 from tests.learner.training import batches, trainer

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from learner.encoder.graphs import Made
+from learner.passes.graphs import Made
 from learner.trainer import Trainer
 
 

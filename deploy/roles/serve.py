@@ -43,7 +43,7 @@ class ServingRole:
         """
         _check_products(settings.serving)
         if settings.serving.device != "cpu":  # else torch is loaded with the first version
-            from learner.encoder.device import check_device
+            from learner.passes.device import check_device
 
             check_device(settings.serving.device, setting="serving.device")
         config = settings.serving
@@ -121,12 +121,12 @@ def _check_products(config: ServingConfig) -> None:
         ModelUnsupported: says so.
     """
     if config.engine != "torch":
-        from learner.encoder.engines import passes_of
+        from learner.engines.registry import passes_of
 
         learned = config.precision == "learned"  # known by a version alone
         passes_of(config.engine, "float32" if learned else config.precision)
     elif config.precision == "int8":
-        from learner.encoder.int8 import check_processor
+        from learner.passes.int8 import check_processor
 
         check_processor()
 

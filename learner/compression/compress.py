@@ -18,10 +18,10 @@ from learner.compression.importance import head_importance, most_important, unit
 from learner.compression.lists import LabelledList, columns_of, cosines, encoded
 from learner.encoder import kept_heads
 from learner.encoder.encoder import Encoder
-from learner.encoder.engines import TORCH, passes_of
-from learner.encoder.packing import ATTENTION
 from learner.encoder.tokens import Texts, load_tokenizer
+from learner.engines.registry import TORCH, passes_of
 from learner.export import VersionEncoder, encoder_files, weights_file
+from learner.passes.packing import ATTENTION
 
 _MOST_LISTS = 256
 """Lists that the importance of units is a mean over."""

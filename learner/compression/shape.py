@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from learner.encoder.kept_heads import FAMILIES, KEY, narrow
+from learner.encoder.kept_heads import KEY, narrow
 from learner.encoder.load import built
 from learner.errors import ModelUnsupported
+from learner.passes.bert_layers import FAMILIES
 
 _LAYER = re.compile(r"encoder\.layer\.(\d+)\.(.+)")
 _ROWS = ("intermediate.dense.weight", "intermediate.dense.bias")

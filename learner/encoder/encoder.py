@@ -20,20 +20,20 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from learner.encoder.flat_passes import Flat, fastest
-from learner.encoder.graph_passes import GraphPasses
-from learner.encoder.int8 import quantize
-from learner.encoder.packing import passes_for
-from learner.encoder.passes import Passes, moved
-from learner.encoder.pooling import POOLINGS, first_state
 from learner.encoder.prefix_cache import PrefixCache
-from learner.encoder.products import use_fastest
-from learner.encoder.served_layers import lay_out
-from learner.encoder.tokens import Ids
 from learner.errors import ModelUnsupported, TuningUnsupported
+from learner.passes.device import device_of
+from learner.passes.flat_passes import Flat, fastest
+from learner.passes.graph_passes import GraphPasses
+from learner.passes.int8 import quantize
+from learner.passes.packing import passes_for
+from learner.passes.passes import Ids, Passes, moved
+from learner.passes.pooling import POOLINGS, first_state
+from learner.passes.products import use_fastest
+from learner.passes.served_layers import lay_out
 from learner.tuning import registry
 from learner.tuning.full import FullTuning
-from learner.tuning.tuning import Tuning, device_of
+from learner.tuning.tuning import Tuning
 
 _LEAST_COSINE = 0.99
 
@@ -59,7 +59,7 @@ class Encoder(nn.Module):
         Args:
             model: as transformers loads it.
             tuning: as in `LearnerConfig.tuning`; see `learner.tuning`.
-            pooling: a key of `learner.encoder.pooling.POOLINGS`.
+            pooling: a key of `learner.passes.pooling.POOLINGS`.
             cache: outputs of the frozen part; one of its own by default.
             passes: over texts of different lengths; by default the best that the model allows.
             precision: of products, ``float32``, ``bfloat16``, or to serve on a CPU ``int8``, from

@@ -6,14 +6,13 @@ from typing import Any
 
 from torch import nn
 
-from learner.config import LearnerConfig
-from learner.encoder.device import check_device
+from learner.config import CROSS_ENCODER, LearnerConfig
 from learner.encoder.head import kind_of
 from learner.encoder.load import MEAN, describe, skeleton
-from learner.encoder.padding import LENGTH_STEP, Padded, padded_length
-from learner.encoder.pooling import POOLINGS
 from learner.errors import ModelUnsupported, TuningUnsupported
-from learner.ranker import CROSS_ENCODER
+from learner.passes.device import check_device
+from learner.passes.padding import LENGTH_STEP, Padded, padded_length
+from learner.passes.pooling import POOLINGS
 from learner.tuning import registry
 from learner.tuning.frozen import FrozenTuning
 

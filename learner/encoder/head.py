@@ -14,9 +14,9 @@ from transformers import AutoModelForSequenceClassification
 
 from learner.encoder import given_files
 from learner.encoder.load import describe
-from learner.encoder.packing import fitting
 from learner.encoder.token_types import separator_of
 from learner.errors import ModelUnsupported
+from learner.passes.packing import fitting
 
 _HEAD = "ForSequenceClassification"
 

@@ -1,7 +1,7 @@
 """Encoders of versions that are gone, whose memory the next version is loaded into.
 
 Where it lies in memory a version finds all that was made for the one before: on a GPU the captures
-of its passes (`learner.encoder.captures`), which go on reading parameters where they read them. A
+of its passes (`learner.passes.captures`), which go on reading parameters where they read them. A
 server has as many sets of parameters as versions in use at once: the one that answers, the former
 one, which it may go back to, and the one being loaded.
 """
@@ -14,9 +14,9 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
-from learner.encoder.device import beside
 from learner.encoder.encoder import Encoder
 from learner.encoder.load import with_others
+from learner.passes.device import beside
 from learner.tuning import adapters
 
 

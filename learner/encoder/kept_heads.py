@@ -17,11 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from learner.errors import ModelUnsupported
+from learner.passes.bert_layers import FAMILIES
 
 KEY = "kept_heads"
 """In a configuration: the places of the heads that stay, for each layer."""
-FAMILIES = ("bert", "camembert", "electra", "roberta", "xlm-roberta")
-"""Whose attention is ``attention.self``, with maps ``query``, ``key`` and ``value``."""
 _MAPS = ("query", "key", "value")
 
 

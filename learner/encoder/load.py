@@ -24,9 +24,9 @@ from transformers.utils.hub import cached_file
 
 from learner.encoder import given_files, kept_heads
 from learner.encoder.decoder import end_texts, is_causal
-from learner.encoder.pooling import pooling_of
 from learner.encoder.tokens import letter_tokenizer, load_tokenizer
 from learner.errors import ModelMissing, ModelUnsupported
+from learner.passes.pooling import pooling_of
 from learner.tuning import adapters
 
 AUTO, MEAN, LAST_TOKEN = "auto", "mean", "lasttoken"
@@ -47,7 +47,7 @@ class Described(NamedTuple):
     Attributes:
         path: folder, or name on a model hub; empty for a random one.
         config: as transformers loads it.
-        pooling: a key of `learner.encoder.pooling.POOLINGS`; None: it declares none.
+        pooling: a key of `learner.passes.pooling.POOLINGS`; None: it declares none.
         cut: whether only its first layers are meant.
     """
 
@@ -63,7 +63,7 @@ class Pretrained(NamedTuple):
     Attributes:
         model: as transformers loads it.
         tokenizer: of the model.
-        pooling: a key of `learner.encoder.pooling.POOLINGS`.
+        pooling: a key of `learner.passes.pooling.POOLINGS`.
     """
 
     model: Any

@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from learner.encoder.device import beside
 from learner.encoder.encoder import Encoder
 from learner.encoder.prefix_cache import PrefixCache
-from learner.encoder.tokens import Ids
+from learner.passes.device import beside
+from learner.passes.passes import Ids
 from learner.transfer import to_host
 
 _KEPT_BYTES = 128 << 20

@@ -14,14 +14,13 @@ from typing import Any
 
 import numpy as np
 from cachetools import FIFOCache
-from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from learner.encoder import given_files
 from learner.errors import ModelMissing
+from learner.passes.passes import Ids
 
-Ids = NDArray[np.int64]
 #: Bytes of token ids kept, with what Python and the cache add to each.
 MAX_CACHED_BYTES = 96 << 20
 _OVERHEAD_BYTES = 400

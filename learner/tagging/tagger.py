@@ -23,13 +23,13 @@ from learner.config import LearnerConfig
 from learner.encoder.encoder import set_dropout
 from learner.encoder.fit import check_fit
 from learner.encoder.load import load_pretrained
-from learner.encoder.packing import passes_for
-from learner.encoder.passes import texts_of
-from learner.encoder.pooling import POOLINGS
-from learner.encoder.products import use_fastest
 from learner.encoder.token_head import head_of, logits_of, token_classifier
-from learner.encoder.tokens import Ids, of_words
+from learner.encoder.tokens import of_words
 from learner.errors import TuningUnsupported
+from learner.passes.packing import passes_for
+from learner.passes.passes import Ids, texts_of
+from learner.passes.pooling import POOLINGS
+from learner.passes.products import use_fastest
 from learner.store import blobs
 from learner.tagging.entities import OUTSIDE
 from learner.tuning import adapters, registry

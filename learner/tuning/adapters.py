@@ -29,10 +29,10 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from learner.encoder.key_value_prefixes import NAME, prefixes_of
-from learner.encoder.passes import Passes
-from learner.encoder.pooling import Pool
 from learner.errors import TuningUnsupported
+from learner.passes.key_value_prefixes import NAME, prefixes_of
+from learner.passes.passes import Passes
+from learner.passes.pooling import Pool
 from learner.tuning import key_value_prefixes
 from learner.tuning.full import FullTuning
 from learner.tuning.top_layers import TopLayersTuning, layers_of

@@ -7,9 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from learner.encoder.passes import Passes
-from learner.encoder.pooling import Pool
-from learner.encoder.tokens import Ids
+from learner.passes.passes import Ids, Passes
+from learner.passes.pooling import Pool
 from learner.tuning.tuning import id_rows
 
 

@@ -16,12 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from learner.encoder.kept_heads import FAMILIES
-from learner.encoder.key_value_prefixes import NAME, KeyValuePrefix, without_prefixes
-from learner.encoder.packing import Packed
-from learner.encoder.passes import Passes
 from learner.errors import TuningUnsupported
-from learner.tuning.tuning import device_of, frozen
+from learner.passes.bert_layers import FAMILIES
+from learner.passes.device import device_of
+from learner.passes.key_value_prefixes import NAME, KeyValuePrefix, without_prefixes
+from learner.passes.packing import Packed
+from learner.passes.passes import Passes
+from learner.tuning.tuning import frozen
 
 KIND = "STEELYARD_KEY_VALUE_PREFIX"
 """In the configuration of an adapter; peft has no such kind."""

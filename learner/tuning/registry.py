@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from learner.encoder.passes import Passes
-from learner.encoder.pooling import Pool
 from learner.errors import TuningUnsupported
+from learner.passes.passes import Passes
+from learner.passes.pooling import Pool
 from learner.tuning import adapters
 from learner.tuning.frozen import FrozenTuning
 from learner.tuning.full import FullTuning

@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from learner.encoder.lower_layers import shallow
-from learner.encoder.passes import Passes, texts_of
-from learner.encoder.pooling import Pool
-from learner.encoder.tokens import Ids
 from learner.errors import TuningUnsupported
+from learner.passes.lower_layers import shallow
+from learner.passes.passes import Ids, Passes, texts_of
+from learner.passes.pooling import Pool
 from learner.tuning.tuning import frozen, id_rows, in_half_precision
 
 _PATHS = ("encoder.layer", "layers", "h")

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from learner.encoder.tokens import Ids
+from learner.passes.passes import Ids
 
 
 class Tuning(Protocol):
@@ -44,12 +44,6 @@ class Tuning(Protocol):
 
         They carry a gradient where grad mode is on.
         """
-
-
-def device_of(model: Any) -> torch.device:
-    """Return the device of a model's parameters."""
-    device: torch.device = next(model.parameters()).device
-    return device
 
 
 def id_rows(texts: Sequence[Ids]) -> list[Tensor]:

@@ -14,7 +14,7 @@ from benchmarks.accelerating import checks
 from benchmarks.accelerating.found import Found
 from benchmarks.accelerating.model import Shape, ragged
 from benchmarks.accelerating.twin import Repeating
-from learner.encoder.varlen import text_by_text
+from learner.passes.varlen import text_by_text
 
 
 def test_the_self_test_passes_on_its_twins_and_measures_nothing(

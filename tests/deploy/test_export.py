@@ -21,11 +21,11 @@ from deploy.errors import Unsafe, UsageError, WriteFailed
 from learner.artifact import Corrupt, Store, Version, VersionMissing
 from learner.encoder.encoder import Encoder
 from learner.encoder.load import load_pretrained, load_saved
-from learner.encoder.onnx_graph import onnx_graph
-from learner.encoder.openvino_import import openvino_for
-from learner.encoder.pooling import POOLINGS
 from learner.encoder.tokens import Texts, load_tokenizer
+from learner.engines.onnx_graph import onnx_graph
+from learner.engines.openvino_import import openvino_for
 from learner.errors import ModelUnsupported
+from learner.passes.pooling import POOLINGS
 from learner.version_layout import read_model, read_scoring
 from tests.deploy.fitting import pairs, write_csv
 from tests.fakes.disk import Crash, Die, Fail, FaultyDisk, Meanwhile, at, on

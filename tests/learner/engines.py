@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from learner.encoder.graph_passes import Forward, Run
+from learner.passes.graph_passes import Forward, Run
 
 
 class Copying:

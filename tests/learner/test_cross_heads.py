@@ -28,13 +28,13 @@ from learner.artifact import Document, ScoringInput, Store
 from learner.encoder.encoder import Encoder
 from learner.encoder.head import Head, load_head
 from learner.encoder.load import load_pretrained
-from learner.encoder.padding import Padded
-from learner.encoder.passes import Passes
 from learner.encoder.prefix_cache import PrefixCache
 from learner.encoder.token_types import mark_pairs, separator_of, token_types
 from learner.encoder.tokens import Texts, letter_tokenizer
 from learner.errors import ModelUnsupported, TuningUnsupported
 from learner.export import export_encoder
+from learner.passes.padding import Padded
+from learner.passes.passes import Passes
 from learner.ranker import Ranker
 from learner.residual import QueryResidual
 from learner.scorer import ModelScorer

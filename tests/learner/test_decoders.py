@@ -32,11 +32,11 @@ from learner.artifact import Document, ScoringInput, Store
 from learner.encoder.decoder import end_texts, is_causal
 from learner.encoder.encoder import Encoder
 from learner.encoder.load import load_pretrained
-from learner.encoder.packing import Packed
-from learner.encoder.padding import Padded
 from learner.encoder.prefix_cache import PrefixCache
 from learner.errors import ModelUnsupported, TuningUnsupported
 from learner.export import export_encoder
+from learner.passes.packing import Packed
+from learner.passes.padding import Padded
 from learner.scorer import ModelScorer
 from learner.trainer import Trainer
 from tests.learner.families import WITH_SDPA, WITHOUT_SDPA, gpt2, saved

@@ -21,9 +21,9 @@ from transformers import (
 )
 
 from learner.artifact import Document, ScoringInput, Store
-from learner.encoder.device import check_device
 from learner.encoder.load import load_pretrained
 from learner.errors import DeviceMissing, ModelMissing, ModelUnsupported, TuningUnsupported
+from learner.passes.device import check_device
 from learner.scorer import ModelScorer
 from learner.trainer import Trainer
 from tests.learner.families import (

@@ -18,14 +18,14 @@ from transformers import PretrainedConfig
 
 from benchmarks.accelerating.twin import Repeating
 from learner import arithmetic
-from learner.encoder import varlen
-from learner.encoder.captures import Captures
 from learner.encoder.encoder import Encoder
-from learner.encoder.flat import FlatPass, Size, fits, laid_out
-from learner.encoder.flat_passes import Flat
-from learner.encoder.graphs import Made
-from learner.encoder.pooling import POOLINGS, SHARES, mean
-from learner.encoder.varlen import Bounds, text_by_text
+from learner.passes import varlen
+from learner.passes.captures import Captures
+from learner.passes.flat import FlatPass, Size, fits, laid_out
+from learner.passes.flat_passes import Flat
+from learner.passes.graphs import Made
+from learner.passes.pooling import POOLINGS, SHARES, mean
+from learner.passes.varlen import Bounds, text_by_text
 from tests.learner.families import bert
 from tests.learner.test_packing import LENGTHS, PACKED, model_of, rows, texts_of_lengths
 

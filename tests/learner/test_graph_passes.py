@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from learner.artifact import ScoringInput, Store
-from learner.encoder import engines
 from learner.encoder.encoder import Encoder
-from learner.encoder.graph_passes import GraphPasses
+from learner.engines import registry as engines
 from learner.errors import ModelUnsupported, TuningUnsupported
+from learner.passes.graph_passes import GraphPasses
 from learner.scorer import ModelScorer
 from tests.learner.engines import Copying
 from tests.learner.families import WITH_SDPA, WITHOUT_SDPA, bert

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from benchmarks.accelerating.twin import Repeating
-from learner.encoder.graphs import Recording
+from learner.passes.graphs import Recording
 
 
 class Product(nn.Module):

@@ -13,11 +13,11 @@ from torch import Tensor
 from benchmarks.accelerating.twin import Repeating
 from learner import version_layout as layout
 from learner.artifact import Corrupt, Scorer, Store, Version
-from learner.encoder.captures import Captures
 from learner.encoder.encoder import Encoder
-from learner.encoder.flat_passes import Flat
 from learner.encoder.idle import IdleEncoders, Loan
-from learner.encoder.varlen import text_by_text
+from learner.passes.captures import Captures
+from learner.passes.flat_passes import Flat
+from learner.passes.varlen import text_by_text
 from learner.scorer import ModelScorer
 from learner.store import blobs
 from learner.tuning.adapters import name_on_disk

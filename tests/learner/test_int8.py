@@ -14,12 +14,12 @@ from torch.nn.functional import cosine_similarity, scaled_dot_product_attention
 
 from learner import arithmetic
 from learner.artifact import Document, ScoringInput, Store
-from learner.encoder import int8
-from learner.encoder.aligned import attend
 from learner.encoder.encoder import Encoder
 from learner.encoder.load import load_pretrained
 from learner.encoder.prefix_cache import PrefixCache
 from learner.errors import ModelUnsupported
+from learner.passes import int8
+from learner.passes.aligned import attend
 from learner.scorer import ModelScorer, load_scorer
 from tests.learner.families import WITH_SDPA, WITHOUT_SDPA, bert
 from tests.learner.test_packing import model_of

@@ -20,16 +20,16 @@ from learner import arithmetic
 from learner import version_layout as layout
 from learner.artifact import Store
 from learner.config import LearnerConfig
-from learner.encoder import flat_passes
 from learner.encoder.encoder import Encoder
 from learner.encoder.fit import check_fit
-from learner.encoder.kept_heads import FAMILIES
-from learner.encoder.key_value_prefixes import between, prefixes_of, without_prefixes
 from learner.encoder.load import load_pretrained
-from learner.encoder.padding import Padded
-from learner.encoder.varlen import text_by_text
 from learner.errors import ModelUnsupported, TuningUnsupported
 from learner.export import read_encoder
+from learner.passes import flat_passes
+from learner.passes.bert_layers import FAMILIES
+from learner.passes.key_value_prefixes import between, prefixes_of, without_prefixes
+from learner.passes.padding import Padded
+from learner.passes.varlen import text_by_text
 from learner.store import blobs
 from learner.trainer import Trainer
 from tests.learner.families import _SHAPE, WITH_SDPA, WITHOUT_SDPA, bert, gpt2, saved

@@ -25,8 +25,9 @@ from learner import arithmetic
 from learner.encoder.encoder import Encoder
 from learner.encoder.load import PACKAGED_SHA256, load_pretrained
 from learner.encoder.prefix_cache import PrefixCache, num_bytes
-from learner.encoder.tokens import Ids, Texts, letter_tokenizer, load_tokenizer
+from learner.encoder.tokens import Texts, letter_tokenizer, load_tokenizer
 from learner.errors import ModelMissing, TuningUnsupported
+from learner.passes.passes import Ids
 from learner.ranker import Ranker
 from learner.residual import QueryResidual
 from tests.learner.training import batches, published, text, trainer

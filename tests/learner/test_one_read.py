@@ -12,11 +12,11 @@ from torch import Tensor
 from benchmarks.accelerating.model import SMALL, bert
 from benchmarks.accelerating.pretended import Pretended
 from benchmarks.accelerating.twin import Repeating, on_device, tensors_of
-from learner.encoder.captures import Captures
 from learner.encoder.encoder import Encoder
-from learner.encoder.flat_passes import Flat
-from learner.encoder.varlen import Bounds
 from learner.losses.task_weights import TaskWeights
+from learner.passes.captures import Captures
+from learner.passes.flat_passes import Flat
+from learner.passes.varlen import Bounds
 from learner.trainer import Trainer
 from learner.training.budget import PrivacyConfig
 from learner.training.rehearsal import RehearsalConfig

@@ -21,11 +21,11 @@ from torch.nn.functional import cosine_similarity
 from learner import arithmetic
 from learner.artifact import Store
 from learner.encoder.encoder import Encoder
-from learner.encoder.engines import passes_of
 from learner.encoder.load import load_pretrained
-from learner.encoder.openvino_engine import OpenVino
-from learner.encoder.openvino_import import openvino_for
 from learner.encoder.prefix_cache import PrefixCache
+from learner.engines.openvino_engine import OpenVino
+from learner.engines.openvino_import import openvino_for
+from learner.engines.registry import passes_of
 from learner.errors import ModelUnsupported
 from learner.scorer import ModelScorer
 from tests.learner.families import WITH_SDPA, WITHOUT_SDPA
@@ -61,7 +61,7 @@ def encoder(model: Any, precision: str, tuning: str = "full") -> Encoder:
 def test_the_library_is_imported_without_its_reports() -> None:
     code = """
 import sys
-from learner.encoder.openvino_import import openvino_for
+from learner.engines.openvino_import import openvino_for
 openvino_for("a test")
 assert sys.modules["openvino_telemetry"] is None
 """

@@ -21,12 +21,12 @@ from transformers import (
 )
 
 from learner import arithmetic
-from learner.encoder import packing
 from learner.encoder.encoder import Encoder
-from learner.encoder.packing import MAX_TOKENS, Packed, passes_for
-from learner.encoder.padding import Padded
-from learner.encoder.passes import pooled, texts_of
-from learner.encoder.pooling import POOLINGS
+from learner.passes import packing
+from learner.passes.packing import MAX_TOKENS, Packed, passes_for
+from learner.passes.padding import Padded
+from learner.passes.passes import pooled, texts_of
+from learner.passes.pooling import POOLINGS
 from learner.training.adamw import AdamW, Group
 from tests.learner.families import _SHAPE, WITH_SDPA, bert, gpt2, roberta
 

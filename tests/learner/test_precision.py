@@ -14,9 +14,9 @@ from learner import arithmetic
 from learner.artifact import Document, ScoringInput, Store
 from learner.encoder.encoder import Encoder
 from learner.encoder.load import load_pretrained
-from learner.encoder.packing import Layout, Run
 from learner.encoder.prefix_cache import PrefixCache
 from learner.errors import ModelUnsupported
+from learner.passes.packing import Layout, Run
 from learner.scorer import ModelScorer, load_scorer
 from tests.learner.families import WITH_SDPA, WITHOUT_SDPA, saved
 from tests.learner.test_packing import model_of

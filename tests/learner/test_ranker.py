@@ -12,9 +12,10 @@ from torch import Tensor
 from learner import arithmetic
 from learner.encoder.encoder import Encoder
 from learner.encoder.load import load_pretrained
-from learner.encoder.tokens import Ids, Texts
+from learner.encoder.tokens import Texts
 from learner.losses.loss import Sampled, Targets
 from learner.losses.registry import LOSSES
+from learner.passes.passes import Ids
 from learner.ranker import PairLogits, Ranker
 from learner.residual import QueryResidual
 from tests.learner.training import text

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from learner import arithmetic
-from learner.encoder import served_layers
 from learner.encoder.encoder import Encoder
 from learner.encoder.prefix_cache import PrefixCache
+from learner.passes import served_layers
 from tests.learner.families import WITH_SDPA, WITHOUT_SDPA
 from tests.learner.test_packing import model_of
 

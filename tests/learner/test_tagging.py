@@ -27,10 +27,10 @@ from transformers import (
 
 from learner import arithmetic
 from learner.config import LearnerConfig
-from learner.encoder.packing import Packed
-from learner.encoder.padding import Padded
 from learner.encoder.tokens import letter_tokenizer, of_words
 from learner.errors import ModelUnsupported, TuningUnsupported
+from learner.passes.packing import Packed
+from learner.passes.padding import Padded
 from learner.tagging.entities import Entity, entities, figures, have_prefixes
 from learner.tagging.tagger import Tagger
 from learner.tagging.training import TaggedTokens, TagTraining, tag_loss

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from learner.encoder.key_value_prefixes import KeyValuePrefix, between
+from learner.passes.key_value_prefixes import KeyValuePrefix, between
 
 _LEAST_CAPABILITY = (8, 0)
 """Of a device: FlashAttention 2 needs Ampere or newer."""

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from learner.encoder.passes import hidden_of
-from learner.encoder.pooling import Share
-from learner.encoder.varlen import Bounds, Kernel
+from learner.passes.passes import hidden_of
+from learner.passes.pooling import Share
+from learner.passes.varlen import Bounds, Kernel
 
 
 class Size(NamedTuple):

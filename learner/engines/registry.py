@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from learner.encoder.graph_passes import Engine, GraphPasses
-from learner.encoder.openvino_engine import NAME, OpenVino
-from learner.encoder.passes import Passes
+from learner.engines.openvino_engine import NAME, OpenVino
+from learner.passes.graph_passes import Engine, GraphPasses
+from learner.passes.passes import Passes
 
 TORCH = "torch"
 ENGINES: Mapping[str, Callable[[str], Engine]] = {NAME: OpenVino}

@@ -20,9 +20,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from learner.encoder.graph_passes import Forward, Run, Template
-from learner.encoder.openvino_import import openvino_for
+from learner.engines.openvino_import import openvino_for
 from learner.errors import ModelUnsupported
+from learner.passes.graph_passes import Forward, Run, Template
 
 NAME = "openvino"
 _HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
@@ -57,7 +57,7 @@ class OpenVino:
             )
 
     def template(self, forward: Forward, example: Sequence[Any]) -> Template:
-        """Convert a function by one trace; see `learner.encoder.graph_passes.Engine`."""
+        """Convert a function by one trace; see `learner.passes.graph_passes.Engine`."""
         from openvino.frontend import FrontEndManager
         from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 

@@ -23,18 +23,18 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-from learner.encoder import aligned, first_tokens
-from learner.encoder.key_value_prefixes import (
+from learner.passes import aligned, first_tokens
+from learner.passes.key_value_prefixes import (
     KeyValuePrefix,
     before_each,
     prefix_of,
     without_prefixes,
 )
-from learner.encoder.lower_layers import LowerLayers
-from learner.encoder.padding import Padded
-from learner.encoder.passes import Block, Passes, hidden_of, moved, pooled, texts_of
-from learner.encoder.pooling import OF_FIRST, Pool
-from learner.encoder.varlen import Bounds
+from learner.passes.lower_layers import LowerLayers
+from learner.passes.padding import Padded
+from learner.passes.passes import Block, Passes, hidden_of, moved, pooled, texts_of
+from learner.passes.pooling import OF_FIRST, Pool
+from learner.passes.varlen import Bounds
 
 ATTENTION = "steelyard_packed"
 """Name of the attention, as transformers knows it."""

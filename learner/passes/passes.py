@@ -8,10 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from learner.encoder.pooling import Pool
+from learner.passes.pooling import Pool
+
+Ids = NDArray[np.int64]
+"""Token ids (t,) of a text."""
 
 
 class Block(NamedTuple):

@@ -21,12 +21,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from learner.encoder.padding import Padded, arguments, pad
-from learner.encoder.passes import Block, hidden_of, pooled
-from learner.encoder.pooling import Pool
-from learner.encoder.products import use_plain
-from learner.encoder.tokens import Ids
 from learner.errors import ModelUnsupported
+from learner.passes.padding import Padded, arguments, pad
+from learner.passes.passes import Block, Ids, hidden_of, pooled
+from learner.passes.pooling import Pool
+from learner.passes.products import use_plain
 
 LENGTH_STEP = 4
 """Texts are padded to a multiple of this."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+FAMILIES = ("bert", "camembert", "electra", "roberta", "xlm-roberta")
+"""Whose attention is ``attention.self``, with maps ``query``, ``key`` and ``value``."""
 _PARTS = (
     "attention.self.query",
     "attention.self.key",

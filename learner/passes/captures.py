@@ -22,8 +22,8 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from learner.encoder.flat import FlatPass, Size, fits, laid_out
-from learner.encoder.graphs import CudaGraphs, Recorder, Recording
+from learner.passes.flat import FlatPass, Size, fits, laid_out
+from learner.passes.graphs import CudaGraphs, Recorder, Recording
 
 log = logging.getLogger("steelyard.learner")
 

@@ -16,14 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from learner.encoder.captures import LONGEST, Captures
-from learner.encoder.flat import FlatPass, Size, laid_out
-from learner.encoder.packing import Packed, agree, gathered, probes
-from learner.encoder.passes import Block, Passes, moved, pooled, texts_of
-from learner.encoder.pooling import SHARES, Pool
-from learner.encoder.tokens import Ids
-from learner.encoder.varlen import Kernel, kernel_for
-from learner.tuning.tuning import device_of
+from learner.passes.captures import LONGEST, Captures
+from learner.passes.device import device_of
+from learner.passes.flat import FlatPass, Size, laid_out
+from learner.passes.packing import Packed, agree, gathered, probes
+from learner.passes.passes import Block, Ids, Passes, moved, pooled, texts_of
+from learner.passes.pooling import SHARES, Pool
+from learner.passes.varlen import Kernel, kernel_for
 
 log = logging.getLogger("steelyard.learner")
 

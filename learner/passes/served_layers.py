@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from learner import arithmetic
-from learner.encoder.bert_layers import add_methods, bert_layers
-from learner.encoder.first_tokens import LastLayer
-from learner.encoder.key_value_prefixes import prefixes_of
-from learner.encoder.packing import Layout, Packed
-from learner.encoder.passes import Passes
+from learner.passes.bert_layers import add_methods, bert_layers
+from learner.passes.first_tokens import LastLayer
+from learner.passes.key_value_prefixes import prefixes_of
+from learner.passes.packing import Layout, Packed
+from learner.passes.passes import Passes
 
 Product: TypeAlias = Callable[[Tensor], Tensor]
 """Maps rows (T, D) to (T, K)."""

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from learner.encoder.onnx_graph import INPUTS, OUTPUT
-from learner.encoder.openvino_import import nncf_for, openvino_for
-from learner.encoder.tokens import Ids
+from learner.engines.onnx_graph import INPUTS, OUTPUT
+from learner.engines.openvino_import import nncf_for, openvino_for
 from learner.errors import ModelUnsupported
+from learner.passes.passes import Ids
 
 _FORMAT = "--format openvino-int8"
 GRAPH, WEIGHTS = "openvino_model.xml", "openvino_model.bin"
@@ -38,7 +38,7 @@ def int8_files(graph: bytes, texts: Sequence[Ids]) -> dict[str, bytes]:
     """Return the files of a quantised graph, from the ONNX graph of an encoder.
 
     Args:
-        graph: as `learner.encoder.onnx_graph.onnx_graph` returns it.
+        graph: as `learner.engines.onnx_graph.onnx_graph` returns it.
         texts: token ids that the scales are fixed by, such as queries and items of the shop.
 
     Raises:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,6 +32,12 @@ def check_device(name: str, *, setting: str = "learner.device") -> None:
             f"{setting}: got {name!r}, which torch cannot use here ({reason}). "
             f"Expected one of: {', '.join(_usable())}"
         ) from error
+
+
+def device_of(model: Any) -> torch.device:
+    """Return the device of a model's parameters."""
+    device: torch.device = next(model.parameters()).device
+    return device
 
 
 @contextmanager

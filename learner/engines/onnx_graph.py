@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from learner.encoder.pooling import Pool
 from learner.errors import ModelUnsupported
+from learner.passes.pooling import Pool
 
 INPUTS = ("input_ids", "attention_mask")
 OUTPUT = "sentence_embedding"

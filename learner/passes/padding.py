@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from learner.encoder.lower_layers import LowerLayers
-from learner.encoder.passes import Block, hidden_of, moved, pooled
-from learner.encoder.pooling import Pool
+from learner.passes.lower_layers import LowerLayers
+from learner.passes.passes import Block, hidden_of, moved, pooled
+from learner.passes.pooling import Pool
 
 LENGTH_STEP = 8
 """Texts are padded to a multiple of this."""

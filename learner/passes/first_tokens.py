@@ -13,8 +13,8 @@ from typing import Any
 
 from torch import Tensor
 
-from learner.encoder.bert_layers import add_methods, bert_layers
-from learner.encoder.key_value_prefixes import prefix_of
+from learner.passes.bert_layers import add_methods, bert_layers
+from learner.passes.key_value_prefixes import prefix_of
 
 
 class LastLayer:

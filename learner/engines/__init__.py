@@ -1,0 +1,1 @@
+"""Engines other than torch, and the graphs that they run."""
