@@ -29,6 +29,7 @@ from deploy.roles import start as starting
 from deploy.roles.advisory_commit import AdvisoryCommit
 from deploy.roles.backlog import Backlog, Monitor
 from deploy.roles.commands import CommandInbox, back_from_divergence, recovery_plan
+from deploy.roles.restoring import RestoredTrainer, restore
 from deploy.roles.start import Start
 from deploy.settings.tree import Settings
 from learner.artifact import Version
@@ -78,21 +79,6 @@ class _Term:
     watchdog: Watchdog
     backlog: Backlog
     recorder: Recorder
-
-
-class _Restored:
-    """A trainer with the state of one version, read once."""
-
-    def __init__(self, trainer: Trainer, read: Callable[[Version, str], bytes]) -> None:
-        self._trainer = trainer
-        self._read = read
-        self._version: str | None = None
-
-    def to(self, version: Version) -> None:
-        """Restore the state of a version, unless the trainer has it."""
-        if version.name != self._version:
-            self._trainer.restore(partial(self._read, version))
-            self._version = version.name
 
 
 class LearnRole:
@@ -193,7 +179,7 @@ class LearnRole:
         )
         checkpointer = Checkpointer(settings.store.root, self._disk, self._clock)
         journal, start = None, None
-        restored = _Restored(trainer, checkpointer.read)
+        restored = RestoredTrainer(trainer, checkpointer)
         if group.rank == 0:
             journal = Journal(settings.store.root, self._disk)
             opened.callback(journal.close)
@@ -236,7 +222,7 @@ class LearnRole:
             waiting=backlog.facts,
             counts=pipeline.counts,
         )
-        self._restore(start, checkpointer, restored, pipeline, publisher)
+        restore(start, checkpointer, restored, pipeline, publisher, group)
         recorder = self._start_recorder(trainer)
         opened.callback(recorder.close)
         term = _Term(
@@ -291,7 +277,7 @@ class LearnRole:
         journal: Journal,
         identity: Identity,
         admin: KafkaAdmin,
-        restored: _Restored,
+        restored: RestoredTrainer,
     ) -> Start:
         """Claim the store, and carry out the operator command that waits, if any.
 
@@ -357,31 +343,6 @@ class LearnRole:
             clock=self._clock,
             counted=lambda outcome: self._telemetry.tracked.labels(outcome).inc(),
         )
-
-    def _restore(
-        self,
-        start: Start,
-        checkpointer: Checkpointer,
-        restored: _Restored,
-        pipeline: Pipeline,
-        publisher: Publisher,
-    ) -> None:
-        if start.version is None:
-            return
-        version = checkpointer.store.version(start.version)
-        if self._group.rank == 0:
-            checkpointer.sweep()
-            if start.run_state.replay is None:
-                checkpointer.announce(version)
-        restored.to(version)
-        wiring.restore_pipeline(
-            version,
-            checkpointer.read,
-            pipeline,
-            start.next_offsets,
-            num_ranks=self._group.world,
-        )
-        publisher.restore(version)
 
     def _train(self, term: _Term, each: Callable[[StepReport, Trainer], None]) -> None:
         """Take steps until a signal, an operator command, or the end of a shadow's replay."""
