@@ -24,12 +24,25 @@ from tests.learner.families import _SHAPE, WITH_SDPA, bert
 from tests.learner.test_packing import LENGTHS, model_of, rows, texts_of_lengths
 
 OF_BERT_KIND = ("bert", "roberta", "xlm-roberta", "electra")
+with_integers = pytest.mark.skipif(
+    not torch.cpu._is_vnni_supported(), reason="this processor has no AVX512-VNNI"
+)
 TUNINGS = ("full", "top:1", "top:2", "lora:2", "prefix:3")
 
 
 def expected(own: Packed, model: Any, texts: Sequence[Any]) -> torch.Tensor:
     """First tokens' states (n, D), of those of all tokens."""
     return torch.stack([states[0] for states in texts_of(own.run(model, rows(texts)))])
+
+
+def calculated_whole(model: Any) -> tuple[Packed, Sequence[Any], torch.Tensor]:
+    """Passes that calculate a last layer for all tokens; some texts, and first tokens' states."""
+    own = passes_for(model)
+    assert isinstance(own, Packed)
+    assert not own.first_alone
+    texts = texts_of_lengths([3, 8])
+    with torch.no_grad():
+        return own, texts, own.vectors(model, rows(texts), first_state)
 
 
 def gradients(model: Any, loss: torch.Tensor) -> Sequence[torch.Tensor]:
@@ -130,12 +143,8 @@ def test_a_layer_that_does_more_than_bert_is_calculated_whole() -> None:
             return 2 * super().forward(*given, **others)  # type: ignore[no-any-return]
 
     last.__class__ = Scaled
-    own = passes_for(model)
-    assert isinstance(own, Packed)
-    assert not own.first_alone
-    texts = texts_of_lengths([3, 8])
+    own, texts, found = calculated_whole(model)
     with torch.no_grad():
-        found = own.vectors(model, rows(texts), first_state)
         assert torch.equal(found, expected(own, model, texts))
 
 
@@ -146,29 +155,23 @@ def xmod(**changes: Any) -> XmodConfig:
 
 def test_a_family_with_parts_of_the_same_names_that_calculates_more_is_calculated_whole() -> None:
     model, plain = model_of(xmod()), model_of(xmod())
-    own = passes_for(model)
-    assert isinstance(own, Packed)
-    assert not own.first_alone
-    texts = texts_of_lengths([3, 8])
+    _, texts, found = calculated_whole(model)
     with torch.no_grad():
-        found = own.vectors(model, rows(texts), first_state)
         for ids, state in zip(texts, found, strict=True):
             alone = plain(input_ids=torch.from_numpy(ids)[None]).last_hidden_state[0, 0]
             torch.testing.assert_close(state, alone, rtol=1e-4, atol=1e-4)
 
 
+@with_integers
 @pytest.mark.parametrize("size", [0.3, 1e-3])
 def test_such_a_family_is_not_served_with_integers_that_leave_a_part_out(size: float) -> None:
-    if not torch.cpu._is_vnni_supported():
-        pytest.skip("this processor has no AVX512-VNNI")
     own = Encoder(model_of(xmod(initializer_range=size)), tuning="full", precision="int8")
     with pytest.raises(ModelUnsupported, match=r"serving\.precision: int8 .*XmodModel has others"):
         own.round_weights()
 
 
+@with_integers
 def test_integers_give_what_all_tokens_give() -> None:
-    if not torch.cpu._is_vnni_supported():
-        pytest.skip("this processor has no AVX512-VNNI")
     own = Encoder(model_of(bert()), tuning="full", pooling="cls", precision="int8")
     own.round_weights()
     texts = texts_of_lengths((1, 2, 7, 8, 9, 33, 33, 40), seed=1)
