@@ -11,7 +11,9 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
@@ -28,6 +30,26 @@ from learner.store.checkpoint import Checkpointer
 from learner.store.journal.writer import Journal
 from learner.store.manifest import CheckpointMetadata, EventTimeRange, FitSource, LearnedSamples
 from learner.store.recovery.plan import RecoveryPlan
+
+
+class _Claim(NamedTuple):
+    """The number of an owner, and what it says of itself: machine, process, time."""
+
+    number: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.number}: {self.text}"
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is of a process of this machine that is gone, such as a failed fit.
+
+        Should it not be gone, it is fenced, as by any later claim.
+        """
+        host, process, *_ = *self.text.split(), "", ""
+        is_known = host == os.uname().nodename and process.isdecimal()
+        return is_known and not _is_running(int(process))
 
 
 def refuse_used(root: Path) -> None:
@@ -54,7 +76,7 @@ def _refuse_learned(root: Path) -> None:
             "Name a new folder with --set store.root=DIR, and start the learner with the same "
             "store.root afterwards."
         )
-    claims = [claim for claim in _claims(root) if not _has_ended(claim)]
+    claims = [claim for claim in _claims(root) if not claim.has_ended]
     if claims:
         raise Unsafe(
             f"{root}: a learner has claimed the store ({claims[-1]}), and has not made a version "
@@ -63,22 +85,14 @@ def _refuse_learned(root: Path) -> None:
         )
 
 
-def _has_ended(claim: str) -> bool:
-    """Return whether a claim is of a process of this machine that is gone, such as a failed fit.
-
-    Should it not be gone, it is fenced, as by any later claim.
-    """
-    host, _, rest = claim.partition(": ")[2].partition(" ")
-    process = rest.partition(" ")[0]
-    if host != os.uname().nodename or not process.isdecimal():
-        return False
+def _is_running(process: int) -> bool:
+    """Return whether a process of this machine is there, whoever's it is."""
     try:
-        os.kill(int(process), 0)
+        with suppress(PermissionError):
+            os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
-        return True
-    except PermissionError:
         return False
-    return False
+    return True
 
 
 def _unfit(root: Path) -> str | None:
@@ -91,13 +105,13 @@ def _unfit(root: Path) -> str | None:
     return None if os.access(parent, os.W_OK | os.X_OK) else f"cannot be made in {parent}"
 
 
-def _claims(root: Path) -> list[str]:
-    """Return owner numbers with what they say of themselves, oldest first."""
+def _claims(root: Path) -> list[_Claim]:
+    """Return all claims of a store, oldest first."""
     folder = root / "epoch"
     if not folder.is_dir():
         return []
     files = sorted(path for path in folder.iterdir() if path.name.isdecimal())
-    return [f"{path.name}: {path.read_text('utf-8', 'replace').strip()}" for path in files]
+    return [_Claim(path.name, path.read_text("utf-8", "replace").strip()) for path in files]
 
 
 def write(
@@ -118,7 +132,7 @@ def write(
     """
     root, disk = settings.store.root, disk or Disk()
     refuse_used(root)
-    before = max((int(claim.partition(":")[0]) for claim in _claims(root)), default=0)
+    before = max((int(claim.number) for claim in _claims(root)), default=0)
     checkpointer, journal = Checkpointer(root, disk, clock), Journal(root, disk)
     metadata = _metadata(settings, fitted, source)
 
