@@ -8,6 +8,7 @@ then. An event with a query id is credited to another list only then.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from consumers.events import Click, Exposure, ItemUpdate, Purchase
 from consumers.joining.entries import OpenClick, OpenExposure, Positive, ShownList
@@ -16,6 +17,7 @@ from consumers.joining.labels import Labels
 from consumers.joining.open_entries import MAX_CANDIDATES, OpenEntries
 from consumers.joining.tally import Tally
 from consumers.joining.waiting import WaitingEvent
+from weighting.provenance import Position
 from weighting.sample import CopyKind, Sample
 from weighting.tasks import CLICK, PURCHASE, TaskName
 
@@ -198,13 +200,12 @@ class Attribution:
         self, event: Click, exposure: OpenExposure | None, index: int, inferred: bool, now_us: int
     ) -> bool:
         """Open a click unless its list has one of this item, with features as shown."""
-        list_id = exposure.query_id if exposure else event.query_id or ""
-        before = self._open.click_of(list_id, event.object_id)
+        listed = _alone(event) if exposure is None else _in_list(event, exposure, index)
+        before = self._open.click_of(listed.list_id, event.object_id)
         if before is not None and now_us <= self._open.forgotten_us(before):
             return False
-        shown = exposure is not None and index >= 0
         text, attributes = self._described(event, exposure, index)
-        if not shown and not text:
+        if index < 0 and not text:
             self._tally.num_missing_texts += 1
         click = OpenClick(
             event.position,
@@ -213,27 +214,31 @@ class Attribution:
             max(event.time_us + self._windows_us[PURCHASE], now_us),
             False,
             False,
-            list_id,
-            exposure.list_size if exposure else 0,
+            listed.list_id,
+            listed.list_size,
             event.client_id,
-            exposure.query if exposure else event.user_query,
+            listed.query,
             event.object_id,
             text,
             attributes,
-            index + 1 if shown else event.ordinal if exposure else None,
+            listed.ordinal,
             event.time_us,
             inferred,
-            (exposure.position, event.position) if exposure else (event.position,),
-            max(exposure.time_us, event.time_us) if exposure else event.time_us,
+            listed.sources,
+            listed.newest_us,
             None,
-            scenario=exposure.scenario if exposure else "",
+            scenario=listed.scenario,
         )
         self._open.open_click(click)
+        self._settle_waiting_for(click, now_us)
+        return True
+
+    def _settle_waiting_for(self, click: OpenClick, now_us: int) -> None:
+        """Settle the purchases that waited for this click."""
         if self._waiting.num_purchases:
             for waiting in self._waiting.purchases_for(click, MAX_CANDIDATES):
                 if self._settled(waiting.event, now_us, final=False):
                     self._waiting.settle(waiting)
-        return True
 
     def _described(self, event: Click, exposure: OpenExposure | None, index: int) -> Described:
         """Return text and attributes as shown, or those of the click."""
@@ -337,6 +342,37 @@ class Attribution:
                 if _was_bought(click, event):
                     return click, True
         return None, False
+
+
+class _Listed(NamedTuple):
+    """Fields of an open click that its list gives; see `OpenClick`."""
+
+    list_id: str
+    list_size: int
+    query: str
+    ordinal: int | None
+    sources: tuple[Position, ...]
+    newest_us: int
+    scenario: str
+
+
+def _alone(event: Click) -> _Listed:
+    """Return what a click says of a list that is not there."""
+    list_id = event.query_id or ""
+    return _Listed(list_id, 0, event.user_query, None, (event.position,), event.time_us, "")
+
+
+def _in_list(event: Click, exposure: OpenExposure, index: int) -> _Listed:
+    """Return what a list says; an item that was cut off it has the place that the click names."""
+    return _Listed(
+        exposure.query_id,
+        exposure.list_size,
+        exposure.query,
+        index + 1 if index >= 0 else event.ordinal,
+        (exposure.position, event.position),
+        max(exposure.time_us, event.time_us),
+        exposure.scenario,
+    )
 
 
 def _was_bought(click: OpenClick, event: Purchase) -> bool:

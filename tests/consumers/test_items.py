@@ -46,6 +46,16 @@ def test_a_missing_text_is_counted_and_the_candidate_kept() -> None:
     assert bench.count("join_missing_texts_total") == 2
 
 
+def test_a_click_on_a_shown_item_without_a_text_is_not_counted_again() -> None:
+    log = empty(items=True)
+    show(log, "q", 1, hits=("A",))
+    click(log, "q", "A", 2)
+    click(log, "another", "A", 3, client="d")
+    bench = with_items(log)
+    assert len(bench.run()) == 3
+    assert bench.count("join_missing_texts_total") == 2
+
+
 def test_items_that_wait_for_their_time_survive_a_snapshot() -> None:
     log = empty(items=True)
     describe(log, "A", "first", 0)
