@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from learner.passes.passes import moved
+
 _STEP = 16
 _SCORES_AT_ONCE = 1 << 19
 """More would be fresh memory from the system each time, which takes longer than the products."""
@@ -80,7 +82,7 @@ def attend(
     queries = query.reshape(-1, 1, width) if first else _rows(query)
     found = []
     for (number, length), own, start, mask in calls:
-        shape = number, length, width
+        shape, own = (number, length, width), moved(own, key.device)
         k, v = (rows.index_select(0, own).view(shape) for rows in (keys, values))
         if first:
             q = queries[start : start + number]
@@ -90,11 +92,11 @@ def attend(
         if scale != 1:
             scores *= scale
         if mask is not None:
-            scores += mask
+            scores += moved(mask, key.device)
         found.append((scores.softmax(-1).to(v.dtype) @ v).view(-1, width))
     together = torch.cat(found)
     if not first:  # else texts are in order already
-        together = together.index_select(0, back)
+        together = together.index_select(0, moved(back, key.device))
     return together.view(-1, heads, width)
 
 
