@@ -200,9 +200,10 @@ def test_a_learner_that_ended_goes_on_where_its_checkpoint_was(
             role.run(each)
         assert len(Store(tmp_path).versions()) > base, f"end {times}"
     before = Store(tmp_path).versions()[-1]
-    assert before.num_samples < shop.num_samples
+    assert 0 < before.num_samples < shop.num_samples
     version = learn(settings, until=shop.num_samples)
     assert version.num_samples == shop.num_samples
+    assert version.manifest["event_time"]["min"] <= before.manifest["event_time"]["min"]
     with KafkaAdmin(settings.kafka) as admin:
         assert version.next_offsets == admin.end_offsets(list(settings.kafka.topics.kinds()))
     assert (
