@@ -45,12 +45,14 @@ class AdvisoryCommit:
             self._changed.notify()
 
     def close(self, timeout_seconds: float = _LAST_SECONDS) -> None:
-        """Commit what waits, or leave it after a time; safe to repeat."""
+        """Commit what waits, or drop it after a time; safe to repeat."""
         with self._changed:
             self._closed = True
             self._changed.notify()
         if self._thread.is_alive():
             self._thread.join(timeout_seconds)
+        with self._changed:
+            self._newest = None
 
     def commit(self, next_offsets: Mapping[TopicPartition, int]) -> None:
         """Commit these now.

@@ -266,6 +266,8 @@ class Monitor:
             ends = self._brokers.end_offsets(self._topics)
         except ConsumersError as error:
             log.debug("end offsets are not known", extra={"error": str(error)})
+        if self._closed.is_set():  # the series are those of another term, by now
+            return
         self._reading.report_offsets(ends, self._clock())
         events = self._reading.event_offsets()
         self._backlog.arrived({tp: end for tp, end in ends.items() if tp in events})

@@ -9,17 +9,18 @@ Legend: n texts of a call and t tokens of each, T tokens of all, H heads, d widt
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-
-from learner.passes.passes import moved
+from torch.nn.functional import scaled_dot_product_attention
 
 _STEP = 16
+_LONGEST_BY_PRODUCTS = 256
+"""Tokens of a text; torch's kernel is the faster one beyond, and keeps no t^2 scores."""
 _SCORES_AT_ONCE = 1 << 19
 """More would be fresh memory from the system each time, which takes longer than the products."""
 _KEPT = 8
@@ -65,7 +66,7 @@ def attend(
     """Return the attention (T, H, d) of each text to itself, or (n, H, d) of its first token.
 
     Args:
-        query: (T, H, d) in half precision, or (n, H, d) of first tokens.
+        query: (T, H, d) in bfloat16, or (n, H, d) of first tokens.
         key: (T, H, d).
         value: (T, H, d).
         lengths: of the n texts; neighbours of nearly equal length share a call.
@@ -82,22 +83,39 @@ def attend(
     queries = query.reshape(-1, 1, width) if first else _rows(query)
     found = []
     for (number, length), own, start, mask in calls:
-        shape, own = (number, length, width), moved(own, key.device)
+        shape = number, length, width
         k, v = (rows.index_select(0, own).view(shape) for rows in (keys, values))
         if first:
             q = queries[start : start + number]
         else:
             q = queries.index_select(0, own).view(shape)
-        scores = (q @ k.transpose(1, 2)).float()
-        if scale != 1:
-            scores *= scale
-        if mask is not None:
-            scores += moved(mask, key.device)
-        found.append((scores.softmax(-1).to(v.dtype) @ v).view(-1, width))
+        by = _by_products if first or length <= _LONGEST_BY_PRODUCTS else partial(_fused, heads)
+        found.append(by(q, k, v, scale, mask).view(-1, width))
     together = torch.cat(found)
     if not first:  # else texts are in order already
-        together = together.index_select(0, moved(back, key.device))
+        together = together.index_select(0, back)
     return together.view(-1, heads, width)
+
+
+def _by_products(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Tensor:
+    """Return the attention (n H, ., d) of queries (n H, ., d) to keys and values (n H, t, d)."""
+    scores = (q @ k.transpose(1, 2)).float()
+    if scale != 1:
+        scores *= scale
+    if mask is not None:
+        scores += mask
+    return scores.softmax(-1).to(v.dtype) @ v
+
+
+def _fused(
+    heads: int, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None
+) -> Tensor:
+    """Return what `_by_products` does, without all t^2 scores of a head in memory."""
+    shape = -1, heads, *k.shape[1:]
+    given = None if mask is None else mask.view(-1, heads, 1, k.shape[1]).to(v.dtype)
+    return scaled_dot_product_attention(
+        q.view(shape), k.view(shape), v.view(shape), attn_mask=given, scale=scale
+    )
 
 
 def _alike(*states: Tensor) -> tuple[Tensor, ...]:

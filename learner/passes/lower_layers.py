@@ -1,4 +1,7 @@
-"""Models cut off above the hidden states that are asked for: no layer runs in vain."""
+"""Models cut off above the hidden states that are asked for: no layer runs in vain.
+
+Those of BERT's build; others, such as decoders, whose last states are normalised, run whole.
+"""
 
 from __future__ import annotations
 

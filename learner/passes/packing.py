@@ -40,6 +40,7 @@ ATTENTION = "steelyard_packed"
 """Name of the attention, as transformers knows it."""
 MAX_TOKENS = 2_048
 """Tokens of a pass, unless one text has more: what a layer makes of them stays in caches."""
+_HOST = torch.device("cpu")
 _LEAST_TOKENS = 8
 _LONGEST_BY_PRODUCTS = 128
 """Tokens of a text: products keep T^2 numbers per head for the backward pass."""
@@ -134,7 +135,7 @@ class Layout:
         asked = [Run(run.number, 1) for run in self.runs] if first else self.runs
         by_products = (
             query.dtype == torch.bfloat16
-            and query.device.type == "cpu"
+            and query.device == _HOST
             and len(key) == len(query)
             and not (causal or dropout)
         )

@@ -9,84 +9,24 @@ Legend: T tokens of a pass, D width, K outputs of a product.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any, Self, TypeAlias
+from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
 
 from learner import arithmetic
 from learner.passes.bert_layers import add_methods, bert_layers
-from learner.passes.first_tokens import LastLayer
 from learner.passes.key_value_prefixes import prefixes_of
+from learner.passes.layer_products import LayerProducts, Product, state_of, through
 from learner.passes.packing import Layout, Packed
 from learner.passes.passes import Passes
 
-Product: TypeAlias = Callable[[Tensor], Tensor]
-"""Maps rows (T, D) to (T, K)."""
 _NUM_ROWS = (8, 40)
 """Of the comparison with the plain product."""
 _LAID_OUT_FOR = 64
 """Rows; a hint that changes no bits."""
-
-
-class LayerProducts:
-    """What is made of a layer's parameters.
-
-    Copies of a model share it: a layer with other parameters makes its own.
-    """
-
-    def __init__(self, layer: Any) -> None:
-        """Note the parameters as they are."""
-        self._made_of = [(p, p._version) for p in layer.parameters()]
-
-    def __deepcopy__(self, _: Any) -> Self:
-        """Return the same: it is never written to."""
-        return self
-
-    def fit(self, layer: Any) -> bool:
-        """Return whether the layer has the parameters that this was made of, unchanged."""
-        pairs = zip(layer.parameters(), self._made_of, strict=True)
-        return all(p is own and p._version == version for p, (own, version) in pairs)
-
-
-def through(
-    layer: Any,
-    states: Tensor,
-    packed: Layout,
-    attention: Product,
-    after_attention: Product,
-    feed_forward: Product,
-    *,
-    scale: float,
-) -> Tensor:
-    """Return the states (T, D) behind a layer, or of first tokens as `Layout.first_rows` asks.
-
-    Args:
-        layer: of BERT's kind.
-        states: (T, D) in float32.
-        packed: where the texts lie.
-        attention: (T, D) to queries, keys and values (T, 3 D).
-        after_attention: (T, D) to (T, D).
-        feed_forward: (T, D) to (T, D), its activation included.
-        scale: of the products of queries and keys.
-    """
-    heads = layer.attention.self.num_attention_heads
-    projected = attention(states).view(len(states), 3, heads, -1)
-    query, key, value = projected.permute(1, 2, 0, 3)
-    first = isinstance(layer, LastLayer) and packed.first_rows is not None
-    if first:
-        of_first = packed.first_of(projected[:, 0])[: packed.num_texts]
-        query = of_first.transpose(0, 1)
-    mixed = packed.attend(
-        query, key, value, causal=False, scale=scale, dropout=0.0, first=first
-    ).flatten(1)
-    if first:
-        states, mixed = packed.first_of(states), packed.filled(mixed)
-    states = layer.attention.output.LayerNorm(after_attention(mixed) + states)
-    found: Tensor = layer.output.LayerNorm(feed_forward(states) + states)
-    return found
 
 
 class _Products(LayerProducts):
@@ -107,8 +47,15 @@ class _Products(LayerProducts):
         return self._down(self._activation(self._up(states)))
 
 
+_made: WeakValueDictionary[tuple[tuple[int, int], ...], _Products] = WeakValueDictionary()
+"""By the parameters that they were made of: copies of a model share what is frozen."""
+
+
 class _Layer:
-    """A layer that goes by its products; mixed into the layer's own class."""
+    """A layer that goes by its products; mixed into the layer's own class.
+
+    It does not see that parameters were written to: `lay_out` is called again.
+    """
 
     served_products: _Products | None = None
 
@@ -140,8 +87,11 @@ def lay_out(model: Any, passes: Passes) -> None:
         if not all(map(_is_plain, _maps(layer))):
             continue
         add_methods(layer, _Layer)
-        if layer.served_products is None or not layer.served_products.fit(layer):
-            layer.served_products = _Products(layer)
+        state = state_of(layer)
+        products = _made.get(state)
+        if products is None:
+            products = _made[state] = _Products(layer)
+        layer.served_products = products
 
 
 def _maps(layer: Any) -> list[Any]:

@@ -74,12 +74,23 @@ def test_brokers_that_do_not_answer_hold_no_publishing_up_and_get_the_newest_off
     admin.asked.wait()
     for offset in (12, 13):
         commit({("clicks", 1): offset})
-    commit.close(timeout_seconds=0.0)
-    assert admin.commits == []
     admin.answers.set()
     commit.close(timeout_seconds=120.0)
     assert admin.commits == [OFFSETS, {("clicks", 1): 13}]
     assert committed(registry) == 13
+
+
+def test_an_end_waits_for_no_brokers_and_what_it_leaves_is_never_committed() -> None:
+    registry, admin = CollectorRegistry(), SilentAdmin()
+    commit = AdvisoryCommit(admin, "g", Telemetry(registry)).start()
+    commit(OFFSETS)
+    admin.asked.wait()
+    commit({("clicks", 1): 12})
+    commit.close(timeout_seconds=0.0)
+    assert admin.commits == []
+    admin.answers.set()
+    commit.close(timeout_seconds=120.0)
+    assert admin.commits == [OFFSETS]
 
 
 def test_the_role_shows_what_was_verified_of_its_store(tmp_path: Path) -> None:

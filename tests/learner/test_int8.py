@@ -11,6 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import cosine_similarity, scaled_dot_product_attention
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from learner import arithmetic
 from learner.artifact import Document, ScoringInput, Store
@@ -178,6 +180,37 @@ def test_attention_with_scores_of_any_size_is_a_mean_of_values(shift: float) -> 
         least, largest = (f(states[own, 2].flatten(1), dim=0) for f in (torch.amin, torch.amax))
         assert ((found[own] >= least - 0.05) & (found[own] <= largest + 0.05)).all()
         start += length
+
+
+class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes how many numbers the largest tensor has that is made meanwhile."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        sizes = [own.numel() for own in tree_leaves(found) if isinstance(own, torch.Tensor)]
+        self.numel = max([self.numel, *sizes])
+        return found
+
+
+def test_attention_of_long_texts_is_exact_alone_and_beside_others_and_keeps_no_scores() -> None:
+    arithmetic.use(1)
+    lengths = (250, 257, 272, 300, 900)
+    draw = torch.Generator().manual_seed(0)
+    states = torch.randn(sum(lengths), 3, 2, 16, generator=draw).bfloat16()
+    query, key, value = states.unbind(1)
+    with Largest() as largest:  # type: ignore[no-untyped-call]
+        found = attend(query, key, value, lengths, scale=0.25)
+    assert largest.numel < 2 * 900 * 900
+    start = 0
+    for length in lengths:
+        own = slice(start, start := start + length)
+        query, key, value = states[own].unbind(1)
+        assert torch.equal(attend(query, key, value, (length,), scale=0.25), found[own])
+        q, k, v = (part.double().transpose(0, 1) for part in (query, key, value))
+        exact = scaled_dot_product_attention(q, k, v, scale=0.25).transpose(0, 1)
+        torch.testing.assert_close(found[own].double(), exact, rtol=0.05, atol=0.03)
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=6))

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from learner import arithmetic
 from learner.encoder.encoder import Encoder
+from learner.encoder.load import with_others
 from learner.encoder.prefix_cache import PrefixCache
 from learner.passes import served_layers
 from tests.learner.families import WITH_SDPA, WITHOUT_SDPA
@@ -91,6 +92,15 @@ def test_parameters_that_were_written_to_are_laid_out_anew_and_no_others(precisi
     plain = encoder(precision=precision)
     plain.model.load_state_dict(own.model.state_dict())
     assert torch.equal(vectors(own, texts()), vectors(plain, texts()))
+
+
+def test_what_models_share_is_laid_out_once() -> None:
+    own = encoder()
+    other = Encoder(with_others(own.model, {}), tuning="full", passes=own.passes)
+    for one in (own, other):
+        one.round_weights()
+    assert all(laid_out(own))
+    assert all(a is b for a, b in zip(laid_out(own), laid_out(other), strict=True))
 
 
 def test_what_learns_goes_by_its_own_layers() -> None:
