@@ -55,6 +55,7 @@ class ServingRole:
         )
         telemetry, slot = Telemetry(new_registry()), Slot()
         self._root = settings.store.root
+        self._how = {"engine": config.engine, "precision": config.precision}
         self._batcher = Batcher(config.batcher, telemetry)
         self._watcher = Watcher(
             store,
@@ -93,7 +94,7 @@ class ServingRole:
         Raises:
             KeyboardInterrupt: it was SIGINT; everything has ended in good order.
         """
-        log.info("listening", extra={"url": self.url, "store": str(self._root)})
+        log.info("listening", extra={"url": self.url, "store": str(self._root), **self._how})
         hand_over_often()
         self._batcher.start()
         self._watcher.start()

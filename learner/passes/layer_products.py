@@ -15,6 +15,8 @@ from learner.passes.packing import Layout
 
 Product: TypeAlias = Callable[[Tensor], Tensor]
 """Maps rows (T, D) to (T, K)."""
+State: TypeAlias = tuple[tuple[int, int, int], ...]
+"""Identity, version and memory of each parameter."""
 
 
 class LayerProducts:
@@ -25,7 +27,9 @@ class LayerProducts:
 
     def __init__(self, layer: Any) -> None:
         """Note the parameters as they are."""
-        self._made_of = [(p, p._version) for p in layer.parameters()]
+        self._made_of = state_of(layer)
+        # What is alive shares neither its identity nor its memory with anything that comes later
+        self._kept = [(p, p.detach()) for p in layer.parameters()]
 
     def __deepcopy__(self, _: Any) -> Self:
         """Return the same: it is never written to."""
@@ -33,8 +37,7 @@ class LayerProducts:
 
     def fit(self, layer: Any) -> bool:
         """Return whether the layer has the parameters that this was made of, unchanged."""
-        made_of = [(id(p), version) for p, version in self._made_of]
-        return state_of(layer) == tuple(made_of)
+        return state_of(layer) == self._made_of
 
 
 def through(
@@ -75,6 +78,6 @@ def through(
     return found
 
 
-def state_of(layer: Any) -> tuple[tuple[int, int], ...]:
+def state_of(layer: Any) -> State:
     """Return what tells a layer's parameters, as they are now, from all others alive."""
-    return tuple((id(p), p._version) for p in layer.parameters())
+    return tuple((id(p), p._version, p.data_ptr()) for p in layer.parameters())

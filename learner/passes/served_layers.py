@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from learner import arithmetic
 from learner.passes.bert_layers import add_methods, bert_layers
 from learner.passes.key_value_prefixes import prefixes_of
-from learner.passes.layer_products import LayerProducts, Product, state_of, through
+from learner.passes.layer_products import LayerProducts, Product, State, state_of, through
 from learner.passes.packing import Layout, Packed
 from learner.passes.passes import Passes
 
@@ -47,7 +47,7 @@ class _Products(LayerProducts):
         return self._down(self._activation(self._up(states)))
 
 
-_made: WeakValueDictionary[tuple[tuple[int, int], ...], _Products] = WeakValueDictionary()
+_made: WeakValueDictionary[State, _Products] = WeakValueDictionary()
 """By the parameters that they were made of: copies of a model share what is frozen."""
 
 

@@ -103,6 +103,25 @@ def test_what_models_share_is_laid_out_once() -> None:
     assert all(a is b for a, b in zip(laid_out(own), laid_out(other), strict=True))
 
 
+def test_parameters_with_other_values_behind_them_are_laid_out_anew() -> None:
+    exact = encoder()
+    exact.round_weights()
+    shared = with_others(exact.model, {})
+    lowered = Encoder(shared, tuning="full", precision="bfloat16")
+    lowered.round_weights()  # gives the same parameters other values
+    fresh = encoder(precision="bfloat16")
+    fresh.round_weights()
+    assert torch.equal(vectors(lowered, texts()), vectors(fresh, texts()))
+    own = encoder()
+    own.round_weights()
+    weight = own.model.encoder.layer[1].output.dense.weight
+    weight.data = weight.data * 1.5
+    own.round_weights()
+    plain = encoder()
+    plain.model.load_state_dict(own.model.state_dict())
+    assert torch.equal(vectors(own, texts()), vectors(plain, texts()))
+
+
 def test_what_learns_goes_by_its_own_layers() -> None:
     own, plain = encoder(), encoder()
     plain.model.load_state_dict(own.model.state_dict())
