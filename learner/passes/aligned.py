@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from learner.passes.attention_products import by_products
+
 _STEP = 16
 _LONGEST_BY_PRODUCTS = 256
 """Tokens of a text; torch's kernel is the faster one beyond, and keeps no t^2 scores."""
@@ -89,28 +91,18 @@ def attend(
             q = queries[start : start + number]
         else:
             q = queries.index_select(0, own).view(shape)
-        by = _by_products if first or length <= _LONGEST_BY_PRODUCTS else partial(_fused, heads)
-        found.append(by(q, k, v, scale, mask).view(-1, width))
+        by = by_products if first or length <= _LONGEST_BY_PRODUCTS else partial(_fused, heads)
+        found.append(by(q, k, v, scale=scale, mask=mask).view(-1, width))
     together = torch.cat(found)
     if not first:  # else texts are in order already
         together = together.index_select(0, back)
     return together.view(-1, heads, width)
 
 
-def _by_products(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Tensor:
-    """Return the attention (n H, ., d) of queries (n H, ., d) to keys and values (n H, t, d)."""
-    scores = (q @ k.transpose(1, 2)).float()
-    if scale != 1:
-        scores *= scale
-    if mask is not None:
-        scores += mask
-    return scores.softmax(-1).to(v.dtype) @ v
-
-
 def _fused(
-    heads: int, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None
+    heads: int, q: Tensor, k: Tensor, v: Tensor, *, scale: float, mask: Tensor | None
 ) -> Tensor:
-    """Return what `_by_products` does, without all t^2 scores of a head in memory."""
+    """Return what `by_products` does, without all t^2 scores of a head in memory."""
     shape = -1, heads, *k.shape[1:]
     given = None if mask is None else mask.view(-1, heads, 1, k.shape[1]).to(v.dtype)
     return scaled_dot_product_attention(

@@ -24,6 +24,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from learner.passes import aligned, first_tokens
+from learner.passes.attention_products import by_products
 from learner.passes.key_value_prefixes import (
     KeyValuePrefix,
     before_each,
@@ -133,15 +134,15 @@ class Layout:
         With `first`, queries (H, n, d) are those of first tokens, and so is what returns.
         """
         asked = [Run(run.number, 1) for run in self.runs] if first else self.runs
-        by_products = (
+        with_products = (
             query.dtype == torch.bfloat16
             and query.device == _HOST
             and len(key) == len(query)
             and not (causal or dropout)
         )
-        if by_products and prefix is None and not torch.is_grad_enabled():
+        factor = query.shape[-1] ** -0.5 if scale is None else scale
+        if with_products and prefix is None and not torch.is_grad_enabled():
             q, k, v = (states.transpose(0, 1) for states in (query, key, value))
-            factor = query.shape[-1] ** -0.5 if scale is None else scale
             return aligned.attend(q, k, v, self.lengths, scale=factor, first=first)
         outputs = []
         keys, values = _by_run(key, self.runs), _by_run(value, self.runs)
@@ -149,8 +150,8 @@ class Layout:
             if prefix is not None:
                 k = before_each(k, prefix.keys)
                 v = before_each(v, prefix.values)
-            if by_products and run.length <= _LONGEST_BY_PRODUCTS:
-                own = _by_products(q, k, v, scale)
+            if with_products and run.length <= _LONGEST_BY_PRODUCTS:
+                own = _by_products(q, k, v, factor)
             else:
                 own = scaled_dot_product_attention(
                     q,
@@ -319,19 +320,12 @@ def _by_run(states: Tensor, runs: Sequence[Run]) -> Iterator[Tensor]:
         yield own.reshape(heads, run.number, run.length, width).transpose(0, 1)
 
 
-def _by_products(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
-    """Return the attention of texts (n, H, t, d) by two products and a softmax in float32.
-
-    Torch's kernel of bfloat16 on a CPU takes twice as long, and its backward pass four times.
-    """
-    _, heads, length, width = query.shape
+def _by_products(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    """Return the attention of texts (n, H, t, d), of few of them at once."""
+    _, heads, length, _ = query.shape
     few = max(1, _SCORES_AT_ONCE // (heads * length * key.shape[2]))
-    outputs = []
     parts = (torch.split(states, few) for states in (query, key, value))
-    for q, k, v in zip(*parts, strict=True):
-        scores = (q @ k.transpose(-1, -2)).float().mul(width**-0.5 if scale is None else scale)
-        outputs.append(scores.softmax(-1).to(v.dtype) @ v)
-    return torch.cat(outputs)
+    return torch.cat([by_products(q, k, v, scale=scale) for q, k, v in zip(*parts, strict=True)])
 
 
 def _by_length(hidden: Tensor, lengths: Sequence[int]) -> list[Block]:
