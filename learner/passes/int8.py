@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from functools import partial
 from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ from torch.nn import functional
 from learner.errors import ModelUnsupported
 from learner.passes.bert_layers import add_methods, bert_layers
 from learner.passes.key_value_prefixes import prefixes_of
-from learner.passes.layer_products import LayerProducts, through
+from learner.passes.layer_products import LayerProducts, State, state_of, through
 from learner.passes.packing import Layout, Packed
 from learner.passes.passes import Passes, texts_of
 
@@ -178,6 +179,10 @@ class _Products(LayerProducts):
         self.feed_forward: FeedForward | None = None
 
 
+_made: WeakValueDictionary[State, _Products] = WeakValueDictionary()
+"""By the parameters that they were made of, once their scales are fixed and checked."""
+
+
 class _Layer:
     """A layer whose products are of integers; mixed into the layer's own class."""
 
@@ -216,7 +221,7 @@ class _Layer:
 def quantize(model: Any, passes: Passes) -> None:
     """Let the layers of a model multiply integers from here on; nothing can learn then.
 
-    Layers that did so before, and have the same parameters, are left as they are.
+    Layers whose parameters have been through this, in this model or another, keep what was made.
 
     Raises:
         ModelUnsupported: the processor has no such instructions, the model is of another kind, or
@@ -227,8 +232,7 @@ def quantize(model: Any, passes: Passes) -> None:
     for layer in layers:
         add_methods(layer, _Layer)
         layer.int8_gelu = gelu
-        if layer.int8_products is not None and not layer.int8_products.fit(layer):
-            layer.int8_products = None
+        layer.int8_products = _made.get(state_of(layer))
     if all(layer.int8_products is not None for layer in layers):
         return
     texts = _invented(int(model.config.vocab_size))
@@ -240,6 +244,8 @@ def quantize(model: Any, passes: Passes) -> None:
         for layer in layers:
             layer.int8_active = True
     _check(found, expected)
+    for layer in layers:
+        _made[state_of(layer)] = layer.int8_products
 
 
 def check_processor() -> None:

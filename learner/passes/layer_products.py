@@ -20,24 +20,19 @@ State: TypeAlias = tuple[tuple[int, int, int], ...]
 
 
 class LayerProducts:
-    """What is made of a layer's parameters.
+    """What is made of a layer's parameters; looked up in a table by their `state_of`.
 
     Copies of a model share it: a layer with other parameters makes its own.
     """
 
     def __init__(self, layer: Any) -> None:
-        """Note the parameters as they are."""
-        self._made_of = state_of(layer)
+        """Keep the parameters, so that their state stays their own."""
         # What is alive shares neither its identity nor its memory with anything that comes later
         self._kept = [(p, p.detach()) for p in layer.parameters()]
 
     def __deepcopy__(self, _: Any) -> Self:
         """Return the same: it is never written to."""
         return self
-
-    def fit(self, layer: Any) -> bool:
-        """Return whether the layer has the parameters that this was made of, unchanged."""
-        return state_of(layer) == self._made_of
 
 
 def through(

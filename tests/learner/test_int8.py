@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from learner import arithmetic
 from learner.artifact import Document, ScoringInput, Store
 from learner.encoder.encoder import Encoder
-from learner.encoder.load import load_pretrained
+from learner.encoder.load import load_pretrained, with_others
 from learner.encoder.prefix_cache import PrefixCache
 from learner.errors import ModelUnsupported
 from learner.passes import int8
@@ -245,6 +246,17 @@ def test_a_layer_with_the_same_parameters_is_not_rounded_again() -> None:
     own.round_weights()
     assert layers[0].int8_products is before[0]
     assert layers[1].int8_products is not before[1]
+
+
+def test_what_models_share_is_rounded_once() -> None:
+    own = encoder()
+    other = Encoder(with_others(own.model, {}), tuning="full", precision="int8", passes=own.passes)
+    for one in (own, other):
+        one.round_weights()
+    products = [[layer.int8_products for layer in one.model.encoder.layer] for one in (own, other)]
+    assert all(products[0])
+    assert all(map(operator.is_, *products))
+    assert torch.equal(vectors(own, texts()), vectors(other, texts()))
 
 
 @pytest.mark.parametrize("tuning", ["full", "top:1", "frozen", "lora:2", "ia3"])
