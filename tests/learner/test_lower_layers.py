@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -73,28 +74,86 @@ def test_layers_above_run_once_to_compare_and_never_again(kind: str) -> None:
 class Restless(torch.nn.Module):
     """An encoder of BERT's build whose states depend on how many layers it has."""
 
-    def __init__(self, model: Any, fails: bool) -> None:
+    def __init__(self, model: Any, fail: Callable[[], object] = lambda: None) -> None:
+        """Take a model, and what is done where layers are missing."""
         super().__init__()
-        self.encoder, self.config, self._whole, self._fails = (
-            model.encoder,
-            model.config,
-            model,
-            fails,
-        )
+        self.encoder, self.config = model.encoder, model.config
+        self.whole, self.fail = model, fail
 
     def forward(self, **given: Any) -> Any:
-        output = self._whole(**{**given, "output_hidden_states": True})
-        if self._fails and len(self.encoder.layer) < self.config.num_hidden_layers:
-            raise IndexError
+        output = self.whole(**{**given, "output_hidden_states": True})
+        if len(self.encoder.layer) < self.config.num_hidden_layers:
+            self.fail()
         return output
 
 
-@pytest.mark.parametrize("fails", [True, False])
-def test_a_model_that_its_lower_layers_do_not_stand_for_runs_whole(fails: bool) -> None:
-    model = Restless(model_of(FAMILIES["bert"]), fails)
+REASONS: dict[str, tuple[Callable[[], object], str]] = {
+    "other states": (lambda: None, "gives other states"),
+    "no such layer": (lambda: [][2], "ends in IndexError: list index out of range"),
+    "another shape": (lambda: torch.ones(3) @ torch.ones(2), "ends in RuntimeError: inconsistent"),
+}
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_a_model_that_its_lower_layers_do_not_stand_for_runs_whole_and_it_is_said_once(
+    reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    fail, said = REASONS[reason]
     passes = Padded()
-    first, again = (states(passes, model, -2, 7, 7) for _ in range(2))
-    with torch.no_grad():
-        expected = model(input_ids=torch.stack(rows(7, 7))).hidden_states[-2]
-    for found in (first, again):
-        torch.testing.assert_close(torch.stack(found), expected, rtol=1e-5, atol=1e-5)
+    for _ in range(2):  # a second version of one model
+        model = Restless(model_of(FAMILIES["bert"]), fail)
+        first, again = (states(passes, model, -2, 7, 7) for _ in range(2))
+        with torch.no_grad():
+            expected = model(input_ids=torch.stack(rows(7, 7))).hidden_states[-2]
+        for found in (first, again):
+            torch.testing.assert_close(torch.stack(found), expected, rtol=1e-5, atol=1e-5)
+    (line,) = caplog.records
+    facts = vars(line)
+    assert (facts["model"], facts["layer"]) == ("Restless", -2)
+    assert said in facts["reason"]
+
+
+def test_a_model_of_another_build_is_said_to_run_whole(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    states(Padded(), model_of(FAMILIES["distilbert"]), -2, 7, 7)
+    (line,) = caplog.records
+    assert vars(line)["reason"] == "its layers are not built as BERT's"
+
+
+def _no_memory_of_a_device() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def _no_memory_of_the_host() -> None:
+    torch.empty(1 << 60)
+
+
+def _no_memory_of_python() -> None:
+    raise MemoryError
+
+
+@pytest.mark.parametrize(
+    "fail", [_no_memory_of_a_device, _no_memory_of_the_host, _no_memory_of_python]
+)
+def test_memory_that_runs_out_in_the_comparison_is_said_and_the_next_pass_compares_again(
+    fail: Callable[[], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    model, passes = model_of(FAMILIES["bert"]), Padded()
+    number, failing = len(model.encoder.layer), [fail]
+
+    def fail_once(encoder: Any, *_: Any) -> None:
+        if failing and len(encoder.layer) < number:
+            failing.pop()()
+
+    model.encoder.register_forward_pre_hook(fail_once)
+    with pytest.raises((RuntimeError, MemoryError)):
+        states(passes, model, -2, 7, 7)
+    ran = counted(model)
+    states(passes, model, -2, 7, 7)
+    assert sorted(ran) == sorted([*range(number), *range(number - 1)])
+    ran.clear()
+    states(passes, model, -2, 7, 7)
+    assert ran == [*range(number - 1)]
+    assert not caplog.records
