@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from learner.errors import ModelUnsupported
+from learner.passes.captures import OnDevice
 
 log = logging.getLogger("steelyard.learner")
 
@@ -71,7 +72,7 @@ def mark_pairs(model: Any, separator: int | None) -> None:
         model.embeddings.register_forward_pre_hook(_Marked(separator), with_kwargs=True)
 
 
-class _Marked:
+class _Marked(OnDevice):
     """Hook of the embeddings; copies of the model have it too."""
 
     def __init__(self, separator: int) -> None:

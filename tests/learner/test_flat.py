@@ -19,6 +19,7 @@ from transformers import PretrainedConfig
 from benchmarks.accelerating.twin import Repeating
 from learner import arithmetic
 from learner.encoder.encoder import Encoder
+from learner.encoder.token_types import mark_pairs
 from learner.passes import varlen
 from learner.passes.captures import Captures
 from learner.passes.flat import FlatPass, Size, fits, laid_out
@@ -167,6 +168,15 @@ def test_a_capture_waits_for_its_backward_pass_and_for_gradients_to_be_dropped()
     handle.remove()
     assert replays(capture, lambda: flat([*texts] * 20)) == 0  # too large
     assert len(capture.made) == FORWARD_AND_BACKWARD
+
+
+def test_hooks_that_give_types_to_pairs_do_not_keep_a_pass_from_being_captured() -> None:
+    capture = Repeating()
+    _, flat = encoders(bert(), capture, tuning="full")
+    mark_pairs(flat.model, 7)
+    backward(flat, SOME)
+    flat.zero_grad()
+    assert replays(capture, lambda: backward(flat, SOME)) == FORWARD_AND_BACKWARD
 
 
 def test_vectors_of_a_capture_stay_when_it_is_replayed() -> None:
