@@ -23,7 +23,7 @@ class AdvisoryCommit:
     """
 
     def __init__(self, admin: KafkaAdmin, group: str, telemetry: Telemetry) -> None:
-        """Take the brokers, the consumer group and the series; `start` makes the thread."""
+        """Take the brokers, the consumer group and the series; the first call makes the thread."""
         self._admin = admin
         self._group = group
         self._telemetry = telemetry
@@ -31,17 +31,15 @@ class AdvisoryCommit:
         self._newest: Mapping[TopicPartition, int] | None = None  # that waits
         self._closed = False
         self._changed = Condition()
-        self._thread = Thread(target=self._run, name="advisory-commit", daemon=True)
-
-    def start(self) -> AdvisoryCommit:
-        """Begin to commit."""
-        self._thread.start()
-        return self
+        self._thread: Thread | None = None
 
     def __call__(self, next_offsets: Mapping[TopicPartition, int]) -> None:
         """Commit these soon, unless newer ones come first; never waits."""
         with self._changed:
             self._newest = next_offsets
+            if self._thread is None and not self._closed:
+                self._thread = Thread(target=self._run, name="advisory-commit", daemon=True)
+                self._thread.start()
             self._changed.notify()
 
     def close(self, timeout_seconds: float = _LAST_SECONDS) -> None:
@@ -49,7 +47,7 @@ class AdvisoryCommit:
         with self._changed:
             self._closed = True
             self._changed.notify()
-        if self._thread.is_alive():
+        if self._thread is not None:
             self._thread.join(timeout_seconds)
         with self._changed:
             self._newest = None

@@ -322,7 +322,7 @@ class LearnRole:
     def _after_publishing(self, admin: KafkaAdmin, opened: ExitStack) -> Callable[[Version], None]:
         """Return what to do with a durable version: commit, and answer a replay that it ends."""
         group = self._settings.kafka.group_id
-        commit = AdvisoryCommit(admin, group, self._consumer_telemetry).start()
+        commit = AdvisoryCommit(admin, group, self._consumer_telemetry)
         opened.callback(commit.close)
 
         def published(version: Version) -> None:

@@ -1,5 +1,6 @@
 """The role `learn`: its advisory commit may fail, and its metrics show the last verdict."""
 
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from threading import Event
@@ -69,7 +70,7 @@ def test_an_advisory_commit_that_fails_once_is_no_warning_and_twice_in_a_row_it_
 
 def test_brokers_that_do_not_answer_hold_no_publishing_up_and_get_the_newest_offsets() -> None:
     registry, admin = CollectorRegistry(), SilentAdmin()
-    commit = AdvisoryCommit(admin, "g", Telemetry(registry)).start()
+    commit = AdvisoryCommit(admin, "g", Telemetry(registry))
     commit(OFFSETS)
     admin.asked.wait()
     for offset in (12, 13):
@@ -80,9 +81,18 @@ def test_brokers_that_do_not_answer_hold_no_publishing_up_and_get_the_newest_off
     assert committed(registry) == 13
 
 
+def test_one_that_commits_nothing_has_no_thread() -> None:
+    before = set(threading.enumerate())
+    commit = AdvisoryCommit(SilentAdmin(), "g", Telemetry(CollectorRegistry()))
+    assert set(threading.enumerate()) <= before
+    commit.close()
+    commit(OFFSETS)
+    assert set(threading.enumerate()) <= before
+
+
 def test_an_end_waits_for_no_brokers_and_what_it_leaves_is_never_committed() -> None:
     registry, admin = CollectorRegistry(), SilentAdmin()
-    commit = AdvisoryCommit(admin, "g", Telemetry(registry)).start()
+    commit = AdvisoryCommit(admin, "g", Telemetry(registry))
     commit(OFFSETS)
     admin.asked.wait()
     commit({("clicks", 1): 12})
