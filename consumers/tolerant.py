@@ -204,21 +204,24 @@ class _Reader:
             raw = {**raw, "query_response_hit_ids": []}
             self._add("hits", f"{path}.query_response_hit_ids", "repaired")
         for name, field in _FIELDS[wire].items():
-            value = raw.get(name)
-            if value is None and not field.needed and name != "user_query":
-                continue
-            at = f"{path}.{name}"
+            value, at = raw.get(name), f"{path}.{name}"
             taken = None if value is None else self._take(name, field, value, at)
-            if taken is None and field.needed:
-                raise _refusal(name, field, raw, path)
-            if taken is None and wire is ExposureWire and name == "user_query":
-                taken = ""
-                self._add(name, at, "dropped" if value is not None else "repaired")
-            elif taken is None and value is not None:
-                self._add(_KINDS.get(name, "unused"), at, "dropped")
+            if taken is None:
+                if field.needed:
+                    raise _refusal(name, field, raw, path)
+                taken = self._instead(wire, name, value, at)
             if taken is not None:
                 values[name] = taken
         return wire(**values)
+
+    def _instead(self, wire: type[msgspec.Struct], name: str, value: Any, at: str) -> str | None:
+        """Return what stands for a field that is not there or not right, None for nothing."""
+        if wire is ExposureWire and name == "user_query":
+            self._add(name, at, "repaired" if value is None else "dropped")
+            return ""
+        if value is not None:
+            self._add(_KINDS.get(name, "unused"), at, "dropped")
+        return None
 
     def _take(self, name: str, field: _Field, value: Any, at: str) -> Any:
         """Return the value of a field, None where none can be had."""
