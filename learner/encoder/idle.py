@@ -16,7 +16,7 @@ from torch import Tensor
 
 from learner.encoder.encoder import Encoder
 from learner.encoder.load import with_others
-from learner.passes.device import beside
+from learner.passes.side_stream import beside
 from learner.tuning import adapters
 
 

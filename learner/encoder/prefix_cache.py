@@ -9,8 +9,8 @@ import numpy as np
 from cachetools import LRUCache
 from torch import Tensor
 
-from learner.passes.device import given, taken
 from learner.passes.passes import Ids
+from learner.passes.side_stream import given, taken
 
 _ENTRY_BYTES = 900
 """Measured, beside numbers and key: objects of Python and torch, entries of the cache's tables."""

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from learner.encoder.encoder import Encoder
 from learner.encoder.prefix_cache import PrefixCache
-from learner.passes.device import beside
 from learner.passes.passes import Ids
+from learner.passes.side_stream import beside
 from learner.transfer import to_host
 
 _KEPT_BYTES = 128 << 20
