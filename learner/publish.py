@@ -13,7 +13,7 @@ import msgspec
 
 from learner import version_layout as layout
 from learner.artifact import Version
-from learner.errors import Fenced
+from learner.errors import Fenced, StoreError
 from learner.process_group import ProcessGroup, SingleProcess
 from learner.store.journal.records import JournalPosition
 from learner.store.manifest import (
@@ -139,6 +139,7 @@ class Publisher:
         self._began_seconds = 0.0
         self._fresh: Counter[int] = Counter()  # event time -> samples that no version contains
         self._event_time: EventTimeRange | None = None
+        self._num_failed = 0  # in a row
 
     def restore(self, version: Version) -> None:
         """Go on from a version: the range of event times that it contains."""
@@ -284,16 +285,25 @@ class Publisher:
             self._fresh += self._in_flight  # not in any version yet: the next one lists them
         self._in_flight = None
         if saved.error is not None:
-            self._telemetry.publishes.labels("failed").inc()
-            failed = {"error": str(saved.error), "version": version and version.name}
-            log.error("checkpoint failed", extra=failed)
+            self._failed(saved.error, version)
             return
         assert version is not None
+        if self._num_failed:
+            log.info("checkpoints work again", extra={"failed_in_a_row": self._num_failed})
+            self._num_failed = 0
         self._replaying = version.run_state.replay is not None
         self._telemetry.published(version, self._began_seconds, self._clock())
         contents = {"version": version.name, "step": version.step, "samples": version.num_samples}
         log.info("published", extra=contents | dict(self._waiting()))
         self._published(version)
+
+    def _failed(self, error: StoreError, version: Version | None) -> None:
+        """Count a failure, and log the 1st in a row, the 2nd, the 4th, the 8th and so on."""
+        self._telemetry.publishes.labels("failed").inc()
+        self._num_failed += 1
+        if self._num_failed.bit_count() == 1:
+            facts = {"error": str(error), "version": version and version.name}
+            log.error("checkpoint failed", extra={**facts, "failed_in_a_row": self._num_failed})
 
 
 def _merged(states: Sequence[IngestState]) -> IngestState:

@@ -215,6 +215,32 @@ def test_a_full_disk_is_counted_and_the_next_checkpoint_lists_what_the_failed_on
     assert Store(tmp_path).fresh_events(first.name, second.name)[0][0] == STREAM[1][0].event_time_us
 
 
+def test_a_disk_that_stays_full_is_logged_ever_more_seldom_and_once_when_there_is_room_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    learner = Learner(tmp_path)
+    learner.run(STREAM[0], IDLE)
+    num_before = 0
+    for num_batches in (6, 1):
+        caplog.clear()
+        learner.disk.plan = full("write")
+        stream: list[Samples] = [STREAM[1], IDLE] * num_batches
+        learner.run(*stream, seconds=31.0)
+        learner.disk.plan = no_fault
+        learner.run(STREAM[2], IDLE, seconds=31.0)
+        num_failed = int(learner.publishes("failed") or 0) - num_before
+        num_before += num_failed
+        lines = [vars(record) for record in caplog.records]
+        failed = [line for line in lines if line["message"] == "checkpoint failed"]
+        numbers = [line["failed_in_a_row"] for line in failed]
+        assert numbers == [number for number in (1, 2, 4, 8) if number <= num_failed < 16]
+        assert all(line["error"] for line in failed)
+        (again,) = (line for line in lines if line["message"] == "checkpoints work again")
+        assert again["failed_in_a_row"] == num_failed
+    assert num_before > 10
+
+
 def test_events_of_a_version_that_was_not_announced_are_not_listed_twice(tmp_path: Path) -> None:
     learner = Learner(tmp_path)
     learner.run(STREAM[0], IDLE)
