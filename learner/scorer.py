@@ -60,6 +60,7 @@ class FixedParts:
     digest: str
 
 
+@torch.inference_mode(False)  # in it parameters have no versions, which tell what is laid out
 def load_scorer(
     path: Path,
     version: str,

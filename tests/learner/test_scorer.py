@@ -20,7 +20,7 @@ from learner import version_layout as layout
 from learner.artifact import Corrupt, Document, Scores, ScoringInput, Store, Warmable
 from learner.encoder.encoder import Encoder
 from learner.export import read_encoder
-from learner.scorer import ModelScorer
+from learner.scorer import ModelScorer, load_scorer
 from learner.store import blobs
 from learner.store.blobs import Disk
 from learner.trainer import Trainer
@@ -62,6 +62,31 @@ def learned(number: int = 6, weighting: WeigherConfig | None = None, **changes: 
     for batch in batches(number):
         own.step(batch)
     return own
+
+
+@pytest.mark.parametrize("precision", ["learned", "bfloat16"])
+@pytest.mark.parametrize("kind", [*KINDS, {"tuning": "lora:2"}], ids=str)
+def test_a_version_loaded_in_inference_mode_scores_as_any_other(
+    kind: dict[str, Any], precision: str, tmp_path: Path
+) -> None:
+    own = trainer(**kind)
+    folders = []
+    for number, batch in enumerate(batches(2)):
+        own.step(batch)
+        folders.append(published(own, tmp_path / str(number)).path)
+
+    def scores(in_inference_mode: bool) -> list[list[Scores]]:
+        found, fixed = [], None
+        for folder in folders:  # the second takes what is fixed from the first
+            with torch.inference_mode(in_inference_mode):
+                scorer = load_scorer(folder, "v", threads=1, precision=precision, fixed=fixed)
+            fixed = scorer.fixed_parts
+            found.append(scorer.score(requests(2)))
+        return found
+
+    for ours, expected in zip(scores(True), scores(False), strict=True):
+        for one, other in zip(ours, expected, strict=True):
+            np.testing.assert_array_equal(one.score, other.score)
 
 
 def live(own: Trainer) -> ModelScorer:
