@@ -18,7 +18,6 @@ A learner and a server in one process use one number of threads.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from contextlib import suppress
 from functools import cache
@@ -108,39 +107,3 @@ def check_environment(threads: int) -> None:
     limit = os.environ.get("OMP_THREAD_LIMIT", "").strip()
     if limit.isdecimal() and int(limit) < threads:
         raise ThreadsRefused(threads, "OMP_THREAD_LIMIT", f"allows {limit} in the whole process")
-
-
-def fingerprint(precision: str = "float32") -> dict[str, str | int]:
-    """Return what the calling thread's results depend on, beside versions and settings.
-
-    Keys: ``threads``; ``cpu``, the instruction set of torch's kernels; ``arithmetic``, a digest of
-    what a few kernels give: another library or processor adds up in another order. Under
-    ``bfloat16``, ``arithmetic_bfloat16`` as well.
-    """
-    found: dict[str, str | int] = {
-        "threads": torch.get_num_threads(),
-        "cpu": torch.backends.cpu.get_cpu_capability(),
-        "arithmetic": _digest_of_kernels(),
-    }
-    if precision == "bfloat16":
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            found["arithmetic_bfloat16"] = _digest_of_kernels()
-    return found
-
-
-def _digest_of_kernels() -> str:
-    """Return BLAKE2b-64 of products of many rows and of few, and of other functions of them."""
-    rows = torch.linspace(-3, 3, 64 * 384).reshape(64, 384)
-    weight = torch.linspace(-1, 1, 384 * 384).reshape(384, 384).sin()
-    products = linear(rows, weight)
-    found = (
-        products,
-        linear(rows[:8], weight),
-        functional.gelu(rows),
-        functional.layer_norm(products, (384,)),
-        functional.softmax(products, dim=-1),
-    )
-    digest = hashlib.blake2b(digest_size=8)
-    for tensor in found:
-        digest.update(tensor.float().numpy().tobytes())
-    return digest.hexdigest()

@@ -19,9 +19,9 @@ from consumers.source import Sink, Source
 from consumers.telemetry import Telemetry
 from deploy.admin import exclusions
 from deploy.settings.tree import Settings
-from learner import arithmetic
 from learner import version_layout as layout
 from learner.artifact import Version
+from learner.fingerprint import fingerprint as of_arithmetic
 from learner.process_group import ProcessGroup
 from learner.publish import IngestState
 from learner.store.blobs import Disk
@@ -172,7 +172,7 @@ def fingerprint(
     return {
         **libraries,
         "python": platform.python_version(),
-        **arithmetic.fingerprint(settings.learner.precision),
+        **of_arithmetic(settings.learner.precision),
         "device": settings.learner.device,
         "world_size": group.world,
     }

@@ -16,6 +16,7 @@ from learner import arithmetic
 from learner.artifact import Document, Scorer, ScoringInput, Store
 from learner.config import LearnerConfig
 from learner.errors import ThreadsRefused
+from learner.fingerprint import fingerprint
 from learner.parts.metric import QueryMetric, unit
 from learner.trainer import Trainer
 from tests.learner.resumed import digests
@@ -104,7 +105,7 @@ def test_a_server_in_the_process_changes_no_bit_of_a_step(tmp_path: Path) -> Non
 @pytest.mark.parametrize("threads", [1, 2])
 def test_the_fingerprint_has_the_threads_of_the_thread_that_trains(threads: int) -> None:
     wide(threads)
-    assert arithmetic.fingerprint()["threads"] == threads
+    assert fingerprint()["threads"] == threads
 
 
 @pytest.mark.parametrize("width", [24, 384])
@@ -136,10 +137,10 @@ def test_a_query_in_its_metric_has_the_same_bits_beside_any_others() -> None:
 
 def test_the_fingerprint_tells_kernels_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     arithmetic.use(1)
-    first = arithmetic.fingerprint()
-    assert arithmetic.fingerprint() == first
+    first = fingerprint()
+    assert fingerprint() == first
     monkeypatch.setattr(torch.nn.functional, "gelu", torch.nn.functional.silu)
-    assert arithmetic.fingerprint()["arithmetic"] != first["arithmetic"]
+    assert fingerprint()["arithmetic"] != first["arithmetic"]
 
 
 @pytest.mark.parametrize("threads", [0, 3, 7])
