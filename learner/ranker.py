@@ -24,7 +24,7 @@ from learner.encoder.head import Head
 from learner.encoder.prefix_cache import PrefixCache
 from learner.encoder.starting import Queued, StartingEncoder
 from learner.encoder.tokens import Texts
-from learner.passes.passes import Ids
+from learner.passes.forward import Ids
 from learner.residual import QueryResidual
 from learner.transfer import to_device
 from learner.value_head import ValueHead, of_value

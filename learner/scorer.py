@@ -29,7 +29,7 @@ from learner.finite import check_numbers, check_tensors
 from learner.parts.part import Pairs, Vectors
 from learner.parts.registry import make_parts
 from learner.passes.device import check_device
-from learner.passes.passes import Ids, Passes
+from learner.passes.forward import Ids, Passes
 from learner.ranker import PairLogits, Ranker
 from learner.request import Scores, ScoringInput
 from learner.residual import QueryResidual

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from learner.passes.passes import moved
+from learner.passes.device import moved
 
 _ALIGNED = 64
 """Bytes that torch aligns a tensor of its own to, so that a packed one is read alike."""

@@ -18,7 +18,7 @@ from transformers import BertConfig, BertModel
 
 from benchmarks.updating import plain
 from learner.encoder.encoder import Encoder
-from learner.passes.passes import moved
+from learner.passes.device import moved
 from learner.training.adamw import AdamW, Group
 
 MEAN_TOKENS, MOST_TOKENS, _SIGMA = 48, 128, 0.6

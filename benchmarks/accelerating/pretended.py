@@ -1,6 +1,6 @@
 """A GPU pretended on a CPU: where its host would wait for it, and what was left behind there.
 
-Tensors lie on it that `learner.passes.passes.moved` sent there, that were made with its device,
+Tensors lie on it that `learner.passes.device.moved` sent there, that were made with its device,
 and all that is calculated from these. A GPU goes on by itself until somebody asks for a number of a
 tensor there, for a size that depends on its numbers, or copies from memory that is not pinned. On a
 CPU these go unnoticed, so they are looked for in every call of torch, from Python and from within;
@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from learner import transfer
-from learner.passes import passes
+from learner.passes import device
 
 DEVICE = torch.device("cpu", 0)
 """What a tensor there says that it is on; one of the host says ``cpu``, without a number."""
@@ -129,7 +129,7 @@ class Pretended:
         if name == "to" and target is not None:
             if any(there) and not made and not frame.f_code.co_filename.startswith(_TORCH):
                 self._note("to the host")
-            if made and not all(there) and frame.f_code is not _code(passes.moved):
+            if made and not all(there) and frame.f_code is not _code(device.moved):
                 self._note("to the device from memory that is not pinned")
         elif made and name in _MADE_OF_NUMBERS:
             self._note(f"{name} on the device, of numbers of the host")

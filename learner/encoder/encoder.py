@@ -22,12 +22,12 @@ from torch.utils.checkpoint import checkpoint
 
 from learner.encoder.prefix_cache import PrefixCache
 from learner.errors import ModelUnsupported, TuningUnsupported
-from learner.passes.device import device_of
+from learner.passes.device import device_of, moved
 from learner.passes.flat_passes import Flat, fastest
+from learner.passes.forward import Ids, Passes
 from learner.passes.graph_passes import GraphPasses
 from learner.passes.int8 import quantize
 from learner.passes.packing import passes_for
-from learner.passes.passes import Ids, Passes, moved
 from learner.passes.pooling import POOLINGS, first_state
 from learner.passes.products import use_fastest
 from learner.passes.served_layers import lay_out

@@ -9,7 +9,7 @@ import numpy as np
 from cachetools import LRUCache
 from torch import Tensor
 
-from learner.passes.passes import Ids
+from learner.passes.forward import Ids
 from learner.passes.side_stream import given, taken
 
 _ENTRY_BYTES = 900

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from learner.encoder.encoder import Encoder
 from learner.encoder.prefix_cache import PrefixCache
-from learner.passes.passes import Ids
+from learner.passes.forward import Ids
 from learner.passes.side_stream import beside
 from learner.transfer import to_host
 

@@ -19,7 +19,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from learner.encoder import given_files
 from learner.errors import ModelMissing
-from learner.passes.passes import Ids
+from learner.passes.forward import Ids
 
 #: Bytes of token ids kept, with what Python and the cache add to each.
 MAX_CACHED_BYTES = 96 << 20

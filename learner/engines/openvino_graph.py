@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from learner.engines.onnx_graph import INPUTS, OUTPUT
 from learner.engines.openvino_import import nncf_for, openvino_for
 from learner.errors import ModelUnsupported
-from learner.passes.passes import Ids
+from learner.passes.forward import Ids
 
 _FORMAT = "--format openvino-int8"
 GRAPH, WEIGHTS = "openvino_model.xml", "openvino_model.bin"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from learner.engines.openvino_engine import NAME, OpenVino
+from learner.passes.forward import Passes
 from learner.passes.graph_passes import Engine, GraphPasses
-from learner.passes.passes import Passes
 
 TORCH = "torch"
 ENGINES: Mapping[str, Callable[[str], Engine]] = {NAME: OpenVino}

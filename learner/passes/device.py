@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from learner.errors import DeviceMissing
 
@@ -34,6 +35,13 @@ def device_of(model: Any) -> torch.device:
     """Return the device of a model's parameters."""
     device: torch.device = next(model.parameters()).device
     return device
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor to a device, without waiting for it."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def _usable() -> list[str]:

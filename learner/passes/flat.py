@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from learner.passes.passes import hidden_of
+from learner.passes.forward import hidden_of
 from learner.passes.pooling import Share
 from learner.passes.varlen import Bounds, Kernel
 

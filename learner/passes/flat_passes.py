@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from learner.passes.captures import LONGEST, Captures
-from learner.passes.device import device_of
+from learner.passes.device import device_of, moved
 from learner.passes.flat import FlatPass, Size, laid_out
+from learner.passes.forward import Block, Ids, Passes, pooled, texts_of
 from learner.passes.packing import Packed, agree, gathered, probes
-from learner.passes.passes import Block, Ids, Passes, moved, pooled, texts_of
 from learner.passes.pooling import SHARES, Pool
 from learner.passes.varlen import Kernel, kernel_for
 

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from learner.errors import ModelUnsupported
+from learner.passes.forward import Block, Ids, hidden_of, pooled
 from learner.passes.padding import Padded, arguments, pad
-from learner.passes.passes import Block, Ids, hidden_of, pooled
 from learner.passes.pooling import Pool
 from learner.passes.products import use_plain
 

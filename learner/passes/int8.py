@@ -24,10 +24,10 @@ from torch.nn import functional
 
 from learner.errors import ModelUnsupported
 from learner.passes.bert_layers import add_methods, bert_layers
+from learner.passes.forward import Passes, texts_of
 from learner.passes.key_value_prefixes import prefixes_of
 from learner.passes.layer_products import LayerProducts, State, state_of, through
 from learner.passes.packing import Layout, Packed
-from learner.passes.passes import Passes, texts_of
 
 LEAST_COSINE = 0.95
 """Of the last states of the invented texts, averaged, in int8 and in float32."""

@@ -25,6 +25,8 @@ from transformers import AttentionInterface
 
 from learner.passes import aligned, first_tokens
 from learner.passes.attention_products import by_products
+from learner.passes.device import moved
+from learner.passes.forward import Block, Passes, hidden_of, pooled, texts_of
 from learner.passes.key_value_prefixes import (
     KeyValuePrefix,
     before_each,
@@ -33,7 +35,6 @@ from learner.passes.key_value_prefixes import (
 )
 from learner.passes.lower_layers import LowerLayers
 from learner.passes.padding import Padded
-from learner.passes.passes import Block, Passes, hidden_of, moved, pooled, texts_of
 from learner.passes.pooling import OF_FIRST, Pool
 from learner.passes.varlen import Bounds
 

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from learner.passes.device import moved
+from learner.passes.forward import Block, hidden_of, pooled
 from learner.passes.lower_layers import LowerLayers
-from learner.passes.passes import Block, hidden_of, moved, pooled
 from learner.passes.pooling import Pool
 
 LENGTH_STEP = 8

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from learner import arithmetic
 from learner.passes.bert_layers import add_methods, bert_layers
+from learner.passes.forward import Passes
 from learner.passes.key_value_prefixes import prefixes_of
 from learner.passes.layer_products import LayerProducts, Product, State, state_of, through
 from learner.passes.packing import Layout, Packed
-from learner.passes.passes import Passes
 
 _NUM_ROWS = (8, 40)
 """Of the comparison with the plain product."""

@@ -26,8 +26,8 @@ from learner.encoder.load import load_pretrained
 from learner.encoder.token_head import head_of, logits_of, token_classifier
 from learner.encoder.tokens import of_words
 from learner.errors import TuningUnsupported
+from learner.passes.forward import Ids, texts_of
 from learner.passes.packing import passes_for
-from learner.passes.passes import Ids, texts_of
 from learner.passes.pooling import POOLINGS
 from learner.passes.products import use_fastest
 from learner.store import blobs

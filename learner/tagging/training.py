@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 
 from learner import arithmetic
 from learner.config import LearnerConfig
-from learner.passes.passes import Ids
+from learner.passes.forward import Ids
 from learner.tagging.tagger import Tagger, Tokens
 from learner.training.adamw import AdamW, Group
 

@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from scipy.special import ndtri
 
-from learner.passes.passes import moved
+from learner.passes.device import moved
 from learner.training import budget
 from learner.training.budget import Budget, PrivacyConfig
 from learner.training.contributions import Contributions

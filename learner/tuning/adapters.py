@@ -30,8 +30,8 @@ import torch
 from torch import Tensor, nn
 
 from learner.errors import TuningUnsupported
+from learner.passes.forward import Passes
 from learner.passes.key_value_prefixes import NAME, prefixes_of
-from learner.passes.passes import Passes
 from learner.passes.pooling import Pool
 from learner.tuning import key_value_prefixes
 from learner.tuning.full import FullTuning

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from learner.passes.passes import Ids, Passes
+from learner.passes.forward import Ids, Passes
 from learner.passes.pooling import Pool
 from learner.tuning.tuning import frozen, id_rows, in_half_precision
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from learner.passes.passes import Ids, Passes
+from learner.passes.forward import Ids, Passes
 from learner.passes.pooling import Pool
 from learner.tuning.tuning import id_rows
 

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from learner.errors import TuningUnsupported
 from learner.passes.bert_layers import FAMILIES
 from learner.passes.device import device_of
+from learner.passes.forward import Passes
 from learner.passes.key_value_prefixes import NAME, KeyValuePrefix, without_prefixes
 from learner.passes.packing import Packed
-from learner.passes.passes import Passes
 from learner.tuning.tuning import frozen
 
 KIND = "STEELYARD_KEY_VALUE_PREFIX"

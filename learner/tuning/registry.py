@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 from learner.errors import TuningUnsupported
-from learner.passes.passes import Passes
+from learner.passes.forward import Passes
 from learner.passes.pooling import Pool
 from learner.tuning import adapters
 from learner.tuning.frozen import FrozenTuning

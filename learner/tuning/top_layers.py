@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from learner.errors import TuningUnsupported
+from learner.passes.forward import Ids, Passes, texts_of
 from learner.passes.lower_layers import shallow
-from learner.passes.passes import Ids, Passes, texts_of
 from learner.passes.pooling import Pool
 from learner.tuning.tuning import frozen, id_rows, in_half_precision
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from learner.passes.passes import Ids
+from learner.passes.forward import Ids
 
 
 class Tuning(Protocol):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.accelerating.pretended import DEVICE, Pretended
-from learner.passes.passes import moved
+from learner.passes.device import moved
 from learner.transfer import to_device, to_host
 
 

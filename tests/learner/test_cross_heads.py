@@ -33,8 +33,8 @@ from learner.encoder.token_types import mark_pairs, separator_of, token_types
 from learner.encoder.tokens import Texts, letter_tokenizer
 from learner.errors import ModelUnsupported, TuningUnsupported
 from learner.export import export_encoder
+from learner.passes.forward import Passes
 from learner.passes.padding import Padded
-from learner.passes.passes import Passes
 from learner.ranker import Ranker
 from learner.residual import QueryResidual
 from learner.scorer import ModelScorer

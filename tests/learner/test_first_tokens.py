@@ -17,8 +17,8 @@ from learner import arithmetic
 from learner.encoder.encoder import Encoder, set_dropout
 from learner.encoder.prefix_cache import PrefixCache
 from learner.errors import ModelUnsupported
+from learner.passes.forward import texts_of
 from learner.passes.packing import Packed, passes_for
-from learner.passes.passes import texts_of
 from learner.passes.pooling import first_state
 from tests.learner.families import _SHAPE, WITH_SDPA, bert
 from tests.learner.test_packing import LENGTHS, model_of, rows, texts_of_lengths

@@ -11,9 +11,9 @@ import torch
 
 from learner import arithmetic
 from learner.passes.flat_passes import Flat
+from learner.passes.forward import Passes, texts_of
 from learner.passes.packing import Packed
 from learner.passes.padding import Padded
-from learner.passes.passes import Passes, texts_of
 from learner.passes.varlen import text_by_text
 from tests.learner.families import WITH_SDPA, WITHOUT_SDPA
 from tests.learner.test_packing import model_of

@@ -27,7 +27,7 @@ from learner.encoder.load import PACKAGED_SHA256, load_pretrained
 from learner.encoder.prefix_cache import PrefixCache, num_bytes
 from learner.encoder.tokens import Texts, letter_tokenizer, load_tokenizer
 from learner.errors import ModelMissing, TuningUnsupported
-from learner.passes.passes import Ids
+from learner.passes.forward import Ids
 from learner.ranker import Ranker
 from learner.residual import QueryResidual
 from tests.learner.training import batches, published, text, trainer

@@ -23,9 +23,9 @@ from transformers import (
 from learner import arithmetic
 from learner.encoder.encoder import Encoder
 from learner.passes import packing
+from learner.passes.forward import pooled, texts_of
 from learner.passes.packing import MAX_TOKENS, Packed, passes_for
 from learner.passes.padding import Padded
-from learner.passes.passes import pooled, texts_of
 from learner.passes.pooling import POOLINGS
 from learner.training.adamw import AdamW, Group
 from tests.learner.families import _SHAPE, WITH_SDPA, bert, gpt2, roberta

@@ -15,7 +15,7 @@ from learner.encoder.load import load_pretrained
 from learner.encoder.tokens import Texts
 from learner.losses.loss import Sampled, Targets
 from learner.losses.registry import LOSSES
-from learner.passes.passes import Ids
+from learner.passes.forward import Ids
 from learner.ranker import PairLogits, Ranker
 from learner.residual import QueryResidual
 from tests.learner.training import text

@@ -71,10 +71,3 @@ def hidden_of(output: Any, layer: int) -> Tensor:
     """Return the hidden states of a layer, in single precision, from what a model returned."""
     found: Tensor = output.last_hidden_state if layer == -1 else output.hidden_states[layer]
     return found.float()
-
-
-def moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy a tensor to a device, without waiting for it."""
-    if device.type == "cuda" and tensor.device.type == "cpu":
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)
