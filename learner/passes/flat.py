@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from learner.passes.forward import hidden_of
+from learner.passes.bert_layers import hidden_states
 from learner.passes.pooling import Share
 from learner.passes.varlen import Bounds, Kernel
 
@@ -39,6 +39,8 @@ class FlatPass(nn.Module):
         first_position: int,
         longest: int,
         share: Share | None = None,
+        *,
+        by_layers: bool = False,
     ) -> None:
         """Take a model that packs.
 
@@ -48,6 +50,7 @@ class FlatPass(nn.Module):
             first_position: position of a first token.
             longest: no text has more tokens.
             share: of a token in its text's vector.
+            by_layers: as of `hidden_states`.
         """
         super().__init__()
         self.model = model
@@ -55,6 +58,7 @@ class FlatPass(nn.Module):
         self._kernel = kernel
         self.first_position = first_position
         self._share = share
+        self._by_layers = by_layers
 
     def forward(self, tokens: Tensor, places: Tensor) -> Tensor:
         """Return unit vectors (S, D); zeros where there is no text.
@@ -77,14 +81,10 @@ class FlatPass(nn.Module):
     def hidden(self, tokens: Tensor, places: Tensor, layer: int) -> Tensor:
         """Return the hidden states (T, D) of a layer."""
         positions, _, offsets = _split(places, len(tokens))
-        name = "inputs_embeds" if tokens.is_floating_point() else "input_ids"
-        output = self.model(
-            **{name: tokens[None]},
-            position_ids=positions[None],
-            packed=Bounds(offsets.int(), self.longest, self._kernel),
-            output_hidden_states=layer != -1,
+        packed = Bounds(offsets.int(), self.longest, self._kernel)
+        return hidden_states(
+            self.model, tokens, positions, packed, layer=layer, by_layers=self._by_layers
         )
-        return hidden_of(output, layer)[0]
 
 
 def laid_out(lengths: Sequence[int], size: Size | None, first_position: int) -> Tensor:

@@ -21,7 +21,7 @@ from learner.passes.device import device_of, moved
 from learner.passes.flat import FlatPass, Size, laid_out
 from learner.passes.forward import Block, Ids, Passes, pooled, texts_of
 from learner.passes.packing import Packed, agree, gathered, probes
-from learner.passes.pooling import SHARES, Pool
+from learner.passes.pooling import SHARES, Pool, Share
 from learner.passes.varlen import Kernel, kernel_for
 
 log = logging.getLogger("steelyard.learner")
@@ -82,13 +82,9 @@ class Flat(Packed):
 
     def run(self, model: Any, rows: Sequence[Tensor], *, layer: int = -1) -> list[Block]:
         """Run a model over texts of any lengths; see `Passes`."""
-        lengths, inputs = [len(row) for row in rows], self._inputs(model, rows)
-
-        def states(model: Any, layer: int) -> Tensor:
-            flat = FlatPass(model, self._kernel, self._first_position, max(lengths))
-            return flat.hidden(*inputs, layer)
-
-        return gathered(self._lower.states(model, layer, states), lengths)
+        lengths = [len(row) for row in rows]
+        flat = self._pass(model, max(lengths))
+        return gathered(flat.hidden(*self._inputs(model, rows), layer), lengths)
 
     def vectors(self, model: Any, rows: Sequence[Tensor], pool: Pool) -> Tensor:
         """Return unit vectors (n, D) of the texts of a pass; see `Passes`."""
@@ -100,7 +96,7 @@ class Flat(Packed):
         if self.captures is not None and self.captures.allowed(model):
             size = self.captures.size_of(lengths)
         longest = max(lengths) if size is None else size.longest
-        flat = FlatPass(model, self._kernel, self._first_position, longest, share)
+        flat = self._pass(model, longest, share)
         inputs = self._inputs(model, rows, size)
         if self.captures is not None and size is not None:
             return self.captures.run(flat, size, inputs)[: len(rows)]
@@ -116,6 +112,10 @@ class Flat(Packed):
             lengths = [size.longest] * whole + [rest] * (rest > 0)
             found.append([np.zeros(length, dtype=np.int64) for length in lengths])
         return found
+
+    def _pass(self, model: Any, longest: int, share: Share | None = None) -> FlatPass:
+        kernel, first = self._kernel, self._first_position
+        return FlatPass(model, kernel, first, longest, share, by_layers=self.by_layers)
 
     def _inputs(
         self, model: Any, rows: Sequence[Tensor], size: Size | None = None

@@ -25,15 +25,15 @@ from transformers import AttentionInterface
 
 from learner.passes import aligned, first_tokens
 from learner.passes.attention_products import by_products
+from learner.passes.bert_layers import bert_layers, hidden_states
 from learner.passes.device import moved
-from learner.passes.forward import Block, Passes, hidden_of, pooled, texts_of
+from learner.passes.forward import Block, Passes, pooled, texts_of
 from learner.passes.key_value_prefixes import (
     KeyValuePrefix,
     before_each,
     prefix_of,
     without_prefixes,
 )
-from learner.passes.lower_layers import LowerLayers
 from learner.passes.padding import Padded
 from learner.passes.pooling import OF_FIRST, Pool
 from learner.passes.varlen import Bounds
@@ -173,13 +173,15 @@ class Packed:
     max_tokens = MAX_TOKENS
     first_alone = False
     """Whether the last layer, by BERT's formulas, gives the states of first tokens alone."""
+    by_layers: bool
+    """Whether the model's layers are of BERT's kind, and run one by one."""
 
     def __init__(self, model: Any) -> None:
         """Let a model's attention go text by text from here on."""
         model.config._attn_implementation = ATTENTION
         self._first_position = _first_position(model)
         self._width = _width(model.config)
-        self._lower = LowerLayers()
+        self.by_layers = bool(bert_layers(model))
 
     def divide(self, lengths: Sequence[int]) -> Iterable[list[int]]:
         """Yield the places of the texts of each pass, by length."""
@@ -197,9 +199,7 @@ class Packed:
     def run(self, model: Any, rows: Sequence[Tensor], *, layer: int = -1) -> list[Block]:
         """Run a model over texts of any lengths; see `Passes`."""
         lengths = [len(row) for row in rows]
-        hidden = self._lower.states(
-            model, layer, lambda model, layer: self._hidden(model, rows, layer=layer)
-        )
+        hidden = self._hidden(model, rows, layer=layer)
         return gathered(hidden, lengths) if hidden.is_cuda else _by_length(hidden, lengths)
 
     def vectors(self, model: Any, rows: Sequence[Tensor], pool: Pool) -> Tensor:
@@ -224,14 +224,14 @@ class Packed:
         num_tokens = [len(row) for row in rows]
         first_rows = fitting(len(rows), self._width) if first else None
         positions = torch.cat([torch.arange(number) for number in num_tokens])
-        name = "inputs_embeds" if rows[0].is_floating_point() else "input_ids"
-        output = model(
-            **{name: moved(torch.cat(list(rows))[None], device)},
-            position_ids=moved((positions + self._first_position)[None], device),
-            packed=Layout.of(num_tokens, first_rows=first_rows),
-            output_hidden_states=layer != -1,
+        return hidden_states(
+            model,
+            moved(torch.cat(list(rows)), device),
+            moved(positions + self._first_position, device),
+            Layout.of(num_tokens, first_rows=first_rows),
+            layer=layer,
+            by_layers=self.by_layers,
         )
-        return hidden_of(output, layer)[0]
 
 
 def passes_for(model: Any) -> Passes:
@@ -245,15 +245,22 @@ def passes_for(model: Any) -> Passes:
     with torch.no_grad(), without_prefixes(model):  # padded passes know of none
         alone = [states for row in ids for states in texts_of(padded.run(model, [row]))]
         packed = Packed(model)
-        try:
-            together = list(texts_of(packed.run(model, ids)))
-        except (CannotPack, TypeError):  # an argument that it does not take
-            together = []
-        if len(together) == len(alone) and all(map(agree, alone, together)):
-            packed.first_alone = _gives_first_alone(packed, model, ids, alone)
-            return packed
+        for by_layers in (True, False) if packed.by_layers else (False,):
+            packed.by_layers = by_layers
+            if _agree(packed, model, ids, alone):
+                packed.first_alone = _gives_first_alone(packed, model, ids, alone)
+                return packed
     model.config._attn_implementation = "sdpa"
     return padded
+
+
+def _agree(packed: Packed, model: Any, ids: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
+    """Return whether texts have the states (t, D) that they have alone."""
+    try:
+        found = list(texts_of(packed.run(model, ids)))
+    except (CannotPack, TypeError):  # an argument that it does not take
+        return False
+    return len(found) == len(expected) and all(map(agree, expected, found))
 
 
 def _gives_first_alone(
