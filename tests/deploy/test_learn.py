@@ -35,10 +35,12 @@ class MoodyAdmin(KafkaAdmin):
     def __init__(self, *moods: bool) -> None:
         super().__init__(KafkaConfig())
         self._moods = iter(moods)
+        self.done = Event()
 
     def commit(self, group: str, offsets: Mapping[TopicPartition, int]) -> None:
         if not next(self._moods):
             raise CommitFailed(group, "the coordinator is not there yet")
+        self.done.set()
 
 
 class SilentAdmin(KafkaAdmin):
@@ -64,8 +66,31 @@ def test_an_advisory_commit_that_fails_once_is_no_warning_and_twice_in_a_row_it_
     caplog.set_level("INFO")
     for _ in moods:
         commit.commit(OFFSETS)
-    assert [record.levelname for record in caplog.records] == ["INFO", "INFO", "WARNING", "WARNING"]
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
+    assert "nothing is lost" in caplog.text
     assert committed(registry) == 11
+
+
+def test_a_coordinator_that_a_new_broker_makes_at_the_first_question_is_asked_again_quietly(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    registry, admin = CollectorRegistry(), MoodyAdmin(False, True)
+    caplog.set_level("INFO")
+    commit = AdvisoryCommit(admin, "g", Telemetry(registry), retry_seconds=0.0)
+    commit(OFFSETS)
+    assert admin.done.wait(60)
+    commit.close()
+    assert committed(registry) == 11
+    assert not caplog.records
+
+
+def test_newer_offsets_or_the_end_are_not_held_up_by_the_wait_for_a_second_try() -> None:
+    registry, admin = CollectorRegistry(), MoodyAdmin(False, True)
+    commit = AdvisoryCommit(admin, "g", Telemetry(registry), retry_seconds=3600.0)
+    commit(OFFSETS)
+    commit({("clicks", 1): 12})
+    commit.close(timeout_seconds=60.0)
+    assert committed(registry) == 12
 
 
 def test_brokers_that_do_not_answer_hold_no_publishing_up_and_get_the_newest_offsets() -> None:
