@@ -28,7 +28,7 @@ from serving.middleware import (
 )
 from serving.request_id import new_id
 from serving.rollout.watcher import Store, Watcher
-from serving.service import Service
+from serving.service import EngineInfo, Service
 from serving.telemetry import Telemetry
 from serving.wire import documents, health, models, rerank, score
 from serving.wire.problems import HANDLERS, unexpected_error
@@ -52,6 +52,7 @@ def create(
     telemetry: Telemetry,
     limits: Limits | None = None,
     cors_config: CorsConfig | None = None,
+    engine: EngineInfo | None = None,
     wall_clock: Callable[[], float] = time.time,
     new_id: Callable[[], str] = new_id,
 ) -> ASGIApp:
@@ -65,10 +66,11 @@ def create(
         telemetry: whose registry `/metrics` shows.
         limits: of one request; left out, the defaults.
         cors_config: origins of web pages that may call; left out, none.
+        engine: of all versions, for `/info` and `/metrics`; left out, torch of some version.
         wall_clock: seconds since the Unix epoch, for freshness.
         new_id: names requests and answers that bring no name.
     """
-    limits = limits or Limits()
+    limits, engine = limits or Limits(), engine or EngineInfo()
     scoring = Scoring(slot, batcher, wall_clock=wall_clock)
     middleware = [
         *cors(cors_config or CorsConfig()),
@@ -89,7 +91,9 @@ def create(
         telemetry=telemetry,
         limits=limits,
         scoring=scoring,
+        engine=engine,
         new_id=new_id,
     )
+    telemetry.engine.info(engine.to_json())
     telemetry.add_routes(route.path for route in ROUTES)
     return app

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
 
 from starlette.requests import Request
 
@@ -15,10 +16,39 @@ from serving.telemetry import Telemetry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EngineInfo:
+    """What multiplies for the encoder, as an operator asks for it.
+
+    Attributes:
+        engine: as in `serving.engine`, which is the name of its package too.
+        precision: as in `serving.precision`.
+        engine_version: of the installed package.
+    """
+
+    engine: str = "torch"
+    precision: str = "learned"
+    engine_version: str = "unknown"
+
+    @classmethod
+    def installed(cls, engine: str, precision: str) -> EngineInfo:
+        """Return an engine with the version that is installed here."""
+        try:
+            found = version(engine)
+        except PackageNotFoundError:  # a build without metadata
+            found = cls().engine_version
+        return cls(engine=engine, precision=precision, engine_version=found)
+
+    def to_json(self) -> dict[str, str]:
+        """Return it as plain values, by the names of labels, log fields and `/info`."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
     """Collaborators of the routes, made once per application.
 
     Attributes:
+        engine: of all versions that are served.
         new_id: names an answer whose request brought no `query_id`.
     """
 
@@ -29,6 +59,7 @@ class Service:
     telemetry: Telemetry
     limits: Limits
     scoring: Scoring
+    engine: EngineInfo
     new_id: Callable[[], str]
 
 

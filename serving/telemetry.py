@@ -83,6 +83,9 @@ class Telemetry:
         self.batch_candidates = histogram(
             f"{name}batch_candidates", "Documents per forward pass.", buckets=CANDIDATES
         )
+        self.ignored_fields = counter(
+            f"{name}ignored_fields_total", "Unknown fields of rerank requests, which were ignored."
+        )
         self.inflight = Gauge(
             f"{name}inflight_requests",
             "Requests admitted and not yet scored.",
@@ -113,6 +116,9 @@ class Telemetry:
             registry=self._registry,
         )
         self.model = Info(f"{name}model", "The served version.", registry=self._registry)
+        self.engine = Info(
+            f"{name}engine", "Engine, its version and its precision.", registry=self._registry
+        )
         self.freshness = histogram(
             "steelyard_freshness_seconds",
             "Event time to first answer of a version with it.",

@@ -22,6 +22,7 @@ from serving.inference.slot import Slot
 from serving.rollout.gate import Gate
 from serving.rollout.watcher import Store as VersionStore
 from serving.rollout.watcher import Watcher
+from serving.service import EngineInfo
 from serving.telemetry import Telemetry
 
 log = logging.getLogger("steelyard.serving")
@@ -55,7 +56,7 @@ class ServingRole:
         )
         telemetry, slot = Telemetry(new_registry()), Slot()
         self._root = settings.store.root
-        self._how = {"engine": config.engine, "precision": config.precision}
+        self._engine = EngineInfo.installed(config.engine, config.precision)
         self._batcher = Batcher(config.batcher, telemetry)
         self._watcher = Watcher(
             store,
@@ -75,6 +76,7 @@ class ServingRole:
             telemetry=telemetry,
             limits=config.limits,
             cors_config=config.cors,
+            engine=self._engine,
         )
         patience = config.batcher.deadline_seconds + config.connections.body_seconds
         admit = Admission(
@@ -94,7 +96,8 @@ class ServingRole:
         Raises:
             KeyboardInterrupt: it was SIGINT; everything has ended in good order.
         """
-        log.info("listening", extra={"url": self.url, "store": str(self._root), **self._how})
+        where = {"url": self.url, "store": str(self._root)}
+        log.info("listening", extra=where | self._engine.to_json())
         hand_over_often()
         self._batcher.start()
         self._watcher.start()

@@ -8,6 +8,7 @@ and no call builds those of more than four kilobytes; threads may be switched be
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -17,7 +18,8 @@ from msgspec import UNSET, Raw, UnsetType
 
 from learner.artifact import Document
 from serving.errors import Invalid, TooLarge
-from serving.wire.protocol import RerankRequest, TeiRequest
+from serving.wire.protocol import Context, Instance, RerankRequest, TeiRequest
+from serving.wire.unknown import ignored, refused
 
 T = TypeVar("T")
 
@@ -85,13 +87,57 @@ def decode(body: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        if unknown := _UNKNOWN.fullmatch(str(error)):
+            name, where = unknown[1], unknown[2] or "$"
+            inner = _INNER.get(where.partition("[")[0], kind)
+            raise refused(name, inner.__struct_fields__, where) from error
         raise Invalid(str(error)) from error
     except RecursionError as error:
         raise Invalid("JSON is nested too deeply") from error
 
 
-def decode_rerank(body: bytes) -> RerankRequest | TeiRequest:
-    """Return the body of `/rerank` in the shape that its fields announce.
+_UNKNOWN = re.compile(r"Object contains unknown field `(.*?)`(?: - at `(\$\.[^`]*)`)?", re.DOTALL)
+_INNER: Mapping[str, Any] = {"$.context": Context, "$.instances": Instance}
+"""Path -> the kind of what is there."""
+
+
+class _KnownRerank(RerankRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A request of known fields alone: nearly all are, and take one call."""
+
+
+class _KnownTei(TeiRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A request of known fields alone."""
+
+
+_KNOWN: Mapping[type, type] = {RerankRequest: _KnownRerank, TeiRequest: _KnownTei}
+PLACES: Mapping[type, Mapping[str, str]] = {
+    RerankRequest: {name: name for name in RerankRequest.__struct_fields__}
+    | {name: f"context.{name}" for name in Context.__struct_fields__},
+    TeiRequest: {name: name for name in TeiRequest.__struct_fields__},
+}
+"""Kind -> the fields of its top level and of what it holds, with the path of each."""
+
+
+def decode_open(body: bytes, kind: type[T]) -> tuple[T, tuple[str, ...]]:
+    """Return `body` as `decode` does, and the names of unknown fields, which are ignored.
+
+    Raises:
+        Invalid: as `decode`; or an unknown field is probably a misspelling of a known one.
+    """
+    try:
+        return msgspec.json.decode(body, type=_KNOWN[kind]), ()
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        pass  # what is wrong, if anything, is said below
+    places = PLACES[kind]
+    names = [name for name in decode(body, dict[str, Raw]) if places.get(name) != name]
+    unknown = ignored(names, places)
+    return decode(body, kind), unknown
+
+
+def decode_rerank(
+    body: bytes,
+) -> tuple[RerankRequest, tuple[str, ...]] | tuple[TeiRequest, tuple[str, ...]]:
+    """Return the body of `/rerank` in the shape that its fields announce, as `decode_open` does.
 
     `documents` means Cohere or Jina, `texts` means TEI.
 
@@ -102,12 +148,12 @@ def decode_rerank(body: bytes) -> RerankRequest | TeiRequest:
     if (shape.documents is UNSET) == (shape.texts is UNSET):
         raise Invalid("Expected either `documents` (Cohere, Jina) or `texts` (TEI) - at `$`")
     if shape.texts is UNSET:
-        return decode(body, RerankRequest)
-    request = decode(body, TeiRequest)
+        return decode_open(body, RerankRequest)
+    request, unknown = decode_open(body, TeiRequest)
     if not request.truncate:
         reason = "texts longer than the model reads are always cut"
         raise Invalid(f"Expected `true`, got `false`: {reason} - at `$.truncate`")
-    return request
+    return request, unknown
 
 
 def top_n(asked: RerankRequest) -> int | None:

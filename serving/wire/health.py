@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from starlette.requests import Request
 
-from serving.errors import NotReady
+from serving.errors import Invalid, NotReady
 from serving.service import service_of
 from serving.wire.http import JsonResponse
 from serving.wire.openapi import reading_route
 from serving.wire.protocol import HealthAnswer, InfoAnswer
+from serving.wire.unknown import refuse_query
 
 
 async def livez(request: Request) -> JsonResponse:
@@ -34,13 +35,15 @@ async def readyz(request: Request) -> JsonResponse:
 
 
 async def info(request: Request) -> JsonResponse:
-    """Describe the served version, its freshness and the limits of a request."""
+    """Describe the served version, its engine, its freshness and the limits of a request."""
+    refuse_query(request.query_params)
     service = service_of(request)
     model, freshness = service.slot.current, service.watcher.freshness
     answer = InfoAnswer(
         version=model.name if model else None,
         event_time=model.event_time if model else None,
         swaps=service.slot.swaps,
+        **service.engine.to_json(),
         refused=dict(service.watcher.refused),
         freshness_p50_seconds=freshness.quantile(0.5),
         freshness_p99_seconds=freshness.quantile(0.99),
@@ -55,5 +58,5 @@ ROUTES = (
     reading_route("/livez", livez, "Threads are running", HealthAnswer, NotReady),
     reading_route("/readyz", readyz, "Ready to score", HealthAnswer, NotReady),
     reading_route("/health", readyz, "Ready to score", HealthAnswer, NotReady),
-    reading_route("/info", info, "What this process serves and takes", InfoAnswer),
+    reading_route("/info", info, "What this process serves and takes", InfoAnswer, Invalid),
 )

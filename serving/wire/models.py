@@ -5,15 +5,18 @@ from __future__ import annotations
 from starlette.requests import Request
 
 from learner.artifact import Version
+from serving.errors import Invalid
 from serving.inference.slot import rfc3339
 from serving.service import service_of
 from serving.wire.http import JsonResponse
 from serving.wire.openapi import reading_route
 from serving.wire.protocol import ModelEntry, ModelsAnswer
+from serving.wire.unknown import refuse_query
 
 
 def models(request: Request) -> JsonResponse:
     """List versions; not a coroutine, because it reads the disk: Starlette gives it a thread."""
+    refuse_query(request.query_params)
     service = service_of(request)
     aliases = service.store.aliases()
     refused = service.watcher.refused
@@ -40,4 +43,4 @@ def _entry(version: Version, state: str, reason: str | None) -> ModelEntry:
     )
 
 
-ROUTES = (reading_route("/v1/models", models, "Aliases and versions", ModelsAnswer),)
+ROUTES = (reading_route("/v1/models", models, "Aliases and versions", ModelsAnswer, Invalid),)

@@ -1,8 +1,9 @@
 """Wire types: the shapes of Cohere and Jina, of Text Embeddings Inference (TEI), and our own.
 
-Docstrings and descriptions are part of the OpenAPI document. Unknown fields are ignored in rerank
-requests, because clients of other services send their own, and are errors elsewhere. What may
-hold numbers or nested values is `Raw`, and decoded in `serving.wire.decoding`.
+Docstrings and descriptions are part of the OpenAPI document. Unknown fields are errors, but at the
+top level of rerank requests, where clients of other services send their own: there they are
+ignored with a warning, unless they look like a misspelling (`serving.wire.unknown`). What may hold
+numbers or nested values is `Raw`, and decoded in `serving.wire.decoding`.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ Truncate: TypeAlias = Annotated[
 _NOT_EMPTY = Meta(extra_json_schema={"minItems": 1})
 
 
-class Context(msgspec.Struct, frozen=True, kw_only=True):
+class Context(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The client, and the list that will be shown to it."""
 
     client_id: ClientId | None = None
@@ -94,7 +95,11 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RerankRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """Order `documents` by how likely the shopper is to want them."""
+    """Order `documents` by how likely the shopper is to want them.
+
+    Unknown fields are ignored and named in `meta.warnings`; one that looks like a misspelling of a
+    known field is refused.
+    """
 
     query: str
     documents: Annotated[list[AnyDocument], _NOT_EMPTY]
@@ -142,12 +147,13 @@ class ApiVersion(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RerankMeta(msgspec.Struct, frozen=True, kw_only=True):
-    """Origin of the answer."""
+    """Origin of the answer; `warnings` name what the request had and was ignored."""
 
     api_version: ApiVersion
     model_event_time: str | None
     cached: bool
     ranker: str
+    warnings: list[str] | UnsetType = UNSET
 
 
 class RerankAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -160,7 +166,10 @@ class RerankAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TeiRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """Order `texts`, in the shape of Text Embeddings Inference."""
+    """Order `texts`, in the shape of Text Embeddings Inference.
+
+    Unknown fields are ignored; one that looks like a misspelling of a known field is refused.
+    """
 
     query: str
     texts: Annotated[list[str], _NOT_EMPTY]
@@ -249,10 +258,17 @@ class HealthAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InfoAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """The served version and the limits; freshness covers the newest versions that answered."""
+    """The served version, its engine and the limits.
+
+    `engine` and `precision` are those of the settings `serving.engine` and `serving.precision`.
+    Freshness covers the newest versions that answered.
+    """
 
     version: str | None
     event_time: str | None
+    engine: str
+    precision: str
+    engine_version: str
     swaps: int
     refused: dict[str, str]
     freshness_p50_seconds: float | None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from msgspec import UNSET
@@ -14,7 +15,14 @@ from learner.artifact import Document, ScoringInput, client_hash
 from serving.inference.delivery import Answer
 from serving.inference.scoring import Limits
 from serving.service import service_of
-from serving.wire.decoding import check_values, decode, decode_rerank, document, top_n
+from serving.wire.decoding import (
+    PLACES,
+    check_values,
+    decode_open,
+    decode_rerank,
+    document,
+    top_n,
+)
 from serving.wire.explanation import explanation
 from serving.wire.http import JsonResponse, parsed, scored, while_connected
 from serving.wire.openapi import scoring_route
@@ -30,6 +38,7 @@ from serving.wire.protocol import (
     TeiRequest,
     TeiResult,
 )
+from serving.wire.unknown import check_query, warnings_of
 
 T = TypeVar("T")
 
@@ -45,11 +54,33 @@ TEI_EXAMPLE = {
     "query": "red running shoes",
     "texts": ["ceramic mug, blue", "trail running shoe, red"],
 }
+_FIELDS = (*PLACES[RerankRequest], *PLACES[TeiRequest])
 
 
-Cohere: TypeAlias = tuple[RerankRequest, tuple[Document, ...], int | None]
-"""The request, its documents, and how many of them to answer with."""
-Tei: TypeAlias = tuple[TeiRequest, tuple[Document, ...]]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cohere:
+    """A request in the shape of Cohere and Jina.
+
+    Attributes:
+        asked: as it was sent.
+        documents: what it has to order.
+        most: how many of them to answer with; None for all.
+        ignored: names of its unknown fields.
+    """
+
+    asked: RerankRequest
+    documents: tuple[Document, ...]
+    most: int | None
+    ignored: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tei:
+    """A request in TEI's shape; `ignored` are the names of its unknown fields."""
+
+    asked: TeiRequest
+    documents: tuple[Document, ...]
+    ignored: tuple[str, ...]
 
 
 async def rerank_v2(request: Request) -> JsonResponse:
@@ -65,32 +96,34 @@ async def rerank_v1(request: Request) -> JsonResponse:
 async def rerank(request: Request) -> JsonResponse:
     """Rerank in the shape that the body has: Cohere's or TEI's."""
     read = await parsed(request, _reader(request, _read_either))
-    return await (_tei(request, read) if len(read) == 2 else _cohere(request, read, "2"))
+    return await (_tei(request, read) if isinstance(read, Tei) else _cohere(request, read, "2"))
 
 
 def _reader(request: Request, read: Callable[[Limits, bytes], T]) -> Callable[[bytes], T]:
+    check_query(request.query_params, _FIELDS)
     return partial(read, service_of(request).limits)
 
 
 def _read_cohere(limits: Limits, body: bytes) -> Cohere:
     check_values(body, limits.max_values)
-    return _with_documents(limits, decode(body, RerankRequest))
+    return _with_documents(limits, *decode_open(body, RerankRequest))
 
 
 def _read_either(limits: Limits, body: bytes) -> Cohere | Tei:
     check_values(body, limits.max_values)
-    asked = decode_rerank(body)
+    asked, unknown = decode_rerank(body)
     if isinstance(asked, RerankRequest):
-        return _with_documents(limits, asked)
+        return _with_documents(limits, asked, unknown)
     limits.check_count(len(asked.texts), "texts")
-    return asked, tuple(Document(text=text) for text in asked.texts)
+    documents = tuple(Document(text=text) for text in asked.texts)
+    return Tei(asked=asked, documents=documents, ignored=unknown)
 
 
-def _with_documents(limits: Limits, asked: RerankRequest) -> Cohere:
+def _with_documents(limits: Limits, asked: RerankRequest, unknown: tuple[str, ...]) -> Cohere:
     limits.check_count(len(asked.documents), "documents")
     where, fields = "$.documents[{}]", asked.rank_fields
     documents = (document(raw, where, index, fields) for index, raw in enumerate(asked.documents))
-    return asked, tuple(documents), top_n(asked)
+    return Cohere(asked=asked, documents=tuple(documents), most=top_n(asked), ignored=unknown)
 
 
 async def _scores(
@@ -102,7 +135,8 @@ async def _scores(
 
 
 async def _cohere(request: Request, read: Cohere, version: str) -> JsonResponse:
-    (asked, documents, most), service = read, service_of(request)
+    asked, documents, service = read.asked, read.documents, service_of(request)
+    service.telemetry.ignored_fields.inc(len(read.ignored))
     context = asked.context or Context()
     client = client_hash(context.client_id or "")
     answer = await _scores(request, asked.query, documents, asked.model or "champion", client)
@@ -111,11 +145,12 @@ async def _cohere(request: Request, read: Cohere, version: str) -> JsonResponse:
         model_event_time=answer.model.event_time,
         cached=False,
         ranker="model",
+        warnings=warnings_of(read.ignored) or UNSET,
     )
     content = RerankAnswer(
         id=context.query_id or service.new_id(),
         model=answer.model.name,
-        results=_results(asked, documents, most, answer),
+        results=_results(asked, documents, read.most, answer),
         meta=meta,
     )
     return scored(content, answer)
@@ -141,7 +176,8 @@ def _results(
 
 
 async def _tei(request: Request, read: Tei) -> JsonResponse:
-    asked, documents = read
+    asked, documents = read.asked, read.documents
+    service_of(request).telemetry.ignored_fields.inc(len(read.ignored))
     answer = await _scores(request, asked.query, documents, "champion")
     values = answer.scores[0].score
     if asked.raw_scores:

@@ -22,6 +22,7 @@ from serving.wire.protocol import (
     ScoreAnswer,
     ScoreRequest,
 )
+from serving.wire.unknown import check_query
 
 EXAMPLE = {
     "instances": [
@@ -32,10 +33,13 @@ EXAMPLE = {
     ]
 }
 
+_FIELDS = (*ScoreRequest.__struct_fields__, *Instance.__struct_fields__)
+
 
 async def score(request: Request) -> JsonResponse:
     """Score each pair on its own."""
     service = service_of(request)
+    check_query(request.query_params, _FIELDS)
     asked, pairs = await parsed(request, partial(_read, service.limits))
     async with while_connected(request):
         answer = await service.scoring.score(asked.model, pairs)

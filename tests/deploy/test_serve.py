@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from threading import Thread
 
@@ -45,6 +46,23 @@ def test_before_the_first_version_it_lives_and_is_not_ready(tmp_path: Path) -> N
         assert "steelyard_serving_requests_total" in metrics
         assert "process_resident_memory_bytes" in metrics
         assert "server" not in client.get("/livez").headers
+
+
+def test_its_log_info_and_metrics_name_engine_precision_and_version(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = settings(tmp_path)
+    asked = replace(asked, serving=replace(asked.serving, precision="bfloat16"))
+    expected = {"engine": "torch", "precision": "bfloat16", "engine_version": version("torch")}
+    caplog.set_level("INFO")
+    with running(ServingRole(asked)) as url, httpx2.Client(base_url=url) as client:
+        info, metrics = client.get("/info").json(), client.get("/metrics").text
+    line = next(record for record in caplog.records if record.getMessage() == "listening")
+    assert expected.items() <= vars(line).items()
+    assert expected.items() <= info.items()
+    shown = [text for text in metrics.splitlines() if text.startswith("steelyard_serving_engine")]
+    labels = ",".join(f'{name}="{value}"' for name, value in sorted(expected.items()))
+    assert shown == [f"steelyard_serving_engine_info{{{labels}}} 1.0"]
 
 
 def test_a_port_in_use_is_one_clear_error(tmp_path: Path) -> None:

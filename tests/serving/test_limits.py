@@ -243,8 +243,9 @@ def test_many_values_are_counted_before_any_of_them_is_built(
 ) -> None:
     """Six hundred thousand empty documents fit in the largest body."""
     for module in (rerank, score):
-        monkeypatch.setattr(module, "decode", None)
         monkeypatch.setattr(module, "document", None)
+    monkeypatch.setattr(score, "decode", None)
+    monkeypatch.setattr(rerank, "decode_open", None)
     monkeypatch.setattr(rerank, "decode_rerank", None)
     content = body % b",".join([b'""'] * 600_001)
     answer = client.post(path, content=content, headers={"Content-Type": "application/json"})
@@ -273,11 +274,11 @@ def test_a_large_body_is_parsed_beside_the_event_loop(
 ) -> None:
     threads = []
 
-    def decode(body: bytes, kind: type[RerankRequest]) -> RerankRequest:
+    def decode(body: bytes, kind: type[RerankRequest]) -> tuple[RerankRequest, tuple[str, ...]]:
         threads.append(threading.current_thread().name)
-        return decoding.decode(body, kind)
+        return decoding.decode_open(body, kind)
 
-    monkeypatch.setattr(rerank, "decode", decode)
+    monkeypatch.setattr(rerank, "decode_open", decode)
     answer = client.post("/v2/rerank", json={"query": "q", "documents": ["a" * num_bytes]})
     assert answer.status_code == 200
     assert ("AnyIO worker" in threads[0]) == (num_bytes > LARGE_BYTES)

@@ -59,6 +59,10 @@ def test_cohere_and_jina_clients_get_their_shape(
             "model_event_time": "2026-11-23T22:08:12Z",
             "cached": False,
             "ranker": "model",
+            "warnings": [
+                "`max_tokens_per_doc` is not known here and was ignored",
+                "`priority` is not known here and was ignored",
+            ],
         },
     }
 
