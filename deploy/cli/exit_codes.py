@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import os
 
+from deploy.errors import UsageError
+from learner.extras import EXTRA_OF, not_installed
+
 _REFUSALS = {
     errno.ENOSPC,
     errno.EDQUOT,
@@ -30,6 +33,14 @@ def exit_code(error: Exception) -> int | None:
     """Return the exit code that the class of an error declares."""
     code: int | None = getattr(error, "exit_code", None)
     return code
+
+
+def missing_extra(error: Exception) -> UsageError | None:
+    """Return the error of a package that its extra would bring, None for other errors."""
+    package = error.name if isinstance(error, ModuleNotFoundError) else None
+    if package is None or package not in EXTRA_OF:
+        return None
+    return UsageError(not_installed("this command", package))
 
 
 def refusal_of_system(error: Exception) -> str | None:

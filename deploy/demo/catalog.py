@@ -10,6 +10,7 @@ import numpy as np
 
 from deploy.demo.world import Product, Query, World
 from deploy.errors import DeployError
+from learner.extras import needed_by
 
 _GRADES = {100.0: 4.0, 10.0: 2.0, 1.0: 0.4, 0.0: 0.0}
 _IN_STREAM = 110 / 150
@@ -82,14 +83,9 @@ def _judged(
 
 
 def _read(path: Path, columns: tuple[str, ...]) -> dict[str, list[Any]]:
-    try:
+    with needed_by(f"{path}: reading Parquet", DeployError):
         import pyarrow
         import pyarrow.parquet
-    except ImportError as error:
-        raise DeployError(
-            f"{path}: reading Parquet needs a package that is not installed: "
-            'pip install "steelyard[parquet]"'
-        ) from error
     try:
         read = pyarrow.parquet.read_table(path, columns=list(columns))
         table: dict[str, list[Any]] = read.to_pydict()

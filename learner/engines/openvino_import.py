@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 from learner.errors import ModelUnsupported
+from learner.extras import needed_by
 
 _REPORTS = "openvino_telemetry"
 
@@ -23,24 +24,14 @@ def openvino_for(setting: str) -> Any:
         ModelUnsupported: it is not installed; says how to install it.
     """
     sys.modules[_REPORTS] = None  # type: ignore[assignment]
-    try:
+    with needed_by(setting, ModelUnsupported):
         import openvino
-    except ImportError as error:
-        raise _missing(error, setting) from error
     return openvino
 
 
 def nncf_for(setting: str) -> Any:
     """Return the library, as `openvino_for` does."""
     sys.modules[_REPORTS] = None  # type: ignore[assignment]
-    try:
+    with needed_by(setting, ModelUnsupported):
         import nncf
-    except ImportError as error:
-        raise _missing(error, setting) from error
     return nncf
-
-
-def _missing(error: ImportError, setting: str) -> ModelUnsupported:
-    return ModelUnsupported(
-        f'{setting} needs {error.name}, which is not installed: pip install "steelyard[openvino]"'
-    )

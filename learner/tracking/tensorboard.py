@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from learner.errors import TrackerMissing
+from learner.extras import needed_by
 from learner.tracking.record import NUM_BINS, Record
 from learner.tracking.table import table
 
@@ -89,7 +90,5 @@ def require() -> None:
     Raises:
         TrackerMissing: it is not installed.
     """
-    try:
+    with needed_by("tracking.to: tensorboard", TrackerMissing):
         import tensorboard  # noqa: F401
-    except ImportError as error:
-        raise TrackerMissing("tensorboard") from error

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from learner.errors import TrackerMissing
+from learner.extras import needed_by
 from learner.tracking.record import NUM_BINS, Record
 from learner.tracking.table import table
 
@@ -84,8 +85,6 @@ def require() -> Any:
         TrackerMissing: it is not installed.
     """
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-    try:
+    with needed_by("tracking.to: wandb", TrackerMissing):
         import wandb
-    except ImportError as error:
-        raise TrackerMissing("wandb") from error
     return wandb

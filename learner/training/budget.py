@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from learner.errors import PrivacyUnsupported
+from learner.extras import needed_by
 from weighting.constraints import Count, NotNegative, Positive, check
 
 
@@ -93,13 +94,9 @@ def epsilon(noise_multiplier: float, num_steps: int, delta: float) -> float:
     Raises:
         PrivacyUnsupported: opacus is not installed.
     """
-    try:
+    setting = f"learner.privacy.noise_multiplier: {noise_multiplier:g}"
+    with needed_by(setting, PrivacyUnsupported):
         from opacus.accountants import RDPAccountant
-    except ImportError as error:
-        raise PrivacyUnsupported(
-            f"learner.privacy.noise_multiplier: {noise_multiplier:g} needs opacus, which is not "
-            'installed: pip install "steelyard[privacy]"'
-        ) from error
     accountant = RDPAccountant()
     accountant.history = [(noise_multiplier, 1.0, num_steps)]
     orders = [

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from learner.errors import TuningUnsupported
+from learner.extras import needed_by
 from learner.passes.forward import Passes
 from learner.passes.key_value_prefixes import NAME, prefixes_of
 from learner.passes.pooling import Pool
@@ -134,13 +135,8 @@ def _add_prefixes(model: Any, wanted: Recipe) -> None:
 
 
 def _add_by_peft(model: Any, wanted: Recipe, seed: int) -> None:
-    try:
+    with needed_by(f"learner.tuning: {wanted.name}", TuningUnsupported):
         import peft
-    except ImportError as error:
-        raise TuningUnsupported(
-            f"learner.tuning: {wanted.name} needs peft, which is not installed: "
-            'pip install "steelyard[adapters]"'
-        ) from error
     tables: Any = peft.utils
     known: dict[str, list[str]]
     if wanted.kind == LORA:

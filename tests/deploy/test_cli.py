@@ -45,6 +45,34 @@ def run(
     )
 
 
+@pytest.mark.parametrize(
+    ("command", "package", "extra"),
+    [(["learn"], "torch", "learn"), (["serve"], "uvicorn", "serve")],
+)
+def test_a_command_without_its_extra_ends_in_one_line(
+    tmp_path: Path, command: list[str], package: str, extra: str
+) -> None:
+    code = f"""
+import sys
+from deploy.cli.app import main
+
+class Missing:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == {package!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Missing)
+main()
+"""
+    words = [sys.executable, "-c", code, *command, "--set", f"store.root={tmp_path}"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert f"this command needs {package}, which is not installed: pip install" in done.stderr
+    assert f"steelyard[{extra}]" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 2
+
+
 def test_help_loads_nothing_heavy() -> None:
     code = f"""
 import sys

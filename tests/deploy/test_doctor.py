@@ -2,12 +2,15 @@
 
 import importlib.metadata
 import socket
+import sys
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from threading import Thread
+from types import ModuleType
 from typing import cast
 
 import pytest
@@ -21,6 +24,7 @@ from consumers.kafka.options import KafkaConfig
 from consumers.pipeline import Topics
 from consumers.source import Record
 from deploy.doctor.check_result import CheckResult, Mark
+from deploy.doctor.extras import ASKING, examine_extras, examine_products
 from deploy.doctor.kafka import Admin, examine_kafka
 from deploy.doctor.machine import (
     SAFE,
@@ -34,9 +38,11 @@ from deploy.doctor.store import examine_store, steady_bytes
 from deploy.process.observability import ObservabilityConfig, start_metrics
 from deploy.roles.serve import ServingRole
 from deploy.settings.config import LogConfig, ServingConfig
+from deploy.settings.load import load
 from deploy.settings.tree import Settings
 from learner.artifact import Store
 from learner.config import LearnerConfig, StoreConfig
+from learner.extras import EXTRA_OF
 from learner.store.blobs import Disk
 from learner.store.checkpoint import Checkpointer
 from learner.store.journal.writer import Journal
@@ -619,6 +625,56 @@ def test_a_missing_checksum_library_is_a_cross_and_a_missing_extra_is_not() -> N
     ]
     why = "without it every batch of records is checked in Python, silently"
     assert failed.text == f"crc32c is not installed: {why}"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "package", "extra"),
+    [
+        ("learner.tuning", "lora:8", "peft", "adapters"),
+        ("learner.tuning", "ia3@top:1", "peft", "adapters"),
+        ("learner.privacy.noise_multiplier", "1.5", "opacus", "privacy"),
+        ("tracking.to", "tensorboard", "tensorboard", "tensorboard"),
+        ("tracking.to", "wandb", "wandb", "wandb"),
+        ("serving.engine", "openvino", "openvino", "openvino"),
+    ],
+)
+def test_a_package_that_a_setting_needs_and_that_is_not_there_is_a_cross_with_its_extra(
+    monkeypatch: pytest.MonkeyPatch, key: str, value: str, package: str, extra: str
+) -> None:
+    asked = load(None, {}, {key: value})
+    monkeypatch.setitem(sys.modules, package, None)
+    (result,) = examine_extras(asked)
+    assert result.failed
+    assert result.text == f"{key}: {value} needs {package}, which is not installed"
+    assert result.remedy == f'pip install "steelyard[{extra}]"'
+    monkeypatch.setitem(sys.modules, package, ModuleType(package))
+    sys.modules[package].__spec__ = ModuleSpec(package, None)
+    assert [result.mark for result in examine_extras(asked)] == ["ok"]
+
+
+def test_an_engine_that_is_not_installed_is_one_cross(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    assert list(examine_products(ServingConfig(engine="openvino"))) == []
+
+
+def test_settings_that_need_no_extra_have_no_line_for_one() -> None:
+    assert list(examine_extras(Settings())) == []
+    assert list(examine_extras(load(None, {}, {"learner.tuning": "prefix:4"}))) == []
+
+
+def test_each_extra_of_a_setting_is_looked_for() -> None:
+    """What is left is of commands, of roles, or of `learner.model`."""
+    checked = {EXTRA_OF[package] for _, _, package in ASKING}
+    others = {"learn", "serve", "kafka", "parquet", "onnx", "minilm"}
+    assert set(EXTRA_OF.values()) - checked == others
+
+
+def test_what_the_server_would_refuse_is_a_cross() -> None:
+    (result,) = examine_products(ServingConfig(device="cuda:97"))
+    assert result.failed
+    assert result.text.startswith("serving.device: got 'cuda:97'")
+    (result,) = examine_products(ServingConfig())
+    assert result.mark == "ok"
 
 
 def test_few_open_files_are_marked() -> None:
