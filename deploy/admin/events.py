@@ -21,6 +21,7 @@ from consumers.pipeline import Topics
 from consumers.source import Sink
 from consumers.tolerant import Repair
 from deploy.admin.event_file import key_of, kind_of, name_of, numbered, read
+from deploy.admin.topic_names import unread
 from deploy.process.terminal import Output
 
 _KINDS = {
@@ -94,7 +95,7 @@ def send(
         sink: takes the records.
         lines: one JSON object each, or all of them one.
         name: of the file.
-        topic: the topic; one that `topics` does not name takes every kind.
+        topic: the topic; one that `topics` does not name takes every kind, with a warning.
         topics: the kind of each topic.
         out: takes the result and the errors.
         pace: called before each record; waits where it should.
@@ -102,6 +103,8 @@ def send(
     Returns:
         The exit code: 1 if a line was skipped.
     """
+    if (warning := unread(topic, topics)) is not None:
+        out.report(warning)
     num_sent = num_refused = 0
     reported: set[str] = set()
     for number, line in numbered(lines):

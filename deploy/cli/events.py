@@ -49,10 +49,15 @@ def send(
     settings = options.told_settings()
     from deploy.admin import event_file, events
     from deploy.admin.rate import Throttle, parse
+    from deploy.admin.topic_names import explained
 
     kafka, output = settings.kafka, options.output()
     pace = Throttle(parse(rate, "--rate")).wait
-    with event_file.open_lines(file) as lines, events.writing(kafka, topic) as sink:
+    with (
+        event_file.open_lines(file) as lines,
+        explained(topic, kafka.topics),
+        events.writing(kafka, topic) as sink,
+    ):
         raise typer.Exit(events.send(sink, lines, file, topic, kafka.topics, output, pace=pace))
 
 
@@ -115,9 +120,10 @@ def tail(
     """Print the last records of a topic, one JSON object a line."""
     settings = options.told_settings()
     from deploy.admin import records
+    from deploy.admin.topic_names import explained
 
-    output = options.output(as_json=True)
-    with records.reading(settings.kafka, topic) as source:
+    kafka, output = settings.kafka, options.output(as_json=True)
+    with explained(topic, kafka.topics), records.reading(kafka, topic) as source:
         records.tail(source, output, partition=partition, start=start)
 
 

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 from consumers.dead_letter import DeadLetters
-from consumers.errors import Invalid, SinkUnavailable
+from consumers.errors import Invalid, SinkUnavailable, TopicMissing
 from consumers.events import encode_click, encode_exposure, encode_item
 from consumers.pipeline import Topics
 from consumers.source import Record
 from consumers.telemetry import Telemetry
 from deploy.admin import event_file, events, records
+from deploy.admin.topic_names import explained, unread
 from deploy.errors import UsageError
 from deploy.process.observability import new_registry
 from deploy.process.terminal import Output
@@ -189,6 +190,31 @@ def test_lines_are_sent_unchanged_and_keyed_by_client_or_item() -> None:
         ("any", b"SKU-7", ITEM, {}),
     ]
     assert shelf.num_flushes == 1
+
+
+def test_a_topic_that_no_learner_reads_is_told_with_those_of_the_settings() -> None:
+    topics, paper = Topics(clicks="shop.clicks", items=None), Paper()
+    assert events.send(Shelf(), [CLICK], "x", "shop.click", topics, paper.output()) == 0
+    warning, result = paper.reported
+    assert warning == (
+        "topic 'shop.click' is read by no learner of these settings. Topics of kafka.topics: "
+        "exposures, shop.clicks, purchases, steelyard.deadletter. Did you mean shop.clicks?"
+    )
+    assert result == "1 sent to shop.click, 0 refused"
+    paper = Paper()
+    assert events.send(Shelf(), [CLICK], "x", "shop.clicks", topics, paper.output()) == 0
+    assert paper.reported == ["1 sent to shop.clicks, 0 refused"]
+    assert "Did you mean" not in str(unread("backup", topics))
+
+
+def test_a_topic_that_does_not_exist_is_an_error_that_names_those_of_the_settings() -> None:
+    with (
+        pytest.raises(UsageError, match=r"'clikcs' does not exist.*Did you mean clicks\?"),
+        explained("clikcs", Topics()),
+    ):
+        raise TopicMissing("clikcs", "h:1")
+    with pytest.raises(TopicMissing, match="topics create"), explained("clicks", Topics()):
+        raise TopicMissing("clicks", "h:1")
 
 
 def test_what_the_topic_does_not_carry_is_refused_and_the_rest_is_sent() -> None:
