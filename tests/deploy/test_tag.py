@@ -355,8 +355,8 @@ def test_a_disk_that_fails_leaves_nothing(tmp_path: Path) -> None:
     assert [each.name for each in tmp_path.iterdir()] == ["a.jsonl"]
 
 
-def test_the_command_line_tags(tmp_path: Path) -> None:
-    path = write_jsonl(tmp_path / "a.jsonl", tagged(12))
+def test_the_command_line_tags_the_example(tmp_path: Path) -> None:
+    path = Path(__file__).parents[2] / "examples" / "titles.jsonl"
     out = tmp_path / "out"
     sets = ["learner.model=random:1x32", f"store.root={tmp_path / 'store'}"]
     given = [word for each in sets for word in ("--set", each)]
