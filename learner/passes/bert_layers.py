@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from itertools import islice
 from typing import Any
 
 from torch import Tensor
@@ -54,7 +55,8 @@ def hidden_states(
     if project is not None:
         states = project(states)
     layers = model.encoder.layer
-    for own in layers[: len(layers) + 1 + layer]:
+    number = range(len(layers) + 1)[layer]
+    for own in islice(layers, number):
         states = own(states, packed=packed)
     found: Tensor = states[0].float()
     return found

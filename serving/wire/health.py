@@ -9,7 +9,6 @@ from serving.service import service_of
 from serving.wire.http import JsonResponse
 from serving.wire.openapi import reading_route
 from serving.wire.protocol import HealthAnswer, InfoAnswer
-from serving.wire.unknown import refuse_query
 
 
 async def livez(request: Request) -> JsonResponse:
@@ -36,7 +35,6 @@ async def readyz(request: Request) -> JsonResponse:
 
 async def info(request: Request) -> JsonResponse:
     """Describe the served version, its engine, its freshness and the limits of a request."""
-    refuse_query(request.query_params)
     service = service_of(request)
     model, freshness = service.slot.current, service.watcher.freshness
     answer = InfoAnswer(

@@ -16,7 +16,6 @@ from serving.inference.delivery import Answer
 from serving.inference.scoring import Limits
 from serving.service import service_of
 from serving.wire.decoding import (
-    PLACES,
     check_values,
     decode_open,
     decode_rerank,
@@ -54,7 +53,7 @@ TEI_EXAMPLE = {
     "query": "red running shoes",
     "texts": ["ceramic mug, blue", "trail running shoe, red"],
 }
-_FIELDS = (*PLACES[RerankRequest], *PLACES[TeiRequest])
+_FIELDS = (*RerankRequest.__struct_fields__, *TeiRequest.__struct_fields__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

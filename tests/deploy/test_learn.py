@@ -128,6 +128,27 @@ def test_an_end_waits_for_no_brokers_and_what_it_leaves_is_never_committed() -> 
     assert admin.commits == [OFFSETS]
 
 
+class FailingAdmin(SilentAdmin):
+    """Fails once it is told to answer."""
+
+    def commit(self, group: str, offsets: Mapping[TopicPartition, int]) -> None:
+        super().commit(group, offsets)
+        raise OSError("closed")
+
+
+def test_a_commit_that_an_end_gave_up_is_not_begun_anew(caplog: pytest.LogCaptureFixture) -> None:
+    admin = FailingAdmin()
+    commit = AdvisoryCommit(admin, "g", Telemetry(CollectorRegistry()), retry_seconds=3600.0)
+    caplog.set_level("INFO")
+    commit(OFFSETS)
+    admin.asked.wait()
+    commit.close(timeout_seconds=0.0)
+    admin.answers.set()
+    commit.close(timeout_seconds=120.0)
+    assert admin.commits == [OFFSETS]
+    assert not caplog.records
+
+
 def test_the_role_shows_what_was_verified_of_its_store(tmp_path: Path) -> None:
     saved(tmp_path, 1)
     role = LearnRole(load(None, {}, {"store.root": str(tmp_path)}))

@@ -47,8 +47,7 @@ def test_a_missing_package_is_named_with_its_install_line(monkeypatch: pytest.Mo
 
 
 def test_a_package_that_is_there_and_broken_is_not_called_missing() -> None:
-    with (
-        pytest.raises(ModuleNotFoundError, match="no_such_package_of_its_own"),
-        needed_by("this", ModelUnsupported),
-    ):
-        import no_such_package_of_its_own  # type: ignore[import-not-found]  # noqa: F401
+    with pytest.raises(ImportError, match="no_such_name"), needed_by("this", ModelUnsupported):
+        from torch import no_such_name  # type: ignore[attr-defined]  # noqa: F401
+    with pytest.raises(ModuleNotFoundError, match="torch"), needed_by("this", ModelUnsupported):
+        import torch.no_such_part  # type: ignore[import-not-found]  # noqa: F401

@@ -107,9 +107,9 @@ class Learner:
         return Store(self.root).versions()
 
 
-def full(op: str) -> Plan:
+def full(op: str, error: int = errno.ENOSPC) -> Plan:
     def plan(call: Call) -> Fault | None:
-        return Fail(errno.ENOSPC) if call.op == op and "journal" not in call.path.parts else None
+        return Fail(error) if call.op == op and "journal" not in call.path.parts else None
 
     return plan
 
@@ -239,6 +239,22 @@ def test_a_disk_that_stays_full_is_logged_ever_more_seldom_and_once_when_there_i
         (again,) = (line for line in lines if line["message"] == "checkpoints work again")
         assert again["failed_in_a_row"] == num_failed
     assert num_before > 10
+
+
+def test_another_cause_is_logged_whatever_the_number(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    learner = Learner(tmp_path)
+    learner.run(STREAM[0], IDLE)
+    learner.disk.plan = full("write")
+    stream: list[Samples] = [STREAM[1], IDLE]
+    learner.run(*stream * 6, seconds=31.0)
+    caplog.clear()
+    learner.disk.plan = full("write", errno.EROFS)
+    learner.run(*stream * 2, seconds=31.0)
+    causes = [vars(r)["error"] for r in caplog.records if r.message == "checkpoint failed"]
+    assert any("EROFS" in cause or "Read-only" in cause for cause in causes), causes
+    assert len(causes) < 3
 
 
 def test_events_of_a_version_that_was_not_announced_are_not_listed_twice(tmp_path: Path) -> None:
