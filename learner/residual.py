@@ -13,8 +13,10 @@ p_i = sigma(s u.v_i + r.v_i + bias), and
 
     gradient of -log posterior  =  sum_i (e_i p_i - c_i) v_i + lambda r .
 
-Each batch takes a few steps of length 1 / (sum_i e_i p_i / 2 + lambda) down that gradient over the
-items at hand, lambda scaled to their share of the query's exposure. Counts, not single clicks, are
+Each batch takes a few steps of length 1 / (sum_i max(e_i p_i, c_i) / 2 + lambda) down that gradient
+over the items at hand, lambda scaled to their share of the query's exposure. Where next to nothing
+was expected the clicks are the better guess of the curvature: without them, those that come late,
+all at once, would be followed by a step far beyond the minimum. Counts, not single clicks, are
 fitted: the noise of a click is averaged before it moves anything. Counts fade in event time.
 
 A query is learned from its second list on (`Sightings`): most queries never come again, and what
@@ -208,7 +210,7 @@ class QueryResidual:
             # No matrix products: their order of adding depends on the cores of the machine
             p_n = expit(base + (vectors * r).sum(axis=1))
             gradient = ((e_n * p_n - c_n)[:, None] * vectors).sum(axis=0) + shrinkage * r
-            r -= gradient / ((e_n * p_n).sum() / 2 + shrinkage)
+            r -= gradient / (np.maximum(e_n * p_n, c_n).sum() / 2 + shrinkage)
         known.vector = r.astype(np.float32)
 
     def _touch(self, query: str, lists: Collection[str]) -> _Recurring | None:

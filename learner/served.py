@@ -18,6 +18,7 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from learner.parts.attributes import Attributes
 from learner.parts.part import LearningPart, Outcomes, Pairs, Part
@@ -40,6 +41,9 @@ _OF_THE_CLICK = (*_OF_A_PAIR, *CLIENT_COLUMNS)
 """Columns that the click itself has moved by the time that a purchase is told by it."""
 
 _LARGEST_LOGIT = 30.0
+_LEAST_BORNE = 1.0
+"""Surprise that is always learned at once, in samples: a click where none was expected."""
+
 _CONDITIONAL_DEVIATION = 0.1
 """Of a coefficient around its start, for a task with a parent."""
 
@@ -156,7 +160,13 @@ class ServedScore:
         return part.coefficients()
 
     def learn(self, task: TaskName, pairs: Pairs, said: Array, outcomes: Outcomes) -> None:
-        """Let a stacker and then the parts learn N samples.
+        """Let a stacker and then the parts learn N samples, a share after another.
+
+        All parts learn the same labels, each for itself: at once they would take them in several
+        times over, before a stacker knows what each is worth. So lists are learned together only as
+        far as their labels surprise no more than what is known of the level can bear; the parts
+        are asked anew about those that follow. Of a stream that has run for a while a step is one
+        share.
 
         Args:
             task: name of the task.
@@ -170,6 +180,32 @@ class ServedScore:
         for name in ("query", "item"):
             vectors = getattr(pairs, f"{name}_vectors").sum(axis=-1)
             check_finite(f"{name} vector", vectors.astype(np.float64))
+        while True:
+            end = self._bearable(task, outcomes)
+            self._learn(task, pairs[:end], said[:, :end], outcomes[:end])
+            pairs, outcomes = pairs[end:], outcomes[end:]
+            if not len(outcomes.label):
+                return
+            said = self.ask(task, pairs)
+            outcomes = replace(outcomes, logit=self.logit(task, said))
+
+    def _bearable(self, task: TaskName, outcomes: Outcomes) -> int:
+        """Return the number of samples, of whole lists, that are learned at once.
+
+        sum w |y - theta sigma(z)| is the most by which they can push the level; of a precision P,
+        it moves by at most 1 where that is P.
+        """
+        o = outcomes
+        surprise = o.weight * o.factor * np.abs(o.label - o.examination * expit(o.logit))
+        ends = np.flatnonzero((o.lists[1:] != o.lists[:-1]) | (o.lists[1:] < 0)) + 1
+        most = max(self.stackers[task].information, _LEAST_BORNE)
+        over = np.flatnonzero(np.cumsum(surprise)[ends - 1] > most)
+        if not len(ends) or (not len(over) and surprise.sum() <= most):
+            return len(o.label)
+        return int(ends[max(over[0] - 1, 0)] if len(over) else ends[-1])
+
+    def _learn(self, task: TaskName, pairs: Pairs, said: Array, outcomes: Outcomes) -> None:
+        """Let a stacker and then the parts learn samples at once; arguments as of `learn`."""
         contributed = self.contributions(task, said)
         columns = outcomes.label, outcomes.weight * outcomes.factor, outcomes.examination
         self.stackers[task].learn(said, *columns, outcomes.lists)

@@ -2,10 +2,10 @@
 
 Legend: N queries, D width.
 
-With m and C the mean and the covariance of the queries, and c ten times the mean variance of a
-direction, a vector x becomes A (x - m) of length 1, A' A = (C + c I)^-1: the metric of linear
-discriminant analysis (Fisher 1936), with C shrunk ten elevenths of the way to a sphere. A product
-of two such vectors is a cosine.
+With C the covariance of n queries, m their sum / (n + 100), which is their mean once they are
+many, and c ten times the mean variance of a direction, a vector x becomes A (x - m) of length 1,
+A' A = (C + c I)^-1: the metric of linear discriminant analysis (Fisher 1936), with C shrunk ten
+elevenths of the way to a sphere. A product of two such vectors is a cosine.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ from weighting.errors import SnapshotError
 
 _SHRINKAGE = 10.0
 """c, in mean variances of a direction."""
+
+_FIRST_QUERIES = 100.0
+"""Before so many their mean may be one query, of which nothing would be left without it."""
 
 _LEAST_VARIANCE = 1e-5
 """Below it, sums in single precision know nothing of directions."""
@@ -85,7 +88,8 @@ class QueryMetric:
         eye = torch.eye(width, dtype=torch.float64)
         lower = torch.linalg.cholesky(covariance / variance + _SHRINKAGE * eye)
         inverse = torch.linalg.solve_triangular(lower, eye, upper=False)
-        return mean.float(), inverse.float()
+        shrunk = self._sum.double() / (self._number + _FIRST_QUERIES)
+        return shrunk.float(), inverse.float()
 
     def snapshot(self) -> dict[str, Any]:
         """Return the sums, in single precision, little-endian."""

@@ -6,7 +6,7 @@ Legend: N pairs, D width of the starting encoder's vectors, F columns of a part.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -43,6 +43,11 @@ class Pairs:
     item_vectors: Vectors
     given: Mapping[str, Array]
 
+    def __getitem__(self, own: slice) -> Pairs:
+        """Select consecutive pairs."""
+        columns = {f.name: getattr(self, f.name)[own] for f in fields(self) if f.name != "given"}
+        return Pairs(**columns, given={name: column[own] for name, column in self.given.items()})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Outcomes:
@@ -72,6 +77,10 @@ class Outcomes:
     lists: NDArray[np.intp]
     time_us: NDArray[np.int64]
     logit: Array
+
+    def __getitem__(self, own: slice) -> Outcomes:
+        """Select consecutive pairs."""
+        return Outcomes(**{f.name: getattr(self, f.name)[own] for f in fields(self)})
 
 
 class Part(Protocol):

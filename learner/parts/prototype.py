@@ -6,14 +6,16 @@ With S_i the sum of w u over the clicks on item i, u the query's unit vector and
 the prototype, shrunk to the text by k pseudo-queries, is
 p_i = (S_i + k v_i) / |S_i + k v_i|, and
 
-    value = s cos(A (u - m), A (p_i - m)),
+    value = s (cos(A (u - m), A (p_i - m)) - .35).
 
-nearest class mean (Snell et al. 2017) in the metric (m, A) of the queries, so that what all queries
-share tells no two items apart. w = min(1 / theta, bound) undoes the position: queries that show the
-item low are as likely to be among those that find it. A purchase follows far fewer accidents than a
-click does, and is worth several more clicks. All vectors are the
-starting encoder's, so that what was summed long ago and what is asked now live in one space,
-however the moving encoder has changed.
+An item without a click has its text as prototype, S_i = 0: so its first click moves the value by
+little, where one that had said nothing before would rise above all others by the whole of it.
+It is nearest class mean (Snell et al. 2017) in the metric (m, A) of the queries, so that what all
+queries share tells no two items apart. w = min(1 / theta, bound) undoes the position: queries that
+show the item low are as likely to be among those that find it. A purchase follows far fewer
+accidents than a click does, and is worth several more clicks. All vectors are the starting
+encoder's, so that what was summed long ago and what is asked now live in one space, however the
+moving encoder has changed.
 """
 
 from __future__ import annotations
@@ -27,12 +29,13 @@ import numpy as np
 
 from learner.parts.metric import QueryMetric, unit
 from learner.parts.part import Array, Outcomes, Pairs, Vectors
+from learner.parts.stateless import TYPICAL_COSINE
 from weighting.checks import check_examination, check_finite, check_labels, check_weights
 from weighting.errors import SnapshotError
 from weighting.snapshot import opened
 from weighting.tasks import TASKS, TaskName
 
-FORMAT = 4
+FORMAT = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,9 +60,9 @@ class PrototypeConfig:
 
 
 class Prototype:
-    """Mean query of each item; silent about an item without a click."""
+    """Mean query of each item, its text before a click; silent before the first click of all."""
 
-    columns: Mapping[str, float] = {"prototype": 0.5}
+    columns: Mapping[str, float] = {"prototype": 0.25}
 
     def __init__(self, width: int, logit_scale: float, config: PrototypeConfig | None = None):
         """Start without items, for vectors of this width."""
@@ -76,16 +79,15 @@ class Prototype:
 
     def predict(self, pairs: Pairs) -> Array:
         """Return scaled cosines of queries and prototypes (1, N). Pure."""
-        found = np.full((1, len(pairs.items)), np.nan)
+        if not self._rows:
+            return np.full((1, len(pairs.items)), np.nan)
+        mean = self.config.pseudo_queries * pairs.item_vectors
         rows = np.array([self._rows.get(item, -1) for item in pairs.items], dtype=np.intp)
-        known = np.flatnonzero(rows >= 0)
-        if len(known):
-            text = pairs.item_vectors[known]
-            mean = self._sums[rows[known]] + self.config.pseudo_queries * text
-            asked = self._metric.unit(pairs.query_vectors[known])
-            answers = self._metric.unit(unit(mean))
-            found[0, known] = self._scale * (asked * answers).sum(axis=1).astype(np.float64)
-        return found
+        clicked = np.flatnonzero(rows >= 0)
+        mean[clicked] += self._sums[rows[clicked]]
+        asked, answers = self._metric.unit(pairs.query_vectors), self._metric.unit(unit(mean))
+        cosine = (asked * answers).sum(axis=1).astype(np.float64)
+        return np.asarray(self._scale * (cosine - TYPICAL_COSINE))[None, :]
 
     def learn(self, task: TaskName, pairs: Pairs, outcomes: Outcomes) -> None:
         """Add the queries of clicks and purchases to their items, and all showings to the metric.

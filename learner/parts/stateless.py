@@ -18,7 +18,7 @@ OWN_ENCODER = "own_encoder"
 ENCODER_START, ZERO_SHOT_START = 0.25, 0.25
 """Coefficients before any sample: together they order items as the cosine does."""
 
-_TYPICAL_COSINE = 0.35
+TYPICAL_COSINE = 0.35
 
 
 class Given:
@@ -48,4 +48,4 @@ class ZeroShot:
 
     def predict(self, pairs: Pairs) -> Array:
         """Return the scaled cosines (1, N)."""
-        return np.asarray(self._scale * (cosines(pairs) - _TYPICAL_COSINE))[None, :]
+        return np.asarray(self._scale * (cosines(pairs) - TYPICAL_COSINE))[None, :]

@@ -15,7 +15,7 @@ from learner.parts.metric import QueryMetric
 from learner.parts.part import LearningPart, Outcomes, Pairs
 from learner.parts.prototype import Prototype, PrototypeConfig
 from learner.parts.registry import make_parts
-from learner.parts.stateless import PAIR_MEMORY, RESIDUAL
+from learner.parts.stateless import PAIR_MEMORY, RESIDUAL, TYPICAL_COSINE
 from learner.request import ENCODER
 from tests.learner.training import batches, trainer, weights_of
 from tests.weighting.streams import DAY
@@ -27,6 +27,8 @@ Vector = NDArray[np.float32]
 EAST, NORTH = np.eye(2, dtype=np.float32)
 WIDTH, SCALE = 2, 8.0
 INITIAL = {CLICK: 0.1, PURCHASE: 0.05}
+OF_THE_TEXT = -SCALE * TYPICAL_COSINE
+"""Of a text at a right angle to what is asked."""
 
 
 def pairs(
@@ -304,9 +306,9 @@ def test_a_prototype_carries_an_item_to_queries_like_those_that_found_it() -> No
     for _ in range(10):
         prototype.learn(CLICK, pairs(["found", "ignored"]), outcomes([1.0, 0.0]))
     near = np.array([0.96, 0.28], dtype=np.float32)
-    found, ignored = prototype.predict(pairs(["found", "ignored"], asked=near))[0]
-    assert found > 2
-    assert np.isnan(ignored)
+    found, ignored, never = prototype.predict(pairs(["found", "ignored", "?"], asked=near))[0]
+    assert found > ignored + 2
+    assert never == ignored == pytest.approx(SCALE * (0.28 - TYPICAL_COSINE)), "of its text"
     away = prototype.predict(pairs(["found"], asked=NORTH))[0, 0]
     assert away < found / 2, "its text is no longer all that it stands for"
 
@@ -317,7 +319,7 @@ def test_a_click_far_down_says_more_about_a_prototype_up_to_a_bound() -> None:
         prototype.learn(CLICK, pairs(["a"]), outcomes([1.0], theta=theta))
         return float(prototype.predict(pairs(["a"]))[0, 0])
 
-    assert 0 < said(1.0) < said(0.5) < said(0.2) == said(0.01)
+    assert OF_THE_TEXT < said(1.0) < said(0.5) < said(0.2) == said(0.01)
 
 
 def test_a_purchase_moves_the_prototype_further_than_a_click() -> None:
@@ -326,7 +328,22 @@ def test_a_purchase_moves_the_prototype_further_than_a_click() -> None:
         prototype.learn(task, pairs(["a"]), outcomes([1.0]))
         return float(prototype.predict(pairs(["a"]))[0, 0])
 
-    assert 0 < said(CLICK) < said(PURCHASE)
+    assert OF_THE_TEXT < said(CLICK) < said(PURCHASE)
+
+
+def test_the_first_click_on_an_item_moves_its_prototype_by_little() -> None:
+    """The text counts as four queries; where one that was silent began to speak, it would leap."""
+    prototype = Prototype(WIDTH, SCALE)
+    prototype.learn(CLICK, pairs(["other"]), outcomes([1.0]))
+    before, *values = prototype.predict(pairs(["a"]))[0]
+    for _ in range(40):
+        prototype.learn(CLICK, pairs(["a"]), outcomes([1.0]))
+        values += prototype.predict(pairs(["a"]))[0].tolist()
+    steps = np.diff([before, *values])
+    assert before == pytest.approx(OF_THE_TEXT)
+    assert (steps > 0).all()
+    assert steps.max() < SCALE / 4
+    assert values[-1] > SCALE / 2
 
 
 def test_the_item_without_a_click_for_longest_gives_its_place_to_a_new_one() -> None:
@@ -334,7 +351,7 @@ def test_the_item_without_a_click_for_longest_gives_its_place_to_a_new_one() -> 
     for item in ("a", "b", "a", "c"):
         prototype.learn(CLICK, pairs([item]), outcomes([1.0]))
     said = prototype.predict(pairs(["a", "b", "c"]))[0]
-    assert np.isnan(said).tolist() == [False, True, False]
+    assert (said > OF_THE_TEXT + 1).tolist() == [True, False, True]
     again = Prototype(WIDTH, SCALE, PrototypeConfig(max_items=2))
     again.restore(prototype.snapshot())
     for own in (prototype, again):

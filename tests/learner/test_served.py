@@ -264,5 +264,79 @@ def test_a_part_is_told_what_those_said_that_know_neither_it_nor_the_pair(
     silent = {*names} if about_client else {*names, RESIDUAL, PAIR_MEMORY}
     expected = sum(own for name, own in contributed.items() if name not in silent)
     outcomes = replace(outcomes_of(np.zeros(len(pairs.items))), logit=served.logit(CLICK, said))
-    served.learn(CLICK, pairs, said, outcomes)
+    few = replace(outcomes, weight=0.01 * outcomes.weight)  # that are learned at once
+    served.learn(CLICK, pairs, said, few)
     np.testing.assert_allclose(listener.told, expected, atol=1e-12)
+
+
+class Counting:
+    """A part that keeps how many pairs it learned at once, and says how many there were."""
+
+    columns: Mapping[str, float] = {"counting": 0.1}
+
+    def __init__(self) -> None:
+        self.shares: list[list[int]] = []
+
+    def predict(self, pairs: Pairs) -> NDArray[np.float64]:
+        return np.full((1, len(pairs.items)), float(len(self.shares)))
+
+    def learn(self, task: TaskName, pairs: Pairs, outcomes: Outcomes) -> None:
+        self.shares.append(outcomes.lists.tolist())
+
+    def snapshot(self) -> bytes:
+        return b""
+
+    def restore(self, data: bytes) -> None:
+        pass
+
+
+def counted() -> tuple[ServedScore, Counting]:
+    counting = Counting()
+    parts: dict[str, Part] = {**make_parts(width=4, logit_scale=8.0), "counting": counting}
+    return ServedScore(ImportanceRatio(1.0).invert, parts, WeigherConfig().initial()), counting
+
+
+def step(served: ServedScore, pairs: Pairs, label: NDArray[np.float64]) -> None:
+    said = served.ask(CLICK, pairs)
+    outcomes = replace(outcomes_of(label), logit=served.logit(CLICK, said))
+    served.learn(CLICK, pairs, said, outcomes)
+
+
+def test_a_cold_score_learns_a_step_in_shares_of_whole_lists_and_a_warm_one_at_once() -> None:
+    served, counting = counted()
+    step(served, pairs_of(400), np.tile([1.0, *[0.0] * 9], 40))
+    shares = [len(own) for own in counting.shares]
+    learned = [number for own in counting.shares for number in own]
+    assert learned == outcomes_of(np.zeros(400)).lists.tolist()
+    assert len(shares) > 4
+    assert all(len(own) % 10 == 0 for own in counting.shares), "no list is divided"
+    assert max(shares) > 4 * shares[0], "the more it knows the more it takes"
+    for seed in range(20):
+        step(served, pairs_of(400, seed=seed), np.tile([1.0, *[0.0] * 9], 40))
+    before = len(counting.shares)
+    step(served, pairs_of(400, seed=99), np.tile([1.0, *[0.0] * 9], 40))
+    assert len(counting.shares) == before + 1
+
+
+def test_shares_of_a_step_are_as_steps_of_their_own() -> None:
+    """So each is predicted by what was learned of those before it."""
+    (one, counting), (other, _) = counted(), counted()
+    pairs, label = pairs_of(400), np.tile([1.0, *[0.0] * 9], 40)
+    step(one, pairs, label)
+    start = 0
+    for share in counting.shares:
+        end = start + len(share)
+        said = other.ask(CLICK, pairs[start:end])
+        outcomes = replace(outcomes_of(label)[start:end], logit=other.logit(CLICK, said))
+        other.learn(CLICK, pairs[start:end], said, outcomes)
+        start = end
+    assert one.snapshot() == other.snapshot()
+    assert one.snapshot_parts() == other.snapshot_parts()
+
+
+def test_one_list_that_surprises_wholly_is_learned_and_so_is_none() -> None:
+    served, counting = counted()
+    step(served, pairs_of(10), np.ones(10))
+    assert counting.shares == [[0] * 10]
+    step(served, pairs_of(0), np.zeros(0))
+    assert len(counting.shares) == 2

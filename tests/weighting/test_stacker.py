@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 
 import msgspec
 import numpy as np
@@ -60,7 +61,10 @@ def found(stacker: Stacker) -> list[float]:
 
 @pytest.mark.parametrize("truth", [(1.5, 0.3, 0.5), (0.2, 1.2, -1.0), (0.05, 3.0, 2.0)])
 def test_the_stacker_finds_how_much_each_part_is_worth(truth: tuple[float, float, float]) -> None:
-    assert found(trained(fresh(), 20_000, *truth)) == pytest.approx(truth, abs=0.25)
+    a, b, c = found(trained(fresh(), 20_000, *truth))
+    assert (a, b) == pytest.approx(truth[:2], abs=0.25)
+    level, expected = (c - a - 2 * b, truth[2] - truth[0] - 2 * truth[1])  # where the parts lie
+    assert level == pytest.approx(expected, abs=0.25)
 
 
 def test_how_easy_a_list_is_passes_for_no_part() -> None:
@@ -256,6 +260,50 @@ def test_one_batch_lands_on_the_mode_inside_the_bounds_that_a_general_optimiser_
     options = {"ftol": 1e-15, "gtol": 1e-9}
     best = minimize(loss, np.full(3, 0.5), method="L-BFGS-B", bounds=bounds, options=options)
     assert model.mean == pytest.approx(best.x, abs=1e-4)
+
+
+def level_after(steps: list[list[bool]], *, level_samples: float | None = 1e4) -> float:
+    """Probability at the level, which 10 samples with one positive were worth before any."""
+    start = math.log(0.1 / 0.9)
+    model = RecursiveLogistic(
+        (1.0, start), (100.0, 0.9), (0.05, -50.0), (50.0, 50.0), level_samples=level_samples
+    )
+    for labels in steps:
+        y = np.array(labels, dtype=np.float64)
+        model.learn((np.zeros(len(y)), np.ones(len(y))), y, np.ones(len(y)))
+    return float(expit(model.mean[-1]))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 200), st.integers(0, 200), st.randoms(), st.integers(1, 40))
+def test_in_whatever_order_labels_come_the_level_is_their_share(
+    negatives: int, positives: int, random: random.Random, size: int
+) -> None:
+    """One after the other, mixed, or each kind at once, as when all clicks come late."""
+    mixed = [False] * negatives + [True] * positives
+    runs = [[False] * negatives, [True] * positives]
+    random.shuffle(mixed)
+    orders = {
+        "one kind at once, then the other": runs,
+        "the other way round": runs[::-1],
+        "mixed": [mixed[i : i + size] for i in range(0, len(mixed), size)],
+    }
+    share = (positives + 1) / (negatives + positives + 10)
+    for name, steps in orders.items():
+        p = level_after([step for step in steps if step])
+        assert p == pytest.approx(share, rel=1e-3), name
+
+
+def test_a_gaussian_belief_would_overshoot_when_the_clicks_come_last() -> None:
+    steps = [[False] * 120, [True] * 14]
+    assert level_after(steps) == pytest.approx(15 / 144, rel=1e-3)
+    assert level_after(steps, level_samples=None) > 3 * 15 / 144
+
+
+def test_counts_behind_a_level_are_bounded_so_that_it_can_come_back() -> None:
+    """A level at 1e-9 is worth a thousand samples and no more."""
+    steps = [[False] * 10**6, *[[True] * 1000] * 3]
+    assert level_after(steps, level_samples=1000.0) > 0.4
 
 
 @pytest.mark.parametrize(("slope", "shift"), [(0.5, 0.0), (1.0, 0.7), (2.0, -0.5)])

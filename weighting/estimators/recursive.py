@@ -6,7 +6,7 @@ Legend: N samples, K inputs. Sums are written out, so that no threaded reduction
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ Array = NDArray[np.float64]
 _MAX_STEPS = 25
 _LEAST_GAIN = 1e-10
 _LEAST_STEP = 1e-6
+_TINY = 1e-300
 
 
 class RecursiveLogistic:
@@ -37,6 +38,16 @@ class RecursiveLogistic:
 
         loss = log(1 + e^z) - y z - (1 - y) log(1 + (1 - theta) e^z)   (+ a constant),
         information = theta sigma (1 - sigma)^2 / (1 - theta sigma).
+
+    With `level_samples` the last coefficient is the level of the logits, and what is known of it
+    is kept as counts. In place of its marginal Normal(b0, 1/q) stands the conjugate belief of the
+    same mode and curvature,
+
+        sigma(b)^(n p) (1 - sigma(b))^(n (1 - p)),   p = sigma(b0),  n = q / (p (1 - p))
+
+    (West, Harrison & Migon 1985). A Gaussian forgets what a run of one label says against the
+    other: where p is near 0 the curvature is too, and the next few positives would throw the level
+    as far beyond the share of positives as the run had pressed it below.
     """
 
     def __init__(
@@ -45,13 +56,30 @@ class RecursiveLogistic:
         precision: Sequence[float],
         low: Sequence[float],
         high: Sequence[float],
+        *,
+        level_samples: float | None = None,
     ) -> None:
-        """Start at `mean` (K,) with diagonal `precision` (K,), confined to [low, high] (K,)."""
+        """Start at `mean` (K,) with diagonal `precision` (K,), confined to [low, high] (K,).
+
+        Args:
+            mean: of the coefficients.
+            precision: of each.
+            low: smallest coefficients.
+            high: largest coefficients.
+            level_samples: most samples that the belief about the last coefficient, as counts,
+                stands for; by default it is a Gaussian like the others.
+        """
         self._start = np.diag(np.asarray(precision, dtype=np.float64))
         self._low = np.asarray(low, dtype=np.float64)
         self._high = np.asarray(high, dtype=np.float64)
         self.mean: Array = np.asarray(mean, dtype=np.float64)
         self._precision = self._start.copy()
+        self._level_samples = level_samples
+
+    @property
+    def information(self) -> float:
+        """Precision of the last coefficient, given the others."""
+        return float(self._precision[-1, -1])
 
     def predict(self, columns: Sequence[Array]) -> Array:
         """Logits (N,) from K input columns (N,) each."""
@@ -82,7 +110,10 @@ class RecursiveLogistic:
         P = keep * self._precision + (1 - keep) * self._start
         theta_n = np.ones_like(label) if examination is None else examination
         check_examination(theta_n)
-        posterior = _Posterior(self.mean, P, columns, label, weight, theta_n)
+        level = None
+        if self._level_samples is not None:
+            level, P = _split_off(P, float(self.mean[-1]), self._level_samples)
+        posterior = _Posterior(self.mean, P, columns, label, weight, theta_n, level)
         theta = self.mean.copy()
         value = posterior.objective(theta)
         for _ in range(_MAX_STEPS):
@@ -144,8 +175,9 @@ class _Posterior:
         label: Array,
         weight: Array,
         examination: Array,
+        level: _Level | None,
     ) -> None:
-        self._start, self._P = start, P
+        self._start, self._P, self._level = start, P, level
         self._columns, self._label, self._weight = columns, label, weight
         self._examination = examination
         with np.errstate(divide="ignore"):
@@ -156,7 +188,8 @@ class _Posterior:
         away = theta - self._start
         skipped = (1 - self._label) * np.logaddexp(0.0, logit + self._log_skipped)
         losses = self._weight * (np.logaddexp(0.0, logit) - self._label * logit - skipped)
-        return float(losses.sum()) + 0.5 * float((away * _times(self._P, away)).sum())
+        value = float(losses.sum()) + 0.5 * float((away * _times(self._P, away)).sum())
+        return value + (self._level.value(float(theta[-1])) if self._level else 0.0)
 
     def derivatives(self, theta: Array) -> tuple[Array, Array]:
         """Gradient (K,) and Hessian (K, K)."""
@@ -168,7 +201,46 @@ class _Posterior:
         # (1 - p) / (1 - theta p) is 1 at theta = 1, where both may be 0
         unread = np.where(t < 1, (1 - p) / np.where(t < 1, 1 - t * p, 1.0), 1.0)
         curvature = _curvature(self._columns, self._weight * t * p * (1 - p) * unread)
-        return slopes + _times(self._P, theta - self._start), self._P + curvature
+        gradient, H = slopes + _times(self._P, theta - self._start), self._P + curvature
+        if self._level:
+            slope, bend = self._level.derivatives(float(theta[-1]))
+            gradient[-1] += slope
+            H[-1, -1] += bend
+        return gradient, H
+
+
+class _Level(NamedTuple):
+    """Negative log belief about a level b: clicks and non-clicks, as counts."""
+
+    positives: float
+    negatives: float
+
+    def value(self, b: float) -> float:
+        """Return it, up to a constant."""
+        up, down = float(np.logaddexp(0.0, -b)), float(np.logaddexp(0.0, b))
+        return self.positives * up + self.negatives * down
+
+    def derivatives(self, b: float) -> tuple[float, float]:
+        """Slope and curvature."""
+        p, rest = float(expit(b)), float(expit(-b))
+        slope = self.negatives * p - self.positives * rest
+        return slope, (self.positives + self.negatives) * p * rest
+
+
+def _split_off(P: Array, b: float, most: float) -> tuple[_Level, Array]:
+    """Return the marginal belief about the last coefficient, as counts, and what is left of P.
+
+    Args:
+        P: (K, K) precision.
+        b: mean of the last coefficient.
+        most: largest n.
+    """
+    q = float(P[-1, -1] - (P[-1, :-1] * np.linalg.solve(P[:-1, :-1], P[:-1, -1])).sum())
+    p, rest = float(expit(b)), float(expit(-b))
+    n = min(q / max(p * rest, _TINY), most)
+    given = P.copy()
+    given[-1, -1] -= n * p * rest  # the rest of q, if n is the largest, stays a Gaussian
+    return _Level(n * p, n * rest), given
 
 
 def _logit(theta: Array, columns: Sequence[Array]) -> Array:

@@ -6,6 +6,7 @@ Legend: N samples, K parts.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -49,7 +50,7 @@ class StackerConfig:
     ] = 0.25
     intercept_deviation: Annotated[
         Positive, Meta(description="Standard deviation of the intercept, in logits.")
-    ] = 2.0
+    ] = 1.0
     largest: Annotated[Positive, Meta(description="Largest coefficient.")] = 50.0
     half_life_samples: Annotated[
         Positive, Meta(description="Samples after which what was learned counts half.")
@@ -71,7 +72,9 @@ class Stacker:
     query is differs from list to list, and would otherwise pass for the worth of whatever part it
     moves. s and b make a probability of the sum, whose order they do not change. Coefficients turn
     about the running mean m of what the parts say: z = s sum_j a_j (f_j - m_j) + b', so that the
-    mean of the served logit does not jump when they move.
+    mean of the served logit does not jump when they move. What is known of b' is kept as counts
+    (`RecursiveLogistic`): hours without a click, as when clicks come late, press it down no
+    further than they would press a share, and the clicks that follow lift it no further.
 
     >>> stacker = Stacker({"encoder": 0.5, "memory": 1.0}, intercept=-2.0)
     >>> stacker.get(np.array([[2.0], [np.nan]])).tolist()
@@ -108,6 +111,7 @@ class Stacker:
             precision=(_SLOPE_DEVIATION**-2, c.intercept_deviation**-2),
             low=(_LEAST_SLOPE, -_LARGEST_INTERCEPT),
             high=(c.largest, _LARGEST_INTERCEPT),
+            level_samples=c.half_life_samples / math.log(2),  # as many as fading leaves
         )
 
     def coefficients(self) -> dict[str, float]:
@@ -116,6 +120,11 @@ class Stacker:
         within = slope * self._within.mean[:-1]
         intercept -= float((within * self._pivot).sum())
         return {**dict(zip(self.names, within.tolist(), strict=True)), "intercept": intercept}
+
+    @property
+    def information(self) -> float:
+        """What is known of the level of the logits: its precision."""
+        return self._level.information
 
     def get(self, parts: Array) -> Array:
         """Stacked logits (N,) of K parts (K, N), NaN where a part says nothing. Pure."""
