@@ -73,6 +73,9 @@ class Perfect(ServedScore):
         logit: Array = np.log(p / (1 - p))
         return logit
 
+    def learn(self, *_: Any, **__: Any) -> None:
+        """Learn nothing: no share of the batch is asked about again."""
+
 
 @pytest.mark.parametrize("delay", DELAYS)
 def test_a_perfect_model_is_judged_as_by_final_labels_however_late_they_come(delay: str) -> None:
