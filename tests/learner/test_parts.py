@@ -394,6 +394,18 @@ def test_what_all_queries_share_tells_no_two_items_apart() -> None:
     assert right(with_metric=True) > right(with_metric=False) + 0.1
 
 
+def test_what_one_query_was_clicked_for_is_kept_when_another_query_comes() -> None:
+    """Less its own mean, nothing would be left of a query that all but a few showings were of."""
+    prototype = Prototype(WIDTH, SCALE)
+    for _ in range(60):
+        prototype.learn(CLICK, pairs(["found", "ignored"]), outcomes([1.0, 0.0]))
+    before = prototype.predict(pairs(["found", "ignored"]))[0]
+    other = np.array([0.6, 0.8], dtype=np.float32)
+    prototype.learn(CLICK, pairs(["another"], asked=other), outcomes([0.0]))
+    after = prototype.predict(pairs(["found", "ignored"]))[0]
+    assert after[0] - after[1] > (before[0] - before[1]) / 2
+
+
 def test_an_item_never_shown_has_what_its_brand_learned_from_others() -> None:
     attributes = Attributes()
     for i in range(200):

@@ -296,3 +296,28 @@ def test_counts_and_vectors_that_do_not_belong_together_are_refused() -> None:
     message = r"learner\.residual\.steps: got -1, expected a whole number >= 0"
     with pytest.raises(ValueError, match=message):
         ResidualConfig(steps=-1)
+
+
+def test_clicks_that_come_late_all_at_once_lift_no_rate_beyond_what_they_make_of_it() -> None:
+    """300 showings without a click, then 60 clicks on the same: a fifth, and never nearly all."""
+    residual, vectors = QueryResidual(WIDTH), unit(np.random.default_rng(0), 1)
+
+    def learn(clicks: float, exposure: float) -> float:
+        residual.learn(
+            "shoes",
+            ["a"],
+            vectors,
+            np.full(1, -2.2),
+            [clicks],
+            [exposure],
+            lists=SEVERAL,
+            time_us=0,
+        )
+        return float(expit(-2.2 + (vectors[0] * residual.get("shoes")).sum()))
+
+    for _ in range(30):
+        before = learn(0.0, 10.0)
+    assert before < 0.05
+    after = [learn(clicks, 0.0) for clicks in (60.0, 0.001, 0.001, 0.001)]
+    assert max(after) < 0.4
+    assert after[-1] == pytest.approx(0.2, abs=0.05)

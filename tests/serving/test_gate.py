@@ -152,9 +152,11 @@ def of_residuals(change: Callable[[Any], Any]) -> Callable[[Files], Files]:
 
 
 def random_matrix(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """Ten times as large: untrained as the others are, one of their size would be as good."""
     if tensor.dim() < 2:
         return tensor
-    return torch.randn(tensor.shape, generator=torch.Generator().manual_seed(0)) * tensor.std()
+    drawn = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(0))
+    return drawn * 10 * tensor.std()
 
 
 def zero_top(name: str, tensor: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ import random
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.optimize import minimize
@@ -275,6 +275,8 @@ def level_after(steps: list[list[bool]], *, level_samples: float | None = 1e4) -
 
 
 @settings(max_examples=60, deadline=None)
+@example(negatives=16, positives=148, random=random.Random(0), size=1)
+@example(negatives=3000, positives=3000, random=random.Random(0), size=3000)
 @given(st.integers(0, 200), st.integers(0, 200), st.randoms(), st.integers(1, 40))
 def test_in_whatever_order_labels_come_the_level_is_their_share(
     negatives: int, positives: int, random: random.Random, size: int

@@ -16,9 +16,10 @@ from weighting.checks import check_examination, check_finite, check_labels, chec
 from weighting.snapshot import numbers
 
 Array = NDArray[np.float64]
-_MAX_STEPS = 25
+_MAX_STEPS = 50
 _LEAST_GAIN = 1e-10
 _LEAST_STEP = 1e-6
+_LARGEST_LEVEL_STEP = 2.0
 _TINY = 1e-300
 
 
@@ -121,6 +122,8 @@ class RecursiveLogistic:
             step = self._free_step(theta, gradient, H)
             if float((gradient * step).sum()) < _LEAST_GAIN:  # twice what is left to gain
                 break
+            if level:  # its curvature is that of where it is; far away there is next to none
+                step = step * min(1.0, _LARGEST_LEVEL_STEP / max(abs(float(step[-1])), _TINY))
             proposal, better = self._descend(posterior, theta, step, value)
             if better > value:
                 break
