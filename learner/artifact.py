@@ -25,10 +25,11 @@ from learner.request import (
     ScoringInput,
     Warmable,
 )
-from learner.store import aliases, blobs, manifest, manifest_codec
+from learner.store import aliases, blobs, manifest, manifest_codec, refusals
 from learner.store.blobs import Digest, Disk
 from learner.store.journal.records import JournalRange
 from learner.store.manifest import CHECKPOINT, TRAINING, ResumePoint, RunState
+from learner.store.refusals import Refusal
 from weighting.provenance import Offsets
 from weighting.sample import client_hash
 
@@ -38,6 +39,7 @@ __all__ = [
     "Document",
     "FormatUnknown",
     "Inspectable",
+    "Refusal",
     "Scorer",
     "Scores",
     "ScoringInput",
@@ -103,7 +105,7 @@ class Version:
 
 
 class Store:
-    """A directory of versions, read by anyone; only aliases are written through it.
+    """A directory of versions, read by anyone; aliases and refusals alone are written through it.
 
     Damage is `Corrupt`; other trouble (no permission, too many open files) stays an OSError.
     """
@@ -335,7 +337,7 @@ class Store:
         Atomic and durable: a reader sees all names before or all after; repeating it changes
         nothing. What an operator promotes is ``pinned``, unless it is the version that was
         announced last: then nothing is. While another version is pinned, only an operator moves
-        the champion.
+        the champion. A refusal of the version that an operator makes champion is withdrawn before.
 
         Args:
             version: of this store.
@@ -347,7 +349,29 @@ class Store:
             StoreFailed: the file could not be written; the aliases are as they were.
         """
         self.version(version.name)
+        if by_operator and alias == "champion":
+            self.withdraw_refusal(version.name)
         aliases.move(self.root, self._disk, version.name, alias=alias, by_operator=by_operator)
+
+    def refusal(self, name: str) -> Refusal | None:
+        """Return what a server has on record against a version; None if nothing can be read."""
+        return refusals.read(self.root, self._disk, name)
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Put a refusal on record, for other servers.
+
+        Raises:
+            StoreFailed: the store cannot be written to.
+        """
+        refusals.write(self.root, self._disk, refusal)
+
+    def withdraw_refusal(self, name: str) -> None:
+        """Take the refusal of a version off the record.
+
+        Raises:
+            StoreFailed: the store cannot be written to; the refusal stands.
+        """
+        refusals.withdraw(self.root, self._disk, name)
 
     def fresh_events(self, after: str | None, upto: str) -> list[tuple[int, int]]:
         """Return the event times that `upto` contains and `after` does not, over the lineage.

@@ -54,6 +54,8 @@ def list_(store: Store, out: Output) -> int:
     rows, facts = [], []
     for version in store.versions():
         marks = [*names.get(version.name, ())] + ([] if version.name in living else ["superseded"])
+        refusal = store.refusal(version.name)
+        marks += ["refused"] if refusal else []
         size = _num_bytes(version)
         newest_event = None if version.event_time_us is None else format_time(version.event_time_us)
         facts.append(
@@ -67,6 +69,7 @@ def list_(store: Store, out: Output) -> int:
                 "evaluation": version.evaluation,
                 "aliases": names.get(version.name, []),
                 "superseded": version.name not in living,
+                "refused": refusal.reason if refusal else None,
             }
         )
         rows.append(
@@ -103,7 +106,12 @@ def show(store: Store, name: str, out: Output, *, path: bool = False) -> int:
     base = _base(version)
     lines += [f"base: {base['file']}, sha256 {base['sha256']}"] if base else []
     lines += [f"aliases: {' '.join(aliases) or 'none'}", f"path: {version.path}"]
-    facts = {"base": base, "path": str(version.path), "aliases": aliases}
+    refusal = store.refusal(version.name)
+    if refusal:
+        when = f"{refusal.server} at {format_time(refusal.at_us)}"
+        lines.append(f"refused by {when}: {refusal.reason}")
+    refused = msgspec.to_builtins(refusal)
+    facts = {"base": base, "path": str(version.path), "aliases": aliases, "refused": refused}
     out.give(manifest | facts, lines)
     return 0
 
@@ -266,11 +274,15 @@ def _move(store: Store, version: Version, out: Output, *, alias: str, yes: bool)
     store.verify(version)
     before = store.aliases()
     now = before[alias] or "none"
+    refusal = store.refusal(version.name) if alias == "champion" else None
+    if refusal:
+        out.aside().text([f"{version.name} was refused by {refusal.server}: {refusal.reason}"])
     if not out.confirmed(f"Let {alias} be {version.name} (now {now})?", yes=yes):
         return 1
     store.promote(version, alias=alias, by_operator=True)
     after = store.aliases()
     lines = [f"{alias}: {now} -> {after[alias]}"]
+    lines += ["its refusal is withdrawn"] if refusal else []
     if alias == "champion":
         pinned = after["pinned"]
         follows = "serving follows what the learner announces"

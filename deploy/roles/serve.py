@@ -63,6 +63,7 @@ class ServingRole:
             when_idle=self._batcher.when_idle,
             first_loaded=exempt_what_is_loaded,
             gate=Gate(config.gate),
+            server=f"{socket.gethostname()}:{config.port}",
         )
         app = create(
             store=store,

@@ -20,22 +20,28 @@ from typing import Annotated, Protocol
 
 from msgspec import Meta
 
-from learner.artifact import Corrupt, Scorer, Version, VersionMissing, Warmable
+from learner.artifact import (
+    Corrupt,
+    Scorer,
+    Version,
+    VersionMissing,
+    Warmable,
+)
 from serving.errors import Refused
 from serving.inference.slot import LoadedModel, Slot
 from serving.rollout.comparison import Replayed
 from serving.rollout.freshness import FreshEvents, Freshness
 from serving.rollout.gate import Gate, GateConfig
+from serving.rollout.refusals import LOCAL_CHECKS, Record, Refusals
 from serving.telemetry import Telemetry
 from weighting.constraints import Count, NotNegative, NotNegativeInt, Positive, check
 
 log = logging.getLogger("steelyard.serving")
 
-NUM_REFUSED_KEPT = 100
 _TEXTS_TOGETHER = 4
 
 
-class Store(FreshEvents, Protocol):
+class Store(FreshEvents, Record, Protocol):
     """The store as serving uses it (`learner.artifact.Store` is one)."""
 
     def announced(self) -> str | None:
@@ -116,6 +122,8 @@ class Watcher:
         wait: Callable[[float], bool] | None = None,
         when_idle: Callable[[Callable[[], object], float], bool] = _at_once,
         first_loaded: Callable[[], None] = lambda: None,
+        server: str = "",
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         """Take the collaborators; `start` starts the thread.
 
@@ -131,6 +139,8 @@ class Watcher:
             when_idle: runs a task when no request waits; False if that was not in time
                 (`Batcher.when_idle`).
             first_loaded: called when the first version is loaded, before it answers anything.
+            server: host and port of this one, for what it puts on record.
+            wall_clock: seconds since the Unix epoch, for the same.
         """
         self._store, self._slot, self._telemetry, self._config = store, slot, telemetry, config
         self._replayed, self._clock = replayed, clock
@@ -138,9 +148,9 @@ class Watcher:
         self._stop = threading.Event()
         self._wait = wait or self._stop.wait
         self._when_idle, self._first_loaded = when_idle, first_loaded
+        self._refusals = Refusals(store, telemetry, server=server, wall_clock=wall_clock)
         self._thread: threading.Thread | None = None
         self.freshness = Freshness(store, slot, telemetry)
-        self._refused: dict[str, str] = {}
         self._begun = False
         self._last_champion: str | None = None
         self._last_announced: str | None = None
@@ -165,7 +175,7 @@ class Watcher:
     @property
     def refused(self) -> Mapping[str, str]:
         """Reasons by version, for the newest hundred that were refused."""
-        return self._refused.copy()
+        return self._refusals.reasons()
 
     def _run(self) -> None:
         while True:
@@ -189,7 +199,7 @@ class Watcher:
     def _look(self) -> None:
         self.freshness.update()
         self._roll_back_failing()
-        refused_before = set(self._refused)
+        refused_before = set(self._refusals.reasons())
         aliases, announced = self._store.aliases(), self._store.announced()
         champion, previous = aliases.get("champion"), aliases.get("previous")
         if not self._begun:
@@ -198,21 +208,25 @@ class Watcher:
             self._begun, self._last_announced = True, previous
         if champion is not None and champion != self._last_champion:
             self._last_champion = champion
-            self._take(champion, by_operator=self._slot.current is not None)
+            if not self._stays_refused(champion):
+                self._take(champion, by_operator=self._slot.current is not None)
         is_new = announced is not None and announced != self._last_announced
         if is_new and self._follows_learner(aliases.get("pinned")):
             self._last_announced = announced
-            if announced in refused_before:  # announced anew: it is judged anew
-                del self._refused[announced]
+            if announced in refused_before:
+                self._refusals.judge_anew(announced)
             self._take_unless_refused(announced)
         if self._slot.current is None:
             self._take_unless_refused(previous)
+        if self._slot.current is None and champion and self._refusals.is_untried(champion):
+            self._refusals.overrule(champion, because="no other can be served")
+            self._take(champion, by_operator=False)
 
     def _roll_back_failing(self) -> None:
         """Go back to the former version if the one in use fails, and the former did not."""
         current, former = self._slot.held
         limit = self._config.rollback_failures
-        if current is None or former is None or not limit or former.name in self._refused:
+        if current is None or former is None or not limit or former.name in self._refusals:
             return
         failures = current.num_failures
         if failures < limit or 2 * former.num_failures >= failures:
@@ -222,7 +236,7 @@ class Watcher:
         reason = f"{failures} of its newest {answers} answers failed: rolled back to {former.name}"
         log.error("version rolled back", extra={"version": current.name, "reason": reason})
         self._slot.swap(former)
-        self._remember(current.name, f"failures: {reason}")
+        self._refusals.add(current.name, f"failures: {reason}", binding=True)
         self._report_swap(former, current, self._clock() - started, reason="failures")
         # The alias too, so that no restart and no other replica takes the failing one
         with contextlib.suppress(Refused), self._check("promote"):
@@ -232,11 +246,18 @@ class Watcher:
 
     def _follows_learner(self, pinned: str | None) -> bool:
         """Return whether announcements count: a pin holds them back, unless it cannot be served."""
-        return pinned is None or pinned in self._refused
+        return pinned is None or pinned in self._refusals
 
     def _take_unless_refused(self, name: str | None) -> None:
-        if name is not None and name not in self._refused:
+        if name is not None and name not in self._refusals and not self._stays_refused(name):
             self._take(name, by_operator=False)
+
+    def _stays_refused(self, name: str) -> bool:
+        """Return whether a version that is not in use has a refusal on record."""
+        current = self._slot.current
+        if current is not None and current.name == name:
+            return False
+        return self._refusals.stays(name)
 
     def _take(self, name: str, *, by_operator: bool) -> None:
         """Take `name` into use if it passes the checks.
@@ -251,23 +272,27 @@ class Watcher:
             return
         started = self._clock()
         if previous is not None and previous.name == name:
-            model = previous
+            model, checked = previous, "not again: it was in use before"
             model.outcomes.clear()  # it is judged by what comes
         else:
             try:
-                model = self._load(name, current, compared=not by_operator)
+                model, checked = self._load(name, current, compared=not by_operator)
             except Refused as refused:
                 self._refuse(name, refused)
                 return
         if current is None:
             self._first_loaded()
         self._slot.swap(model)  # 5
-        self._refused.pop(name, None)
-        self._report_swap(model, current, self._clock() - started)
+        self._refusals.overrule(name, because="it was made champion")
+        self._report_swap(model, current, self._clock() - started, checked=checked)
         with contextlib.suppress(Refused), self._check("promote"):  # 6
             self._promote(model.version)
 
-    def _load(self, name: str, current: LoadedModel | None, *, compared: bool) -> LoadedModel:
+    def _load(
+        self, name: str, current: LoadedModel | None, *, compared: bool
+    ) -> tuple[LoadedModel, str]:
+        """Return a version that passed the checks, and what it was compared with."""
+        checked = "alone: no other is in use" if current is None else "alone: made champion"
         with self._check("load"):  # 1, 2
             version = self._store.version(name)
             scorer = self._store.load(version, threads=self._config.threads)
@@ -278,7 +303,8 @@ class Watcher:
         if current is not None and compared:
             recent = self._replayed(current)
             self._gate.compare(version, scorer, current, recent, self._check)
-        return LoadedModel(version=version, scorer=scorer, probes=probes)
+            checked = f"on {len(recent)} recent requests" if recent else "without traffic"
+        return LoadedModel(version=version, scorer=scorer, probes=probes), checked
 
     def _encode_ahead(self, scorer: Scorer, current: Scorer) -> None:
         """Let a scorer encode what the one in use knows, a few texts at a time.
@@ -332,15 +358,10 @@ class Watcher:
             ) from error  # no local: its traceback would keep the version
         self._telemetry.gate_checks.labels(check, "ok").inc()
 
-    def _remember(self, name: str, reason: str) -> None:
-        self._refused[name] = reason
-        while len(self._refused) > NUM_REFUSED_KEPT:
-            del self._refused[next(iter(self._refused))]
-
     def _refuse(self, name: str, refused: Refused) -> None:
-        self._remember(name, str(refused))
-        self._telemetry.swaps.labels("rejected").inc()
         log.warning("version refused", extra={"version": name, "reason": str(refused)})
+        self._telemetry.swaps.labels("rejected").inc()
+        self._refusals.add(name, str(refused), binding=refused.check not in LOCAL_CHECKS)
 
     def _report_swap(
         self,
@@ -349,6 +370,7 @@ class Watcher:
         duration_seconds: float,
         *,
         reason: str = "operator",
+        checked: str = "not again: it was in use before",
     ) -> None:
         event_time_us = model.version.event_time_us
         event_seconds = math.nan if event_time_us is None else event_time_us / 1e6
@@ -359,4 +381,5 @@ class Watcher:
         if before is not None and model.version.seq < before.version.seq:
             self._telemetry.rollbacks.labels(reason).inc()
         name_before = None if before is None else before.name
-        log.info("version swapped", extra={"version": model.name, "before": name_before})
+        extra = {"version": model.name, "before": name_before, "checked": checked}
+        log.info("version swapped", extra=extra)

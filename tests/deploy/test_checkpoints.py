@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry
 
 from deploy.admin import checkpoints
 from deploy.errors import Unsafe, UsageError
-from learner.artifact import Corrupt, Scorer, Store, Version, VersionMissing
+from learner.artifact import Corrupt, Refusal, Scorer, Store, Version, VersionMissing
 from learner.store import commands
 from learner.store.blobs import Disk
 from serving.inference.slot import Slot
@@ -147,6 +147,35 @@ def test_a_challenger_is_named_and_no_other_alias_is(tmp_path: Path) -> None:
 
 
 # --- looking ---
+
+
+def test_a_refusal_is_shown_and_a_promotion_names_and_withdraws_it(tmp_path: Path) -> None:
+    saved(tmp_path, 1, 2)
+    store, paper = Store(tmp_path), Paper()
+    refusal = Refusal(version="v000003", reason="agreement: r .1", server="shop-1:8080", at_us=0)
+    store.refuse(refusal)
+    checkpoints.list_(store, paper.output())
+    assert paper.written[-1].endswith("@announced refused")
+    as_json = Paper()
+    checkpoints.list_(store, as_json.output(as_json=True))
+    refused = [v["refused"] for v in as_json.objects[0]["versions"]]
+    assert refused == [None, "agreement: r .1"]
+    checkpoints.show(store, "v000003", paper.output())
+    assert paper.written[-1] == "refused by shop-1:8080 at 1970-01-01T00:00:00Z: agreement: r .1"
+    checkpoints.promote(store, "v000003", paper.output(), alias="challenger", yes=True)
+    assert store.refusal("v000003") == refusal, "nobody serves a challenger"
+    assert checkpoints.promote(store, "v000003", paper.output(), yes=True) == 0
+    assert "its refusal is withdrawn" in paper.written
+    assert store.refusal("v000003") is None
+
+
+def test_a_running_server_takes_a_refused_version_when_it_is_promoted(tmp_path: Path) -> None:
+    shop, paper = Shop(tmp_path), Paper()
+    shop.publish()
+    shop.store.refuse(Refusal(version="v000003", reason="x", server="shop-1:8080", at_us=0))
+    assert shop.publish() == "v000002"
+    assert checkpoints.promote(shop.store, "v000003", paper.output(), yes=True) == 0
+    assert shop.serves() == "v000003"
 
 
 def test_every_version_is_listed_with_what_names_it(tmp_path: Path) -> None:

@@ -12,7 +12,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from learner.artifact import Corrupt, Scorer, Scores, ScoringInput, Version, VersionMissing
+from learner.artifact import (
+    Corrupt,
+    Refusal,
+    Scorer,
+    Scores,
+    ScoringInput,
+    Version,
+    VersionMissing,
+)
 from weighting.provenance import Offsets
 
 
@@ -103,6 +111,16 @@ class FakeStore:
         aliases = ("champion", "challenger", "previous")
         self._aliases: dict[str, str | None] = dict.fromkeys(aliases)
         self._announced: str | None = None
+        self.refusals: dict[str, Refusal] = {}
+
+    def refusal(self, name: str) -> Refusal | None:
+        return self.refusals.get(name)
+
+    def refuse(self, refusal: Refusal) -> None:
+        self.refusals[refusal.version] = refusal
+
+    def withdraw_refusal(self, name: str) -> None:
+        self.refusals.pop(name, None)
 
     def add(
         self,

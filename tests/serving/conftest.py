@@ -72,6 +72,8 @@ class Replica:
             replayed=self.batcher.replayed,
             clock=self.clock,
             wait=wait,
+            server="here:8080",
+            wall_clock=self.wall_clock,
         )
         names = (f"id-{number}" for number in itertools.count(1))
         self.app: ASGIApp = create(

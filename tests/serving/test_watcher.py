@@ -502,6 +502,7 @@ def test_an_operator_who_chooses_a_failing_version_again_gives_it_a_new_start(
     replica.slot.current.outcomes.extend([False] * 5)
     replica.watcher.poll()
     assert served(replica) == "v000001"
+    replica.store.withdraw_refusal(version.name)  # as `Store.promote` does for an operator
     replica.store.promote(version)
     for _ in range(2):
         replica.watcher.poll()
