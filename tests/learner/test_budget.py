@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from importlib.abc import MetaPathFinder
 from typing import Any
 
 import pytest
@@ -69,8 +70,21 @@ def test_epsilon_of_next_to_no_noise_and_of_very_much_is_a_number_in_order(
     assert (found > 1e6) == (noise_multiplier < 1)
 
 
+class Without(MetaPathFinder):
+    """Finds that a package is not there."""
+
+    def __init__(self, package: str) -> None:
+        self._package = package
+
+    def find_spec(self, name: str, *_: Any) -> None:
+        if name == self._package:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
 def test_without_opacus_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "opacus.accountants", None)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "opacus"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [Without("opacus"), *sys.meta_path])
     with pytest.raises(PrivacyUnsupported, match=r'pip install "steelyard\[privacy\]"'):
         trainer(privacy=PrivacyConfig(noise_multiplier=1.0))
     trainer()  # which does without
