@@ -153,7 +153,7 @@ def test_the_bound_of_the_gradient_is_that_of_the_reference_size() -> None:
 
 
 def test_a_parameter_moves_alike_whole_and_in_pieces() -> None:
-    """On a CPU a parameter is moved in pieces; one that does not lie in a row is moved whole."""
+    """On a CPU a parameter is moved in pieces, or by one kernel; else it is moved whole."""
     shape = (1100, 257)
     start, *gradients = torch.randn(6, *shape, generator=torch.Generator().manual_seed(0))
     pieces = torch.nn.Parameter(start.clone())
