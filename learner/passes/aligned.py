@@ -1,4 +1,4 @@
-"""Attention of packed texts on a CPU, in few calls: their lengths are rounded up.
+"""Attention of packed texts in bfloat16 on a CPU, in few calls: their lengths are rounded up.
 
 Texts of nearly equal length share a call. To which length a text is rounded depends on it alone,
 and so do the bits of its states.
@@ -16,9 +16,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 from learner.passes.attention_products import by_products
+from learner.passes.key_value_prefixes import KeyValuePrefix
 
 _STEP = 16
 _LONGEST_BY_PRODUCTS = 256
@@ -64,8 +65,11 @@ def attend(
     *,
     scale: float = 1.0,
     first: bool = False,
+    prefix: KeyValuePrefix | None = None,
 ) -> Tensor:
     """Return the attention (T, H, d) of each text to itself, or (n, H, d) of its first token.
+
+    It carries a gradient where one is asked for.
 
     Args:
         query: (T, H, d) in bfloat16, or (n, H, d) of first tokens.
@@ -74,6 +78,7 @@ def attend(
         lengths: of the n texts; neighbours of nearly equal length share a call.
         scale: of the products.
         first: whether the queries are those of first tokens.
+        prefix: what each text sees before its own tokens.
     """
     _, heads, width = key.shape
     if first:
@@ -91,6 +96,9 @@ def attend(
             q = queries[start : start + number]
         else:
             q = queries.index_select(0, own).view(shape)
+        if prefix is not None:
+            k, v = (_after(*both) for both in ((prefix.keys, k), (prefix.values, v)))
+            mask = None if mask is None else pad(mask, (prefix.keys.shape[1], 0))
         by = by_products if first or length <= _LONGEST_BY_PRODUCTS else partial(_fused, heads)
         found.append(by(q, k, v, scale=scale, mask=mask).view(-1, width))
     together = torch.cat(found)
@@ -99,15 +107,19 @@ def attend(
     return together.view(-1, heads, width)
 
 
+def _after(prefix: Tensor, states: Tensor) -> Tensor:
+    """Return a prefix (H, N, d) and states (n H, t, d) behind it, for each text and head."""
+    own = prefix.to(states.dtype).repeat(len(states) // len(prefix), 1, 1)
+    return torch.cat([own, states], dim=1)
+
+
 def _fused(
     heads: int, q: Tensor, k: Tensor, v: Tensor, *, scale: float, mask: Tensor | None
 ) -> Tensor:
     """Return what `by_products` does, without all t^2 scores of a head in memory."""
-    shape = -1, heads, *k.shape[1:]
     given = None if mask is None else mask.view(-1, heads, 1, k.shape[1]).to(v.dtype)
-    return scaled_dot_product_attention(
-        q.view(shape), k.view(shape), v.view(shape), attn_mask=given, scale=scale
-    )
+    q, k, v = (states.view(-1, heads, *states.shape[1:]) for states in (q, k, v))
+    return scaled_dot_product_attention(q, k, v, attn_mask=given, scale=scale)
 
 
 def _alike(*states: Tensor) -> tuple[Tensor, ...]:
@@ -123,6 +135,8 @@ def _alike(*states: Tensor) -> tuple[Tensor, ...]:
 def _rows(states: Tensor) -> Tensor:
     """Return a view of states (T, H, d) by rows (R, d), with what lies between tokens."""
     tokens, heads, width = states.shape
+    if states.is_contiguous():
+        return states.view(-1, width)
     number = (tokens - 1) * (states.stride(0) // width) + heads
     return states.as_strided((number, width), (width, 1))
 

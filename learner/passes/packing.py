@@ -24,7 +24,6 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from learner.passes import aligned, first_tokens
-from learner.passes.attention_products import by_products
 from learner.passes.bert_layers import bert_layers, hidden_states
 from learner.passes.device import moved
 from learner.passes.forward import Block, Passes, pooled, texts_of
@@ -44,10 +43,6 @@ MAX_TOKENS = 2_048
 """Tokens of a pass, unless one text has more: what a layer makes of them stays in caches."""
 _HOST = torch.device("cpu")
 _LEAST_TOKENS = 8
-_LONGEST_BY_PRODUCTS = 128
-"""Tokens of a text: products keep T^2 numbers per head for the backward pass."""
-_SCORES_AT_ONCE = 1 << 17
-"""More would be fresh memory from the system each time."""
 _VECTOR = 32
 """Numbers that a kernel takes at once, at most; what is left it rounds in another way."""
 _BITS = 6
@@ -134,35 +129,27 @@ class Layout:
 
         With `first`, queries (H, n, d) are those of first tokens, and so is what returns.
         """
-        asked = [Run(run.number, 1) for run in self.runs] if first else self.runs
-        with_products = (
-            query.dtype == torch.bfloat16
-            and query.device == _HOST
-            and len(key) == len(query)
-            and not (causal or dropout)
-        )
-        factor = query.shape[-1] ** -0.5 if scale is None else scale
-        if with_products and prefix is None and not torch.is_grad_enabled():
+        lowered = query.dtype == torch.bfloat16 and query.device == _HOST
+        if lowered and len(key) == len(query) and not (causal or dropout):
             q, k, v = (states.transpose(0, 1) for states in (query, key, value))
-            return aligned.attend(q, k, v, self.lengths, scale=factor, first=first)
+            factor = query.shape[-1] ** -0.5 if scale is None else scale
+            return aligned.attend(q, k, v, self.lengths, scale=factor, first=first, prefix=prefix)
+        asked = [Run(run.number, 1) for run in self.runs] if first else self.runs
         outputs = []
         keys, values = _by_run(key, self.runs), _by_run(value, self.runs)
-        for run, q, k, v in zip(self.runs, _by_run(query, asked), keys, values, strict=True):
+        for q, k, v in zip(_by_run(query, asked), keys, values, strict=True):
             if prefix is not None:
                 k = before_each(k, prefix.keys)
                 v = before_each(v, prefix.values)
-            if with_products and run.length <= _LONGEST_BY_PRODUCTS:
-                own = _by_products(q, k, v, factor)
-            else:
-                own = scaled_dot_product_attention(
-                    q,
-                    k,
-                    v,
-                    dropout_p=dropout,
-                    is_causal=causal,
-                    scale=scale,
-                    enable_gqa=key.shape[0] != query.shape[0],
-                )
+            own = scaled_dot_product_attention(
+                q,
+                k,
+                v,
+                dropout_p=dropout,
+                is_causal=causal,
+                scale=scale,
+                enable_gqa=key.shape[0] != query.shape[0],
+            )
             outputs.append(own.transpose(1, 2).flatten(0, 1))
         return torch.cat(outputs)
 
@@ -326,14 +313,6 @@ def _by_run(states: Tensor, runs: Sequence[Run]) -> Iterator[Tensor]:
     parts = torch.split(states, [run.number * run.length for run in runs], dim=1)
     for run, own in zip(runs, parts, strict=True):
         yield own.reshape(heads, run.number, run.length, width).transpose(0, 1)
-
-
-def _by_products(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-    """Return the attention of texts (n, H, t, d), of few of them at once."""
-    _, heads, length, _ = query.shape
-    few = max(1, _SCORES_AT_ONCE // (heads * length * key.shape[2]))
-    parts = (torch.split(states, few) for states in (query, key, value))
-    return torch.cat([by_products(q, k, v, scale=scale) for q, k, v in zip(*parts, strict=True)])
 
 
 def _by_length(hidden: Tensor, lengths: Sequence[int]) -> list[Block]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from learner import arithmetic
@@ -17,7 +17,8 @@ from learner.encoder.load import load_pretrained
 from learner.encoder.prefix_cache import PrefixCache
 from learner.errors import ModelUnsupported
 from learner.fingerprint import fingerprint
-from learner.passes.packing import Layout, Run
+from learner.passes.key_value_prefixes import KeyValuePrefix
+from learner.passes.packing import Layout
 from learner.scorer import ModelScorer, load_scorer
 from tests.learner.families import WITH_SDPA, WITHOUT_SDPA, saved
 from tests.learner.test_packing import model_of
@@ -87,27 +88,41 @@ def test_weights_of_float32_stay_as_they_are() -> None:
     assert {p.dtype for p in own.parameters()} == {torch.float32}
 
 
-@settings(max_examples=30, deadline=None)
-@given(number=st.integers(1, 7), length=st.integers(1, 140), heads=st.integers(1, 4))
-def test_attention_by_products_is_attention(number: int, length: int, heads: int) -> None:
+@settings(max_examples=40, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 140), min_size=1, max_size=6),
+    heads=st.integers(1, 3),
+    prefixed=st.booleans(),
+    first=st.booleans(),
+)
+@example(lengths=[3, 300], heads=2, prefixed=True, first=False)
+def test_attention_in_bfloat16_is_attention_and_so_is_its_gradient(
+    lengths: list[int], heads: int, prefixed: bool, first: bool
+) -> None:
     arithmetic.use(1)
-    draw = torch.Generator().manual_seed(length)
-    shape = (3, heads, number * length, 16)
-    given_states = torch.randn(shape, generator=draw).bfloat16().requires_grad_()
-    layout = Layout((Run(number, length),))
-
-    def attention(states: torch.Tensor) -> torch.Tensor:
+    draw = torch.Generator().manual_seed(sum(lengths))
+    lengths = sorted(lengths)
+    layout = Layout.of(lengths, first_rows=len(lengths) if first else None)
+    places = torch.tensor(lengths).cumsum(0) - torch.tensor(lengths)
+    given_states = torch.randn(3, heads, sum(lengths), 16, generator=draw).bfloat16()
+    given_prefix = torch.randn(2, heads, 5, 16, generator=draw).bfloat16()
+    found = []
+    for dtype in (torch.bfloat16, torch.float64):
+        states = given_states.to(dtype, copy=True).detach().requires_grad_()
+        prefix = KeyValuePrefix(*given_prefix.to(dtype).unbind()) if prefixed else None
         query, key, value = states
-        return layout.attend(query, key, value, causal=False, scale=0.3, dropout=0.0)
-
-    exact = given_states.detach().double().requires_grad_()
-    found, expected = attention(given_states), attention(exact)
-    torch.testing.assert_close(found.double(), expected, rtol=0.05, atol=0.03)
-    found.square().sum().backward()  # type: ignore[no-untyped-call]
-    expected.square().sum().backward()  # type: ignore[no-untyped-call]
-    assert given_states.grad is not None
-    assert exact.grad is not None
-    torch.testing.assert_close(given_states.grad.double(), exact.grad, rtol=0.1, atol=0.15)
+        query = query[:, places] if first else query
+        out = layout.attend(
+            query, key, value, causal=False, scale=0.3, dropout=0.0, prefix=prefix, first=first
+        )
+        out.square().sum().backward()  # type: ignore[no-untyped-call]
+        gradients = [states.grad, *([] if prefix is None else [prefix.keys.grad])]
+        found.append([out, *gradients])
+    for ours, exact in zip(*found, strict=True):
+        assert ours is not None
+        assert exact is not None
+        spread = float(exact.detach().abs().max()) + 1e-6
+        torch.testing.assert_close(ours.double() / spread, exact / spread, rtol=0.1, atol=0.03)
 
 
 @pytest.mark.parametrize("tuning", ["full", "top:1", "lora:2", "prefix:3"])
