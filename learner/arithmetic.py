@@ -9,7 +9,7 @@ What would break that, and what is done about it:
 - It does not hold for a single row, nor for up to three on processors that are not Intel's:
   `product` adds rows. (The encoder multiplies eight tokens or more, see `passes.packing`.)
 - oneDNN, which `linear` takes where MKL has no kernels of 512 bits, gives a row the same bits for
-  any number of rows from eight on.
+  any number of rows from eight on. In bfloat16 it may not: see `row_counts`.
 - The number of threads belongs to a thread, not to the process, and torch takes all cores by
   default: whoever trains calls `use` first, in the thread that trains.
 
@@ -26,6 +26,7 @@ from pathlib import Path
 import torch
 from torch.nn import functional
 
+from learner import row_counts
 from learner.errors import ThreadsRefused
 
 # MKL, cuBLAS and oneDNN read these at their first call, so before anything is calculated
@@ -85,10 +86,15 @@ def linear(
 ) -> torch.Tensor:
     """Return rows (..., D) times a weight (K, D) transposed, plus a bias (K,).
 
-    On a CPU in float32 it is oneDNN's product where that is the faster one (`by_onednn`).
+    On a CPU in float32 it is oneDNN's product where that is the faster one (`by_onednn`); in
+    bfloat16, under autocast too, a row's bits are the same for any number of rows.
     """
-    exact = rows.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    if rows.device.type != "cpu" or not exact or not by_onednn():
+    if rows.device.type != "cpu":
+        return functional.linear(rows, weight, bias)
+    lowered = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+    if lowered or rows.dtype == weight.dtype == torch.bfloat16:
+        return row_counts.linear(rows, weight, bias)
+    if not rows.dtype == weight.dtype == torch.float32 or not by_onednn():
         return functional.linear(rows, weight, bias)
     found: torch.Tensor = torch.ops.aten.mkldnn_linear(rows.to_mkldnn(), weight, bias).to_dense()
     return found

@@ -25,7 +25,7 @@ DOORS: Mapping[str, set[str]] = {
 """folder -> what it may import of our other folders; a bare folder opens all of it."""
 
 INNER_DOORS: Mapping[str, set[str]] = {
-    "learner.passes": {"learner.arithmetic", "learner.errors"},
+    "learner.passes": {"learner.arithmetic", "learner.errors", "learner.row_counts"},
     "learner.engines": {"learner.errors", "learner.extras", "learner.passes"},
     "learner.tuning": {"learner.errors", "learner.extras", "learner.passes"},
     "learner.encoder": {

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from learner.arithmetic import linear
 from learner.errors import ModelUnsupported
 from learner.passes.bert_layers import add_methods, bert_layers
 from learner.passes.forward import Passes, texts_of
@@ -158,9 +159,9 @@ class FeedForward:
     def __call__(self, states: Tensor) -> Tensor:
         """Return (T, D) of states (T, D), in bfloat16."""
         units = self._up(states, gelu=self._gelu, to=self._scale)
-        spared = functional.linear(states.bfloat16(), *self._spared_up)
+        spared = linear(states.bfloat16(), *self._spared_up)
         spared = functional.gelu(spared, approximate=self._gelu)
-        return self._down(units, self._scale) + functional.linear(spared, self._spared_down)
+        return self._down(units, self._scale) + linear(spared, self._spared_down)
 
 
 class _Products(LayerProducts):
@@ -175,7 +176,7 @@ class _Products(LayerProducts):
         bias = torch.cat([query.bias * scaling, key.bias, value.bias])
         self.attention = Smoothed(weight, bias, states)
         output = Linear.of(layer.attention.output.dense).in_bfloat16()
-        self.after_attention = partial(functional.linear, weight=output.weight, bias=output.bias)
+        self.after_attention = partial(linear, weight=output.weight, bias=output.bias)
         self.feed_forward: FeedForward | None = None
 
 

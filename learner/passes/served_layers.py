@@ -9,19 +9,21 @@ Legend: T tokens of a pass, D width, K outputs of a product.
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Sequence
+from functools import lru_cache, partial
 from typing import Any
 from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
 
-from learner import arithmetic
+from learner import arithmetic, row_counts
 from learner.passes.bert_layers import add_methods, bert_layers
 from learner.passes.forward import Passes
 from learner.passes.key_value_prefixes import prefixes_of
 from learner.passes.layer_products import LayerProducts, Product, State, state_of, through
 from learner.passes.packing import Layout, Packed
+from learner.row_counts import RowCounts, is_joined_alike
 
 _NUM_ROWS = (8, 40)
 """Of the comparison with the plain product."""
@@ -36,8 +38,7 @@ class _Products(LayerProducts):
         super().__init__(layer)
         own = layer.attention.self
         maps = (own.query, own.key, own.value)
-        weight = torch.cat([one.weight for one in maps])
-        self.attention = _laid_out(weight, torch.cat([one.bias for one in maps]))
+        self.attention = _joined(maps)
         self.after_attention = _of(layer.attention.output.dense)
         self._up, self._down = _of(layer.intermediate.dense), _of(layer.output.dense)
         self._activation = layer.intermediate.intermediate_act_fn
@@ -105,6 +106,16 @@ def _is_plain(module: Any) -> bool:
     return isinstance(module, nn.Linear) and module.bias is not None
 
 
+def _joined(maps: Sequence[Any]) -> Product:
+    """Return the outputs of maps of the same shape side by side, in one product if it is alike."""
+    weight = torch.cat([one.weight for one in maps])
+    shape, threads = maps[0].weight.shape, torch.get_num_threads()
+    if weight.dtype == torch.bfloat16 and not is_joined_alike(len(maps), *shape, threads):
+        products = [_of(one) for one in maps]
+        return lambda rows: torch.cat([product(rows) for product in products], dim=1)
+    return _laid_out(weight, torch.cat([one.bias for one in maps]))
+
+
 def _of(module: Any) -> Product:
     return _laid_out(module.weight, module.bias)
 
@@ -114,8 +125,10 @@ def _laid_out(weight: Tensor, bias: Tensor) -> Product:
     weight, bias = weight.detach(), bias.detach()
     plain = partial(_plain, weight, bias)
     try:
-        own = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _LAID_OUT_FOR)
-        faster = partial(_by_layout, own, bias, weight.dtype)
+        faster = partial(_by_layout, _lay_out(weight), bias, weight.dtype)
+        if weight.dtype == torch.bfloat16:
+            counts = _of_layout(*weight.shape, torch.get_num_threads())
+            return plain if counts is None else partial(_in_parts, counts, faster)
         draw = torch.Generator().manual_seed(0)
         rows = [torch.randn(number, weight.shape[1], generator=draw) for number in _NUM_ROWS]
         return faster if all(torch.equal(faster(own), plain(own)) for own in rows) else plain
@@ -123,8 +136,30 @@ def _laid_out(weight: Tensor, bias: Tensor) -> Product:
         return plain
 
 
+def _lay_out(weight: Tensor) -> Tensor:
+    found: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _LAID_OUT_FOR)
+    return found
+
+
+@lru_cache(maxsize=64)
+def _of_layout(outputs: int, inputs: int, threads: int) -> RowCounts | None:
+    """Return the numbers of rows for a weight (K, D) that is laid out; None where it is of no use.
+
+    A row has the bits that it has in the plain product.
+    """
+    rows, weight, bias = row_counts.probe(outputs, inputs)
+    product = partial(_by_layout, _lay_out(weight), bias, weight.dtype)
+    plain = row_counts.of_linear(outputs, inputs, True, threads)
+    found = RowCounts(product, rows, plain.expected)
+    return found if found.is_steady(row_counts.MANY) else None
+
+
 def _plain(weight: Tensor, bias: Tensor, rows: Tensor) -> Tensor:
     return arithmetic.linear(rows.to(weight.dtype), weight, bias)
+
+
+def _in_parts(counts: RowCounts, product: Product, rows: Tensor) -> Tensor:
+    return counts.through(product, rows)
 
 
 def _by_layout(weight: Tensor, bias: Tensor, dtype: torch.dtype, rows: Tensor) -> Tensor:
