@@ -45,7 +45,7 @@ PLANTED = {
     "a folder inside another knows one above it": (
         "learner/passes/rows.py",
         "from learner.encoder import model",
-        "learner.passes may import learner.arithmetic, learner.errors, learner.row_counts of learner",
+        "learner.passes may import learner.arithmetic, learner.errors, learner.row_counts of",
     ),
     "a lazy import counts": (
         "weighting/sample.py",
