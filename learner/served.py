@@ -24,7 +24,7 @@ from learner.parts.attributes import Attributes
 from learner.parts.part import LearningPart, Outcomes, Pairs, Part
 from learner.parts.stateless import CLIENT_COLUMNS, OWN_ENCODER, PAIR_MEMORY, RESIDUAL
 from learner.request import ENCODER
-from weighting.checks import check_finite
+from weighting.checks import check_examination, check_finite, check_labels, check_weights
 from weighting.errors import SnapshotError
 from weighting.estimators.attribute_choice import Coefficients
 from weighting.estimators.stacker import Stacker, StackerConfig
@@ -43,6 +43,9 @@ _OF_THE_CLICK = (*_OF_A_PAIR, *CLIENT_COLUMNS)
 _LARGEST_LOGIT = 30.0
 _LEAST_BORNE = 1.0
 """Surprise that is always learned at once, in samples: a click where none was expected."""
+
+_MOST_SHARES = 64
+"""Of a step. Where more is clicked than was examined no share teaches the level to bear more."""
 
 _CONDITIONAL_DEVIATION = 0.1
 """Of a coefficient around its start, for a task with a parent."""
@@ -166,7 +169,7 @@ class ServedScore:
         times over, before a stacker knows what each is worth. So lists are learned together only as
         far as their labels surprise no more than what is known of the level can bear; the parts
         are asked anew about those that follow. Of a stream that has run for a while a step is one
-        share.
+        share; what is left after 63 of them is the last.
 
         Args:
             task: name of the task.
@@ -180,8 +183,15 @@ class ServedScore:
         for name in ("query", "item"):
             vectors = getattr(pairs, f"{name}_vectors").sum(axis=-1)
             check_finite(f"{name} vector", vectors.astype(np.float64))
-        while True:
-            end = self._bearable(task, outcomes)
+        for name, column in zip(
+            self.stackers[task].names, np.where(np.isnan(said), 0.0, said), strict=True
+        ):
+            check_finite(name, column)
+        check_labels(outcomes.label)
+        check_weights("weight", outcomes.weight * outcomes.factor)
+        check_examination(outcomes.examination)
+        for others in reversed(range(_MOST_SHARES)):
+            end = self._bearable(task, outcomes) if others else len(outcomes.label)
             self._learn(task, pairs[:end], said[:, :end], outcomes[:end])
             pairs, outcomes = pairs[end:], outcomes[end:]
             if not len(outcomes.label):

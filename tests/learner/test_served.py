@@ -22,7 +22,7 @@ from tests.learner.test_scorer import learned, live, requests
 from tests.learner.training import batches
 from tests.weighting.streams import SECOND
 from weighting.config import WeigherConfig
-from weighting.errors import SnapshotError
+from weighting.errors import SnapshotError, WeightError
 from weighting.sample import client_hash
 from weighting.schemes.ratio import ImportanceRatio
 from weighting.tasks import CLICK, PURCHASE, TASKS, Task, TaskName, chain, root
@@ -340,3 +340,44 @@ def test_one_list_that_surprises_wholly_is_learned_and_so_is_none() -> None:
     assert counting.shares == [[0] * 10]
     step(served, pairs_of(0), np.zeros(0))
     assert len(counting.shares) == 2
+
+
+@pytest.mark.parametrize(
+    ("column", "wrong"), [("label", 2.0), ("weight", -1.0), ("factor", np.inf), ("examination", 2)]
+)
+def test_of_a_step_with_an_input_out_of_range_no_share_is_learned(
+    column: str, wrong: float
+) -> None:
+    served, counting = counted()
+    pairs, outcomes = pairs_of(400), outcomes_of(np.tile([1.0, *[0.0] * 9], 40))
+    getattr(outcomes, column)[-1] = wrong
+    before = served.snapshot(), served.snapshot_parts()
+    with pytest.raises(WeightError):
+        served.learn(CLICK, pairs, served.ask(CLICK, pairs), outcomes)
+    assert (served.snapshot(), served.snapshot_parts(), counting.shares) == (*before, [])
+
+
+def test_of_a_step_in_which_a_part_said_infinity_no_share_is_learned() -> None:
+    served, counting = counted()
+    pairs = pairs_of(400)
+    pairs.given[ENCODER][-1] = np.inf
+    with pytest.raises(WeightError, match="encoder"):
+        step(served, pairs, np.tile([1.0, *[0.0] * 9], 40))
+    assert counting.shares == []
+
+
+def test_clicks_beyond_what_was_examined_divide_no_step_without_end() -> None:
+    """The level is far up then, where its information is nothing: one list would be too much."""
+    served, counting = counted()
+    for seed in range(2):
+        counting.shares.clear()
+        pairs = pairs_of(2000, seed=seed)
+        said = served.ask(CLICK, pairs)
+        outcomes = replace(
+            outcomes_of(np.ones(2000)),
+            examination=np.full(2000, 0.3),
+            logit=served.logit(CLICK, said),
+        )
+        served.learn(CLICK, pairs, said, outcomes)
+        assert len(counting.shares) == 64
+        assert sum(map(len, counting.shares)) == 2000
