@@ -354,7 +354,11 @@ class Store:
         aliases.move(self.root, self._disk, version.name, alias=alias, by_operator=by_operator)
 
     def refusal(self, name: str) -> Refusal | None:
-        """Return what a server has on record against a version; None if nothing can be read."""
+        """Return what a server has on record against a version; None if nothing, or damaged.
+
+        Raises:
+            OSError: the record may not be read.
+        """
         return refusals.read(self.root, self._disk, name)
 
     def refuse(self, refusal: Refusal) -> None:

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
 from learner.errors import Corrupt, StoreFailed
 from learner.store import blobs
 from learner.store.blobs import Disk
-from learner.store.manifest import canonical
+from learner.store.manifest import canonical, version_name, version_seq
 
 FOLDER = "control/refused"
 NUM_KEPT = 100
 _MAX_BYTES = 64 << 10
+_LAST_US = 253_402_300_799_999_999
+"""End of the year 9999: what is later is no date."""
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True, rename={"at_us": "at"}):
@@ -33,15 +36,25 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True, rename={"at_us": "at"})
     version: str
     reason: str
     server: str
-    at_us: int
+    at_us: Annotated[int, msgspec.Meta(ge=0, le=_LAST_US)]
 
 
 def read(root: Path, disk: Disk, version: str) -> Refusal | None:
-    """Return the refusal of a version; None if there is none that can be read."""
+    """Return the refusal of a version; None if there is none, or it is damaged.
+
+    Raises:
+        OSError: whether there is one cannot be told, as without permission or descriptors.
+    """
     try:
         data = blobs.read_small(disk, root, f"{FOLDER}/{version}.json", max_bytes=_MAX_BYTES)
         return msgspec.json.decode(data, type=Refusal)
-    except (OSError, Corrupt, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except (
+        FileNotFoundError,
+        Corrupt,
+        msgspec.DecodeError,
+        UnicodeDecodeError,
+        RecursionError,
+    ):
         return None
 
 
@@ -57,9 +70,10 @@ def write(root: Path, disk: Disk, refusal: Refusal) -> None:
         with contextlib.suppress(FileExistsError):
             disk.mkdir(folder)
         blobs.replace(disk, path, canonical(msgspec.to_builtins(refusal)))
-        for name in disk.listdir(folder)[:-NUM_KEPT]:
+        seqs = [version_seq(name.removesuffix(".json")) for name in disk.listdir(folder)]
+        for seq in sorted(filter(None, seqs))[:-NUM_KEPT]:
             with contextlib.suppress(FileNotFoundError):
-                disk.unlink(folder / name)
+                disk.unlink(folder / f"{version_name(seq)}.json")
     except OSError as error:
         raise StoreFailed(step="refuse", path=path, cause=error) from error
 
