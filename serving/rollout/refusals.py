@@ -101,6 +101,7 @@ class Refusals:
     def judge_anew(self, name: str) -> None:
         """Forget the refusal of a version that the learner announces once more."""
         extra = {"version": name, "reason": self._reasons.pop(name)}
+        self._others.discard(name)
         log.info("refused version judged anew", extra={**extra, "because": "announced once more"})
         with self._writing(name):
             self._record.withdraw_refusal(name)
@@ -108,6 +109,10 @@ class Refusals:
     def is_untried(self, name: str) -> bool:
         """Return whether a version is refused by what was on record, and not by checks of ours."""
         return name in self._reasons and name in self._others
+
+    def is_withdrawn(self, name: str) -> bool:
+        """Return whether a refusal that was found on record is there no more."""
+        return name in self._others and self._record.refusal(name) is None
 
     def overrule(self, name: str, *, because: str) -> None:
         """Forget the refusal of a version, if it has one, that is taken all the same; say so."""

@@ -206,18 +206,25 @@ class Watcher:
             # An earlier process answered with the champion, and was rolled back from `previous`.
             self.freshness.begin(champion)
             self._begun, self._last_announced = True, previous
-        if champion is not None and champion != self._last_champion:
-            self._last_champion = champion
-            if not self._stays_refused(champion):
-                self._take(champion, by_operator=self._slot.current is not None)
         is_new = announced is not None and announced != self._last_announced
-        if is_new and self._follows_learner(aliases.get("pinned")):
-            self._last_announced = announced
+        is_chosen = champion != self._last_champion
+        if champion is not None and not (is_new and champion == announced):
+            # An operator promoted what another server had made champion: the alias is the same
+            is_chosen |= self._refusals.is_withdrawn(champion)
+        if champion is not None and is_chosen:
+            refused = self._stays_refused(champion)
+            self._last_champion = champion
+            if not refused:
+                self._take(champion, by_operator=self._slot.current is not None)
+        if announced is not None and is_new and self._follows_learner(aliases.get("pinned")):
             if announced in refused_before:
                 self._refusals.judge_anew(announced)
-            self._take_unless_refused(announced)
-        if self._slot.current is None:
-            self._take_unless_refused(previous)
+            refused = self._is_refused(announced)
+            self._last_announced = announced
+            if not refused:
+                self._take(announced, by_operator=False)
+        if self._slot.current is None and previous and not self._is_refused(previous):
+            self._take(previous, by_operator=False)
         if self._slot.current is None and champion and self._refusals.is_untried(champion):
             self._refusals.overrule(champion, because="no other can be served")
             self._take(champion, by_operator=False)
@@ -248,9 +255,8 @@ class Watcher:
         """Return whether announcements count: a pin holds them back, unless it cannot be served."""
         return pinned is None or pinned in self._refusals
 
-    def _take_unless_refused(self, name: str | None) -> None:
-        if name is not None and name not in self._refusals and not self._stays_refused(name):
-            self._take(name, by_operator=False)
+    def _is_refused(self, name: str) -> bool:
+        return name in self._refusals or self._stays_refused(name)
 
     def _stays_refused(self, name: str) -> bool:
         """Return whether a version that is not in use has a refusal on record."""
@@ -280,6 +286,8 @@ class Watcher:
             except Refused as refused:
                 self._refuse(name, refused)
                 return
+            if current is not None and not by_operator and self._refusals.stays(name):
+                return  # another server refused it in the meantime
         if current is None:
             self._first_loaded()
         self._slot.swap(model)  # 5

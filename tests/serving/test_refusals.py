@@ -121,6 +121,66 @@ def test_a_champion_that_another_server_made_of_it_is_not_taken(refusing: Replic
     assert served(started(refusing.store)) == "v000001", "the one before, at a start"
 
 
+def test_an_operator_is_obeyed_who_promotes_what_another_server_has_made_champion(
+    refusing: Replica, lines: Lines
+) -> None:
+    """The alias stays what it is, so the record that is gone is what tells of it."""
+    store = refusing.store
+    second = started(store)
+    store.promote(store.version("v000002"))
+    for server in (refusing, second):
+        server.watcher.poll()
+        assert served(server) == "v000001"
+    store.withdraw_refusal("v000002")  # as `Store.promote` does for an operator
+    for server in (refusing, second):
+        lines()
+        server.watcher.poll()
+        assert served(server) == "v000002"
+        assert dict(lines())["refused version taken"]["because"] == "it was made champion"
+
+
+def test_a_champion_that_is_announced_once_more_is_compared_and_no_choice_of_an_operator(
+    refusing: Replica,
+) -> None:
+    store = refusing.store
+    store.promote(store.version("v000002"))
+    store.publish(3, turned("v000003"))
+    refusing.watcher.poll()
+    assert served(refusing) == "v000001"
+    store.publish(2, turned("v000002"))
+    store.withdraw_refusal("v000002")  # by another server, which judges it anew
+    refusing.watcher.poll()
+    assert served(refusing) == "v000001"
+    assert refusing.watcher.refused["v000002"].startswith("distribution: recent requests")
+
+
+def test_a_refusal_that_another_server_records_while_the_version_is_loaded_counts(
+    replica: Replica, lines: Lines
+) -> None:
+    refusal = Refusal(version="v000002", reason="agreement: x", server="there:80", at_us=0)
+    replica.store.on_load = lambda name: replica.store.refuse(refusal)
+    replica.store.publish(2)
+    replica.watcher.poll()
+    assert served(replica) == "v000001"
+    assert dict(lines())["version stays refused"]["server"] == "there:80"
+
+
+def test_a_record_that_could_not_be_read_is_read_again(
+    refusing: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(name: str) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    store = refusing.store
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "refusal", unreadable)
+        second = started(store)
+        second.watcher.poll()
+        assert served(second) is None
+    second.watcher.poll()
+    assert served(second) == "v000001"
+
+
 def test_a_refused_version_that_is_announced_once_more_is_judged_anew_and_the_log_says_so(
     refusing: Replica, lines: Lines
 ) -> None:
