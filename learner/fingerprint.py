@@ -13,6 +13,7 @@ from torch.nn import functional
 from learner import arithmetic
 from learner.encoder.encoder import Encoder
 from learner.encoder.load import load_pretrained
+from learner.training.adamw import AdamW, Group
 
 _MODEL = "random:1x64"
 _LENGTHS = (3, 9, 9, 40, 130, 260)
@@ -26,8 +27,8 @@ def fingerprint(precision: str = "float32") -> dict[str, str | int]:
     Keys: ``threads``; ``cpu``, the instruction set of torch's kernels; ``arithmetic``, a digest of
     what a few kernels give: another library or processor adds up in another order. Under
     ``bfloat16``, ``arithmetic_bfloat16`` as well. ``encoder``, a digest of what a small encoder
-    gives and of its gradients in this precision: another build of ours may calculate in another
-    way, attention above all.
+    gives and of its gradients in this precision, and ``optimizer``, one of what AdamW makes of
+    gradients: another build of ours may calculate in another way, attention above all.
     """
     found: dict[str, str | int] = {
         "threads": torch.get_num_threads(),
@@ -38,6 +39,7 @@ def fingerprint(precision: str = "float32") -> dict[str, str | int]:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             found["arithmetic_bfloat16"] = _digest_of_kernels()
     found["encoder"] = _digest_of_encoder(precision)
+    found["optimizer"] = _digest_of_optimizer()
     return found
 
 
@@ -72,6 +74,17 @@ def _digest_of_encoder(precision: str) -> str:
     assert isinstance(loss, Tensor)
     gradients = torch.autograd.grad(loss, moving, allow_unused=True)
     return _digest([*found, *(own for own in gradients if own is not None)])
+
+
+def _digest_of_optimizer() -> str:
+    """Return a digest of a parameter after steps of the reference size and of others."""
+    parameter = torch.nn.Parameter(torch.linspace(-1, 1, 1_000).sin())
+    group = Group(parameters=[parameter], lr=0.01, weight_decay=0.1)
+    optimizer = AdamW([group], reference_batch_size=64)
+    for number in (64, 17, 640, 64):
+        parameter.grad = torch.linspace(-1, 1, 1_000) / number
+        optimizer.step(number)
+    return _digest([parameter])
 
 
 def _digest(tensors: Iterable[Tensor]) -> str:

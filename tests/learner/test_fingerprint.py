@@ -13,6 +13,7 @@ from learner import arithmetic
 from learner.fingerprint import fingerprint
 from learner.store.blobs import Disk
 from learner.store.checkpoint import Checkpointer
+from learner.training import adamw_formula
 from tests.learner.saving import cut, files, owner
 
 PRECISIONS = ("float32", "bfloat16")
@@ -78,12 +79,24 @@ def test_another_attention_under_float32_is_another_fingerprint(
     assert fingerprint()["encoder"] != known["encoder"]
 
 
+def test_another_step_of_the_optimizer_is_another_fingerprint(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    arithmetic.use(1)
+    known = fingerprint()
+    monkeypatch.setattr("learner.training.adamw_formula._move_fused", adamw_formula._move)
+    other = fingerprint()
+    assert other.pop("optimizer") != known.pop("optimizer")
+    assert other == known
+
+
+@pytest.mark.parametrize("digest", ["encoder", "optimizer"])
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_a_store_of_a_build_without_a_digest_of_the_encoder_is_not_bit_exact_from_here_on(
-    precision: str, tmp_path: Path
+def test_a_store_of_a_build_without_one_of_the_digests_is_not_bit_exact_from_here_on(
+    precision: str, digest: str, tmp_path: Path
 ) -> None:
     now = fingerprint(precision)
-    before = {name: value for name, value in now.items() if name != "encoder"}
+    before = {name: value for name, value in now.items() if name != digest}
     for number, (written, exact) in enumerate([(before, False), (now, True)]):
         root = tmp_path / str(number)
         owner(root).save(files(1), cut(1, fingerprint=dict(written)))
