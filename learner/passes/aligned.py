@@ -24,6 +24,8 @@ from learner.passes.key_value_prefixes import KeyValuePrefix
 _STEP = 16
 _LONGEST_BY_PRODUCTS = 256
 """Tokens of a text; torch's kernel is the faster one beyond, and keeps no t^2 scores."""
+_LONGEST_THAT_LEARNS = 128
+"""The same where gradients are asked for, which keep all scores until the backward pass."""
 _SCORES_AT_ONCE = 1 << 19
 """More would be fresh memory from the system each time, which takes longer than the products."""
 _KEPT = 8
@@ -85,6 +87,7 @@ def attend(
         key, value = _alike(key, value)
     else:
         query, key, value = _alike(query, key, value)
+    longest = _LONGEST_THAT_LEARNS if torch.is_grad_enabled() else _LONGEST_BY_PRODUCTS
     calls, back = _calls(lengths, heads, key.stride(0) // width)
     keys, values = _rows(key), _rows(value)
     queries = query.reshape(-1, 1, width) if first else _rows(query)
@@ -99,7 +102,7 @@ def attend(
         if prefix is not None:
             k, v = (_after(*both) for both in ((prefix.keys, k), (prefix.values, v)))
             mask = None if mask is None else pad(mask, (prefix.keys.shape[1], 0))
-        by = by_products if first or length <= _LONGEST_BY_PRODUCTS else partial(_fused, heads)
+        by = by_products if first or length <= longest else partial(_fused, heads)
         found.append(by(q, k, v, scale=scale, mask=mask).view(-1, width))
     together = torch.cat(found)
     if not first:  # else texts are in order already

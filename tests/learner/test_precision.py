@@ -90,7 +90,7 @@ def test_weights_of_float32_stay_as_they_are() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(
-    lengths=st.lists(st.integers(1, 140), min_size=1, max_size=6),
+    lengths=st.lists(st.integers(1, 160), min_size=1, max_size=6),
     heads=st.integers(1, 3),
     prefixed=st.booleans(),
     first=st.booleans(),
