@@ -43,7 +43,7 @@ def test_a_row_of_a_product_in_bfloat16_has_the_same_bits_among_any_others(
     rows, weight, bias = row_counts.probe(outputs, inputs)
     with torch.inference_mode():
         together = functional.linear(rows.repeat(MANY // len(rows), 1), weight, bias)
-        for number in (*range(1, 40), 64, 100, 200, 368, 500, 900, 1_040, MANY, 3_000):
+        for number in (*range(1, 36, 3), 33, 64, 368, 500, 1_040, MANY, 2_100):
             given_rows = rows.repeat(-(-number // len(rows)), 1)[:number]
             expected = together[: len(rows)].repeat(-(-number // len(rows)), 1)[:number]
             assert torch.equal(call(given_rows, weight, bias), expected), number
