@@ -339,3 +339,32 @@ def test_calibration_returns_towards_the_identity_when_nothing_confirms_it() -> 
         old.learn_one(5 * DAY, 0.0, 1.0, 1.0)
         recent.learn_one(1, 0.0, 1.0, 1.0)
     assert old.get()[1] > recent.get()[1]
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(1, 40),
+    st.integers(100, 1_000),
+    st.floats(0.35, 1.0),
+    st.sampled_from([0.2, 0.3, 0.5]),
+    st.integers(0, 99),
+)
+@example(12, 1_000, 0.5, 0.3, 0)
+@example(10, 320, 0.5, 0.3, 0)
+@example(100, 320, 0.9, 0.3, 0)
+def test_the_level_recovers_from_more_clicks_than_were_examined(
+    steps: int, number: int, rate: float, theta: float, seed: int
+) -> None:
+    """No level explains them, so they press it up to its bound, but they are no samples of it."""
+    draw = np.random.default_rng(seed)
+    stacker = Stacker({"encoder": 1.0, "memory": 1.0}, intercept=-2.0)
+    lists = np.arange(number) // 10
+    for clicked in [max(rate, theta + 0.05)] * steps + [theta / 6] * 20:
+        stacker.learn(
+            draw.normal(size=(2, number)),
+            (draw.random(number) < clicked).astype(float),
+            np.ones(number),
+            np.full(number, theta),
+            lists,
+        )
+    assert float(expit(stacker.get(np.zeros((2, 1)))[0])) < 0.4

@@ -76,6 +76,7 @@ class RecursiveLogistic:
         self.mean: Array = np.asarray(mean, dtype=np.float64)
         self._precision = self._start.copy()
         self._level_samples = level_samples
+        self._start_level = float(self.mean[-1])
 
     @property
     def information(self) -> float:
@@ -108,7 +109,7 @@ class RecursiveLogistic:
             check_finite(f"input {i}", column)
         check_labels(label)
         check_weights("weight", weight)
-        P = keep * self._precision + (1 - keep) * self._start
+        P = keep * self._precision + (1 - keep) * self._prior()
         theta_n = np.ones_like(label) if examination is None else examination
         check_examination(theta_n)
         level = None
@@ -128,6 +129,9 @@ class RecursiveLogistic:
             if better > value:
                 break
             theta, value = proposal, better
+        if level:
+            ratio = min(1.0, _variance(theta[-1]) / _variance(self.mean[-1]))
+            H = H - P + _at_level(P, ratio)
         self.mean = theta
         self._precision = H
 
@@ -144,6 +148,14 @@ class RecursiveLogistic:
         mean = numbers(state["mean"], self.mean.shape, "coefficients")
         self._precision = numbers(state["precision"], self._precision.shape, "precision")
         self.mean = mean
+
+    def _prior(self) -> Array:
+        """Return P0, in which the level counts for as many samples as at its start."""
+        if self._level_samples is None:
+            return self._start
+        found: Array = self._start.copy()
+        found[-1, -1] *= _variance(float(self.mean[-1])) / _variance(self._start_level)
+        return found
 
     def _free_step(self, theta: Array, gradient: Array, H: Array) -> Array:
         """Newton step of the coefficients that are not pushed against a bound."""
@@ -239,11 +251,28 @@ def _split_off(P: Array, b: float, most: float) -> tuple[_Level, Array]:
         most: largest n.
     """
     q = float(P[-1, -1] - (P[-1, :-1] * np.linalg.solve(P[:-1, :-1], P[:-1, -1])).sum())
-    p, rest = float(expit(b)), float(expit(-b))
-    n = min(q / max(p * rest, _TINY), most)
+    n = min(q / max(_variance(b), _TINY), most)
     given = P.copy()
-    given[-1, -1] -= n * p * rest  # the rest of q, if n is the largest, stays a Gaussian
-    return _Level(n * p, n * rest), given
+    given[-1, -1] -= n * _variance(b)  # the rest of q, if n is the largest, stays a Gaussian
+    return _Level(n * float(expit(b)), n * float(expit(-b))), given
+
+
+def _at_level(P: Array, ratio: float) -> Array:
+    """Return what is left of P (K, K) beside the counts where the level has moved.
+
+    What the last coefficient has in common with the others was learned from curvature, which goes
+    with p (1 - p): its ratio is that of now to before. Left as it was it would hold the level to
+    where p is near 0 or 1, as if many samples had told it.
+    """
+    found = P.copy()
+    found[-1, :] *= ratio
+    found[:, -1] *= ratio
+    return found
+
+
+def _variance(b: float) -> float:
+    """Return p (1 - p) of a logit."""
+    return float(expit(b) * expit(-b))
 
 
 def _logit(theta: Array, columns: Sequence[Array]) -> Array:

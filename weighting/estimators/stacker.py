@@ -33,7 +33,8 @@ Places = NDArray[np.intp]
 FORMAT = 2
 _LEAST_SLOPE = 0.05
 _SLOPE_DEVIATION = 0.1
-_LARGEST_INTERCEPT = 50.0
+_LARGEST_INTERCEPT = 12.0
+"""A probability of 6e-6, or of as little less than 1: beyond, no sample tells anything any more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,14 +183,15 @@ class Stacker:
             )
 
     def _move_pivot(self, columns: Sequence[Array], *, keep: float) -> None:
-        """Move m towards the mean of the K columns (N,), and b' so that no logit changes."""
+        """Move m towards the mean of the K columns (N,); b' keeps logits, within its bounds."""
         number = len(columns[0])
         self._num_samples = keep * self._num_samples + number
         mean = np.array([float(column.sum()) / number for column in columns])
         step = (mean - self._pivot) * (number / self._num_samples)
         self._pivot = self._pivot + step
         shift = self._level.mean[0] * float((self._within.mean[:-1] * step).sum())
-        self._level.mean = self._level.mean + np.array([0.0, shift])
+        level = np.clip(self._level.mean[1] + shift, -_LARGEST_INTERCEPT, _LARGEST_INTERCEPT)
+        self._level.mean = np.array([self._level.mean[0], level])
 
     def _sum(self, spoken: Sequence[Array]) -> Array:
         total: Array = np.zeros(spoken[0].shape)
