@@ -381,3 +381,20 @@ def test_clicks_beyond_what_was_examined_divide_no_step_without_end() -> None:
         served.learn(CLICK, pairs, said, outcomes)
         assert len(counting.shares) == 64
         assert sum(map(len, counting.shares)) == 2000
+
+
+def test_after_a_stream_with_more_clicks_than_examined_a_click_is_no_longer_certain() -> None:
+    """Ten steps with more clicks than examined, then as many at a sixth of what is examined."""
+    served, asked, draw = fresh(), pairs_of(200, seed=99), np.random.default_rng(0)
+    found = []
+    for number in range(20):
+        rate = 0.5 if number < 10 else 0.05
+        pairs, label = pairs_of(320, seed=number), (draw.random(320) < rate).astype(np.float64)
+        said = served.ask(CLICK, pairs)
+        outcomes = replace(
+            outcomes_of(label), examination=np.full(320, 0.3), logit=served.logit(CLICK, said)
+        )
+        served.learn(CLICK, pairs, said, outcomes)
+        found.append(expit(served.logit(CLICK, served.ask(CLICK, asked))).mean())
+    assert found[9] > 0.99
+    assert found[-1] < 0.5
