@@ -206,24 +206,32 @@ class Watcher:
             # An earlier process answered with the champion, and was rolled back from `previous`.
             self.freshness.begin(champion)
             self._begun, self._last_announced = True, previous
-        is_new = announced is not None and announced != self._last_announced
-        is_chosen = champion != self._last_champion
-        if champion is not None and not (is_new and champion == announced):
-            # An operator promoted what another server had made champion: the alias is the same
-            is_chosen |= self._refusals.is_withdrawn(champion)
-        if champion is not None and is_chosen:
+        new = announced if announced != self._last_announced else None
+        if champion is not None and self._is_chosen(champion, new):
             refused = self._stays_refused(champion)
             self._last_champion = champion
             if not refused:
                 self._take(champion, by_operator=self._slot.current is not None)
-        if announced is not None and is_new and self._follows_learner(aliases.get("pinned")):
-            if announced in refused_before:
-                self._refusals.judge_anew(announced)
-            refused = self._is_refused(announced)
-            self._last_announced = announced
+        if new is not None and self._follows_learner(aliases.get("pinned")):
+            if new in refused_before:
+                self._refusals.judge_anew(new)
+            refused = self._is_refused(new)
+            self._last_announced = new
             if not refused:
-                self._take(announced, by_operator=False)
-        if self._slot.current is None and previous and not self._is_refused(previous):
+                self._take(new, by_operator=False)
+        if self._slot.current is None:
+            self._take_another(champion, previous)
+
+    def _is_chosen(self, champion: str, new: str | None) -> bool:
+        """Return whether the champion is another one, or was promoted in spite of a refusal."""
+        if champion != self._last_champion:
+            return True
+        # What another server had made champion can be promoted too: the alias stays the same
+        return champion != new and self._refusals.is_withdrawn(champion)
+
+    def _take_another(self, champion: str | None, previous: str | None) -> None:
+        """Take the former champion where nothing can be served, else one that nobody tried."""
+        if previous and not self._is_refused(previous):
             self._take(previous, by_operator=False)
         if self._slot.current is None and champion and self._refusals.is_untried(champion):
             self._refusals.overrule(champion, because="no other can be served")
