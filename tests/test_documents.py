@@ -135,7 +135,7 @@ def check(words: list[str]) -> None:
         case "tensorboard" | "wandb":
             assert name in EXTRAS, words
         case _:
-            assert name in ("curl", "python3", "touch"), words
+            assert name in ("curl", "python3", "sed", "touch"), words
 
 
 def check_steelyard(arguments: list[str]) -> None:
